@@ -1,0 +1,59 @@
+# Two commands do all the set-up: `make up` runs the server, `make test` passes the tests.
+# Python >= 3.11 and make are all they need; everything else comes from the hashed lock files.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+help:  ## what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: $(VENV)/.runtime  ## stream from the real CT logs on http://localhost:8080
+	@exec $(BIN)/certstream-server up $(ARGS)
+
+demo: $(VENV)/.runtime  ## the same from simulated logs, without a network
+	@exec $(BIN)/certstream-server up --demo $(ARGS)
+
+test: $(VENV)/.dev  ## every test (ARGS='-k name' picks)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## lint, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff format and fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(VENV)/.dev  ## measure, and write the tables of docs/performance.md
+	$(BIN)/python -m bench $(ARGS)
+
+lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml and requirements/*.in allow
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile -q --upgrade $(LOCK) -o requirements/runtime.lock pyproject.toml requirements/build.in
+	$(BIN)/uv pip compile -q --upgrade $(LOCK) -c requirements/runtime.lock -o requirements/dev.lock \
+		pyproject.toml requirements/build.in requirements/dev.in
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra embedded
+
+clean:  ## remove the virtual environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The dev environment is the runtime one and more, so one virtual environment serves both.
+$(VENV)/.runtime: pyproject.toml requirements/runtime.lock | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+.PHONY: help up demo test check format bench lock clean

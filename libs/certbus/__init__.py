@@ -1,0 +1,1 @@
+"""Everything that knows a Redis key. Nothing else does."""

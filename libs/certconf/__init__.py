@@ -1,0 +1,1 @@
+"""Settings: defaults < config.yaml < CERTSTREAM_* < command line -> one validated Config."""

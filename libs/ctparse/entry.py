@@ -1,0 +1,43 @@
+"""What the rest of the package speaks about: one entry of a log, whichever kind of log served it."""
+
+import msgspec
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One log entry, decoded as far as its framing; the certificate itself is still DER.
+
+    Attributes:
+        index: position in the log, from 0.
+        timestamp: when the log accepted it, milliseconds since the epoch.
+        is_precert: whether `certificate` is a precertificate.
+        certificate: DER of the certificate, or of the precertificate as it was submitted.
+        chain: the issuers exactly as the log serves them, issuer first: for RFC 6962 the
+            contents of the `ASN.1Cert certificate_chain<0..2^24-1>` vector, for static-ct the
+            concatenated SHA-256 fingerprints. Chains repeat endlessly, so this is a cache key.
+        leaf: the MerkleTreeLeaf, whose hash the log's tree commits to (RFC 6962 section 3.4).
+    """
+
+    index: int
+    timestamp: int
+    is_precert: bool
+    certificate: bytes
+    chain: bytes
+    leaf: bytes
+
+
+class Rejected(msgspec.Struct, frozen=True, gc=False):
+    """An entry that cannot be read.
+
+    Attributes:
+        index: position in the log, from 0.
+        reason: one line, for a person.
+        raw: the bytes that could not be read, as far as they are known.
+    """
+
+    index: int
+    reason: str
+    raw: bytes
+
+
+class Malformed(ValueError):  # noqa: N818  (named for the data, as in "malformed STH")
+    """A whole answer (not a single entry) is not what its specification says. Says what and where."""

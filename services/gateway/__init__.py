@@ -1,0 +1,1 @@
+"""Follow the streams -> ring -> WebSocket and SSE clients."""

@@ -1,0 +1,1 @@
+"""Which logs exist -> who owns them -> fetch -> parse -> publish."""

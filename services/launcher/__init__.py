@@ -1,0 +1,1 @@
+"""The command `certstream-server`: up, ingest, gateway, simlog, tail."""
