@@ -1,1 +1,58 @@
-"""Settings: defaults < config.yaml < CERTSTREAM_* < command line -> one validated Config."""
+"""One validated configuration from defaults < config.yaml < CERTSTREAM_* < command line.
+
+`load` is the way in and `Config` (settings.py, the list of every setting) the result. Between
+them lie three small steps, a module each:
+
+    document.py     YAML text -> nodes that remember the file and line they came from
+    environment.py  CERTSTREAM_* variables -> nodes that remember their variable
+    peers.py        keys of certstream-server-rust's file: older names, and those without a
+                    meaning here
+    build.py        nodes -> frozen structs, collecting every problem on the way
+
+Nothing here starts, connects or logs anything: what the operator should be told comes back as
+`Config.notices`, what is wrong as one `ConfigError` that names every problem at once.
+"""
+
+from certconf.loading import load
+from certconf.problems import ConfigError, Problem
+from certconf.secret import RedisURL, Secret
+from certconf.settings import (
+    Auth,
+    Config,
+    ConnectionLimit,
+    CTLog,
+    CustomLog,
+    Dedup,
+    HotReload,
+    LogList,
+    Protocols,
+    RateLimit,
+    Retention,
+    RetentionLimit,
+    StaticLog,
+    Streams,
+    Tier,
+)
+
+__all__ = [
+    "Auth",
+    "CTLog",
+    "Config",
+    "ConfigError",
+    "ConnectionLimit",
+    "CustomLog",
+    "Dedup",
+    "HotReload",
+    "LogList",
+    "Problem",
+    "Protocols",
+    "RateLimit",
+    "RedisURL",
+    "Retention",
+    "RetentionLimit",
+    "Secret",
+    "StaticLog",
+    "Streams",
+    "Tier",
+    "load",
+]

@@ -1,0 +1,204 @@
+"""Nodes -> frozen structs, with every problem collected on the way.
+
+The structs of settings.py say what is allowed: msgspec converts and checks each value, this
+module walks, so that one wrong value does not hide the next, and words the messages.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from certconf.document import Node
+from certconf.problems import Problem
+from certconf.secret import RedisURL, Secret
+from certconf.settings import FACTS, Config
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+#: How the types without a Meta description are called.
+_NAMES: Final[Mapping[object, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    Secret: "text",
+    RedisURL: "a redis://, rediss:// or unix:// URL",
+}
+_SHOWN: Final = 60
+
+
+def build(cls: type[S], node: Node, problems: list[Problem], key: str = "") -> S | None:
+    """The struct that `node`'s members make; None if a required one is missing or wrong.
+
+    A wrong optional member leaves the default, so that the checks after this see a whole struct.
+
+    Args:
+        cls: a frozen struct of settings.py.
+        node: a mapping, or null for nothing but defaults.
+        problems: where everything wrong is added.
+        key: the dotted key of `node`, for the messages.
+    """
+    if node.value is None:
+        node = Node({}, node.origin)
+    if not isinstance(node.value, dict):
+        problems.append(_problem(node, key, "a section with settings of its own"))
+        return None
+    fields = {
+        field.name: field
+        for field in msgspec.structs.fields(cls)
+        if not (cls is Config and field.name in FACTS)
+    }
+    values: dict[str, Any] = {}
+    wrong = False
+    for name, child in node.value.items():
+        path = f"{key}.{name}" if key else name
+        if name not in fields:
+            problems.append(Problem(child.origin, path, f"no such setting{_hint(name, fields)}"))
+            continue
+        value = _value(fields[name].type, child, path, problems)
+        if value is not msgspec.UNSET:
+            values[name] = value
+        else:
+            wrong = wrong or fields[name].required
+    for name, field in fields.items():
+        if field.required and name not in node.value:
+            problems.append(Problem(node.origin, key, f"{name} is missing: {_allowed(field.type)}"))
+            wrong = True
+    return None if wrong else cls(**values)
+
+
+def settings(cls: type[msgspec.Struct] = Config, key: str = "") -> Iterator[str]:
+    """Every dotted setting there is, except those of list items."""
+    for field in msgspec.structs.fields(cls):
+        if cls is Config and field.name in FACTS:
+            continue
+        path = f"{key}.{field.name}" if key else field.name
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from settings(field.type, path)
+        else:
+            yield path
+
+
+def _value(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
+    """The value of one setting, or UNSET after reporting what is wrong with it."""
+    inner, optional = _without_none(kind)
+    if node.value is None and optional:
+        return None
+    if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+        made = build(inner, node, problems, key)
+        return msgspec.UNSET if made is None else made
+    if get_origin(inner) is tuple:
+        return _items(get_args(inner)[0], node, key, problems)
+    if get_origin(inner) is Mapping:
+        return _mapping(get_args(inner)[1], node, key, problems)
+    return _scalar(inner, node, key, problems)
+
+
+def _items(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
+    if node.value is None:
+        return ()
+    if not isinstance(node.value, list):
+        problems.append(_problem(node, key, "a list"))
+        return msgspec.UNSET
+    items = (_value(kind, item, f"{key}[{i}]", problems) for i, item in enumerate(node.value))
+    return tuple(item for item in items if item is not msgspec.UNSET)
+
+
+def _mapping(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
+    if node.value is None:
+        return {}
+    if not isinstance(node.value, dict):
+        problems.append(_problem(node, key, "names with values"))
+        return msgspec.UNSET
+    members = {
+        name: _value(kind, item, f"{key}.{name}", problems) for name, item in node.value.items()
+    }
+    return {name: item for name, item in members.items() if item is not msgspec.UNSET}
+
+
+def _scalar(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
+    value = node.value
+    if value is not None and node.text is not None and _is_text(kind):
+        value = node.text.lower() if get_origin(kind) is Literal else node.text
+    try:
+        return msgspec.convert(value, kind, strict=False, dec_hook=_custom)
+    except (msgspec.ValidationError, OverflowError):
+        problems.append(_problem(node, key, _allowed(kind), secret=_is_secret(kind)))
+        return msgspec.UNSET
+
+
+def _custom(kind: type, value: object) -> object:
+    """The types msgspec does not know."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("not a text")
+    return Path(value).expanduser() if kind is Path else kind(value)
+
+
+def _problem(node: Node, key: str, allowed: str, *, secret: bool = False) -> Problem:
+    return Problem(node.origin, key, f"{_given(node, secret=secret)} is not {allowed}")
+
+
+def _given(node: Node, *, secret: bool) -> str:
+    """What was written, short and on one line; a secret and a whole section never."""
+    if node.value is None:
+        return "an empty value"
+    if isinstance(node.value, dict):
+        return "a section"
+    if isinstance(node.value, list):
+        return "a list"
+    if secret:
+        return "this value (not shown)"
+    text = repr(node.text) if isinstance(node.value, str) else str(node.text)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _hint(name: str, fields: Mapping[str, object]) -> str:
+    """The nearest setting: of this section first, then of any."""
+    if near := difflib.get_close_matches(name, fields, 1):
+        return f": did you mean {near[0]}?"
+    everywhere = {setting.rpartition(".")[2]: setting for setting in settings()}
+    if near := difflib.get_close_matches(name, everywhere, 1, 0.75):
+        return f" here: did you mean {everywhere[near[0]]}?"
+    return f" here: there are {', '.join(sorted(fields))}"
+
+
+def _allowed(kind: Any) -> str:
+    """What a type and its constraints allow, in words."""
+    kind, _ = _without_none(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return "a section"
+    if get_origin(kind) is not Annotated:
+        return _NAMES[kind]
+    base, meta = get_args(kind)
+    if meta.description is not None:
+        return str(meta.description)
+    name = _NAMES[base]
+    if meta.le is not None and meta.ge is not None:
+        return f"{name} from {meta.ge} to {meta.le}"
+    return f"{name} above {meta.gt}" if meta.gt is not None else f"{name} of at least {meta.ge}"
+
+
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    if get_origin(kind) in {UnionType, Union}:
+        kinds = [member for member in get_args(kind) if member is not type(None)]
+        return kinds[0], len(kinds) < len(get_args(kind))
+    return kind, False
+
+
+def _base(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _is_text(kind: Any) -> bool:
+    return get_origin(kind) is Literal or _base(kind) in {str, Path} or _is_secret(kind)
+
+
+def _is_secret(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Secret)

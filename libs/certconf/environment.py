@@ -1,0 +1,110 @@
+"""The variables: which setting each one sets, and how its text is read.
+
+An empty variable is one that is not set: compose files pass unset ones on as empty.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from certconf.document import Node, UnusableError, parse, scalar
+from certconf.problems import Origin, Problem
+
+PREFIX: Final = "CERTSTREAM_"
+
+#: Variable without its prefix -> dotted setting.
+SETTINGS: Final[Mapping[str, str]] = {
+    "HOST": "host",
+    "PORT": "port",
+    "LOG_LEVEL": "log_level",
+    "BUFFER_SIZE": "buffer_size",
+    "TLS_CERT": "tls_cert",
+    "TLS_KEY": "tls_key",
+    "WS_ENABLED": "protocols.websocket",
+    "SSE_ENABLED": "protocols.sse",
+    "METRICS_ENABLED": "protocols.metrics",
+    "HEALTH_ENABLED": "protocols.health",
+    "EXAMPLE_JSON_ENABLED": "protocols.example_json",
+    "API_ENABLED": "protocols.api",
+    "STREAM_FULL_ENABLED": "streams.full",
+    "STREAM_LITE_ENABLED": "streams.lite",
+    "STREAM_DOMAINS_ONLY_ENABLED": "streams.domains_only",
+    "CONNECTION_LIMIT_ENABLED": "connection_limit.enabled",
+    "CONNECTION_LIMIT_MAX_CONNECTIONS": "connection_limit.max_connections",
+    "CONNECTION_LIMIT_PER_IP_LIMIT": "connection_limit.per_ip_limit",
+    "RATE_LIMIT_ENABLED": "rate_limit.enabled",
+    "AUTH_ENABLED": "auth.enabled",
+    "AUTH_TOKENS": "auth.tokens",
+    "AUTH_HEADER_NAME": "auth.header_name",
+    "HOT_RELOAD_ENABLED": "hot_reload.enabled",
+    "HOT_RELOAD_WATCH_PATH": "hot_reload.watch_path",
+    "DEDUP_TTL_SECS": "dedup.ttl_secs",
+    "DEDUP_CAPACITY": "dedup.capacity",
+    "RFC6962_ENABLED": "ct_log.rfc6962_enabled",
+    "STATIC_CT_ENABLED": "ct_log.static_ct_enabled",
+    "STATIC_CT_CHECKPOINT_SIGNATURE": "ct_log.checkpoint_signature_mode",
+    "CT_LOG_STATE_FILE": "ct_log.state_file",
+    "CT_LOG_RETRY_MAX_ATTEMPTS": "ct_log.retry_max_attempts",
+    "CT_LOG_RETRY_INITIAL_DELAY_MS": "ct_log.retry_initial_delay_ms",
+    "CT_LOG_RETRY_MAX_DELAY_MS": "ct_log.retry_max_delay_ms",
+    "CT_LOG_REQUEST_TIMEOUT_SECS": "ct_log.request_timeout_secs",
+    "CT_LOG_BATCH_SIZE": "ct_log.batch_size",
+    "CT_LOG_POLL_INTERVAL_MS": "ct_log.poll_interval_ms",
+    "CT_LOG_FETCH_CONCURRENCY": "ct_log.fetch_concurrency",
+    "CT_LOG_START_OVERLAP_LEAVES": "ct_log.start_overlap_leaves",
+    "CT_LOG_HEALTHY_THRESHOLD": "ct_log.healthy_threshold",
+    "CT_LOG_UNHEALTHY_THRESHOLD": "ct_log.unhealthy_threshold",
+    "CT_LOG_HEALTH_CHECK_INTERVAL_SECS": "ct_log.health_check_interval_secs",
+    "CT_LOGS_URL": "ct_logs_url",
+    "ADDITIONAL_LOG_LISTS": "additional_log_lists",
+    "REDIS_URL": "redis_url",
+    "REDIS_READ_URL": "redis_read_url",
+    "LOG_LISTS": "log_lists",
+    "STATE_DIR": "state_dir",
+}
+
+#: Not settings: where the file is, which `load` reads itself.
+_OTHERS: Final = frozenset({"CONFIG"})
+_COMMA_SEPARATED: Final = frozenset({"AUTH_TOKENS"})
+_YAML: Final = frozenset({"LOG_LISTS"})
+
+#: What Kubernetes sets in every container beside a Service named `certstream`.
+_SERVICE_LINK: Final = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)|SERVICE_PORT_")
+_SERVICE_PORT: Final = re.compile(r"(tcp|udp)://")
+
+
+def read(
+    environ: Mapping[str, str], problems: list[Problem], notices: list[str]
+) -> dict[str, Node]:
+    """The settings that variables make, by dotted key."""
+    settings: dict[str, Node] = {}
+    for variable, text in sorted(environ.items()):
+        name = variable.removeprefix(PREFIX)
+        if name == variable or not text.strip() or name in _OTHERS or _SERVICE_LINK.match(name):
+            continue
+        if name == "PORT" and _SERVICE_PORT.match(text):
+            notices.append(
+                f"{variable}={text} is Kubernetes' link to a Service named certstream, not a port: "
+                "ignored (enableServiceLinks: false in the pod keeps it away)"
+            )
+        elif name in SETTINGS:
+            settings[SETTINGS[name]] = _node(name, text, Origin(variable), problems)
+        else:
+            near = difflib.get_close_matches(name, SETTINGS, 1)
+            hint = f": did you mean {PREFIX}{near[0]}?" if near else ""
+            notices.append(f"{variable} is not a variable of this server, and ignored{hint}")
+    return settings
+
+
+def _node(name: str, text: str, origin: Origin, problems: list[Problem]) -> Node:
+    if name in _COMMA_SEPARATED:
+        words = [word.strip() for word in text.split(",")]
+        return Node([scalar(word, origin) for word in words if word], origin)
+    if name in _YAML:
+        try:
+            return parse(text.encode(), origin.source, problems)
+        except UnusableError as error:
+            problems.append(error.problem)
+            return Node(None, origin)
+    return scalar(text, origin)

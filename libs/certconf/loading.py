@@ -1,0 +1,135 @@
+"""From the four places a setting can come from to one Config."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from certconf import environment, peers
+from certconf.build import build
+from certconf.document import Node, UnusableError, parse, plain, walk
+from certconf.problems import ConfigError, Origin, Problem
+from certconf.secret import RedisURL
+from certconf.settings import Config
+
+#: Where the file is looked for when CERTSTREAM_CONFIG does not say.
+FILES: Final = ("config.yaml", "config.yml", "/etc/certstream/config.yaml")
+COMMAND_LINE: Final = Origin("command line")
+
+
+def load(
+    path: Path | str | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
+    """Read, merge and check every setting.
+
+    Args:
+        path: the configuration file; None looks for CERTSTREAM_CONFIG, then `FILES`, and does
+            without one if there is none.
+        environ: the environment, `os.environ` outside tests.
+        overrides: dotted setting -> value, from the command line; the strongest.
+
+    Raises:
+        ConfigError: with every problem there is; nothing was started or changed.
+    """
+    problems: list[Problem] = []
+    notices: list[str] = []
+    file = _find(path, environ)
+    tree = _read(file, problems) if file else Node({}, Origin("defaults"))
+    if tree.value is not None and not isinstance(tree.value, dict):
+        raise ConfigError((Problem(tree.origin, "", "is not a mapping of settings to values"),))
+    for key, node in environment.read(environ, problems, notices).items():
+        peers.place(tree, key, node)
+    for key, value in (overrides or {}).items():
+        peers.place(tree, key, plain(value, COMMAND_LINE))
+    peers.modernise(tree, notices)
+    config = build(Config, tree, problems) or Config()
+    origins = {key: node.origin for key, node in walk(tree)}
+    known_bad = {problem.key for problem in problems}
+    for keys, message in _contradictions(config):
+        if known_bad.isdisjoint(keys):
+            given = [key for key in keys if key in origins]
+            origin = origins.get(given[0] if given else "", COMMAND_LINE)
+            problems.append(Problem(origin, keys[0], message))
+    config = _with_redis_password(config, origins, problems)
+    if problems:
+        raise ConfigError(tuple(problems))
+    return msgspec.structs.replace(
+        config,
+        state_dir=_state_dir(config, environ, origins),
+        file=file,
+        notices=(*notices, *peers.pending(config)),
+    )
+
+
+def _find(path: Path | str | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read: one that was named must exist, the usual ones may."""
+    if named := path or environ.get(f"{environment.PREFIX}CONFIG"):
+        return Path(named)
+    return next((file for file in map(Path, FILES) if file.is_file()), None)
+
+
+def _read(file: Path, problems: list[Problem]) -> Node:
+    try:
+        return parse(file.read_bytes(), str(file), problems)
+    except OSError as error:
+        problem = Problem(Origin(str(file)), "", f"cannot be read: {error.strerror}")
+        raise ConfigError((problem,)) from error
+    except UnusableError as error:
+        raise ConfigError((error.problem,)) from None
+
+
+def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Settings that are fine alone and wrong together: the keys, and what is wrong."""
+    ct_log = config.ct_log
+    if ct_log.retry_initial_delay_ms > ct_log.retry_max_delay_ms:
+        keys = ("ct_log.retry_initial_delay_ms", "ct_log.retry_max_delay_ms")
+        yield keys, f"is above retry_max_delay_ms, {ct_log.retry_max_delay_ms}"
+    if (config.tls_cert is None) != (config.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if config.tls_cert else ("tls_key", "tls_cert")
+        yield (given, missing), f"needs {missing} beside it"
+    for number, log_list in enumerate(config.log_lists or ()):
+        signed = log_list.signature_url is not None and log_list.key is not None
+        some = log_list.signature_url is not None or log_list.key is not None
+        if log_list.unsigned and some:
+            yield (f"log_lists[{number}]", "log_lists"), "unsigned: true contradicts its signature"
+        elif not log_list.unsigned and not signed:
+            yield (
+                (f"log_lists[{number}]", "log_lists"),
+                "needs signature_url and key, or unsigned: true to be trusted as it is",
+            )
+
+
+def _with_redis_password(
+    config: Config, origins: Mapping[str, Origin], problems: list[Problem]
+) -> Config:
+    """The password from its file, in the URLs that carry none."""
+    if config.redis_password_file is None:
+        return config
+    try:
+        password = config.redis_password_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        origin = origins["redis_password_file"]
+        message = f"'{config.redis_password_file}' cannot be read: {reason}"
+        problems.append(Problem(origin, "redis_password_file", message))
+        return config
+
+    def complete(url: RedisURL | None) -> RedisURL | None:
+        return url.with_password(password) if url else None
+
+    return msgspec.structs.replace(
+        config,
+        redis_url=complete(config.redis_url),
+        redis_read_url=complete(config.redis_read_url),
+    )
+
+
+def _state_dir(config: Config, environ: Mapping[str, str], origins: Mapping[str, Origin]) -> Path:
+    """Where it was set, else where the XDG base directory specification puts state."""
+    if "state_dir" in origins:
+        return config.state_dir
+    base = environ.get("XDG_STATE_HOME")
+    return Path(base) / "certstream-server" if base else config.state_dir.expanduser()

@@ -1,0 +1,119 @@
+"""Keys of certstream-server-rust's config.yaml that are spelt differently here, or mean nothing.
+
+Its files load unchanged: an older name sets what took its place, a key without a meaning is
+accepted with a notice that says what takes over its purpose.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from certconf.document import Node
+from certconf.settings import Config
+
+#: Names of older releases -> the setting of today.
+RENAMED: Final[Mapping[str, str]] = {
+    "rate_limit.free_max_tokens": "rate_limit.max_tokens",
+    "rate_limit.free_refill_rate": "rate_limit.refill_rate",
+    "rate_limit.free_burst": "rate_limit.burst",
+    "rate_limit.standard_max_tokens": "rate_limit.standard.max_tokens",
+    "rate_limit.standard_refill_rate": "rate_limit.standard.refill_rate",
+    "rate_limit.standard_burst": "rate_limit.standard.burst",
+    "rate_limit.premium_max_tokens": "rate_limit.premium.max_tokens",
+    "rate_limit.premium_refill_rate": "rate_limit.premium.refill_rate",
+    "rate_limit.premium_burst": "rate_limit.premium.burst",
+}
+
+#: Settings without a meaning here -> what takes their place.
+UNUSED: Final[Mapping[str, str]] = {
+    "buffer_size": "every client reads from Redis' streams at its own pace, as far back as "
+    "retention.full, .lite and .domains reach",
+    "dedup.capacity": "every certificate of the last dedup.ttl_secs is remembered, however many",
+    "ct_log.catalog_authority_overrides": "log_lists names the lists to follow, each checked by "
+    "its own signature",
+    "ct_logs_url": "log_lists names the lists to follow, each with its signature and key",
+    "additional_log_lists": "log_lists names the lists to follow, each with its signature and key",
+    "api.cache_capacity": "certificates are looked up in Redis, as far back as it keeps them",
+}
+
+#: Settings that are read and checked, but that this version does not act on yet.
+PENDING: Final[tuple[tuple[str, Callable[[Config], bool], str], ...]] = (
+    (
+        "auth.enabled",
+        lambda config: config.auth.enabled,
+        "tokens are not checked yet: whoever reaches the port is let in",
+    ),
+    (
+        "connection_limit.enabled",
+        lambda config: config.connection_limit.enabled,
+        "connections are not limited yet",
+    ),
+    (
+        "rate_limit.enabled",
+        lambda config: config.rate_limit.enabled,
+        "requests are not limited yet",
+    ),
+    (
+        "hot_reload.enabled",
+        lambda config: config.hot_reload.enabled,
+        "a changed file takes effect at the next start",
+    ),
+    (
+        "protocols.api",
+        lambda config: config.protocols.api,
+        "the REST API is not served yet",
+    ),
+    (
+        "tls_cert",
+        lambda config: config.tls_cert is not None,
+        "TLS is not served yet: put a TLS proxy in front",
+    ),
+)
+
+
+def modernise(settings: Node, notices: list[str]) -> None:
+    """Move older names to where they belong, and take out what means nothing here."""
+    for old, new in RENAMED.items():
+        if (node := _take(settings, old)) is None:
+            continue
+        if not place(settings, new, node, replace=False):
+            notices.append(f"{node.origin}: {old} is the older name of {new}, which is given too")
+    for key, instead in UNUSED.items():
+        if (node := _take(settings, key)) is not None:
+            notices.append(f"{node.origin}: {key} is not needed here: {instead}")
+    api = _members(settings).get("api")
+    if api is not None and not _members(api):
+        del _members(settings)["api"]
+
+
+def pending(config: Config) -> list[str]:
+    """A notice for each setting that is switched on without an effect yet."""
+    return [f"{key}: {meaning}" for key, is_on, meaning in PENDING if is_on(config)]
+
+
+def place(settings: Node, key: str, node: Node, *, replace: bool = True) -> bool:
+    """Put `node` at the dotted `key`, making the sections on the way; say whether it was put.
+
+    A section that is no mapping stays as it is: build.py says what is wrong with it.
+    """
+    *sections, name = key.split(".")
+    for section in sections:
+        members = _members(settings)
+        if section not in members or members[section].value is None:
+            members[section] = Node({}, node.origin)
+        settings = members[section]
+    members = _members(settings)
+    if not replace and name in members:
+        return False
+    members[name] = node
+    return True
+
+
+def _take(settings: Node, key: str) -> Node | None:
+    *sections, name = key.split(".")
+    for section in sections:
+        settings = _members(settings).get(section, Node({}, settings.origin))
+    return _members(settings).pop(name, None)
+
+
+def _members(node: Node) -> dict[str, Node]:
+    return node.value if isinstance(node.value, dict) else {}
