@@ -1,0 +1,7 @@
+"""Run with `python -m simlog`."""
+
+import sys
+
+from simlog.cli import main
+
+sys.exit(main())

@@ -1,0 +1,23 @@
+"""Every random choice of a world: bytes drawn from its seed.
+
+Draws are addressed (label, number) instead of taken in sequence, so any part of a world can be
+made on its own, in any order, as often as needed: nothing that can be drawn again is stored.
+"""
+
+from hashlib import shake_128
+from io import BytesIO
+
+
+def draw(seed: int, label: str, number: int, length: int) -> bytes:
+    """Return the `length` bytes that chance has for this address."""
+    return shake_128(f"{seed}/{label}/{number}".encode()).digest(length)
+
+
+def stream(seed: int, label: str, number: int, length: int) -> BytesIO:
+    """The same bytes, to be read in portions."""
+    return BytesIO(draw(seed, label, number, length))
+
+
+def fraction(portion: bytes) -> float:
+    """A number in [0, 1) from four bytes of chance."""
+    return int.from_bytes(portion) / (1 << 32)

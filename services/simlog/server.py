@@ -1,0 +1,141 @@
+"""HTTP/1.1 for a handful of clients on loopback: h11 speaks the protocol, asyncio moves the bytes.
+
+A handler is a plain function from `Request` to `Response`; it raises `Refused` for errors. Requests
+of one connection are answered in order.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from itertools import chain
+from urllib.parse import parse_qsl, urlsplit
+
+import h11
+import msgspec
+import structlog
+
+log = structlog.get_logger(__name__)
+
+READ = 65_536
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What was asked for."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+
+
+class Response(msgspec.Struct, frozen=True):
+    """What is answered. A body that is not bytes is sent piece by piece, as the client reads it."""
+
+    body: bytes | Iterable[bytes]
+    content_type: str = "text/plain; charset=utf-8"
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Refused(Exception):  # noqa: N818  (an answer, not a failure of the server)
+    """An error answer with its text."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.response = Response(f"{text}\n".encode(), status=status)
+
+
+Handler = Callable[[Request], Response]
+
+
+@asynccontextmanager
+async def listening(handle: Handler, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve on a listening socket while the context is open."""
+    conversations: set[asyncio.Task[None]] = set()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(_converse(reader, writer, handle))
+        conversations.add(task)
+        task.add_done_callback(conversations.discard)
+
+    server = await asyncio.start_server(connected, sock=listener)
+    try:
+        yield
+    finally:
+        server.close()
+        for task in conversations:
+            task.cancel()
+        await asyncio.gather(*conversations, return_exceptions=True)
+
+
+async def _converse(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler
+) -> None:
+    connection = h11.Connection(h11.SERVER)
+    try:
+        while connection.our_state is not h11.MUST_CLOSE:
+            request = await _next_request(connection, reader)
+            if request is None:
+                return
+            await _send(connection, writer, _answer(handle, request))
+            if connection.our_state is h11.DONE:
+                connection.start_next_cycle()
+    except h11.RemoteProtocolError as error:
+        log.debug("not HTTP", reason=str(error))
+    except ConnectionError as error:
+        log.debug("client left", reason=str(error))
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def _next_request(
+    connection: h11.Connection, reader: asyncio.StreamReader
+) -> h11.Request | None:
+    """Read one whole request; None when the client has closed the connection."""
+    request = None
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(READ))
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.EndOfMessage):
+            return request
+        elif isinstance(event, h11.ConnectionClosed):
+            return None
+
+
+def _answer(handle: Handler, received: h11.Request) -> Response:
+    target = urlsplit(received.target.decode("ascii"))
+    request = Request(received.method.decode("ascii"), target.path, dict(parse_qsl(target.query)))
+    if request.method != "GET":
+        return Refused(405, f"{request.method} is not possible here, only GET").response
+    try:
+        return handle(request)
+    except Refused as refusal:
+        return refusal.response
+
+
+async def _send(
+    connection: h11.Connection, writer: asyncio.StreamWriter, response: Response
+) -> None:
+    if isinstance(response.body, bytes):
+        framing = ("content-length", str(len(response.body)))
+        pieces: Iterable[bytes] = (response.body,)
+    else:
+        framing = ("transfer-encoding", "chunked")
+        pieces = response.body
+    headers = [("content-type", response.content_type), framing, *response.headers]
+    reason = HTTPStatus(response.status).phrase
+    events = chain(
+        (h11.Response(status_code=response.status, reason=reason, headers=headers),),
+        (h11.Data(data=piece) for piece in pieces),
+        (h11.EndOfMessage(),),
+    )
+    for event in events:
+        writer.write(connection.send(event) or b"")
+        await writer.drain()
+        await asyncio.sleep(0)  # drain alone would not let others in while the client keeps up

@@ -1,0 +1,84 @@
+"""What a world is made of. Everything else follows from it, and from the time."""
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["rfc6962", "static-ct"]
+
+
+class LogSpec(msgspec.Struct, frozen=True):
+    """One log.
+
+    Attributes:
+        name: its path on the server, and its name in the log list.
+        kind: which API it serves.
+        operator: who runs it, for the log list.
+    """
+
+    name: str
+    kind: Kind
+    operator: str
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """One world.
+
+    Attributes:
+        logs: the logs, each with a name of its own.
+        start: the world's time zero, seconds since the epoch. Worlds with the same specification
+            and the same start hold the same entries with the same timestamps.
+        seed: where keys, certificates and the choice of logs come from.
+        rate: new certificates a second over all logs, evenly spread. 0: nothing after `preload`.
+        preload: certificates that the logs hold at time zero.
+        total: certificates after which nothing more is issued, `preload` included; None: never.
+        duplicates: the probability that an entry's certificate is submitted to one more log, so
+            about this share of all entries repeats what another log holds.
+        interval: seconds between tree heads.
+        delay: seconds from an entry's timestamp to the first tree head that includes it (the
+            merge delay of RFC 6962 section 3).
+        max_entries: get-entries answers no more than this many at once, as real logs do.
+    """
+
+    logs: tuple[LogSpec, ...]
+    start: float
+    seed: int = 0
+    rate: float = 10.0
+    preload: int = 0
+    total: int | None = None
+    duplicates: float = 0.0
+    interval: float = 0.2
+    delay: float = 0.0
+    max_entries: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse what no world can be.
+
+        Raises:
+            ValueError: names the field, what it is and what it may be.
+        """
+        names = [log.name for log in self.logs]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"logs: need at least one, and a name for each of its own: {names}")
+        for name in names:
+            if not name.replace("-", "").isalnum() or not name.isascii():
+                raise ValueError(f"logs: {name!r} is part of a URL: letters, digits and '-' only")
+        if not 0 <= self.duplicates < 1:
+            raise ValueError(f"duplicates: {self.duplicates} is not in [0, 1)")
+        if self.interval <= 0:
+            raise ValueError(f"interval: {self.interval} is not above 0 seconds")
+        for field in ("rate", "preload", "delay"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}: {getattr(self, field)} is below 0")
+        if self.max_entries < 1:
+            raise ValueError(f"max_entries: {self.max_entries} is below 1")
+
+
+def spread(rfc6962: int, static_ct: int, operators: int) -> tuple[LogSpec, ...]:
+    """Name that many logs of each kind and hand them out to the operators in turn."""
+    kinds: list[tuple[str, Kind]] = [(f"rfc{n}", "rfc6962") for n in range(1, rfc6962 + 1)]
+    kinds += [(f"static{n}", "static-ct") for n in range(1, static_ct + 1)]
+    return tuple(
+        LogSpec(name, kind, f"Simulated Operator {n % operators + 1}")
+        for n, (name, kind) in enumerate(kinds)
+    )

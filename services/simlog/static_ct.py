@@ -1,0 +1,159 @@
+"""What a static-ct log serves: checkpoint, tiles, issuers (c2sp.org/static-ct-api).
+
+Laid out as Sunlight, the software behind several production logs, does it: data tiles are always
+gzip, checkpoints carry other signature lines beside the one of RFC 6962.
+"""
+
+import gzip
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+from functools import lru_cache
+from hashlib import sha256
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from simlog.chance import draw
+from simlog.log import Entry, Log, opaque
+from simlog.server import Refused, Response
+from simlog.tree import TILE
+
+SUBMISSION_HOST = "simlog.test"
+"""Origins do not depend on where a world is served: they are the logs' submission prefixes."""
+
+ED25519 = b"\1"
+COSIGNATURE = b"\4"
+RFC6962_NOTE_SIGNATURE = b"\5"
+
+IMMUTABLE = ("cache-control", "public, max-age=604800, immutable")
+TILE_PATH = re.compile(
+    r"tile/(data|[0-5])/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d?|1\d\d|2[0-4]\d|25[0-5]))?", re.ASCII
+)
+DATA_TILES_KEPT = 64
+
+
+class StaticLog:
+    """The static-ct face of a log."""
+
+    def __init__(self, log: Log, seed: int, issuers: Iterable[bytes]) -> None:
+        self._log = log
+        self._issuers = {sha256(issuer).hexdigest(): issuer for issuer in issuers}
+        self._own = _NoteKey(seed, origin(log), ED25519)
+        self._witness = _NoteKey(seed, "witness.simlog.test/w1", COSIGNATURE)
+        self._grease = draw(seed, "grease", 0, 64)
+        self._full_data_tile = lru_cache(maxsize=DATA_TILES_KEPT)(self._data_tile)
+
+    def respond(self, path: str, monitoring_url: str) -> Response:
+        """Answer a request below the monitoring prefix.
+
+        Raises:
+            Refused: 404 for what is not there.
+        """
+        if path == "checkpoint":
+            return Response(self.checkpoint(), headers=(("cache-control", "no-store"),))
+        if path == "log.v3.json":
+            about = describe(self._log, monitoring_url)
+            return Response(msgspec.json.encode(about), "application/json")
+        if path.startswith("issuer/") and (issuer := self._issuers.get(path[7:])):
+            return Response(issuer, "application/pkix-cert", headers=(IMMUTABLE,))
+        if match := TILE_PATH.fullmatch(path):
+            level, index, width = match.groups()
+            n = int(index.replace("/", "").replace("x", ""))
+            if index == tile_index(n):
+                return self._tile(level, n, int(width or TILE))
+        raise Refused(404, f"no /{path} in a static-ct log of {self._log.head.size} entries")
+
+    def checkpoint(self) -> bytes:
+        """The newest tree head as a signed note (c2sp.org/tlog-checkpoint)."""
+        head, name = self._log.head, origin(self._log)
+        text = f"{name}\n{head.size}\n{b64encode(head.root).decode()}\n"
+        seconds = head.timestamp // 1000
+        cosigned = f"cosignature/v1\ntime {seconds}\n{text}"
+        tree_head = key_id(name, RFC6962_NOTE_SIGNATURE, self._log.key.log_id)
+        lines = (
+            _signature_line("grease.invalid", self._grease),
+            _signature_line(name, self._own.key_id + self._own.sign(text)),
+            _signature_line(name, tree_head + head.timestamp.to_bytes(8) + head.signature),
+            _signature_line(
+                self._witness.name,
+                self._witness.key_id + seconds.to_bytes(8) + self._witness.sign(cosigned),
+            ),
+        )
+        return f"{text}\n{''.join(lines)}".encode()
+
+    def _tile(self, level: str, n: int, width: int) -> Response:
+        leaves_each = 1 if level == "data" else TILE ** int(level)
+        exist = self._log.head.size // leaves_each - n * TILE
+        if not width <= min(exist, TILE):
+            raise Refused(404, f"tile {level}/{n} of width {width}: the tree is too small")
+        if level != "data":
+            body = self._log.tree.tile(int(level), n, width)
+            return Response(body, "application/octet-stream", headers=(IMMUTABLE,))
+        body = self._full_data_tile(n, TILE) if width == TILE else self._data_tile(n, width)
+        headers = (("content-encoding", "gzip"), IMMUTABLE)
+        return Response(body, "application/octet-stream", headers=headers)
+
+    def _data_tile(self, n: int, width: int) -> bytes:
+        entries = (self._log.entry(n * TILE + at) for at in range(width))
+        return gzip.compress(b"".join(map(tile_leaf, entries)), compresslevel=1, mtime=0)
+
+
+class _NoteKey:
+    """An Ed25519 key that signs notes or cosigns them, from the seed."""
+
+    def __init__(self, seed: int, name: str, signature_type: bytes) -> None:
+        self.name = name
+        self._private = Ed25519PrivateKey.from_private_bytes(draw(seed, f"note key {name}", 0, 32))
+        public = self._private.public_key().public_bytes_raw()
+        self.key_id = key_id(name, signature_type, public)
+
+    def sign(self, text: str) -> bytes:
+        return self._private.sign(text.encode())
+
+
+def origin(log: Log) -> str:
+    """The submission prefix without its scheme, which names the log in its checkpoints."""
+    return f"{SUBMISSION_HOST}/{log.spec.name}"
+
+
+def describe(log: Log, monitoring_url: str) -> dict[str, object]:
+    """What Sunlight serves as log.v3.json."""
+    return {
+        "description": origin(log),
+        "submission_url": f"https://{origin(log)}/",
+        "monitoring_url": monitoring_url,
+        "log_id": b64encode(log.key.log_id).decode(),
+        "key": b64encode(log.key.public).decode(),
+        "mmd": 60,
+        "log_spec": "static-ct-api",
+    }
+
+
+def tile_leaf(entry: Entry) -> bytes:
+    """The TileLeaf of an entry."""
+    certificate = entry.certificate
+    submitted = opaque(3, certificate.der) if certificate.is_precert else b""
+    return entry.timestamped + submitted + _fingerprints(certificate.issuer.chain)
+
+
+def tile_index(n: int) -> str:
+    """A tile's index in groups of three digits, as in x001/x234/067."""
+    digits = str(n)
+    digits = digits.zfill(-(-len(digits) // 3) * 3)
+    groups = [digits[at : at + 3] for at in range(0, len(digits), 3)]
+    return "/".join([f"x{group}" for group in groups[:-1]] + groups[-1:])
+
+
+def key_id(name: str, signature_type: bytes, public: bytes) -> bytes:
+    """Which key made a signature line (c2sp.org/signed-note)."""
+    return sha256(name.encode() + b"\n" + signature_type + public).digest()[:4]
+
+
+def _signature_line(name: str, signature: bytes) -> str:
+    return f"— {name} {b64encode(signature).decode()}\n"
+
+
+@lru_cache(maxsize=64)
+def _fingerprints(chain: tuple[bytes, ...]) -> bytes:
+    return opaque(2, b"".join(sha256(certificate).digest() for certificate in chain))

@@ -1,0 +1,71 @@
+"""All logs of one specification, moved on by the clock."""
+
+from collections.abc import Iterator
+
+from simlog.certificates import Certificates
+from simlog.log import Log, LogKey
+from simlog.record import Recorded
+from simlog.schedule import Submission, submissions
+from simlog.spec import Spec
+
+
+class World:
+    """The logs of one world at one moment.
+
+    Attributes:
+        spec: what it is made of.
+        logs: by name, in the order of the specification.
+        complete: whether every certificate that there will be is under a tree head.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        keys = [LogKey(spec.seed, log.name) for log in spec.logs]
+        self.spec = spec
+        self.certificates = Certificates(spec, tuple(key.log_id for key in keys))
+        self.logs = {
+            log.name: Log(log, key, self.certificates)
+            for log, key in zip(spec.logs, keys, strict=True)
+        }
+        self.complete = False
+        self._submissions = submissions(spec)
+        self._next = next(self._submissions, None)
+        self._by_position = tuple(self.logs.values())
+
+    def advance(self, now: float, limit: int) -> bool:
+        """Take in at most `limit` submissions that are due at `now` (seconds since the epoch).
+
+        When nothing due is left, every log publishes a tree head.
+
+        Returns:
+            Whether something due is left, so that the caller can serve requests in between.
+        """
+        until = int(1000 * (now - self.spec.delay))
+        for _ in range(limit):
+            if self._next is None or self._next.time > until:
+                break
+            self._take(self._next)
+        else:
+            return True
+        for log in self._by_position:
+            log.publish(int(1000 * now))
+        self.complete = self._next is None
+        return False
+
+    def record(self) -> Iterator[Recorded]:
+        """Every entry under the newest tree heads, log by log."""
+        for name, log in self.logs.items():
+            for index in range(log.head.size):
+                entry = log.entry(index)
+                certificate = entry.certificate
+                yield Recorded(
+                    log=name,
+                    index=index,
+                    sha256=certificate.sha256.hex(),
+                    is_precert=certificate.is_precert,
+                    timestamp=entry.timestamp,
+                    names=certificate.names,
+                )
+
+    def _take(self, submission: Submission) -> None:
+        self._by_position[submission.log].append(submission.certificate, submission.time)
+        self._next = next(self._submissions, None)
