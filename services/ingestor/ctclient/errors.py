@@ -1,0 +1,52 @@
+"""What can go wrong between a log and us. Every error names the log, the URL and the problem.
+
+    LogError
+      Unreachable   no answer: DNS, connect, TLS, time-out, connection cut
+      Refused       an answer with a status that is not 200, perhaps with Retry-After
+      BadAnswer     an answer that is not what the specification says
+        TooLarge    an answer beyond the size we accept; a smaller window may fit
+"""
+
+
+class LogError(Exception):
+    """Base of all: one request to a log did not give what was asked for.
+
+    Attributes:
+        log: the log's name, as an operator knows it.
+        url: what was asked.
+        problem: one line, for a person.
+    """
+
+    def __init__(self, log: str, url: str, problem: str) -> None:
+        super().__init__(f"{log}: {url}: {problem}")
+        self.log = log
+        self.url = url
+        self.problem = problem
+
+
+class Unreachable(LogError):
+    """Nothing came back, or not all of it."""
+
+
+class Refused(LogError):
+    """The log answered with another status than 200.
+
+    Attributes:
+        status: the HTTP status code.
+        retry_after: seconds that the log asks us to wait (RFC 9110 section 10.2.3), if it does.
+    """
+
+    def __init__(
+        self, log: str, url: str, problem: str, status: int, retry_after: float | None
+    ) -> None:
+        super().__init__(log, url, problem)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class BadAnswer(LogError):
+    """The log answered 200 with something that is not an answer."""
+
+
+class TooLarge(BadAnswer):
+    """The answer is larger than we accept, on the wire or once decompressed."""

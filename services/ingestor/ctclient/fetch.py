@@ -1,0 +1,195 @@
+"""One URL of a log -> one bounded body.
+
+    attempt     GET, at most `MAX_REDIRECTS` redirects, all of it within `timeout` seconds
+    body        read raw and counted against the caller's limit; gunzipped against the same limit
+    status      200 is a body; 429, 5xx and a lost connection are tried again; the rest is an answer
+    Retry-After stops every request to this log, not only the one that was told, until it has passed
+
+httpx speaks HTTP (HTTP/2 where the log offers it) and pools the connections of all logs. It is
+asked for raw bytes, because its own decompression has no limit: a gzip bomb would be unpacked
+whole before we could look at its size.
+"""
+
+import asyncio
+import email.utils
+import time
+import zlib
+from datetime import UTC
+from importlib.metadata import version
+
+import httpx
+import msgspec
+
+from ingestor.ctclient.backoff import jittered
+from ingestor.ctclient.errors import BadAnswer, LogError, Refused, TooLarge, Unreachable
+
+MAX_REDIRECTS = 3
+# A log may ask for patience, but a hostile or broken one cannot silence us for ever.
+MAX_RETRY_AFTER = 3600.0
+_TOO_MANY_REQUESTS = 429
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """When to ask again (`ct_log.retry_*`).
+
+    Attributes:
+        attempts: requests made for one answer before giving up, at least 1.
+        initial: seconds before the second attempt.
+        maximum: seconds that no delay exceeds.
+    """
+
+    attempts: int
+    initial: float
+    maximum: float
+
+
+def http_client(contact: str = "", connect_timeout: float = 10.0) -> httpx.AsyncClient:
+    """The client that all logs of a process share.
+
+    Args:
+        contact: where a log operator can reach whoever runs this, for the User-Agent.
+        connect_timeout: seconds for DNS, TCP and TLS together.
+    """
+    agent = f"certstream-server/{version('certstream-server')}"
+    return httpx.AsyncClient(
+        http2=True,
+        follow_redirects=True,
+        max_redirects=MAX_REDIRECTS,
+        headers={
+            "user-agent": f"{agent} (+{contact})" if contact else agent,
+            "accept-encoding": "gzip",
+        },
+        # Reads are bounded as a whole, by the deadline of an attempt.
+        timeout=httpx.Timeout(None, connect=connect_timeout),
+        # Fifty logs with a few requests each; idle connections outlive a poll interval.
+        limits=httpx.Limits(
+            max_connections=None, max_keepalive_connections=256, keepalive_expiry=90.0
+        ),
+    )
+
+
+class Fetcher:
+    """GETs URLs of one log; remembers when that log wants to be left alone."""
+
+    def __init__(self, http: httpx.AsyncClient, log: str, retry: Retry, timeout: float) -> None:
+        self.log = log
+        self._http = http
+        self._retry = retry
+        self._timeout = timeout
+        self._not_before = 0.0  # loop time
+
+    @property
+    def paused(self) -> bool:
+        """Whether the log has asked to be left alone for now."""
+        return self._not_before > asyncio.get_running_loop().time()
+
+    async def get(self, url: str, limit: int) -> bytes:
+        """Fetch a body.
+
+        Args:
+            url: what to get.
+            limit: the most bytes the body may have, on the wire and decompressed.
+
+        Raises:
+            LogError: the last attempt's error; which one, see `errors.py`.
+        """
+        for attempt in range(self._retry.attempts - 1):
+            try:
+                return await self._attempt(url, limit)
+            except LogError as error:
+                if not _worth_retrying(error):
+                    raise
+            await asyncio.sleep(jittered(attempt, self._retry.initial, self._retry.maximum))
+        return await self._attempt(url, limit)
+
+    async def _attempt(self, url: str, limit: int) -> bytes:
+        """One request, after any pause the log asked for."""
+        loop = asyncio.get_running_loop()
+        while (pause := self._not_before - loop.time()) > 0:
+            await asyncio.sleep(pause)
+        try:
+            async with asyncio.timeout(self._timeout), self._http.stream("GET", url) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise self._refused(url, response)
+                if url.startswith("https:") and response.url.scheme != "https":
+                    raise BadAnswer(self.log, url, f"redirected to plain HTTP, {response.url}")
+                return await self._body(url, response, limit)
+        except TimeoutError as error:
+            problem = f"no complete answer within {self._timeout:g} s"
+            raise Unreachable(self.log, url, problem) from error
+        except httpx.TooManyRedirects as error:
+            problem = f"more than {MAX_REDIRECTS} redirects"
+            raise BadAnswer(self.log, url, problem) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            problem = str(error) or type(error).__name__
+            raise Unreachable(self.log, url, problem) from error
+
+    def _refused(self, url: str, response: httpx.Response) -> Refused:
+        wait = retry_after(response.headers.get("retry-after"), time.time())
+        if wait is not None:
+            self._not_before = asyncio.get_running_loop().time() + wait
+        problem = f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
+        if wait is not None:
+            problem += f", retry after {wait:g} s"
+        return Refused(self.log, url, problem, response.status_code, wait)
+
+    async def _body(self, url: str, response: httpx.Response, limit: int) -> bytes:
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if encoding not in ("identity", "gzip", ""):
+            raise BadAnswer(self.log, url, f"content-encoding {encoding!r}, but only gzip was offered")
+        chunks = []
+        size = 0
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(self.log, url, f"body larger than {limit:,} bytes")
+            chunks.append(chunk)
+        body = b"".join(chunks)
+        return self._gunzip(url, body, limit) if encoding == "gzip" else body
+
+    def _gunzip(self, url: str, body: bytes, limit: int) -> bytes:
+        inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: a gzip header and trailer
+        try:
+            plain = inflate.decompress(body, limit + 1)
+        except zlib.error as error:
+            raise BadAnswer(self.log, url, f"body is not gzip: {error}") from error
+        if len(plain) > limit:
+            problem = f"body of {len(body):,} bytes decompresses to more than {limit:,}"
+            raise TooLarge(self.log, url, problem)
+        if not inflate.eof:
+            raise BadAnswer(self.log, url, f"gzip body ends early, after {len(body):,} bytes")
+        return plain
+
+
+def _worth_retrying(error: LogError) -> bool:
+    """Whether the same request may well succeed soon: the log was busy or the network broke."""
+    match error:
+        case Unreachable():
+            return True
+        case Refused(status=status):
+            return status == _TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
+        case _:
+            return False
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Read a Retry-After header (RFC 9110 section 10.2.3): seconds, or a date.
+
+    Args:
+        value: the header, if there is one.
+        now: seconds since the epoch.
+
+    Returns:
+        Seconds to wait, between 0 and `MAX_RETRY_AFTER`; None without a readable header.
+    """
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        wait = float(value)
+    else:
+        try:
+            date = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        wait = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
+    return min(max(wait, 0.0), MAX_RETRY_AFTER)

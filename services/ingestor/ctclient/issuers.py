@@ -1,0 +1,83 @@
+"""The issuers of a static-ct log: fetched once, checked against their fingerprint, kept bounded.
+
+An entry of a data tile names its issuers by SHA-256. A log has a few hundred of them, so they are
+fetched when first seen and stay. Only issuers that none of the last `RECENT` windows named are
+ever dropped: what a follower still has to publish can always be resolved.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+
+from ctparse.static_ct import fingerprints
+from ingestor.ctclient.errors import BadAnswer
+from ingestor.ctclient.fetch import Fetcher
+
+CAPACITY = 4096
+# More windows than a follower ever has in flight.
+RECENT = 256
+_MAX_ISSUER = 64 << 10
+_CONCURRENCY = 8
+
+
+class Issuers:
+    """Issuers of one log.
+
+    Args:
+        base: the monitoring prefix without a slash at the end.
+        fetcher: bound to the log.
+    """
+
+    def __init__(self, base: str, fetcher: Fetcher) -> None:
+        self._base = base
+        self._fetcher = fetcher
+        self._certificates: dict[bytes, bytes] = {}
+        self._used: dict[bytes, int] = {}  # fingerprint -> number of the last window that named it
+        self._window = 0
+        self._lock = asyncio.Lock()  # two windows that lack the same issuer fetch it once
+
+    async def ensure(self, chains: Iterable[bytes]) -> None:
+        """Have every issuer of these chains at hand.
+
+        Args:
+            chains: `Entry.chain` of a window's entries.
+
+        Raises:
+            LogError: an issuer cannot be fetched, or is not the one it should be.
+        """
+        wanted = {fingerprint for chain in chains for fingerprint in fingerprints(chain)}
+        self._window += 1
+        self._used.update(dict.fromkeys(wanted, self._window))
+        if wanted <= self._certificates.keys():
+            return
+        async with self._lock:
+            self._drop_unused()
+            gate = asyncio.Semaphore(_CONCURRENCY)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for fingerprint in wanted - self._certificates.keys():
+                        group.create_task(self._fetch(fingerprint, gate))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+
+    def certificates(self, chain: bytes) -> list[bytes]:
+        """The DER certificates of a chain that `ensure` was given lately, issuer first."""
+        return [self._certificates[fingerprint] for fingerprint in fingerprints(chain)]
+
+    async def _fetch(self, fingerprint: bytes, gate: asyncio.Semaphore) -> None:
+        url = f"{self._base}/issuer/{fingerprint.hex()}"
+        async with gate:
+            certificate = await self._fetcher.get(url, _MAX_ISSUER)
+        found = hashlib.sha256(certificate).hexdigest()
+        if found != fingerprint.hex():
+            raise BadAnswer(self._fetcher.log, url, f"another certificate, with SHA-256 {found}")
+        self._certificates[fingerprint] = certificate
+
+    def _drop_unused(self) -> None:
+        if len(self._used) <= CAPACITY:
+            return
+        oldest = self._window - RECENT
+        self._used = {key: window for key, window in self._used.items() if window > oldest}
+        self._certificates = {
+            key: der for key, der in self._certificates.items() if key in self._used
+        }

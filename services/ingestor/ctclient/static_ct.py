@@ -1,0 +1,91 @@
+"""A log that speaks the static-ct API: checkpoint, data tiles, issuers (c2sp.org/static-ct-api).
+
+A data tile holds 256 entries. The last one of a tree is partial and named by its width; a log may
+drop it once the full tile is there, so a missing partial tile means: take the full one.
+"""
+
+from collections.abc import Sequence
+
+from ctparse.entry import Entry, Malformed, Rejected
+from ctparse.static_ct import decode_tile, parse_checkpoint, tile_path, tree_head
+from ctparse.treehead import TreeHead
+from ingestor.ctclient.errors import BadAnswer, Refused
+from ingestor.ctclient.fetch import Fetcher
+from ingestor.ctclient.issuers import Issuers
+
+TILE = 256
+_MAX_CHECKPOINT = 64 << 10
+_MAX_TILE = 64 << 20
+_GONE = (404, 410)
+
+
+class StaticCtLog:
+    """Implements `protocol.LogClient` for the static-ct API.
+
+    Args:
+        base: the monitoring prefix without a slash at the end.
+        fetcher: bound to this log.
+        issuers: issuers of this log.
+        log_id: SHA-256 of the log's key, if it is known: picks the log's own signature line.
+        origin: first line of the checkpoint, if it is known.
+    """
+
+    tile = TILE
+
+    def __init__(
+        self,
+        base: str,
+        fetcher: Fetcher,
+        issuers: Issuers,
+        log_id: bytes | None,
+        origin: str | None,
+    ) -> None:
+        self._base = base
+        self._fetcher = fetcher
+        self._issuers = issuers
+        self._log_id = log_id
+        self._origin = origin
+
+    async def tree_head(self) -> TreeHead:
+        """Read the checkpoint."""
+        url = f"{self._base}/checkpoint"
+        body = await self._fetcher.get(url, _MAX_CHECKPOINT)
+        try:
+            return tree_head(parse_checkpoint(body), self._log_id, self._origin)
+        except Malformed as error:
+            raise BadAnswer(self._fetcher.log, url, str(error)) from error
+
+    async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
+        """Read the part of [start, end) that is in the tile of `start`, with its issuers."""
+        number, offset = divmod(start, TILE)
+        width = min(end - number * TILE, TILE)
+        url, body = await self._tile(number, width)
+        try:
+            entries = decode_tile(body, number * TILE)
+        except Malformed as error:
+            raise BadAnswer(self._fetcher.log, url, str(error)) from error
+        if len(entries) < width:
+            problem = f"tile has {len(entries)} entries, but the tree head covers {width}"
+            raise BadAnswer(self._fetcher.log, url, problem)
+        entries = entries[offset:width]
+        await self._issuers.ensure({e.chain for e in entries if isinstance(e, Entry)})
+        return entries
+
+    async def _tile(self, number: int, width: int) -> tuple[str, bytes]:
+        """Fetch a data tile; returns its URL and its bytes."""
+        url = f"{self._base}/{tile_path('data', number, width)}"
+        try:
+            return url, await self._fetcher.get(url, _MAX_TILE)
+        except Refused as error:
+            if width == TILE or error.status not in _GONE:
+                raise
+        url = f"{self._base}/{tile_path('data', number)}"
+        return url, await self._fetcher.get(url, _MAX_TILE)
+
+    def link(self, index: int) -> str:
+        """The full tile that has the entry, or will have it."""
+        return f"{self._base}/{tile_path('data', index // TILE)}"
+
+    def chain(self, chain: bytes) -> Sequence[bytes]:
+        """The issuers, fetched when the entry was."""
+        return self._issuers.certificates(chain)

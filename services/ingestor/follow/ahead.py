@@ -1,0 +1,71 @@
+"""Several windows of one log at once, handed on in the order of the log."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from ctparse.entry import Entry, Rejected
+from ingestor.ctclient.errors import TooLarge
+from ingestor.ctclient.protocol import LogClient
+from ingestor.follow.windows import WindowSize
+
+
+class Window(msgspec.Struct, frozen=True):
+    """Consecutive entries: `entries[k]` is at log index `first + k`."""
+
+    first: int
+    entries: list[Entry | Rejected]
+
+
+async def windows(
+    client: LogClient, start: int, head: int, size: WindowSize, concurrency: int
+) -> AsyncGenerator[Window]:
+    """Every window of [start, head), in order.
+
+    At most `concurrency` windows are being fetched or wait to be taken, besides the one in the
+    caller's hands: that bounds what a fast log and a slow Redis can pile up. Close the generator
+    (`contextlib.aclosing`) to stop what is still being fetched.
+
+    Raises:
+        LogError: a window cannot be had. All windows before it have been handed on.
+    """
+    fetching: deque[asyncio.Task[Window]] = deque()
+
+    def fill() -> None:
+        nonlocal start
+        while start < head and len(fetching) < concurrency:
+            end = size.end(start, head)
+            fetching.append(asyncio.create_task(_fetch(client, start, end, size)))
+            start = end
+
+    try:
+        fill()
+        while fetching:
+            window = await fetching[0]
+            fetching.popleft()
+            fill()  # before the caller turns to the window, so that the log has work meanwhile
+            yield window
+    finally:
+        for task in fetching:
+            task.cancel()
+        await asyncio.gather(*fetching, return_exceptions=True)
+
+
+async def _fetch(client: LogClient, start: int, end: int, size: WindowSize) -> Window:
+    """All entries of [start, end), in as many requests as the log makes us send."""
+    entries: list[Entry | Rejected] = []
+    step = end - start
+    while (at := start + len(entries)) < end:
+        asked = min(step, end - at)
+        try:
+            answer = await client.entries(at, at + asked)
+        except TooLarge:
+            if asked == 1:
+                raise
+            step = size.halve(asked)
+            continue
+        size.answered(asked, len(answer))
+        entries += answer
+    return Window(start, entries)

@@ -1,0 +1,146 @@
+"""The loop of one log: tree head -> windows -> publish, again and again.
+
+It runs under one lease, from the index Redis gave with it, until the lease is lost or the task is
+cancelled. A log that cannot be read is retried for ever, later and later; only the first failure of
+an outage is worth a line in the log, and the first success after it.
+"""
+
+import asyncio
+from contextlib import aclosing
+
+import msgspec
+import structlog
+
+from ctparse.treehead import TreeHead
+from ingestor.catalog.log import Log
+from ingestor.ctclient.backoff import jittered
+from ingestor.ctclient.errors import LogError, Refused
+from ingestor.ctclient.fetch import Retry
+from ingestor.ctclient.protocol import LogClient
+from ingestor.follow.ahead import windows
+from ingestor.follow.pipeline import Moved, Pipeline
+from ingestor.follow.windows import WindowSize
+
+_log = structlog.get_logger()
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How a log is read.
+
+    Attributes:
+        batch_size: entries asked for at once.
+        concurrency: windows fetched at the same time.
+        poll: seconds from one tree head to the next while there is nothing new.
+        retry: delays while the log cannot be read.
+    """
+
+    batch_size: int
+    concurrency: int
+    poll: float
+    retry: Retry
+
+
+class Health(msgspec.Struct):
+    """How the log has been answering.
+
+    Attributes:
+        head: the newest tree head seen.
+        errors: failures since this process follows it.
+        failures: failures since anything was published or the head was reached.
+        down_since: loop time of the first failure since the head was reached; None: none.
+        last_error: the last failure, if there was one.
+    """
+
+    head: TreeHead | None = None
+    errors: int = 0
+    failures: int = 0
+    down_since: float | None = None
+    last_error: str = ""
+
+
+class Follower:
+    """Follows one log.
+
+    Args:
+        log: what is followed.
+        client: reads it.
+        pipeline: publishes it.
+        pace: how fast.
+        next_index: index of the next entry to publish.
+    """
+
+    def __init__(
+        self, log: Log, client: LogClient, pipeline: Pipeline, pace: Pace, next_index: int
+    ) -> None:
+        self.health = Health()
+        self.next = next_index
+        self._log = log
+        self._client = client
+        self._pipeline = pipeline
+        self._pace = pace
+        self._size = WindowSize(pace.batch_size, client.tile)
+
+    async def run(self) -> None:
+        """Follow the log; never returns.
+
+        Raises:
+            LeaseLost: another worker owns the log.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time()
+            try:
+                head = await self._client.tree_head()
+                await self._catch_up(head)
+            except LogError as error:
+                await asyncio.sleep(self._failed(error))
+            except Moved as moved:
+                _log.info(
+                    "redis goes on elsewhere", log=self._log.name, was=self.next, next=moved.next
+                )
+                self.next = moved.next
+            else:
+                self._reached(head)
+                await asyncio.sleep(asked + self._pace.poll - loop.time())
+
+    async def _catch_up(self, head: TreeHead) -> None:
+        """Publish everything up to `head`."""
+        self.health.head = head
+        ahead = windows(self._client, self.next, head.size, self._size, self._pace.concurrency)
+        async with aclosing(ahead):
+            async for window in ahead:
+                await self._pipeline.publish(window.first, window.entries, head)
+                self.next = window.first + len(window.entries)
+                self.health.failures = 0
+
+    def _failed(self, error: LogError) -> float:
+        """Note a failure; returns how many seconds to wait."""
+        health = self.health
+        retry = self._pace.retry
+        wait = jittered(health.failures, retry.initial, retry.maximum)
+        if isinstance(error, Refused) and error.retry_after is not None:
+            wait = max(wait, error.retry_after)
+        if health.down_since is None:
+            health.down_since = asyncio.get_running_loop().time()
+            _log.warning(
+                "log unavailable, trying until it is back",
+                log=self._log.name,
+                url=error.url,
+                problem=error.problem,
+                next_attempt_secs=round(wait, 1),
+            )
+        health.failures += 1
+        health.errors += 1
+        health.last_error = f"{error.url}: {error.problem}"
+        return wait
+
+    def _reached(self, head: TreeHead) -> None:
+        """Note that everything up to `head` is published."""
+        health = self.health
+        health.failures = 0
+        if health.down_since is not None:
+            down = asyncio.get_running_loop().time() - health.down_since
+            health.down_since = None
+            _log.info(
+                "log is back", log=self._log.name, down_secs=round(down, 1), tree_size=head.size
+            )

@@ -1,0 +1,55 @@
+"""Living without Redis for a while: keep trying, say so once, go on when it is back.
+
+Every log's task shares one `Patience`, so that a Redis that goes away is one line in the log and
+not one for each of fifty logs every second.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+
+from ingestor.ctclient.backoff import jittered
+
+T = TypeVar("T")
+
+# What passes by itself: Redis restarts, loads its file, fails over, or the network comes back.
+PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+_INITIAL = 0.1
+_MAXIMUM = 2.0
+
+_log = structlog.get_logger()
+
+
+class Patience:
+    """Repeats what failed because Redis is away, until it succeeds."""
+
+    def __init__(self) -> None:
+        self.away_since: float | None = None  # loop time
+
+    async def __call__(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Await `ask()`, again and again while Redis is away. It must be safe to repeat."""
+        attempt = 0
+        while True:
+            try:
+                answer = await ask()
+            except PASSING as error:
+                self._went(error)
+            else:
+                self._came_back()
+                return answer
+            await asyncio.sleep(jittered(attempt, _INITIAL, _MAXIMUM))
+            attempt += 1
+
+    def _went(self, error: Exception) -> None:
+        if self.away_since is None:
+            self.away_since = asyncio.get_running_loop().time()
+            _log.warning("redis unavailable, trying until it is back", problem=str(error))
+
+    def _came_back(self) -> None:
+        if self.away_since is not None:
+            away = asyncio.get_running_loop().time() - self.away_since
+            self.away_since = None
+            _log.info("redis is back", away_secs=round(away, 1))

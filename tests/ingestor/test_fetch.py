@@ -1,0 +1,171 @@
+"""One URL -> one bounded body, whatever the server does."""
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ingestor.ctclient.backoff import jittered
+from ingestor.ctclient.errors import BadAnswer, Refused, TooLarge, Unreachable
+from ingestor.ctclient.fetch import MAX_RETRY_AFTER, Fetcher, Retry, http_client, retry_after
+
+from tests.ingestor.hostile import Answer, HostileServer, hostile_server
+
+LIMIT = 100_000
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HostileServer]:
+    async with hostile_server() as hostile:
+        yield hostile
+
+
+@pytest.fixture
+async def fetcher() -> AsyncIterator[Fetcher]:
+    async with http_client("ops@example.com") as http:
+        yield Fetcher(http, "Test log", Retry(3, 0.001, 0.01), timeout=5)
+
+
+async def test_plain_and_gzip_bodies(server: HostileServer, fetcher: Fetcher) -> None:
+    body = b"entries" * 10_000
+    server.answers["/plain"] = [Answer(body)]
+    server.answers["/gzip"] = [Answer(gzip.compress(body), headers={"content-encoding": "gzip"})]
+    assert await fetcher.get(f"{server.url}/plain", LIMIT) == body
+    assert await fetcher.get(f"{server.url}/gzip", LIMIT) == body
+    headers = server.requests[0].headers
+    assert headers["user-agent"].startswith("certstream-server/")
+    assert headers["user-agent"].endswith("(+ops@example.com)")
+    assert headers["accept-encoding"] == "gzip"
+
+
+async def test_oversized_body_is_not_read_to_its_end(
+    server: HostileServer, fetcher: Fetcher
+) -> None:
+    server.answers["/big"] = [Answer(b"x" * (LIMIT + 1))]
+    with pytest.raises(TooLarge, match=r"Test log: http://.*/big: body larger than 100,000 bytes"):
+        await fetcher.get(f"{server.url}/big", LIMIT)
+    assert server.count("/big") == 1
+
+
+async def test_gzip_bomb_is_stopped_at_the_limit(server: HostileServer, fetcher: Fetcher) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    assert len(bomb) < LIMIT
+    server.answers["/bomb"] = [Answer(bomb, headers={"content-encoding": "gzip"})]
+    with pytest.raises(TooLarge, match="decompresses to more than 100,000"):
+        await fetcher.get(f"{server.url}/bomb", LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "problem"),
+    [
+        (b"not gzip at all", "gzip", "not gzip"),
+        (gzip.compress(b"entries" * 1000)[:-20], "gzip", "ends early"),
+        (zlib.compress(b"entries"), "br", "only gzip was offered"),
+    ],
+)
+async def test_body_that_is_not_what_its_encoding_says(
+    server: HostileServer, fetcher: Fetcher, body: bytes, encoding: str, problem: str
+) -> None:
+    server.answers["/odd"] = [Answer(body, headers={"content-encoding": encoding})]
+    with pytest.raises(BadAnswer, match=problem):
+        await fetcher.get(f"{server.url}/odd", LIMIT)
+
+
+async def test_lost_connections_and_busy_servers_are_tried_again(
+    server: HostileServer, fetcher: Fetcher
+) -> None:
+    server.answers["/flaky"] = [
+        Answer(b"x" * 1000, cut=10),
+        Answer(status="503 Service Unavailable"),
+        Answer(b"at last"),
+    ]
+    assert await fetcher.get(f"{server.url}/flaky", LIMIT) == b"at last"
+
+
+async def test_retries_end(server: HostileServer, fetcher: Fetcher) -> None:
+    server.answers["/down"] = [Answer(status="500 Internal Server Error")]
+    with pytest.raises(Refused, match="HTTP 500") as caught:
+        await fetcher.get(f"{server.url}/down", LIMIT)
+    assert caught.value.status == 500
+    assert server.count("/down") == 3
+
+
+async def test_what_will_not_change_is_not_tried_again(
+    server: HostileServer, fetcher: Fetcher
+) -> None:
+    with pytest.raises(Refused, match="HTTP 404"):
+        await fetcher.get(f"{server.url}/absent", LIMIT)
+    assert server.count("/absent") == 1
+
+
+async def test_retry_after_stops_every_request_to_the_log(
+    server: HostileServer, fetcher: Fetcher
+) -> None:
+    server.answers["/busy"] = [
+        Answer(status="429 Too Many Requests", headers={"retry-after": "1"}),
+        Answer(b"calm"),
+    ]
+    server.answers["/other"] = [Answer(b"calm")]
+    busy = asyncio.create_task(fetcher.get(f"{server.url}/busy", LIMIT))
+    async with asyncio.timeout(5):
+        while not server.requests:
+            await asyncio.sleep(0.005)
+    # Give the refusal time to arrive: a round trip that is itself held back once it has.
+    assert await asyncio.gather(busy, _after_refusal(fetcher, server)) == [b"calm", b"calm"]
+    refused, *later = server.requests
+    assert {request.path for request in later} == {"/busy", "/other"}
+    assert all(request.time - refused.time >= 0.99 for request in later)
+
+
+async def _after_refusal(fetcher: Fetcher, server: HostileServer) -> bytes:
+    async with asyncio.timeout(5):
+        while not fetcher.paused:
+            await asyncio.sleep(0.005)
+    return await fetcher.get(f"{server.url}/other", LIMIT)
+
+
+async def test_silence_ends_with_the_time_out(server: HostileServer) -> None:
+    server.answers["/silent"] = [Answer(silent=True)]
+    async with http_client() as http:
+        fetcher = Fetcher(http, "Test log", Retry(1, 0.001, 0.01), timeout=0.1)
+        with pytest.raises(Unreachable, match=r"no complete answer within 0.1 s"):
+            await fetcher.get(f"{server.url}/silent", LIMIT)
+
+
+async def test_nobody_there(fetcher: Fetcher) -> None:
+    with pytest.raises(Unreachable, match=r"Test log: http://127\.0\.0\.1:1/x: "):
+        await fetcher.get("http://127.0.0.1:1/x", LIMIT)
+
+
+async def test_redirects_are_bounded(server: HostileServer, fetcher: Fetcher) -> None:
+    server.answers["/once"] = [Answer(status="302 Found", headers={"location": "/there"})]
+    server.answers["/there"] = [Answer(b"here")]
+    server.answers["/loop"] = [Answer(status="302 Found", headers={"location": "/loop"})]
+    assert await fetcher.get(f"{server.url}/once", LIMIT) == b"here"
+    with pytest.raises(BadAnswer, match="more than 3 redirects"):
+        await fetcher.get(f"{server.url}/loop", LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        (None, None),
+        ("7", 7.0),
+        ("Thu, 01 Jan 1970 00:02:00 GMT", 20.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("99999999999999999999", MAX_RETRY_AFTER),
+        ("soon", None),
+        ("-5", None),
+    ],
+)
+def test_retry_after(value: str | None, wait: float | None) -> None:
+    assert retry_after(value, now=100.0) == wait
+
+
+def test_backoff_grows_to_its_maximum_and_stays_within_its_jitter() -> None:
+    for attempt, ceiling in [(0, 1.0), (1, 2.0), (4, 16.0), (5, 20.0), (1000, 20.0)]:
+        delays = {jittered(attempt, 1.0, 20.0) for _ in range(100)}
+        assert all(ceiling / 2 <= delay <= ceiling for delay in delays)
+        assert len(delays) > 1
