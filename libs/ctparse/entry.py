@@ -1,4 +1,7 @@
-"""What the rest of the package speaks about: one entry of a log, whichever kind of log served it."""
+"""What the rest of the package speaks about: one entry of a log, whichever kind of log served it.
+
+An entry goes one of two ways: `Entry` -> message, or, when it cannot be read, `Rejected`.
+"""
 
 import msgspec
 
@@ -40,4 +43,8 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
 
 
 class Malformed(ValueError):  # noqa: N818  (named for the data, as in "malformed STH")
-    """A whole answer (not a single entry) is not what its specification says. Says what and where."""
+    """A whole answer, not a single entry, is not what its specification says. Says where."""
+
+
+class Unreadable(ValueError):  # noqa: N818  (named for the data, as Malformed is)
+    """Not even the outline of a certificate can be read. Its text becomes `Rejected.reason`."""

@@ -1,0 +1,141 @@
+"""DER (X.690), read leniently: the few primitives every other file walks certificates with.
+
+A value is never copied before it is needed: the functions take the whole buffer and speak in
+offsets. `header` is the one place where a length is believed, and it believes none that leaves
+its surroundings, so no walk can run past the value it is in.
+
+Lenient means: lengths and integers need not be minimal, strings may hold what their type forbids.
+Indefinite lengths and multi-byte tags do not occur in certificates and are errors.
+"""
+
+from collections.abc import Iterator
+
+BOOLEAN = 0x01
+INTEGER = 0x02
+BIT_STRING = 0x03
+OCTET_STRING = 0x04
+OBJECT_IDENTIFIER = 0x06
+UTC_TIME = 0x17
+GENERALIZED_TIME = 0x18
+SEQUENCE = 0x30
+SET = 0x31
+
+# Longer ones do not exist; the limit keeps hostile ones from becoming numbers of a million digits.
+_MAX_OID_BYTES = 128
+
+# How the octets of a string type become text. UTF-8 stands in for everything that contains ASCII;
+# what is not UTF-8 was most likely meant as Latin-1, as TeletexString always is in practice.
+_STRING_CODECS = {
+    0x0C: "utf-8",  # UTF8String
+    0x12: "utf-8",  # NumericString
+    0x13: "utf-8",  # PrintableString
+    0x14: "utf-8",  # TeletexString
+    0x15: "utf-8",  # VideotexString
+    0x16: "utf-8",  # IA5String
+    0x19: "utf-8",  # GraphicString
+    0x1A: "utf-8",  # VisibleString
+    0x1B: "utf-8",  # GeneralString
+    0x1C: "utf-32-be",  # UniversalString
+    0x1E: "utf-16-be",  # BMPString
+}
+
+
+class DerError(ValueError):
+    """The bytes are not DER, or not the DER that belongs here. Says what and at which byte."""
+
+
+def header(data: bytes, at: int, end: int) -> tuple[int, int, int]:
+    """Read the tag and length at `at`, inside a value that ends at `end`.
+
+    Returns:
+        The tag byte, and the offsets where the contents start and stop.
+
+    Raises:
+        DerError: there is no complete value before `end`.
+    """
+    start = at + 2
+    if start > end:
+        raise DerError(f"data ends inside a header at byte {at}")
+    tag = data[at]
+    length = data[at + 1]
+    if length >= 0x80:
+        start, length = _long_length(data, at, end)
+    stop = start + length
+    if stop > end:
+        raise DerError(f"value at byte {at} is {stop - end} bytes longer than what contains it")
+    if tag & 0x1F == 0x1F:
+        raise DerError(f"multi-byte tag at byte {at}")
+    return tag, start, stop
+
+
+def _long_length(data: bytes, at: int, end: int) -> tuple[int, int]:
+    size = data[at + 1] & 0x7F
+    start = at + 2 + size
+    if not 1 <= size <= 4 or start > end:
+        raise DerError(f"bad length at byte {at}")
+    return start, int.from_bytes(data[at + 2 : start], "big")
+
+
+def expect(data: bytes, at: int, end: int, tag: int, what: str) -> tuple[int, int]:
+    """Read a header that must have this tag; `what` names it in the error.
+
+    Raises:
+        DerError: no value here, or another one.
+    """
+    found, start, stop = header(data, at, end)
+    if found != tag:
+        raise DerError(f"{what}: expected tag {tag:#04x} at byte {at}, found {found:#04x}")
+    return start, stop
+
+
+def children(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Walk the values between two offsets: (tag, start, stop) of each one's contents.
+
+    Raises:
+        DerError: when the walk comes to something that is no value.
+    """
+    while start < stop:
+        tag, inner, outer = header(data, start, stop)
+        yield tag, inner, outer
+        start = outer
+
+
+def dotted(contents: bytes) -> str:
+    """Spell the contents of an OBJECT IDENTIFIER as text, like "2.5.4.3".
+
+    Raises:
+        DerError: it is empty, ends inside a number, or is absurdly long.
+    """
+    if not contents or contents[-1] & 0x80 or len(contents) > _MAX_OID_BYTES:
+        raise DerError(f"bad object identifier {contents[:16].hex()}")
+    numbers = []
+    number = 0
+    for byte in contents:
+        number = number << 7 | byte & 0x7F
+        if not byte & 0x80:
+            numbers.append(number)
+            number = 0
+    first = min(numbers[0] // 40, 2)
+    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))
+
+
+def text(tag: int, contents: bytes) -> str:
+    """Read a string of any ASN.1 string type. Never fails on its octets; holds no lone surrogates.
+
+    Raises:
+        DerError: the tag is not that of a string type.
+    """
+    codec = _STRING_CODECS.get(tag)
+    if codec is None:
+        raise DerError(f"tag {tag:#04x} is not a string type")
+    if codec == "utf-8":
+        return ascii_text(contents)
+    return contents.decode(codec, "replace")
+
+
+def ascii_text(contents: bytes) -> str:
+    """Read octets that should be ASCII: as UTF-8, or else as Latin-1, which never fails."""
+    try:
+        return contents.decode()
+    except UnicodeDecodeError:
+        return contents.decode("latin-1")

@@ -1,0 +1,169 @@
+"""X.509 extensions -> the text certstream shows for them (RFC 5280 section 4.2).
+
+`EXTENSIONS` is the whole catalogue: by OID, the name an extension has in a message, the function
+that reads its value, and whether the same bytes come again in other certificates. Those that do
+(everything a CA writes into each certificate it issues) are worth remembering by their bytes; those
+that do not (the key id) would only fill a cache.
+
+Each reader takes the extension's value, DER as the OCTET STRING holds it, and gives the text: ""
+where there is a value with nothing in it, None where certstream shows nothing. It raises
+`der.DerError` when the value cannot be read. The texts' small print (a newline after each policy,
+"Content Commitment", dotted OIDs only for what has no name) is the seed's, which clients parse.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from ctparse import der, names
+
+_KEY_USAGES = (
+    "Digital Signature",
+    "Content Commitment",
+    "Key Encipherment",
+    "Data Encipherment",
+    "Key Agreement",
+    "Certificate Signing",
+    "CRL Signing",
+    "Encipher Only",
+    "Decipher Only",
+)
+
+# In the order in which they are shown, whatever order they stand in.
+_EXTENDED_KEY_USAGES = {
+    "1.3.6.1.5.5.7.3.1": "serverAuth",
+    "1.3.6.1.5.5.7.3.2": "clientAuth",
+    "1.3.6.1.5.5.7.3.3": "codeSigning",
+    "1.3.6.1.5.5.7.3.4": "emailProtection",
+    "1.3.6.1.5.5.7.3.8": "timeStamping",
+    "1.3.6.1.5.5.7.3.9": "OCSPSigning",
+    "2.5.29.37.0": "anyExtendedKeyUsage",
+}
+
+
+def _sequence(value: bytes, what: str) -> tuple[int, int]:
+    return der.expect(value, 0, len(value), der.SEQUENCE, what)
+
+
+def authority_info_access(value: bytes) -> str | None:
+    """Spell the URIs: "URI:http://ocsp.example, URI:http://ca.example/ca.crt"."""
+    uris = []
+    for _, start, stop in der.children(value, *_sequence(value, "AuthorityInfoAccessSyntax")):
+        _, _, method_stop = der.header(value, start, stop)
+        tag, name, name_stop = der.header(value, method_stop, stop)
+        if tag == names.URI:
+            uris.append(names.general_name(value, tag, name, name_stop))
+    return ", ".join(uris) or None
+
+
+def authority_key_identifier(value: bytes) -> str | None:
+    """Spell the key id: "keyid:00:b5:…"; None when the issuer is named in another way."""
+    for tag, start, stop in der.children(value, *_sequence(value, "AuthorityKeyIdentifier")):
+        if tag == 0x80:
+            return f"keyid:{value[start:stop].hex(':')}"
+    return None
+
+
+def subject_key_identifier(value: bytes) -> str:
+    """Spell the key id: "keyid:51:b7:…"."""
+    start, stop = der.expect(value, 0, len(value), der.OCTET_STRING, "SubjectKeyIdentifier")
+    return f"keyid:{value[start:stop].hex(':')}"
+
+
+def basic_constraints(value: bytes) -> str:
+    """Spell whether the subject is a CA: "CA:TRUE" or "CA:FALSE"."""
+    start, stop = _sequence(value, "BasicConstraints")
+    if start < stop:
+        tag, at, end = der.header(value, start, stop)
+        if tag == der.BOOLEAN and any(value[at:end]):
+            return "CA:TRUE"
+    return "CA:FALSE"
+
+
+def certificate_policies(value: bytes) -> str | None:
+    """Spell the policies, a line each: "Policy: 2.23.140.1.2.1" and a newline."""
+    lines = []
+    for _, start, stop in der.children(value, *_sequence(value, "CertificatePolicies")):
+        oid, oid_stop = der.expect(value, start, stop, der.OBJECT_IDENTIFIER, "policyIdentifier")
+        lines.append(f"Policy: {der.dotted(value[oid:oid_stop])}\n")
+    return "".join(lines) or None
+
+
+def extended_key_usage(value: bytes) -> str:
+    """Spell the purposes, those without a name as their OID, last: "serverAuth, 1.3.6.1.4.1.5"."""
+    oids = []
+    for tag, start, stop in der.children(value, *_sequence(value, "ExtKeyUsageSyntax")):
+        if tag != der.OBJECT_IDENTIFIER:
+            raise der.DerError(f"KeyPurposeId has tag {tag:#04x}")
+        oids.append(der.dotted(value[start:stop]))
+    named = [name for oid, name in _EXTENDED_KEY_USAGES.items() if oid in oids]
+    return ", ".join(named + [oid for oid in oids if oid not in _EXTENDED_KEY_USAGES])
+
+
+def key_usage(value: bytes) -> str:
+    """Spell the bits that are set: "Digital Signature, Key Encipherment"."""
+    start, stop = der.expect(value, 0, len(value), der.BIT_STRING, "KeyUsage")
+    bits = value[start + 1 : stop]
+    return ", ".join(
+        usage
+        for bit, usage in enumerate(_KEY_USAGES)
+        if bit // 8 < len(bits) and bits[bit // 8] & 0x80 >> bit % 8
+    )
+
+
+def subject_alt_name(value: bytes, problems: list[str]) -> tuple[list[str], str | None]:
+    """Read the names: the DNS names as a list, and the text for all: "DNS:a.example, email:x@y".
+
+    A name that cannot be read is left out and told in `problems`.
+    """
+    start, stop = _sequence(value, "SubjectAltName")
+    dns_names: list[str] = []
+    texts: list[str] = []
+    while start < stop:
+        tag, at, start = der.header(value, start, stop)
+        if tag == names.DNS_NAME:
+            name = der.ascii_text(value[at:start])
+            dns_names.append(name)
+            texts.append("DNS:" + name)
+        else:
+            try:
+                texts.append(names.general_name(value, tag, at, start))
+            except der.DerError as error:
+                problems.append(f"subjectAltName: {error}")
+    return dns_names, ", ".join(texts) or None
+
+
+def ct_poison(_value: bytes) -> bool:
+    """Say that it is there: it marks a precertificate (RFC 6962 section 3.1)."""
+    return True
+
+
+class Extension(msgspec.Struct, frozen=True):
+    """How one kind of extension is read.
+
+    Attributes:
+        name: its key in a message.
+        read: gives what stands there; None: certstream shows nothing.
+        repeats: whether the same bytes come in many certificates.
+    """
+
+    name: str
+    read: Callable[[bytes], str | bool | None]
+    repeats: bool = True
+
+
+# By OID, as the whole TLV that stands in a certificate.
+EXTENSIONS = {
+    bytes.fromhex("0603551d0e"): Extension(
+        "subjectKeyIdentifier", subject_key_identifier, repeats=False
+    ),
+    bytes.fromhex("0603551d0f"): Extension("keyUsage", key_usage),
+    bytes.fromhex("0603551d13"): Extension("basicConstraints", basic_constraints),
+    bytes.fromhex("0603551d20"): Extension("certificatePolicies", certificate_policies),
+    bytes.fromhex("0603551d23"): Extension("authorityKeyIdentifier", authority_key_identifier),
+    bytes.fromhex("0603551d25"): Extension("extendedKeyUsage", extended_key_usage),
+    bytes.fromhex("06082b06010505070101"): Extension("authorityInfoAccess", authority_info_access),
+    bytes.fromhex("060a2b06010401d679020403"): Extension("ctlPoisonByte", ct_poison),
+}
+# Apart from the others, because the DNS names in it are wanted for themselves as well.
+SUBJECT_ALT_NAME = bytes.fromhex("0603551d11")

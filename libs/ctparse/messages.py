@@ -1,0 +1,195 @@
+"""An entry -> its message, in the three forms the streams carry. One encode makes all three.
+
+    full     {"message_type":"certificate_update","data":{... ,"as_der":...},"chain":[...], ...}}
+    lite     the same without as_der and chain
+    domains  {"message_type":"dns_entries","data":[...]}
+
+Each is one line of JSON (encoders escape control characters, and every text that came out of a
+certificate went through one) and opens with its message_type, so that whoever numbers messages can
+put an id in after the first brace.
+
+The text of the leaf is written once; `lite` adds the frame around it, `full` also the DER and the
+chain. A log serves a few hundred chains over and over: each is rendered once and found again by
+its first bytes and its length, then compared in full, which is cheaper than hashing kilobytes.
+"""
+
+from binascii import b2a_base64
+from collections.abc import Callable, Sequence
+from hashlib import sha1, sha256
+
+import msgspec
+
+from ctparse.certificate import Certificate, CertificateReader
+from ctparse.entry import Entry, Malformed, Unreadable
+
+# The first certificate's serial number lies within these bytes; for static-ct, two fingerprints.
+_CHAIN_HEAD = 64
+_MAX_CHAINS_BYTES = 16 * 1024 * 1024
+
+
+class Source(msgspec.Struct, frozen=True):
+    """The log a message comes from, as the message names it.
+
+    Attributes:
+        name: what its operator calls it.
+        url: where it is, with a slash at the end.
+        operator: who runs it.
+        type: "rfc6962" or "static-ct".
+    """
+
+    name: str
+    url: str
+    operator: str
+    type: str
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One certificate, ready to publish.
+
+    Attributes:
+        sha256: fingerprint of the certificate, 32 bytes; what it is deduplicated by.
+        sha1: its other fingerprint, 20 bytes.
+        full: certificate_update with DER and chain, one line of JSON.
+        lite: certificate_update without them.
+        domains: dns_entries.
+        problems: what could not be read and was left out, a line each.
+    """
+
+    sha256: bytes
+    sha1: bytes
+    full: bytes
+    lite: bytes
+    domains: bytes
+    problems: tuple[str, ...]
+
+
+class _Chain(msgspec.Struct, frozen=True, gc=False):
+    raw: bytes
+    json: bytes
+    problems: tuple[str, ...]
+
+
+class MessageWriter:
+    """Writes the messages of one log."""
+
+    def __init__(
+        self,
+        source: Source,
+        link: Callable[[int], str],
+        resolve: Callable[[bytes], Sequence[bytes]],
+        *,
+        chain_der: bool = False,
+        reader: CertificateReader | None = None,
+    ) -> None:
+        """Prepare what stays the same from message to message.
+
+        Args:
+            source: the log.
+            link: index -> where the entry can be fetched (`cert_link`).
+            resolve: `Entry.chain` -> the DER of its certificates, issuer first
+                (`rfc6962.chain_certificates`, or a look-up of fingerprints).
+            chain_der: whether certificates of the chain carry `as_der`, too.
+            reader: shared by the writers of a process, so that they share what it remembers.
+        """
+        self._reader = reader or CertificateReader()
+        self._link = link
+        self._resolve = resolve
+        self._chain_der = chain_der
+        self._encode = msgspec.json.Encoder().encode
+        self._chains: dict[tuple[bytes, int], _Chain] = {}
+        self._chains_bytes = 0
+        self._source = self._text(source)
+
+    def write(self, entry: Entry, sha256: bytes, seen: float) -> Message:
+        """Write the message of an entry.
+
+        Args:
+            entry: as a log served it.
+            sha256: of `entry.certificate`.
+            seen: when it was fetched, Unix seconds.
+
+        Raises:
+            Unreadable: the certificate has not even an outline. Certificates of the chain that
+                have none are left out and told in `problems`.
+        """
+        der = entry.certificate
+        certificate = self._reader.read(der)
+        digest = sha1(der, usedforsecurity=False).digest()
+        domains = self._text(certificate.domains)
+        if entry.is_precert:
+            kind = "PrecertLogEntry"
+            certificate.extensions["ctlPoisonByte"] = '"ctlPoisonByte":true'
+        else:
+            kind = "X509LogEntry"
+        leaf = (
+            f'{{"message_type":"certificate_update","data":{{"update_type":"{kind}","leaf_cert":'
+            f'{self._certificate(certificate, sha256, digest)},"all_domains":{domains}'
+        ).encode()
+        rest = (
+            f'"cert_index":{entry.index},"cert_link":{self._text(self._link(entry.index))},'
+            f'"seen":{self._text(seen)},'
+            f'"submission_timestamp":{self._text(entry.timestamp / 1000)},'
+            f'"source":{self._source}}}}}'
+        ).encode()
+        chain = self._chain(entry.chain)
+        der64 = b2a_base64(der, newline=False)
+        return Message(
+            sha256,
+            digest,
+            b"".join((leaf, b',"as_der":"', der64, b'"},"chain":', chain.json, b",", rest)),
+            b"".join((leaf, b"},", rest)),
+            f'{{"message_type":"dns_entries","data":{domains}}}'.encode(),
+            (*certificate.problems, *chain.problems),
+        )
+
+    def _certificate(self, certificate: Certificate, sha256: bytes, sha1: bytes) -> str:
+        """Write the members that leaf and chain certificates share; the brace stays open."""
+        sha1_text = sha1.hex(":").upper()
+        not_before, not_after = certificate.not_before, certificate.not_after
+        return (
+            f'{{"subject":{certificate.subject},"issuer":{certificate.issuer},'
+            f'"serial_number":"{certificate.serial_number}",'
+            f'"not_before":{"null" if not_before is None else not_before},'
+            f'"not_after":{"null" if not_after is None else not_after},'
+            f'"fingerprint":"{sha1_text}","sha1":"{sha1_text}","sha256":"{sha256.hex(":").upper()}",'
+            f'"signature_algorithm":{self._text(certificate.signature_algorithm)},'
+            f'"is_ca":{"true" if certificate.is_ca else "false"},'
+            f'"extensions":{{{",".join(certificate.extensions.values())}}}'
+        )
+
+    def _text(self, value: object) -> str:
+        return self._encode(value).decode()
+
+    def _chain(self, raw: bytes) -> _Chain:
+        key = raw[:_CHAIN_HEAD], len(raw)
+        chain = self._chains.get(key)
+        if chain is None or chain.raw != raw:
+            chain = self._render_chain(raw)
+            self._chains_bytes += len(raw) + len(chain.json)
+            if self._chains_bytes > _MAX_CHAINS_BYTES:
+                self._chains.clear()
+                self._chains_bytes = len(raw) + len(chain.json)
+            self._chains[key] = chain
+        return chain
+
+    def _render_chain(self, raw: bytes) -> _Chain:
+        rendered: list[bytes] = []
+        problems: list[str] = []
+        try:
+            certificates = self._resolve(raw)
+        except Malformed as error:
+            certificates = ()
+            problems.append(f"chain: {error}")
+        for position, der in enumerate(certificates):
+            try:
+                certificate = self._reader.read(der)
+            except Unreadable as error:
+                problems.append(f"chain certificate {position}: {error}")
+                continue
+            problems += [f"chain certificate {position}: {text}" for text in certificate.problems]
+            body = self._certificate(
+                certificate, sha256(der).digest(), sha1(der, usedforsecurity=False).digest()
+            ).encode()
+            as_der = b',"as_der":"%b"' % b2a_base64(der, newline=False) if self._chain_der else b""
+            rendered.append(b"%b%b}" % (body, as_der))
+        return _Chain(raw, b"[%b]" % b",".join(rendered), tuple(problems))
