@@ -15,5 +15,5 @@ started again serves the same logs, and a test can say what must have arrived.
     record        every entry of a world, as lines
     loglist       the signed log list, and the configuration that follows the world
     server, routes, app, cli    HTTP and the process
-    oracle        what should have been delivered against what was
+    examine, oracle    what should have been delivered against what was
 """
