@@ -103,7 +103,7 @@ def _items(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
     if node.value is None:
         return ()
     if not isinstance(node.value, list):
-        problems.append(_problem(node, key, "a list"))
+        problems.append(_problem(node, key, "a list", secret=_is_secret(kind)))
         return msgspec.UNSET
     items = (_value(kind, item, f"{key}[{i}]", problems) for i, item in enumerate(node.value))
     return tuple(item for item in items if item is not msgspec.UNSET)

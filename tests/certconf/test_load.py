@@ -1,0 +1,343 @@
+"""Where settings come from, and what peers' files and variables become."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from certconf import Config, ConfigError, RedisURL, Secret, environment, load
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+PEER_FILE = FIXTURES / "peer_config.yaml"
+
+
+def of(config: object, key: str) -> object:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_are_those_of_the_peer() -> None:
+    """Its file has every key at its default, so loading it must change nothing but the two logs."""
+    loaded, default = load(PEER_FILE, {}), load(None, {})
+    assert loaded.custom_logs[0].url == "https://ct.example.com/log"
+    assert loaded.custom_logs[0].batch_size == 128
+    assert loaded.static_logs[0].log_origin == "ct.example.com/2026h2"
+    for field in Config.__struct_fields__:
+        if field not in {"custom_logs", "static_logs", "notices", "file"}:
+            assert getattr(loaded, field) == getattr(default, field), field
+    assert default.file is None
+    assert default.notices == ()
+
+
+def test_peer_keys_without_a_meaning_are_named_once_each() -> None:
+    notices = load(PEER_FILE, {}).notices
+    keys = [notice.removeprefix(f"{PEER_FILE}:").split(": ")[1].split()[0] for notice in notices]
+    assert keys == ["buffer_size", "dedup.capacity", "ct_log.catalog_authority_overrides"]
+
+
+def test_every_peer_key_takes_another_value(tmp_path: Path) -> None:
+    """No key of the peer's file is accepted and then forgotten."""
+    changed = {
+        "host": "127.0.0.1",
+        "port": 9090,
+        "log_level": "debug",
+        "tls_cert": Path("/etc/tls/tls.crt"),
+        "tls_key": Path("/etc/tls/tls.key"),
+        "protocols": dict.fromkeys(["websocket", "sse", "metrics", "health", "example_json"], False)
+        | {"api": True},
+        "streams": dict.fromkeys(["full", "lite", "domains_only"], False),
+        "ct_log": {
+            "retry_max_attempts": 4,
+            "retry_initial_delay_ms": 1001,
+            "retry_max_delay_ms": 30001,
+            "request_timeout_secs": 31,
+            "healthy_threshold": 3,
+            "unhealthy_threshold": 6,
+            "health_check_interval_secs": 61,
+            "state_file": Path("other.json"),
+            "batch_size": 512,
+            "poll_interval_ms": 999,
+            "fetch_concurrency": 5,
+            "start_overlap_leaves": 0,
+            "rfc6962_enabled": False,
+            "static_ct_enabled": False,
+            "checkpoint_signature_mode": "enforce",
+            "default_operator_rate_limit_ms": 0,
+            "operator_rate_limits": {"sectigo": 250},
+        },
+        "dedup": {"ttl_secs": 60},
+        "connection_limit": {"enabled": True, "max_connections": 5, "per_ip_limit": 2},
+        "rate_limit": {
+            "enabled": True,
+            "max_tokens": 1,
+            "refill_rate": 0.5,
+            "burst": 2,
+            "window_seconds": 61,
+            "window_max_requests": 10,
+            "burst_window_seconds": 11,
+        },
+        "auth": {"enabled": True, "tokens": ["s3cret"], "header_name": "X-Token"},
+        "hot_reload": {"enabled": True, "watch_path": Path("/etc/other.yaml")},
+    }
+    file = tmp_path / "changed.yaml"
+    file.write_text(yaml.safe_dump(msgspec.to_builtins(changed, enc_hook=str)))
+    config = load(file, {})
+    peer_keys = yaml.safe_load(PEER_FILE.read_text())
+    for section, value in changed.items():
+        if not isinstance(value, dict):
+            assert of(config, section) == value
+            continue
+        unused = {"capacity", "catalog_authority_overrides"}
+        assert set(value) == set(peer_keys[section]) - unused, f"{section} is not tested whole"
+        for key, expected in value.items():
+            got = of(config, f"{section}.{key}")
+            assert (got == (Secret("s3cret"),)) if key == "tokens" else (got == expected)
+
+
+def test_older_names() -> None:
+    text = (
+        "rate_limit:\n"
+        "  {free_max_tokens: 42, free_refill_rate: 7, free_burst: 3,\n"
+        "   standard_max_tokens: 500, premium_refill_rate: 99, premium_burst: 8}\n"
+        "auth: {standard_tokens: [a], premium_tokens: [b, 0123]}\n"
+        "ct_logs_url: https://lists.example/list.json\n"
+        "additional_log_lists: []\n"
+        "api: {cache_capacity: 10}\n"
+    )
+    Path("config.yaml").write_text(text)
+    config = load(None, {})
+    assert config.file == Path("config.yaml")
+    limit = config.rate_limit
+    assert (limit.max_tokens, limit.refill_rate, limit.burst) == (42, 7, 3)
+    assert limit.standard.max_tokens == 500
+    assert (limit.premium.refill_rate, limit.premium.burst) == (99, 8)
+    assert config.auth.standard_tokens == (Secret("a"),)
+    assert [token.reveal() for token in config.auth.premium_tokens] == ["b", "0123"]
+    assert [notice.split(": ")[1].split()[0] for notice in config.notices] == [
+        "ct_logs_url",
+        "additional_log_lists",
+        "api.cache_capacity",
+    ]
+
+
+def test_the_newer_name_wins_and_the_older_is_told() -> None:
+    Path("config.yaml").write_text("rate_limit: {max_tokens: 1, free_max_tokens: 2}")
+    config = load(None, {})
+    assert config.rate_limit.max_tokens == 1
+    (notice,) = config.notices
+    assert notice == (
+        "config.yaml:1: rate_limit.free_max_tokens is the older name of rate_limit.max_tokens, "
+        "which is given too"
+    )
+
+
+VARIABLES: dict[str, tuple[str, object]] = {
+    "HOST": ("::1", "::1"),
+    "PORT": ("9000", 9000),
+    "LOG_LEVEL": ("WARN", "warn"),
+    "TLS_CERT": ("/c.pem", Path("/c.pem")),
+    "TLS_KEY": ("/k.pem", Path("/k.pem")),
+    "WS_ENABLED": ("false", False),
+    "SSE_ENABLED": ("0", False),
+    "METRICS_ENABLED": ("FALSE", False),
+    "HEALTH_ENABLED": ("no", False),
+    "EXAMPLE_JSON_ENABLED": ("off", False),
+    "API_ENABLED": ("true", True),
+    "STREAM_FULL_ENABLED": ("false", False),
+    "STREAM_LITE_ENABLED": ("false", False),
+    "STREAM_DOMAINS_ONLY_ENABLED": ("false", False),
+    "CONNECTION_LIMIT_ENABLED": ("true", True),
+    "CONNECTION_LIMIT_MAX_CONNECTIONS": ("7", 7),
+    "CONNECTION_LIMIT_PER_IP_LIMIT": ("3", 3),
+    "RATE_LIMIT_ENABLED": ("1", True),
+    "AUTH_ENABLED": ("true", True),
+    "AUTH_TOKENS": ("one, two,,0123", (Secret("one"), Secret("two"), Secret("0123"))),
+    "AUTH_HEADER_NAME": ("X-Key", "X-Key"),
+    "HOT_RELOAD_ENABLED": ("true", True),
+    "HOT_RELOAD_WATCH_PATH": ("/etc/c.yaml", Path("/etc/c.yaml")),
+    "DEDUP_TTL_SECS": ("10", 10),
+    "RFC6962_ENABLED": ("false", False),
+    "STATIC_CT_ENABLED": ("false", False),
+    "STATIC_CT_CHECKPOINT_SIGNATURE": ("enforce", "enforce"),
+    "CT_LOG_STATE_FILE": ("s.json", Path("s.json")),
+    "CT_LOG_RETRY_MAX_ATTEMPTS": ("0", 0),
+    "CT_LOG_RETRY_INITIAL_DELAY_MS": ("5", 5),
+    "CT_LOG_RETRY_MAX_DELAY_MS": ("6000", 6000),
+    "CT_LOG_REQUEST_TIMEOUT_SECS": ("2.5", 2.5),
+    "CT_LOG_BATCH_SIZE": ("64", 64),
+    "CT_LOG_POLL_INTERVAL_MS": ("50", 50),
+    "CT_LOG_FETCH_CONCURRENCY": ("9", 9),
+    "CT_LOG_START_OVERLAP_LEAVES": ("0", 0),
+    "CT_LOG_HEALTHY_THRESHOLD": ("1", 1),
+    "CT_LOG_UNHEALTHY_THRESHOLD": ("9", 9),
+    "CT_LOG_HEALTH_CHECK_INTERVAL_SECS": ("1", 1),
+    "REDIS_URL": ("rediss://u:p@redis:6380/1", RedisURL("rediss://u:p@redis:6380/1")),
+    "REDIS_READ_URL": ("unix:///run/r.sock?db=1", RedisURL("unix:///run/r.sock?db=1")),
+    "LOG_LISTS": ("[]", ()),
+    "STATE_DIR": ("/var/lib/certs", Path("/var/lib/certs")),
+}
+UNUSED_VARIABLES = {"BUFFER_SIZE", "DEDUP_CAPACITY", "CT_LOGS_URL", "ADDITIONAL_LOG_LISTS"}
+
+
+def test_the_table_above_is_complete() -> None:
+    assert set(environment.SETTINGS) == set(VARIABLES) | UNUSED_VARIABLES
+
+
+def test_every_variable_wins_over_the_file() -> None:
+    environ = {f"CERTSTREAM_{name}": text for name, (text, _) in VARIABLES.items()}
+    config, default = load(PEER_FILE, environ), load(PEER_FILE, {})
+    for name, (_, expected) in VARIABLES.items():
+        setting = environment.SETTINGS[name]
+        assert of(config, setting) == expected, name
+        assert of(default, setting) != expected, f"{name} is tested with its default"
+
+
+@pytest.mark.parametrize("name", sorted(UNUSED_VARIABLES))
+def test_variables_without_a_meaning_are_told(name: str) -> None:
+    (notice,) = load(None, {f"CERTSTREAM_{name}": "3"}).notices
+    assert notice.startswith(f"CERTSTREAM_{name}: {environment.SETTINGS[name]} is not needed here")
+
+
+@pytest.mark.parametrize("name", sorted(VARIABLES))
+def test_an_empty_variable_is_not_set(name: str) -> None:
+    assert load(None, {f"CERTSTREAM_{name}": " "}) == load(None, {})
+
+
+def test_unknown_variables_are_told_with_the_nearest() -> None:
+    (notice,) = load(None, {"CERTSTREAM_PROT": "1", "OTHER": "x"}).notices
+    assert notice == (
+        "CERTSTREAM_PROT is not a variable of this server, and ignored: "
+        "did you mean CERTSTREAM_PORT?"
+    )
+
+
+def test_kubernetes_service_links_are_no_settings() -> None:
+    config = load(
+        None,
+        {
+            "CERTSTREAM_PORT": "tcp://10.0.0.7:8080",
+            "CERTSTREAM_SERVICE_HOST": "10.0.0.7",
+            "CERTSTREAM_SERVICE_PORT": "8080",
+            "CERTSTREAM_SERVICE_PORT_HTTP": "8080",
+            "CERTSTREAM_PORT_8080_TCP_ADDR": "10.0.0.7",
+        },
+    )
+    assert config.port == 8080
+    (notice,) = config.notices
+    assert "Kubernetes" in notice
+
+
+def test_the_command_line_wins() -> None:
+    Path("config.yaml").write_text("port: 1001\nstreams: {full: false}\ncustom_logs: []")
+    logs = [{"name": "a", "url": "https://a.example"}]
+    config = load(
+        None, {"CERTSTREAM_PORT": "1002"}, {"port": "1003", "log_lists": [], "custom_logs": logs}
+    )
+    assert config.port == 1003
+    assert config.log_lists == ()
+    assert config.custom_logs[0].name == "a"
+    assert config.streams.full is False, "what is not overridden stays"
+
+
+def test_the_file_is_looked_for_as_the_peer_does() -> None:
+    Path("config.yml").write_text("port: 1001")
+    assert load(None, {}).port == 1001
+    Path("config.yaml").write_text("port: 1002")
+    assert load(None, {}).port == 1002
+    Path("named.yaml").write_text("port: 1003")
+    assert load(None, {"CERTSTREAM_CONFIG": "named.yaml"}).port == 1003
+    assert load("config.yml", {"CERTSTREAM_CONFIG": "named.yaml"}).port == 1001
+
+
+def test_an_empty_file_and_empty_sections_are_defaults() -> None:
+    Path("config.yaml").write_text("# nothing\n")
+    Path("empty.yaml").write_text("ct_log:\ncustom_logs:\nlog_lists:\nstreams: {}\n")
+    assert load("empty.yaml", {}).ct_log == load(None, {}).ct_log
+    assert load("empty.yaml", {}).log_lists is None, "null is the default, [] is none"
+
+
+def test_numbers_stay_text_where_text_is_meant() -> None:
+    Path("config.yaml").write_text("auth: {tokens: [0123, on, 12:30:45, 2026-01-01]}")
+    tokens = [token.reveal() for token in load(None, {}).auth.tokens]
+    assert tokens == ["0123", "on", "12:30:45", "2026-01-01"]
+
+
+def test_log_lists() -> None:
+    Path("config.yaml").write_text(
+        "log_lists:\n"
+        "- {url: https://l/list.json, signature_url: https://l/list.sig, key: /etc/key.pem}\n"
+        "- {url: lists/own.json, unsigned: true}\n"
+    )
+    signed, own = load(None, {}).log_lists or ()
+    assert (signed.signature_url, signed.key, signed.unsigned) == (
+        "https://l/list.sig",
+        "/etc/key.pem",
+        False,
+    )
+    assert (own.url, own.unsigned) == ("lists/own.json", True)
+
+
+def test_state_dir() -> None:
+    assert load(None, {}).state_dir == Path.home() / ".local/state/certstream-server"
+    assert load(None, {"XDG_STATE_HOME": "/x"}).state_dir == Path("/x/certstream-server")
+    environ = {"XDG_STATE_HOME": "/x", "CERTSTREAM_STATE_DIR": "/y"}
+    assert load(None, environ).state_dir == Path("/y")
+    assert load(None, {}, {"state_dir": "~/z"}).state_dir == Path.home() / "z"
+
+
+@pytest.mark.parametrize(
+    ("url", "complete", "shown"),
+    [
+        ("redis://h:1/0", "redis://:p%40%2Fss@h:1/0", "redis://:***@h:1/0"),
+        ("redis://me@h", "redis://me:p%40%2Fss@h", "redis://me:***@h"),
+        ("redis://:own@h", "redis://:own@h", "redis://:***@h"),
+        ("unix:///s.sock", "unix://:p%40%2Fss@/s.sock", "unix://:***@/s.sock"),
+    ],
+)
+def test_redis_password_from_a_file(tmp_path: Path, url: str, complete: str, shown: str) -> None:
+    (tmp_path / "password").write_text("p@/ss\n")
+    config = load(None, {}, {"redis_url": url, "redis_password_file": str(tmp_path / "password")})
+    assert config.redis_url is not None
+    assert config.redis_url.reveal() == complete
+    assert str(config.redis_url) == shown
+
+
+def test_secrets_do_not_show() -> None:
+    environ = {
+        "CERTSTREAM_AUTH_TOKENS": "hunter2",
+        "CERTSTREAM_REDIS_URL": "redis://me:hunter2@h:6379/0?password=hunter2",
+    }
+    config = load(None, environ)
+    (token,) = config.auth.tokens
+    for text in (repr(config), str(config), f"{config}", f"{token}", f"{config.redis_url}"):
+        assert "hunter2" not in text
+    assert "redis://me:***@h:6379/0" in repr(config)
+    assert token.reveal() == "hunter2"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "auth.enabled",
+        "connection_limit.enabled",
+        "rate_limit.enabled",
+        "hot_reload.enabled",
+        "protocols.api",
+    ],
+)
+def test_what_has_no_effect_yet_is_told(setting: str) -> None:
+    (notice,) = load(None, {}, {setting: True}).notices
+    assert notice.startswith(f"{setting}: ")
+
+
+def test_a_section_that_is_none_is_told_even_under_a_variable() -> None:
+    Path("config.yaml").write_text("ct_log: 5")
+    with pytest.raises(ConfigError, match=r"config.yaml:1: ct_log: 5 is not a section"):
+        load(None, {"CERTSTREAM_CT_LOG_BATCH_SIZE": "5"})
