@@ -54,7 +54,7 @@ class Certificate(msgspec.Struct, frozen=True, gc=False):
         der: its bytes, as they were submitted.
         tbs: of a precertificate, the TBSCertificate without the poison; else empty.
         issuer: who issued it.
-        names: its DNS names, the common name first, without repeats.
+        names: its DNS names, the common name first if it has one, without repeats.
         sha256: of `der`.
     """
 
@@ -86,7 +86,9 @@ class Certificates:
         chance = stream(self._spec.seed, "certificate", pair, 1024)
         issued = issued_at(self._spec, 2 * pair)
         issuer = self._by_weight[chance.read(1)[0] % len(self._by_weight)]
-        names = _names(chance, pair)
+        domain, *others = _domains(chance, pair)
+        alternative_names = sorted([domain, *others])
+        has_subject = issuer.style.subject != "empty"
         usage, key = self._key(issuer, chance)
         serial = bytes((chance.read(1)[0] & 0x7F | 0x40,)) + chance.read(15)
         not_before = issued // 3_600_000 * 3600 - 3600
@@ -95,12 +97,12 @@ class Certificates:
             issuer.style.algorithm,
             issuer.name,
             x509der.validity(not_before, not_before + issuer.style.days * DAY - 1),
-            _subject(issuer, names[0], chance),
+            _subject(issuer, domain, chance),
             key,
             usage,
             *issuer.extensions,
             x509der.extension(SKI, x509der.tlv(x509der.OCTET_STRING, _key_identifier(key))),
-            _alternative_names(names, critical=issuer.style.subject == "empty"),
+            _san(alternative_names, critical=not has_subject),
         )
         own = self._scts(chance, issued) if is_final else POISON
         algorithm = issuer.style.algorithm
@@ -114,7 +116,7 @@ class Certificates:
             der=der,
             tbs=b"" if is_final else x509der.to_be_signed(*fields),
             issuer=issuer,
-            names=names,
+            names=tuple(dict.fromkeys([domain] * has_subject + alternative_names)),
             sha256=sha256(der).digest(),
         )
 
@@ -138,8 +140,8 @@ class Certificates:
         return x509der.extension(SCTS, x509der.tlv(x509der.OCTET_STRING, _opaque16(scts)))
 
 
-def _names(chance: BytesIO, pair: int) -> tuple[str, ...]:
-    """1 to 5 names mostly, 100 at times, of a domain that no other pair has."""
+def _domains(chance: BytesIO, pair: int) -> tuple[str, ...]:
+    """1 to 5 names mostly, 100 at times, first the domain that no other pair has."""
     first, second, suffix, kind, more = chance.read(5)
     domain = (
         f"{WORDS[first % len(WORDS)]}-{WORDS[second % len(WORDS)]}-{pair:x}"
@@ -183,9 +185,9 @@ def _organization(number: int) -> tuple[bytes, ...]:
     )
 
 
-def _alternative_names(names: tuple[str, ...], *, critical: bool) -> bytes:
-    """The subjectAltName extension, names in alphabetical order as most authorities write them."""
-    encoded = (x509der.tlv(0x82, name.encode()) for name in sorted(names))
+def _san(names: list[str], *, critical: bool) -> bytes:
+    """The subjectAltName extension."""
+    encoded = (x509der.tlv(0x82, name.encode()) for name in names)
     return x509der.extension(SAN, x509der.tlv(x509der.SEQUENCE, *encoded), critical=critical)
 
 

@@ -4,17 +4,14 @@ from base64 import b64encode
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from itertools import count
-from math import gcd, prod
 
 import msgspec
 import yaml
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from simlog.chance import draw
-from simlog.log import Log
+from simlog.log import ECDSA, Log
 from simlog.static_ct import origin
 from simlog.world import World
 
@@ -25,13 +22,15 @@ MMD_STATIC = 60
 class LogList:
     """The log list of a world that is served at `url` (no trailing slash).
 
-    Version 3 of the schema of https://www.gstatic.com/ct/log_list/v3/log_list_schema.json, signed
-    as Google signs its own: RSA with PKCS #1 v1.5 and SHA-256, detached.
+    Version 3 of the schema of https://www.gstatic.com/ct/log_list/v3/log_list_schema.json, with a
+    detached signature as Google's has one; by an ECDSA key, because that can be had from a seed.
     """
 
     def __init__(self, world: World, url: str) -> None:
         self._world = world
         self._url = url
+        secret = int.from_bytes(draw(world.spec.seed, "log list key", 0, 31))
+        self._key = ec.derive_private_key(secret, ec.SECP256R1())
 
     @cached_property
     def json(self) -> bytes:
@@ -55,7 +54,7 @@ class LogList:
     @cached_property
     def signature(self) -> bytes:
         """The detached signature over `json`."""
-        return self._key.sign(self.json, padding.PKCS1v15(), SHA256())
+        return self._key.sign(self.json, ECDSA)
 
     @cached_property
     def public_key(self) -> bytes:
@@ -108,32 +107,6 @@ class LogList:
     @property
     def _start(self) -> datetime:
         return datetime.fromtimestamp(int(self._world.spec.start), UTC)
-
-    @cached_property
-    def _key(self) -> rsa.RSAPrivateKey:
-        """An RSA key from the seed; takes some tenths of a second, so only when it is needed."""
-        seed, exponent = self._world.spec.seed, 65537
-        p, q = _prime(seed, "log list p"), _prime(seed, "log list q")
-        d = rsa.rsa_recover_private_exponent(exponent, p, q)
-        return rsa.RSAPrivateNumbers(
-            p,
-            q,
-            d,
-            rsa.rsa_crt_dmp1(d, p),
-            rsa.rsa_crt_dmq1(d, q),
-            rsa.rsa_crt_iqmp(p, q),
-            rsa.RSAPublicNumbers(exponent, p * q),
-        ).private_key()
-
-
-def _prime(seed: int, label: str) -> int:
-    """A prime of 1024 bits. A Fermat test is enough for numbers that nobody chose."""
-    small = prod(number for number in range(3, 2000, 2))
-    for attempt in count():
-        candidate = int.from_bytes(draw(seed, label, attempt, 128)) | 3 << 1022 | 1
-        if gcd(candidate, small) == 1 and pow(2, candidate - 1, candidate) == 1:
-            return candidate
-    raise AssertionError("there is always another prime")
 
 
 def _email(operator: str) -> str:

@@ -14,7 +14,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
         sha256: of the certificate, or of the precertificate as submitted; lowercase hex.
         is_precert: which of the two it is.
         timestamp: milliseconds since the epoch.
-        names: its DNS names, the common name first, without repeats.
+        names: its DNS names, the common name first if it has one, without repeats.
     """
 
     log: str
