@@ -1,0 +1,62 @@
+"""How the messages of a batch are stored: joined by newlines, then packed.
+
+`zstd` is one Zstandard frame that states its content size, so that a reader knows what it will
+need before it decompresses. `none` is for looking at a stream with redis-cli.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import zstandard
+
+Name = Literal["none", "zstd"]
+
+LEVEL = 1
+"""Of Zstandard."""
+
+MAX_UNPACKED = 16 * 1024 * 1024
+"""Bytes. Batches of at most 4 MiB are published; the rest is room for other publishers."""
+
+
+class Undecodable(ValueError):  # noqa: N818  (named for the data)
+    """A stored batch is not what its codec says. Says in which way."""
+
+
+class Codec:
+    """Packs and unpacks batches. Holds compression contexts, so each thread needs its own."""
+
+    def __init__(self, name: Name = "zstd", level: int = LEVEL) -> None:
+        self.name = name
+        self._compressor = zstandard.ZstdCompressor(level=level)
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def pack(self, messages: Sequence[bytes]) -> bytes:
+        """Join and pack messages, none of which may contain a newline."""
+        joined = b"\n".join(messages)
+        return joined if self.name == "none" else self._compressor.compress(joined)
+
+    def unpack(self, name: str, blob: bytes) -> list[bytes]:
+        """Undo `pack`, whatever codec the packer had.
+
+        Args:
+            name: the codec that the blob was packed with.
+            blob: what `pack` gave.
+
+        Raises:
+            Undecodable: unknown codec, damaged blob, or more than `MAX_UNPACKED` bytes.
+        """
+        if name == "zstd":
+            return self._decompress(blob).split(b"\n")
+        if name == "none":
+            return blob.split(b"\n")
+        raise Undecodable(f"unknown codec {name!r}: written by a newer version?")
+
+    def _decompress(self, blob: bytes) -> bytes:
+        try:
+            size = zstandard.frame_content_size(blob)
+            if not 0 <= size <= MAX_UNPACKED:
+                said = "an unstated number of" if size < 0 else f"{size}"
+                raise Undecodable(f"unpacks to {said} bytes, more than {MAX_UNPACKED}")
+            return self._decompressor.decompress(blob)
+        except zstandard.ZstdError as error:
+            raise Undecodable(f"damaged zstd frame of {len(blob)} bytes: {error}") from error

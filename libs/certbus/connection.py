@@ -1,0 +1,84 @@
+"""One way to connect to Redis, and what a Redis must be to hold the streams."""
+
+import redis.exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+OLDEST_REDIS = (6, 2)
+
+RETRYABLE = (
+    redis.exceptions.ConnectionError,  # also BusyLoadingError: Redis is reading its AOF
+    redis.exceptions.TimeoutError,
+)
+"""Errors that pass when Redis is back."""
+
+
+class UnsuitableServer(Exception):  # noqa: N818  (named for the server)
+    """The Redis that was given cannot hold the streams. Says why, and what to do."""
+
+
+def connect(url: str, *, password: str | None = None, name: str | None = None) -> Redis:
+    """Make a client; it connects on first use.
+
+    Replies are bytes in their RESP2 shapes, whatever redis-py's default becomes. A command is
+    tried again on a new connection if the old one turns out to be dead: each script of this
+    package notices when it has already been executed.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        password: unless it is part of the URL.
+        name: of this process, for CLIENT LIST; no spaces.
+
+    Raises:
+        ValueError: the URL is none of these.
+    """
+    return Redis.from_url(
+        url,
+        password=password,
+        protocol=2,
+        decode_responses=False,
+        client_name=name,
+        driver_info=None,
+        # Longer than any blocking read of ours, short enough to notice a vanished peer.
+        socket_timeout=15,
+        socket_connect_timeout=5,
+        health_check_interval=20,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
+    )
+
+
+async def check_server(client: Redis, *, writable: bool = True) -> None:
+    """Refuse a Redis that would lose or silently evict what it is given.
+
+    Args:
+        client: from `connect`.
+        writable: whether it must be a primary; a gateway may read from a replica.
+
+    Raises:
+        UnsuitableServer: it is too old, may evict keys, or is a replica.
+        redis.exceptions.RedisError: it cannot be asked.
+    """
+    info = await client.info()
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
+        raise UnsuitableServer(f"Redis {version} is too old: 6.2 or newer is needed")
+    if writable and info.get("role") != "master":
+        raise UnsuitableServer("this Redis is a replica: give the primary's address as redis_url")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise UnsuitableServer(
+            f"Redis has maxmemory-policy {policy}, which silently deletes deduplication marks "
+            "and leases when memory is short: CONFIG SET maxmemory-policy noeviction"
+        )
+
+
+def is_out_of_memory(error: redis.exceptions.RedisError) -> bool:
+    """Whether Redis refused to write because it has reached maxmemory.
+
+    Redis 6.2 wraps the error of a script's command in one of its own, so the class does not tell.
+    """
+    return isinstance(error, redis.exceptions.OutOfMemoryError) or (
+        isinstance(error, redis.exceptions.ResponseError)
+        and "OOM command not allowed" in str(error)
+    )

@@ -1,0 +1,64 @@
+"""Ids: of a batch, of a message, and the cursors that clients resume with.
+
+A batch has a Redis stream entry id, `<ms>-<seq>`, the same in every stream. Message number k of
+a batch has the id `<ms>-<seq>-<k>`. Ids are text wherever they are stored or sent; they are
+compared as numbers.
+"""
+
+import re
+from typing import NamedTuple
+
+ORIGIN = "0-0"
+"""The id before every other: what `prev` says in the first batch of an epoch."""
+
+_CURSOR = re.compile(r"([0-9]{1,16})(?:-([0-9]{1,16})(?:-([0-9]{1,4}))?)?", re.ASCII)
+
+
+class EntryId(NamedTuple):
+    """Id of a batch as numbers, so that it can be compared."""
+
+    ms: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+
+class Cursor(NamedTuple):
+    """What a client has seen: everything up to and with this message.
+
+    Attributes:
+        entry: the batch.
+        position: the message in the batch; None for the whole batch.
+    """
+
+    entry: EntryId
+    position: int | None
+
+
+def parse_entry_id(text: str) -> EntryId:
+    """Read `<ms>-<seq>`.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    ms, _, seq = text.partition("-")
+    return EntryId(int(ms), int(seq))
+
+
+def parse_cursor(text: str) -> Cursor:
+    """Read `<ms>-<seq>-<position>`, `<ms>-<seq>` or `<ms>` (as `0`: before everything kept).
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    match = _CURSOR.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text[:60]!r} is not a cursor: expected <ms>-<seq>-<position>")
+    ms, seq, position = match.groups()
+    return Cursor(EntryId(int(ms), int(seq or 0)), None if position is None else int(position))
+
+
+def message_id(entry_id: str, position: int) -> str:
+    """Id of message number `position` of a batch."""
+    return f"{entry_id}-{position}"

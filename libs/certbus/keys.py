@@ -1,0 +1,97 @@
+"""Every Redis key of the project, its type and its lifetime: the operator's map of Redis.
+
+All keys begin with one prefix, `certstream:` unless configured. <log id> is 64 hex digits (or
+`url-<64 hex digits>` for a log whose key is not known).
+
+| key | type | lifetime | what |
+| --- | --- | --- | --- |
+| `head` | hash | for ever | see below |
+| `stream:full`, `stream:lite`, `stream:domains` | stream | trimmed by age and bytes | one entry a batch, the same entry id and the same order in all three: `prev` (id of the batch before), `log`, `first`, `last` (indexes of the first and last message in the log), `n` (messages), `codec`, `m` (the n JSON messages joined by newlines, packed) |
+| `stream:rejected` | stream | trimmed by bytes | entries that could not be read: `log`, `index`, `reason`, `raw` (may be cut short), `size` (of raw before the cut) |
+| `cert:<window>:<bucket>` | hash | window's end + `remember` | dedup mark and look-up index: rest of the SHA-256 -> `<entry id>-<position>` |
+| `sha1:<window>:<bucket>` | hash | the same | the same by SHA-1, of which 8 bytes are kept: compare what is found |
+| `logs` | set | for ever | ids of all logs |
+| `log:<log id>` | hash | for ever | see below |
+| `lease:<log id>` | string | the lease's TTL | id of the worker that owns the log |
+| `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
+| `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
+
+`head`: `format` (of this contract), `epoch` (random, made with the hash: another epoch means that
+Redis was emptied), `last` (newest entry id), `streams` (names of those being written, as the
+newest configuration has it), `remember` (ms that a mark lives, likewise), and for each stream
+`<name>.bytes`, `<name>.entries`, `<name>.messages`: what it holds.
+
+`log:<log id>`: `start`, `next` (index of the next entry to publish), `fence` (`<n>:<random>` of
+the newest lease), `owner` (its worker), the counters `published`, `duplicates`, `rejected`,
+`skipped`, of which the sum is always next - start, `tree_size`, `tree_timestamp` (ms),
+`tree_root`, `tree_signature`, and what the directory says of it: `name`, `url`, `operator`,
+`kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms).
+
+A mark costs about 60 bytes, and its SHA-1 twin 40, because small hashes are stored as one flat
+piece of memory (`hash-max-listpack-entries`, 512 in Redis 6.2): the marks of half an hour are
+spread over 16384 hashes by the first 14 bits of the digest, 77 in each at 700 certificates a
+second. A whole hash expires at once. A look-up asks each window that `remember` reaches back to.
+"""  # noqa: E501  (a table)
+# ruff: noqa: D102  (the table says what each is)
+
+import msgspec
+
+FORMAT = 1
+"""Version of this contract, in `head.format`."""
+
+STREAMS = ("full", "lite", "domains")
+"""Names of the streams, in the order in which they are written."""
+
+WINDOW_MS = 30 * 60 * 1000
+"""Length of a window of marks. Part of the contract; lua/marks.lua has it too."""
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """Names of the keys under one prefix."""
+
+    prefix: str = "certstream:"
+
+    @property
+    def head(self) -> str:
+        return f"{self.prefix}head"
+
+    def stream(self, name: str) -> str:
+        return f"{self.prefix}stream:{name}"
+
+    @property
+    def rejected(self) -> str:
+        return self.stream("rejected")
+
+    @property
+    def marks(self) -> str:
+        """What the keys of the SHA-256 marks begin with."""
+        return f"{self.prefix}cert:"
+
+    @property
+    def sha1_marks(self) -> str:
+        """What the keys of the SHA-1 index begin with."""
+        return f"{self.prefix}sha1:"
+
+    @property
+    def logs(self) -> str:
+        return f"{self.prefix}logs"
+
+    def log(self, log_id: str) -> str:
+        return f"{self.prefix}log:{log_id}"
+
+    def lease(self, log_id: str) -> str:
+        return f"{self.prefix}lease:{log_id}"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.prefix}workers"
+
+    def worker(self, worker_id: str) -> str:
+        return f"{self.prefix}worker:{worker_id}"
+
+    @property
+    def gateways(self) -> str:
+        return f"{self.prefix}gateways"
+
+    def gateway(self, gateway_id: str) -> str:
+        return f"{self.prefix}gateway:{gateway_id}"
