@@ -1,0 +1,109 @@
+"""What is published in one step, and what can come of it. Pure."""
+
+import msgspec
+
+from ctparse.entry import Rejected
+from ctparse.messages import Message
+from ctparse.treehead import TreeHead
+
+MAX_MESSAGES = 256
+"""In one batch."""
+
+MAX_BYTES = 4 * 1024 * 1024
+"""Of full messages in one batch."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """The window [first, next) of a log, each entry being exactly one of three things.
+
+    Attributes:
+        first: index of the window's first entry: the log's `next` as the worker knows it.
+        next: index after its last entry.
+        messages: the new certificates, in log order.
+        duplicates: how many were known already.
+        rejected: what could not be read.
+        tree_head: a newer tree head to keep with the log, if there is one.
+    """
+
+    first: int
+    next: int
+    messages: list[Message]
+    duplicates: int
+    rejected: list[Rejected]
+    tree_head: TreeHead | None = None
+
+
+class Published(msgspec.Struct, frozen=True):
+    """It is done.
+
+    Attributes:
+        id: the entry id, None if the batch had no messages.
+        next: where the log goes on.
+    """
+
+    id: str | None
+    next: int
+
+
+class Repeated(msgspec.Struct, frozen=True):
+    """Nothing was written: some messages were published meanwhile, by this or another log.
+
+    Attributes:
+        positions: of those messages in the batch. They are duplicates; publish without them.
+    """
+
+    positions: list[int]
+
+
+class Stale(msgspec.Struct, frozen=True):
+    """Nothing was written: the log goes on at `next`, not at the batch's first entry.
+
+    The batch had been published and the reply was lost, or Redis lost its last second.
+    """
+
+    next: int
+
+
+class Fenced(msgspec.Struct, frozen=True):
+    """Nothing was written: another worker has taken the log."""
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Nothing was written: Redis was emptied. `Leases.restore` makes the log again."""
+
+
+Outcome = Published | Repeated | Stale | Fenced | Missing
+
+
+def check(batch: Batch) -> None:
+    """Refuse a batch that does not add up, or is too large.
+
+    Raises:
+        ValueError: says in which way.
+    """
+    entries = len(batch.messages) + batch.duplicates + len(batch.rejected)
+    if entries != batch.next - batch.first or batch.duplicates < 0:
+        raise ValueError(
+            f"batch [{batch.first}, {batch.next}) accounts for {entries} entries: "
+            f"{len(batch.messages)} messages, {batch.duplicates} duplicates, "
+            f"{len(batch.rejected)} rejected"
+        )
+    size = sum(len(message.full) for message in batch.messages)
+    if len(batch.messages) > MAX_MESSAGES or size > MAX_BYTES:
+        raise ValueError(
+            f"batch [{batch.first}, {batch.next}) has {len(batch.messages)} messages of {size} "
+            f"bytes: at most {MAX_MESSAGES} and {MAX_BYTES}; split it"
+        )
+
+
+def repeated_within(batch: Batch) -> list[int]:
+    """Positions of certificates that stand in the batch a second time."""
+    if len({message.sha256 for message in batch.messages}) == len(batch.messages):
+        return []
+    seen: set[bytes] = set()
+    positions = []
+    for position, message in enumerate(batch.messages):
+        if message.sha256 in seen:
+            positions.append(position)
+        seen.add(message.sha256)
+    return positions

@@ -1,0 +1,151 @@
+"""Leases: which ingestor owns which log.
+
+A lease is a key that expires, and a fence: `<n>:<random>`, new with every acquisition, kept with
+the log, and checked by every publish. A worker that was paused, or cut off, while its lease
+expired and another worker took the log, finds its fence gone: it can harm nothing, whatever it
+still believes. The random part tells leases apart that a Redis which lost its last second
+numbered alike.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+from redis.asyncio import Redis
+
+from certbus import scripts
+from certbus.keys import Keys
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """The right to publish a log.
+
+    Attributes:
+        log_id: the log.
+        worker: who holds it.
+        fence: what publish.lua checks.
+        next: index of the next entry to publish, when the lease was taken.
+    """
+
+    log_id: str
+    worker: str
+    fence: str
+    next: int
+
+
+class Leases:
+    """The leases of one worker.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+        worker: id of this worker; no other process, nor this one after a restart, has the same.
+        ttl: seconds after which a lease that is not renewed is free.
+    """
+
+    def __init__(self, client: Redis, keys: Keys, worker: str, ttl: float) -> None:
+        self._redis = client
+        self._keys = keys
+        self._worker = worker
+        self._ttl_ms = int(ttl * 1000)
+        self._acquire = scripts.load(client, "acquire")
+        self._renew = scripts.load(client, "renew")
+        self._release = scripts.load(client, "release")
+        self._restore = scripts.load(client, "restore")
+        self._set_start = scripts.load(client, "set_start")
+
+    async def acquire(self, log_id: str, start: int | None) -> Lease | None:
+        """Take a log that nobody owns.
+
+        Args:
+            log_id: the log.
+            start: where to begin if Redis does not know the log; else it goes on from its `next`.
+
+        Returns:
+            The lease, or None if someone holds it, or the log is new and `start` is None.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached, or is full.
+        """
+        reply = await self._acquire(
+            keys=[self._keys.lease(log_id), self._keys.log(log_id), self._keys.logs],
+            args=[
+                self._worker,
+                self._ttl_ms,
+                secrets.token_hex(8),
+                log_id,
+                "" if start is None else start,
+            ],
+        )
+        return self._lease(log_id, reply)
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Renew leases, in one round trip, even if Redis is full.
+
+        Returns:
+            Those that were lost: whoever works on them must stop.
+        """
+        if not leases:
+            return []
+        held = await self._renew(
+            keys=[
+                key
+                for lease in leases
+                for key in (self._keys.lease(lease.log_id), self._keys.log(lease.log_id))
+            ],
+            args=[self._worker, self._ttl_ms, *(lease.fence for lease in leases)],
+        )
+        return [lease for lease, is_held in zip(leases, held, strict=True) if not is_held]
+
+    async def release(self, lease: Lease) -> bool:
+        """Give a lease back at once.
+
+        Returns:
+            False if it had been lost before.
+        """
+        reply = await self._release(
+            keys=[self._keys.lease(lease.log_id), self._keys.log(lease.log_id)],
+            args=[self._worker, lease.fence],
+        )
+        return bool(reply)
+
+    async def restore(self, lease: Lease, next_index: int) -> Lease | None:
+        """Make a log again after Redis was emptied (`Missing`), from where its owner was.
+
+        Args:
+            lease: what this worker held.
+            next_index: the next entry it would have published.
+
+        Returns:
+            A new lease, or None if the log is there again and reaches back far enough: acquire it.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached, or is full.
+        """
+        reply = await self._restore(
+            keys=[self._keys.lease(lease.log_id), self._keys.log(lease.log_id), self._keys.logs],
+            args=[self._worker, self._ttl_ms, secrets.token_hex(8), lease.log_id, next_index],
+        )
+        return self._lease(lease.log_id, reply)
+
+    async def next_index(self, log_id: str) -> int | None:
+        """Index of the next entry to publish, None if Redis does not know the log."""
+        value = await self._redis.hget(self._keys.log(log_id), "next")
+        return None if value is None else int(value)
+
+    async def set_start(self, log_id: str, index: int) -> bool:
+        """Say where a log starts.
+
+        Returns:
+            False if Redis knows the log already; it goes on from its `next`.
+        """
+        reply = await self._set_start(
+            keys=[self._keys.log(log_id), self._keys.logs], args=[log_id, index]
+        )
+        return bool(reply)
+
+    def _lease(self, log_id: str, reply: list[bytes] | None) -> Lease | None:
+        if reply is None:
+            return None
+        fence, next_index = reply
+        return Lease(log_id, self._worker, fence.decode(), int(next_index))

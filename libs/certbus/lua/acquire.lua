@@ -1,0 +1,27 @@
+-- Takes the lease of a log that nobody holds; makes the log if it is new and `start` is given.
+--
+-- KEYS: lease:<id>, log:<id>, logs. ARGV: worker, TTL in ms, random part of the fence, log id,
+-- start ('' if not known).
+-- Returns {fence, next}, or nil if the lease is held or there is nowhere to start.
+
+local LEASE, LOG, LOGS = KEYS[1], KEYS[2], KEYS[3]
+local worker, ttl, random, log_id, start = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+if redis.call('EXISTS', LEASE) == 1 then
+  return false
+end
+local log = redis.call('HMGET', LOG, 'next', 'fence')
+local next_index = log[1]
+if not next_index and start == '' then
+  return false
+end
+local fence = string.format('%d:%s', tonumber(string.match(log[2] or '0:', '^(%d+):')) + 1, random)
+
+redis.call('SET', LEASE, worker, 'PX', ttl)
+if not next_index then
+  next_index = start
+  redis.call('SADD', LOGS, log_id)
+  redis.call('HSET', LOG, 'start', start, 'next', start)
+end
+redis.call('HSET', LOG, 'fence', fence, 'owner', worker)
+return { fence, next_index }

@@ -1,0 +1,175 @@
+-- Publishes one batch: the heart of certstream-server.
+--
+-- A batch is a window [first, next) of one log. All of it happens or nothing: the script reads
+-- and checks everything first; its first write is the one that a full Redis refuses; nothing
+-- after that can fail.
+--
+-- KEYS: head, log:<id>, stream:rejected, then one stream for each of batch.streams.
+-- ARGV: batch (JSON, `_Header` of publisher.py); the digests, SHA-256 and SHA-1 of each message;
+-- the packed messages for each stream; the raw bytes of each rejected entry; then names and values
+-- of more fields of the log.
+--
+-- Returns one of
+--   {'published', entry id, next}       entry id '' if there was nothing to put into a stream
+--   {'repeated', position, ...}         these were published meanwhile: nothing written
+--   {'stale', next, newest entry id}    the log goes on elsewhere than at batch.first
+--   {'fenced'}                          the lease was lost
+--   {'missing'}                         the log is not there: Redis was emptied
+--   {'streams', names}                  pack for these streams and try again
+
+local STREAM_COUNTERS = { '.bytes', '.entries', '.messages' }
+local ENTRY_OVERHEAD = 128 -- bytes that Redis needs for an entry beside its payload
+
+local HEAD, LOG, REJECTED = KEYS[1], KEYS[2], KEYS[3]
+local batch = cjson.decode(ARGV[1])
+local n, digests = batch.n, ARGV[2]
+local blobs = 2 -- ARGV[blobs + i] is for the i-th stream
+local raws = blobs + #KEYS - 3
+local fields = raws + #batch.rejected
+
+-- Reads `names` of a hash as a table of numbers; absent is 0, anything else is an error.
+local function numbers(key, names)
+  local values = redis.call('HMGET', key, unpack(names))
+  local read = {}
+  for i, name in ipairs(names) do
+    read[name] = assert(tonumber(values[i] or 0), key .. ' ' .. name .. ' is not a number')
+  end
+  return read
+end
+
+local function set_all(key, fields)
+  local flat = {}
+  for name, value in pairs(fields) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = type(value) == 'number' and string.format('%.0f', value) or value
+  end
+  redis.call('HSET', key, unpack(flat))
+end
+
+---- Check ---------------------------------------------------------------------------------------
+
+local log = redis.call('HMGET', LOG, 'next', 'start', 'fence')
+local log_next, log_start, fence = log[1], log[2], log[3]
+if not log_next then
+  return { 'missing' }
+end
+if fence ~= batch.fence then
+  -- Made again, further on, by a worker that knew less: the owner's own position is the better.
+  if tonumber(log_start) > batch.first then
+    return { 'missing' }
+  end
+  return { 'fenced' }
+end
+if tonumber(log_next) ~= batch.first then
+  return { 'stale', log_next, redis.call('HGET', HEAD, 'last') or '0-0' }
+end
+
+local head = redis.call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember')
+local epoch, last = head[1] or batch.epoch, head[2] or '0-0'
+local streams, remember = head[3] or batch.streams, tonumber(head[4] or batch.remember)
+if streams ~= batch.streams then
+  return { 'streams', streams }
+end
+
+local now = now_ms()
+local prefixes = window_prefixes(batch.marks, now, remember)
+local digest_pair = SHA256 + SHA1
+local repeated = { 'repeated' }
+for position = 0, n - 1 do
+  if is_marked(prefixes, digests, position * digest_pair) then
+    repeated[#repeated + 1] = position
+  end
+end
+if #repeated > 1 then
+  return repeated
+end
+
+-- The new id: above the last one, above every one this worker was given, and not in the past.
+local id_ms, id_seq = now, 0
+for _, floor in ipairs({ last, batch.floor }) do
+  local ms, seq = string.match(floor, '^(%d+)-(%d+)$')
+  ms, seq = tonumber(ms), tonumber(seq)
+  if ms > id_ms or (ms == id_ms and seq >= id_seq) then
+    id_ms, id_seq = ms, seq + 1
+  end
+end
+local id = string.format('%.0f-%.0f', id_ms, id_seq)
+
+local counted = {}
+for name in string.gmatch(streams .. ' rejected', '%S+') do
+  for _, counter in ipairs(STREAM_COUNTERS) do
+    counted[#counted + 1] = name .. counter
+  end
+end
+local held = numbers(HEAD, counted)
+local counters = numbers(LOG, { 'published', 'duplicates', 'rejected' })
+redis.call('XLEN', REJECTED) -- fails here, not later, if it is no stream
+if n > 0 then
+  for i = 4, #KEYS do
+    -- Only someone else's hand can put an entry above `last` into a stream, or another type there.
+    if #redis.call('XRANGE', KEYS[i], id, '+', 'COUNT', 1) > 0 then
+      return redis.error_reply('ERR ' .. KEYS[i] .. ' has entries above ' .. last .. ' of head')
+    end
+  end
+end
+
+---- Write ---------------------------------------------------------------------------------------
+
+local function count(name, bytes, messages)
+  held[name .. '.bytes'] = held[name .. '.bytes'] + bytes + ENTRY_OVERHEAD
+  held[name .. '.entries'] = held[name .. '.entries'] + 1
+  held[name .. '.messages'] = held[name .. '.messages'] + messages
+end
+
+if n > 0 then
+  local i = 0
+  for name in string.gmatch(streams, '%S+') do
+    i = i + 1
+    redis.call('XADD', KEYS[3 + i], id, 'prev', last, 'log', batch.log, 'first', batch.first,
+      'last', batch.next - 1, 'n', n, 'codec', batch.codec, 'm', ARGV[blobs + i])
+    count(name, #ARGV[blobs + i], n)
+  end
+end
+
+for i, entry in ipairs(batch.rejected) do
+  local raw = ARGV[raws + i]
+  redis.call('XADD', REJECTED, '*', 'log', batch.log, 'index', entry.index,
+    'reason', entry.reason, 'raw', raw, 'size', entry.size)
+  count('rejected', #entry.reason + #raw, 1)
+end
+
+counters.next = batch.next
+counters.published = counters.published + n
+counters.duplicates = counters.duplicates + batch.duplicates
+counters.rejected = counters.rejected + #batch.rejected
+set_all(LOG, counters)
+if #ARGV > fields then
+  redis.call('HSET', LOG, unpack(ARGV, fields + 1))
+end
+
+if n > 0 or #batch.rejected > 0 or not head[1] then
+  held.last = n > 0 and id or last
+  held.epoch, held.format, held.streams, held.remember = epoch, batch.format, streams, remember
+  set_all(HEAD, held)
+end
+
+-- Marks last: they are many, and by now nothing can refuse them.
+local window = math.floor(now / WINDOW)
+local expire = string.format('%.0f', (window + 1) * WINDOW + remember)
+local function mark(prefix, offset, rest, position)
+  local key = prefix .. bucket(digests, offset)
+  redis.call('HSET', key, rest, id .. '-' .. position)
+  if redis.call('HLEN', key) == 1 then
+    redis.call('PEXPIREAT', key, expire)
+  end
+end
+local sha256_prefix = batch.marks .. string.format('%d:', window)
+local sha1_prefix = batch.sha1_marks .. string.format('%d:', window)
+for position = 0, n - 1 do
+  local offset = position * digest_pair
+  mark(sha256_prefix, offset, field(digests, offset, SHA256), position)
+  offset = offset + SHA256
+  mark(sha1_prefix, offset, field(digests, offset, 9), position)
+end
+
+return { 'published', n > 0 and id or '', batch.next }

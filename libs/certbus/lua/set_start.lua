@@ -1,0 +1,12 @@
+-- Says where a log starts, if it is not known yet.
+--
+-- KEYS: log:<id>, logs. ARGV: log id, index.
+-- Returns 1, or 0 if the log has a start already.
+
+local LOG, LOGS = KEYS[1], KEYS[2]
+if redis.call('HEXISTS', LOG, 'next') == 1 then
+  return 0
+end
+redis.call('SADD', LOGS, ARGV[1])
+redis.call('HSET', LOG, 'start', ARGV[2], 'next', ARGV[2])
+return 1

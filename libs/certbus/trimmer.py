@@ -1,0 +1,110 @@
+"""Trimming: what keeps Redis within its memory.
+
+Each stream is held to an age and a number of bytes. Every ingestor trims, on a timer; that is
+harmless, as there is nothing left to do for the second one. When Redis is full nevertheless, the
+publisher that is refused asks for a share more: Redis recovers without being given more memory.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+import redis.exceptions
+import structlog
+from redis.asyncio import Redis
+
+from certbus import scripts
+from certbus.keys import STREAMS, Keys
+
+INTERVAL = 1.0  # seconds between two rounds
+_WORK = 1024 * 1024  # bytes a script call looks at: about a millisecond of Redis
+_SHARE = 16  # what is freed when Redis is full: this part of each stream
+_REJECTED_BYTES = 16 * 1024 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How much of a stream is kept.
+
+    Attributes:
+        max_bytes: in Redis, packed.
+        max_age_secs: 0 for no limit.
+    """
+
+    max_bytes: int
+    max_age_secs: float
+
+
+DEFAULT_RETENTION: Mapping[str, Retention] = {
+    "full": Retention(256 * 1024 * 1024, 3600),
+    "lite": Retention(256 * 1024 * 1024, 3600),
+    "domains": Retention(64 * 1024 * 1024, 3600),
+}
+
+
+class Trimmer:
+    """Removes the oldest entries of the streams.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+        retention: for each stream; also for one that is no longer written.
+    """
+
+    def __init__(
+        self, client: Redis, keys: Keys, retention: Mapping[str, Retention] = DEFAULT_RETENTION
+    ) -> None:
+        self._redis = client
+        self._keys = keys
+        self._retention = {name: retention[name] for name in STREAMS}
+        self._retention["rejected"] = Retention(_REJECTED_BYTES, 0)
+        self._trim = scripts.load(client, "trim")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Trim every `INTERVAL` until `stop` is set, whatever happens to Redis."""
+        while not stop.is_set():
+            try:
+                await self.trim()
+            except redis.exceptions.RedisError as error:
+                log.warning("trimming failed", error=str(error))
+            try:
+                await asyncio.wait_for(stop.wait(), INTERVAL)
+            except TimeoutError:
+                continue
+
+    async def trim(self) -> int:
+        """Remove what is too old or too much.
+
+        Returns:
+            Bytes removed.
+        """
+        return sum([await self._trim_stream(name, 0) for name in self._retention])
+
+    async def free(self) -> int:
+        """Trim, and remove a share of each stream's bytes beyond that.
+
+        Returns:
+            Bytes removed.
+        """
+        names = list(self._retention)
+        fields = await self._redis.hmget(self._keys.head, [f"{name}.bytes" for name in names])
+        held = dict(zip(names, (int(value or 0) for value in fields), strict=True))
+        return sum([await self._trim_stream(name, held[name] // _SHARE + 1) for name in names])
+
+    async def _trim_stream(self, name: str, free: int) -> int:
+        retention = self._retention[name]
+        total, more = 0, True
+        while more:
+            _, removed, more = await self._trim(
+                keys=[self._keys.head, self._keys.stream(name)],
+                args=[
+                    name,
+                    int(retention.max_age_secs * 1000),
+                    retention.max_bytes,
+                    max(free - total, 0),
+                    _WORK,
+                ],
+            )
+            total += removed
+        return total
