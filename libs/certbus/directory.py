@@ -1,0 +1,226 @@
+"""The directory: which logs, workers and gateways there are, and how they do.
+
+Workers and gateways write it, `status` and the HTTP API show it. Nothing here decides anything:
+who owns a log is in `leases.py`, where it stands is kept by publish.lua.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.connection import is_out_of_memory
+from certbus.keys import STREAMS, Keys
+
+
+class LogDescription(msgspec.Struct, frozen=True):
+    """What is known of a log before anything is read from it.
+
+    Attributes:
+        log_id: see `keys.py`.
+        name: for people.
+        url: its base URL.
+        operator: who runs it.
+        kind: "rfc6962" or "static-ct".
+        state: in the log list's words ("usable", "readonly", ...), or "configured".
+    """
+
+    log_id: str
+    name: str
+    url: str
+    operator: str
+    kind: str
+    state: str
+
+
+class LogStatus(msgspec.Struct, frozen=True):
+    """A log as Redis knows it; times are milliseconds since the epoch, None if not known.
+
+    The counters add up: published + duplicates + rejected + skipped = next - start.
+    """
+
+    log_id: str
+    name: str = ""
+    url: str = ""
+    operator: str = ""
+    kind: str = ""
+    state: str = ""
+    start: int | None = None
+    next: int | None = None
+    published: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    skipped: int = 0
+    tree_size: int | None = None
+    tree_timestamp: int | None = None
+    owner: str | None = None
+    last_success: int | None = None
+    last_error: str | None = None
+    last_error_at: int | None = None
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A worker or gateway that is alive.
+
+    Attributes:
+        id: its id.
+        fields: what it says of itself.
+    """
+
+    id: str
+    fields: dict[str, str]
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """What a stream holds; bytes are as packed."""
+
+    name: str
+    written: bool
+    entries: int
+    messages: int
+    bytes: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything, at one moment (nearly: it takes two round trips)."""
+
+    epoch: str | None
+    last: str | None
+    logs: list[LogStatus]
+    workers: list[Member]
+    gateways: list[Member]
+    streams: list[StreamStatus]
+
+
+class Directory:
+    """What a worker or gateway tells about itself and its logs.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+        ttl: seconds after which a worker or gateway that was not heard of is gone.
+    """
+
+    def __init__(self, client: Redis, keys: Keys, ttl: float = 15.0) -> None:
+        self._redis = client
+        self._keys = keys
+        self._ttl_ms = int(ttl * 1000)
+
+    async def describe(self, logs: Sequence[LogDescription]) -> None:
+        """Write down logs, or what has changed about them."""
+        if not logs:
+            return
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.sadd(self._keys.logs, *(log.log_id for log in logs))
+            for log in logs:
+                fields: dict[Any, Any] = msgspec.structs.asdict(log)
+                del fields["log_id"]
+                pipeline.hset(self._keys.log(log.log_id), mapping=fields)
+            await pipeline.execute()
+
+    async def log_succeeded(self, log_id: str) -> None:
+        """Note that a log has just answered as it should."""
+        await self._redis.hset(self._keys.log(log_id), "last_success", _now_ms())
+
+    async def log_failed(self, log_id: str, reason: str) -> None:
+        """Note what is wrong with a log; the reason is one line for a person."""
+        fields: dict[Any, Any] = {"last_error": reason[:500], "last_error_at": _now_ms()}
+        await self._redis.hset(self._keys.log(log_id), mapping=fields)
+
+    async def worker_alive(self, worker: str, fields: Mapping[str, str | float]) -> None:
+        """Heartbeat of a worker, with what it says of itself."""
+        await self._alive(self._keys.workers, worker, self._keys.worker(worker), fields)
+
+    async def worker_gone(self, worker: str) -> None:
+        """Last word of a worker that stops."""
+        await self._gone(self._keys.workers, worker, self._keys.worker(worker))
+
+    async def gateway_alive(self, gateway: str, fields: Mapping[str, str | float]) -> None:
+        """Heartbeat of a gateway, with what it says of itself."""
+        await self._alive(self._keys.gateways, gateway, self._keys.gateway(gateway), fields)
+
+    async def gateway_gone(self, gateway: str) -> None:
+        """Last word of a gateway that stops."""
+        await self._gone(self._keys.gateways, gateway, self._keys.gateway(gateway))
+
+    async def _alive(
+        self, index: str, member: str, key: str, fields: Mapping[str, str | float]
+    ) -> None:
+        now = _now_ms()
+        said: dict[Any, Any] = {"id": member, **fields}
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            # First what a full Redis accepts.
+            pipeline.pexpire(key, self._ttl_ms)
+            pipeline.zremrangebyscore(index, "-inf", now)
+            pipeline.hset(key, mapping=said)
+            pipeline.pexpire(key, self._ttl_ms)
+            pipeline.zadd(index, {member: now + self._ttl_ms})
+            replies = await pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, redis.exceptions.RedisError) and not is_out_of_memory(reply):
+                raise reply
+
+    async def _gone(self, index: str, member: str, key: str) -> None:
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zrem(index, member)
+            pipeline.delete(key)
+            await pipeline.execute()
+
+
+async def snapshot(client: Redis, keys: Keys) -> Snapshot:
+    """Read the whole directory.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+    """
+    now = _now_ms()
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.hgetall(keys.head)
+        pipeline.smembers(keys.logs)
+        pipeline.zrangebyscore(keys.workers, now, "+inf")
+        pipeline.zrangebyscore(keys.gateways, now, "+inf")
+        head, logs, workers, gateways = await pipeline.execute()
+        log_ids, worker_ids, gateway_ids = (
+            sorted(member.decode() for member in members) for members in (logs, workers, gateways)
+        )
+        for log_id in log_ids:
+            pipeline.hgetall(keys.log(log_id))
+        for member in worker_ids:
+            pipeline.hgetall(keys.worker(member))
+        for member in gateway_ids:
+            pipeline.hgetall(keys.gateway(member))
+        hashes = iter([_text(reply) for reply in await pipeline.execute()])
+    head = _text(head)
+    return Snapshot(
+        head.get("epoch"),
+        head.get("last"),
+        [_log_status(log_id, next(hashes)) for log_id in log_ids],
+        [Member(member, next(hashes)) for member in worker_ids],
+        [Member(member, next(hashes)) for member in gateway_ids],
+        [_stream_status(name, head) for name in (*STREAMS, "rejected")],
+    )
+
+
+def _log_status(log_id: str, fields: dict[str, str]) -> LogStatus:
+    known = {name: fields[name] for name in LogStatus.__struct_fields__ if name in fields}
+    # Redis knows only text; strict=False reads numbers from it.
+    return msgspec.convert({**known, "log_id": log_id}, LogStatus, strict=False)
+
+
+def _stream_status(name: str, head: dict[str, str]) -> StreamStatus:
+    return StreamStatus(
+        name,
+        name == "rejected" or name in head.get("streams", "").split(),
+        *(int(head.get(f"{name}.{counter}", 0)) for counter in ("entries", "messages", "bytes")),
+    )
+
+
+def _text(reply: dict[bytes, bytes]) -> dict[str, Any]:
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in reply.items()}
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
