@@ -1,0 +1,195 @@
+"""The oracle calls a flawless delivery flawless, and every flaw by its name."""
+
+import msgspec
+import pytest
+
+from ctparse import rfc6962
+from ctparse.entry import Entry
+from ctparse.messages import MessageWriter, Source
+from simlog.examine import Form
+from simlog.oracle import Delivery, Tally, Verdict, judge
+from simlog.rfc6962 import extra_data
+from simlog.spec import spread
+from tests.simlog.worlds import grown, small
+
+WORLD = grown(small(preload=60, logs=spread(2, 0, 1)))
+RECORD = list(WORLD.record())
+FORMS: tuple[Form, ...] = ("full", "lite", "domains")
+
+
+def published() -> dict[Form, list[bytes]]:
+    """What an honest server would send: each certificate once, in entries of ten messages."""
+    messages: dict[Form, list[bytes]] = {"full": [], "lite": [], "domains": []}
+    seen: set[bytes] = set()
+    for name, log in WORLD.logs.items():
+        source = Source(name, f"http://logs.test/{name}/", "Operator", "rfc6962")
+        writer = MessageWriter(source, "http://logs.test/{}".format, rfc6962.chain_certificates)
+        for index in range(log.head.size):
+            made = log.entry(index)
+            if made.certificate.sha256 in seen:
+                continue
+            message_id = f"1795300000000-{len(seen) // 10}-{len(seen) % 10}"
+            seen.add(made.certificate.sha256)
+            chain = extra_data(made)
+            if made.certificate.is_precert:
+                chain = chain[3 + len(made.certificate.der) :]
+            entry = Entry(
+                index,
+                made.timestamp,
+                made.certificate.is_precert,
+                made.certificate.der,
+                chain[3:],
+                made.leaf,
+            )
+            message = writer.write(entry, made.certificate.sha256, 1795300001.5)
+            for form, text in zip(
+                FORMS, (message.full, message.lite, message.domains), strict=True
+            ):
+                messages[form].append(text.replace(b"{", b'{"id":"%b",' % message_id.encode(), 1))
+    return messages
+
+
+HONEST = published()
+TALLIES = [
+    Tally(name, 0, log.head.size, fresh, log.head.size - fresh)
+    for name, log in WORLD.logs.items()
+    for fresh in [sum(f'"name":"{name}"'.encode() in text for text in HONEST["lite"])]
+]
+
+
+def verdict(changed: Form, messages: list[bytes]) -> Verdict:
+    """Judge a client whose messages of one form are these, beside honest streams."""
+    streams = [Delivery(f"stream {form}", form, HONEST[form]) for form in FORMS]
+    return judge(RECORD, [*streams, Delivery("client", changed, messages)], TALLIES)
+
+
+def edit(text: bytes, *path: str | int, to: object) -> bytes:
+    """The message with one field changed."""
+    content = msgspec.json.decode(text)
+    *way, last = path
+    at = content
+    for step in way:
+        at = at[step]
+    at[last] = to
+    return msgspec.json.encode(content)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_honest_deliveries_are_flawless(form: Form) -> None:
+    heartbeat = b'{"message_type":"heartbeat","timestamp":1795300002}'
+    found = verdict(form, [heartbeat, *HONEST[form], heartbeat])
+    assert found.flawless, str(found)
+    assert [each.received for each in found.findings] == [60] * 4
+    assert "client: 60 of 60 certificates, all as it should be" in str(found)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_lost_message(form: Form) -> None:
+    found = verdict(form, HONEST[form][:30] + HONEST[form][31:])
+    assert list(found.findings[3].troubles) == ["lost"]
+    [lost] = found.findings[3].lost
+    assert lost in {entry.sha256 for entry in RECORD}
+    assert lost in str(found)
+    assert not found.flawless
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_repeated_message(form: Form) -> None:
+    found = verdict(form, HONEST[form][:31] + HONEST[form][30:])
+    assert list(found.findings[3].troubles) == ["repeated", "disordered"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_certificate_under_a_new_id(form: Form) -> None:
+    new_id = "1795300000000-99-0"
+    streams = [Delivery(f"stream {each}", each, HONEST[each]) for each in FORMS]
+    again = [edit(HONEST[each][5], "id", to=new_id) for each in FORMS]
+    streams += [Delivery("stream repeats", "full", [*HONEST["full"], again[0]])]
+    client = Delivery("client", form, [*HONEST[form], again[FORMS.index(form)]])
+    findings = judge(RECORD, [*streams, client]).findings
+    assert list(findings[3].troubles) == ["repeated"]
+    assert list(findings[4].troubles) == ["repeated"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_messages_in_another_order(form: Form) -> None:
+    messages = list(HONEST[form])
+    messages[10], messages[11] = messages[11], messages[10]
+    found = verdict(form, messages)
+    assert list(found.findings[3].troubles) == ["disordered"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_told_gap(form: Form) -> None:
+    gap = (
+        b'{"message_type":"gap","data":{"requested":"1-0-0","oldest":"2-0-0","reason":"retention"}}'
+    )
+    found = verdict(form, [gap, *HONEST[form]])
+    assert list(found.findings[3].troubles) == ["gaps"]
+    assert "retention" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("form", "path", "to"),
+    [
+        ("lite", ("data", "update_type"), "SomethingElse"),
+        ("lite", ("data", "leaf_cert", "not_after"), 5),
+        ("lite", ("data", "leaf_cert", "all_domains"), ["evil.example"]),
+        ("lite", ("data", "leaf_cert", "as_der"), "AAAA"),
+        ("lite", ("data", "chain"), []),
+        ("lite", ("data", "seen"), 7.0),
+        ("full", ("data", "leaf_cert", "serial_number"), "00"),
+        ("full", ("data", "submission_timestamp"), 1.0),
+        ("full", ("data", "leaf_cert", "extensions", "subjectAltName"), "DNS:evil.example"),
+        ("domains", ("data",), ["evil.example"]),
+        ("domains", ("message_type",), "certificate_update"),
+    ],
+)
+def test_an_altered_message(form: Form, path: tuple[str, ...], to: object) -> None:
+    messages = list(HONEST[form])
+    messages[20] = edit(messages[20], *path, to=to)
+    found = verdict(form, messages)
+    assert list(found.findings[3].troubles) == ["altered"], str(found)
+
+
+@pytest.mark.parametrize("form", ["full", "lite"])
+def test_a_certificate_that_no_log_holds_there(form: Form) -> None:
+    streams = [Delivery(f"stream {each}", each, HONEST[each]) for each in FORMS]
+    strange = edit(HONEST[form][20], "data", "cert_index", to=12345)
+    strange = edit(strange, "id", to="1795300000000-98-0")
+    client = Delivery("client", form, [*HONEST[form], strange])
+    findings = judge(RECORD, [*streams, client]).findings
+    assert list(findings[3].troubles) == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"null", b'{"message_type":"certificate_update"}', b'{"data":[]}']
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_what_cannot_be_read_is_told_and_stops_nothing(form: Form, text: bytes) -> None:
+    found = verdict(form, [*HONEST[form], text])
+    assert list(found.findings[3].troubles) == ["unknown"]
+
+
+def test_another_certificate_under_a_known_id() -> None:
+    messages = list(HONEST["full"])
+    messages[20] = edit(messages[21], "id", to=msgspec.json.decode(messages[20])["id"])
+    found = verdict("full", messages)
+    assert "altered" in found.findings[3].troubles
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"duplicates": 1}, "entries accounted"),
+        ({"next": 7}, "stands at 7 of"),
+        ({"rejected": 1}, "rejected or skipped"),
+        ({"published": 0}, "published of 60 certificates"),
+        ({"log": "other"}, "nothing accounted"),
+    ],
+)
+def test_accounts_that_do_not_add_up(changes: dict[str, object], told: str) -> None:
+    tallies = [msgspec.structs.replace(TALLIES[0], **changes), *TALLIES[1:]]
+    found = judge(RECORD, [], tallies)
+    assert not found.flawless
+    assert told in str(found)
