@@ -1,0 +1,195 @@
+"""One deployment: simulated logs, a Redis, ingestors, gateways, each a process of its own."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from certbus.connection import connect
+from certbus.directory import snapshot
+from certbus.keys import STREAMS, Keys
+from certbus.reader import history
+from simlog import record
+from simlog.examine import Form
+from simlog.oracle import Delivery, Tally
+from simlog.record import Recorded
+from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port, redis_server
+from tests.e2e.waiting import until
+
+START = 20.0
+FORMS: tuple[Form, ...] = ("full", "lite", "domains")
+assert FORMS == STREAMS
+
+# The simulated logs are ours: no politeness between requests, and looked at often.
+HURRIED = {"poll_interval_ms": 100, "default_operator_rate_limit_ms": 0}
+
+
+class Site:
+    """Starts processes in `directory`, where their logs and configuration stay to be read."""
+
+    def __init__(self, directory: Path) -> None:
+        self.processes: list[Process] = []
+        self.ingestors: list[Process] = []
+        self.gateways: list[str] = []
+        self.logs_url = ""
+        self._directory = directory
+        self._redis_url = ""
+        self._http = httpx.AsyncClient(trust_env=False, timeout=60)
+
+    async def close(self) -> None:
+        """End every process that is left."""
+        await self._http.aclose()
+        for process in reversed(self.processes):
+            if process.running:
+                process.kill()
+
+    def report(self) -> str:
+        """The end of every process's log."""
+        return "\n".join(map(str, self.processes))
+
+    async def start_redis(self) -> None:
+        """Start a Redis that keeps nothing on disk."""
+        port = free_port()
+        settings = {"port": port, "bind": "127.0.0.1", "save": "", "maxmemory-policy": "noeviction"}
+        options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+        process = self._start("redis", [redis_server(), *options])
+        self._redis_url = f"redis://127.0.0.1:{port}/0"
+        await self._ready(process, lambda: "Ready to accept connections" in process.log.read_text())
+
+    async def start_logs(self, **options: object) -> None:
+        """Start simlog with these options (`rate=100` is `--rate=100`)."""
+        port = free_port()
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        command = [*CERTSTREAM_SERVER, "simlog", f"--port={port}", *arguments]
+        process = self._start("simlog", command)
+        self.logs_url = f"http://127.0.0.1:{port}"
+        await self._answers(process, f"{self.logs_url}/world.json")
+
+    async def configure(
+        self, pick: Callable[[Mapping[str, Any]], bool] = lambda _: True, **settings: object
+    ) -> Path:
+        """Write a config.yaml that names the simulated logs that `pick` wants; returns its path."""
+        config = yaml.safe_load(await self.get(f"{self.logs_url}/config.yaml"))
+        for kind in ("custom_logs", "static_logs"):
+            config[kind] = [log for log in config[kind] if pick(log)]
+        path = self._directory / "config.yaml"
+        path.write_text(yaml.safe_dump({**config, "ct_log": HURRIED, **settings}))
+        return path
+
+    def start_ingestor(self) -> Process:
+        """Start one more ingestor, which begins each unknown log at its first entry."""
+        name = f"ingestor-{len(self.ingestors) + 1}"
+        process = self._start(name, [*CERTSTREAM_SERVER, "ingest", "--from-start", *self._common()])
+        self.ingestors.append(process)
+        return process
+
+    async def start_gateway(self) -> str:
+        """Start one more gateway; returns its address, as in 127.0.0.1:8080."""
+        address = f"127.0.0.1:{free_port()}"
+        host, _, port = address.partition(":")
+        listen = [f"--host={host}", f"--port={port}"]
+        command = [*CERTSTREAM_SERVER, "gateway", *listen, *self._common()]
+        process = self._start(f"gateway-{len(self.gateways) + 1}", command)
+        await self._answers(process, f"http://{address}/health")
+        self.gateways.append(address)
+        return address
+
+    def start_up(self, environment: Mapping[str, str], *arguments: str) -> Process:
+        """Start `certstream-server up`."""
+        number = sum(process.name.startswith("up") for process in self.processes)
+        command = [*CERTSTREAM_SERVER, "up", *arguments]
+        return self._start(f"up-{number + 1}", command, environment)
+
+    async def get(self, url: str) -> bytes:
+        """Fetch what must be there."""
+        answer = await self._http.get(url)
+        assert answer.status_code == 200, f"{url}: {answer.status_code} {answer.text[:500]}"
+        return answer.content
+
+    async def healthy(self, address: str) -> bool:
+        """Whether a gateway says it is."""
+        try:
+            answer = await self._http.get(f"http://{address}/health")
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 200
+
+    async def everything_ingested(self) -> bool:
+        """Whether the logs are complete, and Redis has every entry of them."""
+        world = (await self._http.get(f"{self.logs_url}/world.json")).json()
+        return world["complete"] and {log["name"]: log["size"] for log in world["logs"]} == {
+            tally.log: tally.next for tally in await self.tallies()
+        }
+
+    async def record(self) -> list[Recorded]:
+        """What the logs hold."""
+        return record.read(await self.get(f"{self.logs_url}/record"))
+
+    async def tallies(self) -> list[Tally]:
+        """What the ingestors say of each log."""
+        client = connect(self._redis_url)
+        try:
+            logs = (await snapshot(client, Keys())).logs
+        finally:
+            await client.aclose()
+        return [
+            Tally(
+                log.name,
+                log.start or 0,
+                log.next or 0,
+                log.published,
+                log.duplicates,
+                log.rejected,
+                log.skipped,
+            )
+            for log in logs
+        ]
+
+    async def streams(self) -> list[Delivery]:
+        """What Redis holds of each stream, with the ids that gateways give the messages."""
+        client = connect(self._redis_url)
+        try:
+            return [
+                Delivery(
+                    f"stream:{form}",
+                    form,
+                    [
+                        message.replace(b"{", b'{"id":"%b-%d",' % (batch.id.encode(), position), 1)
+                        for batch in await history(client, Keys(), form, "0-0", 1_000_000)
+                        for position, message in enumerate(batch.messages)
+                    ],
+                )
+                for form in FORMS
+            ]
+        finally:
+            await client.aclose()
+
+    def _common(self) -> list[str]:
+        config = self._directory / "config.yaml"
+        return [f"--config={config}", f"--redis-url={self._redis_url}", "--log-format=console"]
+
+    def _start(
+        self, name: str, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> Process:
+        process = Process(name, command, self._directory, environment)
+        self.processes.append(process)
+        return process
+
+    async def _answers(self, process: Process, url: str) -> None:
+        async def answers() -> bool:
+            try:
+                return (await self._http.get(url)).status_code == 200
+            except httpx.TransportError:
+                assert process.running, str(process)
+                return False
+
+        await until(answers, f"{process.name} answers", START)
+
+    async def _ready(self, process: Process, ready: Callable[[], bool]) -> None:
+        async def condition() -> bool:
+            assert process.running, str(process)
+            return ready()
+
+        await until(condition, f"{process.name} is ready", START)

@@ -1,0 +1,92 @@
+"""Each certificate once in each stream and at each client, whoever is killed."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from simlog.oracle import judge
+from tests.e2e.clients import Client, all_received, connected
+from tests.e2e.processes import Process
+from tests.e2e.site import FORMS, Site
+from tests.e2e.waiting import until
+
+CERTIFICATES = 10_000
+INGESTORS = 3
+GATEWAYS = 2
+
+pytestmark = pytest.mark.slow
+
+
+async def running(site: Site, rate: int) -> None:
+    """Two logs of each kind, Redis and the gateways; no ingestor yet, so nothing streams."""
+    await site.start_redis()
+    await site.start_logs(
+        rfc6962=2,
+        static_ct=2,
+        operators=3,
+        duplicates=0.3,
+        rate=rate,
+        total=CERTIFICATES,
+        seed=3,
+        start=time.time() + 5,
+    )
+    await site.configure()
+    for _ in range(GATEWAYS):
+        await site.start_gateway()
+
+
+async def everything_delivered(site: Site, clients: Sequence[Client], seconds: float) -> None:
+    """Wait until all is ingested and delivered; then no process may still send anything."""
+    await until(site.everything_ingested, "every entry of every log is ingested", seconds)
+    for ingestor in site.ingestors:
+        assert ingestor.stop() == 0, str(ingestor)
+    last = msgspec.json.decode((await site.streams())[0].messages[-1])["id"]
+    await all_received(clients, last, 30)
+
+
+async def assert_flawless(site: Site, clients: Sequence[Client]) -> None:
+    deliveries = [*await site.streams(), *(client.delivery for client in clients)]
+    verdict = judge(await site.record(), deliveries, await site.tallies())
+    assert verdict.flawless, f"\n{verdict}"
+    assert [each.received for each in verdict.findings] == [CERTIFICATES] * (3 + len(clients))
+
+
+async def test_three_ingestors_and_two_gateways(site: Site) -> None:
+    await running(site, rate=1000)
+    async with connected(site.gateways, FORMS) as clients:
+        for _ in range(INGESTORS):
+            site.start_ingestor()
+        await everything_delivered(site, clients, 120)
+    assert len(clients) == 12
+    await assert_flawless(site, clients)
+
+
+async def test_an_ingestor_killed_every_two_seconds(site: Site) -> None:
+    await running(site, rate=500)
+    async with connected(site.gateways, FORMS) as clients:
+        for _ in range(INGESTORS):
+            site.start_ingestor()
+        killing = asyncio.create_task(kill_now_and_then(site.ingestors, seed=1))
+        await until(site.everything_ingested, "everything is ingested all the same", 200)
+        killing.cancel()
+        await asyncio.gather(killing, return_exceptions=True)
+        await everything_delivered(site, clients, 10)
+    await assert_flawless(site, clients)
+
+
+async def kill_now_and_then(ingestors: Sequence[Process], seed: int) -> None:
+    """Kill one of the ingestors every 2 s and start it again; the fourth time all at once."""
+    chance = random.Random(seed)
+    turn = 0
+    while True:
+        await asyncio.sleep(2)
+        turn += 1
+        victims = list(ingestors) if turn == 4 else [chance.choice(ingestors)]
+        for victim in victims:
+            victim.kill()
+        for victim in victims:
+            victim.restart()
