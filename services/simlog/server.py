@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from itertools import chain
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import h11
 import msgspec
@@ -109,8 +109,8 @@ async def _next_request(
 
 
 def _answer(handle: Handler, received: h11.Request) -> Response:
-    target = urlsplit(received.target.decode("ascii"))
-    request = Request(received.method.decode("ascii"), target.path, dict(parse_qsl(target.query)))
+    path, _, query = received.target.decode("ascii").partition("?")
+    request = Request(received.method.decode("ascii"), path, dict(parse_qsl(query)))
     if request.method != "GET":
         return Refused(405, f"{request.method} is not possible here, only GET").response
     try:

@@ -5,6 +5,7 @@ import time
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -230,6 +231,23 @@ async def test_a_live_world_grows_and_ends() -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1] == len(entries)
     assert "/static2/" in overview
+
+
+async def test_what_is_not_http_ends_its_own_connection_only(client: httpx.AsyncClient) -> None:
+    for nonsense in (
+        b"\x16\x03\x01\x02\0",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost" + b"x" * 200_000,
+    ):
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(nonsense)
+        writer.write_eof()
+        with suppress(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    answer = await client.get("//[?hash=%zz")
+    assert answer.status_code == 404
+    assert (await client.get("/")).status_code == 200
 
 
 async def test_stopping_ends_open_connections() -> None:
