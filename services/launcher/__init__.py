@@ -1,1 +1,12 @@
-"""The command `certstream-server`: up, ingest, gateway, simlog, tail."""
+"""The command `certstream-server`: what a person or a container starts.
+
+    cli.py         the subcommands and their options
+    options.py     options that are settings, and the Config they make
+    logsetup.py    where log lines go, and in which form
+    service.py     one service in this process, from its first signal handler to its last
+    supervisor.py  child processes: started, restarted, stopped, none left behind
+    up/            everything on one machine: Redis, services, the panel on a terminal
+    tail/          a client: domains or JSON from a server or from Redis
+
+Services are imported only by the command that runs them.
+"""

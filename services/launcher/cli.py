@@ -1,0 +1,236 @@
+"""The subcommands of `certstream-server`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Final, Protocol
+
+from certconf import Config, ConfigError
+from launcher import options, service
+from launcher.logsetup import FORMATS, LEVELS
+
+PROGRAM: Final = "certstream-server"
+
+#: Exit status of a wrong command line or configuration, as argparse's own.
+USAGE: Final = 2
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+class _Commands(Protocol):
+    """What `add_subparsers` returns, as far as it is used here."""
+
+    def add_parser(
+        self,
+        name: str,
+        *,
+        help: str,  # noqa: A002 - argparse's own name
+        description: str,
+        epilog: str,
+        formatter_class: type[argparse.HelpFormatter],
+    ) -> argparse.ArgumentParser: ...
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the process's exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chosen = _parser(arguments[:1]).parse_args(arguments)
+    handler: Handler = chosen.handler
+    try:
+        return handler(chosen)
+    except ConfigError as error:
+        print(f"{PROGRAM}: the configuration cannot be used:", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  {problem}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
+    """The whole parser; options that a service declares itself only if it is asked for."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="The live stream of every TLS certificate that Certificate Transparency logs "
+        "receive.",
+        epilog=f"`{PROGRAM} COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
+    commands: _Commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_up(commands)
+    _add_ingest(commands)
+    _add_gateway(commands)
+    _add_simlog(commands, with_options="simlog" in command)
+    _add_tail(commands, with_options="tail" in command)
+    _add_version(commands)
+    return parser
+
+
+def _command(
+    commands: _Commands, name: str, handler: Handler, summary: str, epilog: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n{epilog}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _add_up(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "up",
+        _up,
+        "run everything on this machine: Redis, ingestors and gateways",
+        """\
+  certstream-server up                         follow the public logs, serve on port 8080
+  certstream-server up --demo                  the same from simulated logs, without a network
+  certstream-server up --ingestors 2 --gateways 2
+  certstream-server up --redis-url redis://redis.internal:6379/0
+  CERTSTREAM_CONFIG=/etc/certstream.yaml certstream-server up""",
+    )
+    group = parser.add_argument_group("processes")
+    group.add_argument("--ingestors", type=_count, default=1, metavar="N", help="(1)")
+    group.add_argument("--gateways", type=_count, default=1, metavar="N", help="(1)")
+    group.add_argument(
+        "--demo",
+        action="store_true",
+        help="follow four simulated logs only, with a Redis that is thrown away at the end",
+    )
+    options.add_listening(parser)
+    options.add_start(parser)
+    options.add_configuration(parser)
+
+
+def _add_ingest(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "ingest",
+        _ingest,
+        "run one ingestor: logs to Redis",
+        """\
+  certstream-server ingest --redis-url redis://redis:6379/0
+  certstream-server ingest --from-start --set 'log_lists=[]' --config logs.yaml""",
+    )
+    options.add_start(parser)
+    options.add_configuration(parser)
+
+
+def _add_gateway(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "gateway",
+        _gateway,
+        "run one gateway: Redis to clients",
+        """\
+  certstream-server gateway --redis-url redis://redis:6379/0 --port 8080
+  certstream-server gateway --set redis_read_url=redis://replica:6379/0""",
+    )
+    options.add_listening(parser)
+    options.add_configuration(parser)
+
+
+def _add_simlog(commands: _Commands, *, with_options: bool) -> None:
+    parser = _command(
+        commands,
+        "simlog",
+        _simlog,
+        "serve simulated logs: real keys, trees and proofs, made-up certificates",
+        """\
+  certstream-server simlog --port 8090 --rate 100 --preload 5000
+  certstream-server simlog --rfc6962 1 --static-ct 0 --seed 7 --total 10000""",
+    )
+    if with_options:
+        from simlog.cli import add_arguments  # noqa: PLC0415
+
+        add_arguments(parser)
+        parser.add_argument("--log-level", choices=LEVELS, default="info", help="(%(default)s)")
+        parser.add_argument("--log-format", choices=FORMATS, default="auto", help="(%(default)s)")
+        parser.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
+
+
+def _add_tail(commands: _Commands, *, with_options: bool) -> None:
+    parser = _command(
+        commands,
+        "tail",
+        _tail,
+        "print what a server sends: domain names, or messages as JSON",
+        """\
+  certstream-server tail                                    names from ws://localhost:8080
+  certstream-server tail wss://certs.example.com --lite --limit 10
+  certstream-server tail http://localhost:8080 --json       by server-sent events
+  certstream-server tail --redis redis://localhost:6379/0   without a gateway""",
+    )
+    if with_options:
+        from launcher.tail.command import add_arguments  # noqa: PLC0415
+
+        add_arguments(parser)
+
+
+def _add_version(commands: _Commands) -> None:
+    _command(
+        commands, "version", _print_version, "print the version", "  certstream-server version"
+    )
+
+
+def _up(chosen: argparse.Namespace) -> int:
+    from launcher.up.command import run  # noqa: PLC0415
+
+    return run(chosen)
+
+
+def _ingest(chosen: argparse.Namespace) -> int:
+    from ingestor.app import serve  # noqa: PLC0415
+
+    config, _ = options.configuration(chosen)
+    service.prepare("ingestor", config, chosen.log_format, chosen.parent_pid)
+    service.run(lambda stop: serve(config, stop))
+    return 0
+
+
+def _gateway(chosen: argparse.Namespace) -> int:
+    from gateway.app import serve  # noqa: PLC0415
+
+    config, _ = options.configuration(chosen)
+    service.prepare("gateway", config, chosen.log_format, chosen.parent_pid)
+    service.run(lambda stop: serve(config, stop))
+    return 0
+
+
+def _simlog(chosen: argparse.Namespace) -> int:
+    from simlog.cli import run  # noqa: PLC0415
+
+    service.prepare(
+        "simlog", Config(log_level=chosen.log_level), chosen.log_format, chosen.parent_pid
+    )
+    try:
+        return run(chosen)
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+
+
+def _tail(chosen: argparse.Namespace) -> int:
+    from launcher.tail.command import run  # noqa: PLC0415
+
+    return run(chosen)
+
+
+def _print_version(_: argparse.Namespace) -> int:
+    print(PROGRAM, _version())
+    return 0
+
+
+def _version() -> str:
+    return version(PROGRAM)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)

@@ -1,0 +1,87 @@
+"""Where log lines go and in which form: structlog, and through it the libraries' own logging.
+
+Everything goes to stderr, so that stdout stays what a command prints. A person at a terminal
+gets lines to read, anything else one JSON object a line.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+
+FORMATS: Final = ("auto", "console", "json")
+
+#: The names certstream-server-rust knows, beside Python's own.
+LEVELS: Final[Mapping[str, int]] = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+
+#: Libraries that say at INFO what we count instead.
+_CHATTY: Final = ("httpx", "httpcore", "hpack", "websockets", "asyncio")
+
+
+def configure(level: str, form: str, service: str) -> None:
+    """Send this process's log lines to stderr.
+
+    Args:
+        level: a `log_level` of the configuration.
+        form: one of `FORMATS`; "auto" asks whether stderr is a terminal.
+        service: stands in every line, with the process id.
+    """
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(console=console),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
+    for library in _CHATTY:
+        logging.getLogger(library).setLevel(max(LEVELS[level], logging.WARNING))
+    structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
+
+
+def _renderers(*, console: bool) -> list[Any]:
+    if console:
+        return [_short, structlog.dev.ConsoleRenderer(colors=_has_colors(), pad_event_to=32)]
+    return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+
+
+def _has_colors() -> bool:
+    """FORCE_COLOR is for a child whose lines its parent shows on the terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def _short(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """For a person: `gateway[4711]` instead of two fields."""
+    service, pid = event.pop("service", None), event.pop("pid", None)
+    if service is not None:
+        event["from"] = f"{service}[{pid}]"
+    return event

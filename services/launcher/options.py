@@ -1,0 +1,114 @@
+"""Options that are settings, and the Config they make of defaults, file, variables and themselves.
+
+A setting given on the command line travels to child processes as `--set`, so that a child ends
+with the very configuration its parent checked.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import yaml
+
+from certconf import Config, load
+from launcher.logsetup import FORMATS
+
+#: Option -> the setting it is a short form of.
+_SETTINGS: Final[Mapping[str, str]] = {
+    "host": "host",
+    "port": "port",
+    "log_level": "log_level",
+    "state_dir": "state_dir",
+    "redis_url": "redis_url",
+    "start_index": "ct_log.start_index",
+}
+
+
+def add_configuration(parser: argparse.ArgumentParser) -> None:
+    """Options that every command with a configuration has."""
+    group = parser.add_argument_group(
+        "configuration",
+        "Options win over CERTSTREAM_* variables, those over config.yaml, that over the defaults.",
+    )
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the configuration file (default: $CERTSTREAM_CONFIG, else ./config.yaml if there "
+        "is one)",
+    )
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=_assignment,
+        dest="assignments",
+        help="any setting, its value as YAML: --set streams.full=false --set 'log_lists=[]'",
+    )
+    group.add_argument("--redis-url", metavar="URL", help="redis://, rediss:// or unix://")
+    group.add_argument("--state-dir", metavar="DIR", help="where an embedded Redis keeps its data")
+    group.add_argument("--log-level", metavar="LEVEL", help="debug, info, warn or error")
+    group.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        default="auto",
+        help="auto: for reading on a terminal, JSON elsewhere",
+    )
+    # Set by a supervising `up`: the child ends with it, and repeats nothing it already said.
+    parser.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
+
+
+def add_listening(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that clients connect to."""
+    group = parser.add_argument_group("listening")
+    group.add_argument("--host", metavar="ADDRESS", help="address to listen on (0.0.0.0)")
+    group.add_argument("--port", metavar="PORT", help="port to listen on (8080)")
+
+
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that follow logs."""
+    group = parser.add_argument_group(
+        "where to start",
+        "For logs that Redis does not know yet; the others go on where they stopped.",
+    ).add_mutually_exclusive_group()
+    group.add_argument(
+        "--from-start",
+        action="store_const",
+        const=0,
+        dest="start_index",
+        help="at each log's first entry, instead of its newest",
+    )
+    group.add_argument(
+        "--from-index", metavar="N", dest="start_index", help="at this index of each log"
+    )
+
+
+def configuration(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
+    """The Config, and the settings of the command line alone.
+
+    Raises:
+        certconf.ConfigError: with everything that is wrong.
+    """
+    overrides: dict[str, Any] = dict(options.assignments)
+    for option, setting in _SETTINGS.items():
+        if (value := getattr(options, option, None)) is not None:
+            overrides[setting] = value
+    return load(options.config, os.environ, overrides), overrides
+
+
+def arguments(config: Config, overrides: Mapping[str, Any]) -> Sequence[str]:
+    """The arguments with which a child process makes the same Config."""
+    file = [f"--config={config.file}"] if config.file else []
+    return [*file, *(f"--set={key}={json.dumps(value)}" for key, value in overrides.items())]
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"the value of {key} is not YAML: {value!r}") from None

@@ -1,0 +1,85 @@
+"""One service in this process: its event loop, its signals, its end."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+import uvloop
+
+from certconf import Config
+from launcher import logsetup
+
+Serve = Callable[[asyncio.Event], Awaitable[object]]
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def run(serve: Serve) -> None:
+    """Run `serve` until it returns; SIGINT and SIGTERM set the event it is given.
+
+    A second signal ends the process at once: whoever asks twice does not want to wait.
+    """
+    uvloop.run(_until_signalled(serve))
+
+
+async def _until_signalled(serve: Serve) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    await serve(stop)
+
+
+async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` until it is done, or cancel it when `stop` is set; what it raises is raised."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+
+
+def prepare(name: str, config: Config, log_format: str, parent_pid: int | None) -> None:
+    """Set up logging, and tell once what the configuration has to tell.
+
+    Args:
+        name: the service, as log lines call it.
+        config: says the log level and the notices.
+        log_format: one of `logsetup.FORMATS`.
+        parent_pid: the supervisor to end with; it has logged the notices already.
+    """
+    if parent_pid is not None:
+        die_with(parent_pid)
+    logsetup.configure(config.log_level, log_format, name)
+    if parent_pid is None:
+        log = structlog.get_logger()
+        for notice in config.notices:
+            log.warning("configuration", notice=notice)
+
+
+def die_with(parent_pid: int) -> None:
+    """Let the kernel kill this process when its parent dies, even by SIGKILL.
+
+    Nothing is lost by dying so: what is not in Redis yet is read again.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before we could ask
+        sys.exit(1)

@@ -1,0 +1,127 @@
+"""Child processes: started, restarted when they die, stopped in time, none left behind.
+
+A child leads a session of its own, so that Ctrl-C at the terminal reaches the supervisor alone,
+which then stops its children in order. A supervisor killed by SIGKILL takes them along: each
+asks the kernel for that when it starts (`service.die_with`).
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+log = structlog.get_logger(__name__)
+
+#: Seconds a child gets between SIGTERM and SIGKILL.
+GRACE: Final = 3.0
+#: Seconds before a dead child is started again: doubling from the first to the last ...
+FIRST_PAUSE: Final = 0.25
+LAST_PAUSE: Final = 15.0
+#: ... and starting over once one has lived so long.
+SETTLED: Final = 3.0
+
+_LINE_BYTES: Final = 1 << 20
+
+
+class Child(msgspec.Struct, frozen=True):
+    """A process to keep running.
+
+    Attributes:
+        name: how log lines call it.
+        arguments: of the command `certstream-server`.
+        environ: its environment.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    environ: Mapping[str, str]
+
+
+async def keep_running(
+    child: Child,
+    *,
+    on_line: Callable[[str], None] | None = None,
+    grace: float = GRACE,
+) -> None:
+    """Run a child, again and again, until cancelled; then stop it.
+
+    Args:
+        child: what to run.
+        on_line: gets what the child writes to stderr, line by line; None leaves it our own.
+        grace: seconds the child gets to end by itself when this is cancelled.
+    """
+    pause = FIRST_PAUSE
+    while True:
+        born = time.monotonic()
+        code = await _run(child, on_line, grace)
+        if time.monotonic() - born >= SETTLED:
+            pause = FIRST_PAUSE
+        log.error("child died, starting it again", child=child.name, why=_why(code), seconds=pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LAST_PAUSE)
+
+
+async def _run(child: Child, on_line: Callable[[str], None] | None, grace: float) -> int:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",  # no module of the working directory stands in for one of ours
+        "-m",
+        "launcher",
+        *child.arguments,
+        env=child.environ,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=None if on_line is None else asyncio.subprocess.PIPE,
+        start_new_session=True,
+        limit=_LINE_BYTES,
+    )
+    log.info("child started", child=child.name, child_pid=process.pid)
+    try:
+        async with asyncio.TaskGroup() as group:
+            if process.stderr is not None and on_line is not None:
+                group.create_task(_relay(process.stderr, on_line))
+            return await process.wait()
+    finally:
+        await _stop(process, grace)
+
+
+async def _stop(process: asyncio.subprocess.Process, grace: float) -> None:
+    """Ask, wait, insist. Nothing happens to a process that has ended already."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(grace):
+            await process.wait()
+    except TimeoutError:
+        log.warning("child does not stop, killing it", child_pid=process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _relay(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:  # longer than the limit: what was read of it is dropped
+            continue
+        if not line:
+            return
+        on_line(line.decode(errors="replace").rstrip("\n"))
+
+
+def _why(code: int) -> str:
+    """Words for a return code as `Process.returncode` gives it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -1,0 +1,90 @@
+"""One connection each: the messages of a stream as they come, until it ends or fails."""
+
+from collections.abc import AsyncIterator
+from typing import Final, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import httpx
+from websockets.asyncio.client import connect as connect_websocket
+from websockets.exceptions import WebSocketException
+
+Stream = Literal["full", "lite", "domains"]
+
+#: What ends a connection that is worth trying again.
+FAILURES: Final = (OSError, WebSocketException, httpx.HTTPError)
+
+_PATHS: Final = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"}
+_CONNECT_SECONDS: Final = 10
+#: Servers say something at least every 30 s; silence beyond this means that nobody is there.
+_SILENCE_SECONDS: Final = 75
+
+
+class RefusedError(Exception):
+    """The server was reached and does not offer what was asked; trying again would not help."""
+
+
+def messages(url: str, stream: Stream, cursor: str | None) -> AsyncIterator[bytes]:
+    """The JSON messages of one connection to a server.
+
+    Args:
+        url: ws:// or wss:// for WebSocket, http:// or https:// for SSE. A path of its own is kept
+            (a server behind a path prefix, or another kind of server); else `stream` chooses.
+        stream: which of the three.
+        cursor: the id of the last message already had.
+
+    Raises:
+        RefusedError: the server answered with a client error.
+        FAILURES: the connection could not be made or broke.
+    """
+    if urlsplit(url).scheme in {"ws", "wss"}:
+        return _websocket(_address(url, _PATHS[stream], {}, cursor))
+    return _sse(_address(url, "/sse", {"stream": stream}, cursor))
+
+
+def _address(url: str, path: str, query: dict[str, str], cursor: str | None) -> str:
+    parts = urlsplit(url)
+    if parts.path not in {"", "/"}:
+        path, query = parts.path, {}
+    query = {**query, **dict(parse_qsl(parts.query))}
+    if cursor is not None:
+        query["cursor"] = cursor
+    return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))
+
+
+async def _websocket(url: str) -> AsyncIterator[bytes]:
+    try:
+        connection = await connect_websocket(
+            url, open_timeout=_CONNECT_SECONDS, max_size=None, ping_interval=30, ping_timeout=45
+        )
+    except WebSocketException as error:
+        response = getattr(error, "response", None)
+        if response is not None:
+            _check_status(response.status_code, url)
+        raise
+    async with connection:
+        async for message in connection:
+            yield message.encode() if isinstance(message, str) else message
+
+
+async def _sse(url: str) -> AsyncIterator[bytes]:
+    """Server-sent events: of each event its data lines (WHATWG HTML section 9.2.6)."""
+    timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS)
+    async with (
+        httpx.AsyncClient(timeout=timeout) as client,
+        client.stream("GET", url, headers={"Accept": "text/event-stream"}) as response,
+    ):
+        _check_status(response.status_code, url)
+        response.raise_for_status()
+        data: list[str] = []
+        async for line in response.aiter_lines():
+            if line.startswith("data:"):
+                data.append(line[5:].removeprefix(" "))
+            elif not line and data:
+                yield "\n".join(data).encode()
+                data.clear()
+
+
+def _check_status(status: int, url: str) -> None:
+    """Most client errors stay what they are; 408 and 429 ask to come back."""
+    if 400 <= status < 500 and status not in {408, 429}:
+        raise RefusedError(f"{url} answers {status}: {httpx.codes.get_reason_phrase(status)}")

@@ -1,0 +1,122 @@
+"""What is started and stopped, in which order.
+
+Redis comes first and goes last; between them simlog (for `--demo`), ingestors and gateways. The
+order of the end is the nesting of the blocks in `_everything`: cancelling it stops the innermost
+first.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from certbus.embedded import MAX_MEMORY, CannotStart, EmbeddedRedis, StateInUse
+from certconf import Config, RedisURL
+from launcher import options, service
+from launcher.supervisor import Child, keep_running
+from launcher.up.address import TakenError, check_free, urls
+from launcher.up.demo import Demo
+from launcher.up.panel import Panel
+
+log = structlog.get_logger(__name__)
+
+_REDIS_PAUSE: Final = 1.0  # seconds before a Redis that ended by itself is started again
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """The command `up`: until SIGINT or SIGTERM, or until it turns out that it cannot work."""
+    config, overrides = options.configuration(chosen)
+    try:
+        check_free(config.host, config.port)
+        if chosen.log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty():
+            with Panel(tuple(urls(config))) as panel:
+                _run(chosen, config, overrides, panel)
+        else:
+            for url, what in urls(config):
+                print(f"{url}  {what}", flush=True)
+            _run(chosen, config, overrides, None)
+    except (TakenError, StateInUse, CannotStart) as error:
+        print(f"certstream-server: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(
+    chosen: argparse.Namespace, config: Config, overrides: Mapping[str, Any], panel: Panel | None
+) -> None:
+    service.prepare("up", config, "console" if panel else chosen.log_format, chosen.parent_pid)
+    everything = _everything(chosen, config, overrides, panel)
+    service.run(lambda stop: service.until(stop, everything))
+
+
+async def _everything(
+    chosen: argparse.Namespace, config: Config, overrides: Mapping[str, Any], panel: Panel | None
+) -> None:
+    """Run it all until cancelled."""
+    async with AsyncExitStack() as stack:
+        settings = dict(overrides)
+        state_dir, redis_url, demo = config.state_dir, config.redis_url, None
+        if chosen.demo:
+            state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certstream-")))
+            redis_url, demo = None, Demo(state_dir)
+            settings |= demo.settings
+        server = None
+        if redis_url is None:
+            server = await stack.enter_async_context(EmbeddedRedis(state_dir, _memory(config)))
+            redis_url = RedisURL(server.url)
+            # It has no password and no replica, whatever is configured for another one.
+            settings |= {"redis_url": server.url}
+            settings |= {"redis_read_url": None, "redis_password_file": None}
+
+        shared = (f"--parent-pid={os.getpid()}", f"--log-format={_child_format(chosen, panel)}")
+        configured = (*options.arguments(config, settings), *shared)
+        environ = {**os.environ, "FORCE_COLOR": "1"} if panel else os.environ
+        on_line = panel.line if panel else None
+
+        def child(name: str, *arguments: str) -> Coroutine[Any, Any, None]:
+            return keep_running(Child(name, arguments, environ), on_line=on_line)
+
+        async with asyncio.TaskGroup() as background:
+            if server is not None:
+                background.create_task(_keep_redis(server))
+            if demo is not None:
+                background.create_task(child("simlog", *demo.arguments, *shared))
+                await demo.wait()
+            if panel is not None:
+                background.create_task(panel.watch(redis_url.reveal(), config.redis_prefix))
+            async with asyncio.TaskGroup() as services:
+                for number in range(chosen.ingestors):
+                    services.create_task(child(f"ingestor-{number + 1}", "ingest", *configured))
+                for number in range(chosen.gateways):
+                    services.create_task(child(f"gateway-{number + 1}", "gateway", *configured))
+
+
+def _child_format(chosen: argparse.Namespace, panel: Panel | None) -> str:
+    """Children that write through the panel cannot see the terminal themselves."""
+    return "console" if panel else str(chosen.log_format)
+
+
+async def _keep_redis(server: EmbeddedRedis) -> None:
+    """Start the embedded Redis again whenever it ends by itself."""
+    while True:
+        status = await server.wait()
+        log.error("embedded redis ended, starting it again", status=status)
+        await asyncio.sleep(_REDIS_PAUSE)
+        try:
+            await server.start()
+        except CannotStart as error:
+            log.error("embedded redis does not start", why=str(error))
+
+
+def _memory(config: Config) -> int:
+    """Bytes for the embedded Redis: the usual, or room for what is configured to be kept."""
+    retention = config.retention
+    kept = sum(limit.max_bytes for limit in (retention.full, retention.lite, retention.domains))
+    return max(MAX_MEMORY, 2 * kept)
