@@ -1,7 +1,7 @@
 """Living without Redis for a while: keep trying, say so once, go on when it is back.
 
-Every log's task shares one `Patience`, so that a Redis that goes away is one line in the log and
-not one for each of fifty logs every second.
+Every log's task shares one `Patience`, so that a Redis that goes away is one line in the log, not
+one for each of fifty logs every second.
 """
 
 import asyncio
@@ -9,33 +9,31 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+from redis.exceptions import RedisError
 
 from ingestor.ctclient.backoff import jittered
 
 T = TypeVar("T")
 
-# What passes by itself: Redis restarts, loads its file, fails over, or the network comes back.
-PASSING = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 _INITIAL = 0.1
 _MAXIMUM = 2.0
 
-_log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 class Patience:
-    """Repeats what failed because Redis is away, until it succeeds."""
+    """Repeats what failed because Redis is away, full or refusing, until it succeeds."""
 
     def __init__(self) -> None:
-        self.away_since: float | None = None  # loop time
+        self._away_since: float | None = None  # loop time
 
     async def __call__(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Await `ask()`, again and again while Redis is away. It must be safe to repeat."""
+        """Await `ask()`, again and again while Redis fails. It must be safe to repeat."""
         attempt = 0
         while True:
             try:
                 answer = await ask()
-            except PASSING as error:
+            except (RedisError, OSError) as error:
                 self._went(error)
             else:
                 self._came_back()
@@ -44,12 +42,13 @@ class Patience:
             attempt += 1
 
     def _went(self, error: Exception) -> None:
-        if self.away_since is None:
-            self.away_since = asyncio.get_running_loop().time()
-            _log.warning("redis unavailable, trying until it is back", problem=str(error))
+        if self._away_since is None:
+            self._away_since = asyncio.get_running_loop().time()
+            problem = str(error) or type(error).__name__
+            _log.warning("redis unavailable, trying until it is back", problem=problem)
 
     def _came_back(self) -> None:
-        if self.away_since is not None:
-            away = asyncio.get_running_loop().time() - self.away_since
-            self.away_since = None
+        if self._away_since is not None:
+            away = asyncio.get_running_loop().time() - self._away_since
+            self._away_since = None
             _log.info("redis is back", away_secs=round(away, 1))

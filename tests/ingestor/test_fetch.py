@@ -10,8 +10,8 @@ import pytest
 from ingestor.ctclient.backoff import jittered
 from ingestor.ctclient.errors import BadAnswer, Refused, TooLarge, Unreachable
 from ingestor.ctclient.fetch import MAX_RETRY_AFTER, Fetcher, Retry, http_client, retry_after
-
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
+from tests.ingestor.waiting import until
 
 LIMIT = 100_000
 
@@ -109,21 +109,12 @@ async def test_retry_after_stops_every_request_to_the_log(
     ]
     server.answers["/other"] = [Answer(b"calm")]
     busy = asyncio.create_task(fetcher.get(f"{server.url}/busy", LIMIT))
-    async with asyncio.timeout(5):
-        while not server.requests:
-            await asyncio.sleep(0.005)
-    # Give the refusal time to arrive: a round trip that is itself held back once it has.
-    assert await asyncio.gather(busy, _after_refusal(fetcher, server)) == [b"calm", b"calm"]
+    await until(lambda: fetcher.paused)
+    assert await fetcher.get(f"{server.url}/other", LIMIT) == b"calm"
+    assert await busy == b"calm"
     refused, *later = server.requests
     assert {request.path for request in later} == {"/busy", "/other"}
     assert all(request.time - refused.time >= 0.99 for request in later)
-
-
-async def _after_refusal(fetcher: Fetcher, server: HostileServer) -> bytes:
-    async with asyncio.timeout(5):
-        while not fetcher.paused:
-            await asyncio.sleep(0.005)
-    return await fetcher.get(f"{server.url}/other", LIMIT)
 
 
 async def test_silence_ends_with_the_time_out(server: HostileServer) -> None:

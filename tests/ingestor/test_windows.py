@@ -107,10 +107,14 @@ async def test_an_entry_that_is_too_large_alone_is_an_error() -> None:
 async def test_what_comes_before_an_error_is_handed_on_first() -> None:
     log = MemoryLog(1000, fail_at=250)
     got: list[int] = []
-    with pytest.raises(LogError, match="broken"):
+
+    async def collect() -> None:
         async with aclosing(windows(log, 0, 1000, WindowSize(100), 4)) as ahead:
             async for window in ahead:
-                got += [entry.index for entry in window.entries]
+                got.extend(entry.index for entry in window.entries)
+
+    with pytest.raises(LogError, match="broken"):
+        await collect()
     assert got == list(range(200))
     assert log.running == 0
 

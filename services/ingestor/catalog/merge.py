@@ -1,7 +1,8 @@
 """Listed and configured logs -> the one set of logs to follow."""
 
 import base64
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -10,14 +11,14 @@ from certconf.settings import CustomLog, StaticLog
 from ingestor.catalog.log import Kind, Log, identify, normalise
 from ingestor.catalog.log_list import is_followed
 
-_log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 def merge(
     listed: Iterable[Log],
     configured: Sequence[CustomLog | StaticLog],
     kinds: frozenset[Kind],
-    now: float,
+    now: float | None = None,
 ) -> dict[str, Log]:
     """Join what is listed with what is configured.
 
@@ -30,11 +31,12 @@ def merge(
         listed: logs of all lists, in the order of the lists.
         configured: logs configured by hand.
         kinds: which APIs are enabled.
-        now: seconds since the epoch.
+        now: seconds since the epoch; None asks the clock.
 
     Returns:
         Logs by id, the configured ones first.
     """
+    now = time.time() if now is None else now
     known: dict[str, Log] = {}
     for log in listed:
         known.setdefault(log.id, log)
@@ -87,3 +89,21 @@ def _joined(configured: Log, listed: Log) -> Log:
         origin=configured.origin or listed.origin,
         end_exclusive=listed.end_exclusive,
     )
+
+
+def keep_ids(before: Mapping[str, Log], logs: Mapping[str, Log]) -> dict[str, Log]:
+    """Let no log change its id while it may be followed under the one it had.
+
+    A configured log gets a better id when a list is read that knows its key. Following it as
+    another log would publish everything in between once more.
+
+    Args:
+        before: the logs as they were, by id.
+        logs: the logs as they are now, by id.
+    """
+    ids = {normalise(log.url): log.id for log in before.values()}
+    kept = [
+        msgspec.structs.replace(log, id=ids.get(normalise(log.url), log.id))
+        for log in logs.values()
+    ]
+    return {log.id: log for log in kept}

@@ -11,7 +11,7 @@ import structlog
 
 from ingestor.catalog.log import normalise
 
-_log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 class _LogState(msgspec.Struct):

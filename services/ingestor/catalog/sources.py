@@ -7,15 +7,15 @@ there, for a start without a network.
 (Refreshing on a timer, and keeping the last good list in Redis, would belong here.)
 """
 
+import asyncio
 import base64
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from certconf.settings import LogList as Setting
-from ctparse.entry import Malformed
 from ctparse.signatures import BadSignature, verify_log_list
 from ingestor.catalog.log import Log
 from ingestor.catalog.log_list import LogList, parse
@@ -29,19 +29,7 @@ GOOGLE = Setting(
 _MAX_LIST = 4 << 20
 _MAX_SIGNATURE = 16 << 10
 
-_log = structlog.get_logger()
-
-
-class Lists(msgspec.Struct, frozen=True):
-    """What came of reading the lists.
-
-    Attributes:
-        logs: the logs of every list that could be read, in the order of the lists.
-        missing: lists that could not be read now and should be tried again.
-    """
-
-    logs: tuple[Log, ...]
-    missing: tuple[Setting, ...]
+_log = structlog.get_logger(__name__)
 
 
 def packaged(name: str) -> bytes:
@@ -49,53 +37,81 @@ def packaged(name: str) -> bytes:
     return resources.files("ingestor").joinpath("data", name).read_bytes()
 
 
-async def read_lists(settings: tuple[Setting, ...], fetcher: Fetcher) -> Lists:
-    """Read every list; one that cannot be read is reported, and stands in for by nothing.
+class Lists:
+    """The configured lists, as far as they could be read.
 
-    Only Google's has a stand-in, the copy in the package.
+    Args:
+        settings: where they are.
+        fetcher: reads URLs.
     """
-    logs: list[Log] = []
-    missing = []
-    for setting in settings:
-        try:
-            found = await _read(setting, fetcher)
-        except (LogError, OSError, Malformed, BadSignature, ValueError) as error:
-            missing.append(setting)
-            if setting == GOOGLE:
+
+    def __init__(self, settings: Sequence[Setting], fetcher: Fetcher) -> None:
+        self._settings = settings
+        self._fetcher = fetcher
+        self._read: dict[str, LogList] = {}
+        self._missed: set[str] = set()  # reported missing
+
+    @property
+    def complete(self) -> bool:
+        """Whether every list has been read."""
+        return all(setting.url in self._read for setting in self._settings)
+
+    def logs(self) -> list[Log]:
+        """Logs of every list, in the order of the lists; of Google's at least the packaged copy."""
+        logs: list[Log] = []
+        for setting in self._settings:
+            found = self._read.get(setting.url)
+            if found is None and setting == GOOGLE:
                 found = parse(packaged("log_list.json"))
-                _log.warning(
-                    "log list unavailable, using the copy in this package",
-                    list=setting.url,
-                    problem=str(error),
-                    copy_version=found.version,
-                    copy_made=found.timestamp,
-                )
-            else:
-                _log.warning("log list unavailable", list=setting.url, problem=str(error))
+            if found is not None:
+                logs += found.logs
+        return logs
+
+    async def read_missing(self) -> None:
+        """Read the lists that have not been read yet; says once of each that it cannot be."""
+        for setting in self._settings:
+            if setting.url in self._read:
                 continue
-        else:
+            try:
+                found = await self._get(setting)
+            except (LogError, OSError, BadSignature, ValueError) as error:
+                self._report_missing(setting, str(error))
+                continue
+            self._read[setting.url] = found
             _log.info(
                 "log list read", list=setting.url, version=found.version, logs=len(found.logs)
             )
-        logs += found.logs
-    return Lists(tuple(logs), tuple(missing))
 
+    async def _get(self, setting: Setting) -> LogList:
+        body = await self._bytes(setting.url, _MAX_LIST)
+        if not setting.unsigned:
+            if setting.signature_url is None:
+                raise ValueError("it has neither signature_url nor `unsigned: true`")
+            signature = await self._bytes(setting.signature_url, _MAX_SIGNATURE)
+            verify_log_list(body, signature, _pem(setting))
+        return parse(body)
 
-async def _read(setting: Setting, fetcher: Fetcher) -> LogList:
-    body = await _get(setting.url, fetcher, _MAX_LIST)
-    if not setting.unsigned:
-        if setting.signature_url is None:
-            raise ValueError("no signature_url is configured for it, nor `unsigned: true`")
-        signature = await _get(setting.signature_url, fetcher, _MAX_SIGNATURE)
-        verify_log_list(body, signature, _pem(setting))
-    return parse(body)
+    async def _bytes(self, place: str, limit: int) -> bytes:
+        """Read a URL or a file."""
+        if place.startswith(("https://", "http://")):
+            return await self._fetcher.get(place, limit)
+        return await asyncio.to_thread(Path(place.removeprefix("file://")).read_bytes)
 
-
-async def _get(place: str, fetcher: Fetcher, limit: int) -> bytes:
-    """Read a URL or a file."""
-    if place.startswith(("https://", "http://")):
-        return await fetcher.get(place, limit)
-    return Path(place.removeprefix("file://")).read_bytes()
+    def _report_missing(self, setting: Setting, problem: str) -> None:
+        if setting.url in self._missed:
+            return
+        self._missed.add(setting.url)
+        if setting != GOOGLE:
+            _log.warning("log list unavailable, trying again", list=setting.url, problem=problem)
+            return
+        copy = parse(packaged("log_list.json"))
+        _log.warning(
+            "log list unavailable, using the copy in this package until it is",
+            list=setting.url,
+            problem=problem,
+            copy_version=copy.version,
+            copy_made=copy.timestamp,
+        )
 
 
 def _pem(setting: Setting) -> bytes:

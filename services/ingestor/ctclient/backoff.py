@@ -15,5 +15,5 @@ def jittered(attempt: int, initial: float, maximum: float) -> float:
         Seconds to wait: between half of the exponential delay and all of it.
     """
     # 2**32 is beyond any sensible maximum, and keeps the power of a long outage small.
-    delay = min(maximum, initial * 2 ** min(attempt, 32))
+    delay = min(maximum, initial * 2.0 ** min(attempt, 32))
     return delay * random.uniform(0.5, 1.0)  # noqa: S311  (no secret depends on it)

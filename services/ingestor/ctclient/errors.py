@@ -1,10 +1,11 @@
+# ruff: noqa: N818  (named for what happened, as httpx names ConnectTimeout)
 """What can go wrong between a log and us. Every error names the log, the URL and the problem.
 
-    LogError
-      Unreachable   no answer: DNS, connect, TLS, time-out, connection cut
-      Refused       an answer with a status that is not 200, perhaps with Retry-After
-      BadAnswer     an answer that is not what the specification says
-        TooLarge    an answer beyond the size we accept; a smaller window may fit
+LogError
+Unreachable   no answer: DNS, connect, TLS, time-out, connection cut
+Refused       an answer with a status that is not 200, perhaps with Retry-After
+BadAnswer     an answer that is not what the specification says
+TooLarge    an answer beyond the size we accept; a smaller window may fit
 """
 
 
@@ -22,6 +23,11 @@ class LogError(Exception):
         self.log = log
         self.url = url
         self.problem = problem
+
+    @property
+    def summary(self) -> str:
+        """URL and problem, where the log is clear."""
+        return f"{self.url}: {self.problem}"
 
 
 class Unreachable(LogError):

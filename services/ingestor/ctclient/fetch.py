@@ -104,9 +104,7 @@ class Fetcher:
 
     async def _attempt(self, url: str, limit: int) -> bytes:
         """One request, after any pause the log asked for."""
-        loop = asyncio.get_running_loop()
-        while (pause := self._not_before - loop.time()) > 0:
-            await asyncio.sleep(pause)
+        await self._pause()
         try:
             async with asyncio.timeout(self._timeout), self._http.stream("GET", url) as response:
                 if response.status_code != httpx.codes.OK:
@@ -124,6 +122,11 @@ class Fetcher:
             problem = str(error) or type(error).__name__
             raise Unreachable(self.log, url, problem) from error
 
+    async def _pause(self) -> None:
+        """Wait as long as the log asked for; it may ask for more meanwhile."""
+        while self.paused:  # noqa: ASYNC110  (it is the clock that ends it)
+            await asyncio.sleep(self._not_before - asyncio.get_running_loop().time())
+
     def _refused(self, url: str, response: httpx.Response) -> Refused:
         wait = retry_after(response.headers.get("retry-after"), time.time())
         if wait is not None:
@@ -136,7 +139,9 @@ class Fetcher:
     async def _body(self, url: str, response: httpx.Response, limit: int) -> bytes:
         encoding = response.headers.get("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip", ""):
-            raise BadAnswer(self.log, url, f"content-encoding {encoding!r}, but only gzip was offered")
+            raise BadAnswer(
+                self.log, url, f"content-encoding {encoding!r}, but only gzip was offered"
+            )
         chunks = []
         size = 0
         async for chunk in response.aiter_raw():

@@ -21,7 +21,7 @@ from ingestor.follow.ahead import windows
 from ingestor.follow.pipeline import Moved, Pipeline
 from ingestor.follow.windows import WindowSize
 
-_log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -45,6 +45,7 @@ class Health(msgspec.Struct):
 
     Attributes:
         head: the newest tree head seen.
+        successes: how often everything up to the head was published.
         errors: failures since this process follows it.
         failures: failures since anything was published or the head was reached.
         down_since: loop time of the first failure since the head was reached; None: none.
@@ -52,6 +53,7 @@ class Health(msgspec.Struct):
     """
 
     head: TreeHead | None = None
+    successes: int = 0
     errors: int = 0
     failures: int = 0
     down_since: float | None = None
@@ -66,17 +68,18 @@ class Follower:
         client: reads it.
         pipeline: publishes it.
         pace: how fast.
-        next_index: index of the next entry to publish.
+
+    Attributes:
+        log: what is followed.
+        pipeline: where it goes; knows how far.
+        health: how it has been answering.
     """
 
-    def __init__(
-        self, log: Log, client: LogClient, pipeline: Pipeline, pace: Pace, next_index: int
-    ) -> None:
+    def __init__(self, log: Log, client: LogClient, pipeline: Pipeline, pace: Pace) -> None:
+        self.log = log
+        self.pipeline = pipeline
         self.health = Health()
-        self.next = next_index
-        self._log = log
         self._client = client
-        self._pipeline = pipeline
         self._pace = pace
         self._size = WindowSize(pace.batch_size, client.tile)
 
@@ -95,10 +98,7 @@ class Follower:
             except LogError as error:
                 await asyncio.sleep(self._failed(error))
             except Moved as moved:
-                _log.info(
-                    "redis goes on elsewhere", log=self._log.name, was=self.next, next=moved.next
-                )
-                self.next = moved.next
+                _log.info("redis goes on from another entry", log=self.log.name, next=moved.next)
             else:
                 self._reached(head)
                 await asyncio.sleep(asked + self._pace.poll - loop.time())
@@ -106,11 +106,11 @@ class Follower:
     async def _catch_up(self, head: TreeHead) -> None:
         """Publish everything up to `head`."""
         self.health.head = head
-        ahead = windows(self._client, self.next, head.size, self._size, self._pace.concurrency)
+        start, concurrency = self.pipeline.next, self._pace.concurrency
+        ahead = windows(self._client, start, head.size, self._size, concurrency)
         async with aclosing(ahead):
             async for window in ahead:
-                await self._pipeline.publish(window.first, window.entries, head)
-                self.next = window.first + len(window.entries)
+                await self.pipeline.publish(window.first, window.entries, head)
                 self.health.failures = 0
 
     def _failed(self, error: LogError) -> float:
@@ -122,25 +122,31 @@ class Follower:
             wait = max(wait, error.retry_after)
         if health.down_since is None:
             health.down_since = asyncio.get_running_loop().time()
-            _log.warning(
-                "log unavailable, trying until it is back",
-                log=self._log.name,
-                url=error.url,
-                problem=error.problem,
-                next_attempt_secs=round(wait, 1),
-            )
+            warn_unavailable(self.log, error, wait)
         health.failures += 1
         health.errors += 1
-        health.last_error = f"{error.url}: {error.problem}"
+        health.last_error = error.summary
         return wait
 
     def _reached(self, head: TreeHead) -> None:
         """Note that everything up to `head` is published."""
         health = self.health
         health.failures = 0
+        health.successes += 1
         if health.down_since is not None:
             down = asyncio.get_running_loop().time() - health.down_since
             health.down_since = None
             _log.info(
-                "log is back", log=self._log.name, down_secs=round(down, 1), tree_size=head.size
+                "log is back", log=self.log.name, down_secs=round(down, 1), tree_size=head.size
             )
+
+
+def warn_unavailable(log: Log, error: LogError, wait: float) -> None:
+    """The one line about an outage, when it begins."""
+    _log.warning(
+        "log unavailable, trying until it is back",
+        log=log.name,
+        url=error.url,
+        problem=error.problem,
+        next_attempt_secs=round(wait, 1),
+    )

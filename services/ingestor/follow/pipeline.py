@@ -6,37 +6,37 @@ Asking Redis first is what makes duplicates cheap: most entries of a busy second
 known, and reading a certificate costs ten times what hashing it does. The answer may be out of
 date a moment later, so the publish script checks again and says which ones were overtaken.
 
-Everything here runs once an entry or more, so it is plain loops over lists: no task, no object
-and no call an entry beyond hashing, and reading what is new.
+What runs once an entry is a plain loop over lists: no task, no await, nothing but hashing and, for
+what is new, writing its message.
 """
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from hashlib import sha256
 
 import msgspec
 import structlog
 
-from certbus.leases import Lease, Leases
-from certbus.publisher import (
+from certbus.batch import (
+    MAX_BYTES,
+    MAX_MESSAGES,
     Batch,
     Fenced,
     Missing,
     Published,
-    Publisher,
     Repeated,
     Stale,
 )
-from ctparse.entry import Entry, Rejected
-from ctparse.messages import Message, MessageWriter, Unreadable
+from certbus.leases import Lease, Leases
+from certbus.publisher import Publisher
+from ctparse.entry import Entry, Rejected, Unreadable
+from ctparse.messages import Message, MessageWriter
 from ctparse.treehead import TreeHead
 from ingestor.outage import Patience
 
-# The unit of everything downstream: what one script call, one stream entry and one write carry.
-MAX_MESSAGES = 256
-MAX_BYTES = 4 << 20
-
-_log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 class LeaseLost(Exception):  # noqa: N818  (an event, not a mistake)
@@ -52,11 +52,19 @@ class Moved(Exception):  # noqa: N818
 
 
 class Tally(msgspec.Struct):
-    """What became of the entries of one log, since this process follows it."""
+    """What became of the entries of a log, under this lease.
+
+    Attributes:
+        published: entries whose messages were published.
+        duplicates: entries whose certificate had been published before.
+        rejected: entries that could not be read.
+        problems: fields left out of published messages, because they could not be read.
+    """
 
     published: int = 0
     duplicates: int = 0
     rejected: int = 0
+    problems: int = 0
 
 
 class Pipeline:
@@ -64,11 +72,16 @@ class Pipeline:
 
     Args:
         publisher: into Redis.
-        leases: to re-create the log in a Redis that lost it.
+        leases: to make the log again in a Redis that lost it.
         lease: the right to publish this log.
-        writer: certificate -> messages, for this log.
+        writer: entry -> messages, for this log.
         patience: what to do while Redis is away.
         clock: seconds since the epoch, for `seen`.
+
+    Attributes:
+        lease: the current one; `restore` may renew it.
+        next: index of the next entry to publish.
+        tally: what was done so far.
     """
 
     def __init__(
@@ -80,13 +93,15 @@ class Pipeline:
         patience: Patience,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.lease = lease
+        self.next = lease.next
         self.tally = Tally()
         self._publisher = publisher
         self._leases = leases
-        self._lease = lease
-        self._writer = writer
+        self._write = writer.write
         self._patience = patience
         self._clock = clock
+        self._restoring = asyncio.Lock()
 
     async def publish(self, first: int, entries: list[Entry | Rejected], head: TreeHead) -> None:
         """Publish a window, in order.
@@ -97,16 +112,15 @@ class Pipeline:
             head: the tree head that covers them.
 
         Raises:
-            Moved: Redis is at another index (it was a second older, or a reply was lost); the
-                caller goes on from there.
+            Moved: Redis is at another index (it came back a second older, or somebody skipped
+                entries); go on from there.
             LeaseLost: another worker owns the log.
         """
         digests = [sha256(e.certificate).digest() if type(e) is Entry else b"" for e in entries]
-        # One question for the window; a certificate twice in it is asked for once.
-        asked = list(dict.fromkeys(digests))
-        known = await self._patience(lambda: self._publisher.known(asked))
-        done = {digest for digest, yes in zip(asked, known, strict=True) if yes}
-        done.discard(b"")
+        # One question for the whole window; a certificate that is twice in it is asked for once.
+        asked = [digest for digest in dict.fromkeys(digests) if digest]
+        known = await self._patience(partial(self._publisher.known, asked))
+        done = {digest for digest, is_known in zip(asked, known, strict=True) if is_known}
         at = 0
         while at < len(entries):
             batch, at = self._batch(first, entries, digests, at, done, head)
@@ -114,89 +128,111 @@ class Pipeline:
 
     def _batch(
         self,
-        first: int,
+        window: int,
         entries: list[Entry | Rejected],
         digests: list[bytes],
-        at: int,
+        start: int,
         done: set[bytes],
         head: TreeHead,
     ) -> tuple[Batch, int]:
-        """The longest batch that may begin at `entries[at]`, and where it ends.
+        """The longest batch that begins at `entries[start]`, and where it ends.
 
-        `done` is what needs no message any more: known, or written before in this window.
+        Args:
+            window: log index of `entries[0]`.
+            entries: the window.
+            digests: SHA-256 of each entry's certificate.
+            start: first entry of the batch.
+            done: digests that need no message any more; those written now are added.
+            head: the tree head that covers the window.
         """
-        start = at
         messages: list[Message] = []
         rejected: list[Rejected] = []
         size = 0
         seen = self._clock()
-        write = self._writer.write
-        while at < len(entries) and len(messages) + len(rejected) < MAX_MESSAGES:
-            entry, digest = entries[at], digests[at]
-            if digest in done:
-                at += 1
-                continue
-            if type(entry) is not Entry:
-                rejected.append(entry)
-                at += 1
-                continue
-            try:
-                message = write(entry, digest, seen)
-            except Unreadable as error:
-                rejected.append(Rejected(entry.index, str(error), entry.certificate))
-                at += 1
-                continue
-            length = len(message.full)
-            if length > MAX_BYTES:
-                reason = f"message of {length:,} bytes, a batch holds {MAX_BYTES:,}"
-                rejected.append(Rejected(entry.index, reason, entry.certificate))
-                at += 1
-                continue
-            if size + length > MAX_BYTES:
-                break
-            size += length
-            messages.append(message)
-            done.add(digest)
-            at += 1
+        end = start
+        while end < len(entries) and max(len(messages), len(rejected)) < MAX_MESSAGES:
+            entry, digest = entries[end], digests[end]
+            if digest not in done:
+                written = self._message(entry, digest, seen)
+                if isinstance(written, Message):
+                    size += len(written.full)
+                    if size > MAX_BYTES:
+                        break  # it opens the next batch
+                    messages.append(written)
+                    done.add(digest)
+                else:
+                    rejected.append(written)
+            end += 1
         batch = Batch(
-            first=first + start,
-            next=first + at,
+            first=window + start,
+            next=window + end,
             messages=messages,
-            duplicates=at - start - len(messages) - len(rejected),
+            duplicates=end - start - len(messages) - len(rejected),
             rejected=rejected,
             tree_head=head,
         )
-        return batch, at
+        return batch, end
+
+    def _message(self, entry: Entry | Rejected, digest: bytes, seen: float) -> Message | Rejected:
+        """An entry's message, or why it has none."""
+        if isinstance(entry, Rejected):
+            return entry
+        try:
+            message = self._write(entry, digest, seen)
+        except Unreadable as error:
+            return Rejected(entry.index, str(error), entry.certificate)
+        if len(message.full) > MAX_BYTES:
+            reason = f"message of {len(message.full):,} bytes; a batch holds {MAX_BYTES:,}"
+            return Rejected(entry.index, reason, entry.certificate)
+        return message
 
     async def _send(self, batch: Batch) -> None:
-        """Publish one batch, whatever it takes; see `publish` for what is raised."""
+        """Publish one batch, whatever it takes; `publish` says what is raised."""
         while True:
-            outcome = await self._patience(partial(self._publisher.publish, self._lease, batch))
-            match outcome:
+            lease = self.lease
+            match await self._patience(partial(self._publisher.publish, lease, batch)):
                 case Published():
                     break
                 case Repeated(positions=positions):
                     batch = without(batch, positions)
                 case Stale(next=next_index):
-                    if next_index == batch.next:  # it was published, only the reply was lost
+                    if next_index == batch.next:  # it had arrived; only the reply was lost
                         break
+                    self.next = next_index
                     raise Moved(next_index)
-                case Fenced():
-                    raise LeaseLost
                 case Missing():
-                    _log.warning(
-                        "log unknown to redis, re-creating it", log=self._name, next=batch.first
-                    )
-                    await self._patience(partial(self._leases.restore, self._lease, batch.first))
+                    await self.restore(lease)
+                case Fenced() if self.lease is lease:
+                    raise LeaseLost
+        self.next = batch.next
         self.tally.published += len(batch.messages)
         self.tally.duplicates += batch.duplicates
         self.tally.rejected += len(batch.rejected)
+        self.tally.problems += sum(len(message.problems) for message in batch.messages)
+
+    async def restore(self, lease: Lease) -> None:
+        """Make the log again in a Redis that was emptied, from `next`.
+
+        Args:
+            lease: the one that Redis does not know. If it has been replaced meanwhile, this does
+                nothing.
+
+        Raises:
+            LeaseLost: another worker has made it again.
+        """
+        async with self._restoring:
+            if lease is not self.lease:
+                return
+            restored = await self._patience(partial(self._leases.restore, lease, self.next))
+            if restored is None:
+                raise LeaseLost
+            _log.warning("redis had lost the log, made it again", log=lease.log_id, next=self.next)
+            self.lease = restored
 
 
 def without(batch: Batch, positions: Collection[int]) -> Batch:
     """The batch less the messages that were published elsewhere meanwhile: duplicates now."""
-    kept = [m for position, m in enumerate(batch.messages) if position not in positions]
-    overtaken = len(batch.messages) - len(kept)
-    return msgspec.structs.replace(
-        batch, messages=kept, duplicates=batch.duplicates + overtaken
-    )
+    gone = frozenset(positions)
+    kept = [message for position, message in enumerate(batch.messages) if position not in gone]
+    duplicates = batch.duplicates + len(batch.messages) - len(kept)
+    return msgspec.structs.replace(batch, messages=kept, duplicates=duplicates)

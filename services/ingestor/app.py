@@ -1,0 +1,122 @@
+"""One ingestor process: catalog, worker and trimmer around one Redis and one HTTP client."""
+
+import asyncio
+import gc
+import secrets
+import socket
+from functools import partial
+
+import structlog
+
+from certbus.connection import check_server, connect
+from certbus.directory import Directory, snapshot
+from certbus.keys import Keys
+from certbus.leases import Leases
+from certbus.publisher import Publisher
+from certbus.trimmer import Trimmer
+from certconf.problems import ConfigError, Origin, Problem
+from certconf.settings import Config
+from ctparse.certificate import CertificateReader
+from ingestor.assembly import Assembly
+from ingestor.catalog.merge import keep_ids, merge
+from ingestor.catalog.sources import GOOGLE, Lists
+from ingestor.ctclient.backoff import jittered
+from ingestor.ctclient.fetch import Fetcher, Retry, http_client
+from ingestor.outage import Patience
+from ingestor.settings import kinds, publisher_settings, retention, starts
+from ingestor.worker import LEASE_TTL, Bus, Worker
+
+# Between attempts to read a log list that could not be read at the start, in seconds.
+_LIST_INITIAL = 5.0
+_LIST_MAXIMUM = 300.0
+_LIST_TIMEOUT = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve(config: Config, stop: asyncio.Event, *, worker_id: str | None = None) -> None:
+    """Run one ingestor until `stop` is set; then give its logs back.
+
+    Args:
+        config: the settings.
+        stop: ends it.
+        worker_id: what this process is called in Redis, made unique by what is added to it; None
+            is the name of the host.
+
+    Raises:
+        ConfigError: there is no `redis_url`.
+        UnsuitableServer: that Redis cannot hold the streams.
+        UnsupportedFormat: that Redis holds the data of another version.
+    """
+    if config.redis_url is None:
+        raise ConfigError((Problem(Origin("ingestor"), "redis_url", "needed, but not set"),))
+    name = f"{worker_id or socket.gethostname()}-{secrets.token_hex(4)}"
+    working = asyncio.create_task(_work(config, config.redis_url.reveal(), name))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    if not working.cancelled():
+        working.result()
+
+
+async def _work(config: Config, redis_url: str, worker_id: str) -> None:
+    """All of it, until cancelled."""
+    redis = connect(redis_url, name=f"ingestor-{worker_id}")
+    keys = Keys(config.redis_prefix)
+    patience = Patience()
+    trimmer = Trimmer(redis, keys, retention(config))
+    publisher = Publisher(redis, keys, publisher_settings(config), trimmer.free)
+    try:
+        async with http_client(config.contact or "") as http:
+            await patience(partial(check_server, redis))
+            await patience(publisher.configure)
+            leases = Leases(redis, keys, worker_id, LEASE_TTL)
+            assembly = Assembly(config, http, publisher, leases, CertificateReader(), patience)
+            bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(snapshot, redis, keys))
+            worker = Worker(worker_id, bus, assembly, patience, starts(config))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(trimmer.run(asyncio.Event()))
+                tasks.create_task(_keep_catalog(config, assembly, worker))
+                _spare_the_collector()
+                await worker.run()
+    finally:
+        await redis.aclose()
+
+
+async def _keep_catalog(config: Config, assembly: Assembly, worker: Worker) -> None:
+    """Tell the worker which logs there are; again, when a list that was missing is there."""
+    settings = (GOOGLE,) if config.log_lists is None else config.log_lists
+    # One quick attempt: configured logs wait for it, as a list may say who they are.
+    once = Retry(attempts=1, initial=0, maximum=0)
+    lists = Lists(settings, Fetcher(assembly.http, "log list", once, _LIST_TIMEOUT))
+    logs = None
+    attempt = 0
+    while True:
+        await lists.read_missing()
+        found = merge(lists.logs(), (*config.custom_logs, *config.static_logs), kinds(config))
+        found = keep_ids(logs or {}, found)
+        if found != logs:
+            logs = found
+            worker.follow(logs)
+            _log.info("logs to follow", logs=len(logs))
+        if not logs and lists.complete:
+            _log.warning("nothing to follow: set log_lists, custom_logs or static_logs")
+        if lists.complete:
+            return
+        await asyncio.sleep(jittered(attempt, _LIST_INITIAL, _LIST_MAXIMUM))
+        attempt += 1
+
+
+def _spare_the_collector() -> None:
+    """Tune the garbage collector for a process whose objects do not form cycles.
+
+    Windows are thousands of objects that live for milliseconds; looking through all of them for
+    cycles every 700 allocations costs several microseconds a certificate.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

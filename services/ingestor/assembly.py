@@ -1,0 +1,81 @@
+"""Puts together what following one log takes: client, writer, pipeline, follower."""
+
+import httpx
+import msgspec
+
+from certbus.leases import Lease, Leases
+from certbus.publisher import Publisher
+from certconf.settings import Config
+from ctparse.certificate import CertificateReader
+from ctparse.messages import MessageWriter, Source
+from ingestor.catalog.log import Kind, Log
+from ingestor.ctclient.fetch import Fetcher, Retry
+from ingestor.ctclient.issuers import Issuers
+from ingestor.ctclient.protocol import LogClient
+from ingestor.ctclient.rfc6962 import Rfc6962Log
+from ingestor.ctclient.static_ct import StaticCtLog
+from ingestor.follow.follower import Follower, Pace
+from ingestor.follow.pipeline import Pipeline
+from ingestor.outage import Patience
+
+
+class Assembly(msgspec.Struct, frozen=True):
+    """What the logs of a process share.
+
+    Attributes:
+        config: the settings.
+        http: the one HTTP client.
+        publisher: into Redis.
+        leases: this worker's.
+        reader: remembers what certificates have in common, across logs.
+        patience: what to do while Redis is away.
+    """
+
+    config: Config
+    http: httpx.AsyncClient
+    publisher: Publisher
+    leases: Leases
+    reader: CertificateReader
+    patience: Patience
+
+    @property
+    def retry(self) -> Retry:
+        """The `ct_log.retry_*` settings, in seconds."""
+        settings = self.config.ct_log
+        return Retry(
+            attempts=max(1, settings.retry_max_attempts),
+            initial=settings.retry_initial_delay_ms / 1000,
+            maximum=settings.retry_max_delay_ms / 1000,
+        )
+
+    def fetcher(self, name: str) -> Fetcher:
+        """What fetches from the log (or list) of that name."""
+        return Fetcher(self.http, name, self.retry, self.config.ct_log.request_timeout_secs)
+
+    def client(self, log: Log) -> LogClient:
+        """What reads `log`."""
+        fetcher = self.fetcher(log.name)
+        if log.kind is Kind.RFC6962:
+            return Rfc6962Log(log.base, fetcher)
+        issuers = Issuers(log.base, fetcher)
+        return StaticCtLog(log.base, fetcher, issuers, log.digest, log.origin)
+
+    def follower(self, log: Log, lease: Lease) -> Follower:
+        """What follows `log` under `lease`."""
+        settings = self.config.ct_log
+        client = self.client(log)
+        writer = MessageWriter(
+            Source(log.name, f"{log.base}/", log.operator, log.kind.value),
+            client.link,
+            client.chain,
+            chain_der=self.config.streams.chain_der,
+            reader=self.reader,
+        )
+        pace = Pace(
+            batch_size=log.batch_size or settings.batch_size,
+            concurrency=settings.fetch_concurrency,
+            poll=(log.poll_interval_ms or settings.poll_interval_ms) / 1000,
+            retry=self.retry,
+        )
+        pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience)
+        return Follower(log, client, pipeline, pace)

@@ -1,0 +1,53 @@
+"""Where to start a log that Redis does not know yet.
+
+Only then: once Redis has the log, its `next` is where every worker goes on, whatever these
+settings say.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ingestor.catalog.log import Log, normalise
+
+
+class Starts(msgspec.Struct, frozen=True):
+    """What the operator said.
+
+    Attributes:
+        index: of the first entry to publish of every log (`ct_log.start_index`), if set.
+        taken_over: normalised URL -> that index, from another server's state file.
+        overlap: otherwise, this many entries before the log's head.
+    """
+
+    index: int | None = None
+    taken_over: Mapping[str, int] = {}
+    overlap: int = 0
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where a log starts, and why.
+
+    Attributes:
+        index: of the first entry to publish.
+        why: for the log line.
+    """
+
+    index: int
+    why: str
+
+
+def choose(log: Log, size: int, starts: Starts) -> Start:
+    """Decide where to start.
+
+    Args:
+        log: the log.
+        size: of its newest tree.
+        starts: what the operator said.
+    """
+    if starts.index is not None:
+        return Start(starts.index, "start_index is set")
+    taken_over = starts.taken_over.get(normalise(log.url))
+    if taken_over is not None:
+        return Start(taken_over, "another server's state file")
+    return Start(max(0, size - starts.overlap), f"its head {size} less {starts.overlap} entries")

@@ -1,0 +1,292 @@
+"""One ingestor among any number: which logs are its, and the tasks that follow them.
+
+A beat a second:
+
+    heartbeat   this worker is alive and holds so many logs
+    renew       leases that were lost end their log's task at once
+    share       from all heartbeats: how many logs this worker should hold
+    give up     what is more than that, so that a worker which joined finds something to take
+    take        free leases, up to the share
+
+Redis arbitrates: a lease is had by one worker, and what a worker without it publishes is refused
+by the fence. So heartbeats may be late, and shares be wrong for a second, and nothing is lost or
+repeated. A worker that stops gives its leases back; one that dies loses them within `LEASE_TTL`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+import msgspec
+import structlog
+from redis.exceptions import RedisError
+
+from certbus.directory import Directory, LogDescription, LogStatus, Snapshot
+from certbus.leases import Lease, Leases
+from ingestor.assembly import Assembly
+from ingestor.catalog.log import Log
+from ingestor.ctclient.backoff import jittered
+from ingestor.ctclient.errors import LogError
+from ingestor.first_sight import Starts, choose
+from ingestor.follow.follower import Follower, warn_unavailable
+from ingestor.follow.pipeline import LeaseLost
+from ingestor.outage import Patience
+from ingestor.share import quota
+
+BEAT = 1.0
+LEASE_TTL = 5.0
+# A log whose task fails for a reason nobody foresaw is left alone this long.
+_PENALTY = 30.0
+# Logs answer every second; that they do is worth a write less often.
+_SUCCESS_EVERY = 5.0
+# Stopping waits no longer than this for a Redis that may be gone.
+_FAREWELL = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Bus(msgspec.Struct, frozen=True):
+    """What a worker needs of Redis.
+
+    Attributes:
+        leases: this worker's.
+        directory: where workers and logs are written down.
+        snapshot: reads it.
+    """
+
+    leases: Leases
+    directory: Directory
+    snapshot: Callable[[], Awaitable[Snapshot]]
+
+
+class _Held(msgspec.Struct):
+    """A log this worker follows.
+
+    Attributes:
+        follower: what follows it.
+        task: in which it does.
+        errors: how many of its errors the directory has been told.
+        successes: likewise.
+        told_at: loop time when it was last told of a success.
+    """
+
+    follower: Follower
+    task: asyncio.Task[None]
+    errors: int = 0
+    successes: int = 0
+    told_at: float = 0.0
+
+    @property
+    def lease(self) -> Lease:
+        """The lease as it is now; it may have been restored."""
+        return self.follower.pipeline.lease
+
+
+class Worker:
+    """Takes its share of the logs and follows them.
+
+    Args:
+        worker_id: no other process has it, or had it.
+        bus: Redis.
+        assembly: makes followers.
+        patience: what to do while Redis is away.
+        starts: where logs start that Redis does not know.
+    """
+
+    def __init__(
+        self, worker_id: str, bus: Bus, assembly: Assembly, patience: Patience, starts: Starts
+    ) -> None:
+        self._id = worker_id
+        self._bus = bus
+        self._assembly = assembly
+        self._patience = patience
+        self._starts = starts
+        self._logs: dict[str, Log] = {}
+        self._described: set[str] = set()
+        self._held: dict[str, _Held] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}  # for where to start
+        self._why: dict[str, str] = {}  # log id -> why it starts where it does
+        self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
+        self._left_alone: dict[str, float] = {}  # log id -> loop time until which
+
+    def follow(self, logs: Mapping[str, Log]) -> None:
+        """Share in these logs from the next beat on. What is followed already goes on as it is."""
+        self._logs = {**logs}
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled; then give everything back."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await self._patience(lambda: self._beat(tasks))
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), BEAT)
+                    self._wake.clear()
+        finally:
+            await self._leave()
+
+    async def _beat(self, tasks: asyncio.TaskGroup) -> None:
+        await self._renew()
+        await self._tell()
+        seen = await self._bus.snapshot()
+        held = {worker.id: int(worker.fields.get("logs", 0)) for worker in seen.workers}
+        held[self._id] = len(self._held)
+        share = quota(held, len(self._logs), self._id)
+        unwanted = self._held.keys() - self._logs.keys()
+        for log_id in unwanted or list(self._held)[share:]:
+            await self._give_up(log_id)
+        await self._take(share, seen, tasks)
+
+    async def _renew(self) -> None:
+        """Renew all leases; stop following what was lost."""
+        leases = [held.lease for held in self._held.values()]
+        for lease in await self._bus.leases.renew(leases):
+            held = self._held.get(lease.log_id)
+            if held is None or held.lease is not lease:
+                continue  # ended, or restored, while we asked
+            if await self._bus.leases.next_index(lease.log_id) is None:
+                # Nobody took it: Redis was emptied, and only this worker knows where the log was.
+                self._described.clear()
+                try:
+                    await held.follower.pipeline.restore(lease)
+                except LeaseLost:
+                    pass
+                else:
+                    continue
+            _log.warning("lease lost", log=held.follower.log.name)
+            await self._end(lease.log_id)
+
+    async def _tell(self) -> None:
+        """Write down how this worker and its logs are doing."""
+        directory = self._bus.directory
+        new = [log for log in self._logs.values() if log.id not in self._described]
+        await directory.describe([_description(log) for log in new])
+        self._described.update(log.id for log in new)
+        tallies = [held.follower.pipeline.tally for held in self._held.values()]
+        fields: dict[str, str | float] = {
+            "logs": len(self._held),
+            "published": sum(tally.published for tally in tallies),
+            "duplicates": sum(tally.duplicates for tally in tallies),
+            "rejected": sum(tally.rejected for tally in tallies),
+            "errors": sum(held.follower.health.errors for held in self._held.values()),
+        }
+        await directory.worker_alive(self._id, fields)
+        now = asyncio.get_running_loop().time()
+        for log_id, held in list(self._held.items()):
+            health = held.follower.health
+            if health.errors != held.errors:
+                held.errors = health.errors
+                await directory.log_failed(log_id, health.last_error)
+            if health.successes != held.successes and now - held.told_at >= _SUCCESS_EVERY:
+                held.successes, held.told_at = health.successes, now
+                await directory.log_succeeded(log_id)
+
+    async def _take(self, share: int, seen: Snapshot, tasks: asyncio.TaskGroup) -> None:
+        """Take free logs up to `share`, and find out where unknown ones start."""
+        known = {log.log_id: log for log in seen.logs}
+        alive = {worker.id for worker in seen.workers} - {self._id}
+        now = asyncio.get_running_loop().time()
+
+        def order(log_id: str) -> tuple[bool, bytes]:
+            # Those that look free first; and each worker begins elsewhere, so that workers which
+            # start together do not run after the same logs.
+            owner = known[log_id].owner if log_id in known else None
+            return owner in alive, hashlib.sha256(f"{self._id} {log_id}".encode()).digest()
+
+        for log_id in sorted(self._logs.keys() - self._held.keys(), key=order):
+            if len(self._held) >= share:
+                break
+            if self._left_alone.get(log_id, now) > now:
+                continue
+            log = self._logs[log_id]
+            if known.get(log_id, LogStatus(log_id)).next is None:
+                if log_id not in self._looking:
+                    self._looking[log_id] = tasks.create_task(self._look(log))
+                continue
+            lease = await self._bus.leases.acquire(log_id, None)
+            if lease is not None:
+                self._begin(log, lease, tasks)
+
+    def _begin(self, log: Log, lease: Lease, tasks: asyncio.TaskGroup) -> None:
+        follower = self._assembly.follower(log, lease)
+        why = self._why.pop(log.id, "where redis says it goes on")
+        _log.info(
+            "following log", log=log.name, url=log.url, kind=log.kind.value, at=lease.next, why=why
+        )
+        task = tasks.create_task(self._run(log, follower))
+        self._held[log.id] = _Held(follower, task)
+
+    async def _run(self, log: Log, follower: Follower) -> None:
+        """Follow one log; whatever happens to it stays with it."""
+        try:
+            await follower.run()
+        except LeaseLost:
+            _log.warning("lease lost", log=log.name)
+        except Exception:  # noqa: BLE001  (one log's trouble must not end the others)
+            _log.exception("following failed", log=log.name, again_in_secs=_PENALTY)
+            self._left_alone[log.id] = asyncio.get_running_loop().time() + _PENALTY
+        self._held.pop(log.id, None)
+
+    async def _look(self, log: Log) -> None:
+        """Find out where an unknown log starts, and write it down."""
+        client = self._assembly.client(log)
+        retry = self._assembly.retry
+        attempt = 0
+        try:
+            while log.id in self._logs:
+                try:
+                    head = await client.tree_head()
+                except LogError as error:
+                    wait = jittered(attempt, retry.initial, retry.maximum)
+                    if attempt == 0:
+                        warn_unavailable(log, error, wait)
+                    await self._patience(
+                        partial(self._bus.directory.log_failed, log.id, error.summary)
+                    )
+                    await asyncio.sleep(wait)
+                    attempt += 1
+                else:
+                    start = choose(log, head.size, self._starts)
+                    self._why[log.id] = start.why
+                    await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
+                    self._wake.set()
+                    return
+        finally:
+            del self._looking[log.id]
+
+    async def _give_up(self, log_id: str) -> None:
+        """Hand a log over to whoever has fewer."""
+        held = self._held[log_id]
+        await self._end(log_id)
+        await self._bus.leases.release(held.lease)
+        _log.info("gave up log", log=held.follower.log.name, at=held.follower.pipeline.next)
+
+    async def _end(self, log_id: str) -> None:
+        """Stop following a log."""
+        held = self._held.pop(log_id)
+        held.task.cancel()
+        await asyncio.gather(held.task, return_exceptions=True)
+
+    async def _leave(self) -> None:
+        """Release every lease, so that other workers go on at once. All tasks have ended."""
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                for held in self._held.values():
+                    await self._bus.leases.release(held.lease)
+                await self._bus.directory.worker_gone(self._id)
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            _log.warning("leases not released, they will expire", problem=str(error))
+
+
+def _description(log: Log) -> LogDescription:
+    return LogDescription(
+        log_id=log.id,
+        name=log.name,
+        url=f"{log.base}/",
+        operator=log.operator,
+        kind=log.kind.value,
+        state=log.state,
+    )
