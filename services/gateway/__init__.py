@@ -1,1 +1,11 @@
-"""Follow the streams -> ring -> WebSocket and SSE clients."""
+"""Gateway: follows the streams in Redis and serves them to WebSocket and SSE clients.
+
+feed       Redis -> ring           one reader a process, whatever the number of clients
+ring       the newest batches of a stream, and each form of them made once
+fanout     ring -> clients         one write a client for everything that is new
+client     one client's place in the ring, and what happens when it reads slowly
+websocket  sse                     the two kinds of client
+http1      routes                  one request -> an answer, or one of the two
+frames                             the bytes of both wire formats
+app                                puts it together
+"""

@@ -1,0 +1,162 @@
+"""The process: wiring, start and stop."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import redis.exceptions
+import structlog
+from redis.asyncio import Redis
+
+from certbus.connection import check_server, connect
+from certbus.keys import Keys
+from certbus.reader import Follower
+from certconf import Config
+from gateway.fanout import Fanout
+from gateway.feed import feed
+from gateway.history import History
+from gateway.http1 import HTTPConnection
+from gateway.replay import Replay
+from gateway.ring import Ring
+from gateway.routes import Routes
+from gateway.service import Service
+from gateway.settings import Settings
+from gateway.stopping import close_all
+from gateway.whereabouts import announce
+
+_BACKLOG: Final = 4096
+_UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it
+_REDIS_PAUSE: Final = 1.0  # seconds between attempts to look at Redis
+_RESTART: Final = 1012  # "Service Restart", in the IANA registry of close codes
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(
+    config: Config,
+    stop: asyncio.Event,
+    *,
+    settings: Settings | None = None,
+    listener: socket.socket | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve clients until `stop` is set, then send them elsewhere.
+
+    Args:
+        config: where Redis is, where to listen, what to offer.
+        stop: ends the serving.
+        settings: limits and intervals; None for those of `config`.
+        listener: a listening socket; None for one of the configured address, which any number of
+            gateways share.
+        ready: called with the URL once connections are accepted.
+
+    Raises:
+        ValueError: no Redis is configured.
+        certbus.connection.UnsuitableServer: Redis cannot hold streams.
+        OSError: the address cannot be had.
+    """
+    settings = settings or settings_of(config)
+    if config.redis_url is None:
+        raise ValueError("a gateway needs redis_url (CERTSTREAM_REDIS_URL, --redis-url)")
+    primary = connect(config.redis_url.reveal(), name="gateway")
+    replica = primary
+    if config.redis_read_url is not None:
+        replica = connect(config.redis_read_url.reveal(), name="gateway")
+    with listener or _listen(config.host, config.port) as listening:
+        tune(listening)
+        try:
+            await _serve(
+                settings, Keys(config.redis_prefix), primary, replica, listening, stop, ready
+            )
+        finally:
+            await primary.aclose()
+            await replica.aclose()
+
+
+async def _serve(
+    settings: Settings,
+    keys: Keys,
+    primary: Redis,
+    replica: Redis,
+    listening: socket.socket,
+    stop: asyncio.Event,
+    ready: Callable[[str], None] | None,
+) -> None:
+    rings = {stream: Ring(stream, settings.ring_bytes) for stream in settings.streams}
+    follower = Follower(replica, keys, settings.streams, primary=primary)
+    history = History(replica, keys, settings.history_bytes)
+    async with asyncio.TaskGroup() as group:
+        replay = Replay(history, primary, keys, lambda: follower.positions, group)
+        service = Service(settings, rings, replay.begin)
+        fanout = Fanout(service.lanes.values())
+        routes = Routes(settings, rings)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: HTTPConnection(service, routes.respond), sock=listening, backlog=_BACKLOG
+        )
+        url = _url(listening)
+        tasks = [
+            group.create_task(task)
+            for task in (
+                _check(replica),
+                feed(follower, rings, fanout.notify),
+                fanout.run(),
+                service.websockets.run(),
+                service.events.run(),
+                announce(primary, keys, service, follower, url),
+            )
+        ]
+        log.info("clients can connect", url=url, streams=settings.streams)
+        if ready is not None:
+            ready(url)
+        try:
+            await stop.wait()
+            await close_all(server, service, _RESTART, "restart")
+        finally:
+            server.close()
+            for task in tasks:
+                task.cancel()
+
+
+async def _check(client: Redis) -> None:
+    """Refuse a Redis that cannot hold streams, as soon as it can be asked."""
+    while True:
+        with suppress(redis.exceptions.RedisError):  # the reader of the streams says so in the log
+            await check_server(client, writable=False)
+            return
+        await asyncio.sleep(_REDIS_PAUSE)
+
+
+def settings_of(config: Config) -> Settings:
+    """Pick what concerns a gateway's clients."""
+    offered: Sequence[tuple[str, bool]] = (
+        ("full", config.streams.full),
+        ("lite", config.streams.lite),
+        ("domains", config.streams.domains_only),
+    )
+    return Settings(
+        streams=tuple(name for name, is_offered in offered if is_offered),
+        websocket=config.protocols.websocket,
+        sse=config.protocols.sse,
+        health=config.protocols.health,
+        example_json=config.protocols.example_json,
+    )
+
+
+def tune(listening: socket.socket) -> None:
+    """Set what accepted connections inherit."""
+    listening.setblocking(False)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the shared address; the kernel deals connections out to all who listen on it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=True)
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,29 @@
+"""The flusher: ring -> clients, every so often."""
+
+import asyncio
+from collections.abc import Iterable
+
+from gateway.lane import Lane
+from gateway.pace import pause
+
+
+class Fanout:
+    """Flushes all lanes whenever something new is there, at the pace that the work allows."""
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self._lanes = tuple(lanes)
+        self._news = asyncio.Event()
+
+    def notify(self) -> None:
+        """Say that a ring has grown."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Flush, until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            spent = 0.0
+            for lane in self._lanes:
+                spent += await lane.flush()
+            await asyncio.sleep(pause(spent))

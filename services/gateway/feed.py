@@ -1,0 +1,37 @@
+"""Redis -> rings: the only reader of the streams in the process."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from certbus.events import NewEpoch, StreamBatch
+from certbus.reader import Follower
+from gateway import notices
+from gateway.ring import Ring
+
+_AT_ONCE: Final = 256 * 1024  # bytes put into rings before the loop gets its turn
+
+
+async def feed(follower: Follower, rings: Mapping[str, Ring], notify: Callable[[], None]) -> None:
+    """Put everything that is published into the rings, until cancelled.
+
+    Args:
+        follower: of the rings' streams.
+        rings: by stream.
+        notify: called after each change.
+    """
+    taken = 0
+    async for event in follower:
+        match event:
+            case StreamBatch():
+                rings[event.stream].append(event.id, event.prev, event.messages)
+                taken += sum(map(len, event.messages))
+            case NewEpoch():
+                for ring in rings.values():
+                    ring.append_notice(notices.of_event(event))
+            case _:
+                rings[event.stream].append_notice(notices.of_event(event))
+        notify()
+        if taken > _AT_ONCE:
+            taken = 0
+            await asyncio.sleep(0)

@@ -1,0 +1,83 @@
+"""The bytes that clients receive: WebSocket text frames (RFC 6455) and server-sent events (HTML).
+
+A batch is encoded once for all clients that read it in one form, so everything here works on
+whole batches. Each message gets its id as first member: `{"id":"<entry id>-<position>",...}`.
+"""
+
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Final
+
+import msgspec
+
+_TEXT: Final = 0x81  # FIN, opcode 1 (RFC 6455 section 5.2)
+
+_length7 = Struct("!BB").pack
+_length16 = Struct("!BBH").pack
+_length64 = Struct("!BBQ").pack
+
+_NO_NAMES: Final = b'"data":[]}'
+"""How a `dns_entries` message without names ends. It keeps its position, but is not sent."""
+
+
+class Form(msgspec.Struct, frozen=True, eq=False):
+    """One way to put messages on the wire.
+
+    Attributes:
+        name: for logs and metrics.
+        batch: entry id, position of the first message, messages -> their bytes.
+        notice: a message that has no id -> its bytes.
+    """
+
+    name: str
+    batch: Callable[[str, int, Sequence[bytes]], bytes]
+    notice: Callable[[bytes], bytes]
+
+
+def text_header(length: int) -> bytes:
+    """Header of an unmasked, unfragmented text frame (RFC 6455 section 5.2).
+
+    Args:
+        length: bytes of payload.
+    """
+    if length < 126:
+        return _length7(_TEXT, length)
+    if length < 65536:
+        return _length16(_TEXT, 126, length)
+    return _length64(_TEXT, 127, length)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One message as one text frame."""
+    return text_header(len(payload)) + payload
+
+
+def text_frames(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
+    """A batch as WebSocket text frames, one a message."""
+    parts: list[bytes] = []
+    for position, message in enumerate(messages, first):
+        if message.endswith(_NO_NAMES):
+            continue
+        start = b'{"id":"%b-%d",' % (entry.encode(), position)
+        parts += text_header(len(start) + len(message) - 1), start, message[1:]
+    return b"".join(parts)
+
+
+def event(payload: bytes) -> bytes:
+    """One message as an event without an id: a client's `Last-Event-ID` stays what it was."""
+    return b"data: %b\n\n" % payload
+
+
+def events(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
+    """A batch as server-sent events, one a message. Messages are single lines."""
+    parts: list[bytes] = []
+    for position, message in enumerate(messages, first):
+        if message.endswith(_NO_NAMES):
+            continue
+        number = b"%b-%d" % (entry.encode(), position)
+        parts += b"id: ", number, b'\ndata: {"id":"', number, b'",', message[1:], b"\n\n"
+    return b"".join(parts)
+
+
+WEBSOCKET = Form("websocket", text_frames, text_frame)
+SSE = Form("sse", events, event)

@@ -1,0 +1,212 @@
+"""A connection before it is a client: HTTP/1.1, spoken by h11.
+
+Requests are answered at once. One that subscribes turns the connection over to a client's
+protocol, and everything about HTTP is forgotten. What waits for a request costs a timer, and a
+peer that takes too long over one (slowloris) is cut off.
+"""
+
+import asyncio
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import h11
+
+from gateway.frames import SSE, WEBSOCKET
+from gateway.routes import Answer, Request, Router, Subscription, refuse
+from gateway.service import Service
+from gateway.sse import SSEClient
+from gateway.websocket import WebSocketClient, accept
+
+_MAX_HEAD: Final = 16 * 1024  # bytes of a request's head
+_MAX_BODY: Final = 64 * 1024  # bytes of a body that nobody wants
+
+
+class HTTPConnection(asyncio.Protocol):
+    """Reads requests and answers them, until one subscribes."""
+
+    __slots__ = ("_body", "_http", "_request", "_router", "_service", "_timer", "_transport")
+
+    _transport: asyncio.Transport
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, service: Service, router: Router) -> None:
+        self._service = service
+        self._router = router
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+        self._request: h11.Request | None = None
+        self._body = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request."""
+        # uvloop's transports are, but do not derive from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        # Writes go to the kernel at once, and `pause_writing` comes as soon as it takes no more.
+        self._transport.set_write_buffer_limits(high=0)
+        self._service.waiting.add(self)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The peer has gone."""
+        self._forget()
+
+    def data_received(self, data: bytes) -> None:
+        """Go on with the request."""
+        self._http.receive_data(data)
+        self._advance()
+
+    def pause_writing(self) -> None:
+        """Answers are not read: read no requests."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Answers are read again."""
+        self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._transport.close()
+
+    def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._service.settings.request_timeout, self._expire)
+
+    def _expire(self) -> None:
+        if self._http.their_state is h11.IDLE and self._http.trailing_data[0]:
+            self._answer(refuse(408, "the request took too long"), close=True)
+        self._transport.close()
+        # One that does not take even the answer.
+        asyncio.get_running_loop().call_later(
+            self._service.settings.close_timeout, self._transport.abort
+        )
+
+    def _forget(self) -> None:
+        self._timer.cancel()
+        self._service.waiting.discard(self)
+
+    def _advance(self) -> None:
+        while not self._transport.is_closing():
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                self._answer(refuse(error.error_status_hint, str(error)), close=True)
+                return
+            match event:
+                case h11.Request():
+                    self._request = event
+                    self._body = 0
+                    if self._http.they_are_waiting_for_100_continue:
+                        self._answer(refuse(417, "no body is wanted here"), close=True)
+                case h11.Data():
+                    self._body += len(event.data)
+                    if self._body > _MAX_BODY:
+                        self._answer(refuse(413, "no body is wanted here"), close=True)
+                case h11.EndOfMessage():
+                    assert self._request is not None
+                    self._respond(self._request)
+                    return
+                case h11.ConnectionClosed():
+                    self._transport.close()
+                case _:  # NEED_DATA
+                    return
+
+    def _respond(self, received: h11.Request) -> None:
+        try:
+            request = _read(received)
+        except ValueError as error:
+            self._answer(refuse(400, str(error)))
+            return
+        outcome = self._router(request)
+        if isinstance(outcome, Answer):
+            self._answer(outcome)
+        elif outcome.websocket:
+            self._become_websocket(received, outcome)
+        elif request.method == "HEAD":
+            self._answer(Answer(200, (("Content-Type", "text/event-stream"),), b""))
+        else:
+            lane = self._service.lanes[outcome.stream, SSE]
+            self._become(SSEClient(self._service, lane, self._transport), outcome)
+
+    def _become_websocket(self, received: h11.Request, subscription: Subscription) -> None:
+        headers = [(name.decode(), value.decode("latin-1")) for name, value in received.headers]
+        response = accept(
+            received.target.decode(),
+            headers,
+            received.method.decode(),
+            received.http_version.decode(),
+        )
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            kept = [pair for pair in response.headers.raw_items() if pair[0] in _KEPT]
+            self._answer(Answer(response.status_code, tuple(kept), bytes(response.body)))
+            return
+        self._transport.write(response.serialize())
+        lane = self._service.lanes[subscription.stream, WEBSOCKET]
+        client = WebSocketClient(self._service, lane, self._transport)
+        early, _ = self._http.trailing_data
+        self._become(client, subscription)
+        if early:
+            client.data_received(early)
+
+    def _become(self, client: SSEClient | WebSocketClient, subscription: Subscription) -> None:
+        self._forget()
+        self._transport.set_protocol(client)
+        client.join(subscription.cursor)
+
+    def _answer(self, answer: Answer, *, close: bool = False) -> None:
+        headers = [*answer.headers, ("Date", formatdate(usegmt=True))]
+        if answer.status != HTTPStatus.NO_CONTENT:
+            headers.append(("Content-Length", str(len(answer.body))))
+        if close:
+            headers.append(("Connection", "close"))
+        http = self._http
+        reason = HTTPStatus(answer.status).phrase
+        head = h11.Response(status_code=answer.status, headers=headers, reason=reason)
+        parts = [http.send(head)]
+        if self._request is None or self._request.method != b"HEAD":
+            parts.append(http.send(h11.Data(answer.body)))
+        parts.append(http.send(h11.EndOfMessage()))
+        self._transport.write(b"".join(part for part in parts if part))
+        if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
+            self._transport.close()
+            return
+        http.start_next_cycle()
+        self._request = None
+        self._timer.cancel()
+        self._wait()
+        if http.trailing_data[0]:  # one request a turn of the loop, however many come at once
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._advance()
+
+
+_KEPT: Final = ("Allow", "Content-Type", "Upgrade")
+"""Headers of a refused handshake that are passed on; the others h11 and `_answer` write."""
+
+
+def _read(received: h11.Request) -> Request:
+    """Make our request of h11's.
+
+    Raises:
+        ValueError: the query has too many fields.
+    """
+    target = received.target.decode()
+    if "://" in target.partition("?")[0]:  # absolute-form (RFC 9112 section 3.2.2)
+        split = urlsplit(target)
+        target = f"{split.path or '/'}?{split.query}"
+    path, _, query = target.partition("?")
+    headers = {name.decode(): value.decode("latin-1") for name, value in received.headers}
+    fields: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=32):
+        fields.setdefault(name, value)
+    return Request(
+        received.method.decode(),
+        unquote(path),
+        fields,
+        headers,
+        headers.get("upgrade", "").lower() == "websocket",
+    )

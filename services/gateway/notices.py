@@ -1,0 +1,39 @@
+"""What a client is told about messages it will not get, or get again."""
+
+import msgspec
+
+from certbus.events import Gap, NewEpoch, Repeat
+
+
+class _Data(msgspec.Struct):
+    requested: str
+    oldest: str | None
+    reason: str
+
+
+class _Message(msgspec.Struct):
+    message_type: str
+    data: _Data
+
+
+def gap(requested: str, oldest: str | None, reason: str) -> bytes:
+    """Say that messages are missing, or come under new ids.
+
+    Args:
+        requested: the id behind which they were expected.
+        oldest: the id of the first batch that comes instead; None if it is not known yet.
+        reason: for a person.
+    """
+    return msgspec.json.encode(_Message("gap", _Data(requested, oldest, reason)))
+
+
+def of_event(event: Gap | Repeat | NewEpoch) -> bytes:
+    """Say what the reader of the streams has noticed."""
+    match event:
+        case Gap():
+            return gap(event.requested, event.oldest, event.reason)
+        case Repeat():
+            reason = f"the server lost what followed {event.since}; it comes again under new ids"
+            return gap(event.seen, None, reason)
+        case NewEpoch():
+            return gap("0-0", None, "the server's store was emptied; earlier ids are void")

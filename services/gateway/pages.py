@@ -1,0 +1,21 @@
+"""What can be said without a stream: the index page, and samples for when nothing has come yet."""
+
+from importlib.resources import files
+from typing import Final
+
+INDEX: Final = b"""\
+certstream-server: every certificate that Certificate Transparency logs receive, as a live stream.
+
+WebSocket     /               without the certificate's bytes and chain
+              /full-stream    everything
+              /domains-only   only the names
+SSE           /sse?stream=lite, full or domains
+Resume        ?cursor=<id of the last message>, or Last-Event-ID; ?cursor=0 from the oldest kept
+Examples      /example.json, /full-stream/example.json, /domains-only/example.json
+Health        /health
+"""
+
+SAMPLES: Final = {
+    stream: (files("gateway") / "samples" / f"{stream}.json").read_bytes().rstrip()
+    for stream in ("full", "domains")
+}

@@ -1,0 +1,70 @@
+"""What all connections of a gateway share."""
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.frames import SSE, WEBSOCKET, Form
+from gateway.lane import Lane
+from gateway.ring import Ring
+from gateway.settings import Settings
+from gateway.wheel import Wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from certbus.ids import Cursor
+    from gateway.client import Client
+
+
+class Closable(Protocol):
+    """A connection, as far as stopping is concerned."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+class Service:
+    """The rings, the lanes that lead from them, and the clients' heartbeats.
+
+    Args:
+        settings: limits and intervals.
+        rings: by stream.
+        replay: given a client that the ring cannot serve, and what it has already.
+
+    Attributes:
+        settings: limits and intervals.
+        rings: by stream.
+        lanes: by stream and form.
+        websockets: beats for WebSocket clients.
+        events: beats for SSE clients.
+        waiting: connections that are not clients yet.
+        deserted: set while no client is being closed.
+    """
+
+    def __init__(
+        self, settings: Settings, rings: dict[str, Ring], replay: "Callable[[Client, Cursor], None]"
+    ) -> None:
+        self.settings = settings
+        self.rings = rings
+        self.lanes: dict[tuple[str, Form], Lane] = {
+            (stream, form): Lane(ring, form, replay)
+            for stream, ring in rings.items()
+            for form in (WEBSOCKET, SSE)
+        }
+        self.websockets = Wheel(settings.heartbeat)
+        self.events = Wheel(settings.comment)
+        self.waiting: set[Closable] = set()
+        self.deserted = asyncio.Event()
+        self.deserted.set()
+        self._leaving: set[Client] = set()
+
+    def leaving(self, client: "Client") -> None:
+        """Note that a client is being closed."""
+        self._leaving.add(client)
+        self.deserted.clear()
+
+    def left(self, client: "Client") -> None:
+        """Note that a client has gone."""
+        self._leaving.discard(client)
+        if not self._leaving:
+            self.deserted.set()

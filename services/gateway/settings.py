@@ -1,0 +1,43 @@
+"""What a gateway can be told, apart from where Redis is."""
+
+from typing import Final
+
+import msgspec
+
+from certbus.keys import STREAMS
+
+MIB: Final = 1024 * 1024
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Limits and intervals. Times are seconds.
+
+    Attributes:
+        streams: which ones are offered.
+        websocket: whether WebSocket clients are.
+        sse: whether SSE clients are.
+        health: whether /health is answered.
+        example_json: whether the examples are.
+        ring_bytes: memory for each stream's newest batches, forms included.
+        history_bytes: memory for what was read from Redis for lagging clients.
+        heartbeat: between two heartbeats of a WebSocket client.
+        comment: between two comment lines of an SSE client.
+        client_timeout: how long a client may read nothing of what waits for it.
+        close_timeout: how long a client may take to answer a closing handshake.
+        request_timeout: how long a request's head may take, or the next one to begin.
+        stop_timeout: how long clients have to go elsewhere when the gateway stops.
+    """
+
+    streams: tuple[str, ...] = STREAMS
+    websocket: bool = True
+    sse: bool = True
+    health: bool = True
+    example_json: bool = True
+    ring_bytes: int = 32 * MIB
+    history_bytes: int = 32 * MIB
+    heartbeat: float = 30.0
+    comment: float = 15.0
+    client_timeout: float = 60.0
+    close_timeout: float = 5.0
+    request_timeout: float = 10.0
+    stop_timeout: float = 4.0

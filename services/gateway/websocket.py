@@ -1,0 +1,127 @@
+"""A WebSocket client. The websockets library speaks RFC 6455; batches go around it.
+
+`accept` answers the handshake that h11 has parsed. Afterwards a bare `Protocol` in state OPEN
+reads what the client sends: 1.6 KB a connection, where a `ServerProtocol` that has done the
+handshake keeps the request and needs 4.2.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from websockets.datastructures import Headers
+from websockets.frames import CloseCode
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
+from websockets.server import ServerProtocol
+
+from certbus.ids import Cursor
+from gateway.client import Client
+from gateway.heartbeat import websocket_heartbeat
+from gateway.lane import Lane
+from gateway.service import Service
+
+_MAX_MESSAGE: Final = 4096  # bytes; clients have nothing to say
+_BITE: Final = 4096  # bytes parsed before frames are counted
+_MAX_FRAMES: Final = 600  # in one beat of the heart
+_MAX_UNANSWERED: Final = 2  # pings
+_MAX_REASON: Final = 123  # bytes (RFC 6455 section 5.5)
+
+_logger: Final = logging.getLogger("gateway.websocket")
+_logger.setLevel(logging.WARNING)  # its INFO is a line for every connection that closes
+
+
+def accept(path: str, headers: list[tuple[str, str]], method: str, version: str) -> Response:
+    """Answer an opening handshake (RFC 6455 section 4.2.2).
+
+    Returns:
+        101, or the error that the client made.
+    """
+    handshake = ServerProtocol(logger=_logger)
+    return handshake.accept(Request(path, Headers(headers), method, f"HTTP/{version}"))
+
+
+class WebSocketClient(Client):
+    """Sends text frames; reads pings, pongs and the closing handshake."""
+
+    __slots__ = ("_frames", "_held", "_protocol", "_unanswered")
+
+    def __init__(self, service: Service, lane: Lane, transport: asyncio.Transport) -> None:
+        super().__init__(service, lane, transport)
+        self._protocol = Protocol(SERVER, state=OPEN, max_size=_MAX_MESSAGE, logger=_logger)
+        self._held: bytes | None = None
+        self._frames = 0
+        self._unanswered = 0
+
+    def join(self, cursor: Cursor | None) -> None:
+        """Begin to read, and to be kept alive."""
+        self.service.websockets.add(self)
+        super().join(cursor)
+
+    def leave(self) -> None:
+        """Read no more."""
+        self.service.websockets.discard(self)
+        super().leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client sent, in bites, so that a flood is noticed before it is parsed."""
+        self._unanswered = 0
+        for start in range(0, len(data), _BITE):
+            self._protocol.receive_data(data[start : start + _BITE])
+            self._frames += len(self._protocol.events_received())
+            self._send()
+            if self.transport.is_closing():
+                return
+            if self._frames > _MAX_FRAMES:
+                self.close(CloseCode.POLICY_VIOLATION, "too many frames")
+                return
+
+    def eof_received(self) -> None:
+        """The client has closed its side, with or without a handshake; asyncio closes ours."""
+        self._protocol.receive_eof()
+
+    def beat(self, now: int) -> None:
+        """Send a heartbeat; give up a client that answers no pings.
+
+        One that is paused has its answer still behind what it has not read.
+        """
+        self._frames = 0
+        if self.paused:
+            return
+        if self._unanswered >= _MAX_UNANSWERED:
+            self.transport.abort()
+            return
+        self._unanswered += 1
+        self.transport.write(websocket_heartbeat(now))
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; a client that does not answer is cut off."""
+        if self._protocol.state is not OPEN:
+            return
+        self.leave()
+        self._protocol.send_close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
+        self.transport.write(b"".join(self._protocol.data_to_send()))
+        self._cut_off_later()
+
+    def resume_writing(self) -> None:
+        """Everything written has gone: send the pong that was due, and go on."""
+        held, self._held = self._held, None
+        if held is not None:
+            self.transport.write(held)
+        super().resume_writing()
+
+    def _send(self) -> None:
+        """Send what the protocol has to say: pongs, and its part of the closing handshake."""
+        data = self._protocol.data_to_send()
+        if not data:
+            return
+        if data[-1] != SEND_EOF:
+            if self.paused:
+                self._held = data[-1]  # the newest pong answers all pings (RFC 6455 section 5.5.3)
+            else:
+                self.transport.write(b"".join(data))
+            return
+        self.leave()
+        self.transport.write(b"".join(data))
+        self.transport.close()
+        self._cut_off_later()

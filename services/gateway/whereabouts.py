@@ -1,0 +1,69 @@
+"""The gateway's line in the directory: that it is there, and for how many clients."""
+
+import asyncio
+import os
+import secrets
+import socket
+from contextlib import suppress
+from typing import Final
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.directory import Directory
+from certbus.keys import Keys
+from certbus.reader import Follower
+from gateway.frames import SSE, WEBSOCKET
+from gateway.service import Service
+
+_BEAT: Final = 2.0  # seconds
+_FIRST_BEAT: Final = 0.1
+_FAREWELL: Final = 1.0  # seconds; a Redis that is gone is not waited for
+
+
+async def announce(
+    client: Redis, keys: Keys, service: Service, follower: Follower, url: str
+) -> None:
+    """Keep the directory informed, until cancelled.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+        service: whose clients are counted.
+        follower: said to be following once it has found where the streams are.
+        url: where it listens.
+    """
+    directory = Directory(client, keys)
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    following = False
+    try:
+        while True:
+            with suppress(redis.exceptions.RedisError):  # the streams' reader says so in the log
+                following = bool(follower.positions)
+                said = {"url": url, "following": int(following), **_counts(service)}
+                await directory.gateway_alive(name, said)
+            await asyncio.sleep(_BEAT if following else _FIRST_BEAT)
+    finally:
+        with suppress(redis.exceptions.RedisError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await directory.gateway_gone(name)
+
+
+def _counts(service: Service) -> dict[str, str | float]:
+    """What the directory shows of a gateway."""
+    lanes = service.lanes
+    forms = {
+        form.name: sum(len(lane.clients) for (_, has), lane in lanes.items() if has is form)
+        for form in (WEBSOCKET, SSE)
+    }
+    streams = {
+        stream: sum(len(lane.clients) for (has, _), lane in lanes.items() if has == stream)
+        for stream in service.rings
+    }
+    return {
+        "clients": sum(forms.values()),
+        **forms,
+        **streams,
+        "sent": sum(lane.sent for lane in lanes.values()),
+        "sent_bytes": sum(lane.sent_bytes for lane in lanes.values()),
+    }

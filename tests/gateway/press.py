@@ -1,0 +1,86 @@
+"""Publishes made-up certificates, the way an ingestor does."""
+
+import hashlib
+from types import TracebackType
+from typing import Self
+
+from certbus.batch import Batch, Published
+from certbus.connection import connect
+from certbus.keys import Keys
+from certbus.leases import Leases
+from certbus.publisher import Publisher, PublisherSettings
+from certbus.trimmer import Trimmer
+from ctparse.messages import Message
+
+LOG = "a" * 64
+
+
+class Press:
+    """Publishes batches of numbered certificates into Redis under a prefix.
+
+    Attributes:
+        printed: how many there were.
+        keys: names of the keys.
+        redis: the connection.
+    """
+
+    def __init__(self, url: str, prefix: str, padding: int = 0) -> None:
+        self.printed = 0
+        self.keys = Keys(prefix)
+        self.redis = connect(url)
+        self._leases = Leases(self.redis, self.keys, "press", ttl=600)
+        self._publisher = Publisher(
+            self.redis, self.keys, PublisherSettings(), Trimmer(self.redis, self.keys).trim
+        )
+        self._padding = padding
+
+    async def __aenter__(self) -> Self:
+        await self._publisher.configure()
+        lease = await self._leases.acquire(LOG, 0)
+        assert lease is not None
+        self._lease = lease
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.redis.aclose()
+
+    async def print(self, count: int, padding: int | None = None) -> str:
+        """Publish a batch of the next `count` certificates and give its entry id.
+
+        Certificate n has serial_number n. Every tenth has no names.
+        """
+        padding = self._padding if padding is None else padding
+        first = self.printed
+        messages = [message(number, padding) for number in range(first, first + count)]
+        outcome = await self._publisher.publish(
+            self._lease, Batch(first, first + count, messages, 0, [])
+        )
+        assert isinstance(outcome, Published), outcome
+        assert outcome.id is not None
+        self.printed += count
+        return outcome.id
+
+
+def names(number: int) -> str:
+    return "" if number % 10 == 9 else f'"{number}.example"'
+
+
+def message(number: int, padding: int) -> Message:
+    digest = hashlib.sha256(b"%d" % number).digest()
+    lite = (
+        f'{{"message_type":"certificate_update","data":{{"leaf_cert":{{"serial_number":"{number}",'
+        f'"padding":"{"x" * padding}","all_domains":[{names(number)}]}}'
+    )
+    return Message(
+        digest,
+        digest[:20],
+        f'{lite},"chain":[]}}}}'.encode(),
+        f"{lite}}}}}".encode(),
+        f'{{"message_type":"dns_entries","data":[{names(number)}]}}'.encode(),
+        (),
+    )
