@@ -3,7 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from tests.e2e.waiting import until
 CERTIFICATES = 10_000
 INGESTORS = 3
 GATEWAYS = 2
+ALL_AT_ONCE = 3  # the turn in which not one but every ingestor is killed
 
 pytestmark = pytest.mark.slow
 
@@ -70,25 +72,35 @@ async def test_an_ingestor_killed_every_two_seconds(site: Site) -> None:
     async with connected(site.gateways, FORMS) as clients:
         for _ in range(INGESTORS):
             site.start_ingestor()
-        killing = asyncio.create_task(kill_now_and_then(site.ingestors, seed=1))
-        await until(site.everything_ingested, "everything is ingested all the same", 200)
-        killing.cancel()
-        await asyncio.gather(killing, return_exceptions=True)
+        async with killing(site.ingestors, seed=1) as turns:
+            await until(site.everything_ingested, "everything is ingested all the same", 200)
+        assert len(turns) > ALL_AT_ONCE
         for ingestor in site.ingestors:
             ingestor.kill()
         await everything_delivered(site, clients)
     await assert_flawless(site, clients)
 
 
-async def kill_now_and_then(ingestors: Sequence[Process], seed: int) -> None:
-    """Kill one of the ingestors every 2 s and start it again; the fourth time all at once."""
+@asynccontextmanager
+async def killing(ingestors: Sequence[Process], seed: int) -> AsyncIterator[list[list[str]]]:
+    """Kill one of the ingestors every 2 s and start it again; once all of them together."""
     chance = random.Random(seed)
-    turn = 0
-    while True:
-        await asyncio.sleep(2)
-        turn += 1
-        victims = list(ingestors) if turn == 4 else [chance.choice(ingestors)]
-        for victim in victims:
-            victim.kill()
-        for victim in victims:
-            victim.restart()
+    turns: list[list[str]] = []
+
+    async def kill_now_and_then() -> None:
+        while True:
+            await asyncio.sleep(2)
+            all_of_them = len(turns) == ALL_AT_ONCE
+            victims = ingestors if all_of_them else [chance.choice(ingestors)]
+            for victim in victims:
+                victim.kill()
+            for victim in victims:
+                victim.restart()
+            turns.append([victim.name for victim in victims])
+
+    task = asyncio.create_task(kill_now_and_then())
+    try:
+        yield turns
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
