@@ -35,27 +35,25 @@ _HASHES = {
 }
 
 
-def signature_algorithm(data: bytes, start: int, stop: int) -> str:
-    """Name the algorithm of an AlgorithmIdentifier, given where its contents are in `data`.
+def signature_algorithm(value: bytes) -> str:
+    """Name the algorithm, given the contents of an AlgorithmIdentifier.
 
     Raises:
         der.DerError: it holds no object identifier.
     """
-    oid, oid_stop = der.expect(data, start, stop, der.OBJECT_IDENTIFIER, "algorithm")
-    algorithm = der.dotted(data[oid:oid_stop])
+    oid, stop = der.expect(value, 0, len(value), der.OBJECT_IDENTIFIER, "algorithm")
+    algorithm = der.dotted(value[oid:stop])
     if algorithm == _RSASSA_PSS:
-        return f"{_pss_hash(data, oid_stop, stop)}, rsa-pss"
+        return f"{_pss_hash(value[stop:])}, rsa-pss"
     return _ALGORITHMS.get(algorithm, algorithm)
 
 
-def _pss_hash(data: bytes, start: int, stop: int) -> str:
+def _pss_hash(parameters: bytes) -> str:
     """Find hashAlgorithm in RSASSA-PSS-params; it is optional (RFC 4055 section 3.1)."""
     algorithm = _DEFAULT_PSS_HASH
-    if start < stop:
-        at, end = der.expect(data, start, stop, der.SEQUENCE, "RSASSA-PSS-params")
-        if data[at:end].startswith(b"\xa0"):
-            at, end = der.expect(data, at, end, 0xA0, "hashAlgorithm")
-            at, end = der.expect(data, at, end, der.SEQUENCE, "hashAlgorithm")
-            at, end = der.expect(data, at, end, der.OBJECT_IDENTIFIER, "hashAlgorithm")
-            algorithm = der.dotted(data[at:end])
+    if parameters:
+        for tag, start, stop in der.sequence(parameters, "RSASSA-PSS-params"):
+            if tag == 0xA0:
+                (_, oid, oid_stop), *_ = der.sequence(parameters[start:stop], "hashAlgorithm")
+                algorithm = der.dotted(parameters[start + oid : start + oid_stop])
     return _HASHES.get(algorithm, algorithm)

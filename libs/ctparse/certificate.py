@@ -11,25 +11,28 @@ their bytes, and only what was not seen before is taken apart; what a certificat
 reader, are bounded, and start over when they are full. A reader may serve many logs.
 """
 
-from typing import TypeVar
+from struct import Struct
 
 import msgspec
 
 from ctparse import der
 from ctparse.algorithms import signature_algorithm
+from ctparse.cache import remember
 from ctparse.entry import Unreadable
-from ctparse.extensions import EXTENSIONS, SUBJECT_ALT_NAME, subject_alt_name
+from ctparse.members import ExtensionReader
 from ctparse.names import Name, is_dns_name, read_name
 from ctparse.times import read_time
 
-_T = TypeVar("_T")
-
-_CACHE_ENTRIES = 8192
-_MAX_CACHED_BYTES = 512
-
+# How certificates of more than 255 bytes begin: two SEQUENCEs with lengths of two bytes.
+_FRAMES = Struct(">HHHH")
+_LONG_SEQUENCE = 0x3082
 _VERSION = 0xA0
 _EXTENSIONS = 0xA3
+# Serial number, signature, issuer, validity, subject, key.
+_OUTLINE_FIELDS = 6
 _IS_CA = '"basicConstraints":"CA:TRUE"'
+# A UTCTime of the form RFC 5280 prescribes: its header, ten digits, and one of these.
+_UTC_TIME = b"\x17\x0d"
 _SECONDS = {b"%02dZ" % second: second for second in range(60)}
 
 
@@ -43,8 +46,7 @@ class Certificate(msgspec.Struct, frozen=True, gc=False):
             the two's complement it is written in.
         not_before: start of validity in Unix seconds, None when it cannot be read.
         not_after: end of validity, likewise.
-        signature_algorithm: like "sha256, rsa"; the OID when it has no name here, None when there
-            is not even that.
+        signature_algorithm: as JSON: a string like "sha256, rsa", null when there is none.
         is_ca: whether basicConstraints says so.
         domains: the CN first if it is a DNS name and not a CA's, then the DNS names of
             subjectAltName; no repeats.
@@ -57,7 +59,7 @@ class Certificate(msgspec.Struct, frozen=True, gc=False):
     serial_number: str
     not_before: int | None
     not_after: int | None
-    signature_algorithm: str | None
+    signature_algorithm: str
     is_ca: bool
     domains: list[str]
     extensions: dict[str, str]
@@ -70,9 +72,8 @@ class CertificateReader:
     def __init__(self) -> None:
         self._names: dict[bytes, Name] = {}
         self._algorithms: dict[bytes, str] = {}
-        self._members: dict[bytes, str] = {}
         self._minutes: dict[bytes, int] = {}
-        self._encode = msgspec.json.Encoder().encode
+        self._extensions = ExtensionReader()
 
     def read(self, data: bytes) -> Certificate:
         """Read a certificate or precertificate.
@@ -86,41 +87,39 @@ class CertificateReader:
             raise Unreadable(str(error)) from error
 
     def _outline(self, data: bytes) -> Certificate:
-        """Walk Certificate and TBSCertificate (RFC 5280 section 4.1)."""
+        """Take Certificate and TBSCertificate apart (RFC 5280 section 4.1)."""
         problems: list[str] = []
-        size = len(data)
-        at, end = der.expect(data, 0, size, der.SEQUENCE, "certificate")
-        if end < size:
-            problems.append(f"certificate: {size - end} bytes follow it")
-        at, tbs_end = der.expect(data, at, end, der.SEQUENCE, "tbsCertificate")
-        tag, serial, at = der.header(data, at, tbs_end)
-        if tag == _VERSION:  # version 1 has none
-            tag, serial, at = der.header(data, at, tbs_end)
-        if tag != der.INTEGER:
-            raise der.DerError(f"serialNumber has tag {tag:#04x}")
-        serial_number = data[serial:at].lstrip(b"\0").hex().upper() or "00"
-        _, issuer_at = der.expect(data, at, tbs_end, der.SEQUENCE, "signature")
-        issuer_start, at = der.expect(data, issuer_at, tbs_end, der.SEQUENCE, "issuer")
-        issuer = self._issuer(data, issuer_at, issuer_start, at, problems)
-        validity, at = der.expect(data, at, tbs_end, der.SEQUENCE, "validity")
-        not_before, validity = self._time(data, validity, at, problems)
-        not_after, _ = self._time(data, validity, at, problems)
-        start, at = der.expect(data, at, tbs_end, der.SEQUENCE, "subject")
-        subject = read_name(data, start, at)
-        if subject.problems:
+        at, tbs_end, end = _frames(data)
+        if end != len(data):
+            problems.append(f"{len(data) - end} bytes follow the certificate")
+        fields, at = der.children(data, at, tbs_end)
+        if at != tbs_end:
+            problems.append(f"TBSCertificate: no value at byte {at}")
+        if fields and fields[0][0] == _VERSION:  # version 1 has none
+            del fields[0]
+        if len(fields) < _OUTLINE_FIELDS:
+            raise der.DerError(f"TBSCertificate ends after {len(fields)} of its fields")
+        serial_tag, at, stop = fields[0]
+        issuer_tag, issuer_at, issuer_stop = fields[2]
+        validity_tag, validity_at, validity_stop = fields[3]
+        subject_tag, subject_at, subject_stop = fields[4]
+        if serial_tag != der.INTEGER or not (
+            issuer_tag == validity_tag == subject_tag == der.SEQUENCE
+        ):
+            raise der.DerError("TBSCertificate has other fields than a certificate has")
+        serial_number = data[at:stop].lstrip(b"\0").hex().upper() or "00"
+        not_before, not_after = self._validity(data, validity_at, validity_stop, problems)
+        issuer = self._issuer(data[issuer_at:issuer_stop])
+        subject = read_name(data, subject_at, subject_stop)
+        if issuer.problems or subject.problems:
+            problems += [f"issuer: {problem}" for problem in issuer.problems]
             problems += [f"subject: {problem}" for problem in subject.problems]
-        _, at = der.expect(data, at, tbs_end, der.SEQUENCE, "subjectPublicKeyInfo")
-        # From here on nothing is needed.
+
         members: dict[str, str] = {}
         dns_names: list[str] = []
-        try:
-            while at < tbs_end:
-                tag, start, at = der.header(data, at, tbs_end)
-                if tag == _EXTENSIONS:
-                    start, stop = der.expect(data, start, at, der.SEQUENCE, "extensions")
-                    dns_names = self._extensions(data, start, stop, members, problems)
-        except (der.DerError, IndexError) as error:
-            problems.append(f"extensions: {error}")
+        tag, at, stop = fields[-1]
+        if tag == _EXTENSIONS:
+            members, dns_names = self._extensions.read(data, at, stop, problems)
         is_ca = members.get("basicConstraints") == _IS_CA
         return Certificate(
             subject.json,
@@ -130,113 +129,78 @@ class CertificateReader:
             not_after,
             self._algorithm(data, tbs_end, end, problems),
             is_ca,
-            _domains(subject.common_name, dns_names, is_ca=is_ca),
+            _domains(None if is_ca else subject.common_name, dns_names),
             members,
             problems,
         )
 
-    def _issuer(self, data: bytes, at: int, start: int, stop: int, problems: list[str]) -> Name:
-        raw = data[at:stop]
+    def _issuer(self, raw: bytes) -> Name:
         name = self._names.get(raw)
         if name is None:
-            name = read_name(data, start, stop)
-            _remember(self._names, raw, name)
-        if name.problems:
-            problems += [f"issuer: {problem}" for problem in name.problems]
+            name = read_name(raw, 0, len(raw))
+            remember(self._names, raw, name)
         return name
 
-    def _algorithm(self, data: bytes, at: int, end: int, problems: list[str]) -> str | None:
+    def _algorithm(self, data: bytes, at: int, end: int, problems: list[str]) -> str:
+        """Read the AlgorithmIdentifier that follows the TBSCertificate, into JSON."""
         try:
-            start, stop = der.expect(data, at, end, der.SEQUENCE, "AlgorithmIdentifier")
+            _, start, stop = der.header(data, at, end)
             raw = data[start:stop]
             name = self._algorithms.get(raw)
             if name is None:
-                name = signature_algorithm(data, start, stop)
-                _remember(self._algorithms, raw, name)
+                name = msgspec.json.encode(signature_algorithm(raw)).decode()
+                remember(self._algorithms, raw, name)
         except der.DerError as error:
             problems.append(f"signatureAlgorithm: {error}")
-            return None
+            return "null"
         return name
 
-    def _time(self, data: bytes, at: int, end: int, problems: list[str]) -> tuple[int | None, int]:
-        """Read a Time and say where it stops. A minute seen before saves parsing its date."""
-        tag, start, stop = der.header(data, at, end)
-        contents = data[start:stop]
-        minute = self._minutes.get(contents[:10])
-        second = _SECONDS.get(contents[10:])
-        if minute is not None and second is not None and tag == der.UTC_TIME:
-            return minute + second, stop
+    def _validity(
+        self, data: bytes, at: int, end: int, problems: list[str]
+    ) -> tuple[int | None, int | None]:
+        """Read two Times; nearly always UTCTimes in minutes that were seen before."""
+        minutes = self._minutes
         try:
-            moment = read_time(tag, contents)
-        except der.DerError as error:
-            problems.append(f"validity: {error}")
-            return None, stop
-        if tag == der.UTC_TIME and second is not None:
-            _remember(self._minutes, contents[:10], moment - second)
-        return moment, stop
-
-    def _extensions(
-        self, data: bytes, at: int, end: int, members: dict[str, str], problems: list[str]
-    ) -> list[str]:
-        """Read a SEQUENCE OF Extension into `members`; returns the DNS names of subjectAltName."""
-        dns_names: list[str] = []
-        while at < end:
-            first = at
-            _, oid, at = der.header(data, at, end)
-            critical = oid + 2 + data[oid + 1]
-            kind = data[oid:critical]
+            return (
+                minutes[data[at : at + 12]] + _SECONDS[data[at + 12 : at + 15]],
+                minutes[data[at + 15 : at + 27]] + _SECONDS[data[at + 27 : end]],
+            )
+        except KeyError:
+            pass
+        moments: list[int | None] = []
+        for tag, start, stop in der.children(data, at, end)[0][:2]:
+            contents = data[start:stop]
             try:
-                if kind == SUBJECT_ALT_NAME:
-                    name = "subjectAltName"
-                    names, text = subject_alt_name(_value(data, critical, at), problems)
-                    member = self._member(name, text)
-                    dns_names += names
-                elif extension := EXTENSIONS.get(kind):
-                    name = extension.name
-                    raw = data[first:at] if extension.repeats else b""
-                    member = self._members.get(raw, "")
-                    if not member:
-                        member = self._member(name, extension.read(_value(data, critical, at)))
-                        if extension.repeats:
-                            _remember(self._members, raw, member)
-                else:
-                    continue
+                moment = read_time(tag, contents)
             except der.DerError as error:
-                problems.append(f"extension {data[first:critical].hex()}: {error}")
+                problems.append(f"validity: {error}")
+                moments.append(None)
                 continue
-            if name in members:
-                problems.append(f"{name}: given twice")
-            elif member:
-                members[name] = member
-        return dns_names
-
-    def _member(self, name: str, shown: str | bool | None) -> str:
-        """Write one member of the JSON object `extensions`; nothing when nothing is shown."""
-        return "" if shown is None else f'"{name}":{self._encode(shown).decode()}'
-
-
-def _value(data: bytes, at: int, end: int) -> bytes:
-    """Step over `critical BOOLEAN DEFAULT FALSE` to the contents of extnValue."""
-    tag, start, stop = der.header(data, at, end)
-    if tag == der.BOOLEAN:
-        tag, start, stop = der.header(data, stop, end)
-    if tag != der.OCTET_STRING:
-        raise der.DerError(f"extnValue has tag {tag:#04x}")
-    return data[start:stop]
+            moments.append(moment)
+            if tag == der.UTC_TIME and contents[10:] in _SECONDS:
+                minute = _UTC_TIME + contents[:10]
+                remember(minutes, minute, moment - _SECONDS[contents[10:]])
+        while len(moments) < 2:
+            problems.append("validity: a time is missing")
+            moments.append(None)
+        return moments[0], moments[1]
 
 
-def _domains(common_name: str | None, dns_names: list[str], *, is_ca: bool) -> list[str]:
-    if common_name is not None and not is_ca:
-        if dns_names == [common_name]:
-            return dns_names
-        if common_name in dns_names or is_dns_name(common_name):
-            dns_names = [common_name, *dns_names]
-    return list(dict.fromkeys(dns_names))
+def _frames(data: bytes) -> tuple[int, int, int]:
+    """Find where TBSCertificate begins and ends, and where the certificate around it ends."""
+    size = len(data)
+    if size > _FRAMES.size:
+        outer, length, inner, tbs_length = _FRAMES.unpack_from(data)
+        end, tbs_end = 4 + length, 8 + tbs_length
+        if outer == inner == _LONG_SEQUENCE and tbs_end <= end <= size:
+            return 8, tbs_end, end
+    at, end = der.expect(data, 0, size, der.SEQUENCE, "Certificate")
+    at, tbs_end = der.expect(data, at, end, der.SEQUENCE, "TBSCertificate")
+    return at, tbs_end, end
 
 
-def _remember(cache: dict[bytes, _T], raw: bytes, value: _T) -> None:
-    """Keep what was read, within bounds. Long values are rare, so never worth their memory."""
-    if len(raw) <= _MAX_CACHED_BYTES:
-        if len(cache) >= _CACHE_ENTRIES:
-            cache.clear()
-        cache[raw] = value
+def _domains(common_name: str | None, dns_names: list[str]) -> list[str]:
+    """Put the CN first, if it is a DNS name, and take out repeats."""
+    if common_name is not None and (common_name in dns_names or is_dns_name(common_name)):
+        dns_names = [common_name, *dns_names]
+    return [name for name in dict.fromkeys(dns_names) if name]

@@ -1,14 +1,13 @@
-"""DER (X.690), read leniently: the few primitives every other file walks certificates with.
+"""DER (X.690), read leniently: the few primitives with which every other file walks a certificate.
 
-A value is never copied before it is needed: the functions take the whole buffer and speak in
-offsets. `header` is the one place where a length is believed, and it believes none that leaves
-its surroundings, so no walk can run past the value it is in.
+Nothing is copied before it is needed: the functions take the whole buffer and speak in offsets. A
+length is believed in two places, `header` for one value and `children` for many, and neither
+believes one that leaves what contains it, so no walk can run out of the value it is in.
 
-Lenient means: lengths and integers need not be minimal, strings may hold what their type forbids.
-Indefinite lengths and multi-byte tags do not occur in certificates and are errors.
+Lenient means: lengths and integers need not be minimal, and strings may hold what their type
+forbids. Indefinite lengths are errors. Tags of several bytes do not occur in certificates; their
+first byte is no tag that anybody asks for.
 """
-
-from collections.abc import Iterator
 
 BOOLEAN = 0x01
 INTEGER = 0x02
@@ -55,25 +54,25 @@ def header(data: bytes, at: int, end: int) -> tuple[int, int, int]:
     """
     start = at + 2
     if start > end:
-        raise DerError(f"data ends inside a header at byte {at}")
-    tag = data[at]
+        raise DerError(f"no value at byte {at}")
     length = data[at + 1]
-    if length >= 0x80:
+    if length > 0x7F:
         start, length = _long_length(data, at, end)
     stop = start + length
     if stop > end:
-        raise DerError(f"value at byte {at} is {stop - end} bytes longer than what contains it")
-    if tag & 0x1F == 0x1F:
-        raise DerError(f"multi-byte tag at byte {at}")
-    return tag, start, stop
+        raise DerError(f"value at byte {at} does not fit into what contains it")
+    return data[at], start, stop
 
 
 def _long_length(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Read a length of the long form; gives one that fits nowhere if it cannot be read."""
     size = data[at + 1] & 0x7F
     start = at + 2 + size
-    if not 1 <= size <= 4 or start > end:
-        raise DerError(f"bad length at byte {at}")
-    return start, int.from_bytes(data[at + 2 : start], "big")
+    if start > end or not 1 <= size <= 4:
+        return end, 1
+    if size == 2:
+        return start, data[at + 2] << 8 | data[at + 3]
+    return start, int.from_bytes(data[at + 2 : start])
 
 
 def expect(data: bytes, at: int, end: int, tag: int, what: str) -> tuple[int, int]:
@@ -88,16 +87,50 @@ def expect(data: bytes, at: int, end: int, tag: int, what: str) -> tuple[int, in
     return start, stop
 
 
-def children(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Walk the values between two offsets: (tag, start, stop) of each one's contents.
+def children(data: bytes, at: int, end: int) -> tuple[list[tuple[int, int, int]], int]:
+    """Read header after header from `at`, as far as they make sense: `header` in a fast loop.
+
+    Returns:
+        For each value its tag and where its contents start and stop; and where the last one
+        stopped, which is before `end` if what follows is no value.
+    """
+    found = []
+    while at + 2 <= end:
+        start = at + 2
+        length = data[at + 1]
+        if length > 0x7F:
+            start, length = _long_length(data, at, end)
+        stop = start + length
+        if stop > end:
+            break
+        found.append((data[at], start, stop))
+        at = stop
+    return found, at
+
+
+def only(value: bytes, tag: int, what: str) -> tuple[int, int]:
+    """Read the header of the one value that `value` begins with; mostly it is all of it.
 
     Raises:
-        DerError: when the walk comes to something that is no value.
+        DerError: it has another tag, or does not fit; `what` names it in the error.
     """
-    while start < stop:
-        tag, inner, outer = header(data, start, stop)
-        yield tag, inner, outer
-        start = outer
+    size = len(value)
+    if 2 <= size < 0x82 and value[0] == tag and value[1] == size - 2:
+        return 2, size
+    return expect(value, 0, size, tag, what)
+
+
+def sequence(value: bytes, what: str) -> list[tuple[int, int, int]]:
+    """Read the elements of a SEQUENCE; `what` names it in the error.
+
+    Raises:
+        DerError: it is no SEQUENCE, or not all of it can be read.
+    """
+    start, stop = only(value, SEQUENCE, what)
+    found, at = children(value, start, stop)
+    if at != stop:
+        raise DerError(f"{what}: no value at byte {at}")
+    return found
 
 
 def dotted(contents: bytes) -> str:

@@ -41,14 +41,10 @@ _EXTENDED_KEY_USAGES = {
 }
 
 
-def _sequence(value: bytes, what: str) -> tuple[int, int]:
-    return der.expect(value, 0, len(value), der.SEQUENCE, what)
-
-
 def authority_info_access(value: bytes) -> str | None:
     """Spell the URIs: "URI:http://ocsp.example, URI:http://ca.example/ca.crt"."""
     uris = []
-    for _, start, stop in der.children(value, *_sequence(value, "AuthorityInfoAccessSyntax")):
+    for _, start, stop in der.sequence(value, "AuthorityInfoAccessSyntax"):
         _, _, method_stop = der.header(value, start, stop)
         tag, name, name_stop = der.header(value, method_stop, stop)
         if tag == names.URI:
@@ -58,7 +54,7 @@ def authority_info_access(value: bytes) -> str | None:
 
 def authority_key_identifier(value: bytes) -> str | None:
     """Spell the key id: "keyid:00:b5:…"; None when the issuer is named in another way."""
-    for tag, start, stop in der.children(value, *_sequence(value, "AuthorityKeyIdentifier")):
+    for tag, start, stop in der.sequence(value, "AuthorityKeyIdentifier"):
         if tag == 0x80:
             return f"keyid:{value[start:stop].hex(':')}"
     return None
@@ -66,16 +62,14 @@ def authority_key_identifier(value: bytes) -> str | None:
 
 def subject_key_identifier(value: bytes) -> str:
     """Spell the key id: "keyid:51:b7:…"."""
-    start, stop = der.expect(value, 0, len(value), der.OCTET_STRING, "SubjectKeyIdentifier")
+    start, stop = der.only(value, der.OCTET_STRING, "SubjectKeyIdentifier")
     return f"keyid:{value[start:stop].hex(':')}"
 
 
 def basic_constraints(value: bytes) -> str:
     """Spell whether the subject is a CA: "CA:TRUE" or "CA:FALSE"."""
-    start, stop = _sequence(value, "BasicConstraints")
-    if start < stop:
-        tag, at, end = der.header(value, start, stop)
-        if tag == der.BOOLEAN and any(value[at:end]):
+    for tag, start, stop in der.sequence(value, "BasicConstraints"):
+        if tag == der.BOOLEAN and any(value[start:stop]):
             return "CA:TRUE"
     return "CA:FALSE"
 
@@ -83,7 +77,7 @@ def basic_constraints(value: bytes) -> str:
 def certificate_policies(value: bytes) -> str | None:
     """Spell the policies, a line each: "Policy: 2.23.140.1.2.1" and a newline."""
     lines = []
-    for _, start, stop in der.children(value, *_sequence(value, "CertificatePolicies")):
+    for _, start, stop in der.sequence(value, "CertificatePolicies"):
         oid, oid_stop = der.expect(value, start, stop, der.OBJECT_IDENTIFIER, "policyIdentifier")
         lines.append(f"Policy: {der.dotted(value[oid:oid_stop])}\n")
     return "".join(lines) or None
@@ -91,18 +85,16 @@ def certificate_policies(value: bytes) -> str | None:
 
 def extended_key_usage(value: bytes) -> str:
     """Spell the purposes, those without a name as their OID, last: "serverAuth, 1.3.6.1.4.1.5"."""
-    oids = []
-    for tag, start, stop in der.children(value, *_sequence(value, "ExtKeyUsageSyntax")):
-        if tag != der.OBJECT_IDENTIFIER:
-            raise der.DerError(f"KeyPurposeId has tag {tag:#04x}")
-        oids.append(der.dotted(value[start:stop]))
+    oids = [
+        der.dotted(value[start:stop]) for _, start, stop in der.sequence(value, "ExtKeyUsageSyntax")
+    ]
     named = [name for oid, name in _EXTENDED_KEY_USAGES.items() if oid in oids]
     return ", ".join(named + [oid for oid in oids if oid not in _EXTENDED_KEY_USAGES])
 
 
 def key_usage(value: bytes) -> str:
     """Spell the bits that are set: "Digital Signature, Key Encipherment"."""
-    start, stop = der.expect(value, 0, len(value), der.BIT_STRING, "KeyUsage")
+    start, stop = der.only(value, der.BIT_STRING, "KeyUsage")
     bits = value[start + 1 : stop]
     return ", ".join(
         usage
@@ -116,21 +108,37 @@ def subject_alt_name(value: bytes, problems: list[str]) -> tuple[list[str], str 
 
     A name that cannot be read is left out and told in `problems`.
     """
-    start, stop = _sequence(value, "SubjectAltName")
-    dns_names: list[str] = []
-    texts: list[str] = []
-    while start < stop:
-        tag, at, start = der.header(value, start, stop)
+    start, stop = der.only(value, der.SEQUENCE, "SubjectAltName")
+    if dns_names := _plain_dns_names(value, start, stop):
+        return dns_names, "DNS:" + ", DNS:".join(dns_names)
+    found, at = der.children(value, start, stop)
+    if at != stop:
+        problems.append(f"subjectAltName: no value at byte {at}")
+    texts = []
+    for tag, start, stop in found:
+        try:
+            texts.append(names.general_name(value, tag, start, stop))
+        except der.DerError as error:
+            problems.append(f"subjectAltName: {error}")
         if tag == names.DNS_NAME:
-            name = der.ascii_text(value[at:start])
-            dns_names.append(name)
-            texts.append("DNS:" + name)
-        else:
-            try:
-                texts.append(names.general_name(value, tag, at, start))
-            except der.DerError as error:
-                problems.append(f"subjectAltName: {error}")
+            dns_names.append(der.ascii_text(value[start:stop]))
     return dns_names, ", ".join(texts) or None
+
+
+def _plain_dns_names(value: bytes, at: int, end: int) -> list[str]:
+    """Read what nearly all certificates have: DNS names only, short and ASCII. Else nothing."""
+    dns_names = []
+    try:
+        while at < end:
+            length = value[at + 1]
+            stop = at + 2 + length
+            if value[at] != names.DNS_NAME or length > 0x7F or stop > end:
+                return []
+            dns_names.append(value[at + 2 : stop].decode("ascii"))
+            at = stop
+    except (IndexError, UnicodeDecodeError):
+        return []
+    return dns_names
 
 
 def ct_poison(_value: bytes) -> bool:
@@ -152,12 +160,18 @@ class Extension(msgspec.Struct, frozen=True):
     repeats: bool = True
 
 
-# By OID, as the whole TLV that stands in a certificate.
+# Whoever meets this one wants its DNS names as well, so calls `subject_alt_name` itself.
+SUBJECT_ALT_NAME = Extension(
+    "subjectAltName", lambda value: subject_alt_name(value, [])[1], repeats=False
+)
+
+# By OID, as it stands in a certificate, header and all.
 EXTENSIONS = {
     bytes.fromhex("0603551d0e"): Extension(
         "subjectKeyIdentifier", subject_key_identifier, repeats=False
     ),
     bytes.fromhex("0603551d0f"): Extension("keyUsage", key_usage),
+    bytes.fromhex("0603551d11"): SUBJECT_ALT_NAME,
     bytes.fromhex("0603551d13"): Extension("basicConstraints", basic_constraints),
     bytes.fromhex("0603551d20"): Extension("certificatePolicies", certificate_policies),
     bytes.fromhex("0603551d23"): Extension("authorityKeyIdentifier", authority_key_identifier),
@@ -165,5 +179,3 @@ EXTENSIONS = {
     bytes.fromhex("06082b06010505070101"): Extension("authorityInfoAccess", authority_info_access),
     bytes.fromhex("060a2b06010401d679020403"): Extension("ctlPoisonByte", ct_poison),
 }
-# Apart from the others, because the DNS names in it are wanted for themselves as well.
-SUBJECT_ALT_NAME = bytes.fromhex("0603551d11")

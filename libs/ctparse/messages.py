@@ -98,7 +98,7 @@ class MessageWriter:
         self._encode = msgspec.json.Encoder().encode
         self._chains: dict[tuple[bytes, int], _Chain] = {}
         self._chains_bytes = 0
-        self._source = self._text(source)
+        self._source = self._encode(source).decode()
 
     def write(self, entry: Entry, sha256: bytes, seen: float) -> Message:
         """Write the message of an entry.
@@ -115,50 +115,33 @@ class MessageWriter:
         der = entry.certificate
         certificate = self._reader.read(der)
         digest = sha1(der, usedforsecurity=False).digest()
-        domains = self._text(certificate.domains)
+        encode = self._encode
+        domains = encode(certificate.domains).decode()
         if entry.is_precert:
             kind = "PrecertLogEntry"
             certificate.extensions["ctlPoisonByte"] = '"ctlPoisonByte":true'
         else:
             kind = "X509LogEntry"
-        leaf = (
-            f'{{"message_type":"certificate_update","data":{{"update_type":"{kind}","leaf_cert":'
-            f'{self._certificate(certificate, sha256, digest)},"all_domains":{domains}'
+        head = (
+            f'{{"message_type":"certificate_update","data":{{"update_type":"{kind}",'
+            f'"leaf_cert":{_members(certificate, sha256, digest)},"all_domains":{domains}'
         ).encode()
-        rest = (
-            f'"cert_index":{entry.index},"cert_link":{self._text(self._link(entry.index))},'
-            f'"seen":{self._text(seen)},'
-            f'"submission_timestamp":{self._text(entry.timestamp / 1000)},'
+        tail = (
+            f',"cert_index":{entry.index},"cert_link":{encode(self._link(entry.index)).decode()},'
+            f'"seen":{encode(seen).decode()},'
+            f'"submission_timestamp":{encode(entry.timestamp / 1000).decode()},'
             f'"source":{self._source}}}}}'
         ).encode()
+        as_der = b2a_base64(der, newline=False)
         chain = self._chain(entry.chain)
-        der64 = b2a_base64(der, newline=False)
         return Message(
             sha256,
             digest,
-            b"".join((leaf, b',"as_der":"', der64, b'"},"chain":', chain.json, b",", rest)),
-            b"".join((leaf, b"},", rest)),
+            b"".join((head, b',"as_der":"', as_der, b'"},"chain":', chain.json, tail)),
+            b"".join((head, b"}", tail)),
             f'{{"message_type":"dns_entries","data":{domains}}}'.encode(),
             (*certificate.problems, *chain.problems),
         )
-
-    def _certificate(self, certificate: Certificate, sha256: bytes, sha1: bytes) -> str:
-        """Write the members that leaf and chain certificates share; the brace stays open."""
-        sha1_text = sha1.hex(":").upper()
-        not_before, not_after = certificate.not_before, certificate.not_after
-        return (
-            f'{{"subject":{certificate.subject},"issuer":{certificate.issuer},'
-            f'"serial_number":"{certificate.serial_number}",'
-            f'"not_before":{"null" if not_before is None else not_before},'
-            f'"not_after":{"null" if not_after is None else not_after},'
-            f'"fingerprint":"{sha1_text}","sha1":"{sha1_text}","sha256":"{sha256.hex(":").upper()}",'
-            f'"signature_algorithm":{self._text(certificate.signature_algorithm)},'
-            f'"is_ca":{"true" if certificate.is_ca else "false"},'
-            f'"extensions":{{{",".join(certificate.extensions.values())}}}'
-        )
-
-    def _text(self, value: object) -> str:
-        return self._encode(value).decode()
 
     def _chain(self, raw: bytes) -> _Chain:
         key = raw[:_CHAIN_HEAD], len(raw)
@@ -187,9 +170,26 @@ class MessageWriter:
                 problems.append(f"chain certificate {position}: {error}")
                 continue
             problems += [f"chain certificate {position}: {text}" for text in certificate.problems]
-            body = self._certificate(
+            body = _members(
                 certificate, sha256(der).digest(), sha1(der, usedforsecurity=False).digest()
             ).encode()
             as_der = b',"as_der":"%b"' % b2a_base64(der, newline=False) if self._chain_der else b""
             rendered.append(b"%b%b}" % (body, as_der))
         return _Chain(raw, b"[%b]" % b",".join(rendered), tuple(problems))
+
+
+def _members(certificate: Certificate, sha256: bytes, sha1: bytes) -> str:
+    """Write what leaf_cert and the certificates of a chain have in common; the brace stays open."""
+    fingerprint = sha1.hex(":").upper()
+    not_before, not_after = certificate.not_before, certificate.not_after
+    return (
+        f'{{"subject":{certificate.subject},"issuer":{certificate.issuer},'
+        f'"serial_number":"{certificate.serial_number}",'
+        f'"not_before":{"null" if not_before is None else not_before},'
+        f'"not_after":{"null" if not_after is None else not_after},'
+        f'"fingerprint":"{fingerprint}","sha1":"{fingerprint}",'
+        f'"sha256":"{sha256.hex(":").upper()}",'
+        f'"signature_algorithm":{certificate.signature_algorithm},'
+        f'"is_ca":{"true" if certificate.is_ca else "false"},'
+        f'"extensions":{{{",".join(certificate.extensions.values())}}}'
+    )

@@ -25,6 +25,9 @@ _ATTRIBUTES = {
     b"\x55\x04\x0b": "OU",
     b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01": "email_address",
 }
+# The type of a CN as it stands in a certificate, and the string types that can only mean ASCII.
+_COMMON_NAME = b"\x06\x03\x55\x04\x03"
+_ASCII_STRINGS = frozenset({0x0C, 0x13, 0x16})
 _AGGREGATED = ("C", "CN", "L", "O", "OU", "ST")
 
 # Tags of the general names that others ask for.
@@ -48,7 +51,7 @@ class Name(msgspec.Struct, frozen=True, gc=False):
 
     json: str
     common_name: str | None
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 class _Fields(msgspec.Struct, gc=False):
@@ -70,6 +73,13 @@ def read_name(data: bytes, start: int, stop: int) -> Name:
     Several attributes in one RDN count like one attribute in each of several RDNs. What cannot
     be read is left out.
     """
+    if common_name := _only_common_name(data, start, stop):
+        text = msgspec.json.encode(common_name).decode()
+        return Name(
+            f'{{"C":null,"CN":{text},"L":null,"O":null,"OU":null,"ST":null,'
+            f'"aggregated":"/CN={text[1:]},"email_address":null}}',
+            common_name,
+        )
     problems: list[str] = []
     values = _attributes(data, start, stop, problems)
     fields = _Fields(aggregated=_aggregated(values))
@@ -78,25 +88,38 @@ def read_name(data: bytes, start: int, stop: int) -> Name:
     return Name(msgspec.json.encode(fields).decode(), fields.CN, tuple(problems))
 
 
+def _only_common_name(data: bytes, start: int, stop: int) -> str | None:
+    """Read the commonest subject in one go: a single RDN, with nothing but a CN of plain ASCII."""
+    size = stop - start
+    if (
+        11 < size < 0x80
+        and data[start + 4 : start + 9] == _COMMON_NAME
+        and data[start + 1] == size - 2
+        and data[start + 3] == size - 4
+        and data[start + 10] == size - 11
+        and data[start + 9] in _ASCII_STRINGS
+    ):
+        value = data[start + 11 : stop]
+        if value.isascii():
+            return value.decode()
+    return None
+
+
 def _attributes(data: bytes, start: int, stop: int, problems: list[str]) -> dict[str, list[str]]:
     """Collect the values of the attributes we show, in the order they stand in."""
     values: dict[str, list[str]] = {}
-    try:
-        while start < stop:
-            _, at, start = der.header(data, start, stop)
-            while at < start:
-                _, oid, at = der.header(data, at, start)
-                _, oid, value = der.header(data, oid, at)
-                field = _ATTRIBUTES.get(data[oid:value])
-                if field is None:
-                    continue
-                tag, value, value_stop = der.header(data, value, at)
-                try:
+    rdns, at = der.children(data, start, stop)
+    if at != stop:
+        problems.append(f"no value at byte {at}")
+    for _, rdn, rdn_stop in rdns:
+        for _, attribute, attribute_stop in der.children(data, rdn, rdn_stop)[0]:
+            try:
+                _, oid, value = der.header(data, attribute, attribute_stop)
+                if field := _ATTRIBUTES.get(data[oid:value]):
+                    tag, value, value_stop = der.header(data, value, attribute_stop)
                     values.setdefault(field, []).append(der.text(tag, data[value:value_stop]))
-                except der.DerError as error:
-                    problems.append(f"{field}: {error}")
-    except der.DerError as error:
-        problems.append(str(error))
+            except der.DerError as error:
+                problems.append(str(error))
     return values
 
 

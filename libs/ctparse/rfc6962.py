@@ -9,18 +9,23 @@ whoever looks them up next finds them by identity.
 """
 
 from struct import Struct
+from struct import error as StructError  # noqa: N812  (it is an exception class)
 
 import msgspec
 
 from ctparse.entry import Entry, Malformed, Rejected
-from ctparse.tls import StructureError, ends, vector
+from ctparse.tls import StructureError, vector
 from ctparse.treehead import TreeHead
 
-# MerkleTreeLeaf up to the entry itself: version, leaf_type, timestamp, entry_type.
-_LEAF = Struct(">BBQH")
+# MerkleTreeLeaf up to the entry: version and leaf_type, both 0; timestamp; entry_type.
+_LEAF = Struct(">HQH")
 _X509_ENTRY = 0
 _PRECERT_ENTRY = 1
-_ISSUER_KEY_HASH_BYTES = 32
+# Where the entry's certificate begins, or its TBSCertificate, after issuer_key_hash.
+_X509_AT = _LEAF.size
+_TBS_AT = _LEAF.size + 32
+# Three bytes of length, the upper one and the lower two.
+_LENGTH = Struct(">BH")
 _ROOT_BYTES = 32
 _TOO_LARGE = 1 << 63
 # The first certificate's serial number lies within these bytes of a chain.
@@ -47,6 +52,9 @@ class _UncheckedEntries(msgspec.Struct):
     entries: list[object]
 
 
+# What a decoder raises for bytes that somebody else chose.
+_BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _STH_DECODER = msgspec.json.Decoder(_SignedTreeHead)
 _ENTRIES_DECODER = msgspec.json.Decoder(_Entries)
 _UNCHECKED_DECODER = msgspec.json.Decoder(_UncheckedEntries)
@@ -60,7 +68,7 @@ def decode_sth(body: bytes) -> TreeHead:
     """
     try:
         sth = _STH_DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _BAD_JSON as error:
         raise Malformed(f"get-sth: {error}") from error
     if len(sth.sha256_root_hash) != _ROOT_BYTES:
         raise Malformed(f"get-sth: sha256_root_hash of {len(sth.sha256_root_hash)} bytes")
@@ -83,66 +91,69 @@ def decode_entries(body: bytes, first: int) -> list[Entry | Rejected]:
         Malformed: it is no answer to get-entries.
     """
     try:
-        served = _ENTRIES_DECODER.decode(body).entries
+        served: list[_Served] | list[_Served | Rejected] = _ENTRIES_DECODER.decode(body).entries
     except msgspec.ValidationError:
-        return _decode_one_by_one(body, first)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        served = _validate_one_by_one(body, first)
+    except _BAD_JSON as error:
         raise Malformed(f"get-entries: {error}") from error
     chains: dict[tuple[bytes, int], bytes] = {}
-    return [
-        _decode_entry(index, entry.leaf_input, entry.extra_data, chains)
-        for index, entry in enumerate(served, first)
-    ]
-
-
-def _decode_one_by_one(body: bytes, first: int) -> list[Entry | Rejected]:
-    """Find which of the entries is not what it should be, and decode the others."""
-    try:
-        served = _UNCHECKED_DECODER.decode(body).entries
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(f"get-entries: {error}") from error
-    chains: dict[tuple[bytes, int], bytes] = {}
-    decoded: list[Entry | Rejected] = []
-    for index, unchecked in enumerate(served, first):
+    entries: list[Entry | Rejected] = []
+    for index, entry in enumerate(served, first):
+        if isinstance(entry, Rejected):
+            entries.append(entry)
+            continue
         try:
-            entry = msgspec.convert(unchecked, _Served)
+            entries.append(_decode_entry(index, entry.leaf_input, entry.extra_data, chains))
+        except (StructureError, Malformed, StructError) as error:
+            entries.append(Rejected(index, f"get-entries: {error}", entry.leaf_input))
+    return entries
+
+
+def _validate_one_by_one(body: bytes, first: int) -> list[_Served | Rejected]:
+    """Find out which of the entries are not what they should be."""
+    try:
+        unchecked = _UNCHECKED_DECODER.decode(body).entries
+    except _BAD_JSON as error:
+        raise Malformed(f"get-entries: {error}") from error
+    served: list[_Served | Rejected] = []
+    for index, entry in enumerate(unchecked, first):
+        try:
+            served.append(msgspec.convert(entry, _Served))
         except msgspec.ValidationError as error:
-            decoded.append(Rejected(index, f"get-entries: {error}", msgspec.json.encode(unchecked)))
-        else:
-            decoded.append(_decode_entry(index, entry.leaf_input, entry.extra_data, chains))
-    return decoded
+            served.append(Rejected(index, f"get-entries: {error}", msgspec.json.encode(entry)))
+    return served
 
 
 def _decode_entry(
     index: int, leaf: bytes, extra: bytes, chains: dict[tuple[bytes, int], bytes]
-) -> Entry | Rejected:
-    try:
-        if len(leaf) < _LEAF.size:
-            raise StructureError(f"MerkleTreeLeaf of {len(leaf)} bytes")
-        version, leaf_type, timestamp, entry_type = _LEAF.unpack_from(leaf)
-        if version or leaf_type:
-            raise StructureError(f"MerkleTreeLeaf of version {version}, type {leaf_type}")
-        if entry_type == _X509_ENTRY:
-            start, stop = vector(leaf, _LEAF.size, 3, "certificate")
-            certificate, chain_at = leaf[start:stop], 0
-        elif entry_type == _PRECERT_ENTRY:
-            _, stop = vector(leaf, _LEAF.size + _ISSUER_KEY_HASH_BYTES, 3, "TBSCertificate")
-            start, chain_at = vector(extra, 0, 3, "pre_certificate")
-            certificate = extra[start:chain_at]
-        else:
-            raise StructureError(f"entry of unknown type {entry_type}")
-        _, stop = vector(leaf, stop, 2, "extensions")
-        ends(leaf, stop, "MerkleTreeLeaf")
-        start, stop = vector(extra, chain_at, 3, "certificate_chain")
-        ends(extra, stop, "certificate_chain")
-        chain = extra[start:]
-        key = chain[:_CHAIN_HEAD], len(chain)
-        known = chains.get(key)
-        if known != chain:
-            chain_certificates(chain)
-            chains[key] = known = chain
-    except ValueError as error:
-        return Rejected(index, str(error), leaf)
+) -> Entry:
+    version_and_type, timestamp, entry_type = _LEAF.unpack_from(leaf)
+    if version_and_type:
+        raise StructureError(f"MerkleTreeLeaf of version and type {version_and_type:#06x}")
+    if entry_type == _X509_ENTRY:
+        high, low = _LENGTH.unpack_from(leaf, _X509_AT)
+        stop = _X509_AT + 3 + (high << 16 | low)
+        certificate = leaf[_X509_AT + 3 : stop]
+        chain_at = 0
+    elif entry_type == _PRECERT_ENTRY:
+        high, low = _LENGTH.unpack_from(leaf, _TBS_AT)
+        stop = _TBS_AT + 3 + (high << 16 | low)
+        high, low = _LENGTH.unpack_from(extra)
+        chain_at = 3 + (high << 16 | low)
+        certificate = extra[3:chain_at]
+    else:
+        raise StructureError(f"entry of unknown type {entry_type}")
+    if stop + 2 + int.from_bytes(leaf[stop : stop + 2]) != len(leaf):
+        raise StructureError("extensions do not end where MerkleTreeLeaf does")
+    high, low = _LENGTH.unpack_from(extra, chain_at)
+    chain = extra[chain_at + 3 :]
+    if high << 16 | low != len(chain):
+        raise StructureError("certificate_chain does not end where extra_data does")
+    key = chain[:_CHAIN_HEAD], len(chain)
+    known = chains.get(key)
+    if known != chain:
+        chain_certificates(chain)
+        chains[key] = known = chain
     return Entry(index, timestamp, entry_type == _PRECERT_ENTRY, certificate, known, leaf)
 
 

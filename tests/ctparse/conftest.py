@@ -35,4 +35,7 @@ def sunlight() -> Path:
 @pytest.fixture(scope="session")
 def log_list() -> dict[str, bytes]:
     """Google's log list, its signature, its key."""
-    return {name: (FIXTURES / f"log_list{name}").read_bytes() for name in (".json", ".sig", "_pubkey.pem")}
+    return {
+        name: (FIXTURES / f"log_list{name}").read_bytes()
+        for name in (".json", ".sig", "_pubkey.pem")
+    }
