@@ -1,0 +1,318 @@
+"""Many clients in one process, cheap enough not to be what is measured.
+
+One epoll loop over plain sockets. Every fiftieth client reads all it gets: counts messages, checks
+that ids ascend, takes the latency from `seen`. The others let the kernel drop what it received
+(MSG_TRUNC, see tcp(7)) and count bytes: clients of one stream get the same bytes, apart from signs
+of life, so the bytes tell whether a message is missing.
+
+Speaks JSON lines on stdout: `{"connected": ...}` once all are, the results when stdin is closed.
+"""
+
+import argparse
+import json
+import math
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+
+CHUNK = 256 * 1024  # bytes read at once
+DROPPED = 4 * 1024 * 1024  # bytes dropped at once
+TEXT = 0x81  # first byte of a text frame
+SIGNS = {False: 55, True: 3}  # bytes of a sign of life: WebSocket (heartbeat and ping), SSE
+CONNECTING = 64
+SAMPLED = 50  # one in so many clients has its latencies measured
+
+_ID = b'{"id":"'
+_SEEN = b'"seen":'
+
+
+@dataclass(slots=True)
+class Client:
+    """One connection and what it has counted."""
+
+    socket: socket.socket
+    sampled: bool
+    sse: bool
+    bytes_a_second: float = math.inf
+    open: bool = False
+    rest: bytes = b""
+    messages: int = 0
+    bytes: int = 0
+    signs: int = 0
+    first: str = ""
+    last: str = ""
+    disorder: int = 0
+    latencies: list[float] = field(default_factory=list)
+    joined: float = 0.0
+    closed: bool = False
+
+
+def request(path: str, host: str, *, sse: bool) -> bytes:
+    if sse:
+        return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n".encode()
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+
+
+def order(number: str) -> tuple[int, ...]:
+    return tuple(map(int, number.split("-")))
+
+
+def note(client: Client, payload: bytes, now: float) -> None:
+    """Read what a sampled client needs of a message."""
+    number = payload[7 : payload.index(b'"', 7)].decode()
+    if client.last and order(number) <= order(client.last):
+        client.disorder += 1
+    client.first = client.first or number
+    client.last = number
+    at = payload.rfind(_SEEN)
+    if at >= 0:
+        seen = payload[at + 7 : at + 40].partition(b",")[0].rstrip(b"}")
+        client.latencies.append(now - float(seen))
+
+
+def take_frames(client: Client, data: bytes, now: float) -> None:
+    """Read whole text frames; keep what is not whole yet."""
+    data = client.rest + data
+    position, size = 0, len(data)
+    while position + 2 <= size:
+        length = data[position + 1]
+        start = position + 2
+        if length == 126:
+            start = position + 4
+            length = int.from_bytes(data[position + 2 : start], "big")
+        elif length == 127:
+            start = position + 10
+            length = int.from_bytes(data[position + 2 : start], "big")
+        if start + length > size:
+            break
+        if data[position] == TEXT and data.startswith(_ID, start):
+            client.messages += 1
+            note(client, data[start : start + length], now)
+        else:
+            client.signs += start + length - position
+        position = start + length
+    client.rest = data[position:]
+
+
+def take_events(client: Client, data: bytes, now: float) -> None:
+    """Read whole events; keep what is not whole yet."""
+    *whole, client.rest = (client.rest + data).split(b"\n\n")
+    for event in whole:
+        if event.startswith(b"id: "):
+            client.messages += 1
+            note(client, event.partition(b"\ndata: ")[2], now)
+        else:
+            client.signs += len(event) + 2
+
+
+class Crowd:
+    """All clients of the process."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._poll = select.epoll()
+        self._clients: dict[int, Client] = {}
+        self._waiting: set[int] = set()
+        self._slow: list[Client] = []
+        self._buffer = bytearray(DROPPED)
+        self._view = memoryview(self._buffer)
+        self.connect_times: list[float] = []
+        self._restart = False
+        signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "_restart", True))
+
+    def connect(self) -> float:
+        """Connect all, some at a time; give the seconds that it took."""
+        options = self._options
+        began = time.perf_counter()
+        left = options.clients
+        while left or self._waiting:
+            while left and len(self._waiting) < CONNECTING:
+                left -= 1
+                self._open(options.clients - left)
+            self._receive(0.05)
+        return time.perf_counter() - began
+
+    def run(self) -> None:
+        """Receive until stdin is closed; start counting again upon SIGUSR1."""
+        self._poll.register(sys.stdin.fileno(), select.EPOLLIN)
+        due = 0.0
+        while True:
+            ended = self._receive(0.02)
+            if self._restart:
+                self._restart = False
+                for client in self._clients.values():
+                    client.messages = client.bytes = client.signs = 0
+                    client.latencies.clear()
+            now = time.perf_counter()
+            if now >= due:
+                self._read_slowly()
+                due = now + 0.1
+            if ended:
+                return
+
+    def results(self) -> dict[str, object]:
+        """What was received, by kind of client."""
+        groups: dict[str, list[Client]] = {"normal": [], "slow": [], "stuck": []}
+        for client in self._clients.values():
+            rate = client.bytes_a_second
+            groups["normal" if rate == math.inf else "slow" if rate else "stuck"].append(client)
+        found: dict[str, object] = {}
+        for name, clients in groups.items():
+            if not clients:
+                continue
+            found[name] = self._summary(clients)
+        return found
+
+    def _summary(self, clients: list[Client]) -> dict[str, object]:
+        """What a group received. Its sampled clients say how many bytes that should be."""
+        sampled = [client for client in clients if client.sampled]
+        latencies = sorted(value for client in sampled for value in client.latencies)
+        most = max((client.messages for client in sampled), default=0)
+        whole = max((client.bytes - client.signs for client in sampled), default=0)
+        mean = whole / most if most else 1
+        differing = []
+        for client in clients:
+            signs = client.bytes - whole
+            sign = SIGNS[client.sse]
+            if signs % sign or not 0 <= signs <= 10 * sign:
+                differing.append(client)
+        return {
+            "clients": len(clients),
+            "closed": sum(client.closed for client in clients),
+            "messages": most,
+            "differing": len(differing),
+            "lost": round(sum(abs(whole - client.bytes) / mean for client in differing)),
+            "bytes": sum(client.bytes for client in clients),
+            "disorder": sum(client.disorder for client in clients),
+            "latency": percentiles(latencies),
+        }
+
+    def _open(self, number: int) -> None:
+        options = self._options
+        connection = socket.socket()
+        slow = options.slow + options.stuck
+        if number <= slow:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.setblocking(False)
+        connection.connect_ex((options.host, options.port))
+        rate = math.inf
+        if number <= options.stuck:
+            rate = 0.0
+        elif number <= slow:
+            rate = options.slow_rate
+        client = Client(
+            connection,
+            sampled=number % SAMPLED == 0 and rate == math.inf,
+            sse=options.path.startswith("/sse"),
+            bytes_a_second=rate,
+            joined=time.perf_counter(),
+        )
+        self._clients[connection.fileno()] = client
+        self._waiting.add(connection.fileno())
+        self._poll.register(connection.fileno(), select.EPOLLOUT)
+
+    def _receive(self, timeout: float) -> bool:
+        ended = False
+        for descriptor, events in self._poll.poll(timeout):
+            client = self._clients.get(descriptor)
+            if client is None:
+                ended = True
+            elif events & select.EPOLLOUT:
+                head = request(self._options.path, "bench", sse=client.sse)
+                client.socket.send(head)
+                self._poll.modify(descriptor, select.EPOLLIN)
+            else:
+                self._read(descriptor, client, CHUNK if client.sampled else DROPPED)
+        return ended
+
+    def _read(self, descriptor: int, client: Client, most: int) -> int:
+        drop = client.open and not client.sampled
+        flags = socket.MSG_TRUNC if drop else 0
+        try:
+            count = client.socket.recv_into(self._buffer, most, flags)
+        except BlockingIOError:
+            return 0
+        except ConnectionError:
+            count = 0
+        if not count:
+            client.closed = True
+            self._waiting.discard(descriptor)
+            if client.bytes_a_second == math.inf or not client.open:
+                self._poll.unregister(descriptor)
+            client.bytes_a_second = client.bytes_a_second and math.inf
+            return 0
+        client.bytes += count
+        if drop:
+            return count
+        data = bytes(self._view[:count])
+        if not client.open:
+            data = self._greet(descriptor, client, client.rest + data)
+        if data and client.sampled:
+            take = take_events if client.sse else take_frames
+            take(client, data, time.time())
+        return count
+
+    def _greet(self, descriptor: int, client: Client, data: bytes) -> bytes:
+        head, separator, rest = data.partition(b"\r\n\r\n")
+        if not separator:
+            client.rest = data
+            return b""
+        status = head.split(None, 2)[1]
+        if status not in (b"101", b"200"):
+            raise SystemExit(f"not accepted: {head[:200]!r}")
+        client.rest = b""
+        client.open = True
+        self._waiting.discard(descriptor)
+        self.connect_times.append(time.perf_counter() - client.joined)
+        if client.bytes_a_second != math.inf:
+            self._poll.unregister(descriptor)
+            self._slow.append(client)
+        return rest
+
+    def _read_slowly(self) -> None:
+        for client in self._slow:
+            budget = client.bytes_a_second / 10
+            while budget > 0 and not client.closed:
+                count = self._read(client.socket.fileno(), client, min(int(budget) + 1, CHUNK))
+                if not count:
+                    break
+                budget -= count
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Milliseconds."""
+    if not values:
+        return {}
+    last = len(values) - 1
+    return {
+        name: round(values[min(int(len(values) * share), last)] * 1000, 1)
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0))
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", default="/")
+    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--slow", type=int, default=0, help="so many read slowly")
+    parser.add_argument("--slow-rate", type=float, default=150_000, help="bytes a second of those")
+    parser.add_argument("--stuck", type=int, default=0, help="so many read nothing")
+    options = parser.parse_args()
+    crowd = Crowd(options)
+    took = crowd.connect()
+    times = percentiles(sorted(crowd.connect_times))
+    print(json.dumps({"connected": options.clients, "seconds": took, "each": times}), flush=True)
+    crowd.run()
+    print(json.dumps(crowd.results()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

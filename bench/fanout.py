@@ -1,0 +1,296 @@
+"""What a gateway costs, and how late it is: Redis -> gateway -> N clients in another process.
+
+Certificates are published as an ingestor does, by one or more logs that are polled once a second.
+Prints, and stores on request, for each scenario: messages delivered and lost, CPU a delivered
+message, latency from `seen` to receipt, memory a connection, time to connect while streaming.
+`--plain` measures one send a message in the same run.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import itertools
+import json
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from certbus.batch import Batch, Published
+from certbus.connection import connect
+from certbus.embedded import EmbeddedRedis
+from certbus.keys import Keys
+from certbus.leases import Leases
+from certbus.publisher import MAX_MESSAGES, Publisher, PublisherSettings
+from certbus.trimmer import Trimmer
+from ctparse.entry import Entry
+from ctparse.messages import Message, MessageWriter
+from ctparse.messages import Source as LogSource
+from ctparse.rfc6962 import chain_certificates, decode_entries
+
+FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
+SECONDS = 10.0
+SETTLE = 1.0  # seconds between connecting and measuring
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Clients, and what they are sent.
+
+    Attributes:
+        rate: certificates a second, of all logs.
+        logs: each polled once a second, evenly spread over it.
+        slow: clients that read a tenth of what comes.
+        stuck: clients that read nothing.
+    """
+
+    name: str
+    clients: int
+    rate: int
+    logs: int = 1
+    path: str = "/"
+    slow: int = 0
+    stuck: int = 0
+    seconds: float = SECONDS
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("500x1000", 500, 1000, logs=4),
+        Scenario("500x100", 500, 100),
+        Scenario("5000x20", 5000, 20),
+        Scenario("domains", 500, 300, path="/domains-only"),
+        Scenario("full", 200, 300, path="/full-stream"),
+        Scenario("sse", 500, 1000, logs=4, path="/sse"),
+        Scenario("10000x5", 10000, 5),
+        Scenario("slow", 500, 1000, logs=4, slow=50, stuck=5),
+    )
+}
+
+
+class Source:
+    """Publishes real certificates' messages, made distinct, at a rate."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._redis = connect(url)
+        keys = Keys(prefix)
+        self._leases = Leases(self._redis, keys, "bench", ttl=3600)
+        trimmer = Trimmer(self._redis, keys)
+        self._publisher = Publisher(self._redis, keys, PublisherSettings(), trimmer.trim)
+        self._numbers = itertools.count()
+        self._texts = itertools.cycle(texts())
+
+    async def __aenter__(self) -> Self:
+        await self._publisher.configure()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._redis.aclose()
+
+    async def run(self, rate: int, logs: int, seconds: float) -> int:
+        """Publish for a time, each log at its own moment of the second; give how many."""
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._log(log / logs, rate // logs, began, seconds))
+                for log in range(logs)
+            ]
+        return sum(task.result() for task in tasks)
+
+    async def _log(self, moment: float, rate: int, began: float, seconds: float) -> int:
+        lease = await self._leases.acquire(secrets.token_hex(32), 0)
+        assert lease is not None
+        index = 0
+        for second in itertools.count():
+            due = began + second + moment
+            if due >= began + seconds:
+                return index
+            await asyncio.sleep(max(due - time.perf_counter(), 0))
+            for start in range(0, rate, MAX_MESSAGES):
+                count = min(MAX_MESSAGES, rate - start)
+                batch = Batch(index, index + count, [self._make() for _ in range(count)], 0, [])
+                outcome = await self._publisher.publish(lease, batch)
+                assert isinstance(outcome, Published), outcome
+                index += count
+        raise AssertionError
+
+    def _make(self) -> Message:
+        (full, lite, domains), number = next(self._texts), next(self._numbers)
+        digest = hashlib.sha256(b"%d" % number).digest()
+        seen = b"%.6f" % time.time()
+        return Message(
+            digest,
+            digest[:20],
+            full.replace(b"SEEN", seen),
+            lite.replace(b"SEEN", seen),
+            domains,
+            (),
+        )
+
+
+def texts() -> list[tuple[bytes, bytes, bytes]]:
+    """The three forms of real entries, as our writer makes them, SEEN being the time."""
+    made = []
+    for fixture in json.loads((FIXTURES / "ct_entries.json").read_text()):
+        pair = {"leaf_input": fixture["leaf_input"], "extra_data": fixture["extra_data"]}
+        body = json.dumps({"entries": [pair]}).encode()
+        (entry,) = decode_entries(body, int(fixture["cert_index"]))
+        assert isinstance(entry, Entry)
+        source = LogSource(fixture["log_name"], fixture["log_url"], "operator", "rfc6962")
+        writer = MessageWriter(source, lambda index: f"https://x/{index}", chain_certificates)
+        message = writer.write(entry, hashlib.sha256(entry.certificate).digest(), 1.5)
+        full, lite = (
+            form.replace(b'"seen":1.5', b'"seen":SEEN') for form in (message.full, message.lite)
+        )
+        made.append((full, lite, message.domains))
+    return made
+
+
+class Gateway:
+    """A gateway, or the baseline, in a process of its own."""
+
+    def __init__(self, command: Sequence[str], port: int) -> None:
+        self._command = command
+        self.port = port
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, *self._command, stdout=asyncio.subprocess.DEVNULL
+        )
+        self.usage = psutil.Process(self._process.pid)
+        while True:
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return self
+            assert self._process.returncode is None
+            await asyncio.sleep(0.05)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._process.terminate()
+        await self._process.wait()
+
+    def cpu(self) -> float:
+        """Seconds of processor time so far."""
+        times = self.usage.cpu_times()
+        return float(times.user + times.system)
+
+    def memory(self) -> int:
+        """Bytes resident."""
+        return int(self.usage.memory_info().rss)
+
+
+async def measure(scenario: Scenario, redis: str, *, plain: bool) -> dict[str, Any]:
+    """Run one scenario with a gateway and a prefix of its own."""
+    prefix, port = f"bench-{secrets.token_hex(4)}-", free_port()
+    if plain:
+        script = Path(__file__).with_name("plain.py")
+        command = [str(script), f"--redis={redis}", f"--prefix={prefix}", f"--port={port}"]
+    else:
+        settings = {"redis_url": redis, "redis_prefix": prefix, "host": "127.0.0.1", "port": port}
+        command = ["-m", "launcher", "gateway", *(f"--set={k}={v}" for k, v in settings.items())]
+    async with Source(redis, prefix) as source, Gateway(command, port) as gateway:
+        await source.run(10, 1, 1)  # warm
+        empty = gateway.memory()
+        streaming = asyncio.create_task(source.run(scenario.rate, scenario.logs, 3600))
+        await asyncio.sleep(SETTLE)
+        clients = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("clients.py")),
+            *(f"--port={port}", f"--path={scenario.path}", f"--clients={scenario.clients}"),
+            *(f"--slow={scenario.slow}", f"--stuck={scenario.stuck}"),
+            f"--slow-rate={scenario.rate * 170}",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert clients.stdout is not None
+        connected = json.loads(await clients.stdout.readline())
+        streaming.cancel()
+        await asyncio.sleep(SETTLE)
+        return await watch(scenario, source, gateway, clients, connected, empty)
+
+
+async def watch(
+    scenario: Scenario,
+    source: Source,
+    gateway: Gateway,
+    clients: asyncio.subprocess.Process,
+    connected: dict[str, Any],
+    empty: int,
+) -> dict[str, Any]:
+    """Measure while all are connected, publishing a known number."""
+    assert clients.stdin is not None
+    assert clients.stdout is not None
+    clients.send_signal(signal.SIGUSR1)  # count from here
+    await asyncio.sleep(SETTLE)
+    crowd = psutil.Process(clients.pid)
+    before, crowd_before = gateway.cpu(), sum(crowd.cpu_times()[:2])
+    published = await source.run(scenario.rate, scenario.logs, scenario.seconds)
+    await asyncio.sleep(SETTLE)
+    spent = gateway.cpu() - before
+    crowd_spent = sum(crowd.cpu_times()[:2]) - crowd_before
+    memory = gateway.memory() - empty
+    clients.stdin.close()
+    received = json.loads(await clients.stdout.read())
+    normal = received["normal"]
+    expected = published * normal["clients"]
+    delivered = normal["messages"] * normal["clients"] - normal["lost"]
+    return {
+        **asdict(scenario),
+        "published": published,
+        "delivered": delivered,
+        "lost": expected - delivered,
+        "disorder": normal["disorder"],
+        "cpu_us": round(spent / max(delivered, 1) * 1e6, 3),
+        "cpu_share": round(spent / scenario.seconds, 3),
+        "clients_share": round(crowd_spent / scenario.seconds, 3),
+        "latency_ms": normal["latency"],
+        "connect_s": round(connected["seconds"], 2),
+        "connect_ms": connected["each"],
+        "bytes_a_connection": memory // scenario.clients,
+        "received": received,
+    }
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+async def run(options: argparse.Namespace) -> None:
+    chosen = [SCENARIOS[name] for name in options.scenario or SCENARIOS]
+    results = []
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fanout"))
+        redis = await stack.enter_async_context(EmbeddedRedis(Path(directory)))
+        for scenario in chosen:
+            seconds = options.seconds or scenario.seconds
+            result = await measure(
+                replace(scenario, seconds=seconds), redis.url, plain=options.plain
+            )
+            results.append(result)
+            print(json.dumps(result), flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenario", nargs="*", choices=[*SCENARIOS, []], metavar="SCENARIO")
+    parser.add_argument("--seconds", type=float, help="of each measurement")
+    parser.add_argument("--plain", action="store_true", help="one send a message")
+    parser.add_argument("--output", type=Path, help="where to store the results")
+    asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
