@@ -132,6 +132,7 @@ class Worker:
         await self._renew()
         await self._tell()
         seen = await self._bus.snapshot()
+        await self._describe(seen)
         held = {worker.id: int(worker.fields.get("logs", 0)) for worker in seen.workers}
         held[self._id] = len(self._held)
         share = quota(held, len(self._logs), self._id)
@@ -149,7 +150,6 @@ class Worker:
                 continue  # ended, or restored, while we asked
             if await self._bus.leases.next_index(lease.log_id) is None:
                 # Nobody took it: Redis was emptied, and only this worker knows where the log was.
-                self._described.clear()
                 try:
                     await held.follower.pipeline.restore(lease)
                 except LeaseLost:
@@ -162,9 +162,6 @@ class Worker:
     async def _tell(self) -> None:
         """Write down how this worker and its logs are doing."""
         directory = self._bus.directory
-        new = [log for log in self._logs.values() if log.id not in self._described]
-        await directory.describe([_description(log) for log in new])
-        self._described.update(log.id for log in new)
         tallies = [held.follower.pipeline.tally for held in self._held.values()]
         fields: dict[str, str | float] = {
             "logs": len(self._held),
@@ -183,6 +180,13 @@ class Worker:
             if health.successes != held.successes and now - held.told_at >= _SUCCESS_EVERY:
                 held.successes, held.told_at = health.successes, now
                 await directory.log_succeeded(log_id)
+
+    async def _describe(self, seen: Snapshot) -> None:
+        """Write down what is known of logs: once, and again for a Redis that was emptied."""
+        described = self._described & {log.log_id for log in seen.logs if log.name}
+        new = [log for log in self._logs.values() if log.id not in described]
+        await self._bus.directory.describe([_description(log) for log in new])
+        self._described = described | {log.id for log in new}
 
     async def _take(self, share: int, seen: Snapshot, tasks: asyncio.TaskGroup) -> None:
         """Take free logs up to `share`, and find out where unknown ones start."""

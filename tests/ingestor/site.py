@@ -1,0 +1,138 @@
+"""Simulated logs in a process, a Redis, and ingestors that bring one to the other."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import msgspec
+from redis.asyncio import Redis
+
+from certbus.directory import LogStatus, snapshot
+from certbus.embedded import EmbeddedRedis
+from certbus.keys import Keys
+from certbus.reader import history
+from certconf import Config, load
+from ingestor.app import serve
+from tests.e2e.processes import Process, free_port
+from tests.ingestor.waiting import until
+
+
+class Simlog:
+    """Simulated logs in a process of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._directory = directory
+        self._process: Process | None = None
+
+    async def start(self, **options: object) -> None:
+        port = self.url.rpartition(":")[2]
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        command = [sys.executable, "-m", "simlog", f"--port={port}", *arguments]
+        self._process = Process("simlog", command, self._directory)
+        await until(self._answers, what="simlog")
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.running:
+            self._process.kill()
+
+    async def restart(self) -> None:
+        assert self._process is not None
+        self._process.restart()
+        await until(self._answers, what="simlog")
+
+    async def sizes(self) -> dict[str, int]:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            world = (await http.get(f"{self.url}/world.json")).json()
+        return {log["name"]: log["size"] for log in world["logs"]}
+
+    async def config(self) -> Path:
+        """A config.yaml that names exactly these logs."""
+        return await self.save("config.yaml")
+
+    async def save(self, name: str) -> Path:
+        """Keep what is served under that name as a file."""
+        async with httpx.AsyncClient(trust_env=False) as http:
+            content = (await http.get(f"{self.url}/{name}")).content
+        path = self._directory / name
+        path.write_bytes(content)
+        return path
+
+    async def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.running, str(self._process)
+        try:
+            await self.sizes()
+        except httpx.TransportError:
+            return False
+        return True
+
+
+class Ingestor:
+    """One `serve`, in this process."""
+
+    def __init__(self, config: Config, name: str) -> None:
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(serve(config, self._stop, worker_id=name))
+
+    async def stop(self) -> None:
+        """As SIGTERM does."""
+        self._stop.set()
+        async with asyncio.timeout(5):
+            await self._task
+
+    async def close(self) -> None:
+        self._stop.set()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Site:
+    """A Redis, simulated logs, and any number of ingestors that follow them."""
+
+    def __init__(self, server: EmbeddedRedis, redis: Redis, simlog: Simlog) -> None:
+        self.server = server
+        self.redis = redis
+        self.simlog = simlog
+        self.keys = Keys()
+        self.stack = AsyncExitStack()
+
+    async def ingestor(self, name: str, **overrides: object) -> Ingestor:
+        hurried = {
+            "ct_log.poll_interval_ms": 50,
+            "ct_log.retry_initial_delay_ms": 20,
+            "ct_log.retry_max_delay_ms": 200,
+        }
+        settings = {**hurried, "redis_url": self.server.url, **overrides}
+        config = load(await self.simlog.config(), {}, settings)
+        ingestor = Ingestor(config, name)
+        self.stack.push_async_callback(ingestor.close)
+        return ingestor
+
+    async def logs(self) -> dict[str, LogStatus]:
+        return {log.name: log for log in (await snapshot(self.redis, self.keys)).logs}
+
+    async def complete(self) -> bool:
+        """Whether Redis has everything the logs have."""
+        logs = await self.logs()
+        sizes = await self.simlog.sizes()
+        return all(name in logs and logs[name].next == size for name, size in sizes.items())
+
+    async def holders(self) -> dict[str, int]:
+        """How many logs each live worker says it holds, by the name the test gave it."""
+        workers = (await snapshot(self.redis, self.keys)).workers
+        return {w.id.rpartition("-")[0]: int(w.fields["logs"]) for w in workers}
+
+    async def published(self) -> list[tuple[str, int, str]]:
+        """Log URL, index and SHA-256 of every message of the lite stream, in order."""
+        found = []
+        after = "0-0"
+        while batches := await history(self.redis, self.keys, "lite", after, 100):
+            after = batches[-1].id
+            for batch in batches:
+                for text in batch.messages:
+                    data = msgspec.json.decode(text)["data"]
+                    log = data["source"]["name"]
+                    found.append((log, data["cert_index"], data["leaf_cert"]["sha256"]))
+        return found

@@ -1,0 +1,218 @@
+"""Whole ingestors between simulated logs and a real Redis."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+from structlog.testing import capture_logs
+
+from certbus.directory import LogStatus
+from tests.ingestor.site import Site
+from tests.ingestor.waiting import until
+
+
+def adds_up(log: LogStatus) -> bool:
+    assert log.start is not None
+    assert log.next is not None
+    return log.published + log.duplicates + log.rejected + log.skipped == log.next - log.start
+
+
+async def assert_exactly_once(site: Site) -> None:
+    """Every certificate of every log is in Redis once, and every entry accounted for."""
+    published = await site.published()
+    assert max(Counter(sha256 for _, _, sha256 in published).values()) == 1
+    logs = await site.logs()
+    assert all(adds_up(log) for log in logs.values())
+    assert len(published) == sum(log.published for log in logs.values())
+    for name in logs:
+        indexes = [index for log, index, _ in published if log == name]
+        assert indexes == sorted(indexes)
+
+
+async def test_three_ingestors_publish_every_certificate_once(site: Site) -> None:
+    await site.simlog.start(rfc6962=2, static_ct=2, preload=3000, duplicates=0.3, rate=0)
+    for name in ("a", "b", "c"):
+        await site.ingestor(name, **{"ct_log.start_index": 0})
+    await until(site.complete, 60, "complete Redis")
+    await assert_exactly_once(site)
+    logs = await site.logs()
+    assert sum(log.duplicates for log in logs.values()) > 0
+    assert {log.start for log in logs.values()} == {0}
+
+
+async def test_logs_move_to_who_joins_and_from_who_leaves(site: Site) -> None:
+    await site.simlog.start(rfc6962=2, static_ct=2, preload=500, rate=50)
+    first = await site.ingestor("first", **{"ct_log.start_index": 0})
+
+    async def shared(**expected: int) -> bool:
+        return await site.holders() == expected
+
+    await until(lambda: shared(first=4), what="all logs at the first")
+    await site.ingestor("second")
+    await until(lambda: shared(first=2, second=2), what="two logs each")
+    third = await site.ingestor("third")
+    await until(lambda: shared(first=2, second=1, third=1), what="fair shares of three")
+    await first.stop()
+    await until(lambda: shared(second=2, third=2), 4, "released logs, before a lease expires")
+    await third.stop()
+    await until(lambda: shared(second=4), 4, "all logs at the last")
+    sizes = await site.simlog.sizes()
+
+    async def beyond() -> bool:
+        logs = await site.logs()
+        return all((logs[name].next or 0) >= size for name, size in sizes.items())
+
+    await until(beyond, what="entries that came after the moves")
+    await assert_exactly_once(site)
+
+
+async def test_first_sight_is_at_the_head_and_a_restart_goes_on(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=1000, rate=0)
+    sizes = await site.simlog.sizes()
+    ingestor = await site.ingestor("a", **{"ct_log.start_overlap_leaves": 50})
+    await until(site.complete, what="complete Redis")
+    await ingestor.stop()
+    before = await site.logs()
+    assert {name: log.start for name, log in before.items()} == {
+        name: size - 50 for name, size in sizes.items()
+    }
+    with capture_logs() as lines:
+        again = await site.ingestor("b", **{"ct_log.start_index": 0})
+        await until(lambda: sum(line["event"] == "following log" for line in lines) == 2)
+        await again.stop()
+    assert {line["log"]: line["at"] for line in lines if line["event"] == "following log"} == sizes
+    assert {name: log.start for name, log in (await site.logs()).items()} == {
+        name: log.start for name, log in before.items()
+    }
+
+
+async def test_a_log_that_goes_away_is_told_once_and_followed_when_it_is_back(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=0, preload=300, rate=0, start=1_790_000_000)
+    await site.ingestor("a", **{"ct_log.start_index": 0, "ct_log.retry_max_attempts": 1})
+    await until(site.complete, what="complete Redis")
+    with capture_logs() as lines:
+        site.simlog.stop()
+
+        async def several_failures() -> bool:
+            (log,) = (await site.logs()).values()
+            first = log.last_error_at
+            await until(lambda: _failed_since(site, first), what="another failure")
+            return True
+
+        await until(lambda: any(line["event"].startswith("log unavailable") for line in lines))
+        await until(several_failures)
+        await site.simlog.restart()
+        await until(lambda: any(line["event"] == "log is back" for line in lines))
+    events = [line["event"] for line in lines]
+    assert events.count("log unavailable, trying until it is back") == 1
+    assert events.count("log is back") == 1
+    (told,) = [line for line in lines if line["event"].startswith("log unavailable")]
+    assert told["url"].startswith(site.simlog.url)
+    assert told["problem"]
+    (log,) = (await site.logs()).values()
+    assert log.last_error is not None
+    assert site.simlog.url in log.last_error
+
+
+async def _failed_since(site: Site, moment: int | None) -> bool:
+    (log,) = (await site.logs()).values()
+    return log.last_error_at != moment
+
+
+async def test_an_emptied_redis_is_filled_from_where_its_owner_was(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=1000, rate=100)
+    await site.ingestor("a", **{"ct_log.start_index": 0})
+
+    async def some() -> bool:
+        return len(await site.published()) >= 1000
+
+    await until(some, what="thousand certificates")
+    await site.redis.flushall()
+    emptied_at = await site.simlog.sizes()
+
+    async def goes_on() -> bool:
+        logs = await site.logs()
+        return all(
+            name in logs and (logs[name].next or 0) > size + 10 for name, size in emptied_at.items()
+        )
+
+    await until(goes_on, what="logs made again")
+    for name, log in (await site.logs()).items():
+        assert log.start is not None
+        assert 500 <= log.start <= emptied_at[name], "goes on neither from zero nor from the head"
+    await assert_exactly_once(site)
+
+
+async def test_redis_killed_and_restarted_is_waited_for(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=500, rate=100)
+    with capture_logs() as lines:
+        await site.ingestor("a", **{"ct_log.start_index": 0})
+        await site.ingestor("b", **{"ct_log.start_index": 0})
+
+        async def some() -> bool:
+            return len(await site.published()) >= 500
+
+        await until(some, what="some certificates")
+        assert site.server.pid is not None
+        os.kill(site.server.pid, signal.SIGKILL)
+        await site.server.wait()
+        away = [line for line in lines if line["event"].startswith("redis unavailable")]
+        assert not away
+        await until(
+            lambda: sum(line["event"].startswith("redis unavailable") for line in lines) == 2
+        )
+        await site.server.start()
+        sizes = await site.simlog.sizes()
+
+        async def beyond() -> bool:
+            logs = await site.logs()
+            return all((logs[name].next or 0) >= size for name, size in sizes.items())
+
+        await until(beyond, 30, "entries that came meanwhile")
+    assert sum(line["event"] == "redis is back" for line in lines) == 2
+    await assert_exactly_once(site)
+
+
+async def test_no_list_no_network_says_so_and_goes_on_with_configured_logs(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=0, preload=100, rate=0)
+    lists = [{"url": "http://127.0.0.1:1/list.json", "unsigned": True}]
+    with capture_logs() as lines:
+        await site.ingestor("a", **{"ct_log.start_index": 0, "log_lists": lists})
+        await until(site.complete, what="complete Redis")
+    (line,) = [line for line in lines if line["event"].startswith("log list unavailable")]
+    assert line["list"] == "http://127.0.0.1:1/list.json"
+    assert line["log_level"] == "warning"
+
+
+async def test_a_signed_list_says_which_logs_there_are(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=100, rate=0)
+    url = site.simlog.url
+    key = await site.simlog.save("log_list_pubkey.pem")
+    signed = {
+        "url": f"{url}/log_list.json",
+        "signature_url": f"{url}/log_list.sig",
+        "key": str(key),
+    }
+    only_listed = {"custom_logs": [], "static_logs": [], "ct_log.start_index": 0}
+    await site.ingestor("a", **only_listed, log_lists=[signed])
+    await until(site.complete, what="complete Redis")
+    assert {log.state for log in (await site.logs()).values()} == {"usable"}
+
+
+async def test_a_list_with_the_wrong_signature_is_refused(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=0, preload=100, rate=0)
+    url = site.simlog.url
+    google = Path(__file__).parents[1] / "fixtures" / "log_list_pubkey.pem"
+    signed = {
+        "url": f"{url}/log_list.json",
+        "signature_url": f"{url}/log_list.sig",
+        "key": str(google),
+    }
+    only_listed = {"custom_logs": [], "static_logs": [], "ct_log.start_index": 0}
+    with capture_logs() as lines:
+        await site.ingestor("a", **only_listed, log_lists=[signed])
+        await until(lambda: any(line["event"].startswith("log list unavail") for line in lines))
+        await until(lambda: any(line["event"] == "logs to follow" for line in lines))
+    assert [line["logs"] for line in lines if line["event"] == "logs to follow"] == [0]
+    assert await site.logs() == {}
