@@ -54,6 +54,8 @@ def _pss_hash(parameters: bytes) -> str:
     if parameters:
         for tag, start, stop in der.sequence(parameters, "RSASSA-PSS-params"):
             if tag == 0xA0:
-                (_, oid, oid_stop), *_ = der.sequence(parameters[start:stop], "hashAlgorithm")
-                algorithm = der.dotted(parameters[start + oid : start + oid_stop])
+                hashing = parameters[start:stop]
+                at, end = der.only(hashing, der.SEQUENCE, "hashAlgorithm")
+                at, end = der.expect(hashing, at, end, der.OBJECT_IDENTIFIER, "hashAlgorithm")
+                algorithm = der.dotted(hashing[at:end])
     return _HASHES.get(algorithm, algorithm)

@@ -43,11 +43,9 @@ class ExtensionReader:
             at, end = der.expect(data, at, end, der.SEQUENCE, "Extensions")
             while at < end:
                 start = at + 2
-                length = data[at + 1]
-                if length > 0x7F:
+                stop = start + data[at + 1]
+                if data[at + 1] > 0x7F or stop > end:
                     _, start, stop = der.header(data, at, end)
-                else:
-                    stop = start + length
                 raw = data[at:stop]
                 member = known.get(raw)
                 if member is None:
@@ -55,8 +53,6 @@ class ExtensionReader:
                 if member:
                     members.append(member)
                 at = stop
-            if at != end:
-                problems.append("Extensions: the last one is longer than what contains it")
         except (der.DerError, IndexError) as error:
             problems.append(f"Extensions: {error}")
         by_name = dict(members)

@@ -117,7 +117,8 @@ def _attributes(data: bytes, start: int, stop: int, problems: list[str]) -> dict
                 _, oid, value = der.header(data, attribute, attribute_stop)
                 if field := _ATTRIBUTES.get(data[oid:value]):
                     tag, value, value_stop = der.header(data, value, attribute_stop)
-                    values.setdefault(field, []).append(der.text(tag, data[value:value_stop]))
+                    text = der.text(tag, data[value:value_stop])
+                    values.setdefault(field, []).append(text)
             except der.DerError as error:
                 problems.append(str(error))
     return values
