@@ -1,0 +1,178 @@
+"""The two kinds of logs, over HTTP: real answers, and wrong ones."""
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctparse.entry import Entry
+from ctparse.signatures import load_log_key, verify_tree_head
+from ingestor.ctclient.errors import BadAnswer, Refused
+from ingestor.ctclient.fetch import Fetcher, Retry, http_client
+from ingestor.ctclient.issuers import Issuers
+from ingestor.ctclient.rfc6962 import Rfc6962Log
+from ingestor.ctclient.static_ct import StaticCtLog
+from tests.ingestor.hostile import Answer, HostileServer, hostile_server
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+SUNLIGHT = FIXTURES / "sunlight"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HostileServer]:
+    async with hostile_server() as hostile:
+        yield hostile
+
+
+@pytest.fixture
+async def fetcher() -> AsyncIterator[Fetcher]:
+    async with http_client() as http:
+        yield Fetcher(http, "Test log", Retry(1, 0.001, 0.01), timeout=5)
+
+
+@pytest.fixture
+def rfc6962(server: HostileServer, fetcher: Fetcher) -> Rfc6962Log:
+    return Rfc6962Log(server.url, fetcher)
+
+
+@pytest.fixture
+def sunlight(server: HostileServer, fetcher: Fetcher) -> StaticCtLog:
+    def answer(path: str) -> Answer:
+        file = SUNLIGHT / path.removeprefix("/")
+        if not file.is_file():
+            return Answer(status="404 Not Found")
+        encoding = {"content-encoding": "gzip"} if "/tile/data/" in path else {}
+        return Answer(file.read_bytes(), headers=encoding)
+
+    server.answers["*"] = answer
+    log = json.loads((SUNLIGHT / "log.v3.json").read_bytes())
+    issuers = Issuers(server.url, fetcher)
+    return StaticCtLog(
+        server.url, fetcher, issuers, base64.b64decode(log["log_id"]), "sun.test/2026"
+    )
+
+
+def entries_body(count: int) -> bytes:
+    entries: list[dict[str, Any]] = json.loads((FIXTURES / "ct_entries.json").read_bytes())
+    fields = ("leaf_input", "extra_data")
+    return json.dumps(
+        {"entries": [{name: entry[name] for name in fields} for entry in entries[:count]]}
+    ).encode()
+
+
+async def test_rfc6962_entries(server: HostileServer, rfc6962: Rfc6962Log) -> None:
+    server.answers["/ct/v1/get-entries?start=100&end=109"] = [Answer(entries_body(10))]
+    entries = await rfc6962.entries(100, 110)
+    assert [entry.index for entry in entries] == list(range(100, 110))
+    first = entries[0]
+    assert isinstance(first, Entry)
+    assert [der[0] for der in rfc6962.chain(first.chain)] == [0x30] * 2
+    assert rfc6962.link(7) == f"{server.url}/ct/v1/get-entries?start=7&end=7"
+
+
+async def test_rfc6962_answers_with_fewer_or_more(
+    server: HostileServer, rfc6962: Rfc6962Log
+) -> None:
+    server.answers["/ct/v1/get-entries?start=0&end=9"] = [Answer(entries_body(3))]
+    server.answers["/ct/v1/get-entries?start=0&end=1"] = [Answer(entries_body(20))]
+    assert len(await rfc6962.entries(0, 10)) == 3
+    assert len(await rfc6962.entries(0, 2)) == 2
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b'{"entries": 5}', b'{"entries": []}', entries_body(2)[:-9]]
+)
+async def test_what_is_no_get_entries_answer(
+    server: HostileServer, rfc6962: Rfc6962Log, body: bytes
+) -> None:
+    server.answers["*"] = [Answer(body)]
+    with pytest.raises(BadAnswer, match=r"Test log: http://.*/ct/v1/get-entries\?start=0&end=1: "):
+        await rfc6962.entries(0, 2)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"tree_size": -1}', b'{"tree_size": "x"}'])
+async def test_what_is_no_sth(server: HostileServer, rfc6962: Rfc6962Log, body: bytes) -> None:
+    server.answers["*"] = [Answer(body)]
+    with pytest.raises(BadAnswer, match=r"Test log: http://.*/ct/v1/get-sth: "):
+        await rfc6962.tree_head()
+
+
+async def test_a_real_static_ct_log(sunlight: StaticCtLog) -> None:
+    head = await sunlight.tree_head()
+    assert head.size == 700
+    key = json.loads((SUNLIGHT / "log.v3.json").read_bytes())["key"]
+    verify_tree_head(load_log_key(base64.b64decode(key)), head)
+    certificates = []
+    at = 0
+    while at < head.size:
+        entries = await sunlight.entries(at, head.size)
+        for entry in entries:
+            assert isinstance(entry, Entry)
+            certificates.append(hashlib.sha256(entry.certificate).hexdigest())
+            for issuer in sunlight.chain(entry.chain):
+                assert issuer[0] == 0x30
+        at += len(entries)
+    assert sorted(certificates) == (SUNLIGHT / "sha256.txt").read_text().split()
+
+
+async def test_entries_are_cut_to_the_wanted_range(
+    server: HostileServer, sunlight: StaticCtLog
+) -> None:
+    assert [entry.index for entry in await sunlight.entries(250, 254)] == [250, 251, 252, 253]
+    assert [entry.index for entry in await sunlight.entries(250, 300)] == list(range(250, 256))
+    assert {request.path for request in server.requests} >= {"/tile/data/000"}
+
+
+async def test_issuers_are_fetched_once(server: HostileServer, sunlight: StaticCtLog) -> None:
+    for start in (0, 256, 512):
+        await sunlight.entries(start, 700)
+    issuers = [request.path for request in server.requests if request.path.startswith("/issuer/")]
+    assert len(issuers) == len(set(issuers)) == 2
+
+
+async def test_a_missing_partial_tile_means_the_full_one_is_there(
+    server: HostileServer, sunlight: StaticCtLog
+) -> None:
+    # The tree has grown since the tree head of 300 entries, and the log dropped tile 1's partial.
+    entries = await sunlight.entries(256, 300)
+    assert [entry.index for entry in entries] == list(range(256, 300))
+    tiles = [request.path for request in server.requests if "/tile/" in request.path]
+    assert tiles == ["/tile/data/001.p/44", "/tile/data/001"]
+
+
+async def test_a_missing_full_tile_is_an_error(sunlight: StaticCtLog) -> None:
+    with pytest.raises(Refused, match=r"/tile/data/003: HTTP 404"):
+        await sunlight.entries(768, 1024)
+
+
+async def test_another_issuer_than_the_fingerprint_says(
+    server: HostileServer, sunlight: StaticCtLog
+) -> None:
+    name = next((SUNLIGHT / "issuer").iterdir()).name
+    server.answers[f"/issuer/{name}"] = [Answer(b"another certificate")]
+    with pytest.raises(BadAnswer, match=rf"/issuer/{name}: another certificate, with SHA-256"):
+        await sunlight.entries(0, 256)
+
+
+async def test_a_tile_that_is_short_or_cut(server: HostileServer, sunlight: StaticCtLog) -> None:
+    tile = gzip.decompress((SUNLIGHT / "tile/data/000").read_bytes())
+    server.answers["/tile/data/000"] = [Answer(tile[:-5])]
+    with pytest.raises(BadAnswer, match="data tile: entry 255"):
+        await sunlight.entries(0, 256)
+    server.answers["/tile/data/000.p/200"] = [Answer(b"")]
+    with pytest.raises(BadAnswer, match="tile has 0 entries, but the tree head covers 200"):
+        await sunlight.entries(0, 200)
+
+
+@pytest.mark.parametrize("body", [b"", b"other.test\n1\nAAAA\n\n", b"\xff"])
+async def test_what_is_no_checkpoint(
+    server: HostileServer, sunlight: StaticCtLog, body: bytes
+) -> None:
+    server.answers["/checkpoint"] = [Answer(body)]
+    with pytest.raises(BadAnswer, match="checkpoint"):
+        await sunlight.tree_head()
