@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Final, Protocol
 
-from certconf import Config, ConfigError
+from certconf import Config, ConfigError, Problem
+from certconf.problems import Origin
 from launcher import options, service
 from launcher.logsetup import FORMATS, LEVELS
 
@@ -185,21 +186,29 @@ def _up(chosen: argparse.Namespace) -> int:
 
 
 def _ingest(chosen: argparse.Namespace) -> int:
+    config = _with_redis(chosen)
     from ingestor.app import serve  # noqa: PLC0415
 
-    config, _ = options.configuration(chosen)
     service.prepare("ingestor", config, chosen.log_format, chosen.parent_pid)
-    service.run(lambda stop: serve(config, stop))
-    return 0
+    return service.run_or_explain(lambda stop: serve(config, stop))
 
 
 def _gateway(chosen: argparse.Namespace) -> int:
+    config = _with_redis(chosen)
     from gateway.app import serve  # noqa: PLC0415
 
-    config, _ = options.configuration(chosen)
     service.prepare("gateway", config, chosen.log_format, chosen.parent_pid)
-    service.run(lambda stop: serve(config, stop))
-    return 0
+    return service.run_or_explain(lambda stop: serve(config, stop))
+
+
+def _with_redis(chosen: argparse.Namespace) -> Config:
+    """The configuration of a command that has no Redis of its own."""
+    config, _ = options.configuration(chosen)
+    if config.redis_url is None:
+        origin = Origin(str(config.file or "command line"))
+        missing = "is needed (or CERTSTREAM_REDIS_URL, --redis-url); `up` runs a Redis of its own"
+        raise ConfigError((Problem(origin, "redis_url", missing),))
+    return config
 
 
 def _simlog(chosen: argparse.Namespace) -> int:

@@ -6,14 +6,18 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import structlog
 import uvloop
 
+from certbus.connection import UnsuitableServer
+from certbus.publisher import UnsupportedFormat
 from certconf import Config
 from launcher import logsetup
+
+log = structlog.get_logger(__name__)
 
 Serve = Callable[[asyncio.Event], Awaitable[object]]
 
@@ -26,6 +30,26 @@ def run(serve: Serve) -> None:
     A second signal ends the process at once: whoever asks twice does not want to wait.
     """
     uvloop.run(_until_signalled(serve))
+
+
+def run_or_explain(serve: Serve) -> int:
+    """`run`, with a line in the log and exit status 1 for what an operator has to mend."""
+    reasons: list[str] = []
+    try:
+        run(serve)
+    except* (UnsuitableServer, UnsupportedFormat, OSError) as group:
+        reasons += map(str, _leaves(group))
+    for reason in reasons:
+        log.error("cannot go on", why=reason)
+    return 1 if reasons else 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _until_signalled(serve: Serve) -> None:
@@ -69,7 +93,6 @@ def prepare(name: str, config: Config, log_format: str, parent_pid: int | None) 
         die_with(parent_pid)
     logsetup.configure(config.log_level, log_format, name)
     if parent_pid is None:
-        log = structlog.get_logger()
         for notice in config.notices:
             log.warning("configuration", notice=notice)
 

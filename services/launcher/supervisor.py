@@ -19,12 +19,16 @@ import structlog
 log = structlog.get_logger(__name__)
 
 #: Seconds a child gets between SIGTERM and SIGKILL.
-GRACE: Final = 3.0
+GRACE: Final = 4.0
 #: Seconds before a dead child is started again: doubling from the first to the last ...
 FIRST_PAUSE: Final = 0.25
 LAST_PAUSE: Final = 15.0
 #: ... and starting over once one has lived so long.
 SETTLED: Final = 3.0
+
+#: `certstream-server`, as this very process runs it; -P: no module of the working directory stands
+#: in for one of ours.
+CERTSTREAM_SERVER: Final = (sys.executable, "-P", "-m", "launcher")
 
 _LINE_BYTES: Final = 1 << 20
 
@@ -34,12 +38,12 @@ class Child(msgspec.Struct, frozen=True):
 
     Attributes:
         name: how log lines call it.
-        arguments: of the command `certstream-server`.
+        command: the program and its arguments.
         environ: its environment.
     """
 
     name: str
-    arguments: Sequence[str]
+    command: Sequence[str]
     environ: Mapping[str, str]
 
 
@@ -69,25 +73,21 @@ async def keep_running(
 
 async def _run(child: Child, on_line: Callable[[str], None] | None, grace: float) -> int:
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # no module of the working directory stands in for one of ours
-        "-m",
-        "launcher",
-        *child.arguments,
-        env=child.environ,
+        *child.command,
+        env=dict(child.environ),
         stdin=asyncio.subprocess.DEVNULL,
         stderr=None if on_line is None else asyncio.subprocess.PIPE,
         start_new_session=True,
         limit=_LINE_BYTES,
     )
     log.info("child started", child=child.name, child_pid=process.pid)
-    try:
-        async with asyncio.TaskGroup() as group:
-            if process.stderr is not None and on_line is not None:
-                group.create_task(_relay(process.stderr, on_line))
+    async with asyncio.TaskGroup() as group:
+        if process.stderr is not None and on_line is not None:
+            group.create_task(_relay(process.stderr, on_line))
+        try:
             return await process.wait()
-    finally:
-        await _stop(process, grace)
+        finally:
+            await _stop(process, grace)
 
 
 async def _stop(process: asyncio.subprocess.Process, grace: float) -> None:

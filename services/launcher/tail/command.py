@@ -95,13 +95,13 @@ async def _print(texts: AsyncIterator[bytes], *, as_json: bool, limit: int | Non
 
 async def _from_server(url: str, stream: Stream, cursor: str | None) -> AsyncIterator[bytes]:
     """Messages of one connection after the other, each going on where the last one ended."""
-    pauses = _pauses()
+    pauses, noted = _pauses(), ""
     while True:
         try:
             async for text in messages(url, stream, cursor):
                 message = _message(text)
                 cursor = message.id or cursor
-                pauses = _pauses()
+                pauses, noted = _pauses(), ""
                 if message.message_type == "gap":
                     _note(f"missed messages: {bytes(message.data).decode()}")
                 yield text
@@ -110,9 +110,10 @@ async def _from_server(url: str, stream: Stream, cursor: str | None) -> AsyncIte
             reason = str(error) or type(error).__name__
         except msgspec.DecodeError as error:
             raise RefusedError(f"{url} does not speak certstream: {error}") from None
-        pause = next(pauses)
-        _note(f"{url}: {reason}; trying again in {pause:.1f} s")
-        await asyncio.sleep(pause)
+        if reason != noted:
+            noted = reason
+            _note(f"{url}: {reason}; trying again until it works")
+        await asyncio.sleep(next(pauses))
 
 
 async def _from_redis(url: str, prefix: str, stream: Stream) -> AsyncIterator[bytes]:

@@ -20,7 +20,7 @@ import structlog
 from certbus.embedded import MAX_MEMORY, CannotStart, EmbeddedRedis, StateInUse
 from certconf import Config, RedisURL
 from launcher import options, service
-from launcher.supervisor import Child, keep_running
+from launcher.supervisor import CERTSTREAM_SERVER, Child, keep_running
 from launcher.up.address import TakenError, check_free, urls
 from launcher.up.demo import Demo
 from launcher.up.panel import Panel
@@ -81,7 +81,8 @@ async def _everything(
         on_line = panel.line if panel else None
 
         def child(name: str, *arguments: str) -> Coroutine[Any, Any, None]:
-            return keep_running(Child(name, arguments, environ), on_line=on_line)
+            command = (*CERTSTREAM_SERVER, *arguments)
+            return keep_running(Child(name, command, environ), on_line=on_line)
 
         async with asyncio.TaskGroup() as background:
             if server is not None:

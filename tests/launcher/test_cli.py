@@ -1,0 +1,86 @@
+"""What a person meets first: help, mistakes, the version."""
+
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import CERTSTREAM_SERVER
+
+COMMANDS = ("up", "ingest", "gateway", "simlog", "tail", "version")
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CERTSTREAM_SERVER, *arguments],
+        cwd=cwd,
+        env={name: text for name, text in os.environ.items() if not name.startswith("CERTSTREAM_")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_examples(command: str, tmp_path: Path) -> None:
+    result = run(command, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert f"examples:\n  certstream-server {command}" in result.stdout
+
+
+def test_the_overview_names_every_command(tmp_path: Path) -> None:
+    result = run("--help", cwd=tmp_path)
+    assert all(f"\n    {command} " in result.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["ingest", "gateway"])
+def test_a_service_alone_needs_a_redis(command: str, tmp_path: Path) -> None:
+    result = run(command, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "  command line: redis_url: is needed (or CERTSTREAM_REDIS_URL" in result.stderr
+
+
+def test_version(tmp_path: Path) -> None:
+    expected = f"certstream-server {version('certstream-server')}\n"
+    assert run("version", cwd=tmp_path).stdout == expected
+    assert run("--version", cwd=tmp_path).stdout == expected
+
+
+@pytest.mark.parametrize("command", ["up", "ingest", "gateway"])
+def test_a_wrong_configuration_is_told_whole_before_anything_starts(
+    command: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text("prot: 80\nct_log: {batch_size: none}\n")
+    result = run(command, "--set", "streams.full=maybe", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "certstream-server: the configuration cannot be used:",
+        "  config.yaml:1: prot: no such setting: did you mean port?",
+        "  config.yaml:2: ct_log.batch_size: 'none' is not a whole number of at least 1",
+        "  command line: streams.full: 'maybe' is not true or false",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("up", "--set", "port"), "argument --set: 'port' is not KEY=VALUE"),
+        (("up", "--set", "port=[1"), "the value of port is not YAML: '[1'"),
+        (("up", "--gateways", "0"), "'0' is not a whole number of at least 1"),
+        (("up", "--from-start", "--from-index", "7"), "not allowed with argument --from-start"),
+        (("tail", "localhost:8080"), "is not a ws://, wss://, http:// or https:// URL"),
+        (("tail", "--redis", "http://x"), "not a redis://, rediss:// or unix:// URL"),
+        (("simlog", "--duplicates", "2"), "duplicates: 2.0 is not in [0, 1)"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,242 @@
+"""`certstream-server up` as a person runs it: real processes, real signals, nothing left behind."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.processes import Process, free_port
+from tests.e2e.waiting import until
+
+SCRIPT = str(Path(sys.executable).with_name("certstream-server"))
+START = 30.0
+STOP = 5.0
+
+# A log that nobody serves: what a machine without a network sees.
+UNREACHABLE = {"name": "Nowhere", "url": "http://127.0.0.1:1/log"}
+
+
+class Up:
+    """One `up`, with a directory of its own to run and keep state in."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self.state = directory / "state"
+        listening = ("--host=127.0.0.1", f"--port={self.port}", f"--state-dir={self.state}")
+        command = [SCRIPT, "up", *listening, *arguments]
+        self.process = Process(f"up-{self.port}", command, directory)
+        self.descendants: list[psutil.Process] = []
+
+    @property
+    def pid(self) -> int:
+        return self.process._popen.pid
+
+    def lines(self, event: str, **fields: object) -> list[dict[str, Any]]:
+        """Log lines of it and its children."""
+        texts = self.process.log.read_text().splitlines()
+        lines = [json.loads(text) for text in texts if text.startswith("{") and text.endswith("}")]
+        fields["event"] = event
+        return [line for line in lines if fields.items() <= line.items()]
+
+    async def ready(self) -> None:
+        async def answers() -> bool:
+            assert self.process.running, str(self.process)
+            return await self.health() == "OK"
+
+        await until(answers, f"/health answers\n{self.process}", START)
+
+    async def health(self) -> str | None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            try:
+                return (await client.get(f"http://127.0.0.1:{self.port}/health")).text
+            except httpx.TransportError:
+                return None
+
+    def remember_descendants(self) -> None:
+        self.descendants = psutil.Process(self.pid).children(recursive=True)
+
+    async def all_gone(self) -> None:
+        async def gone() -> bool:
+            return not any(
+                child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+                for child in self.descendants
+            )
+
+        await until(gone, f"no process is left of {self.descendants}", STOP)
+
+
+Begin = Callable[..., Up]
+
+
+@pytest.fixture
+async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
+    begun: list[Up] = []
+
+    def _begin(*arguments: str) -> Up:
+        begun.append(Up(tmp_path, *arguments))
+        return begun[-1]
+
+    yield _begin
+    for up in begun:
+        if up.process.running:
+            up.process.kill()
+
+
+def following(*logs: dict[str, str]) -> tuple[str, str]:
+    return "--set=log_lists=[]", f"--set=custom_logs={json.dumps(logs)}"
+
+
+async def test_without_a_network_it_says_so_and_serves(begin: Begin, tmp_path: Path) -> None:
+    (tmp_path / "redis.py").write_text(
+        "raise SystemExit('not ours: only in the working directory')"
+    )
+    up = begin(*following(UNREACHABLE), "--gateways=2")
+    await up.ready()
+
+    async def told() -> bool:
+        return "http://127.0.0.1:1/log" in up.process.log.read_text()
+
+    await until(told, "the log that cannot be reached is named", START)
+    await until(lambda: _count(up, "clients can connect", 2), "both gateways share the port", START)
+    printed = up.process.log.read_text()
+    assert f"ws://127.0.0.1:{up.port}/full-stream" in printed
+    assert f"http://127.0.0.1:{up.port}/sse" in printed
+    assert up.lines("child started", child="gateway-2")
+    up.remember_descendants()
+    assert len(up.descendants) == 4, "redis, an ingestor, two gateways"
+    started = time.monotonic()
+    assert up.process.stop(signal.SIGINT) == 0
+    assert time.monotonic() - started < STOP
+    await up.all_gone()
+    assert "Traceback" not in up.process.log.read_text()
+
+
+async def test_whatever_dies_is_started_again(begin: Begin) -> None:
+    up = begin(*following(UNREACHABLE))
+    await up.ready()
+    (started,) = up.lines("child started", child="gateway-1")
+    os.kill(started["child_pid"], signal.SIGKILL)
+    await until(
+        lambda: _count(up, "child started", 2, child="gateway-1"), "a second gateway", START
+    )
+    (died,) = up.lines("child died, starting it again")
+    assert (died["child"], died["why"]) == ("gateway-1", "killed by SIGKILL")
+    await up.ready()
+
+    (server,) = up.lines("embedded redis runs")
+    os.kill(server["pid"], signal.SIGKILL)
+    await until(lambda: _count(up, "embedded redis runs", 2), "a second redis", START)
+    assert up.lines("embedded redis ended, starting it again")
+
+
+async def test_a_second_one_on_the_same_state_is_refused(begin: Begin) -> None:
+    first = begin(*following(UNREACHABLE))
+    await first.ready()
+    second = begin(*following(UNREACHABLE))
+    assert await _ends(second) == 1
+    message = second.process.log.read_text()
+    assert f"certstream-server: {first.state} is in use by process {first.pid}" in message
+    assert "Traceback" not in message
+    assert await first.health() == "OK", "the first one goes on"
+
+
+async def test_a_port_in_use_is_told_before_anything_starts(begin: Begin) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        up = begin(*following(), f"--port={port}")
+        assert await _ends(up) == 1
+    assert f"certstream-server: port {port} is in use" in up.process.log.read_text()
+    assert not up.state.exists()
+
+
+async def test_sigkill_leaves_no_process_behind(begin: Begin) -> None:
+    up = begin(*following(UNREACHABLE))
+    await up.ready()
+    up.remember_descendants()
+    assert len(up.descendants) == 3
+    up.process.kill()
+    await up.all_gone()
+    again = begin(*following(UNREACHABLE))
+    await again.ready()
+
+
+async def test_the_demo_streams_to_every_kind_of_tail(begin: Begin) -> None:
+    up = begin("--demo")
+    await up.ready()
+    address = f"127.0.0.1:{up.port}"
+    (server,) = up.lines("embedded redis runs")
+    tails = await asyncio.gather(
+        _tail(f"ws://{address}", "--limit=3"),
+        _tail(f"ws://{address}", "--json", "--limit=3"),
+        _tail(f"http://{address}", "--lite", "--limit=3"),
+        _tail(f"http://{address}", "--full", "--limit=3"),
+        _tail(f"--redis=unix://{server['state']}/redis.sock", "--full", "--limit=3"),
+    )
+    names, domains, *certificates = tails
+    assert len(names) >= 3
+    assert all("." in name and " " not in name for name in names)
+    assert [json.loads(line)["message_type"] for line in domains] == ["dns_entries"] * 3
+    for lines in certificates:
+        messages = [json.loads(line) for line in lines]
+        assert [message["message_type"] for message in messages] == ["certificate_update"] * 3
+        assert all(message["id"] for message in messages)
+    full = [json.loads(line)["data"]["leaf_cert"] for line in certificates[2]]
+    assert all("as_der" in leaf for leaf in full)
+    assert not up.state.exists(), "the demo keeps nothing"
+    up.remember_descendants()
+    assert up.process.stop(signal.SIGTERM) == 0
+    await up.all_gone()
+    assert not _exists(server["state"])
+
+
+async def test_the_reader_of_tail_may_leave(begin: Begin) -> None:
+    up = begin("--demo")
+    await up.ready()
+    pipeline = await asyncio.create_subprocess_shell(
+        f"{SCRIPT} tail ws://127.0.0.1:{up.port} | head -n 1",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(pipeline.communicate(), START)
+    assert out.count(b"\n") == 1
+    assert err == b""
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+async def _count(up: Up, event: str, times: int, **fields: object) -> bool:
+    return len(up.lines(event, **fields)) >= times
+
+
+async def _ends(up: Up) -> int:
+    async def ended() -> bool:
+        return not up.process.running
+
+    await until(ended, "it ends by itself", START)
+    return up.process.stop()
+
+
+async def _tail(*arguments: str) -> list[str]:
+    process = await asyncio.create_subprocess_exec(
+        SCRIPT, "tail", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), START)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert (process.returncode, err) == (0, b"")
+    return out.decode().splitlines()
