@@ -36,7 +36,8 @@ _PURPOSES = {
 def read(der: bytes) -> dict[str, Any] | None:
     """Read a certificate strictly; None if any part of it is not as it should be."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what cryptography only warns of, it does not accept
+        warnings.simplefilter("error")  # what cryptography only warns of, it does not accept,
+        warnings.filterwarnings("ignore", message="Attribute's length")  # but for long countries
         try:
             return _leaf_cert(x509.load_der_x509_certificate(der))
         except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, Warning, TypeError):
