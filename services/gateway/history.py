@@ -12,7 +12,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from certbus.events import discontinuity
-from certbus.ids import ORIGIN, EntryId, parse_entry_id
+from certbus.ids import ORIGIN, Cursor, EntryId, parse_entry_id
 from certbus.keys import Keys
 from certbus.reader import history
 from gateway import notices
@@ -49,32 +49,34 @@ class History:
         """Bytes remembered."""
         return sum(chunk.size for chunk in self._chunks.values())
 
-    async def read(self, stream: str, entry: EntryId) -> Ring | None:
-        """Read a piece of a stream in which something follows a batch.
+    async def read(self, stream: str, cursor: Cursor) -> Ring | None:
+        """Read a piece of a stream in which something follows a message.
 
         Args:
             stream: its name.
-            entry: id of the batch. If it is retained, the piece begins with it or before it.
+            cursor: the message. If its batch is retained, the piece begins with it or before it.
 
         Returns:
-            Consecutive batches, the newest of them newer than `entry`, or `entry` itself where
-            that is the newest of all. None if everything retained is older.
+            Consecutive batches that end behind the message, or with it where that is the newest
+            of all. None if everything retained is older.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
-        after = _second_before(entry)
+        after = _second_before(cursor.entry)
         found: Ring | None = None
         while True:
             chunk = await self._chunk(stream, after)
             if chunk.is_empty:
                 return found
-            newest = chunk.head.cursor.entry
-            if newest > entry:
+            newest = chunk.head.cursor
+            if newest.entry > cursor.entry:
                 return chunk
-            if newest == entry:
+            if newest.entry == cursor.entry:
+                if cursor.position is not None:  # only this piece knows where the batch ends
+                    return chunk
                 found = chunk
-            after = newest
+            after = newest.entry
 
     async def _chunk(self, stream: str, after: EntryId) -> Ring:
         key = (stream, after)

@@ -82,7 +82,7 @@ class Replay:
             What the client has then, None if it is in the ring.
         """
         stream, form = client.lane.ring.stream, client.lane.form
-        chunk = await self._history.read(stream, cursor.entry)
+        chunk = await self._history.read(stream, cursor)
         if client.gone:
             return None
         if chunk is None:
