@@ -8,8 +8,9 @@ All keys begin with one prefix, `certstream:` unless configured. <log id> is 64 
 | `head` | hash | for ever | see below |
 | `stream:full`, `stream:lite`, `stream:domains` | stream | trimmed by age and bytes | one entry a batch, the same entry id and the same order in all three: `prev` (id of the batch before), `log`, `first`, `last` (indexes of the first and last message in the log), `n` (messages), `codec`, `m` (the n JSON messages joined by newlines, packed) |
 | `stream:rejected` | stream | trimmed by bytes | entries that could not be read: `log`, `index`, `reason`, `raw` (may be cut short), `size` (of raw before the cut) |
-| `cert:<window>:<bucket>` | hash | window's end + `remember` | dedup mark and look-up index: rest of the SHA-256 -> `<entry id>-<position>` |
-| `sha1:<window>:<bucket>` | hash | the same | the same by SHA-1, of which 8 bytes are kept: compare what is found |
+| `cert:<window>` | bitmap, 4 MiB | window's end + `remember` | filter over the marks of half an hour: bit at the first 25 bits of each SHA-256 |
+| `cert:<window>:<bucket>` | hash | the same | dedup mark and look-up index: rest of the SHA-256 -> `<entry id>-<position>` |
+| `sha1:<window>:<first byte>` | list | the same | look-up index: the next 9 bytes of a SHA-1, then `<entry id>-<position>`, for each certificate |
 | `logs` | set | for ever | ids of all logs |
 | `log:<log id>` | hash | for ever | see below |
 | `lease:<log id>` | string | the lease's TTL | id of the worker that owns the log |
@@ -27,10 +28,13 @@ the newest lease), `owner` (its worker), the counters `published`, `duplicates`,
 `tree_root`, `tree_signature`, and what the directory says of it: `name`, `url`, `operator`,
 `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms).
 
-A mark costs about 60 bytes, and its SHA-1 twin 40, because small hashes are stored as one flat
-piece of memory (`hash-max-listpack-entries`, 512 in Redis 6.2): the marks of half an hour are
+A mark costs about 60 bytes, because small hashes are stored as one flat piece of memory
+(`hash-max-listpack-entries`, 512 in Redis 6.2), and its place in the SHA-1 index 30: that is
+searched rarely, so long lists are good enough. The marks of half an hour are
 spread over 16384 hashes by the first 14 bits of the digest, 77 in each at 700 certificates a
-second. A whole hash expires at once. A look-up asks each window that `remember` reaches back to.
+second. A whole hash expires at once. A look-up asks each window that `remember` reaches back to,
+first its filter: one command for 256 digests, and most are in none. At 700 certificates a second
+a filter is wrong about 4 % of what is not there; then the hash tells.
 """  # noqa: E501  (a table)
 # ruff: noqa: D102  (the table says what each is)
 

@@ -3,6 +3,8 @@
 The deduplication marks are the index. They live at least as long as the streams retain.
 """
 
+from typing import Any
+
 import msgspec
 from redis.asyncio import Redis
 
@@ -10,7 +12,7 @@ from certbus.ids import parse_cursor
 from certbus.keys import WINDOW_MS, Keys
 from certbus.reader import read_batch
 
-_SHA1_KEPT = 9  # bytes: one in the bucket's number, eight in the field
+_SHA1_KEPT = 10  # bytes, as in lua/marks.lua
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -32,29 +34,42 @@ async def locate(client: Redis, keys: Keys, digest: bytes) -> Place | None:
         client: primary or replica.
         keys: names of the keys.
         digest: SHA-256 (32 bytes) or SHA-1 (20 bytes) of the certificate's DER. Of a SHA-1 only
-            the first 9 bytes are compared: check the message that is found.
+            the first 10 bytes are compared: check the message that is found.
 
     Raises:
         ValueError: the digest has another length.
     """
-    match len(digest):
-        case 32:
-            marks, field = keys.marks, digest[1:]
-        case 20:
-            marks, field = keys.sha1_marks, digest[1:_SHA1_KEPT]
-        case length:
-            raise ValueError(f"a digest of {length} bytes is neither a SHA-256 nor a SHA-1")
-    bucket = digest[0] << 6 | digest[1] >> 2
     (seconds, _), remember = await client.time(), await client.hget(keys.head, "remember")
-    newest, oldest = seconds * 1000 // WINDOW_MS, (seconds * 1000 - int(remember or 0)) // WINDOW_MS
-    async with client.pipeline(transaction=False) as pipeline:
-        for window in range(newest, oldest - 1, -1):
-            pipeline.hget(f"{marks}{window}:{bucket}", field)
-        found = [place for place in await pipeline.execute() if place is not None]
-    if not found:
+    now = seconds * 1000
+    for window in range(now // WINDOW_MS, (now - int(remember or 0)) // WINDOW_MS - 1, -1):
+        match len(digest):
+            case 32:
+                place = await _find_sha256(client, f"{keys.marks}{window}", digest)
+            case 20:
+                place = await _find_sha1(client, f"{keys.sha1_marks}{window}", digest)
+            case length:
+                raise ValueError(f"a digest of {length} bytes is neither a SHA-256 nor a SHA-1")
+        if place is not None:
+            cursor = parse_cursor(place.decode())
+            return Place(str(cursor.entry), cursor.position or 0)
+    return None
+
+
+async def _find_sha256(client: Redis, prefix: str, digest: bytes) -> bytes | None:
+    bucket = digest[0] << 6 | digest[1] >> 2
+    place: Any = await client.hget(f"{prefix}:{bucket}", digest[1:])
+    return place if place is None else bytes(place)
+
+
+async def _find_sha1(client: Redis, prefix: str, digest: bytes) -> bytes | None:
+    key = f"{prefix}:{digest[0]}"
+    # A place is never mistaken for a digest: it is longer.
+    rest: Any = digest[1:_SHA1_KEPT]  # lpos() is annotated for text, but takes bytes as well
+    at: Any = await client.lpos(key, rest, rank=-1)
+    if at is None:
         return None
-    cursor = parse_cursor(found[0].decode())
-    return Place(str(cursor.entry), cursor.position or 0)
+    place: Any = await client.lindex(key, at + 1)
+    return bytes(place)
 
 
 async def message_at(client: Redis, keys: Keys, stream: str, place: Place) -> bytes | None:

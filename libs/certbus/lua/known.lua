@@ -4,12 +4,12 @@
 -- mark lives if there is no head yet.
 -- Returns a string of '0' and '1', one for each digest.
 
-local marks, digests = ARGV[1], ARGV[2]
-local remember = tonumber(redis.call('HGET', KEYS[1], 'remember') or ARGV[3])
-local prefixes = window_prefixes(marks, now_ms(), remember)
+local digests = ARGV[2]
+local remember = tonumber(call('HGET', KEYS[1], 'remember') or ARGV[3])
+local marked = find_marks(ARGV[1], digests, SHA256, now_ms(), remember)
 
 local known = {}
-for offset = 0, #digests - SHA256, SHA256 do
-  known[#known + 1] = is_marked(prefixes, digests, offset) and '1' or '0'
+for number = 0, #digests / SHA256 - 1 do
+  known[number + 1] = marked[number] and '1' or '0'
 end
 return table.concat(known)

@@ -1,48 +1,64 @@
--- Where the mark of a digest is. Put before the scripts that need it; see keys.py for the layout.
+-- Where the mark of a digest is. Put before the scripts that need it; keys.py has the layout.
 
 local WINDOW = 30 * 60 * 1000 -- ms; WINDOW_MS in keys.py
 local SHA256, SHA1 = 32, 20 -- bytes
+local call, byte, sub, floor = redis.call, string.byte, string.sub, math.floor
+local CHUNK = 256 -- digests in one question to a filter: Lua hands a few thousand arguments on
 
 local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  local time = call('TIME')
+  return time[1] * 1000 + floor(time[2] / 1000)
 end
 
--- The windows in which a mark that is at most `remember` ms old can be, newest first.
-local function windows(now, remember)
-  local list = {}
-  for window = math.floor(now / WINDOW), math.floor((now - remember) / WINDOW), -1 do
-    list[#list + 1] = window
-  end
-  return list
+local function window_at(ms)
+  return floor(ms / WINDOW)
 end
 
--- The bucket of the digest that begins after `offset` bytes: its first 14 bits.
+local function filter_key(prefix, window)
+  return string.format('%s%d', prefix, window)
+end
+
+-- Where a SHA-256 that begins after `offset` bytes is in the filter: its first 25 bits. (Text:
+-- Redis would turn a number into text with the 17 digits of a double each time it is given one.)
+local function filter_bit(digests, offset)
+  local a, b, c, d = byte(digests, offset + 1, offset + 4)
+  return string.format('%d', ((a * 256 + b) * 256 + c) * 2 + floor(d / 128))
+end
+
+-- The hash for it, after the filter's key: its first 14 bits; and the field in that hash: the rest.
 local function bucket(digests, offset)
-  local first, second = string.byte(digests, offset + 1, offset + 2)
-  return first * 64 + math.floor(second / 4)
+  local first, second = byte(digests, offset + 1, offset + 2)
+  return string.format(':%d', first * 64 + floor(second / 4))
 end
 
--- The field in that bucket: the bytes of the digest after the first.
-local function field(digests, offset, length)
-  return string.sub(digests, offset + 2, offset + length)
+local function field(digests, offset)
+  return sub(digests, offset + 2, offset + SHA256)
 end
 
--- prefixes[i] .. bucket is the key in window i.
-local function is_marked(prefixes, digests, offset)
-  local number, rest = bucket(digests, offset), field(digests, offset, SHA256)
-  for _, prefix in ipairs(prefixes) do
-    if redis.call('HEXISTS', prefix .. number, rest) == 1 then
-      return true
+-- Which SHA-256 digests are marked: a table with true at the number, from 0, of each that is.
+-- They are `stride` bytes apart. The filter of a window says at once that most of them are not.
+local function find_marks(prefix, digests, stride, now, remember)
+  local marked = {}
+  local total = floor(#digests / stride)
+  for start = 0, total - 1, CHUNK do
+    local question = {}
+    for number = start, math.min(start + CHUNK, total) - 1 do
+      local n = #question
+      question[n + 1], question[n + 2] = 'GET', 'u1'
+      question[n + 3] = filter_bit(digests, number * stride)
+    end
+    for window = window_at(now), window_at(now - remember), -1 do
+      local filter = filter_key(prefix, window)
+      local bits = call('BITFIELD_RO', filter, unpack(question))
+      for i, bit in ipairs(bits) do
+        local number = start + i - 1
+        local offset = number * stride
+        if bit == 1 and not marked[number] then
+          local key = filter .. bucket(digests, offset)
+          marked[number] = call('HEXISTS', key, field(digests, offset)) == 1
+        end
+      end
     end
   end
-  return false
-end
-
-local function window_prefixes(marks, now, remember)
-  local prefixes = windows(now, remember)
-  for i, window in ipairs(prefixes) do
-    prefixes[i] = marks .. string.format('%d:', window)
-  end
-  return prefixes
+  return marked
 end

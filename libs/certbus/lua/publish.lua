@@ -17,6 +17,8 @@
 --   {'missing'}                         the log is not there: Redis was emptied
 --   {'streams', names}                  pack for these streams and try again
 
+local DIGESTS = SHA256 + SHA1 -- bytes of both digests of a message
+local SHA1_KEPT = 10 -- bytes of a SHA-1 that are kept, with the one in the key; also in lookup.py
 local STREAM_COUNTERS = { '.bytes', '.entries', '.messages' }
 local ENTRY_OVERHEAD = 128 -- bytes that Redis needs for an entry beside its payload
 
@@ -29,7 +31,7 @@ local fields = raws + #batch.rejected
 
 -- Reads `names` of a hash as a table of numbers; absent is 0, anything else is an error.
 local function numbers(key, names)
-  local values = redis.call('HMGET', key, unpack(names))
+  local values = call('HMGET', key, unpack(names))
   local read = {}
   for i, name in ipairs(names) do
     read[name] = assert(tonumber(values[i] or 0), key .. ' ' .. name .. ' is not a number')
@@ -43,12 +45,12 @@ local function set_all(key, fields)
     flat[#flat + 1] = name
     flat[#flat + 1] = type(value) == 'number' and string.format('%.0f', value) or value
   end
-  redis.call('HSET', key, unpack(flat))
+  call('HSET', key, unpack(flat))
 end
 
 ---- Check ---------------------------------------------------------------------------------------
 
-local log = redis.call('HMGET', LOG, 'next', 'start', 'fence')
+local log = call('HMGET', LOG, 'next', 'start', 'fence')
 local log_next, log_start, fence = log[1], log[2], log[3]
 if not log_next then
   return { 'missing' }
@@ -61,10 +63,10 @@ if fence ~= batch.fence then
   return { 'fenced' }
 end
 if tonumber(log_next) ~= batch.first then
-  return { 'stale', log_next, redis.call('HGET', HEAD, 'last') or '0-0' }
+  return { 'stale', log_next, call('HGET', HEAD, 'last') or '0-0' }
 end
 
-local head = redis.call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember')
+local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember')
 local epoch, last = head[1] or batch.epoch, head[2] or '0-0'
 local streams, remember = head[3] or batch.streams, tonumber(head[4] or batch.remember)
 if streams ~= batch.streams then
@@ -72,11 +74,10 @@ if streams ~= batch.streams then
 end
 
 local now = now_ms()
-local prefixes = window_prefixes(batch.marks, now, remember)
-local digest_pair = SHA256 + SHA1
+local marked = find_marks(batch.marks, digests, DIGESTS, now, remember)
 local repeated = { 'repeated' }
 for position = 0, n - 1 do
-  if is_marked(prefixes, digests, position * digest_pair) then
+  if marked[position] then
     repeated[#repeated + 1] = position
   end
 end
@@ -103,11 +104,11 @@ for name in string.gmatch(streams .. ' rejected', '%S+') do
 end
 local held = numbers(HEAD, counted)
 local counters = numbers(LOG, { 'published', 'duplicates', 'rejected' })
-redis.call('XLEN', REJECTED) -- fails here, not later, if it is no stream
+call('XLEN', REJECTED) -- fails here, not later, if it is no stream
 if n > 0 then
   for i = 4, #KEYS do
     -- Only someone else's hand can put an entry above `last` into a stream, or another type there.
-    if #redis.call('XRANGE', KEYS[i], id, '+', 'COUNT', 1) > 0 then
+    if #call('XRANGE', KEYS[i], id, '+', 'COUNT', 1) > 0 then
       return redis.error_reply('ERR ' .. KEYS[i] .. ' has entries above ' .. last .. ' of head')
     end
   end
@@ -125,7 +126,7 @@ if n > 0 then
   local i = 0
   for name in string.gmatch(streams, '%S+') do
     i = i + 1
-    redis.call('XADD', KEYS[3 + i], id, 'prev', last, 'log', batch.log, 'first', batch.first,
+    call('XADD', KEYS[3 + i], id, 'prev', last, 'log', batch.log, 'first', batch.first,
       'last', batch.next - 1, 'n', n, 'codec', batch.codec, 'm', ARGV[blobs + i])
     count(name, #ARGV[blobs + i], n)
   end
@@ -133,7 +134,7 @@ end
 
 for i, entry in ipairs(batch.rejected) do
   local raw = ARGV[raws + i]
-  redis.call('XADD', REJECTED, '*', 'log', batch.log, 'index', entry.index,
+  call('XADD', REJECTED, '*', 'log', batch.log, 'index', entry.index,
     'reason', entry.reason, 'raw', raw, 'size', entry.size)
   count('rejected', #entry.reason + #raw, 1)
 end
@@ -144,7 +145,7 @@ counters.duplicates = counters.duplicates + batch.duplicates
 counters.rejected = counters.rejected + #batch.rejected
 set_all(LOG, counters)
 if #ARGV > fields then
-  redis.call('HSET', LOG, unpack(ARGV, fields + 1))
+  call('HSET', LOG, unpack(ARGV, fields + 1))
 end
 
 if n > 0 or #batch.rejected > 0 or not head[1] then
@@ -154,22 +155,33 @@ if n > 0 or #batch.rejected > 0 or not head[1] then
 end
 
 -- Marks last: they are many, and by now nothing can refuse them.
-local window = math.floor(now / WINDOW)
-local expire = string.format('%.0f', (window + 1) * WINDOW + remember)
-local function mark(prefix, offset, rest, position)
-  local key = prefix .. bucket(digests, offset)
-  redis.call('HSET', key, rest, id .. '-' .. position)
-  if redis.call('HLEN', key) == 1 then
-    redis.call('PEXPIREAT', key, expire)
+if n > 0 then
+  local window = window_at(now)
+  local expire = string.format('%.0f', (window + 1) * WINDOW + remember)
+  local filter = filter_key(batch.marks, window)
+  local sha1_list = filter_key(batch.sha1_marks, window) .. ':'
+  local bits = {}
+  for position = 0, n - 1 do
+    local offset, place = position * DIGESTS, id .. '-' .. position
+
+    local key = filter .. bucket(digests, offset)
+    call('HSET', key, field(digests, offset), place)
+    if call('HLEN', key) == 1 then
+      call('PEXPIREAT', key, expire)
+    end
+
+    offset = offset + SHA256
+    key = sha1_list .. byte(digests, offset + 1)
+    if call('RPUSH', key, sub(digests, offset + 2, offset + SHA1_KEPT), place) == 2 then
+      call('PEXPIREAT', key, expire)
+    end
+
+    local m = #bits
+    bits[m + 1], bits[m + 2] = 'SET', 'u1'
+    bits[m + 3], bits[m + 4] = filter_bit(digests, position * DIGESTS), '1'
   end
-end
-local sha256_prefix = batch.marks .. string.format('%d:', window)
-local sha1_prefix = batch.sha1_marks .. string.format('%d:', window)
-for position = 0, n - 1 do
-  local offset = position * digest_pair
-  mark(sha256_prefix, offset, field(digests, offset, SHA256), position)
-  offset = offset + SHA256
-  mark(sha1_prefix, offset, field(digests, offset, 9), position)
+  call('BITFIELD', filter, unpack(bits))
+  call('PEXPIREAT', filter, expire)
 end
 
 return { 'published', n > 0 and id or '', batch.next }
