@@ -17,7 +17,7 @@ async def test_every_message_can_be_resumed_from(press: Press) -> None:
     for number in range(BATCHES * BATCH - 1):
         cursor = Cursor(parse_entry_id(entries[number // BATCH]), number % BATCH)
         got: list[int] = []
-        while True:
+        while not got or got[-1] < BATCHES * BATCH - 1:
             chunk = await history.read("full", cursor)
             assert chunk is not None
             data, place = chunk.resume(cursor, SSE)
@@ -25,8 +25,6 @@ async def test_every_message_can_be_resumed_from(press: Press) -> None:
                 more, place = chunk.read(place, SSE, 1)
                 data += more
             got += map(int, re.findall(rb'"serial_number":"(\d+)"', data))
-            if place.cursor == cursor or got[-1] == BATCHES * BATCH - 1:
-                break
             cursor = Cursor(place.cursor.entry, None)
         assert got == list(range(number + 1, BATCHES * BATCH))
 
