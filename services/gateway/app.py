@@ -18,6 +18,7 @@ from gateway.fanout import Fanout
 from gateway.feed import feed
 from gateway.history import History
 from gateway.http1 import HTTPConnection
+from gateway.patience import watch
 from gateway.replay import Replay
 from gateway.ring import Ring
 from gateway.routes import Routes
@@ -28,6 +29,7 @@ from gateway.whereabouts import announce
 
 _BACKLOG: Final = 4096
 _UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it
+_GRACE: Final = 30.0  # seconds
 _REDIS_PAUSE: Final = 1.0  # seconds between attempts to look at Redis
 _RESTART: Final = 1012  # "Service Restart", in the IANA registry of close codes
 
@@ -65,7 +67,7 @@ async def serve(
     if config.redis_read_url is not None:
         replica = connect(config.redis_read_url.reveal(), name="gateway")
     with listener or _listen(config.host, config.port) as listening:
-        tune(listening)
+        tune(listening, settings)
         try:
             await _serve(
                 settings, Keys(config.redis_prefix), primary, replica, listening, stop, ready
@@ -105,6 +107,7 @@ async def _serve(
                 fanout.run(),
                 service.websockets.run(),
                 service.events.run(),
+                watch(service),
                 announce(primary, keys, service, follower, url),
             )
         ]
@@ -145,10 +148,13 @@ def settings_of(config: Config) -> Settings:
     )
 
 
-def tune(listening: socket.socket) -> None:
-    """Set what accepted connections inherit."""
+def tune(listening: socket.socket, settings: Settings) -> None:
+    """Set what accepted connections inherit (tcp(7))."""
     listening.setblocking(False)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    # A vanished peer acknowledges nothing; one that reads nothing is told first.
+    patience = int((settings.client_timeout + settings.close_timeout + _GRACE) * 1000)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
 
 
 def _listen(host: str, port: int) -> socket.socket:

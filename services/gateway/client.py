@@ -39,7 +39,7 @@ class Client(asyncio.Protocol, ABC):
         self.lane = lane
         self.transport = transport
         self.at = lane.ring.head
-        self.paused = transport.get_write_buffer_size() > 0
+        self.paused = False
         self.spoke = 0
         self._drained: asyncio.Future[None] | None = None
 
@@ -55,6 +55,8 @@ class Client(asyncio.Protocol, ABC):
             cursor: what it has already; None for what comes from now on.
         """
         self.lane.clients.add(self)
+        if self.transport.get_write_buffer_size():
+            self.pause_writing()
         if cursor is None:
             self.pump()
         elif not self.resume(cursor):
@@ -100,6 +102,7 @@ class Client(asyncio.Protocol, ABC):
         self.at = _GONE
         self.lane.clients.discard(self)
         self.lane.live.discard(self)
+        self.service.paused.discard(self)
         self._wake()
 
     def pump(self) -> None:
@@ -148,10 +151,13 @@ class Client(asyncio.Protocol, ABC):
         """The kernel takes no more: leave this client alone."""
         self.paused = True
         self.lane.live.discard(self)
+        if not self.gone:
+            self.service.paused.add(self)
 
     def resume_writing(self) -> None:
         """Everything written has gone: go on at this client's own pace."""
         self.paused = False
+        self.service.paused.discard(self)
         if not self._wake():
             self.pump()
 

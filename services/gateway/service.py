@@ -38,6 +38,7 @@ class Service:
         websockets: beats for WebSocket clients.
         events: beats for SSE clients.
         waiting: connections that are not clients yet.
+        paused: clients whose transport takes no more for now.
         deserted: set while no client is being closed.
     """
 
@@ -54,6 +55,7 @@ class Service:
         self.websockets = Wheel(settings.heartbeat)
         self.events = Wheel(settings.comment)
         self.waiting: set[Closable] = set()
+        self.paused: set[Client] = set()
         self.deserted = asyncio.Event()
         self.deserted.set()
         self._leaving: set[Client] = set()
