@@ -68,8 +68,11 @@ def configure(level: str, form: str, service: str) -> None:
 
 def _renderers(*, console: bool) -> list[Any]:
     if console:
-        return [_short, structlog.dev.ConsoleRenderer(colors=_has_colors(), pad_event_to=32)]
-    return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=_has_colors(), pad_event_to=32, sort_keys=False
+        )
+        return [_short, renderer]
+    return [structlog.processors.dict_tracebacks, _ordered, structlog.processors.JSONRenderer()]
 
 
 def _has_colors() -> bool:
@@ -77,6 +80,12 @@ def _has_colors() -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     return sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def _ordered(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What every line has comes first, so that lines can be read below each other."""
+    common = ("timestamp", "level", "service", "pid", "event")
+    return {name: event.pop(name) for name in common if name in event} | {**event}
 
 
 def _short(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

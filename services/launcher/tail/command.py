@@ -71,6 +71,10 @@ def run(chosen: argparse.Namespace) -> int:
     except RefusedError as error:
         _note(str(error))
         return 1
+    except msgspec.DecodeError as error:
+        where = "redis" if chosen.redis else chosen.url  # a Redis URL may hold a password
+        _note(f"{where} does not speak certstream: {error}")
+        return 1
     except BrokenPipeError:
         # Nobody reads any more, as with `| head`. Python would complain while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,7 +90,7 @@ async def _print(texts: AsyncIterator[bytes], *, as_json: bool, limit: int | Non
         if message.message_type not in {"certificate_update", "dns_entries"}:
             continue
         certificates += 1
-        for line in [text.decode()] if as_json else _names(message.data):
+        for line in [text.decode()] if as_json else map(_harmless, _names(message.data)):
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
         if certificates == limit:
@@ -108,8 +112,6 @@ async def _from_server(url: str, stream: Stream, cursor: str | None) -> AsyncIte
             reason = "closed by the server"
         except FAILURES as error:
             reason = str(error) or type(error).__name__
-        except msgspec.DecodeError as error:
-            raise RefusedError(f"{url} does not speak certstream: {error}") from None
         if reason != noted:
             noted = reason
             _note(f"{url}: {reason}; trying again until it works")
@@ -136,6 +138,11 @@ def _pauses() -> Iterator[float]:
     """Seconds between attempts: doubling, with jitter so that clients do not return as one."""
     for attempt in itertools.count():
         yield random.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.5 * 2 ** min(attempt, 10))  # noqa: S311
+
+
+def _harmless(name: str) -> str:
+    """A name as it is, unless it would write more than itself: names are made by strangers."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
 def _note(text: str) -> None:
