@@ -4,7 +4,8 @@ Its files load unchanged: an older name sets what took its place, a key without 
 accepted with a notice that says what takes over its purpose.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import Final
 
 from certconf.document import Node
@@ -35,39 +36,22 @@ UNUSED: Final[Mapping[str, str]] = {
     "api.cache_capacity": "certificates are looked up in Redis, as far back as it keeps them",
 }
 
-#: Settings that are read and checked, but that this version does not act on yet.
-PENDING: Final[tuple[tuple[str, Callable[[Config], bool], str], ...]] = (
-    (
-        "auth.enabled",
-        lambda config: config.auth.enabled,
-        "tokens are not checked yet: whoever reaches the port is let in",
-    ),
-    (
-        "connection_limit.enabled",
-        lambda config: config.connection_limit.enabled,
-        "connections are not limited yet",
-    ),
-    (
-        "rate_limit.enabled",
-        lambda config: config.rate_limit.enabled,
-        "requests are not limited yet",
-    ),
-    (
-        "hot_reload.enabled",
-        lambda config: config.hot_reload.enabled,
-        "a changed file takes effect at the next start",
-    ),
-    (
-        "protocols.api",
-        lambda config: config.protocols.api,
-        "the REST API is not served yet",
-    ),
-    (
-        "tls_cert",
-        lambda config: config.tls_cert is not None,
-        "TLS is not served yet: put a TLS proxy in front",
-    ),
-)
+_NO_HEALTH = "a log's health is not judged yet: one that fails is asked again, ever more rarely"
+
+#: Settings that this version reads and checks, but does not act on yet -> what happens instead.
+PENDING: Final[Mapping[str, str]] = {
+    "auth.enabled": "tokens are not checked yet: whoever reaches the port is let in",
+    "connection_limit.enabled": "connections are not limited yet",
+    "rate_limit.enabled": "requests are not limited yet",
+    "hot_reload.enabled": "a changed file takes effect at the next start",
+    "protocols.api": "the REST API is not served yet",
+    "tls_cert": "TLS is not served yet: put a proxy with TLS in front",
+    "ct_log.default_operator_rate_limit_ms": "requests to an operator are not spaced yet",
+    "ct_log.operator_rate_limits": "requests to an operator are not spaced yet",
+    "ct_log.healthy_threshold": _NO_HEALTH,
+    "ct_log.unhealthy_threshold": _NO_HEALTH,
+    "ct_log.health_check_interval_secs": _NO_HEALTH,
+}
 
 
 def modernise(settings: Node, notices: list[str]) -> None:
@@ -86,8 +70,13 @@ def modernise(settings: Node, notices: list[str]) -> None:
 
 
 def pending(config: Config) -> list[str]:
-    """A notice for each setting that is switched on without an effect yet."""
-    return [f"{key}: {meaning}" for key, is_on, meaning in PENDING if is_on(config)]
+    """A notice for each setting that was changed to no effect."""
+    default = Config()
+    return [
+        f"{key}: {meaning}"
+        for key, meaning in PENDING.items()
+        if attrgetter(key)(config) != attrgetter(key)(default)
+    ]
 
 
 def place(settings: Node, key: str, node: Node, *, replace: bool = True) -> bool:

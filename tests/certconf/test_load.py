@@ -323,17 +323,22 @@ def test_secrets_do_not_show() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting",
+    ("setting", "value"),
     [
-        "auth.enabled",
-        "connection_limit.enabled",
-        "rate_limit.enabled",
-        "hot_reload.enabled",
-        "protocols.api",
+        ("auth.enabled", True),
+        ("connection_limit.enabled", True),
+        ("rate_limit.enabled", True),
+        ("hot_reload.enabled", True),
+        ("protocols.api", True),
+        ("ct_log.default_operator_rate_limit_ms", 0),
+        ("ct_log.operator_rate_limits", {}),
+        ("ct_log.healthy_threshold", 9),
+        ("ct_log.unhealthy_threshold", 9),
+        ("ct_log.health_check_interval_secs", 9),
     ],
 )
-def test_what_has_no_effect_yet_is_told(setting: str) -> None:
-    (notice,) = load(None, {}, {setting: True}).notices
+def test_what_has_no_effect_yet_is_told(setting: str, value: object) -> None:
+    (notice,) = load(None, {}, {setting: value}).notices
     assert notice.startswith(f"{setting}: ")
 
 
