@@ -25,6 +25,9 @@ _MAX_OID_BYTES = 128
 # How the octets of a string type become text. UTF-8 stands in for everything that contains ASCII;
 # what is not UTF-8 was most likely meant as Latin-1, as TeletexString always is in practice.
 _STRING_CODECS = {
+    0x04: "utf-8",  # OCTET STRING, and the two below: no string types, but found as such
+    0x17: "utf-8",  # UTCTime
+    0x18: "utf-8",  # GeneralizedTime
     0x0C: "utf-8",  # UTF8String
     0x12: "utf-8",  # NumericString
     0x13: "utf-8",  # PrintableString

@@ -33,6 +33,16 @@ _PURPOSES = {
 }
 
 
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    Warning,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+)
+
+
 def read(der: bytes) -> dict[str, Any] | None:
     """Read a certificate strictly; None if any part of it is not as it should be."""
     with warnings.catch_warnings():
@@ -40,7 +50,7 @@ def read(der: bytes) -> dict[str, Any] | None:
         warnings.filterwarnings("ignore", message="Attribute's length")  # but for long countries
         try:
             return _leaf_cert(x509.load_der_x509_certificate(der))
-        except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, Warning, TypeError):
+        except _REFUSALS:
             return None
 
 

@@ -187,6 +187,8 @@ class TestNames:
             (0x14, "Bücher".encode("latin-1"), "Bücher"),
             (0x14, "Bücher".encode(), "Bücher"),
             (0x16, b"\xe9t\xe9", "été"),
+            (0x04, b"octets", "octets"),
+            (0x18, b"20260520174812Z", "20260520174812Z"),
             (0x1A, b"visible", "visible"),
             (0x1C, "Bücher🐘".encode("utf-32-be"), "Bücher🐘"),
             (0x1C, b"\xff\xff\xff\xff\0\0\0A", "\ufffdA"),
