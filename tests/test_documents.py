@@ -1,0 +1,28 @@
+"""The documents name files, tests and settings that are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from certconf.build import settings
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("libs", "services", "tests", "bench", "docs", "deploy")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_paths_exist(document: Path) -> None:
+    text = document.read_text()
+    links = {document.parent / link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)}
+    code = {ROOT / name for name in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./]+)`", text)}
+    assert links | code, "a document that names nothing is not tested by this"
+    assert [str(path) for path in links | code if not path.exists()] == []
+
+
+def test_the_readme_speaks_of_settings_that_exist() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
+    parts = [setting.split(".") for setting in settings()]
+    known = {".".join(names[:depth]) for names in parts for depth in range(1, len(names) + 1)}
+    assert {"redis_url", "dedup.ttl_secs"} <= set(rows) <= known
