@@ -1,7 +1,6 @@
 """One ingestor process: catalog, worker and trimmer around one Redis and one HTTP client."""
 
 import asyncio
-import gc
 import secrets
 import socket
 from functools import partial
@@ -81,7 +80,6 @@ async def _work(config: Config, redis_url: str, worker_id: str) -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(trimmer.run(asyncio.Event()))
                 tasks.create_task(_keep_catalog(config, assembly, worker))
-                _spare_the_collector()
                 await worker.run()
     finally:
         await redis.aclose()
@@ -109,14 +107,3 @@ async def _keep_catalog(config: Config, assembly: Assembly, worker: Worker) -> N
             return
         await asyncio.sleep(jittered(attempt, _LIST_INITIAL, _LIST_MAXIMUM))
         attempt += 1
-
-
-def _spare_the_collector() -> None:
-    """Tune the garbage collector for a process whose objects do not form cycles.
-
-    Windows are thousands of objects that live for milliseconds; looking through all of them for
-    cycles every 700 allocations costs several microseconds a certificate.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)

@@ -2,21 +2,25 @@
 
 import httpx
 import msgspec
+import structlog
 
 from certbus.leases import Lease, Leases
 from certbus.publisher import Publisher
 from certconf.settings import Config
 from ctparse.certificate import CertificateReader
 from ctparse.messages import MessageWriter, Source
+from ctparse.signatures import BadKey, LogKey, load_log_key
 from ingestor.catalog.log import Kind, Log
 from ingestor.ctclient.fetch import Fetcher, Retry
 from ingestor.ctclient.issuers import Issuers
 from ingestor.ctclient.protocol import LogClient
 from ingestor.ctclient.rfc6962 import Rfc6962Log
-from ingestor.ctclient.static_ct import StaticCtLog
+from ingestor.ctclient.static_ct import Identity, StaticCtLog
 from ingestor.follow.follower import Follower, Pace
 from ingestor.follow.pipeline import Pipeline
 from ingestor.outage import Patience
+
+_log = structlog.get_logger(__name__)
 
 
 class Assembly(msgspec.Struct, frozen=True):
@@ -57,8 +61,9 @@ class Assembly(msgspec.Struct, frozen=True):
         fetcher = self.fetcher(log.name)
         if log.kind is Kind.RFC6962:
             return Rfc6962Log(log.base, fetcher)
-        issuers = Issuers(log.base, fetcher)
-        return StaticCtLog(log.base, fetcher, issuers, log.digest, log.origin)
+        enforce = self.config.ct_log.checkpoint_signature_mode == "enforce"
+        identity = Identity(log.digest, log.origin, _key(log), enforce)
+        return StaticCtLog(log.base, fetcher, Issuers(log.base, fetcher), identity)
 
     def follower(self, log: Log, lease: Lease) -> Follower:
         """What follows `log` under `lease`."""
@@ -79,3 +84,13 @@ class Assembly(msgspec.Struct, frozen=True):
         )
         pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience)
         return Follower(log, client, pipeline, pace)
+
+
+def _key(log: Log) -> LogKey | None:
+    if log.key is None:
+        return None
+    try:
+        return load_log_key(log.key)
+    except BadKey as error:
+        _log.warning("signatures of log cannot be verified", log=log.name, problem=str(error))
+        return None

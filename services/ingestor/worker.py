@@ -168,6 +168,7 @@ class Worker:
             "published": sum(tally.published for tally in tallies),
             "duplicates": sum(tally.duplicates for tally in tallies),
             "rejected": sum(tally.rejected for tally in tallies),
+            "problems": sum(tally.problems for tally in tallies),
             "errors": sum(held.follower.health.errors for held in self._held.values()),
         }
         await directory.worker_alive(self._id, fields)

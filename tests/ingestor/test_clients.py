@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ctparse.entry import Entry
 from ctparse.signatures import load_log_key, verify_tree_head
@@ -16,11 +17,12 @@ from ingestor.ctclient.errors import BadAnswer, Refused
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from ingestor.ctclient.issuers import Issuers
 from ingestor.ctclient.rfc6962 import Rfc6962Log
-from ingestor.ctclient.static_ct import StaticCtLog
+from ingestor.ctclient.static_ct import Identity, StaticCtLog
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SUNLIGHT = FIXTURES / "sunlight"
+SUNLIGHT_LOG = json.loads((SUNLIGHT / "log.v3.json").read_bytes())
 
 
 @pytest.fixture
@@ -50,11 +52,9 @@ def sunlight(server: HostileServer, fetcher: Fetcher) -> StaticCtLog:
         return Answer(file.read_bytes(), headers=encoding)
 
     server.answers["*"] = answer
-    log = json.loads((SUNLIGHT / "log.v3.json").read_bytes())
-    issuers = Issuers(server.url, fetcher)
-    return StaticCtLog(
-        server.url, fetcher, issuers, base64.b64decode(log["log_id"]), "sun.test/2026"
-    )
+    key = load_log_key(base64.b64decode(SUNLIGHT_LOG["key"]))
+    identity = Identity(key.id, "sun.test/2026", key, enforce=True)
+    return StaticCtLog(server.url, fetcher, Issuers(server.url, fetcher), identity)
 
 
 def entries_body(count: int) -> bytes:
@@ -105,8 +105,7 @@ async def test_what_is_no_sth(server: HostileServer, rfc6962: Rfc6962Log, body: 
 async def test_a_real_static_ct_log(sunlight: StaticCtLog) -> None:
     head = await sunlight.tree_head()
     assert head.size == 700
-    key = json.loads((SUNLIGHT / "log.v3.json").read_bytes())["key"]
-    verify_tree_head(load_log_key(base64.b64decode(key)), head)
+    verify_tree_head(load_log_key(base64.b64decode(SUNLIGHT_LOG["key"])), head)
     certificates = []
     at = 0
     while at < head.size:
@@ -176,3 +175,18 @@ async def test_what_is_no_checkpoint(
     server.answers["/checkpoint"] = [Answer(body)]
     with pytest.raises(BadAnswer, match="checkpoint"):
         await sunlight.tree_head()
+
+
+async def test_a_checkpoint_that_the_log_did_not_sign(
+    server: HostileServer, fetcher: Fetcher, sunlight: StaticCtLog
+) -> None:
+    checkpoint = (SUNLIGHT / "checkpoint").read_bytes()
+    server.answers["/checkpoint"] = [Answer(checkpoint.replace(b"\n700\n", b"\n701\n"))]
+    with pytest.raises(BadAnswer, match="/checkpoint: tree head of size 701: not by"):
+        await sunlight.tree_head()
+    key = load_log_key(base64.b64decode(SUNLIGHT_LOG["key"]))
+    identity = Identity(key.id, "sun.test/2026", key, enforce=False)
+    lenient = StaticCtLog(server.url, fetcher, Issuers(server.url, fetcher), identity)
+    with capture_logs() as lines:
+        assert [(await lenient.tree_head()).size for _ in range(2)] == [701, 701]
+    assert [line["event"] for line in lines] == ["checkpoint signature does not verify"]

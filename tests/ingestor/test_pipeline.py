@@ -108,7 +108,7 @@ async def test_repeats_within_a_window_and_beyond_it_are_duplicates(bench: Bench
 async def test_what_cannot_be_read_is_rejected_at_its_index(bench: Bench, redis: Redis) -> None:
     pipeline, _ = await bench.pipeline()
     unreadable = b"no certificate at all"
-    window = [
+    window: list[Entry | Rejected] = [
         entry(0),
         Rejected(1, "truncated", b"raw bytes"),
         entry(2, unreadable),

@@ -44,7 +44,6 @@ class Health(msgspec.Struct):
     """How the log has been answering.
 
     Attributes:
-        head: the newest tree head seen.
         successes: how often everything up to the head was published.
         errors: failures since this process follows it.
         failures: failures since anything was published or the head was reached.
@@ -52,7 +51,6 @@ class Health(msgspec.Struct):
         last_error: the last failure, if there was one.
     """
 
-    head: TreeHead | None = None
     successes: int = 0
     errors: int = 0
     failures: int = 0
@@ -105,7 +103,6 @@ class Follower:
 
     async def _catch_up(self, head: TreeHead) -> None:
         """Publish everything up to `head`."""
-        self.health.head = head
         start, concurrency = self.pipeline.next, self._pace.concurrency
         ahead = windows(self._client, start, head.size, self._size, concurrency)
         async with aclosing(ahead):

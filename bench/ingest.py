@@ -1,0 +1,253 @@
+"""What a certificate costs one ingestor that catches up, and where the time goes.
+
+    python -m bench.ingest [--entries 100000] [--kind rfc6962|static-ct]
+
+One simulated log with that many waiting entries, one ingestor process and an embedded Redis, all
+on loopback. First table, measured from outside while it catches up: CPU of the ingestor process
+and of Redis, and what Redis holds, a certificate; from the first published certificate to the
+last, so that starting Python does not count. Second table: the stages one after the other in this
+process, on the first entries of the same log; what they leave unexplained is asyncio, and caches
+that are colder when everything runs together.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import uvloop
+from redis.asyncio import Redis
+
+from certbus.batch import MAX_MESSAGES, Batch
+from certbus.codec import Codec
+from certbus.connection import connect
+from certbus.directory import snapshot
+from certbus.embedded import EmbeddedRedis
+from certbus.keys import STREAMS, Keys
+from certbus.leases import Leases
+from certbus.publisher import Publisher, PublisherSettings
+from certbus.trimmer import Trimmer
+from certconf.settings import Config
+from ctparse.certificate import CertificateReader
+from ctparse.entry import Entry
+from ctparse.messages import Message, MessageWriter, Source
+from ctparse.rfc6962 import decode_entries
+from ingestor.assembly import Assembly
+from ingestor.catalog.log import Kind, Log
+from ingestor.ctclient.fetch import http_client
+from ingestor.outage import Patience
+
+WINDOW = 1024  # ct_log.batch_size, and what the simulated log returns at once
+STAGED = 20 * WINDOW
+KEYS = Keys()
+
+
+class Measured(msgspec.Struct):
+    """Totals at one moment."""
+
+    certificates: int
+    ingestor: float
+    redis: float
+    memory: int
+    appended: int
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser("bench.ingest", description=__doc__)
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--kind", choices=[kind.value for kind in Kind], default="rfc6962")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        async with simlog(options.kind, options.entries, Path(directory)) as url:
+            state = Path(directory) / "state"
+            async with EmbeddedRedis(state) as server:
+                first, last = await catch_up(server, state, options.entries, Path(directory))
+            report(first, last)
+            async with EmbeddedRedis(state) as server:
+                for stage, cost in (await stages(server.url, url, options.kind)).items():
+                    print(f"| {stage} | {cost:.1f} |")
+
+
+def report(first: Measured, last: Measured) -> None:
+    n = last.certificates - first.certificates
+    print(f"\n{n:,} certificates\n\n| a certificate | |\n| --- | --- |")
+    print(f"| ingestor CPU | {(last.ingestor - first.ingestor) / n * 1e6:.1f} µs |")
+    print(f"| Redis CPU | {(last.redis - first.redis) / n * 1e6:.1f} µs |")
+    print(f"| Redis memory | {(last.memory - first.memory) / n:,.0f} bytes |")
+    print(f"| append-only file | {(last.appended - first.appended) / n:,.0f} bytes |")
+    print("\n| stage, alone | µs a certificate |\n| --- | --- |")
+
+
+@asynccontextmanager
+async def simlog(kind: str, entries: int, directory: Path) -> AsyncIterator[str]:
+    """One simulated log; its URL."""
+    logs = (
+        ["--rfc6962=1", "--static-ct=0"] if kind == "rfc6962" else ["--rfc6962=0", "--static-ct=1"]
+    )
+    world = ["--port=8391", "--rate=0", f"--preload={entries}", "--duplicates=0"]
+    command = [sys.executable, "-m", "simlog", *world, *logs, f"--max-entries={WINDOW}"]
+    with (directory / "simlog.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+    try:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            while True:
+                try:
+                    (found,) = (await http.get("http://127.0.0.1:8391/world.json")).json()["logs"]
+                    break
+                except httpx.TransportError:
+                    if process.returncode is not None:
+                        sys.exit((directory / "simlog.log").read_text())
+                    await asyncio.sleep(0.1)
+            (directory / "config.yaml").write_bytes(
+                (await http.get("http://127.0.0.1:8391/config.yaml")).content
+            )
+        yield str(found["url"]).rstrip("/")
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def catch_up(
+    server: EmbeddedRedis, state: Path, entries: int, directory: Path
+) -> tuple[Measured, Measured]:
+    """Run an ingestor; what was used when it had begun, and when it was done."""
+    command = [sys.executable, "-m", "launcher", "ingest", "--from-start", "--log-level=warn"]
+    where = [f"--config={directory / 'config.yaml'}", f"--redis-url={server.url}"]
+    process = await asyncio.create_subprocess_exec(*command, *where, cwd=directory)
+    redis = connect(server.url)
+    try:
+        first = None
+        while True:
+            now = await measure(redis, process.pid, state)
+            if first is None and now.certificates > 0:
+                first = now
+            if first is not None and now.certificates >= entries:
+                return first, now
+            if process.returncode is not None:
+                sys.exit("the ingestor ended")
+            await asyncio.sleep(0.02)
+    finally:
+        await redis.aclose()
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
+async def measure(redis: Redis, pid: int, state: Path) -> Measured:
+    certificates = sum(log.published for log in (await snapshot(redis, KEYS)).logs)
+    info: dict[str, Any] = await redis.info()
+    return Measured(
+        certificates,
+        cpu_seconds(pid),
+        info["used_cpu_user"] + info["used_cpu_sys"],
+        info["used_memory"],
+        appended_bytes(state),
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    # After the name in parentheses: state is field 3, user and system ticks are 14 and 15.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def appended_bytes(state: Path) -> int:
+    return sum(file.stat().st_size for file in state.rglob("*.aof"))
+
+
+async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
+    """CPU microseconds a certificate of each stage, in this process."""
+    redis = connect(redis_url)
+    await redis.flushall()
+    costs: dict[str, float] = {}
+    async with http_client() as http:
+        leases = Leases(redis, KEYS, "bench", 60)
+        publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free)
+        assembly = Assembly(Config(), http, publisher, leases, CertificateReader(), Patience())
+        log = Log(id="url-" + "0" * 64, name="bench", url=url, kind=Kind(kind))
+        if kind == "static-ct":
+            log = msgspec.structs.replace(log, origin="simlog.test/static1")
+        client = assembly.client(log)
+        window = client.tile or WINDOW
+        starts = range(0, STAGED, window)
+
+        async def timed(stage: str, work: Callable[[], Awaitable[Any]]) -> Any:
+            gc.collect()
+            begin = time.process_time()
+            done = await work()
+            costs[stage] = (time.process_time() - begin) / STAGED * 1e6
+            return done
+
+        await client.entries(0, window)  # connect
+        windows = await timed(
+            "fetch and decode", lambda: collect(lambda at: client.entries(at, at + window), starts)
+        )
+        if kind == "rfc6962":
+            bodies = await collect(lambda at: fetch(assembly, url, at), starts)
+            await timed("decode", lambda: now(lambda: list(map(decode_entries, bodies, starts))))
+        entries = [entry for window in windows for entry in window if isinstance(entry, Entry)]
+        digests = await timed("hash", lambda: now(lambda: [digest(entry) for entry in entries]))
+        await timed(
+            "known", lambda: collect(lambda at: publisher.known(digests[at : at + WINDOW]), starts)
+        )
+        reader = CertificateReader()
+        await timed("parse", lambda: now(lambda: [reader.read(e.certificate) for e in entries]))
+        messages = await timed(
+            "parse and encode", lambda: now(lambda: write(entries, digests, client))
+        )
+        codec = Codec()
+        await timed("compress", lambda: now(lambda: pack(messages, codec)))
+        lease = await leases.acquire(log.id, 0)
+        assert lease is not None
+
+        async def publish() -> None:
+            for at in range(0, STAGED, MAX_MESSAGES):
+                batch = Batch(at, at + MAX_MESSAGES, messages[at : at + MAX_MESSAGES], 0, [])
+                await publisher.publish(lease, batch)
+
+        await timed("compress and publish", publish)
+    await redis.aclose()
+    return costs
+
+
+async def now(work: Callable[[], Any]) -> Any:
+    return work()
+
+
+async def collect(ask: Callable[[int], Awaitable[Any]], starts: range) -> list[Any]:
+    return [await ask(start) for start in starts]
+
+
+async def fetch(assembly: Assembly, url: str, at: int) -> bytes:
+    entries = f"{url}/ct/v1/get-entries?start={at}&end={at + WINDOW - 1}"
+    return await assembly.fetcher("bench").get(entries, 64 << 20)
+
+
+def digest(entry: Entry) -> bytes:
+    return sha256(entry.certificate).digest()
+
+
+def write(entries: list[Entry], digests: list[bytes], client: Any) -> list[Message]:
+    source = Source("bench", "http://127.0.0.1/", "Operator", "rfc6962")
+    writer = MessageWriter(source, client.link, client.chain)
+    return [writer.write(e, d, 1.7e9) for e, d in zip(entries, digests, strict=True)]
+
+
+def pack(messages: list[Message], codec: Codec) -> None:
+    for at in range(0, len(messages), MAX_MESSAGES):
+        for name in STREAMS:
+            codec.pack([getattr(message, name) for message in messages[at : at + MAX_MESSAGES]])
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
