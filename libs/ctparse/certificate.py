@@ -109,7 +109,8 @@ class CertificateReader:
             raise der.DerError("TBSCertificate has other fields than a certificate has")
         serial_number = data[at:stop].lstrip(b"\0").hex().upper() or "00"
         not_before, not_after = self._validity(data, validity_at, validity_stop, problems)
-        issuer = self._issuer(data[issuer_at:issuer_stop])
+        raw = data[issuer_at:issuer_stop]
+        issuer = self._names.get(raw) or self._new_issuer(raw)
         subject = read_name(data, subject_at, subject_stop)
         if issuer.problems or subject.problems:
             problems += [f"issuer: {problem}" for problem in issuer.problems]
@@ -134,11 +135,9 @@ class CertificateReader:
             problems,
         )
 
-    def _issuer(self, raw: bytes) -> Name:
-        name = self._names.get(raw)
-        if name is None:
-            name = read_name(raw, 0, len(raw))
-            remember(self._names, raw, name)
+    def _new_issuer(self, raw: bytes) -> Name:
+        name = read_name(raw, 0, len(raw))
+        remember(self._names, raw, name)
         return name
 
     def _algorithm(self, data: bytes, at: int, end: int, problems: list[str]) -> str:
@@ -203,4 +202,6 @@ def _domains(common_name: str | None, dns_names: list[str]) -> list[str]:
     """Put the CN first, if it is a DNS name, and take out repeats."""
     if common_name is not None and (common_name in dns_names or is_dns_name(common_name)):
         dns_names = [common_name, *dns_names]
-    return [name for name in dict.fromkeys(dns_names) if name]
+    unique = dict.fromkeys(dns_names)
+    unique.pop("", None)
+    return list(unique)

@@ -24,7 +24,8 @@ from ctparse.entry import Entry, Malformed, Unreadable
 
 # The first certificate's serial number lies within these bytes; for static-ct, two fingerprints.
 _CHAIN_HEAD = 64
-_MAX_CHAINS_BYTES = 16 * 1024 * 1024
+# Some 700 chains: more than a log has in use at a time, little enough for every log to have it.
+_MAX_CHAINS_BYTES = 4 * 1024 * 1024
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -87,7 +88,8 @@ class MessageWriter:
             source: the log.
             link: index -> where the entry can be fetched (`cert_link`).
             resolve: `Entry.chain` -> the DER of its certificates, issuer first
-                (`rfc6962.chain_certificates`, or a look-up of fingerprints).
+                (`rfc6962.chain_certificates`, or a look-up of fingerprints). It is asked once for
+                a chain and its answer kept, so it must be complete; if it raises, so does `write`.
             chain_der: whether certificates of the chain carry `as_der`, too.
             reader: shared by the writers of a process, so that they share what it remembers.
         """
@@ -110,7 +112,7 @@ class MessageWriter:
 
         Raises:
             Unreadable: the certificate has not even an outline. Certificates of the chain that
-                have none are left out and told in `problems`.
+                have none, or a chain that is `Malformed`, are left out and told in `problems`.
         """
         der = entry.certificate
         certificate = self._reader.read(der)
