@@ -21,8 +21,11 @@ from ctparse.cache import remember
 from ctparse.entry import Unreadable
 from ctparse.members import ExtensionReader
 from ctparse.names import Name, is_dns_name, read_name
+from ctparse.problems import note
 from ctparse.times import read_time
 
+# Far beyond any real certificate. Taking apart a larger one could cost hundreds of megabytes.
+_MAX_BYTES = 2 * 1024 * 1024
 # How certificates of more than 255 bytes begin: two SEQUENCEs with lengths of two bytes.
 _FRAMES = Struct(">HHHH")
 _LONG_SEQUENCE = 0x3082
@@ -79,8 +82,10 @@ class CertificateReader:
         """Read a certificate or precertificate.
 
         Raises:
-            Unreadable: its outline cannot be read.
+            Unreadable: its outline cannot be read, or it is absurdly long.
         """
+        if len(data) > _MAX_BYTES:
+            raise Unreadable(f"certificate of {len(data)} bytes, more than {_MAX_BYTES}")
         try:
             return self._outline(data)
         except der.DerError as error:
@@ -91,10 +96,10 @@ class CertificateReader:
         problems: list[str] = []
         at, tbs_end, end = _frames(data)
         if end != len(data):
-            problems.append(f"{len(data) - end} bytes follow the certificate")
+            note(problems, f"{len(data) - end} bytes follow the certificate")
         fields, at = der.children(data, at, tbs_end)
         if at != tbs_end:
-            problems.append(f"TBSCertificate: no value at byte {at}")
+            note(problems, f"TBSCertificate: no value at byte {at}")
         if fields and fields[0][0] == _VERSION:  # version 1 has none
             del fields[0]
         if len(fields) < _OUTLINE_FIELDS:
@@ -113,8 +118,8 @@ class CertificateReader:
         issuer = self._names.get(raw) or self._new_issuer(raw)
         subject = read_name(data, subject_at, subject_stop)
         if issuer.problems or subject.problems:
-            problems += [f"issuer: {problem}" for problem in issuer.problems]
-            problems += [f"subject: {problem}" for problem in subject.problems]
+            note(problems, *(f"issuer: {problem}" for problem in issuer.problems))
+            note(problems, *(f"subject: {problem}" for problem in subject.problems))
 
         members: dict[str, str] = {}
         dns_names: list[str] = []
@@ -150,7 +155,7 @@ class CertificateReader:
                 name = msgspec.json.encode(signature_algorithm(raw)).decode()
                 remember(self._algorithms, raw, name)
         except der.DerError as error:
-            problems.append(f"signatureAlgorithm: {error}")
+            note(problems, f"signatureAlgorithm: {error}")
             return "null"
         return name
 
@@ -172,7 +177,7 @@ class CertificateReader:
             try:
                 moment = read_time(tag, contents)
             except der.DerError as error:
-                problems.append(f"validity: {error}")
+                note(problems, f"validity: {error}")
                 moments.append(None)
                 continue
             moments.append(moment)
@@ -180,7 +185,7 @@ class CertificateReader:
                 minute = _UTC_TIME + contents[:10]
                 remember(minutes, minute, moment - _SECONDS[contents[10:]])
         while len(moments) < 2:
-            problems.append("validity: a time is missing")
+            note(problems, "validity: a time is missing")
             moments.append(None)
         return moments[0], moments[1]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from ctparse import der, names
+from ctparse.problems import note
 
 _KEY_USAGES = (
     "Digital Signature",
@@ -113,13 +114,13 @@ def subject_alt_name(value: bytes, problems: list[str]) -> tuple[list[str], str 
         return dns_names, "DNS:" + ", DNS:".join(dns_names)
     found, at = der.children(value, start, stop)
     if at != stop:
-        problems.append(f"subjectAltName: no value at byte {at}")
+        note(problems, f"subjectAltName: no value at byte {at}")
     texts = []
     for tag, start, stop in found:
         try:
             texts.append(names.general_name(value, tag, start, stop))
         except der.DerError as error:
-            problems.append(f"subjectAltName: {error}")
+            note(problems, f"subjectAltName: {error}")
         if tag == names.DNS_NAME:
             dns_names.append(der.ascii_text(value[start:stop]))
     return dns_names, ", ".join(texts) or None

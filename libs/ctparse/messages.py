@@ -21,6 +21,7 @@ import msgspec
 
 from ctparse.certificate import Certificate, CertificateReader
 from ctparse.entry import Entry, Malformed, Unreadable
+from ctparse.problems import note
 
 # The first certificate's serial number lies within these bytes; for static-ct, two fingerprints.
 _CHAIN_HEAD = 64
@@ -164,14 +165,14 @@ class MessageWriter:
             certificates = self._resolve(raw)
         except Malformed as error:
             certificates = ()
-            problems.append(f"chain: {error}")
+            note(problems, f"chain: {error}")
         for position, der in enumerate(certificates):
             try:
                 certificate = self._reader.read(der)
             except Unreadable as error:
-                problems.append(f"chain certificate {position}: {error}")
+                note(problems, f"chain certificate {position}: {error}")
                 continue
-            problems += [f"chain certificate {position}: {text}" for text in certificate.problems]
+            note(problems, *(f"chain certificate {position}: {p}" for p in certificate.problems))
             body = _members(
                 certificate, sha256(der).digest(), sha1(der, usedforsecurity=False).digest()
             ).encode()

@@ -14,6 +14,7 @@ import re
 import msgspec
 
 from ctparse import der
+from ctparse.problems import note
 
 # Attribute type (contents of its OID) -> field.
 _ATTRIBUTES = {
@@ -110,7 +111,7 @@ def _attributes(data: bytes, start: int, stop: int, problems: list[str]) -> dict
     values: dict[str, list[str]] = {}
     rdns, at = der.children(data, start, stop)
     if at != stop:
-        problems.append(f"no value at byte {at}")
+        note(problems, f"no value at byte {at}")
     for _, rdn, rdn_stop in rdns:
         for _, attribute, attribute_stop in der.children(data, rdn, rdn_stop)[0]:
             try:
@@ -120,7 +121,7 @@ def _attributes(data: bytes, start: int, stop: int, problems: list[str]) -> dict
                     text = der.text(tag, data[value:value_stop])
                     values.setdefault(field, []).append(text)
             except der.DerError as error:
-                problems.append(str(error))
+                note(problems, str(error))
     return values
 
 

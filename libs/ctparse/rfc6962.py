@@ -30,6 +30,8 @@ _ROOT_BYTES = 32
 _TOO_LARGE = 1 << 63
 # The first certificate's serial number lies within these bytes of a chain.
 _CHAIN_HEAD = 64
+# No path is as long; each certificate costs time, even if it is none.
+_MAX_CHAIN = 100
 
 
 class _SignedTreeHead(msgspec.Struct, gc=False):
@@ -161,14 +163,16 @@ def chain_certificates(chain: bytes) -> tuple[bytes, ...]:
     """Split `Entry.chain` of an RFC 6962 log into DER certificates, issuer first.
 
     Raises:
-        Malformed: its framing does not hold.
+        Malformed: its framing does not hold, or it is absurdly long.
     """
     certificates: list[bytes] = []
     at = 0
     try:
-        while at < len(chain):
+        while at < len(chain) and len(certificates) < _MAX_CHAIN:
             start, at = vector(chain, at, 3, f"certificate {len(certificates)} of the chain")
             certificates.append(chain[start:at])
     except StructureError as error:
         raise Malformed(str(error)) from error
+    if at < len(chain):
+        raise Malformed(f"chain of more than {_MAX_CHAIN} certificates")
     return tuple(certificates)

@@ -466,3 +466,27 @@ class TestAlgorithms:
         message = write(certificate(signature=signature))
         assert leaf_cert(message)["signature_algorithm"] is None
         assert len(message.problems) == 1
+
+
+class TestBounds:
+    """What a certificate can be made to cost."""
+
+    def test_a_thousand_problems_are_a_few(self) -> None:
+        odd_names = [tlv(0x87, b"")] * 1000
+        odd_attributes = [attribute("2.5.4.3", b"", der.INTEGER)] * 1000
+        odd_extensions = [extension("2.5.29.15", b"")] * 1000
+        for given in (
+            certificate(subject_alt_name(*odd_names)),
+            certificate(subject=name(*odd_attributes), issuer=name(*odd_attributes)),
+            certificate(*odd_extensions),
+        ):
+            assert 0 < len(problems(given)) <= 16
+
+    def test_a_certificate_of_megabytes_is_unreadable(self) -> None:
+        filling = extension("2.5.29.99", bytes(3 << 20))
+        with pytest.raises(Unreadable, match="certificate of 3146223 bytes"):
+            write(certificate(filling))
+
+    def test_a_certificate_of_one_megabyte_is_read(self) -> None:
+        names = [dns(f"{number:06}.{'x' * 40}.example") for number in range(16_000)]
+        assert len(read(certificate(subject_alt_name(*names)))["all_domains"]) == 16_001

@@ -161,6 +161,11 @@ class TestChain:
         with pytest.raises(Malformed, match=r"certificate \d of the chain"):
             chain_certificates(chain)
 
+    def test_too_long(self) -> None:
+        assert len(chain_certificates(b"\0\0\0" * 100)) == 100
+        with pytest.raises(Malformed, match="more than 100 certificates"):
+            chain_certificates(b"\0\0\0" * 101)
+
 
 GOOD_STH = {
     "tree_size": 12,
