@@ -33,10 +33,23 @@ def run(serve: Serve) -> None:
 
 
 def run_or_explain(serve: Serve) -> int:
-    """`run`, with a line in the log and exit status 1 for what an operator has to mend."""
+    """`run` for a process of its own.
+
+    It ends with `serve`: a name look-up that hangs, in a thread that nobody can stop, would hold
+    up the loop's own end for as long as the resolver likes.
+
+    Returns:
+        1, after a line in the log, for what an operator has to mend.
+    """
+
+    async def serve_and_leave(stop: asyncio.Event) -> None:
+        await serve(stop)
+        sys.stdout.flush()
+        os._exit(0)
+
     reasons: list[str] = []
     try:
-        run(serve)
+        run(serve_and_leave)
     except* (UnsuitableServer, UnsupportedFormat, OSError) as group:
         reasons += map(str, _leaves(group))
     for reason in reasons:

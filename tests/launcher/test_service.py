@@ -1,0 +1,91 @@
+"""One service in a process of its own: how it begins, and how it ends."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis.exceptions
+
+from certbus.connection import connect
+from tests.e2e.processes import Process, free_port, redis_server
+from tests.e2e.waiting import until
+from tests.launcher.test_up import SCRIPT
+
+ENOUGH = 30.0
+
+HANGING = """\
+import asyncio, sys, time
+from launcher import service
+
+async def serve(stop):
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+    print("served")
+
+sys.exit(service.run_or_explain(serve))
+"""
+ORPHAN = """\
+from launcher import service
+service.die_with(1)  # init is not who started this
+print("goes on")
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=ENOUGH, check=False
+    )
+
+
+def test_a_thread_that_hangs_does_not_hold_up_the_end() -> None:
+    result = python(HANGING)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "served\n", "")
+
+
+def test_whoever_lost_its_parent_before_it_could_ask_ends() -> None:
+    assert os.getpid() != 1
+    result = python(ORPHAN)
+    assert (result.returncode, result.stdout) == (1, "")
+
+
+@pytest.fixture
+def evicting_redis(tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    command = [redis_server(), *options, "--maxmemory-policy", "allkeys-lru"]
+    process = Process("redis", command, tmp_path)
+    yield f"redis://127.0.0.1:{port}/0"
+    process.kill()
+
+
+@pytest.mark.parametrize("command", ["ingest", "gateway"])
+async def test_a_redis_that_would_lose_data_is_refused(
+    command: str, evicting_redis: str, tmp_path: Path
+) -> None:
+    async with connect(evicting_redis) as client:
+
+        async def answers() -> bool:
+            try:
+                return bool(await client.ping())
+            except redis.exceptions.ConnectionError:
+                return False
+
+        await until(answers, "redis answers", ENOUGH)
+    arguments = ["--redis-url", evicting_redis, f"--set=port={free_port()}", "--set=log_lists=[]"]
+    process = Process(command, [SCRIPT, command, *arguments], tmp_path)
+    try:
+
+        async def ended() -> bool:
+            return not process.running
+
+        await until(ended, f"it gives up\n{process}", ENOUGH)
+    finally:
+        if process.running:
+            process.kill()
+    log = process.log.read_text()
+    assert process.stop() == 1
+    assert '"event": "cannot go on"' in log
+    assert "maxmemory-policy allkeys-lru" in log
+    assert "Traceback" not in log
