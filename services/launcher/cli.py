@@ -96,8 +96,8 @@ def _add_up(commands: _Commands) -> None:
   CERTSTREAM_CONFIG=/etc/certstream.yaml certstream-server up""",
     )
     group = parser.add_argument_group("processes")
-    group.add_argument("--ingestors", type=_count, default=1, metavar="N", help="(1)")
-    group.add_argument("--gateways", type=_count, default=1, metavar="N", help="(1)")
+    group.add_argument("--ingestors", type=options.count, default=1, metavar="N", help="(1)")
+    group.add_argument("--gateways", type=options.count, default=1, metavar="N", help="(1)")
     group.add_argument(
         "--demo",
         action="store_true",
@@ -237,9 +237,3 @@ def _print_version(_: argparse.Namespace) -> int:
 
 def _version() -> str:
     return version(PROGRAM)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)

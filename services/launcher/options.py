@@ -104,6 +104,13 @@ def arguments(config: Config, overrides: Mapping[str, Any]) -> Sequence[str]:
     return [*file, *(f"--set={key}={json.dumps(value)}" for key, value in overrides.items())]
 
 
+def count(text: str) -> int:
+    """The type of an option that says how many, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def _assignment(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:

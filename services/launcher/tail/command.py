@@ -6,7 +6,8 @@ import itertools
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from certbus.keys import Keys
 from certbus.reader import Follower
 from certconf import RedisURL
 from launcher import service
+from launcher.options import count
 from launcher.tail.sources import FAILURES, RefusedError, Stream, messages
 
 _SERVERS: Final = ("ws", "wss", "http", "https")
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="messages of the domains stream as JSON")
     form.add_argument("--lite", action="store_true", help="messages of the lite stream as JSON")
     form.add_argument("--full", action="store_true", help="messages of the full stream as JSON")
-    parser.add_argument("--limit", type=int, metavar="N", help="end after N certificates")
+    parser.add_argument("--limit", type=count, metavar="N", help="end after N certificates")
     parser.add_argument("--cursor", metavar="ID", help="begin after the message with this id")
 
 
@@ -81,34 +83,34 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-async def _print(texts: AsyncIterator[bytes], *, as_json: bool, limit: int | None) -> None:
+async def _print(texts: AsyncGenerator[bytes], *, as_json: bool, limit: int | None) -> None:
     certificates = 0
-    async for text in texts:
-        if limit is not None and certificates >= limit:
-            return
-        message = _message(text)
-        if message.message_type not in {"certificate_update", "dns_entries"}:
-            continue
-        certificates += 1
-        for line in [text.decode()] if as_json else map(_harmless, _names(message.data)):
-            sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-        if certificates == limit:
-            return
+    async with aclosing(texts):
+        async for text in texts:
+            message = _message(text)
+            if message.message_type not in {"certificate_update", "dns_entries"}:
+                continue
+            certificates += 1
+            for line in [text.decode()] if as_json else map(_harmless, _names(message.data)):
+                sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+            if certificates == limit:
+                return
 
 
-async def _from_server(url: str, stream: Stream, cursor: str | None) -> AsyncIterator[bytes]:
+async def _from_server(url: str, stream: Stream, cursor: str | None) -> AsyncGenerator[bytes]:
     """Messages of one connection after the other, each going on where the last one ended."""
     pauses, noted = _pauses(), ""
     while True:
         try:
-            async for text in messages(url, stream, cursor):
-                message = _message(text)
-                cursor = message.id or cursor
-                pauses, noted = _pauses(), ""
-                if message.message_type == "gap":
-                    _note(f"missed messages: {bytes(message.data).decode()}")
-                yield text
+            async with aclosing(messages(url, stream, cursor)) as connection:
+                async for text in connection:
+                    message = _message(text)
+                    cursor = message.id or cursor
+                    pauses, noted = _pauses(), ""
+                    if message.message_type == "gap":
+                        _note(f"missed messages: {bytes(message.data).decode()}")
+                    yield text
             reason = "closed by the server"
         except FAILURES as error:
             reason = str(error) or type(error).__name__
@@ -118,7 +120,7 @@ async def _from_server(url: str, stream: Stream, cursor: str | None) -> AsyncIte
         await asyncio.sleep(next(pauses))
 
 
-async def _from_redis(url: str, prefix: str, stream: Stream) -> AsyncIterator[bytes]:
+async def _from_redis(url: str, prefix: str, stream: Stream) -> AsyncGenerator[bytes]:
     """What a gateway would send, read where gateways read it; the follower reconnects itself."""
     async with connect(url, name="tail") as client:
         async for event in Follower(client, Keys(prefix), [stream]):

@@ -1,6 +1,6 @@
 """One connection each: the messages of a stream as they come, until it ends or fails."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -23,7 +23,7 @@ class RefusedError(Exception):
     """The server was reached and does not offer what was asked; trying again would not help."""
 
 
-def messages(url: str, stream: Stream, cursor: str | None) -> AsyncIterator[bytes]:
+def messages(url: str, stream: Stream, cursor: str | None) -> AsyncGenerator[bytes]:
     """The JSON messages of one connection to a server.
 
     Args:
@@ -51,7 +51,7 @@ def _address(url: str, path: str, query: dict[str, str], cursor: str | None) -> 
     return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))
 
 
-async def _websocket(url: str) -> AsyncIterator[bytes]:
+async def _websocket(url: str) -> AsyncGenerator[bytes]:
     try:
         connection = await connect_websocket(
             url, open_timeout=_CONNECT_SECONDS, max_size=None, ping_interval=30, ping_timeout=45
@@ -66,7 +66,7 @@ async def _websocket(url: str) -> AsyncIterator[bytes]:
             yield message.encode() if isinstance(message, str) else message
 
 
-async def _sse(url: str) -> AsyncIterator[bytes]:
+async def _sse(url: str) -> AsyncGenerator[bytes]:
     """Server-sent events: of each event its data lines (WHATWG HTML section 9.2.6)."""
     timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS)
     async with (
