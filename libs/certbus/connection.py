@@ -1,7 +1,13 @@
 """One way to connect to Redis, and what a Redis must be to hold the streams."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
 import redis.exceptions
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
@@ -12,6 +18,10 @@ RETRYABLE = (
     redis.exceptions.TimeoutError,
 )
 """Errors that pass when Redis is back."""
+
+
+COMMAND_TIMEOUT = 15.0
+"""Seconds. Longer than any blocking read of ours, short enough to notice a peer that hangs."""
 
 
 class UnsuitableServer(Exception):  # noqa: N818  (named for the server)
@@ -33,19 +43,50 @@ def connect(url: str, *, password: str | None = None, name: str | None = None) -
     Raises:
         ValueError: the URL is none of these.
     """
-    return Redis.from_url(
+    return _Client.from_url(
         url,
         password=password,
         protocol=2,
         decode_responses=False,
         client_name=name,
         driver_info=None,
-        # Longer than any blocking read of ours, short enough to notice a vanished peer.
-        socket_timeout=15,
+        socket_timeout=None,
         socket_connect_timeout=5,
-        health_check_interval=20,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
     )
+
+
+class _Client(Redis):
+    """A client that bounds each command as a whole, attempts and all.
+
+    redis-py's `socket_timeout` would bound each write and read, but the write by asyncio.wait_for,
+    which can swallow a cancellation until Python 3.12 (python/cpython#86296). A task that cannot
+    be cancelled keeps a whole process from stopping.
+    """
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        async with _in_time(str(args[0])):
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        async with _in_time("pipeline"):
+            return await super().execute(raise_on_error)
+
+
+@asynccontextmanager
+async def _in_time(what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(COMMAND_TIMEOUT):
+            yield
+    except TimeoutError as error:
+        raise redis.exceptions.TimeoutError(
+            f"no answer to {what} within {COMMAND_TIMEOUT:.0f} s"
+        ) from error
 
 
 async def check_server(client: Redis, *, writable: bool = True) -> None:

@@ -129,12 +129,12 @@ class Follower:
                         yield told
                 entries = await self._read()
                 self.connected, self.last_error, failures = True, None, 0
-                look = not entries
+                look = not entries or self._epoch is None
                 for stream, entry in entries:
-                    for event in await self._take(stream, entry):
+                    events = await self._take(stream, entry)
+                    for event in events:
                         yield event
-                        look = look or isinstance(event, NewEpoch)
-                    if look:
+                    if _is_void(events):
                         break
             except redis.exceptions.RedisError as error:
                 if not failures:
@@ -165,7 +165,7 @@ class Follower:
             broken = Gap(stream, str(position), entry_id, f"unreadable: {error}")
         if broken is not None:
             told = await self._look_at_head()
-            if any(isinstance(event, NewEpoch) for event in told):
+            if _is_void(told):
                 return told  # an emptied Redis breaks every chain
         self._positions[stream] = parse_entry_id(entry_id)
         return [event for event in (broken, batch) if event is not None]
@@ -200,6 +200,11 @@ class Follower:
             return True  # nobody can say that anything is lost
         newest_seen = max(self._positions.values())
         return primary.epoch == head.epoch and parse_entry_id(primary.last) >= newest_seen
+
+
+def _is_void(events: Sequence[Event]) -> bool:
+    """Whether what was read together with these events is of an epoch that has ended."""
+    return any(isinstance(event, NewEpoch) for event in events)
 
 
 async def history(

@@ -117,8 +117,9 @@ class Following:
 
     async def until(self, condition: Callable[[list[Event]], object]) -> list[Event]:
         """Wait until what was said meets a condition."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(10):
             while not condition(self.events):
+                assert not self._task.done(), self._task
                 self._said.clear()
                 await self._said.wait()
         return self.events
@@ -129,7 +130,9 @@ class Following:
 
     async def stop(self) -> None:
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
 
 
 @asynccontextmanager
