@@ -140,6 +140,18 @@ class Certificates:
         return x509der.extension(SCTS, x509der.tlv(x509der.OCTET_STRING, _opaque16(scts)))
 
 
+def damaged(certificate: Certificate, label: str) -> Certificate:
+    """Make bytes of a certificate that nobody can read: cut short, with noise at the end.
+
+    Args:
+        certificate: to be damaged.
+        label: differently labelled damages differ.
+    """
+    noise = draw(certificate.number, f"damage {label}", 0, 16)
+    der = certificate.der[: 8 + noise[0]] + noise
+    return msgspec.structs.replace(certificate, der=der, names=(), sha256=sha256(der).digest())
+
+
 def _domains(chance: BytesIO, pair: int) -> tuple[str, ...]:
     """1 to 5 names mostly, 100 at times, first the domain that no other pair has."""
     first, second, suffix, kind, more = chance.read(5)

@@ -4,15 +4,17 @@ What a tree head does not include yet, no endpoint shows: `head` moves on at the
 """
 
 from array import array
+from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
+from typing import Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from simlog.certificates import Certificate, Certificates
+from simlog.certificates import Certificate, Certificates, damaged
 from simlog.chance import draw
 from simlog.spec import LogSpec
 from simlog.tree import Tree, leaf_hash
@@ -84,6 +86,50 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         return LEAF_VERSION_AND_TYPE + self.timestamped
 
 
+class Provable(Protocol):
+    """What a log proves things with: a `Tree`, for an honest one."""
+
+    def root(self, size: int) -> bytes:
+        """The Merkle Tree Hash of the first `size` leaves."""
+
+    def index(self, hash_of_leaf: bytes, size: int) -> int | None:
+        """Where among the first `size` leaves this one is."""
+
+    def inclusion_proof(self, index: int, size: int) -> Sequence[bytes]:
+        """The audit path of a leaf."""
+
+    def consistency_proof(self, first: int, second: int) -> Sequence[bytes]:
+        """Proof that one tree continues another."""
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """The first hashes of a tile."""
+
+
+class Shown(Protocol):
+    """What a log shows, and all that its endpoints are made of: a `Log`, for an honest one."""
+
+    @property
+    def spec(self) -> LogSpec:
+        """What it is."""
+
+    @property
+    def key(self) -> LogKey:
+        """The key that it is known by."""
+
+    @property
+    def tree(self) -> Provable:
+        """Its tree, which may hold more than the head."""
+
+    @property
+    def head(self) -> Head:
+        """Its newest tree head."""
+
+    def entry(self, index: int) -> Entry:
+        """The entry at an index below the head's size."""
+
+    def __hash__(self) -> int: ...
+
+
 class Log:
     """A log that takes submissions and publishes tree heads."""
 
@@ -95,12 +141,16 @@ class Log:
         self._certificates = certificates
         self._numbers = array("Q")
         self._timestamps = array("Q")
+        self._malformed: set[int] = set()
 
-    def append(self, certificate: int, timestamp: int) -> None:
-        """Take the certificate of that number in."""
+    def append(self, certificate: int, timestamp: int, *, malformed: bool = False) -> None:
+        """Take the certificate of that number in, or bytes that are none."""
+        index = len(self._numbers)
         self._numbers.append(certificate)
         self._timestamps.append(timestamp)
-        self.tree.append(leaf_hash(self.entry(len(self._numbers) - 1).leaf))
+        if malformed:
+            self._malformed.add(index)
+        self.tree.append(leaf_hash(self.entry(index).leaf))
 
     def publish(self, timestamp: int) -> None:
         """Make a tree head over everything taken in so far."""
@@ -110,6 +160,21 @@ class Log:
     def entry(self, index: int) -> Entry:
         """The entry at an index that exists."""
         certificate = self._certificates.make(self._numbers[index])
+        if index in self._malformed:
+            certificate = damaged(certificate, f"{self.spec.name}/{index}")
+        return self._entry(index, certificate)
+
+    def impostor(self, index: int) -> Entry:
+        """What that entry would be with a certificate that was never submitted anywhere."""
+        is_final = not self._certificates.make(self._numbers[index]).is_precert
+        never_submitted = -2 * (index + 1) + is_final
+        return self._entry(index, self._certificates.make(never_submitted))
+
+    def is_malformed(self, index: int) -> bool:
+        """Whether what was taken in there is no certificate."""
+        return index in self._malformed
+
+    def _entry(self, index: int, certificate: Certificate) -> Entry:
         timestamp = self._timestamps[index]
         extensions = b""
         if self.spec.kind == "static-ct":

@@ -11,12 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from simlog.chance import draw
-from simlog.log import ECDSA, Log
+from simlog.log import ECDSA, Log, Shown
 from simlog.static_ct import origin
 from simlog.world import World
-
-MMD_RFC6962 = 86_400
-MMD_STATIC = 60
 
 
 class LogList:
@@ -68,14 +65,14 @@ class LogList:
         logs = self._world.logs.values()
         custom = [self._configured(log) for log in logs if log.spec.kind == "rfc6962"]
         static = [
-            {**self._configured(log), "log_origin": origin(log)}
+            {**self._configured(log), "log_origin": origin(log.spec)}
             for log in logs
             if log.spec.kind == "static-ct"
         ]
         content = {"log_lists": [], "custom_logs": custom, "static_logs": static}
         return yaml.safe_dump(content, sort_keys=False).encode()
 
-    def url_of(self, log: Log) -> str:
+    def url_of(self, log: Shown) -> str:
         """Where a log is read: its URL, or its monitoring prefix."""
         return f"{self._url}/{log.spec.name}/"
 
@@ -89,14 +86,17 @@ class LogList:
         where = (
             {"url": self.url_of(log)}
             if rfc6962
-            else {"submission_url": f"https://{origin(log)}/", "monitoring_url": self.url_of(log)}
+            else {
+                "submission_url": f"https://{origin(log.spec)}/",
+                "monitoring_url": self.url_of(log),
+            }
         )
         return {
             "description": log.spec.name,
             "log_id": b64encode(log.key.log_id).decode(),
             "key": b64encode(log.key.public).decode(),
             **where,
-            "mmd": MMD_RFC6962 if rfc6962 else MMD_STATIC,
+            "mmd": self._world.spec.merge_delay(log.spec.kind),
             "state": {"usable": {"timestamp": _rfc3339(self._start - year)}},
             "temporal_interval": {
                 "start_inclusive": _rfc3339(self._start - year),

@@ -1,11 +1,16 @@
-"""The record of a world: every entry under its tree heads, one line of JSON each."""
+"""The record of a world: every entry under its tree heads, one line of JSON each.
+
+After them come the lies that were told: entries that a log showed and never committed to.
+"""
 
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from simlog.log import Entry
 
-class Recorded(msgspec.Struct, frozen=True, gc=False):
+
+class Recorded(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One entry of one log.
 
     Attributes:
@@ -15,6 +20,8 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
         is_precert: which of the two it is.
         timestamp: milliseconds since the epoch.
         names: its DNS names, the common name first if it has one, without repeats.
+        malformed: whether these bytes, which the log did commit to, are no certificate.
+        lie: the kind of lie, if the log showed this and never committed to it.
     """
 
     log: str
@@ -23,9 +30,28 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     is_precert: bool
     timestamp: int
     names: tuple[str, ...]
+    malformed: bool = False
+    lie: str = ""
 
 
 LINES_AT_ONCE = 512
+
+
+def recorded(
+    log: str, index: int, entry: Entry, *, malformed: bool = False, lie: str = ""
+) -> Recorded:
+    """Make the line about an entry of a log."""
+    certificate = entry.certificate
+    return Recorded(
+        log=log,
+        index=index,
+        sha256=certificate.sha256.hex(),
+        is_precert=certificate.is_precert,
+        timestamp=entry.timestamp,
+        names=certificate.names,
+        malformed=malformed,
+        lie=lie,
+    )
 
 
 def write(record: Iterable[Recorded]) -> Iterator[bytes]:

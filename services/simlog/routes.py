@@ -4,18 +4,24 @@
 /<log>/checkpoint, tile/, issuer/   a static-ct log
 /log_list.json, /log_list.sig, /log_list_pubkey.pem    how clients find the logs
 /config.yaml                        a CERTSTREAM_CONFIG that follows exactly them
-/record                             every entry, for the oracle
+/record                             every entry and every lie, for the oracle
+/requests                           how often each operator and log was asked
+/control                            which faults are in force; from this machine only
 /world.json, /                      where the world stands, for programs and for people
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import chain
 
 import msgspec
 
-from simlog import record, rfc6962
+from simlog import control, record, rfc6962, traffic
+from simlog.lies import Lies
+from simlog.log import Shown
 from simlog.loglist import LogList
 from simlog.server import Refused, Request, Response
 from simlog.static_ct import StaticLog
+from simlog.troubled import Troubled
 from simlog.world import World
 
 Endpoint = Callable[[], Response]
@@ -29,15 +35,19 @@ class Routes:
         self._world = world
         self._url = url
         self._list = LogList(world, url)
+        self._lies = Lies(world.spec.seed)
+        self._troubled = Troubled(world.switches, self._lies, world.spec.max_entries)
+        self._traffic = traffic.nothing_yet(world.spec.logs)
         self._static = {
-            name: StaticLog(log, world.spec.seed, issuers)
+            name: StaticLog(log.spec, world.spec, issuers)
             for name, log in world.logs.items()
             if log.spec.kind == "static-ct"
         }
         self._endpoints: dict[str, Endpoint] = {
             "": self._overview,
             "world.json": self._status,
-            "record": lambda: Response(record.write(world.record()), "application/x-ndjson"),
+            "record": self._record,
+            "requests": lambda: Response(msgspec.json.encode(self._traffic), "application/json"),
             "config.yaml": lambda: Response(self._list.config, "application/yaml"),
             "log_list.json": lambda: Response(self._list.json, "application/json"),
             "log_list.sig": lambda: Response(self._list.signature, "application/octet-stream"),
@@ -51,13 +61,26 @@ class Routes:
             Refused: the answer is an error.
         """
         name, _, path = request.path.removeprefix("/").partition("/")
+        if name == "control":
+            return control.respond(self._world.switches, list(self._world.logs), request)
+        if request.method != "GET":
+            raise Refused(405, f"{request.method} is not possible here, only GET")
         if log := self._world.logs.get(name):
-            if log.spec.kind == "static-ct":
-                return self._static[name].respond(path, self._list.url_of(log))
-            return rfc6962.respond(log, path, request.query, self._world.spec.max_entries)
+            response = self._troubled.respond(log, path, request.query, self._endpoints_of_log)
+            self._traffic.count(log.spec, response.status)
+            return response
         if not path and (endpoint := self._endpoints.get(name)):
             return endpoint()
         raise Refused(404, f"nothing at {request.path}; / says what there is")
+
+    def _endpoints_of_log(self, log: Shown, path: str, query: Mapping[str, str]) -> Response:
+        if log.spec.kind == "static-ct":
+            return self._static[log.spec.name].respond(log, path, self._list.url_of(log))
+        return rfc6962.respond(log, path, query, self._world.spec.max_entries)
+
+    def _record(self) -> Response:
+        lines = chain(self._world.record(), list(self._lies.told.values()))
+        return Response(record.write(lines), "application/x-ndjson")
 
     def _status(self) -> Response:
         logs = [

@@ -1,14 +1,16 @@
 """HTTP/1.1 for a handful of clients on loopback: h11 speaks the protocol, asyncio moves the bytes.
 
-A handler is a plain function from `Request` to `Response`; it raises `Refused` for errors. Requests
-of one connection are answered in order.
+A handler is a plain function from `Request` to `Response`; it raises `Refused` for errors. A
+response also says how late it comes, and its body may break off, so faults need no I/O.
+Requests of one connection are answered in order.
 """
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from http import HTTPStatus
+from http.client import responses as PHRASES  # noqa: N812
 from itertools import chain
 from urllib.parse import parse_qsl
 
@@ -19,23 +21,43 @@ import structlog
 log = structlog.get_logger(__name__)
 
 READ = 65_536
+LARGEST_REQUEST_BODY = 65_536
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""SO_LINGER on, for no time: what is unsent is dropped and the peer gets a RST."""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What was asked for."""
+    """What was asked for, and from which address."""
 
     method: str
     path: str
     query: Mapping[str, str]
+    body: bytes = b""
+    peer: str = ""
 
 
 class Response(msgspec.Struct, frozen=True):
-    """What is answered. A body that is not bytes is sent piece by piece, as the client reads it."""
+    """What is answered.
+
+    Attributes:
+        body: one that is not bytes is sent piece by piece, as the client reads it; where it
+            raises `BrokenOff`, the connection is reset.
+        content_type: of the body.
+        status: of HTTP.
+        headers: further ones.
+        delay: seconds until it is sent.
+    """
 
     body: bytes | Iterable[bytes]
     content_type: str = "text/plain; charset=utf-8"
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
+    delay: float = 0.0
+
+
+class BrokenOff(Exception):  # noqa: N818  (wanted, not a failure of the server)
+    """A body ends here, in the middle."""
 
 
 class Refused(Exception):  # noqa: N818  (an answer, not a failure of the server)
@@ -73,18 +95,28 @@ async def _converse(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler
 ) -> None:
     connection = h11.Connection(h11.SERVER)
+    peer = writer.get_extra_info("peername")[0]
+    # asyncio does this by itself only for sockets that it made; else a body waits for an ACK.
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         while connection.our_state is not h11.MUST_CLOSE:
-            request = await _next_request(connection, reader)
+            request = await _next_request(connection, reader, peer)
             if request is None:
                 return
-            await _send(connection, writer, _answer(handle, request))
+            response = _answer(handle, request)
+            if response.delay:
+                await asyncio.sleep(response.delay)
+            await _send(connection, writer, response)
             if connection.our_state is h11.DONE:
                 connection.start_next_cycle()
     except h11.RemoteProtocolError as error:
         log.debug("not HTTP", reason=str(error))
     except ConnectionError as error:
         log.debug("client left", reason=str(error))
+    except BrokenOff:
+        sock: socket.socket = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        writer.transport.abort()
     finally:
         writer.close()
         with suppress(ConnectionError):
@@ -92,27 +124,29 @@ async def _converse(
 
 
 async def _next_request(
-    connection: h11.Connection, reader: asyncio.StreamReader
-) -> h11.Request | None:
+    connection: h11.Connection, reader: asyncio.StreamReader, peer: str
+) -> Request | None:
     """Read one whole request; None when the client has closed the connection."""
-    request = None
+    method = target = ""
+    body = bytearray()
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
             connection.receive_data(await reader.read(READ))
         elif isinstance(event, h11.Request):
-            request = event
+            method, target = event.method.decode("ascii"), event.target.decode("ascii")
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > LARGEST_REQUEST_BODY:
+                raise h11.RemoteProtocolError(f"body above {LARGEST_REQUEST_BODY:,} bytes")
         elif isinstance(event, h11.EndOfMessage):
-            return request
+            path, _, query = target.partition("?")
+            return Request(method, path, dict(parse_qsl(query)), bytes(body), peer)
         elif isinstance(event, h11.ConnectionClosed):
             return None
 
 
-def _answer(handle: Handler, received: h11.Request) -> Response:
-    path, _, query = received.target.decode("ascii").partition("?")
-    request = Request(received.method.decode("ascii"), path, dict(parse_qsl(query)))
-    if request.method != "GET":
-        return Refused(405, f"{request.method} is not possible here, only GET").response
+def _answer(handle: Handler, request: Request) -> Response:
     try:
         return handle(request)
     except Refused as refusal:
@@ -129,7 +163,7 @@ async def _send(
         framing = ("transfer-encoding", "chunked")
         pieces = response.body
     headers = [("content-type", response.content_type), framing, *response.headers]
-    reason = HTTPStatus(response.status).phrase
+    reason = PHRASES.get(response.status, "")
     events = chain(
         (h11.Response(status_code=response.status, reason=reason, headers=headers),),
         (h11.Data(data=piece) for piece in pieces),

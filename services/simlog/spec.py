@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from simlog.faults import AnyFault
+
 Kind = Literal["rfc6962", "static-ct"]
 
 
@@ -14,11 +16,13 @@ class LogSpec(msgspec.Struct, frozen=True):
         name: its path on the server, and its name in the log list.
         kind: which API it serves.
         operator: who runs it, for the log list.
+        faults: what is wrong with it, and when.
     """
 
     name: str
     kind: Kind
     operator: str
+    faults: tuple[AnyFault, ...] = ()
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +42,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         delay: seconds from an entry's timestamp to the first tree head that includes it (the
             merge delay of RFC 6962 section 3).
         max_entries: get-entries answers no more than this many at once, as real logs do.
+        mmd: maximum merge delay that the log list states, in seconds; None: what is usual.
     """
 
     logs: tuple[LogSpec, ...]
@@ -50,6 +55,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     interval: float = 0.2
     delay: float = 0.0
     max_entries: int = 256
+    mmd: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no world can be.
@@ -70,8 +76,16 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         for field in ("rate", "preload", "delay"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}: {getattr(self, field)} is below 0")
+        if self.mmd is not None and self.mmd < 1:
+            raise ValueError(f"mmd: {self.mmd} is below 1 second")
         if self.max_entries < 1:
             raise ValueError(f"max_entries: {self.max_entries} is below 1")
+
+    def merge_delay(self, kind: Kind) -> int:
+        """The maximum merge delay that logs of that kind state, in seconds."""
+        if self.mmd is not None:
+            return self.mmd
+        return 86_400 if kind == "rfc6962" else 60
 
 
 def spread(rfc6962: int, static_ct: int, operators: int) -> tuple[LogSpec, ...]:

@@ -15,8 +15,9 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from simlog.chance import draw
-from simlog.log import Entry, Log, opaque
+from simlog.log import Entry, Shown, opaque
 from simlog.server import Refused, Response
+from simlog.spec import LogSpec, Spec
 from simlog.tree import TILE
 
 SUBMISSION_HOST = "simlog.test"
@@ -33,44 +34,68 @@ TILE_PATH = re.compile(
 DATA_TILES_KEPT = 64
 
 
-class StaticLog:
-    """The static-ct face of a log."""
+class NamedTile(msgspec.Struct, frozen=True):
+    """A tile as a path names it.
 
-    def __init__(self, log: Log, seed: int, issuers: Iterable[bytes]) -> None:
-        self._log = log
+    Attributes:
+        level: "data", or the level of hashes.
+        n: its index in the level.
+        width: its entries or hashes.
+    """
+
+    level: str
+    n: int
+    width: int
+
+    @property
+    def leaves_each(self) -> int:
+        """Leaves of the tree under each entry or hash."""
+        return 1 if self.level == "data" else TILE ** int(self.level)
+
+    def exists(self, size: int) -> bool:
+        """Whether a log of `size` entries has it."""
+        return self.width <= min(size // self.leaves_each - self.n * TILE, TILE)
+
+
+class StaticLog:
+    """The static-ct face of a log.
+
+    It is shown as `respond` is told each time, because what a faulty log shows changes.
+    """
+
+    def __init__(self, log: LogSpec, spec: Spec, issuers: Iterable[bytes]) -> None:
+        seed = spec.seed
         self._issuers = {sha256(issuer).hexdigest(): issuer for issuer in issuers}
         self._own = _NoteKey(seed, origin(log), ED25519)
         self._witness = _NoteKey(seed, "witness.simlog.test/w1", COSIGNATURE)
         self._grease = draw(seed, "grease", 0, 64)
-        self._full_data_tile = lru_cache(maxsize=DATA_TILES_KEPT)(self._data_tile)
+        self._full_data_tile = lru_cache(maxsize=DATA_TILES_KEPT)(_data_tile)
+        self._merge_delay = spec.merge_delay(log.kind)
 
-    def respond(self, path: str, monitoring_url: str) -> Response:
+    def respond(self, log: Shown, path: str, monitoring_url: str) -> Response:
         """Answer a request below the monitoring prefix.
 
         Raises:
             Refused: 404 for what is not there.
         """
         if path == "checkpoint":
-            return Response(self.checkpoint(), headers=(("cache-control", "no-store"),))
+            return Response(self.checkpoint(log), headers=(("cache-control", "no-store"),))
         if path == "log.v3.json":
-            about = describe(self._log, monitoring_url)
+            about = describe(log, monitoring_url, self._merge_delay)
             return Response(msgspec.json.encode(about), "application/json")
         if path.startswith("issuer/") and (issuer := self._issuers.get(path[7:])):
             return Response(issuer, "application/pkix-cert", headers=(IMMUTABLE,))
-        if match := TILE_PATH.fullmatch(path):
-            level, index, width = match.groups()
-            n = int(index.replace("/", "").replace("x", ""))
-            if index == tile_index(n):
-                return self._tile(level, n, int(width or TILE))
-        raise Refused(404, f"no /{path} in a static-ct log of {self._log.head.size} entries")
+        if tile := named_tile(path):
+            return self._tile(log, tile)
+        raise Refused(404, f"no /{path} in a static-ct log of {log.head.size} entries")
 
-    def checkpoint(self) -> bytes:
+    def checkpoint(self, log: Shown) -> bytes:
         """The newest tree head as a signed note (c2sp.org/tlog-checkpoint)."""
-        head, name = self._log.head, origin(self._log)
+        head, name = log.head, origin(log.spec)
         text = f"{name}\n{head.size}\n{b64encode(head.root).decode()}\n"
         seconds = head.timestamp // 1000
         cosigned = f"cosignature/v1\ntime {seconds}\n{text}"
-        tree_head = key_id(name, RFC6962_NOTE_SIGNATURE, self._log.key.log_id)
+        tree_head = key_id(name, RFC6962_NOTE_SIGNATURE, log.key.log_id)
         lines = (
             _signature_line("grease.invalid", self._grease),
             _signature_line(name, self._own.key_id + self._own.sign(text)),
@@ -82,21 +107,21 @@ class StaticLog:
         )
         return f"{text}\n{''.join(lines)}".encode()
 
-    def _tile(self, level: str, n: int, width: int) -> Response:
-        leaves_each = 1 if level == "data" else TILE ** int(level)
-        exist = self._log.head.size // leaves_each - n * TILE
-        if not width <= min(exist, TILE):
+    def _tile(self, log: Shown, tile: NamedTile) -> Response:
+        level, n, width = tile.level, tile.n, tile.width
+        if not tile.exists(log.head.size):
             raise Refused(404, f"tile {level}/{n} of width {width}: the tree is too small")
         if level != "data":
-            body = self._log.tree.tile(int(level), n, width)
+            body = log.tree.tile(int(level), n, width)
             return Response(body, "application/octet-stream", headers=(IMMUTABLE,))
-        body = self._full_data_tile(n, TILE) if width == TILE else self._data_tile(n, width)
+        make = self._full_data_tile if width == TILE else _data_tile
         headers = (("content-encoding", "gzip"), IMMUTABLE)
-        return Response(body, "application/octet-stream", headers=headers)
+        return Response(make(log, n, width), "application/octet-stream", headers=headers)
 
-    def _data_tile(self, n: int, width: int) -> bytes:
-        entries = (self._log.entry(n * TILE + at) for at in range(width))
-        return gzip.compress(b"".join(map(tile_leaf, entries)), compresslevel=1, mtime=0)
+
+def _data_tile(log: Shown, n: int, width: int) -> bytes:
+    entries = (log.entry(n * TILE + at) for at in range(width))
+    return gzip.compress(b"".join(map(tile_leaf, entries)), compresslevel=1, mtime=0)
 
 
 class _NoteKey:
@@ -112,20 +137,29 @@ class _NoteKey:
         return self._private.sign(text.encode())
 
 
-def origin(log: Log) -> str:
+def origin(log: LogSpec) -> str:
     """The submission prefix without its scheme, which names the log in its checkpoints."""
-    return f"{SUBMISSION_HOST}/{log.spec.name}"
+    return f"{SUBMISSION_HOST}/{log.name}"
 
 
-def describe(log: Log, monitoring_url: str) -> dict[str, object]:
+def named_tile(path: str) -> NamedTile | None:
+    """Read the path of a tile; None if it is none, or spelled as no client should."""
+    if not (match := TILE_PATH.fullmatch(path)):
+        return None
+    level, index, width = match.groups()
+    n = int(index.replace("/", "").replace("x", ""))
+    return NamedTile(level, n, int(width or TILE)) if index == tile_index(n) else None
+
+
+def describe(log: Shown, monitoring_url: str, merge_delay: int) -> dict[str, object]:
     """What Sunlight serves as log.v3.json."""
     return {
-        "description": origin(log),
-        "submission_url": f"https://{origin(log)}/",
+        "description": origin(log.spec),
+        "submission_url": f"https://{origin(log.spec)}/",
         "monitoring_url": monitoring_url,
         "log_id": b64encode(log.key.log_id).decode(),
         "key": b64encode(log.key.public).decode(),
-        "mmd": 60,
+        "mmd": merge_delay,
         "log_spec": "static-ct-api",
     }
 

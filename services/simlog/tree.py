@@ -41,6 +41,20 @@ class Tree:
             if height + 1 == len(self._levels):
                 self._levels.append(bytearray())
 
+    def prefix(self, size: int) -> "Tree":
+        """Copy the tree of the first `size` leaves, to grow on by itself."""
+        tree = Tree()
+        tree._levels = [
+            level[: (size >> height) * HASH]
+            for height, level in enumerate(self._levels)
+            if height == 0 or size >> height
+        ]
+        return tree
+
+    def leaf(self, index: int) -> bytes:
+        """Hash of the leaf there."""
+        return bytes(self._levels[0][index * HASH : (index + 1) * HASH])
+
     def root(self, size: int) -> bytes:
         """The Merkle Tree Hash of the first `size` leaves."""
         return self._hash(0, size) if size else sha256(b"").digest()

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from simlog.certificates import Certificates
 from simlog.log import Log, LogKey
-from simlog.record import Recorded
+from simlog.record import Recorded, recorded
 from simlog.schedule import Submission, submissions
 from simlog.spec import Spec
+from simlog.switches import Switches
 
 
 class World:
@@ -15,6 +16,7 @@ class World:
     Attributes:
         spec: what it is made of.
         logs: by name, in the order of the specification.
+        switches: what is wrong with them.
         complete: whether every certificate that there will be is under a tree head.
     """
 
@@ -26,6 +28,7 @@ class World:
             log.name: Log(log, key, self.certificates)
             for log, key in zip(spec.logs, keys, strict=True)
         }
+        self.switches = Switches(spec)
         self.complete = False
         self._submissions = submissions(spec)
         self._next = next(self._submissions, None)
@@ -55,17 +58,10 @@ class World:
         """Every entry under the newest tree heads, log by log."""
         for name, log in self.logs.items():
             for index in range(log.head.size):
-                entry = log.entry(index)
-                certificate = entry.certificate
-                yield Recorded(
-                    log=name,
-                    index=index,
-                    sha256=certificate.sha256.hex(),
-                    is_precert=certificate.is_precert,
-                    timestamp=entry.timestamp,
-                    names=certificate.names,
-                )
+                yield recorded(name, index, log.entry(index), malformed=log.is_malformed(index))
 
     def _take(self, submission: Submission) -> None:
-        self._by_position[submission.log].append(submission.certificate, submission.time)
+        log = self._by_position[submission.log]
+        malformed = self.switches.malforms(log.spec.name, len(log.tree), submission.time)
+        log.append(submission.certificate, submission.time, malformed=malformed)
         self._next = next(self._submissions, None)
