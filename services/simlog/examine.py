@@ -5,6 +5,7 @@ from the certificate with `cryptography`.
 """
 
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import sha1, sha256
@@ -31,6 +32,7 @@ class Examined(msgspec.Struct, frozen=True):
         core: digest of everything that the lite and full forms of one message share.
         names: DNS names of the certificate.
         problems: what it says that its certificate does not.
+        lie: what a log showed and never committed to, if it is about that; else empty.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Examined(msgspec.Struct, frozen=True):
     core: bytes = b""
     names: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    lie: str = ""
 
 
 class Truth:
@@ -47,12 +50,26 @@ class Truth:
 
     Attributes:
         by_place: what stands at (log, index).
-        by_sha256: one of the entries of each certificate.
+        by_sha256: one of the entries of each certificate that can be read.
+        owed: SHA-256 of the certificates that some log holds outside what is excused.
+        lies: what a log showed at (log, index, SHA-256) and never committed to.
+        malformed: how many entries of each log are no certificate.
     """
 
-    def __init__(self, record: Iterable[Recorded]) -> None:
-        self.by_place = {(entry.log, entry.index): entry for entry in record}
-        self.by_sha256 = {entry.sha256: entry for entry in self.by_place.values()}
+    def __init__(
+        self, record: Iterable[Recorded], excused: Mapping[str, range] | None = None
+    ) -> None:
+        record, excused = list(record), excused or {}
+        self.lies = {
+            (entry.log, entry.index, entry.sha256): entry.lie for entry in record if entry.lie
+        }
+        self.by_place = {(entry.log, entry.index): entry for entry in record if not entry.lie}
+        readable = [entry for entry in self.by_place.values() if not entry.malformed]
+        self.by_sha256 = {entry.sha256: entry for entry in readable}
+        self.owed = {
+            entry.sha256 for entry in readable if entry.index not in excused.get(entry.log, ())
+        }
+        self.malformed = Counter(entry.log for entry in self.by_place.values() if entry.malformed)
         self.examine = cache(self._examine)
 
     def _examine(self, form: Form, text: bytes) -> Examined:
@@ -77,6 +94,12 @@ class Truth:
         place = (source["name"], data["cert_index"])
         entry = self.by_place.get(place)
         fingerprint = leaf["sha256"].replace(":", "").lower()
+        if lie := self.lies.get((*place, fingerprint)):
+            told = f"{lie}: {fingerprint} at {place}"
+            names = tuple(leaf["all_domains"])
+            return Examined(
+                kind, message_id, _order(message_id), fingerprint, names=names, lie=told
+            )
         if entry is None or entry.sha256 != fingerprint:
             problem = f"{fingerprint} is not what stands at {place}"
             return Examined(kind, message_id, _order(message_id), problems=(problem,))

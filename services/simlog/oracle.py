@@ -52,6 +52,7 @@ class Findings(msgspec.Struct, frozen=True):
         received: certificate messages that it holds.
         lost: SHA-256 of those it lacks.
         repeated: SHA-256 of those it has more than once.
+        lies: messages about what a log showed and never committed to.
         unknown: messages about what no log of the world holds.
         altered: messages that say what their certificate does not.
         disordered: ids that are not above the one before them.
@@ -63,6 +64,7 @@ class Findings(msgspec.Struct, frozen=True):
     received: int
     lost: tuple[str, ...]
     repeated: tuple[str, ...]
+    lies: tuple[str, ...]
     unknown: tuple[str, ...]
     altered: tuple[str, ...]
     disordered: tuple[str, ...]
@@ -71,7 +73,7 @@ class Findings(msgspec.Struct, frozen=True):
     @property
     def troubles(self) -> Mapping[str, tuple[str, ...]]:
         """Each kind of trouble that there is."""
-        kinds = ("lost", "repeated", "unknown", "altered", "disordered", "gaps")
+        kinds = ("lost", "repeated", "lies", "unknown", "altered", "disordered", "gaps")
         return {kind: found for kind in kinds if (found := getattr(self, kind))}
 
 
@@ -102,7 +104,10 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(
-    record: Iterable[Recorded], deliveries: Sequence[Delivery], tallies: Sequence[Tally] = ()
+    record: Iterable[Recorded],
+    deliveries: Sequence[Delivery],
+    tallies: Sequence[Tally] = (),
+    excused: Mapping[str, range] | None = None,
 ) -> Verdict:
     """Compare what was delivered with what there was.
 
@@ -114,8 +119,10 @@ def judge(
         record: every entry of the world.
         deliveries: each should hold every certificate of the record once.
         tallies: of every log; none at all: the accounts are not looked at.
+        excused: by log, the indexes that need not be delivered: what was held back because the log
+            lied, or was skipped because it cannot be read. They may be delivered, but no lies.
     """
-    truth = Truth(record)
+    truth = Truth(record, excused)
     examined = [
         [truth.examine(delivery.form, text) for text in delivery.messages]
         for delivery in deliveries
@@ -130,7 +137,7 @@ def judge(
         _find(delivery.where, messages, truth, identities)
         for delivery, messages in zip(deliveries, examined, strict=True)
     )
-    return Verdict(findings, tuple(_audit(tallies, truth)) if tallies else ())
+    return Verdict(findings, tuple(_audit(tallies, truth, excused or {})) if tallies else ())
 
 
 def _find(
@@ -138,6 +145,7 @@ def _find(
 ) -> Findings:
     counts: Counter[str] = Counter()
     received = 0
+    lies: list[str] = []
     unknown: list[str] = []
     altered: list[str] = []
     disordered: list[str] = []
@@ -155,6 +163,9 @@ def _find(
             unknown.append(f"id {message.id!r}: {message.problems or message.names}")
             continue
         counts[identity.sha256] += 1
+        if identity.lie:
+            lies.append(f"id {message.id}: {identity.lie}")
+            continue
         altered += [f"id {message.id}: {problem}" for problem in message.problems]
         if message.names != identity.names or message.core not in (identity.core, b""):
             altered.append(f"id {message.id}: stands for something else elsewhere")
@@ -163,10 +174,11 @@ def _find(
         previous = message
     return Findings(
         where=where,
-        expected=len(truth.by_sha256),
+        expected=len(truth.owed),
         received=received,
-        lost=tuple(truth.by_sha256.keys() - counts.keys()),
+        lost=tuple(truth.owed - counts.keys()),
         repeated=tuple(sha256 for sha256, count in counts.items() if count > 1),
+        lies=tuple(lies),
         unknown=tuple(unknown),
         altered=tuple(altered),
         disordered=tuple(disordered),
@@ -174,7 +186,7 @@ def _find(
     )
 
 
-def _audit(tallies: Iterable[Tally], truth: Truth) -> Iterable[str]:
+def _audit(tallies: Iterable[Tally], truth: Truth, excused: Mapping[str, range]) -> Iterable[str]:
     """Check that every entry of every log is accounted for, and nothing but what there is."""
     sizes = Counter(log for log, _ in truth.by_place)
     published = 0
@@ -182,11 +194,15 @@ def _audit(tallies: Iterable[Tally], truth: Truth) -> Iterable[str]:
         done = tally.published + tally.duplicates + tally.rejected + tally.skipped
         if done != tally.next - tally.start:
             yield f"{tally.log}: {done} of {tally.next - tally.start} entries accounted: {tally}"
-        if (size := sizes.pop(tally.log, 0)) != tally.next:
-            yield f"{tally.log}: stands at {tally.next} of {size}"
-        if tally.rejected or tally.skipped:
-            yield f"{tally.log}: entries of an honest log rejected or skipped: {tally}"
         published += tally.published
+        size, excuse = sizes.pop(tally.log, 0), excused.get(tally.log, range(0))
+        if tally.next != size and tally.next not in excuse:
+            yield f"{tally.log}: stands at {tally.next} of {size}"
+        if tally.skipped > len(excuse):
+            yield f"{tally.log}: {tally.skipped} entries skipped, {len(excuse)} for a reason"
+        malformed = truth.malformed[tally.log]
+        if tally.rejected != malformed and not excuse:
+            yield f"{tally.log}: {tally.rejected} entries rejected, {malformed} are malformed"
     yield from (f"{log}: nothing accounted of {size} entries" for log, size in sizes.items())
-    if published != len(truth.by_sha256):
-        yield f"{published} published of {len(truth.by_sha256)} certificates"
+    if not len(truth.owed) <= published <= len(truth.by_sha256):
+        yield f"{published} published of {len(truth.owed)} certificates"

@@ -1,5 +1,7 @@
 """The oracle calls a flawless delivery flawless, and every flaw by its name."""
 
+from collections import Counter
+
 import msgspec
 import pytest
 
@@ -183,7 +185,8 @@ def test_another_certificate_under_a_known_id() -> None:
     [
         ({"duplicates": 1}, "entries accounted"),
         ({"next": 7}, "stands at 7 of"),
-        ({"rejected": 1}, "rejected or skipped"),
+        ({"rejected": 1}, "1 entries rejected, 0 are malformed"),
+        ({"skipped": 1}, "1 entries skipped, 0 for a reason"),
         ({"published": 0}, "published of 60 certificates"),
         ({"log": "other"}, "nothing accounted"),
     ],
@@ -193,3 +196,97 @@ def test_accounts_that_do_not_add_up(changes: dict[str, object], told: str) -> N
     found = judge(RECORD, [], tallies)
     assert not found.flawless
     assert told in str(found)
+
+
+LIE = msgspec.structs.replace(
+    RECORD[20], sha256="ab" * 32, names=("lie.example",), lie="swapped_leaf"
+)
+
+
+def lying(text: bytes) -> bytes:
+    """The message of some entry, as it would be about the lie in the place of entry 20."""
+    place = msgspec.json.decode(text)
+    place["id"] = "1795300000000-97-0"
+    place["data"]["cert_index"] = LIE.index
+    place["data"]["source"]["name"] = LIE.log
+    place["data"]["leaf_cert"]["sha256"] = bytes.fromhex(LIE.sha256).hex(":").upper()
+    place["data"]["leaf_cert"]["all_domains"] = list(LIE.names)
+    return msgspec.json.encode(place)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_published_lie(form: Form) -> None:
+    told: dict[Form, bytes] = {
+        "full": lying(HONEST["full"][20]),
+        "lite": lying(HONEST["lite"][20]),
+        "domains": (
+            b'{"id":"1795300000000-97-0","message_type":"dns_entries","data":["lie.example"]}'
+        ),
+    }
+    streams = [Delivery(f"stream {each}", each, [*HONEST[each], told[each]]) for each in FORMS]
+    client = Delivery("client", form, [*HONEST[form], told[form]])
+    for findings in judge([*RECORD, LIE], [*streams, client]).findings:
+        assert list(findings.troubles) == ["lies"], findings.troubles
+        [lie] = findings.lies
+        assert "swapped_leaf" in lie
+        assert LIE.sha256 in lie
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_lies_that_are_told_and_not_published_are_no_trouble(form: Form) -> None:
+    streams = [Delivery(f"stream {each}", each, HONEST[each]) for each in FORMS]
+    found = judge([*RECORD, LIE], [*streams, Delivery("client", form, HONEST[form])], TALLIES)
+    assert found.flawless, str(found)
+
+
+def test_what_is_excused_may_be_missing_or_there() -> None:
+    log = TALLIES[1].log
+    held_back = {entry.sha256 for entry in RECORD if entry.log == log and entry.index >= 10}
+    only_there = held_back - {e.sha256 for e in RECORD if e.log != log or e.index < 10}
+    assert len(only_there) > 5
+    for missing in (only_there, {min(only_there)}, set[str]()):
+        client = Delivery("client", "full", without(missing))
+        assert judge(RECORD, [client], excused={log: range(10, 1000)}).flawless
+        assert set(judge(RECORD, [client]).findings[0].lost) == missing
+
+
+def without(sha256s: set[str]) -> list[bytes]:
+    """The honest full messages, but for those of these certificates."""
+    absent = [bytes.fromhex(sha256).hex(":").upper().encode() for sha256 in sha256s]
+    return [text for text in HONEST["full"] if not any(each in text for each in absent)]
+
+
+def test_accounts_of_logs_that_are_held_back_or_skipped() -> None:
+    first, second = TALLIES
+    held = msgspec.structs.replace(first, published=4, duplicates=0, next=4)
+    excused = {first.log: range(4, first.next)}
+    alone = msgspec.structs.replace(second, published=second.next, duplicates=0)
+    assert not judge(RECORD, [], [held, alone]).flawless
+    assert judge(RECORD, [], [held, alone], excused).flawless
+    skipping = msgspec.structs.replace(first, published=first.published - 3, skipped=3)
+    assert not judge(RECORD, [], [skipping, second]).flawless
+    assert judge(RECORD, [], [skipping, second], {first.log: range(7, 10)}).flawless
+    assert not judge(RECORD, [], [skipping, second], {first.log: range(7, 9)}).flawless
+
+
+def test_malformed_entries_are_to_be_rejected_and_not_delivered() -> None:
+    entry = next(each for each in RECORD if each.sha256 not in repeated())
+    malformed = msgspec.structs.replace(entry, sha256="cd" * 32, names=(), malformed=True)
+    record = [malformed if each == entry else each for each in RECORD]
+    delivered = without({entry.sha256})
+    assert len(delivered) == len(HONEST["full"]) - 1
+    tallies = [
+        msgspec.structs.replace(each, published=each.published - 1, rejected=1)
+        if each.log == entry.log
+        else each
+        for each in TALLIES
+    ]
+    found = judge(record, [Delivery("client", "full", delivered)], tallies)
+    assert found.flawless, str(found)
+    assert "rejected, 1 are malformed" in str(judge(record, [], TALLIES))
+
+
+def repeated() -> set[str]:
+    """SHA-256 of what more than one log holds."""
+    counts = Counter(entry.sha256 for entry in RECORD)
+    return {sha256 for sha256, count in counts.items() if count > 1}
