@@ -2,18 +2,32 @@
 
 import argparse
 import asyncio
+import fnmatch
 import signal
+import textwrap
 import time
+from collections.abc import Sequence
 
+import msgspec
 import uvloop
 
+from simlog import faults
 from simlog.app import serve
-from simlog.spec import Spec, spread
+from simlog.spec import LogSpec, Spec, spread
 
 DESCRIPTION = """\
 Serve simulated Certificate Transparency logs: real keys, trees and proofs, certificates made up
 from a seed. Point a server at them with CERTSTREAM_CONFIG set to a copy of /config.yaml, or with
 the signed log list at /log_list.json.
+"""
+
+FAULTS = f"""\
+A fault is in force in its time, and hits its share of the requests to one part of the log:
+  since=0,until=,since_size=0,until_size=,share=1.0,only=head|entries|proofs|issuers
+seconds since the world's time zero, entries of the log. Kinds, with their own values:
+{textwrap.indent(chr(10).join(faults.described()), "  ")}
+While it runs: PUT, POST, DELETE /control/LOG/faults, with JSON such as
+  {{"kind": "latency", "seconds": 2, "only": "head"}}
 """
 
 
@@ -67,6 +81,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="UNIXTIME",
         help="the world's time zero; name it to serve the same world again after a restart (now)",
     )
+    world.add_argument(
+        "--mmd",
+        type=int,
+        metavar="SECONDS",
+        help="maximum merge delay in the log list (86400 for RFC 6962, 60 for static-ct)",
+    )
+    wrong = parser.add_argument_group("what is wrong with it", FAULTS)
+    wrong.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="LOG:KIND[:NAME=VALUE,...]",
+        help="a fault of one log, or of all whose names match a pattern; can be repeated",
+    )
+    wrong.add_argument(
+        "--troubles",
+        type=float,
+        metavar="SECONDS",
+        help="every fault that a log recovers from in turn, so long each, on a third of the logs",
+    )
 
 
 def spec_from_args(arguments: argparse.Namespace) -> Spec:
@@ -76,7 +110,11 @@ def spec_from_args(arguments: argparse.Namespace) -> Spec:
         ValueError: an option is out of its range; says which.
     """
     return Spec(
-        logs=spread(arguments.rfc6962, arguments.static_ct, arguments.operators),
+        logs=_with_faults(
+            spread(arguments.rfc6962, arguments.static_ct, arguments.operators),
+            [faults.parse(text) for text in arguments.fault],
+            arguments.troubles,
+        ),
         start=time.time() if arguments.start is None else arguments.start,
         seed=arguments.seed,
         rate=arguments.rate,
@@ -86,6 +124,28 @@ def spec_from_args(arguments: argparse.Namespace) -> Spec:
         interval=arguments.interval,
         delay=arguments.delay,
         max_entries=arguments.max_entries,
+        mmd=arguments.mmd,
+    )
+
+
+def _with_faults(
+    logs: tuple[LogSpec, ...],
+    wrong: Sequence[tuple[str, faults.AnyFault]],
+    troubles: float | None,
+) -> tuple[LogSpec, ...]:
+    for pattern, _ in wrong:
+        if not fnmatch.filter([log.name for log in logs], pattern):
+            names = ", ".join(log.name for log in logs)
+            raise ValueError(f"fault of {pattern!r}: no log has this name; there are {names}")
+    return tuple(
+        msgspec.structs.replace(
+            log,
+            faults=(
+                *(fault for pattern, fault in wrong if fnmatch.fnmatchcase(log.name, pattern)),
+                *(faults.in_turn(position, troubles) if troubles else ()),
+            ),
+        )
+        for position, log in enumerate(logs)
     )
 
 
