@@ -6,6 +6,7 @@ publisher that is refused asks for a share more: Redis recovers without being gi
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 
 import msgspec
@@ -68,10 +69,10 @@ class Trimmer:
                 await self.trim()
             except redis.exceptions.RedisError as error:
                 log.warning("trimming failed", error=str(error))
-            try:
-                await asyncio.wait_for(stop.wait(), INTERVAL)
-            except TimeoutError:
-                continue
+            # Not wait_for: before Python 3.12 it may swallow a cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL):
+                    await stop.wait()
 
     async def trim(self) -> int:
         """Remove what is too old or too much.
