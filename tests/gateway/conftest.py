@@ -34,6 +34,14 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        await asyncio.sleep(0.01)
+
+
 class Server:
     """A redis-server without persistence, on a unix socket."""
 
@@ -51,6 +59,7 @@ class Server:
                 *("--save", "", "--dir", str(self._directory)),
             ],
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 10
         while True:
@@ -125,9 +134,7 @@ class Running:
 
     async def following(self) -> Self:
         """Wait until it has found where the streams are: it misses nothing from now on."""
-        async with asyncio.timeout(10):
-            while not await self._is_following():
-                await asyncio.sleep(0.01)
+        await until(self._is_following)
         return self
 
     async def _is_following(self) -> bool:

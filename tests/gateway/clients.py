@@ -1,0 +1,131 @@
+"""What tests connect with: the websockets library, and plain sockets for what it would not do."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+
+Message = dict[str, Any]
+
+
+@asynccontextmanager
+async def websocket(url: str) -> AsyncIterator[ClientConnection]:
+    """A client that neither pings nor compresses."""
+    async with connect(url, ping_interval=None, compression=None, max_size=None) as client:
+        yield client
+
+
+async def receive(client: ClientConnection, count: int) -> list[Message]:
+    """The next messages."""
+    async with asyncio.timeout(20):
+        return [json.loads(await client.recv()) for _ in range(count)]
+
+
+async def certificates(client: ClientConnection, count: int) -> list[Message]:
+    """The next messages that have an id."""
+    async with asyncio.timeout(20):
+        found: list[Message] = []
+        while len(found) < count:
+            message = json.loads(await client.recv())
+            if "id" in message:
+                found.append(message)
+        return found
+
+
+def serials(messages: list[Message]) -> list[int]:
+    """Which certificates these are."""
+    return [int(message["data"]["leaf_cert"]["serial_number"]) for message in messages]
+
+
+class Raw:
+    """A plain connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, port: int, limit: int = 1 << 16) -> Self:
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.transport.abort()
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        """Read a response's head: its status, and its headers with names in lower case."""
+        async with asyncio.timeout(10):
+            lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines[1:-2])
+        return int(lines[0].split(" ")[1]), {name.lower(): headers[name] for name in headers}
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Read a response that has a length."""
+        status, headers = await self.head()
+        async with asyncio.timeout(10):
+            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+        return status, headers, body
+
+    async def closed(self) -> bool:
+        """Whether the peer closes without another byte."""
+        async with asyncio.timeout(10):
+            try:
+                return not await self.reader.read()
+            except ConnectionResetError:
+                return True
+
+    async def ends(self) -> bool:
+        """Whether the peer closes, after whatever it still has to say."""
+        async with asyncio.timeout(10):
+            with suppress(ConnectionResetError):
+                while await self.reader.read(1 << 16):
+                    pass
+        return True
+
+    async def upgrade(self, path: str = "/") -> None:
+        """Become a WebSocket."""
+        self.send(upgrade_request(path))
+        status, _ = await self.head()
+        assert status == 101
+
+    async def frame(self) -> tuple[int, bytes]:
+        """Read a frame from the server: opcode and payload."""
+        async with asyncio.timeout(10):
+            first, length = await self.reader.readexactly(2)
+            assert first & 0x80, "fragmented"
+            assert not length & 0x80, "masked"
+            if length == 126:
+                length = int.from_bytes(await self.reader.readexactly(2), "big")
+            elif length == 127:
+                length = int.from_bytes(await self.reader.readexactly(8), "big")
+            return first & 0x0F, await self.reader.readexactly(length)
+
+    async def event(self) -> dict[str, str]:
+        """Read a server-sent event; comments are under ""."""
+        async with asyncio.timeout(10):
+            lines = (await self.reader.readuntil(b"\n\n")).decode().rstrip("\n").split("\n")
+        return {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
+
+
+def upgrade_request(path: str = "/") -> bytes:
+    """An opening handshake (RFC 6455 section 1.3)."""
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+
+
+def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    """A frame as a client sends it, with a mask of zeros."""
+    head = bytes([opcode | (0x80 if fin else 0)])
+    if len(payload) < 126:
+        return head + bytes([0x80 | len(payload)]) + bytes(4) + payload
+    return head + b"\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload

@@ -1,0 +1,58 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+from websockets.streams import StreamReader
+
+from gateway import frames
+
+
+def parse(data: bytes) -> list[Frame]:
+    """What the websockets library reads."""
+    reader = StreamReader()
+    reader.feed_data(data)
+    found = []
+    while reader.buffer:
+        parser = Frame.parse(reader.read_exact, mask=False)
+        try:
+            next(parser)
+        except StopIteration as stop:
+            found.append(stop.value)
+        else:
+            pytest.fail("a frame is incomplete")
+    return found
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 100_000])
+def test_each_length_encoding_is_read_back(size: int) -> None:
+    (frame,) = parse(frames.text_frame(b"x" * size))
+    assert (frame.opcode, frame.fin, bytes(frame.data)) == (Opcode.TEXT, True, b"x" * size)
+
+
+messages = st.lists(st.integers(0, 70_000).map(lambda size: b'{"pad":"%b"}' % (b"x" * size)))
+
+
+@given(messages, st.integers(0, 300))
+def test_a_batch_is_one_frame_a_message_with_its_id(messages: list[bytes], first: int) -> None:
+    parsed = parse(frames.text_frames("17-3", first, messages))
+    assert [bytes(frame.data) for frame in parsed] == [
+        b'{"id":"17-3-%d",' % position + message[1:]
+        for position, message in enumerate(messages, first)
+    ]
+
+
+def test_events_have_the_id_twice_and_a_message_a_line() -> None:
+    assert frames.events("17-3", 4, [b'{"a":1}', b'{"b":2}']) == (
+        b'id: 17-3-4\ndata: {"id":"17-3-4","a":1}\n\nid: 17-3-5\ndata: {"id":"17-3-5","b":2}\n\n'
+    )
+
+
+def test_a_certificate_without_names_keeps_its_position_but_is_not_sent() -> None:
+    batch = [
+        b'{"message_type":"dns_entries","data":["a.example"]}',
+        b'{"message_type":"dns_entries","data":[]}',
+        b'{"message_type":"dns_entries","data":["b.example"]}',
+    ]
+    sent = [bytes(frame.data) for frame in parse(frames.text_frames("1-0", 0, batch))]
+    assert [payload.partition(b",")[0] for payload in sent] == [b'{"id":"1-0-0"', b'{"id":"1-0-2"']
+    assert frames.events("1-0", 0, batch).count(b"data: ") == 2
