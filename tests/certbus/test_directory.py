@@ -1,0 +1,91 @@
+import asyncio
+
+import pytest
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.directory import Directory, LogDescription, Member, Snapshot, StreamStatus, snapshot
+from certbus.keys import STREAMS
+from tests.certbus.bus import KEYS, LOG, OTHER_LOG, Worker, batch, log_status
+from tests.certbus.test_full import fill
+
+ARGON = LogDescription(LOG, "Argon 2027", "https://log.example/", "Example", "rfc6962", "usable")
+
+
+async def test_an_empty_redis_has_an_empty_directory(client: Redis) -> None:
+    streams = [StreamStatus(name, False, 0, 0, 0) for name in STREAMS]
+    rejected = StreamStatus("rejected", True, 0, 0, 0)
+    assert await snapshot(client, KEYS) == Snapshot(None, None, [], [], [], [*streams, rejected])
+
+
+async def test_a_log_is_described_and_followed(one: Worker, client: Redis) -> None:
+    directory = Directory(client, KEYS)
+    other = LogDescription(OTHER_LOG, "other", "https://other.example/", "Other", "static-ct", "")
+    await directory.describe([ARGON, other])
+    await directory.describe([])
+    status = await log_status(client)
+    assert (status.name, status.operator, status.kind) == ("Argon 2027", "Example", "rfc6962")
+    assert (status.start, status.next, status.owner, status.last_error) == (None, None, None, None)
+    # To be described is not to be known: the log still has no start.
+    assert await one.leases.acquire(LOG, None) is None
+
+    lease = await one.take(start=3)
+    await one.publisher.publish(lease, batch(3, ["a"]))
+    await directory.log_succeeded(LOG)
+    await directory.log_failed(LOG, "get-sth: 503 " + "x" * 1000)
+    status = await log_status(client)
+    assert (status.start, status.next, status.published, status.owner) == (3, 4, 1, "one")
+    assert status.last_error is not None
+    assert status.last_error.startswith("get-sth: 503 x")
+    assert len(status.last_error) == 500
+    assert status.last_success is not None
+    assert status.last_error_at is not None
+    assert status.last_success <= status.last_error_at
+    assert [log.log_id for log in (await snapshot(client, KEYS)).logs] == [LOG, OTHER_LOG]
+
+
+async def test_members_come_and_go(client: Redis) -> None:
+    directory = Directory(client, KEYS)
+    await directory.worker_alive("w1", {"rate": 1.5, "host": "höst"})
+    await directory.worker_alive("w2", {})
+    await directory.gateway_alive("g1", {"clients": 7})
+    seen = await snapshot(client, KEYS)
+    assert seen.workers == [
+        Member("w1", {"id": "w1", "rate": "1.5", "host": "höst"}),
+        Member("w2", {"id": "w2"}),
+    ]
+    assert seen.gateways == [Member("g1", {"id": "g1", "clients": "7"})]
+    await directory.worker_gone("w1")
+    await directory.gateway_gone("g1")
+    seen = await snapshot(client, KEYS)
+    assert [member.id for member in seen.workers] == ["w2"]
+    assert seen.gateways == []
+
+
+async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
+    silent, living = Directory(client, KEYS, ttl=0.1), Directory(client, KEYS)
+    await silent.worker_alive("silent", {})
+    await living.worker_alive("living", {})
+    async with asyncio.timeout(10):
+        while len((await snapshot(client, KEYS)).workers) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await living.worker_alive("living", {})
+    assert await client.zrange(KEYS.workers, 0, -1) == [b"living"]
+    assert await client.exists(KEYS.worker("silent")) == 0
+
+
+async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:
+    directory = Directory(client, KEYS)
+    await directory.worker_alive("w1", {"rate": 1})
+    await client.pexpire(KEYS.worker("w1"), 1000)
+    await client.config_set("maxmemory", (await client.info("memory"))["used_memory"] + 2**23)
+    await fill(client)
+    await directory.worker_alive("w1", {"rate": 2})
+    assert await client.pttl(KEYS.worker("w1")) > 1000
+    assert await client.hget(KEYS.worker("w1"), "rate") == b"1"
+
+
+async def test_another_refusal_than_a_full_redis_is_raised(client: Redis) -> None:
+    await client.set(KEYS.worker("w1"), "no hash")
+    with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+        await Directory(client, KEYS).worker_alive("w1", {"rate": 1})
