@@ -4,11 +4,17 @@ Only then: once Redis has the log, its `next` is where every worker goes on, wha
 settings say.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from ingestor.catalog.log import Log, normalise
+from ingestor.ctclient.backoff import jittered
+from ingestor.ctclient.errors import LogError
+from ingestor.ctclient.fetch import Retry
+from ingestor.ctclient.protocol import LogClient
+from ingestor.follow.follower import warn_unavailable
 
 
 class Starts(msgspec.Struct, frozen=True):
@@ -51,3 +57,34 @@ def choose(log: Log, size: int, starts: Starts) -> Start:
     if taken_over is not None:
         return Start(taken_over, "another server's state file")
     return Start(max(0, size - starts.overlap), f"its head {size} less {starts.overlap} entries")
+
+
+async def find_start(
+    log: Log,
+    client: LogClient,
+    retry: Retry,
+    starts: Starts,
+    failed: Callable[[str], Awaitable[None]],
+) -> Start:
+    """Ask a log for its head until it answers, and decide where to start.
+
+    Args:
+        log: the log.
+        client: reads it.
+        retry: delays while it does not answer.
+        starts: what the operator said.
+        failed: is told each failure, one line for a person.
+    """
+    attempt = 0
+    while True:
+        try:
+            head = await client.tree_head()
+        except LogError as error:
+            wait = jittered(attempt, retry.initial, retry.maximum)
+            if attempt == 0:
+                warn_unavailable(log, error, wait)
+            await failed(error.summary)
+            await asyncio.sleep(wait)
+            attempt += 1
+        else:
+            return choose(log, head.size, starts)

@@ -1,9 +1,12 @@
 """One ingestor among any number: which logs are its, and the tasks that follow them.
 
-A beat a second:
+Two loops, each a beat a second. The pulse keeps what is had, and nothing may delay it:
 
-    heartbeat   this worker is alive and holds so many logs
     renew       leases that were lost end their log's task at once
+    heartbeat   this worker is alive and holds so many logs
+
+The sharing changes it:
+
     share       from all heartbeats: how many logs this worker should hold
     give up     what is more than that, so that a worker which joined finds something to take
     take        free leases, up to the share
@@ -27,11 +30,10 @@ from certbus.directory import Directory, LogDescription, LogStatus, Snapshot
 from certbus.leases import Lease, Leases
 from ingestor.assembly import Assembly
 from ingestor.catalog.log import Log
-from ingestor.ctclient.backoff import jittered
-from ingestor.ctclient.errors import LogError
-from ingestor.first_sight import Starts, choose
-from ingestor.follow.follower import Follower, warn_unavailable
+from ingestor.first_sight import Starts, find_start
+from ingestor.follow.follower import Follower
 from ingestor.follow.pipeline import LeaseLost
+from ingestor.held import Held, totals
 from ingestor.outage import Patience
 from ingestor.share import quota
 
@@ -39,8 +41,6 @@ BEAT = 1.0
 LEASE_TTL = 5.0
 # A log whose task fails for a reason nobody foresaw is left alone this long.
 _PENALTY = 30.0
-# Logs answer every second; that they do is worth a write less often.
-_SUCCESS_EVERY = 5.0
 # Stopping waits no longer than this for a Redis that may be gone.
 _FAREWELL = 2.0
 
@@ -59,29 +59,6 @@ class Bus(msgspec.Struct, frozen=True):
     leases: Leases
     directory: Directory
     snapshot: Callable[[], Awaitable[Snapshot]]
-
-
-class _Held(msgspec.Struct):
-    """A log this worker follows.
-
-    Attributes:
-        follower: what follows it.
-        task: in which it does.
-        errors: how many of its errors the directory has been told.
-        successes: likewise.
-        told_at: loop time when it was last told of a success.
-    """
-
-    follower: Follower
-    task: asyncio.Task[None]
-    errors: int = 0
-    successes: int = 0
-    told_at: float = 0.0
-
-    @property
-    def lease(self) -> Lease:
-        """The lease as it is now; it may have been restored."""
-        return self.follower.pipeline.lease
 
 
 class Worker:
@@ -105,7 +82,7 @@ class Worker:
         self._starts = starts
         self._logs: dict[str, Log] = {}
         self._described: set[str] = set()
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}  # for where to start
         self._why: dict[str, str] = {}  # log id -> why it starts where it does
         self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
@@ -120,17 +97,28 @@ class Worker:
         """Work until cancelled; then give everything back."""
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_pulse())
                 while True:
-                    await self._patience(lambda: self._beat(tasks))
+                    await self._patience(lambda: self._share(tasks))
+                    # Not wait_for: in Python 3.11 it may swallow the cancellation.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), BEAT)
+                        async with asyncio.timeout(BEAT):
+                            await self._wake.wait()
                     self._wake.clear()
         finally:
             await self._leave()
 
-    async def _beat(self, tasks: asyncio.TaskGroup) -> None:
+    async def _keep_pulse(self) -> None:
+        while True:
+            await self._patience(self._pulse)
+            await asyncio.sleep(BEAT)
+
+    async def _pulse(self) -> None:
         await self._renew()
-        await self._tell()
+        await self._bus.directory.worker_alive(self._id, totals(self._held.values()))
+
+    async def _share(self, tasks: asyncio.TaskGroup) -> None:
+        """Hold as many logs as this worker should, and tell how they are."""
         seen = await self._bus.snapshot()
         await self._describe(seen)
         held = {worker.id: int(worker.fields.get("logs", 0)) for worker in seen.workers}
@@ -140,6 +128,7 @@ class Worker:
         for log_id in unwanted or list(self._held)[share:]:
             await self._give_up(log_id)
         await self._take(share, seen, tasks)
+        await asyncio.gather(*(log.report(self._bus.directory) for log in self._held.values()))
 
     async def _renew(self) -> None:
         """Renew all leases; stop following what was lost."""
@@ -158,29 +147,6 @@ class Worker:
                     continue
             _log.warning("lease lost", log=held.follower.log.name)
             await self._end(lease.log_id)
-
-    async def _tell(self) -> None:
-        """Write down how this worker and its logs are doing."""
-        directory = self._bus.directory
-        tallies = [held.follower.pipeline.tally for held in self._held.values()]
-        fields: dict[str, str | float] = {
-            "logs": len(self._held),
-            "published": sum(tally.published for tally in tallies),
-            "duplicates": sum(tally.duplicates for tally in tallies),
-            "rejected": sum(tally.rejected for tally in tallies),
-            "problems": sum(tally.problems for tally in tallies),
-            "errors": sum(held.follower.health.errors for held in self._held.values()),
-        }
-        await directory.worker_alive(self._id, fields)
-        now = asyncio.get_running_loop().time()
-        for log_id, held in list(self._held.items()):
-            health = held.follower.health
-            if health.errors != held.errors:
-                held.errors = health.errors
-                await directory.log_failed(log_id, health.last_error)
-            if health.successes != held.successes and now - held.told_at >= _SUCCESS_EVERY:
-                held.successes, held.told_at = health.successes, now
-                await directory.log_succeeded(log_id)
 
     async def _describe(self, seen: Snapshot) -> None:
         """Write down what is known of logs: once, and again for a Redis that was emptied."""
@@ -222,7 +188,7 @@ class Worker:
             "following log", log=log.name, url=log.url, kind=log.kind.value, at=lease.next, why=why
         )
         task = tasks.create_task(self._run(log, follower))
-        self._held[log.id] = _Held(follower, task)
+        self._held[log.id] = Held(follower, task)
 
     async def _run(self, log: Log, follower: Follower) -> None:
         """Follow one log; whatever happens to it stays with it."""
@@ -237,43 +203,31 @@ class Worker:
 
     async def _look(self, log: Log) -> None:
         """Find out where an unknown log starts, and write it down."""
-        client = self._assembly.client(log)
-        retry = self._assembly.retry
-        attempt = 0
-        try:
-            while log.id in self._logs:
-                try:
-                    head = await client.tree_head()
-                except LogError as error:
-                    wait = jittered(attempt, retry.initial, retry.maximum)
-                    if attempt == 0:
-                        warn_unavailable(log, error, wait)
-                    await self._patience(
-                        partial(self._bus.directory.log_failed, log.id, error.summary)
-                    )
-                    await asyncio.sleep(wait)
-                    attempt += 1
-                else:
-                    start = choose(log, head.size, self._starts)
-                    self._why[log.id] = start.why
-                    await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
-                    self._wake.set()
-                    return
-        finally:
-            del self._looking[log.id]
+
+        async def failed(problem: str) -> None:
+            await self._patience(partial(self._bus.directory.log_failed, log.id, problem))
+
+        client, retry = self._assembly.client(log), self._assembly.retry
+        start = await find_start(log, client, retry, self._starts, failed)
+        self._why[log.id] = start.why
+        await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
+        del self._looking[log.id]
+        self._wake.set()
 
     async def _give_up(self, log_id: str) -> None:
         """Hand a log over to whoever has fewer."""
-        held = self._held[log_id]
-        await self._end(log_id)
-        await self._bus.leases.release(held.lease)
-        _log.info("gave up log", log=held.follower.log.name, at=held.follower.pipeline.next)
+        held = await self._end(log_id)
+        if held is not None:
+            await self._bus.leases.release(held.lease)
+            _log.info("gave up log", log=held.follower.log.name, at=held.follower.pipeline.next)
 
-    async def _end(self, log_id: str) -> None:
-        """Stop following a log."""
-        held = self._held.pop(log_id)
-        held.task.cancel()
-        await asyncio.gather(held.task, return_exceptions=True)
+    async def _end(self, log_id: str) -> Held | None:
+        """Stop following a log; None if somebody did already."""
+        held = self._held.pop(log_id, None)
+        if held is not None:
+            held.task.cancel()
+            await asyncio.gather(held.task, return_exceptions=True)
+        return held
 
     async def _leave(self) -> None:
         """Release every lease, so that other workers go on at once. All tasks have ended."""

@@ -1,0 +1,61 @@
+"""A log that this worker follows, and what the directory has been told of it."""
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from certbus.directory import Directory
+from certbus.leases import Lease
+from ingestor.follow.follower import Follower
+
+# Logs answer every second; that they do is worth a write less often.
+_SUCCESS_EVERY = 5.0
+
+
+class Held(msgspec.Struct):
+    """A log this worker follows.
+
+    Attributes:
+        follower: what follows it.
+        task: in which it does.
+        errors: how many of its errors the directory has been told.
+        successes: likewise.
+        told_at: loop time when it was last told of a success.
+    """
+
+    follower: Follower
+    task: asyncio.Task[None]
+    errors: int = 0
+    successes: int = 0
+    told_at: float = 0.0
+
+    @property
+    def lease(self) -> Lease:
+        """The lease as it is now; it may have been restored."""
+        return self.follower.pipeline.lease
+
+    async def report(self, directory: Directory) -> None:
+        """Tell the directory how the log has been answering since the last report."""
+        health, log_id = self.follower.health, self.follower.log.id
+        now = asyncio.get_running_loop().time()
+        if health.errors != self.errors:
+            await directory.log_failed(log_id, health.last_error)
+            self.errors = health.errors
+        if health.successes != self.successes and now - self.told_at >= _SUCCESS_EVERY:
+            await directory.log_succeeded(log_id)
+            self.successes, self.told_at = health.successes, now
+
+
+def totals(followed: Iterable[Held]) -> dict[str, str | float]:
+    """What a worker says of itself in its heartbeat; counters since it took each log."""
+    held = list(followed)
+    tallies = [log.follower.pipeline.tally for log in held]
+    return {
+        "logs": len(held),
+        "published": sum(tally.published for tally in tallies),
+        "duplicates": sum(tally.duplicates for tally in tallies),
+        "rejected": sum(tally.rejected for tally in tallies),
+        "problems": sum(tally.problems for tally in tallies),
+        "errors": sum(log.follower.health.errors for log in held),
+    }
