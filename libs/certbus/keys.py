@@ -16,6 +16,10 @@ All keys begin with one prefix, `certstream:` unless configured. <log id> is 64 
 | `lease:<log id>` | string | the lease's TTL | id of the worker that owns the log |
 | `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
+| `limit:rate:<who>` | hash | until it says nothing any more | what someone has asked: `tokens` in the bucket `at` (ms), `burst` used since `burst_at` (ms), requests in the window that began at `window` (ms): `now`, and in the one `before` |
+| `limit:gateways` | sorted set | 4 TTLs of a gateway's count | gateways that count connections, scored by when they are given up (ms) |
+| `limit:connections` | hash | the same | connections to all gateways: address -> number; `*` -> all |
+| `limit:connections:<gateway>` | hash | the same | connections to one gateway, likewise |
 
 `head`: `format` (of this contract), `epoch` (random, made with the hash: another epoch means that
 Redis was emptied), `last` (newest entry id), `streams` (names of those being written, as the
@@ -27,6 +31,9 @@ the newest lease), `owner` (its worker), the counters `published`, `duplicates`,
 `skipped`, of which the sum is always next - start, `tree_size`, `tree_timestamp` (ms),
 `tree_root`, `tree_signature`, and what the directory says of it: `name`, `url`, `operator`,
 `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms).
+
+<who> is `token:<name>` for who has a token, else `address:<address>`. An <address> is an IPv4
+address, or the /64 network of an IPv6 address: that is what one site has.
 
 A mark costs about 60 bytes, because small hashes are stored as one flat piece of memory
 (`hash-max-listpack-entries`, 512 in Redis 6.2), and its place in the SHA-1 index 30: that is
@@ -99,3 +106,14 @@ class Keys(msgspec.Struct, frozen=True):
 
     def gateway(self, gateway_id: str) -> str:
         return f"{self.prefix}gateway:{gateway_id}"
+
+    def rate(self, who: str) -> str:
+        return f"{self.prefix}limit:rate:{who}"
+
+    @property
+    def counting(self) -> str:
+        return f"{self.prefix}limit:gateways"
+
+    @property
+    def connections(self) -> str:
+        return f"{self.prefix}limit:connections"
