@@ -1,0 +1,41 @@
+-- Functions over the connection counts. `limit:connections` is always the sum of what all gateways
+-- in `limit:gateways` hold in `limit:connections:<gateway>`; the field '*' of each is its total.
+
+local TOTAL = '*'
+
+local function add(key, field, count)
+  if count ~= 0 and redis.call('HINCRBY', key, field, count) <= 0 then
+    redis.call('HDEL', key, field)
+  end
+end
+
+-- Takes what one gateway holds out of the sum.
+local function forget(gateways, sum, gateway)
+  local held = sum .. ':' .. gateway
+  local counts = redis.call('HGETALL', held)
+  redis.call('ZREM', gateways, gateway)
+  for i = 1, #counts, 2 do
+    add(sum, counts[i], -counts[i + 1])
+  end
+  redis.call('DEL', held)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A gateway that stops renewing has gone, and all its connections with it.
+local function forget_the_dead(gateways, sum, now)
+  for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', gateways, '-inf', now, 'LIMIT', 0, 10)) do
+    forget(gateways, sum, gateway)
+  end
+end
+
+-- Says that a gateway lives. If all of them die, everything expires.
+local function renew(gateways, sum, gateway, now, ttl)
+  redis.call('ZADD', gateways, now + ttl, gateway)
+  for _, key in ipairs({ gateways, sum, sum .. ':' .. gateway }) do
+    redis.call('PEXPIRE', key, 4 * ttl)
+  end
+end
