@@ -118,7 +118,7 @@ class Client(asyncio.Protocol, ABC):
             return
         if not self.write(data, place):
             return
-        if self.at is lane.ring.head:
+        if place.number == lane.ring.head.number:
             lane.live.add(self)
         else:  # the others have a turn before the next piece
             asyncio.get_running_loop().call_soon(self.pump)

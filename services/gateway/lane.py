@@ -59,7 +59,7 @@ class Lane:
             Seconds of work, without the loop's turns.
         """
         spent = 0.0
-        while self.flushed is not self.ring.head:
+        while self.flushed.number < self.ring.head.number:
             if not self.live:
                 self.flushed = self.ring.head
                 break

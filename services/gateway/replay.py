@@ -60,7 +60,7 @@ class Replay:
         ring = client.lane.ring
         waits = 0
         while await client.writable():
-            if ring.is_empty and (entry := self._begun().get(ring.stream)):
+            if not ring.has_begun and (entry := self._begun().get(ring.stream)):
                 ring.start(entry)
             if client.resume(cursor):
                 return
@@ -97,18 +97,21 @@ class Replay:
         return Cursor(at.cursor.entry, None) if at is chunk.head else at.cursor
 
     def _tell(self, client: Client, cursor: Cursor, chunk: Ring) -> tuple[bytes, Position]:
-        """Tell of a gap between a cursor and a piece of history, and find the place behind it."""
+        """Tell of the gap between a cursor and a piece of history that does not continue it.
+
+        Returns:
+            The notice, perhaps with what follows it, and the place behind them.
+        """
         form = client.lane.form
-        place = chunk.tail
-        notice = b""
-        if cursor.entry > place.cursor.entry:
-            _, place = chunk.resume(Cursor(cursor.entry, None), form)
-            notice = notices.gap(
-                _text(cursor), str(place.cursor.entry), "unknown id: the server has lost it"
-            )
-        elif str(cursor.entry) != ORIGIN:
+        if str(cursor.entry) == ORIGIN:
+            return b"", chunk.tail
+        if cursor.entry <= chunk.tail.cursor.entry:
             notice = notices.gap(_text(cursor), chunk.oldest, "no longer retained")
-        return (form.notice(notice) if notice else b""), place
+            return form.notice(notice), chunk.tail
+        data, place = chunk.resume(Cursor(cursor.entry, None), form)
+        oldest = str(place.cursor.entry)
+        notice = notices.gap(_text(cursor), oldest, "unknown id: the server has lost it")
+        return form.notice(notice) + data, place
 
     async def _at_the_end(self, client: Client, cursor: Cursor) -> Cursor | None:
         """Everything that Redis retains of the stream is older than the cursor."""

@@ -106,12 +106,14 @@ class Ring:
     Attributes:
         stream: its name.
         head: the place behind the newest slot.
+        has_begun: whether it is known behind which batch it begins.
         size: bytes held, forms included.
     """
 
     def __init__(self, stream: str, max_bytes: int, first: int = 0) -> None:
         self.stream = stream
         self.head = Position(first, Cursor(parse_entry_id(ORIGIN), None), 0)
+        self.has_begun = False
         self.size = 0
         self._max_bytes = max_bytes
         self._slots: deque[Slot] = deque()
@@ -142,6 +144,7 @@ class Ring:
 
     def start(self, entry: str) -> None:
         """Say behind which batch an empty ring begins."""
+        self.has_begun = True
         self.head = Position(self.head.number, Cursor(parse_entry_id(entry), None), self.head.total)
 
     def append(self, entry: str, prev: str, messages: Sequence[bytes]) -> None:
@@ -219,7 +222,7 @@ class Ring:
             Overrun: the ring does not hold everything behind it, or does not know its batch.
         """
         wanted = _order(cursor)
-        if wanted < _order(self.tail.cursor):
+        if not self.has_begun or wanted < _order(self.tail.cursor):
             raise Overrun
         data, place = b"", self.head
         known = {self.head.cursor.entry}

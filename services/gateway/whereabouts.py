@@ -16,7 +16,7 @@ from certbus.reader import Follower
 from gateway.frames import SSE, WEBSOCKET
 from gateway.service import Service
 
-_BEAT: Final = 2.0  # seconds
+_BEAT: Final = 1.0  # seconds
 _FIRST_BEAT: Final = 0.1
 _FAREWELL: Final = 1.0  # seconds; a Redis that is gone is not waited for
 

@@ -108,6 +108,22 @@ class Raw:
                 length = int.from_bytes(await self.reader.readexactly(8), "big")
             return first & 0x0F, await self.reader.readexactly(length)
 
+    async def text(self) -> Message:
+        """Read the next message that has an id, as a WebSocket client."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == 1 and payload.startswith(b'{"id"'):
+                found: Message = json.loads(payload)
+                return found
+
+    async def event_data(self) -> Message:
+        """Read the next message that has an id, as an SSE client."""
+        while True:
+            event = await self.event()
+            if "id" in event:
+                found: Message = json.loads(event["data"])
+                return found
+
     async def event(self) -> dict[str, str]:
         """Read a server-sent event; comments are under ""."""
         async with asyncio.timeout(10):

@@ -109,6 +109,10 @@ async def press(shared_redis: Server, prefix: str) -> AsyncIterator[Press]:
         yield press
 
 
+def died(task: asyncio.Task[None]) -> BaseException:
+    return task.exception() or AssertionError("the gateway ended before it was ready")
+
+
 class Running:
     """A gateway in this process.
 
@@ -181,9 +185,7 @@ async def start(shared_redis: Server, prefix: str) -> AsyncIterator[Start]:
                     ready=ready.set_result,
                 )
             )
-            await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                task.result()
+            task.add_done_callback(lambda ended: ready.done() or ready.set_exception(died(ended)))
             directory = connect(redis_url)
             stack.push_async_callback(directory.aclose)
             running = Running(await ready, stop, task, directory, Keys(prefix))

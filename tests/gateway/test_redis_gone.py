@@ -1,0 +1,64 @@
+"""A gateway whose Redis goes away, and comes back whole or empty."""
+
+from tests.gateway.clients import certificates, receive, serials, websocket
+from tests.gateway.conftest import Server, Start
+from tests.gateway.press import Press
+
+
+async def test_clients_stay_and_miss_nothing(start: Start, own_redis: Server, prefix: str) -> None:
+    gateway = await (await start(redis_url=own_redis.url)).following()
+    async with websocket(gateway.ws + "/") as client, Press(own_redis.url, prefix) as press:
+        await press.print(3)
+        assert serials(await receive(client, 3)) == [0, 1, 2]
+        await press.redis.save()
+        own_redis.kill()
+        own_redis.start()
+        await press.print(2)
+        assert serials(await receive(client, 2)) == [3, 4]
+
+
+async def test_an_emptied_redis_is_told_and_followed_from_its_beginning(
+    start: Start, own_redis: Server, prefix: str
+) -> None:
+    gateway = await (await start(redis_url=own_redis.url)).following()
+    async with websocket(gateway.ws + "/") as client:
+        async with Press(own_redis.url, prefix) as press:
+            await press.print(3)
+            await receive(client, 3)
+        own_redis.kill()
+        own_redis.start()
+        async with Press(own_redis.url, prefix) as press:
+            await press.print(2)
+            gap, *rest = await receive(client, 3)
+            assert gap["message_type"] == "gap"
+            assert "emptied" in gap["data"]["reason"]
+            assert serials(rest) == [0, 1]
+
+
+async def test_what_redis_has_lost_again_comes_again_and_is_told(
+    start: Start, own_redis: Server, prefix: str
+) -> None:
+    gateway = await (await start(redis_url=own_redis.url)).following()
+    async with websocket(gateway.ws + "/") as client, Press(own_redis.url, prefix) as press:
+        await press.print(2)
+        await press.redis.save()
+        await press.print(3)
+        await receive(client, 5)
+        own_redis.kill()  # and loses the second batch
+        own_redis.start()
+        press.printed = 2
+        await press.print(3)
+        gap, *rest = await receive(client, 4)
+        assert gap["message_type"] == "gap"
+        assert "again" in gap["data"]["reason"]
+        assert serials(rest) == [2, 3, 4]
+
+
+async def test_it_starts_before_redis_does(start: Start, own_redis: Server, prefix: str) -> None:
+    own_redis.kill()
+    gateway = await start(redis_url=own_redis.url)
+    async with websocket(gateway.ws + "/?cursor=0") as client:
+        own_redis.start()
+        async with Press(own_redis.url, prefix) as press:
+            await press.print(2)
+            assert serials(await certificates(client, 2)) == [0, 1]
