@@ -14,9 +14,11 @@ Nothing here starts, connects or logs anything: what the operator should be told
 """
 
 from certconf.loading import load
+from certconf.network import Network
 from certconf.problems import ConfigError, Problem
 from certconf.secret import RedisURL, Secret
 from certconf.settings import (
+    Allow,
     Auth,
     Config,
     ConnectionLimit,
@@ -32,9 +34,11 @@ from certconf.settings import (
     StaticLog,
     Streams,
     Tier,
+    TokenHolder,
 )
 
 __all__ = [
+    "Allow",
     "Auth",
     "CTLog",
     "Config",
@@ -44,6 +48,7 @@ __all__ = [
     "Dedup",
     "HotReload",
     "LogList",
+    "Network",
     "Problem",
     "Protocols",
     "RateLimit",
@@ -54,5 +59,6 @@ __all__ = [
     "StaticLog",
     "Streams",
     "Tier",
+    "TokenHolder",
     "load",
 ]

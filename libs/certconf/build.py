@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 import msgspec
 
 from certconf.document import Node
+from certconf.network import Network
 from certconf.problems import Problem
 from certconf.secret import RedisURL, Secret
 from certconf.settings import FACTS, Config
@@ -26,6 +27,7 @@ _NAMES: Final[Mapping[object, str]] = {
     float: "a number",
     str: "text",
     Path: "a path",
+    Network: "an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32",
     Secret: "text",
     RedisURL: "a redis://, rediss:// or unix:// URL",
 }
@@ -197,7 +199,7 @@ def _base(kind: Any) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    return get_origin(kind) is Literal or _base(kind) in {str, Path} or _is_secret(kind)
+    return get_origin(kind) is Literal or _base(kind) in {str, Path, Network} or _is_secret(kind)
 
 
 def _is_secret(kind: Any) -> bool:

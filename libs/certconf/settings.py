@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from certconf.network import Network
 from certconf.secret import RedisURL, Secret
 
 MIB: Final = 1024 * 1024
@@ -98,11 +99,16 @@ class Dedup(msgspec.Struct, frozen=True):
 
 
 class ConnectionLimit(msgspec.Struct, frozen=True):
-    """How many clients may be connected; no `per_ip_limit` means no limit for one address."""
+    """How many clients may be connected, to all gateways together.
+
+    No `per_ip_limit` means no limit for one address. A gateway that was killed is forgotten, and
+    all its connections with it, `forget_after_secs` after its last sign of life.
+    """
 
     enabled: bool = False
     max_connections: Positive = 10_000
     per_ip_limit: Positive | None = None
+    forget_after_secs: PositiveFloat = 15
 
 
 class Tier(msgspec.Struct, frozen=True):
@@ -127,14 +133,40 @@ class RateLimit(msgspec.Struct, frozen=True):
     premium: Tier = Tier()
 
 
+class TokenHolder(msgspec.Struct, frozen=True):
+    """Who has a token; by the name its holder is told from others, in Redis and in the log."""
+
+    name: Text
+    token: Secret
+    tier: Literal["free", "standard", "premium"] = "free"
+
+
 class Auth(msgspec.Struct, frozen=True):
-    """Which tokens let a client in."""
+    """Which tokens let a client in.
+
+    Those in `tokens` are of the free tier, and called by their place in the list.
+    """
 
     enabled: bool = False
     tokens: tuple[Secret, ...] = ()
     standard_tokens: tuple[Secret, ...] = ()
     premium_tokens: tuple[Secret, ...] = ()
+    holders: tuple[TokenHolder, ...] = ()
+    #: Read beside Authorization, which is always read.
     header_name: Text = "Authorization"
+    #: Whether `?token=` counts too: a browser's EventSource cannot send headers, but URLs are
+    #: written to the logs of everything they pass.
+    query_token: bool = False
+
+
+class Allow(msgspec.Struct, frozen=True):
+    """From where what is not for everyone may be asked; None is from everywhere.
+
+    `metrics` lets those networks in without a token.
+    """
+
+    metrics: tuple[Network, ...] | None = None
+    api: tuple[Network, ...] | None = None
 
 
 class HotReload(msgspec.Struct, frozen=True):
@@ -202,6 +234,7 @@ class Config(msgspec.Struct, frozen=True):
     """The whole configuration of every process.
 
     Attributes:
+        trusted_proxies: whose X-Forwarded-For says where a client is.
         log_lists: signed lists of logs to follow; None is Google's, () only the configured logs.
         redis_url: None lets `certstream-server up` run a Redis of its own.
         redis_read_url: a replica that gateways read the streams from.
@@ -222,6 +255,8 @@ class Config(msgspec.Struct, frozen=True):
     connection_limit: ConnectionLimit = ConnectionLimit()
     rate_limit: RateLimit = RateLimit()
     auth: Auth = Auth()
+    allow: Allow = Allow()
+    trusted_proxies: tuple[Network, ...] = ()
     hot_reload: HotReload = HotReload()
     custom_logs: tuple[CustomLog, ...] = ()
     static_logs: tuple[StaticLog, ...] = ()

@@ -47,7 +47,10 @@ def problems(
             "streams: {zzzzzz: 1}",
             "streams.zzzzzz: no such setting here: there are chain_der, domains_only, full, lite",
         ),
-        ("notices: [x]", "config.yaml:1: notices: no such setting here: there are auth, codec"),
+        (
+            "notices: [x]",
+            "config.yaml:1: notices: no such setting here: there are allow, auth, codec",
+        ),
         ("streams: false", "config.yaml:1: streams: false is not a section with settings of its"),
         ("streams: {full: maybe}", "config.yaml:1: streams.full: 'maybe' is not true or false"),
         (
@@ -85,6 +88,15 @@ def problems(
         (
             "log_lists:\n- {url: x, unsigned: true, key: y}\n",
             "config.yaml:2: log_lists[0]: unsigned: true contradicts its signature",
+        ),
+        (
+            "trusted_proxies: [10.0.0.0/8, 10.0.0.0/33]",
+            "config.yaml:1: trusted_proxies[1]: '10.0.0.0/33' is not an address or a network: ",
+        ),
+        ("allow: {api: [proxy.example]}", "allow.api[0]: 'proxy.example' is not an address or"),
+        (
+            "auth: {holders: [{name: a, token: t, tier: gold}]}",
+            "auth.holders[0].tier: 'gold' is not one of free, standard, premium",
         ),
         ("tls_key: k.pem", "config.yaml:1: tls_key: needs tls_cert beside it"),
         (
@@ -167,6 +179,7 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         "redis_url: {a: hunter2}",
         "auth: {tokens: [{hunter2: x}]}",
         "auth: {tokens: hunter2}",
+        "auth: {holders: [{name: a, token: [hunter2]}]}",
     ],
 )
 def test_secrets_are_not_repeated(tmp_path: Path, text: str) -> None:

@@ -1,12 +1,13 @@
 """Where settings come from, and what peers' files and variables become."""
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 import pytest
 import yaml
 
-from certconf import Config, ConfigError, RedisURL, Secret, environment, load
+from certconf import Config, ConfigError, Network, RedisURL, Secret, environment, load
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PEER_FILE = FIXTURES / "peer_config.yaml"
@@ -267,6 +268,30 @@ def test_numbers_stay_text_where_text_is_meant() -> None:
     Path("config.yaml").write_text("auth: {tokens: [0123, on, 12:30:45, 2026-01-01]}")
     tokens = [token.reveal() for token in load(None, {}).auth.tokens]
     assert tokens == ["0123", "on", "12:30:45", "2026-01-01"]
+
+
+def test_who_may_come_from_where() -> None:
+    Path("config.yaml").write_text(
+        "auth:\n"
+        "  query_token: true\n"
+        "  holders:\n"
+        "  - {name: alice, token: 0123, tier: premium}\n"
+        "  - {name: bob, token: s3cret}\n"
+        "trusted_proxies: [10.1.2.3/8, '::1']\n"
+        "allow: {metrics: [127.0.0.1], api: []}\n"
+    )
+    config = load(None, {})
+    alice, bob = config.auth.holders
+    assert (alice.name, alice.token.reveal(), alice.tier) == ("alice", "0123", "premium")
+    assert (bob.name, bob.token, bob.tier) == ("bob", Secret("s3cret"), "free")
+    assert [str(network) for network in config.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert ip_address("10.255.0.1") in config.trusted_proxies[0]
+    assert ip_address("11.0.0.1") not in config.trusted_proxies[0]
+    assert ip_address("::1") not in config.trusted_proxies[0]
+    assert config.allow.metrics == (Network("127.0.0.1"),)
+    assert config.allow.api == (), "none, not everyone"
+    assert load(None, {}, {"auth.enabled": False}).notices == ()
+    assert Config().allow.api is None
 
 
 def test_log_lists() -> None:
