@@ -27,11 +27,17 @@ SAMPLED = 50  # one in so many clients has its latencies measured
 
 _ID = b'{"id":"'
 _SEEN = b'"seen":'
+_APPEARED = b'"submission_timestamp":'
 
 
 @dataclass(slots=True)
 class Client:
-    """One connection and what it has counted."""
+    """One connection and what it has counted.
+
+    Attributes:
+        latencies: seconds from `seen` to receipt.
+        appeared: seconds from the entry's timestamp in the log to receipt.
+    """
 
     socket: socket.socket
     sampled: bool
@@ -46,6 +52,7 @@ class Client:
     last: str = ""
     disorder: int = 0
     latencies: list[float] = field(default_factory=list)
+    appeared: list[float] = field(default_factory=list)
     joined: float = 0.0
     closed: bool = False
 
@@ -70,10 +77,11 @@ def note(client: Client, payload: bytes, now: float) -> None:
         client.disorder += 1
     client.first = client.first or number
     client.last = number
-    at = payload.rfind(_SEEN)
-    if at >= 0:
-        seen = payload[at + 7 : at + 40].partition(b",")[0].rstrip(b"}")
-        client.latencies.append(now - float(seen))
+    for since, key in ((client.latencies, _SEEN), (client.appeared, _APPEARED)):
+        at = payload.rfind(key)
+        if at >= 0:
+            at += len(key)
+            since.append(now - float(payload[at : at + 40].partition(b",")[0].rstrip(b"}")))
 
 
 def take_frames(client: Client, data: bytes, now: float) -> None:
@@ -149,6 +157,7 @@ class Crowd:
                 for client in self._clients.values():
                     client.messages = client.bytes = client.signs = 0
                     client.latencies.clear()
+                    client.appeared.clear()
             now = time.perf_counter()
             if now >= due:
                 self._read_slowly()
@@ -173,6 +182,7 @@ class Crowd:
         """What a group received. Its sampled clients say how many bytes that should be."""
         sampled = [client for client in clients if client.sampled]
         latencies = sorted(value for client in sampled for value in client.latencies)
+        appeared = sorted(value for client in sampled for value in client.appeared)
         most = max((client.messages for client in sampled), default=0)
         whole = max((client.bytes - client.signs for client in sampled), default=0)
         mean = whole / most if most else 1
@@ -191,6 +201,7 @@ class Crowd:
             "bytes": sum(client.bytes for client in clients),
             "disorder": sum(client.disorder for client in clients),
             "latency": percentiles(latencies),
+            "appeared": percentiles(appeared),
         }
 
     def _open(self, number: int) -> None:
