@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -59,6 +59,14 @@ class Raw:
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
+
+    def read_nothing(self) -> None:
+        """Leave what comes in the kernel."""
+        cast("asyncio.Transport", self.writer.transport).pause_reading()
+
+    def read_again(self) -> None:
+        """Undo `read_nothing`."""
+        cast("asyncio.Transport", self.writer.transport).resume_reading()
 
     async def head(self) -> tuple[int, dict[str, str]]:
         """Read a response's head: its status, and its headers with names in lower case."""

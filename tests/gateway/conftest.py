@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -109,8 +110,10 @@ async def press(shared_redis: Server, prefix: str) -> AsyncIterator[Press]:
         yield press
 
 
-def died(task: asyncio.Task[None]) -> BaseException:
-    return task.exception() or AssertionError("the gateway ended before it was ready")
+def give_up(ready: asyncio.Future[str], task: asyncio.Task[None]) -> None:
+    """Say why a gateway did not come up."""
+    if not ready.done():
+        ready.set_exception(task.exception() or AssertionError("it ended before it was ready"))
 
 
 class Running:
@@ -185,7 +188,7 @@ async def start(shared_redis: Server, prefix: str) -> AsyncIterator[Start]:
                     ready=ready.set_result,
                 )
             )
-            task.add_done_callback(lambda ended: ready.done() or ready.set_exception(died(ended)))
+            task.add_done_callback(partial(give_up, ready))
             directory = connect(redis_url)
             stack.push_async_callback(directory.aclose)
             running = Running(await ready, stop, task, directory, Keys(prefix))

@@ -212,13 +212,13 @@ async def test_a_client_that_reads_nothing_is_closed_and_then_reset(
     gateway = await (await start(settings)).following()
     async with await Raw.open(gateway.port) as stuck, websocket(gateway.ws + "/") as quick:
         await stuck.upgrade()
-        stuck.writer.transport.pause_reading()
+        stuck.read_nothing()
         for _ in range(30):
             await press.print(20, padding=50_000)
         await certificates(quick, 600)
         await until(partial(has_clients, gateway, press, 2))
         await until(partial(has_clients, gateway, press, 1))
-        stuck.writer.transport.resume_reading()
+        stuck.read_again()
         assert await stuck.ends()
         await press.print(1)
         assert serials(await certificates(quick, 1)) == [600]
