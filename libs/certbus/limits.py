@@ -141,6 +141,7 @@ class ConnectionCounts:
 
     def __init__(self, client: Redis, keys: Keys, gateway: str, ttl: float) -> None:
         self._gateway = gateway
+        self._told = 0  # connections, by Redis' last word
         self._ttl_ms = int(ttl * 1000)
         self._keys = [keys.counting, keys.connections]
         self._count = scripts.load(client, "connections", "count")
@@ -153,6 +154,7 @@ class ConnectionCounts:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
         await self._recount(keys=self._keys, args=[self._gateway, self._ttl_ms])
+        self._told = 0
 
     async def end(self) -> None:
         """Stop to count: this gateway has no connections any more.
@@ -163,19 +165,18 @@ class ConnectionCounts:
         await self._recount(keys=self._keys, args=[self._gateway, 0])
 
     async def count(
-        self, told: int, most: int | None, most_of_one: int | None, connected: Sequence[Connected]
+        self, most: int | None, most_of_one: int | None, connected: Sequence[Connected]
     ) -> list[LetIn] | None:
         """Tell what has changed, let in who waits, and live on.
 
         Args:
-            told: connections in all that this gateway has told so far.
             most: connections there may be to all gateways; None for any number.
             most_of_one: likewise, from one address.
             connected: each address at most once.
 
         Returns:
             Who may come in, for each of `connected`. None if Redis does not know this gateway, or
-            not as it should: nothing was done, `begin` and tell everything again.
+            not as it was after the last call: nothing was done, `begin` and tell everything again.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
@@ -185,7 +186,7 @@ class ConnectionCounts:
             args=[
                 self._gateway,
                 self._ttl_ms,
-                told,
+                self._told,
                 "" if most is None else most,
                 "" if most_of_one is None else most_of_one,
                 *(value for one in connected for value in (one.address, one.held, one.waiting)),
@@ -193,4 +194,5 @@ class ConnectionCounts:
         )
         if replies is None:
             return None
-        return [LetIn(count, bool(full)) for count, full in replies]
+        self._told, *let_in = replies
+        return [LetIn(count, bool(full)) for count, full in let_in]

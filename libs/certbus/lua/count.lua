@@ -4,7 +4,8 @@
 -- told so far, limit in all, limit for one address (either '' for none), then for each address:
 -- address, connections held, connections that wait to be let in.
 -- Returns nil if this gateway is not known as it believes to be: it has to count anew (recount.lua);
--- else for each address {let in, 1 if it was the limit in all that kept others out}.
+-- else what it has told now in all, and then for each address
+-- {let in, 1 if it was the limit in all that kept others out}.
 --
 -- What is held is told as it is, not by how much it changed, so a repeated call does no harm.
 
@@ -15,15 +16,15 @@ local held = SUM .. ':' .. gateway
 
 local now = now_ms()
 forget_the_dead(GATEWAYS, SUM, now)
-if not redis.call('ZSCORE', GATEWAYS, gateway)
-  or tonumber(redis.call('HGET', held, TOTAL) or 0) ~= tonumber(ARGV[3]) then
+local total_told = tonumber(redis.call('HGET', held, TOTAL) or 0)
+if not redis.call('ZSCORE', GATEWAYS, gateway) or total_told ~= tonumber(ARGV[3]) then
   return false
 end
 
 -- First what a full Redis accepts: then it accepts the rest, too, which is little.
 redis.call('PEXPIRE', GATEWAYS, 4 * ttl)
 local total = tonumber(redis.call('HGET', SUM, TOTAL) or 0)
-local replies = {}
+local replies = { total_told }
 for i = 6, #ARGV, 3 do
   local address, holds, waiting = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local told = tonumber(redis.call('HGET', held, address) or 0)
@@ -36,7 +37,7 @@ for i = 6, #ARGV, 3 do
     add(key, address, change)
     add(key, TOTAL, change)
   end
-  total = total + change
+  total, replies[1] = total + change, replies[1] + change
   replies[#replies + 1] = { let_in, room < math.min(waiting, room_for_one) and 1 or 0 }
 end
 renew(GATEWAYS, SUM, gateway, now, ttl)
