@@ -60,7 +60,7 @@ __all__ = [
 
 _MAX_RAW = 16 * 1024  # bytes kept of one unreadable entry
 _MAX_RAW_BATCH = 1024 * 1024
-_OOM_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one is repeated
+_OOM_PAUSES = (0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one is repeated
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +115,8 @@ class Publisher:
         client: the primary.
         keys: names of the keys.
         settings: what is published, and how.
-        free_memory: called when Redis is full; removes some of what is retained. See `Trimmer`.
+        free_memory: called when Redis is full; removes some of what is retained and returns how
+            many bytes (`Trimmer.free`).
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Publisher:
         client: Redis,
         keys: Keys,
         settings: PublisherSettings,
-        free_memory: Callable[[], Awaitable[object]],
+        free_memory: Callable[[], Awaitable[int]],
     ) -> None:
         self._redis = client
         self._keys = keys
@@ -204,8 +205,8 @@ class Publisher:
                     raise
                 pause = _OOM_PAUSES[min(attempt, len(_OOM_PAUSES) - 1)]
                 attempt += 1
-                log.warning("redis is full", log_id=lease.log_id, attempt=attempt, pause=pause)
-                await self._free_memory()
+                freed = await self._free_memory()
+                log.warning("redis is full", log_id=lease.log_id, freed=freed, attempt=attempt)
                 await asyncio.sleep(pause)
                 continue
             if reply[0] != b"streams":

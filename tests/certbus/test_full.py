@@ -1,7 +1,9 @@
 """A full Redis: nothing half written, and it recovers by itself, without more memory."""
 
 import asyncio
+import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,8 +46,9 @@ def server(executable: str, tmp_path: Path) -> Iterator[RedisServer]:
 def impatient(client: Redis) -> Worker:
     """A worker that waits for someone else to make room."""
 
-    async def never() -> None:
+    async def never() -> int:
         await asyncio.Event().wait()
+        return 0
 
     worker = Worker(client, "impatient")
     worker.publisher = Publisher(client, KEYS, PublisherSettings(), never)
@@ -53,15 +56,15 @@ def impatient(client: Redis) -> Worker:
 
 
 async def fill(client: Redis) -> None:
-    """Use up all memory, to the last few bytes. `FILLER` alone holds a megabyte."""
-    await client.set(FILLER, "x" * 2**20)
-    size, number = 2**20, 0
-    while size:
-        try:
-            await client.set(f"{FILLER}{number}", "x" * size)
-            number += 1
-        except redis.exceptions.OutOfMemoryError:
-            size //= 4
+    """Use up all memory. `FILLER` alone holds a megabyte.
+
+    By short commands, as the buffers of long ones would be freed a moment later, and in small
+    steps, as Redis refuses only once it has more than it may.
+    """
+    await client.setrange(FILLER, 2**20, "x")
+    with suppress(redis.exceptions.OutOfMemoryError):
+        for number in itertools.count():
+            await client.setrange(f"{FILLER}{number}", 2**13, "x")
 
 
 @pytest.mark.parametrize(
