@@ -1,5 +1,7 @@
 """Puts together what following one log takes: client, writer, pipeline, follower."""
 
+from collections.abc import Iterator
+
 import httpx
 import msgspec
 import structlog
@@ -17,6 +19,7 @@ from ingestor.ctclient.protocol import LogClient
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from ingestor.ctclient.static_ct import Identity, StaticCtLog
 from ingestor.follow.follower import Follower, Pace
+from ingestor.follow.moment import moments
 from ingestor.follow.pipeline import Pipeline
 from ingestor.outage import Patience
 
@@ -33,6 +36,7 @@ class Assembly(msgspec.Struct, frozen=True):
         leases: this worker's.
         reader: remembers what certificates have in common, across logs.
         patience: what to do while Redis is away.
+        moments: when to poll the next log, as a part of its interval.
     """
 
     config: Config
@@ -41,6 +45,7 @@ class Assembly(msgspec.Struct, frozen=True):
     leases: Leases
     reader: CertificateReader
     patience: Patience
+    moments: Iterator[float] = msgspec.field(default_factory=moments)
 
     @property
     def retry(self) -> Retry:
@@ -80,6 +85,7 @@ class Assembly(msgspec.Struct, frozen=True):
             batch_size=log.batch_size or settings.batch_size,
             concurrency=settings.fetch_concurrency,
             poll=(log.poll_interval_ms or settings.poll_interval_ms) / 1000,
+            moment=next(self.moments),
             retry=self.retry,
         )
         pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience)

@@ -18,6 +18,7 @@ from ingestor.ctclient.errors import LogError, Refused
 from ingestor.ctclient.fetch import Retry
 from ingestor.ctclient.protocol import LogClient
 from ingestor.follow.ahead import windows
+from ingestor.follow.moment import next_poll
 from ingestor.follow.pipeline import Moved, Pipeline
 from ingestor.follow.windows import WindowSize
 
@@ -31,12 +32,14 @@ class Pace(msgspec.Struct, frozen=True):
         batch_size: entries asked for at once.
         concurrency: windows fetched at the same time.
         poll: seconds from one tree head to the next while there is nothing new.
+        moment: when in these seconds, as a part of them.
         retry: delays while the log cannot be read.
     """
 
     batch_size: int
     concurrency: int
     poll: float
+    moment: float
     retry: Retry
 
 
@@ -99,7 +102,8 @@ class Follower:
                 _log.info("redis goes on from another entry", log=self.log.name, next=moved.next)
             else:
                 self._reached(head)
-                await asyncio.sleep(asked + self._pace.poll - loop.time())
+                due = next_poll(asked, self._pace.poll, self._pace.moment)
+                await asyncio.sleep(due - loop.time())
 
     async def _catch_up(self, head: TreeHead) -> None:
         """Publish everything up to `head`."""

@@ -36,6 +36,10 @@ from ctparse.messages import Message, MessageWriter
 from ctparse.treehead import TreeHead
 from ingestor.outage import Patience
 
+LIVE_MESSAGES = 64
+"""Messages in a batch that catches up with the log's head. Smaller ones than a backlog is read in
+(`MAX_MESSAGES`): the first are on their way to clients while the next are read."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -122,8 +126,10 @@ class Pipeline:
         known = await self._patience(partial(self._publisher.known, asked))
         done = {digest for digest, is_known in zip(asked, known, strict=True) if is_known}
         at = 0
+        caught_up = first + len(entries) >= head.size
+        limit = LIVE_MESSAGES if caught_up else MAX_MESSAGES
         while at < len(entries):
-            batch, at = self._batch(first, entries, digests, at, done, head)
+            batch, at = self._batch(first, entries, digests, at, done, head, limit)
             await self._send(batch)
 
     def _batch(
@@ -134,6 +140,7 @@ class Pipeline:
         start: int,
         done: set[bytes],
         head: TreeHead,
+        limit: int,
     ) -> tuple[Batch, int]:
         """The longest batch that begins at `entries[start]`, and where it ends.
 
@@ -144,16 +151,16 @@ class Pipeline:
             start: first entry of the batch.
             done: digests that need no message any more; those written now are added.
             head: the tree head that covers the window.
+            limit: messages in the batch.
         """
         messages: list[Message] = []
         rejected: list[Rejected] = []
         size = 0
-        seen = self._clock()
         end = start
-        while end < len(entries) and max(len(messages), len(rejected)) < MAX_MESSAGES:
+        while end < len(entries) and max(len(messages), len(rejected)) < limit:
             entry, digest = entries[end], digests[end]
             if digest not in done:
-                written = self._message(entry, digest, seen)
+                written = self._message(entry, digest)
                 if isinstance(written, Message):
                     size += len(written.full)
                     if size > MAX_BYTES:
@@ -173,12 +180,12 @@ class Pipeline:
         )
         return batch, end
 
-    def _message(self, entry: Entry | Rejected, digest: bytes, seen: float) -> Message | Rejected:
+    def _message(self, entry: Entry | Rejected, digest: bytes) -> Message | Rejected:
         """An entry's message, or why it has none."""
         if isinstance(entry, Rejected):
             return entry
         try:
-            message = self._write(entry, digest, seen)
+            message = self._write(entry, digest, self._clock())
         except Unreadable as error:
             return Rejected(entry.index, str(error), entry.certificate)
         if len(message.full) > MAX_BYTES:
