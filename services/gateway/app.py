@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import redis.exceptions
@@ -14,10 +14,12 @@ from certbus.connection import check_server, connect
 from certbus.keys import Keys
 from certbus.reader import Follower
 from certconf import Config
+from gateway.admin import AdminRoutes, listen
 from gateway.fanout import Fanout
 from gateway.feed import feed
 from gateway.history import History
 from gateway.http1 import HTTPConnection
+from gateway.metrics import metrics
 from gateway.patience import watch
 from gateway.replay import Replay
 from gateway.ring import Ring
@@ -42,6 +44,7 @@ async def serve(
     *,
     settings: Settings | None = None,
     listener: socket.socket | None = None,
+    admin: str | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve clients until `stop` is set, then send them elsewhere.
@@ -52,10 +55,11 @@ async def serve(
         settings: limits and intervals; None for those of `config`.
         listener: a listening socket; None for one of the configured address, which any number of
             gateways share.
+        admin: address of this process alone, see `gateway.admin.listen`; None for none.
         ready: called with the URL once connections are accepted.
 
     Raises:
-        ValueError: no Redis is configured.
+        ValueError: no Redis is configured, or `admin` is not an address.
         certbus.connection.UnsuitableServer: Redis cannot hold streams.
         OSError: the address cannot be had.
     """
@@ -66,15 +70,14 @@ async def serve(
     replica = primary
     if config.redis_read_url is not None:
         replica = connect(config.redis_read_url.reveal(), name="gateway")
-    with listener or _listen(config.host, config.port) as listening:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(primary.aclose)
+        stack.push_async_callback(replica.aclose)
+        listening = stack.enter_context(listener or _listen(config.host, config.port))
         tune(listening, settings)
-        try:
-            await _serve(
-                settings, Keys(config.redis_prefix), primary, replica, listening, stop, ready
-            )
-        finally:
-            await primary.aclose()
-            await replica.aclose()
+        admin_listening = stack.enter_context(listen(admin)) if admin else None
+        keys = Keys(config.redis_prefix)
+        await _serve(settings, keys, primary, replica, listening, admin_listening, stop, ready)
 
 
 async def _serve(
@@ -83,6 +86,7 @@ async def _serve(
     primary: Redis,
     replica: Redis,
     listening: socket.socket,
+    admin_listening: socket.socket | None,
     stop: asyncio.Event,
     ready: Callable[[str], None] | None,
 ) -> None:
@@ -98,6 +102,8 @@ async def _serve(
         server = await loop.create_server(
             lambda: HTTPConnection(service, routes.respond), sock=listening, backlog=_BACKLOG
         )
+        admin = AdminRoutes(metrics(service, history, follower))
+        admin_server = await _serve_admin(admin, service, admin_listening)
         url = _url(listening)
         tasks = [
             group.create_task(task)
@@ -119,8 +125,25 @@ async def _serve(
             await close_all(server, service, _RESTART, "restart")
         finally:
             server.close()
+            if admin_server is not None:
+                admin_server.close()
             for task in tasks:
                 task.cancel()
+
+
+async def _serve_admin(
+    routes: AdminRoutes, service: Service, listening: socket.socket | None
+) -> asyncio.Server | None:
+    if listening is None:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def connected() -> HTTPConnection:
+        return HTTPConnection(service, routes.respond)
+
+    if listening.family == socket.AF_UNIX:
+        return await loop.create_unix_server(connected, sock=listening)
+    return await loop.create_server(connected, sock=listening)
 
 
 async def _check(client: Redis) -> None:

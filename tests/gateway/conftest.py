@@ -162,7 +162,9 @@ async def start(shared_redis: Server, prefix: str) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            settings: Settings | None = None, redis_url: str = shared_redis.url, port: int = 0
+            settings: Settings | None = None,
+            redis_url: str = shared_redis.url,
+            admin: str | None = None,
         ) -> Running:
             config = load(
                 None,
@@ -171,20 +173,18 @@ async def start(shared_redis: Server, prefix: str) -> AsyncIterator[Start]:
                     "host": "127.0.0.1",
                     "redis_url": redis_url,
                     "redis_prefix": prefix,
-                    **({"port": port} if port else {}),
                 },
             )
             stop = asyncio.Event()
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            listener = None
-            if not port:
-                listener = socket.create_server(("127.0.0.1", 0), reuse_port=True)
+            listener = socket.create_server(("127.0.0.1", 0), reuse_port=True)
             task = asyncio.create_task(
                 serve(
                     config,
                     stop,
                     settings=settings or Settings(stop_timeout=1.0),
                     listener=listener,
+                    admin=admin,
                     ready=ready.set_result,
                 )
             )

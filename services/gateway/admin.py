@@ -1,0 +1,64 @@
+"""The address of this one process, beside the one that it shares with others.
+
+Whoever supervises it asks here whether it still answers; Prometheus, what it does.
+"""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from gateway.metrics import CONTENT_TYPE
+from gateway.routes import Answer, Request, refuse
+
+_UNIX: Final = "unix:"
+_MODE: Final = 0o600
+
+
+class AdminRoutes:
+    """What can be asked of one process.
+
+    Args:
+        metrics: writes them.
+    """
+
+    def __init__(self, metrics: Callable[[], bytes]) -> None:
+        self._metrics = metrics
+
+    def respond(self, request: Request) -> Answer:
+        """Decide about a request."""
+        if request.method not in ("GET", "HEAD"):
+            return refuse(405, f"{request.method} is not possible here", ("Allow", "GET, HEAD"))
+        match request.path:
+            case "/health":
+                return Answer(200, (("Content-Type", "text/plain"),), b"OK")
+            case "/metrics":
+                return Answer(200, (("Content-Type", CONTENT_TYPE),), self._metrics())
+            case path:
+                return refuse(404, f"there is nothing at {path[:200]}: /health and /metrics are")
+
+
+def listen(address: str) -> socket.socket:
+    """Open an admin address.
+
+    Args:
+        address: `host:port`, or `unix:<path>`; a socket that a dead process left there is replaced.
+
+    Raises:
+        OSError: it cannot be had.
+        ValueError: it is neither.
+    """
+    if address.startswith(_UNIX):
+        path = Path(address.removeprefix(_UNIX))
+        path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(path))
+        path.chmod(_MODE)
+        listening.listen()
+    else:
+        host, separator, port = address.rpartition(":")
+        if not separator or not port.isdigit():
+            raise ValueError(f"{address!r} is neither host:port nor unix:<path>")
+        listening = socket.create_server((host.strip("[]"), int(port)))
+    listening.setblocking(False)
+    return listening

@@ -1,0 +1,62 @@
+"""The address of one process."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.admin import listen
+from tests.gateway.clients import Raw, receive, websocket
+from tests.gateway.conftest import Start
+from tests.gateway.press import Press
+
+
+async def ask(path: Path, request: str) -> tuple[int, bytes]:
+    async with Raw(*await asyncio.open_unix_connection(path)) as client:
+        client.send(f"{request} HTTP/1.1\r\nHost: admin\r\n\r\n".encode())
+        status, _, body = await client.answer()
+    return status, body
+
+
+async def test_health_and_metrics(start: Start, press: Press, tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    gateway = await (await start(admin=f"unix:{path}")).following()
+    assert await ask(path, "GET /health") == (200, b"OK")
+    async with websocket(gateway.ws + "/") as client, websocket(gateway.ws + "/full-stream"):
+        await press.print(3)
+        await receive(client, 3)
+        status, body = await ask(path, "GET /metrics")
+    assert status == 200
+    found = {
+        (sample.name, sample.labels.get("stream"), sample.labels.get("form")): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    assert found["certstream_gateway_clients", "lite", "websocket"] == 1
+    assert found["certstream_gateway_clients", "lite", "sse"] == 0
+    assert found["certstream_gateway_messages_sent_total", "lite", "websocket"] == 3
+    assert found["certstream_gateway_bytes_sent_total", "lite", "websocket"] > 0
+    assert found["certstream_gateway_redis_up", None, None] == 1
+    assert found["certstream_gateway_stream_age_seconds", "lite", None] < 60
+    assert found["process_resident_memory_bytes", None, None] > 0
+
+
+@pytest.mark.parametrize(("request_line", "status"), [("GET /", 404), ("POST /health", 405)])
+async def test_there_is_nothing_else(
+    start: Start, tmp_path: Path, request_line: str, status: int
+) -> None:
+    await start(admin=f"unix:{tmp_path}/admin.sock")
+    assert (await ask(tmp_path / "admin.sock", request_line))[0] == status
+
+
+def test_addresses(tmp_path: Path) -> None:
+    with listen("127.0.0.1:0") as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
+    for _ in range(2):  # the second one replaces what the first one left
+        with listen(f"unix:{tmp_path}/admin.sock") as listening:
+            assert listening.family == socket.AF_UNIX
+    assert (tmp_path / "admin.sock").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ValueError, match="neither"):
+        listen("admin")
