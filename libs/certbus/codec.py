@@ -12,7 +12,8 @@ import zstandard
 Name = Literal["none", "zstd"]
 
 LEVEL = 1
-"""Of Zstandard."""
+"""Of Zstandard. A certificate in batches of 256, all three forms: level 1 costs 9 µs and 1240
+bytes, -1 8 µs and 1800, 3 12 µs and 1190; unpacking 5 to 7 µs (bench/redis_cost.py)."""
 
 MAX_UNPACKED = 16 * 1024 * 1024
 """Bytes. Batches of at most 4 MiB are published; the rest is room for other publishers."""

@@ -13,6 +13,7 @@ a process ends):
 """
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import importlib.util
@@ -22,7 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -80,8 +81,9 @@ class EmbeddedRedis:
         self.url = ""
 
     async def __aenter__(self) -> Self:
-        self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._owner_lock = self._lock_state()
+        with self._usable():
+            self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._owner_lock = self._lock_state()
         try:
             await self.start()
         except BaseException:
@@ -116,11 +118,23 @@ class EmbeddedRedis:
         """Start the redis-server, unless it runs, and wait until it answers.
 
         Raises:
-            CannotStart: there is none, it ends at once, or an earlier one does not end.
+            CannotStart: there is none, it ends at once, an earlier one does not end, or the state
+                directory cannot be written.
         """
         if self._process is not None and self._process.returncode is None:
             return
         executable = self._executable or find_executable()
+        with self._usable():
+            await self._spawn(executable)
+        await self._wait_ready()
+        log.info(
+            "embedded redis runs",
+            redis_pid=self.pid,
+            executable=executable,
+            state=str(self._dir),
+        )
+
+    async def _spawn(self, executable: str) -> None:
         socket = self._socket_path()
         redis_lock = await self._lock_data()
         try:
@@ -141,8 +155,6 @@ class EmbeddedRedis:
         finally:
             os.close(redis_lock)
         self.url = f"unix://{socket}"
-        await self._wait_ready()
-        log.info("embedded redis runs", pid=self.pid, executable=executable, state=str(self._dir))
 
     async def _wait_ready(self) -> None:
         process = self._process
@@ -172,13 +184,19 @@ class EmbeddedRedis:
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return
-        process.terminate()  # it writes what it has, and ends
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()  # it writes what it has, and ends
+        # Not wait_for or timeout: a task that is being cancelled, as this one may be, would lose
+        # its cancellation in the one (before Python 3.12), the time-out in the other (3.11.3).
+        ended = asyncio.ensure_future(process.wait())
         try:
-            await asyncio.wait_for(process.wait(), _STOP_TIMEOUT)
-        except TimeoutError:
-            log.warning("embedded redis does not stop, killing it", pid=process.pid)
-            process.kill()
-            await process.wait()
+            await asyncio.wait({ended}, timeout=_STOP_TIMEOUT)
+        finally:
+            if not ended.done():
+                log.warning("embedded redis does not stop, killing it", redis_pid=process.pid)
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        await ended
 
     async def _close(self) -> None:
         try:
@@ -190,6 +208,18 @@ class EmbeddedRedis:
             if self._owner_lock is not None:
                 os.close(self._owner_lock)
                 self._owner_lock = None
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Explain what the file system refuses."""
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or self._dir
+            raise CannotStart(
+                f"the state directory {self._dir} cannot be used: {where}: {error.strerror}. "
+                "Mend that, or set another one: state_dir, CERTSTREAM_STATE_DIR or --state-dir"
+            ) from None
 
     def _lock_state(self) -> int:
         path = self._dir / "owner.lock"

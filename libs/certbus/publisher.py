@@ -58,6 +58,7 @@ __all__ = [
     "UnsupportedFormat",
 ]
 
+_MAX_REASON = 500  # characters
 _MAX_RAW = 16 * 1024  # bytes kept of one unreadable entry
 _MAX_RAW_BATCH = 1024 * 1024
 _OOM_PAUSES = (0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one is repeated
@@ -235,7 +236,7 @@ class Publisher:
             n=len(messages),
             codec=self._codec.name,
             duplicates=batch.duplicates,
-            rejected=[_RejectedEntry(r.index, r.reason, len(r.raw)) for r in batch.rejected],
+            rejected=[_RejectedEntry(r.index, _line(r.reason), len(r.raw)) for r in batch.rejected],
         )
         streams = self._streams
         digests = b"".join([digest for m in messages for digest in (m.sha256, m.sha1)])
@@ -285,6 +286,11 @@ class UnsupportedFormat(Exception):  # noqa: N818  (named for the data)
 
 def _new_epoch() -> str:
     return secrets.token_hex(8)
+
+
+def _line(reason: str) -> str:
+    """A reason may quote whatever could not be read."""
+    return " ".join(reason[:_MAX_REASON].encode("utf-8", "replace").decode().split())
 
 
 def _cut_short(rejected: list[Rejected]) -> list[bytes]:

@@ -28,7 +28,13 @@ class RedisServer:
         self.socket = directory / "s"
         self.url = f"unix://{self.socket}"
         self._executable = executable
-        self._settings = {"appendonly": "yes", "save": "", "port": 0, **settings}
+        self._settings = {
+            "appendonly": "yes",
+            "appendfsync": "no",  # else a write may wait, after its answer, for a sync under way
+            "save": "",
+            "port": 0,
+            **settings,
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -21,6 +21,7 @@ from certbus.publisher import (
     Stale,
     UnsupportedFormat,
 )
+from ctparse.entry import Rejected
 from ctparse.treehead import TreeHead
 from tests.certbus.bus import (
     KEYS,
@@ -157,6 +158,16 @@ async def test_a_certificate_twice_in_one_batch_is_told(one: Worker, client: Red
     outcome = await one.publisher.publish(lease, batch(0, ["a", "b", "a", "a"]))
     assert outcome == Repeated([2, 3])
     assert await everything(client) == before
+
+
+async def test_a_reason_may_quote_anything(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    odd = Rejected(0, "odd name '\udcff\0\n' " + "x" * 10_000, b"")
+    assert await one.publisher.publish(lease, Batch(0, 1, [], 0, [odd])) == Published(None, 1)
+    reply: Any = await client.xrange(KEYS.rejected)
+    reason = reply[0][1][b"reason"].decode()
+    assert reason.startswith("odd name '?\0 ' xxx")
+    assert len(reason) < 1000
 
 
 async def test_a_repeated_batch_is_stale(one: Worker, client: Redis) -> None:
