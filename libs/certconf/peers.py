@@ -40,9 +40,6 @@ _NO_HEALTH = "a log's health is not judged yet: one that fails is asked again, e
 
 #: Settings that this version reads and checks, but does not act on yet -> what happens instead.
 PENDING: Final[Mapping[str, str]] = {
-    "auth.enabled": "tokens are not checked yet: whoever reaches the port is let in",
-    "connection_limit.enabled": "connections are not limited yet",
-    "rate_limit.enabled": "requests are not limited yet",
     "hot_reload.enabled": "a changed file takes effect at the next start",
     "protocols.api": "the REST API is not served yet",
     "tls_cert": "TLS is not served yet: put a proxy with TLS in front",

@@ -1,6 +1,7 @@
 """The process: wiring, start and stop."""
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -12,9 +13,12 @@ from redis.asyncio import Redis
 
 from certbus.connection import check_server, connect
 from certbus.keys import Keys
+from certbus.limits import ConnectionCounts, RateLimits
 from certbus.reader import Follower
 from certconf import Config
 from gateway.admin import AdminRoutes, listen
+from gateway.admission.door import Door
+from gateway.admission.policy import policy_of
 from gateway.fanout import Fanout
 from gateway.feed import feed
 from gateway.history import History
@@ -32,6 +36,7 @@ from gateway.whereabouts import announce
 _BACKLOG: Final = 4096
 _UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it
 _GRACE: Final = 30.0  # seconds
+_BEATS: Final = 3  # signs of life before a gateway is forgotten
 _REDIS_PAUSE: Final = 1.0  # seconds between attempts to look at Redis
 _RESTART: Final = 1012  # "Service Restart", in the IANA registry of close codes
 
@@ -77,7 +82,10 @@ async def serve(
         tune(listening, settings)
         admin_listening = stack.enter_context(listen(admin)) if admin else None
         keys = Keys(config.redis_prefix)
-        await _serve(settings, keys, primary, replica, listening, admin_listening, stop, ready)
+        door = _door(config, primary, keys)
+        await _serve(
+            settings, keys, primary, replica, door, listening, admin_listening, stop, ready
+        )
 
 
 async def _serve(
@@ -85,6 +93,7 @@ async def _serve(
     keys: Keys,
     primary: Redis,
     replica: Redis,
+    door: Door,
     listening: socket.socket,
     admin_listening: socket.socket | None,
     stop: asyncio.Event,
@@ -100,7 +109,7 @@ async def _serve(
         routes = Routes(settings, rings)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: HTTPConnection(service, routes.respond), sock=listening, backlog=_BACKLOG
+            lambda: HTTPConnection(service, routes.respond, door), sock=listening, backlog=_BACKLOG
         )
         admin = AdminRoutes(metrics(service, history, follower))
         admin_server = await _serve_admin(admin, service, admin_listening)
@@ -114,6 +123,8 @@ async def _serve(
                 service.websockets.run(),
                 service.events.run(),
                 watch(service),
+                door.rates.run(),
+                door.connections.run(),
                 announce(primary, keys, service, follower, url),
             )
         ]
@@ -153,6 +164,13 @@ async def _check(client: Redis) -> None:
             await check_server(client, writable=False)
             return
         await asyncio.sleep(_REDIS_PAUSE)
+
+
+def _door(config: Config, primary: Redis, keys: Keys) -> Door:
+    """Who may come in, counted together with all gateways."""
+    ttl = config.connection_limit.forget_after_secs
+    counts = ConnectionCounts(primary, keys, secrets.token_hex(8), ttl)
+    return Door(policy_of(config), RateLimits(primary, keys), counts, beat=ttl / _BEATS)
 
 
 def settings_of(config: Config) -> Settings:

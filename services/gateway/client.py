@@ -9,12 +9,15 @@ the ring does not hold, a replay serves from Redis.
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from certbus.ids import ORIGIN, Cursor, parse_entry_id
 from gateway.lane import WRITE_BYTES, Lane
 from gateway.ring import Overrun, Position
 from gateway.service import Service
+
+if TYPE_CHECKING:
+    from gateway.admission.door import Ticket
 
 _GONE: Final = Position(1 << 62, Cursor(parse_entry_id(ORIGIN), None), 0)
 """Where clients are that have left: behind everything."""
@@ -30,9 +33,10 @@ class Client(asyncio.Protocol, ABC):
         at: everything before this place has been written.
         paused: whether the transport takes no more for now.
         spoke: of the heartbeat's wheel.
+        ticket: with which it was let in; given back when it has gone.
     """
 
-    __slots__ = ("_drained", "at", "lane", "paused", "service", "spoke", "transport")
+    __slots__ = ("_drained", "at", "lane", "paused", "service", "spoke", "ticket", "transport")
 
     def __init__(self, service: Service, lane: Lane, transport: asyncio.Transport) -> None:
         self.service = service
@@ -41,6 +45,7 @@ class Client(asyncio.Protocol, ABC):
         self.at = lane.ring.head
         self.paused = False
         self.spoke = 0
+        self.ticket: Ticket | None = None
         self._drained: asyncio.Future[None] | None = None
 
     @property
@@ -165,6 +170,8 @@ class Client(asyncio.Protocol, ABC):
         """The client has gone."""
         self.leave()
         self.service.left(self)
+        if self.ticket is not None:
+            self.ticket.give_back()
 
     def _cut_off_later(self) -> None:
         """Do not wait for ever for a client that does not take or answer what was written."""

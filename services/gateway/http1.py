@@ -1,8 +1,8 @@
 """A connection before it is a client: HTTP/1.1, spoken by h11.
 
-Requests are answered at once. One that subscribes turns the connection over to a client's
-protocol, and everything about HTTP is forgotten. What waits for a request costs a timer, and a
-peer that takes too long over one (slowloris) is cut off.
+Requests that pass the door are answered at once. One that subscribes turns the connection over to
+a client's protocol, and everything about HTTP is forgotten. What waits for a request costs a timer,
+and a peer that takes too long over one (slowloris) is cut off.
 """
 
 import asyncio
@@ -12,7 +12,10 @@ from typing import Final, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
+import msgspec
 
+from gateway.admission.door import Door, Ticket
+from gateway.admission.visitor import Visitor
 from gateway.frames import SSE, WEBSOCKET
 from gateway.routes import Answer, Request, Router, Subscription, refuse
 from gateway.service import Service
@@ -24,16 +27,34 @@ _MAX_BODY: Final = 64 * 1024  # bytes of a body that nobody wants
 
 
 class HTTPConnection(asyncio.Protocol):
-    """Reads requests and answers them, until one subscribes."""
+    """Reads requests and answers them, until one subscribes.
 
-    __slots__ = ("_body", "_http", "_request", "_router", "_service", "_timer", "_transport")
+    Args:
+        service: what it shares with all others.
+        router: says what to do about a request.
+        door: says whether to do it; None lets everything in.
+    """
+
+    __slots__ = (
+        "_asking",
+        "_body",
+        "_door",
+        "_http",
+        "_request",
+        "_router",
+        "_service",
+        "_timer",
+        "_transport",
+    )
 
     _transport: asyncio.Transport
     _timer: asyncio.TimerHandle
 
-    def __init__(self, service: Service, router: Router) -> None:
+    def __init__(self, service: Service, router: Router, door: Door | None = None) -> None:
         self._service = service
         self._router = router
+        self._door = door
+        self._asking: asyncio.Task[None] | None = None
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
         self._request: h11.Request | None = None
         self._body = 0
@@ -49,6 +70,8 @@ class HTTPConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The peer has gone."""
+        if self._asking is not None:
+            self._asking.cancel()
         self._forget()
 
     def data_received(self, data: bytes) -> None:
@@ -62,7 +85,8 @@ class HTTPConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Answers are read again."""
-        self._transport.resume_reading()
+        if self._asking is None:
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Hang up."""
@@ -117,18 +141,65 @@ class HTTPConnection(asyncio.Protocol):
         except ValueError as error:
             self._answer(refuse(400, str(error)))
             return
-        outcome = self._router(request)
+        door = self._door
+        visitor = None if door is None else door.identify(request, self._peer())
+        if isinstance(visitor, Answer):
+            self._answer(visitor)
+        elif door is None or visitor is None:
+            self._proceed(received, self._router(request), None)
+        elif door.waits(request):
+            self._transport.pause_reading()
+            asking = self._ask(door, visitor, received, request)
+            self._asking = asyncio.get_running_loop().create_task(asking)
+        else:
+            outcome = self._router(request)
+            subscribes = isinstance(outcome, Subscription) and received.method != b"HEAD"
+            ticket = door.enter_unlimited(visitor) if subscribes else None
+            self._proceed(received, outcome, ticket)
+
+    async def _ask(
+        self, door: Door, visitor: Visitor, received: h11.Request, request: Request
+    ) -> None:
+        """Go on with a request once Redis has said what there is to say about it."""
+        ticket: Ticket | Answer | None = None
+        admitted = await door.admit(visitor)
+        outcome = admitted if isinstance(admitted, Answer) else self._router(request)
+        if isinstance(outcome, Subscription):
+            if received.method != b"HEAD":
+                ticket = await door.enter(visitor)
+        elif not isinstance(admitted, Answer):
+            outcome = msgspec.structs.replace(outcome, headers=(*outcome.headers, *admitted))
+        self._asking = None
+        if isinstance(ticket, Answer):
+            outcome, ticket = ticket, None
+        if self._transport.is_closing():
+            if ticket is not None:
+                ticket.give_back()
+            return
+        self._transport.resume_reading()
+        self._proceed(received, outcome, ticket)
+
+    def _proceed(
+        self, received: h11.Request, outcome: Answer | Subscription, ticket: Ticket | None
+    ) -> None:
         if isinstance(outcome, Answer):
             self._answer(outcome)
-        elif outcome.websocket:
-            self._become_websocket(received, outcome)
-        elif request.method == "HEAD":
+        elif received.method == b"HEAD":
             self._answer(Answer(200, (("Content-Type", "text/event-stream"),), b""))
+        elif outcome.websocket:
+            self._become_websocket(received, outcome, ticket)
         else:
             lane = self._service.lanes[outcome.stream, SSE]
-            self._become(SSEClient(self._service, lane, self._transport), outcome)
+            self._become(SSEClient(self._service, lane, self._transport), outcome, ticket)
 
-    def _become_websocket(self, received: h11.Request, subscription: Subscription) -> None:
+    def _peer(self) -> str:
+        """The other end's address; nobody's if it has gone already."""
+        peername = self._transport.get_extra_info("peername")
+        return str(peername[0]) if peername else "::"
+
+    def _become_websocket(
+        self, received: h11.Request, subscription: Subscription, ticket: Ticket | None
+    ) -> None:
         headers = [(name.decode(), value.decode("latin-1")) for name, value in received.headers]
         response = accept(
             received.target.decode(),
@@ -137,6 +208,8 @@ class HTTPConnection(asyncio.Protocol):
             received.http_version.decode(),
         )
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            if ticket is not None:
+                ticket.give_back()
             kept = [pair for pair in response.headers.raw_items() if pair[0] in _KEPT]
             self._answer(Answer(response.status_code, tuple(kept), bytes(response.body)))
             return
@@ -144,12 +217,18 @@ class HTTPConnection(asyncio.Protocol):
         lane = self._service.lanes[subscription.stream, WEBSOCKET]
         client = WebSocketClient(self._service, lane, self._transport)
         early, _ = self._http.trailing_data
-        self._become(client, subscription)
+        self._become(client, subscription, ticket)
         if early:
             client.data_received(early)
 
-    def _become(self, client: SSEClient | WebSocketClient, subscription: Subscription) -> None:
+    def _become(
+        self,
+        client: SSEClient | WebSocketClient,
+        subscription: Subscription,
+        ticket: Ticket | None,
+    ) -> None:
         self._forget()
+        client.ticket = ticket
         self._transport.set_protocol(client)
         client.join(subscription.cursor)
 
@@ -199,7 +278,10 @@ def _read(received: h11.Request) -> Request:
         split = urlsplit(target)
         target = f"{split.path or '/'}?{split.query}"
     path, _, query = target.partition("?")
-    headers = {name.decode(): value.decode("latin-1") for name, value in received.headers}
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in received.headers:
+        name, value = raw_name.decode(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     fields: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=32):
         fields.setdefault(name, value)

@@ -32,7 +32,7 @@ class Request(msgspec.Struct, frozen=True):
         method: as sent.
         path: decoded, without the query.
         query: its first value of each name.
-        headers: names in lower case; the last value of each.
+        headers: names in lower case; the values of each joined by commas.
         websocket: whether the client asks for a WebSocket.
     """
 

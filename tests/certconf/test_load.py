@@ -350,9 +350,6 @@ def test_secrets_do_not_show() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("auth.enabled", True),
-        ("connection_limit.enabled", True),
-        ("rate_limit.enabled", True),
         ("hot_reload.enabled", True),
         ("protocols.api", True),
         ("ct_log.default_operator_rate_limit_ms", 0),

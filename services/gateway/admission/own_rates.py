@@ -1,0 +1,90 @@
+"""Rates as this process alone sees them, while Redis cannot be asked.
+
+This is certbus/lua/rates.lua in Python, in bounded memory.
+"""
+
+import math
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+
+from certbus.limits import Decision, Rate
+
+_MOST: Final = 10_000  # of those who ask; whoever has been silent longest is forgotten
+
+
+class _State(msgspec.Struct):
+    """What one has asked; times in ms, `current` and `before` are requests of two windows."""
+
+    tokens: float
+    at: float
+    burst: int = 0
+    burst_at: float = 0
+    window: float = 0
+    current: int = 0
+    before: int = 0
+
+
+class OwnRates:
+    """Token buckets and sliding windows of one process."""
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[str, _State] = OrderedDict()
+
+    def take(self, who: str, rate: Rate, now: float) -> Decision:
+        """Count one request.
+
+        Args:
+            who: asks.
+            rate: what they may.
+            now: seconds of any clock that does not go back.
+        """
+        now = math.floor(now * 1000)
+        state = self._states.setdefault(who, _State(rate.capacity, now, burst_at=now))
+        self._states.move_to_end(who)
+        if len(self._states) > _MOST:
+            self._states.popitem(last=False)
+        return _take(state, rate, now)
+
+
+def _take(state: _State, rate: Rate, now: float) -> Decision:
+    refill, window, burst_ms = rate.refill / 1000, int(rate.window * 1000), rate.burst_window * 1000
+    state.tokens = min(state.tokens + max(now - state.at, 0) * refill, rate.capacity)
+    state.at = now
+    if now - state.burst_at >= burst_ms:
+        state.burst, state.burst_at = 0, now
+    start = now - now % window
+    if state.window != start:
+        state.before = state.current if state.window == start - window else 0
+        state.window, state.current = start, 0
+
+    covered = state.before * (window - (now - start)) / window + state.current
+    fits = covered + 1 <= rate.window_requests
+    bursts = state.burst + 1 <= rate.burst
+    if fits and (state.tokens >= 1 or bursts):
+        if state.tokens >= 1:
+            state.tokens -= 1
+        else:
+            state.burst += 1
+        state.current += 1
+        left = min(rate.window_requests - covered - 1, state.tokens + rate.burst - state.burst)
+        return Decision(True, max(0, math.floor(left)), _until_full(state, rate), 0)
+    wait = 0.0 if fits else _until_it_fits(state, rate.window_requests, window, now - start)
+    if state.tokens < 1 and not bursts:
+        refilled = (1 - state.tokens) / refill
+        wait = max(
+            wait, min(refilled, state.burst_at + burst_ms - now) if rate.burst >= 1 else refilled
+        )
+    return Decision(False, 0, _until_full(state, rate), max(1, math.ceil(wait)) / 1000)
+
+
+def _until_full(state: _State, rate: Rate) -> float:
+    return math.ceil((rate.capacity - state.tokens) / rate.refill * 1000) / 1000
+
+
+def _until_it_fits(state: _State, most: int, window: int, elapsed: float) -> float:
+    """Milliseconds until the sliding window has room for one more."""
+    if state.current + 1 <= most:
+        return window * (1 - (most - 1 - state.current) / state.before) - elapsed
+    return window - elapsed + window * max(1 - (most - 1) / state.current, 0)
