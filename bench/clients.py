@@ -175,7 +175,14 @@ class Crowd:
         for name, clients in groups.items():
             if not clients:
                 continue
-            found[name] = self._summary(clients)
+            if name == "normal":
+                found[name] = self._summary(clients)
+            else:
+                found[name] = {
+                    "clients": len(clients),
+                    "closed": sum(client.closed for client in clients),
+                    "bytes": sum(client.bytes for client in clients),
+                }
         return found
 
     def _summary(self, clients: list[Client]) -> dict[str, object]:

@@ -3,7 +3,7 @@
 Certificates are published as an ingestor does, by one or more logs that are polled once a second.
 Prints, and stores on request, for each scenario: messages delivered and lost, CPU a delivered
 message, latency from `seen` to receipt, memory a connection, time to connect while streaming.
-`--plain` measures one send a message in the same run.
+`--plain` measures one send a message beside it.
 """
 
 import argparse
@@ -268,15 +268,18 @@ def free_port() -> int:
 
 async def run(options: argparse.Namespace) -> None:
     chosen = [SCENARIOS[name] for name in options.scenario or SCENARIOS]
+    if options.seconds:
+        chosen = [replace(scenario, seconds=options.seconds) for scenario in chosen]
     results = []
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fanout"))
         redis = await stack.enter_async_context(EmbeddedRedis(Path(directory)))
         for scenario in chosen:
-            seconds = options.seconds or scenario.seconds
-            result = await measure(
-                replace(scenario, seconds=seconds), redis.url, plain=options.plain
-            )
+            result = await measure(scenario, redis.url, plain=False)
+            if options.plain and scenario.path == "/":
+                baseline = await measure(scenario, redis.url, plain=True)
+                result["plain"] = baseline
+                result["ratio"] = round(baseline["cpu_us"] / result["cpu_us"], 1)
             results.append(result)
             print(json.dumps(result), flush=True)
     if options.output:
@@ -287,7 +290,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenario", nargs="*", choices=[*SCENARIOS, []], metavar="SCENARIO")
     parser.add_argument("--seconds", type=float, help="of each measurement")
-    parser.add_argument("--plain", action="store_true", help="one send a message")
+    parser.add_argument("--plain", action="store_true", help="measure one send a message beside it")
     parser.add_argument("--output", type=Path, help="where to store the results")
     asyncio.run(run(parser.parse_args()))
 
