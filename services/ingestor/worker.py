@@ -198,7 +198,7 @@ class Worker:
             _log.warning("lease lost", log=log.name)
         except Exception:  # noqa: BLE001  (one log's trouble must not end the others)
             _log.exception("following failed", log=log.name, again_in_secs=_PENALTY)
-            self._left_alone[log.id] = asyncio.get_running_loop().time() + _PENALTY
+            self._leave_alone(log)
         self._held.pop(log.id, None)
 
     async def _look(self, log: Log) -> None:
@@ -207,12 +207,21 @@ class Worker:
         async def failed(problem: str) -> None:
             await self._patience(partial(self._bus.directory.log_failed, log.id, problem))
 
-        client, retry = self._assembly.client(log), self._assembly.retry
-        start = await find_start(log, client, retry, self._starts, failed)
-        self._why[log.id] = start.why
-        await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
-        del self._looking[log.id]
-        self._wake.set()
+        try:
+            client, retry = self._assembly.client(log), self._assembly.retry
+            start = await find_start(log, client, retry, self._starts, failed)
+            self._why[log.id] = start.why
+            await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
+        except Exception:  # noqa: BLE001  (one log's trouble must not end the others)
+            _log.exception("finding a start failed", log=log.name, again_in_secs=_PENALTY)
+            self._leave_alone(log)
+        else:
+            self._wake.set()
+        finally:
+            del self._looking[log.id]
+
+    def _leave_alone(self, log: Log) -> None:
+        self._left_alone[log.id] = asyncio.get_running_loop().time() + _PENALTY
 
     async def _give_up(self, log_id: str) -> None:
         """Hand a log over to whoever has fewer."""

@@ -17,6 +17,14 @@ class Answer:
     silent: bool = False
 
 
+def redirect(location: str) -> Answer:
+    return Answer(status="302 Found", headers={"location": location})
+
+
+# Where these lead is no URL to idna, and no address to the socket module.
+NOWHERE = ("http://xn--a/", "http://127.0.0.1:99999/")
+
+
 @dataclass
 class Request:
     path: str

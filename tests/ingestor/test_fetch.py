@@ -10,7 +10,7 @@ import pytest
 from ingestor.ctclient.backoff import jittered
 from ingestor.ctclient.errors import BadAnswer, Refused, TooLarge, Unreachable
 from ingestor.ctclient.fetch import MAX_RETRY_AFTER, Fetcher, Retry, http_client, retry_after
-from tests.ingestor.hostile import Answer, HostileServer, hostile_server
+from tests.ingestor.hostile import NOWHERE, Answer, HostileServer, hostile_server, redirect
 from tests.ingestor.waiting import until
 
 LIMIT = 100_000
@@ -137,6 +137,13 @@ async def test_redirects_are_bounded(server: HostileServer, fetcher: Fetcher) ->
     assert await fetcher.get(f"{server.url}/once", LIMIT) == b"here"
     with pytest.raises(BadAnswer, match="more than 3 redirects"):
         await fetcher.get(f"{server.url}/loop", LIMIT)
+
+
+@pytest.mark.parametrize("location", NOWHERE)
+async def test_redirects_to_nowhere(server: HostileServer, fetcher: Fetcher, location: str) -> None:
+    server.answers["/away"] = [redirect(location)]
+    with pytest.raises(Unreachable, match=r"/away: (OverflowError|InvalidCodepoint): "):
+        await fetcher.get(f"{server.url}/away", LIMIT)
 
 
 @pytest.mark.parametrize(

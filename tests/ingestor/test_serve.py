@@ -5,9 +5,13 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
 from certbus.directory import LogStatus
+from ctparse.treehead import TreeHead
+from ingestor.ctclient.rfc6962 import Rfc6962Log
+from tests.ingestor.hostile import NOWHERE, hostile_server, redirect
 from tests.ingestor.site import Site
 from tests.ingestor.waiting import until
 
@@ -113,6 +117,41 @@ async def test_a_log_that_goes_away_is_told_once_and_followed_when_it_is_back(si
     (log,) = (await site.logs()).values()
     assert log.last_error is not None
     assert site.simlog.url in log.last_error
+
+
+async def test_a_log_that_leads_nowhere_does_not_stop_the_others(site: Site) -> None:
+    await site.simlog.start(rfc6962=0, static_ct=1, preload=300, rate=0)
+    async with hostile_server() as hostile:
+        hostile.answers["*"] = [redirect(location) for location in NOWHERE]
+        evil = [{"name": "Evil", "url": hostile.url}]
+        await site.ingestor("a", **{"ct_log.start_index": 0, "custom_logs": evil})
+
+        async def told() -> bool:
+            logs = await site.logs()
+            return "Evil" in logs and bool(logs["Evil"].last_error)
+
+        await until(told, what="error of the hostile log")
+        await until(site.complete, what="complete Redis")
+
+
+async def test_a_failure_nobody_foresaw_at_first_sight_stays_with_its_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=300, rate=0)
+
+    async def broken(log: Rfc6962Log) -> TreeHead:
+        raise RuntimeError(log)
+
+    monkeypatch.setattr(Rfc6962Log, "tree_head", broken)
+    with capture_logs() as lines:
+        await site.ingestor("a", **{"ct_log.start_index": 0})
+
+        async def other_is_complete() -> bool:
+            sizes, logs = await site.simlog.sizes(), await site.logs()
+            return any(logs[name].next == size for name, size in sizes.items() if name in logs)
+
+        await until(lambda: any(line["event"] == "finding a start failed" for line in lines))
+        await until(other_is_complete, what="the other log complete")
 
 
 async def _failed_since(site: Site, moment: int | None) -> bool:

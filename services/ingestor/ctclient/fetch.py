@@ -106,21 +106,27 @@ class Fetcher:
         """One request, after any pause the log asked for."""
         await self._pause()
         try:
-            async with asyncio.timeout(self._timeout), self._http.stream("GET", url) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise self._refused(url, response)
-                if url.startswith("https:") and response.url.scheme != "https":
-                    raise BadAnswer(self.log, url, f"redirected to plain HTTP, {response.url}")
-                return await self._body(url, response, limit)
+            async with asyncio.timeout(self._timeout):
+                return await self._exchange(url, limit)
         except TimeoutError as error:
             problem = f"no complete answer within {self._timeout:g} s"
             raise Unreachable(self.log, url, problem) from error
         except httpx.TooManyRedirects as error:
             problem = f"more than {MAX_REDIRECTS} redirects"
             raise BadAnswer(self.log, url, problem) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            problem = str(error) or type(error).__name__
-            raise Unreachable(self.log, url, problem) from error
+        except LogError:
+            raise
+        # Not only httpx's own: a redirect may lead to what idna or the socket module trips over.
+        except Exception as error:
+            raise Unreachable(self.log, url, _problem(error)) from error
+
+    async def _exchange(self, url: str, limit: int) -> bytes:
+        async with self._http.stream("GET", url) as response:
+            if response.status_code != httpx.codes.OK:
+                raise self._refused(url, response)
+            if url.startswith("https:") and response.url.scheme != "https":
+                raise BadAnswer(self.log, url, f"redirected to plain HTTP, {response.url}")
+            return await self._body(url, response, limit)
 
     async def _pause(self) -> None:
         """Wait as long as the log asked for; it may ask for more meanwhile."""
@@ -164,6 +170,16 @@ class Fetcher:
         if not inflate.eof:
             raise BadAnswer(self.log, url, f"gzip body ends early, after {len(body):,} bytes")
         return plain
+
+
+def _problem(error: Exception) -> str:
+    """One line about what httpx, or something below it, raised."""
+    while isinstance(error, ExceptionGroup):  # of attempts to connect
+        error = error.exceptions[0]
+    text = " ".join(str(error).split())
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _worth_retrying(error: LogError) -> bool:
