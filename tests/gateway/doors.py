@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -68,7 +69,7 @@ class GatewayProcess:
             process = await asyncio.create_subprocess_exec(
                 *CERTSTREAM_SERVER,
                 "gateway",
-                *(f"--set={key}={value}" for key, value in given.items()),
+                *(f"--set={key}={json.dumps(value)}" for key, value in given.items()),
                 stderr=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
             )
