@@ -25,6 +25,9 @@ from ctparse.treehead import TreeHead
 TILE_WIDTH = 256
 FINGERPRINT_BYTES = 32
 
+# No path is as long; each fingerprint may cost whoever reads it a request.
+_MAX_CHAIN = 100
+
 _RFC6962_SIGNATURE = 0x05
 _TIMESTAMP_BYTES = 8
 _KEY_HASH_BYTES = 4
@@ -175,6 +178,8 @@ def _decode_entry(tile: bytes, at: int, index: int) -> tuple[Entry | Rejected, i
     wrong = _wrong_index(tile[extensions:leaf_stop], index)
     if (end - chain) % FINGERPRINT_BYTES:
         wrong = f"certificate_chain of {end - chain} bytes, not a multiple of {FINGERPRINT_BYTES}"
+    elif end - chain > _MAX_CHAIN * FINGERPRINT_BYTES:
+        wrong = f"chain of more than {_MAX_CHAIN} certificates"
     if wrong:
         return Rejected(index, wrong, tile[at:end]), end
     entry = Entry(

@@ -167,6 +167,14 @@ class TestTile:
         (bad,) = decode_tile(tile_leaf(b"\0\0\x05\0\0\0\0\7", chain=bytes(33)), 7)
         assert isinstance(bad, Rejected)
 
+    def test_a_chain_no_path_is_as_long_as_is_rejected(self) -> None:
+        index = b"\0\0\x05\0\0\0\0\7"
+        (good,) = decode_tile(tile_leaf(index, chain=bytes(100 * 32)), 7)
+        assert isinstance(good, Entry)
+        (bad,) = decode_tile(tile_leaf(index, chain=bytes(101 * 32)), 7)
+        assert isinstance(bad, Rejected)
+        assert bad.reason == "chain of more than 100 certificates"
+
     def test_a_tile_that_ends_inside_an_entry_is_malformed(self, sunlight: Path) -> None:
         whole = tile(sunlight, 0)
         first = len(one_entry(whole, 0))

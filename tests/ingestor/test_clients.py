@@ -15,7 +15,7 @@ from ctparse.entry import Entry
 from ctparse.signatures import load_log_key, verify_tree_head
 from ingestor.ctclient.errors import BadAnswer, Refused
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
-from ingestor.ctclient.issuers import Issuers
+from ingestor.ctclient.issuers import CAPACITY, RECENT, WINDOW, Issuers
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from ingestor.ctclient.static_ct import Identity, StaticCtLog
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
@@ -156,6 +156,43 @@ async def test_another_issuer_than_the_fingerprint_says(
     server.answers[f"/issuer/{name}"] = [Answer(b"another certificate")]
     with pytest.raises(BadAnswer, match=rf"/issuer/{name}: another certificate, with SHA-256"):
         await sunlight.entries(0, 256)
+
+
+def made_up_issuers(server: HostileServer, count: int) -> list[bytes]:
+    """Serve so many issuers; returns their fingerprints."""
+    issuers = [index.to_bytes(4) for index in range(count)]
+    digests = [hashlib.sha256(issuer).digest() for issuer in issuers]
+    for digest, issuer in zip(digests, issuers, strict=True):
+        server.answers[f"/issuer/{digest.hex()}"] = [Answer(issuer)]
+    return digests
+
+
+async def test_a_tile_with_more_issuers_than_any_is_not_followed(
+    server: HostileServer, fetcher: Fetcher
+) -> None:
+    digests = made_up_issuers(server, WINDOW + 1)
+    issuers = Issuers(server.url, fetcher)
+    with pytest.raises(BadAnswer, match=r"Test log: .*entries name 513 issuers; a tile may 512"):
+        await issuers.ensure(digests)
+    assert not server.requests
+    await issuers.ensure(digests[:WINDOW])
+    assert len(server.requests) == WINDOW
+
+
+async def test_issuers_of_recent_windows_are_bounded(
+    server: HostileServer, fetcher: Fetcher
+) -> None:
+    digests = made_up_issuers(server, CAPACITY + 1)
+    issuers = Issuers(server.url, fetcher)
+    for start in range(0, CAPACITY, WINDOW):
+        await issuers.ensure(digests[start : start + WINDOW])
+    with pytest.raises(BadAnswer, match=r"Test log: .*name 4,097 issuers; 4,096 are kept"):
+        await issuers.ensure(digests[CAPACITY:])
+    assert len(server.requests) == CAPACITY
+    for _ in range(RECENT):  # what they named goes when nothing can need it any more
+        await issuers.ensure(digests[:1])
+    await issuers.ensure(digests[CAPACITY:])
+    assert issuers.certificates(digests[CAPACITY]) == [CAPACITY.to_bytes(4)]
 
 
 async def test_a_tile_that_is_short_or_cut(server: HostileServer, sunlight: StaticCtLog) -> None:

@@ -2,7 +2,9 @@
 
 An entry of a data tile names its issuers by SHA-256. A log has a few hundred of them, so they are
 fetched when first seen and stay. Only issuers that none of the last `RECENT` windows named are
-ever dropped: what a follower still has to publish can always be resolved.
+ever dropped: what a follower still has to publish can always be resolved. A log that names more
+than any real one would is not followed into it: `WINDOW` bounds what one tile makes us ask for,
+`CAPACITY` what is kept.
 """
 
 import asyncio
@@ -14,6 +16,8 @@ from ingestor.ctclient.errors import BadAnswer
 from ingestor.ctclient.fetch import Fetcher
 
 CAPACITY = 4096
+# Two for each entry of a full tile; real ones name a few dozen.
+WINDOW = 512
 # More windows than a follower ever has in flight.
 RECENT = 256
 _MAX_ISSUER = 64 << 10
@@ -43,15 +47,21 @@ class Issuers:
             chains: `Entry.chain` of a window's entries.
 
         Raises:
-            LogError: an issuer cannot be fetched, or is not the one it should be.
+            LogError: an issuer cannot be fetched, or is not the one it should be, or there are
+                too many.
         """
         wanted = {fingerprint for chain in chains for fingerprint in fingerprints(chain)}
         self._window += 1
+        if len(wanted) > WINDOW:
+            raise self._too_many(f"entries name {len(wanted):,} issuers; a tile may {WINDOW:,}")
         self._used.update(dict.fromkeys(wanted, self._window))
         if wanted <= self._certificates.keys():
             return
         async with self._lock:
             self._drop_unused()
+            if len(self._used) > CAPACITY:
+                problem = f"the last {RECENT} windows name {len(self._used):,} issuers"
+                raise self._too_many(f"{problem}; {CAPACITY:,} are kept")
             gate = asyncio.Semaphore(_CONCURRENCY)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -63,6 +73,9 @@ class Issuers:
     def certificates(self, chain: bytes) -> list[bytes]:
         """The DER certificates of a chain that `ensure` was given lately, issuer first."""
         return [self._certificates[fingerprint] for fingerprint in fingerprints(chain)]
+
+    def _too_many(self, problem: str) -> BadAnswer:
+        return BadAnswer(self._fetcher.log, f"{self._base}/issuer/", problem)
 
     async def _fetch(self, fingerprint: bytes, gate: asyncio.Semaphore) -> None:
         url = f"{self._base}/issuer/{fingerprint.hex()}"
