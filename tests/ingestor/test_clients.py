@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ctparse.entry import Entry
+from ctparse.entry import Entry, Rejected
 from ctparse.signatures import load_log_key, verify_tree_head
-from ingestor.ctclient.errors import BadAnswer, Refused
+from ingestor.ctclient.errors import BadAnswer, Refused, TooLarge
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from ingestor.ctclient.issuers import CAPACITY, RECENT, WINDOW, Issuers
-from ingestor.ctclient.rfc6962 import Rfc6962Log
+from ingestor.ctclient.rfc6962 import MAX_ALONE, Rfc6962Log
 from ingestor.ctclient.static_ct import Identity, StaticCtLog
+from ingestor.follow.ahead import windows
+from ingestor.follow.windows import WindowSize
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -82,6 +84,37 @@ async def test_rfc6962_answers_with_fewer_or_more(
     server.answers["/ct/v1/get-entries?start=0&end=1"] = [Answer(entries_body(20))]
     assert len(await rfc6962.entries(0, 10)) == 3
     assert len(await rfc6962.entries(0, 2)) == 2
+
+
+async def test_an_entry_too_large_for_a_window_is_had_alone_or_rejected(
+    server: HostileServer, rfc6962: Rfc6962Log
+) -> None:
+    size = 5 << 20
+
+    def answer(path: str) -> Answer:
+        start, end = (int(part.partition("=")[2]) for part in path.partition("?")[2].split("&"))
+        entries = [
+            {"leaf_input": "A" * size if index == 5 else "AAAA", "extra_data": ""}
+            for index in range(start, end + 1)
+        ]
+        return Answer(json.dumps({"entries": entries}).encode())
+
+    async def reasons() -> dict[int, str]:
+        found = {}
+        async for window in windows(rfc6962, 0, 24, WindowSize(8), 2):
+            for entry in window.entries:
+                assert isinstance(entry, Rejected)
+                found[entry.index] = entry.reason
+        return found
+
+    server.answers["*"] = answer
+    with pytest.raises(TooLarge):
+        await rfc6962.entries(4, 6)
+    whole = await reasons()
+    assert list(whole) == list(range(24))
+    assert "larger" not in whole[5]
+    size = MAX_ALONE
+    assert await reasons() == {**whole, 5: "entry larger than 16,777,216 bytes"}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_one_short_answer_may_be_an_alignment_two_are_the_maximum_of_the_log() -
     size = WindowSize(1024)
     size.answered(1024, 24)
     assert size.size == 1024
-    size.answered(1000, 32)
+    size.answered(1024, 32)
     assert size.size == 32
 
 
@@ -37,16 +37,52 @@ def test_a_full_answer_between_forgives_a_short_one() -> None:
     assert size.size == 1024
 
 
+def test_short_answers_near_the_head_teach_nothing() -> None:
+    size = WindowSize(256)
+    for asked in (3, 2, 200, 2):
+        size.answered(asked, 1)
+    assert size.size == 256
+
+
+def test_windows_grow_again_after_full_answers_to_what_is_configured() -> None:
+    size = WindowSize(100)
+    size.too_large(100)
+    size.too_large(100)  # asked for before the first answer came
+    assert size.size == 50
+    while size.size > 1:
+        size.too_large(size.size)
+    seen = []
+    for _ in range(100):
+        size.answered(size.size, size.size)
+        if size.size not in seen:
+            seen.append(size.size)
+    assert seen == [1, 2, 4, 8, 16, 32, 64, 100]
+
+
+def test_a_short_answer_between_delays_growth() -> None:
+    size = WindowSize(100)
+    size.too_large(100)
+    for _ in range(10):
+        for _ in range(7):
+            size.answered(50, 50)
+        size.answered(50, 49)
+    assert size.size == 50
+
+
 def test_tiles_decide_the_size_of_static_ct_windows() -> None:
-    assert WindowSize(1024, tile=256).size == 256
+    size = WindowSize(1024, tile=256)
+    assert size.size == 256
+    size.too_large(256)
+    assert (size.size, size.end(0, 1000)) == (256, 256)
 
 
 class MemoryLog:
     """A log of integers that answers late, in any order, and at most `most` at a time."""
 
-    tile = None
+    tile: int | None = None
 
     def __init__(self, most: int, fail_at: int | None = None, too_large: int = 1 << 30) -> None:
+        self.asked = 0
         self.most = most
         self.fail_at = fail_at
         self.too_large = too_large
@@ -57,6 +93,7 @@ class MemoryLog:
         raise NotImplementedError
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
+        self.asked += 1
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -97,6 +134,14 @@ async def test_every_entry_once_and_in_order(most: int, concurrency: int) -> Non
 
 async def test_windows_that_are_too_large_are_halved() -> None:
     assert await _collect(MemoryLog(1000, too_large=30), 0, 500, 100, 3) == list(range(500))
+
+
+async def test_a_tile_that_is_too_large_is_not_asked_for_in_parts() -> None:
+    log = MemoryLog(1000, too_large=100)
+    with pytest.raises(TooLarge):
+        async for _ in windows(log, 0, 256, WindowSize(1000, tile=256), 1):
+            pass
+    assert log.asked == 1
 
 
 async def test_an_entry_that_is_too_large_alone_is_an_error() -> None:

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.rfc6962 import chain_certificates, decode_entries, decode_sth
 from ctparse.treehead import TreeHead
-from ingestor.ctclient.errors import BadAnswer
+from ingestor.ctclient.errors import BadAnswer, TooLarge
 from ingestor.ctclient.fetch import Fetcher
 
 _MAX_STH = 64 << 10
 # An entry takes 5 to 8 KB as base64 in JSON. A window is allowed ten times that, and one entry
-# alone as much as any real chain needs.
+# alone more than any real chain needs: what exceeds it is given up, or it would stop the log.
 _MAX_ENTRY = 64 << 10
 _MIN_WINDOW = 4 << 20
 _MAX_WINDOW = 64 << 20
+MAX_ALONE = 16 << 20
 
 
 class Rfc6962Log:
@@ -40,10 +41,16 @@ class Rfc6962Log:
             raise BadAnswer(self._fetcher.log, url, str(error)) from error
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
-        """Ask get-entries for [start, end)."""
+        """Ask get-entries for [start, end). One entry alone that is too large is rejected."""
         url = f"{self._base}/ct/v1/get-entries?start={start}&end={end - 1}"
+        alone = end - start == 1
         limit = min(max((end - start) * _MAX_ENTRY, _MIN_WINDOW), _MAX_WINDOW)
-        body = await self._fetcher.get(url, limit)
+        try:
+            body = await self._fetcher.get(url, MAX_ALONE if alone else limit)
+        except TooLarge:
+            if not alone:
+                raise
+            return [Rejected(start, f"entry larger than {MAX_ALONE:,} bytes", b"")]
         try:
             entries = decode_entries(body, start)
         except Malformed as error:

@@ -62,9 +62,10 @@ async def _fetch(client: LogClient, start: int, end: int, size: WindowSize) -> W
         try:
             answer = await client.entries(at, at + asked)
         except TooLarge:
-            if asked == 1:
+            if asked <= size.least:
                 raise
-            step = size.halve(asked)
+            size.too_large(asked)
+            step = asked // 2
             continue
         size.answered(asked, len(answer))
         entries += answer
