@@ -96,14 +96,17 @@ async def _stop(process: asyncio.subprocess.Process, grace: float) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
+    # Not asyncio.timeout: in a task that is being cancelled, as this one may be, its own time-out
+    # is taken for that cancellation before Python 3.11.3.
+    ended = asyncio.ensure_future(process.wait())
     try:
-        async with asyncio.timeout(grace):
-            await process.wait()
-    except TimeoutError:
-        log.warning("child does not stop, killing it", child_pid=process.pid)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await asyncio.wait({ended}, timeout=grace)
+    finally:
+        if not ended.done():
+            log.warning("child does not stop, killing it", child_pid=process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    await ended
 
 
 async def _relay(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
