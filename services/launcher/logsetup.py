@@ -1,13 +1,15 @@
 """Where log lines go and in which form: structlog, and through it the libraries' own logging.
 
 Everything goes to stderr, so that stdout stays what a command prints. A person at a terminal
-gets lines to read, anything else one JSON object a line.
+gets lines to read, anything else one JSON object a line, also for what ends the process. Tracebacks
+show no local variables: those hold URLs with passwords, and whole certificates.
 """
 
 import logging
 import os
 import sys
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, Final
 
 import structlog
@@ -64,15 +66,29 @@ def configure(level: str, form: str, service: str) -> None:
     for library in _CHATTY:
         logging.getLogger(library).setLevel(max(LEVELS[level], logging.WARNING))
     structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
+    sys.excepthook = _log_uncaught
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Stands for `sys.excepthook`: one line of the log instead of a bare traceback."""
+    structlog.get_logger(__name__).critical("failed", exc_info=(kind, error, traceback))
 
 
 def _renderers(*, console: bool) -> list[Any]:
     if console:
         renderer = structlog.dev.ConsoleRenderer(
-            colors=_has_colors(), pad_event_to=32, sort_keys=False
+            colors=_has_colors(),
+            pad_event_to=32,
+            sort_keys=False,
+            exception_formatter=structlog.dev.plain_traceback,
         )
         return [_short, renderer]
-    return [structlog.processors.dict_tracebacks, _ordered, structlog.processors.JSONRenderer()]
+    tracebacks = structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    )
+    return [tracebacks, _ordered, structlog.processors.JSONRenderer()]
 
 
 def _has_colors() -> bool:

@@ -39,7 +39,8 @@ def run_or_explain(serve: Serve) -> int:
     up the loop's own end for as long as the resolver likes.
 
     Returns:
-        1, after a line in the log, for what an operator has to mend.
+        1, after a line in the log, for what an operator has to mend. Anything else is a fault of
+        ours: it is raised, and logged with its traceback (`logsetup.configure`).
     """
 
     async def serve_and_leave(stop: asyncio.Event) -> None:

@@ -1,5 +1,6 @@
 """One service in a process of its own: how it begins, and how it ends."""
 
+import json
 import os
 import subprocess
 import sys
@@ -33,10 +34,26 @@ print("goes on")
 """
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=ENOUGH, check=False
-    )
+FAILING = """\
+import asyncio, logging, sys
+from certconf import Config
+from launcher import service
+
+async def look_up(password):
+    raise KeyError("ours")
+
+async def serve(stop):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(look_up("hunter2"))
+
+service.prepare("gateway", Config(), sys.argv[1], None)
+sys.exit(service.run_or_explain(serve))
+"""
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=ENOUGH, check=False)
 
 
 def test_a_thread_that_hangs_does_not_hold_up_the_end() -> None:
@@ -48,6 +65,23 @@ def test_whoever_lost_its_parent_before_it_could_ask_ends() -> None:
     assert os.getpid() != 1
     result = python(ORPHAN)
     assert (result.returncode, result.stdout) == (1, "")
+
+
+def test_a_fault_is_one_line_without_what_variables_held() -> None:
+    result = python(FAILING, "json")
+    (text,) = result.stderr.splitlines()
+    line = json.loads(text)
+    assert (result.returncode, line["event"], line["level"]) == (1, "failed", "critical")
+    (inner,) = line["exception"][0]["exceptions"]
+    assert (inner[0]["exc_type"], inner[0]["exc_value"]) == ("KeyError", "'ours'")
+    assert "hunter2" not in text
+
+
+def test_a_fault_shown_to_a_person_keeps_variables_to_itself() -> None:
+    result = python(FAILING, "console")
+    assert result.returncode == 1
+    assert "KeyError: 'ours'" in result.stderr
+    assert "hunter2" not in result.stderr
 
 
 @pytest.fixture
