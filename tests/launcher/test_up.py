@@ -135,7 +135,8 @@ async def test_whatever_dies_is_started_again(begin: Begin) -> None:
     await up.ready()
 
     (server,) = up.lines("embedded redis runs")
-    os.kill(server["pid"], signal.SIGKILL)
+    assert server["pid"] == up.pid, "the line is its writer's"
+    os.kill(server["redis_pid"], signal.SIGKILL)
     await until(lambda: _count(up, "embedded redis runs", 2), "a second redis", START)
     assert up.lines("embedded redis ended, starting it again")
 
@@ -158,6 +159,16 @@ async def test_a_port_in_use_is_told_before_anything_starts(begin: Begin) -> Non
         assert await _ends(up) == 1
     assert f"certstream-server: port {port} is in use" in up.process.log.read_text()
     assert not up.state.exists()
+
+
+async def test_a_state_directory_that_cannot_be_is_told_plainly(begin: Begin) -> None:
+    up = begin(*following(UNREACHABLE), "--state-dir=/dev/null/state")
+    assert await _ends(up) == 1
+    assert up.process.log.read_text() == (
+        "certstream-server: the state directory /dev/null/state cannot be used: /dev/null/state: "
+        "Not a directory. Mend that, or set another one: state_dir, CERTSTREAM_STATE_DIR or "
+        "--state-dir\n"
+    )
 
 
 async def test_sigkill_leaves_no_process_behind(begin: Begin) -> None:

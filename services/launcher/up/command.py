@@ -39,8 +39,6 @@ def run(chosen: argparse.Namespace) -> int:
             with Panel(tuple(urls(config))) as panel:
                 _run(chosen, config, overrides, panel)
         else:
-            for url, what in urls(config):
-                print(f"{url}  {what}", flush=True)
             _run(chosen, config, overrides, None)
     except (TakenError, StateInUse, CannotStart) as error:
         print(f"certstream-server: {error}", file=sys.stderr)
@@ -74,6 +72,10 @@ async def _everything(
             # It has no password and no replica, whatever is configured for another one.
             settings |= {"redis_url": server.url}
             settings |= {"redis_read_url": None, "redis_password_file": None}
+
+        if panel is None:
+            for url, what in urls(config):
+                print(f"{url}  {what}", flush=True)
 
         shared = (f"--parent-pid={os.getpid()}", f"--log-format={_child_format(chosen, panel)}")
         configured = (*options.arguments(config, settings), *shared)

@@ -39,7 +39,7 @@ class Panel:
         self._urls = urls
         self._console = console or Console()
         self._live = Live(
-            self._frame(Text("starting …")), console=self._console, auto_refresh=False
+            Frame(Text("starting …"), title=_title()), console=self._console, auto_refresh=False
         )
 
     def __enter__(self) -> Self:
@@ -59,7 +59,7 @@ class Panel:
         self._console.print(Text.from_ansi(text), soft_wrap=True)
 
     async def watch(self, redis_url: str, prefix: str) -> None:
-        """Keep the numbers current until cancelled."""
+        """Show where to connect, and keep the numbers current, until cancelled."""
         rate = Rate(_RATE_SECONDS)
         async with connect(redis_url, name="panel") as client:
             while True:
@@ -77,8 +77,11 @@ class Panel:
         places = Table.grid(padding=(0, 2))
         for url, what in self._urls:
             places.add_row(Text(url, style="bold cyan"), Text(what, style="dim"))
-        title = f"certstream-server {version('certstream-server')}"
-        return Frame(Group(places, Text(), content), title=title, subtitle="Ctrl-C stops")
+        return Frame(Group(places, Text(), content), title=_title(), subtitle="Ctrl-C stops")
+
+
+def _title() -> str:
+    return f"certstream-server {version('certstream-server')}"
 
 
 class Rate:
