@@ -74,6 +74,11 @@ def test_a_wrong_configuration_is_told_whole_before_anything_starts(
         (("up", "--from-start", "--from-index", "7"), "not allowed with argument --from-start"),
         (("tail", "localhost:8080"), "is not a ws://, wss://, http:// or https:// URL"),
         (("tail", "--redis", "http://x"), "not a redis://, rediss:// or unix:// URL"),
+        (
+            ("tail", "--redis=redis://x", "--cursor=1"),
+            "--cursor: not allowed with argument --redis",
+        ),
+        (("tail", "--limit=0"), "argument --limit: '0' is not a whole number of at least 1"),
         (("simlog", "--duplicates", "2"), "duplicates: 2.0 is not in [0, 1)"),
     ],
 )

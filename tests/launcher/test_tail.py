@@ -147,6 +147,16 @@ async def test_a_name_cannot_command_the_terminal() -> None:
     assert out == [r"\x1b[2Ja\nb", "bü.example"]
 
 
+async def test_what_it_says_of_redis_is_not_among_the_names() -> None:
+    async with tailing("--redis=redis://127.0.0.1:1/0") as process:
+        assert process.stderr is not None
+        line = await asyncio.wait_for(process.stderr.readline(), ENOUGH)
+        process.send_signal(2)
+        code, out, _ = await finish(process)
+    assert b"cannot read from redis, trying again" in line
+    assert (code, out) == (0, [])
+
+
 async def test_ctrl_c_is_a_clean_end() -> None:
     connected = asyncio.Event()
 

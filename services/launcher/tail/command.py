@@ -18,7 +18,7 @@ from certbus.events import Gap, NewEpoch, Repeat
 from certbus.keys import Keys
 from certbus.reader import Follower
 from certconf import RedisURL
-from launcher import service
+from launcher import logsetup, service
 from launcher.options import count
 from launcher.tail.sources import FAILURES, RefusedError, Stream, messages
 
@@ -47,20 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_server,
         help="ws:// or wss:// (WebSocket), http:// or https:// (SSE); default %(default)s",
     )
-    parser.add_argument(
+    begin = parser.add_mutually_exclusive_group()  # what is read from Redis begins now
+    begin.add_argument(
         "--redis", metavar="URL", type=_redis, help="read Redis itself instead of a server"
     )
+    begin.add_argument("--cursor", metavar="ID", help="begin after the message with this id")
     parser.add_argument("--prefix", default=Keys().prefix, help="of the keys there (%(default)s)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="messages of the domains stream as JSON")
     form.add_argument("--lite", action="store_true", help="messages of the lite stream as JSON")
     form.add_argument("--full", action="store_true", help="messages of the full stream as JSON")
     parser.add_argument("--limit", type=count, metavar="N", help="end after N certificates")
-    parser.add_argument("--cursor", metavar="ID", help="begin after the message with this id")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Print until the limit, Ctrl-C, or the end of whoever reads our output."""
+    logsetup.configure("warning", "console", "tail")
     stream: Stream = "full" if chosen.full else "lite" if chosen.lite else "domains"
     as_json = chosen.json or chosen.lite or chosen.full
     if chosen.redis:
