@@ -92,6 +92,7 @@ class Connections:
                     await self._tell()
                 else:
                     self._let_in_alone()
+                    await self._stop_telling()
         finally:
             with suppress(redis.exceptions.RedisError, TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
@@ -100,6 +101,18 @@ class Connections:
     def _gathered(self) -> None:
         self._gathering = False
         self._wake.set()
+
+    def _forget_redis(self) -> None:
+        """Tell everything again the next time."""
+        self._known = False
+        self._changed.clear()
+
+    async def _stop_telling(self) -> None:
+        """There are no limits any more: Redis need not know who is connected."""
+        if self._known:
+            self._forget_redis()
+            with suppress(UnavailableError):
+                await self._shared.ask(self._counts.end())
 
     async def _tell(self) -> None:
         try:
@@ -111,7 +124,7 @@ class Connections:
             while self._known and (self._changed or self._waiting):
                 await self._tell_some()
         except UnavailableError:
-            self._known = False
+            self._forget_redis()
             self._let_in_alone()
 
     async def _tell_some(self) -> None:
@@ -134,7 +147,7 @@ class Connections:
                     if queue:
                         self._waiting[site] = queue + self._waiting.get(site, [])
         if answers is None:
-            self._known = False
+            self._forget_redis()
             self._wake.set()
             return
         for site, queue, answer in zip(sites, queues, answers, strict=True):
@@ -151,7 +164,7 @@ class Connections:
                 future.set_result(_IN)
             else:
                 future.set_result(LetIn(0, answer.full))
-        if left:  # some have hung up meanwhile
+        if left and self._known:  # some have hung up meanwhile
             self._changed[site] = None
 
     def _let_in_alone(self) -> None:

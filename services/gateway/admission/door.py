@@ -50,6 +50,11 @@ class Door:
         self.connections = Connections(counts, beat, policy)
         self._policy = policy
 
+    @property
+    def policy(self) -> Policy:
+        """Who may come in now."""
+        return self._policy
+
     def change(self, policy: Policy) -> None:
         """Go by another policy from now on; who is connected stays."""
         self._policy = policy

@@ -46,11 +46,11 @@ class Shared:
             if not self._away:
                 self._away = True
                 why = str(error) or "no answer in time"
-                log.warning(f"{self._what} are this gateway's own until Redis answers", why=why)
+                log.warning("limits hold for this gateway alone", what=self._what, why=why)
             raise UnavailableError from error
         if self._away:
             self._away = False
-            log.info(f"{self._what} are counted over all gateways again")
+            log.info("limits hold over all gateways again", what=self._what)
         return answer
 
     @property
