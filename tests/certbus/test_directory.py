@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from certbus.directory import Directory, LogDescription, Member, Snapshot, StreamStatus, snapshot
 from certbus.keys import STREAMS
 from tests.certbus.bus import KEYS, LOG, OTHER_LOG, Worker, batch, log_status
-from tests.certbus.test_full import fill
+from tests.certbus.test_full import TOO_LITTLE, allow
 
 ARGON = LogDescription(LOG, "Argon 2027", "https://log.example/", "Example", "rfc6962", "usable")
 
@@ -78,8 +78,7 @@ async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:
     directory = Directory(client, KEYS)
     await directory.worker_alive("w1", {"rate": 1})
     await client.pexpire(KEYS.worker("w1"), 1000)
-    await client.config_set("maxmemory", (await client.info("memory"))["used_memory"] + 2**23)
-    await fill(client)
+    await allow(client, TOO_LITTLE)
     await directory.worker_alive("w1", {"rate": 2})
     assert await client.pttl(KEYS.worker("w1")) > 1000
     assert await client.hget(KEYS.worker("w1"), "rate") == b"1"
