@@ -106,7 +106,9 @@ class Worker:
                             await self._wake.wait()
                     self._wake.clear()
         finally:
-            await self._leave()
+            # In a task of its own: before Python 3.11.3, a time-out in a task that is being
+            # cancelled is no TimeoutError but one more CancelledError.
+            await asyncio.create_task(self._leave())
 
     async def _keep_pulse(self) -> None:
         while True:

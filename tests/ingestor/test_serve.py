@@ -213,6 +213,20 @@ async def test_redis_killed_and_restarted_is_waited_for(site: Site) -> None:
     await assert_exactly_once(site)
 
 
+async def test_a_redis_that_hangs_does_not_keep_an_ingestor_from_stopping(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=100, rate=0)
+    ingestor = await site.ingestor("a", **{"ct_log.start_index": 0})
+    await until(site.complete, what="complete Redis")
+    assert site.server.pid is not None
+    os.kill(site.server.pid, signal.SIGSTOP)
+    try:
+        with capture_logs() as lines:
+            await ingestor.stop()
+    finally:
+        os.kill(site.server.pid, signal.SIGCONT)
+    assert "leases not released, they will expire" in [line["event"] for line in lines]
+
+
 async def test_no_list_no_network_says_so_and_goes_on_with_configured_logs(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=0, preload=100, rate=0)
     lists = [{"url": "http://127.0.0.1:1/list.json", "unsigned": True}]
