@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from certbus.batch import MAX_BYTES, MAX_MESSAGES
 from certbus.directory import LogStatus, snapshot
@@ -199,9 +200,11 @@ async def test_an_emptied_redis_gets_the_log_back(bench: Bench, redis: Redis) ->
     pipeline, _ = await bench.pipeline()
     await pipeline.publish(0, [entry(index) for index in range(10)], HEAD)
     await redis.flushall()
-    await pipeline.publish(10, [entry(index) for index in range(10, 20)], HEAD)
+    with capture_logs() as lines:
+        await pipeline.publish(10, [entry(index) for index in range(10, 20)], HEAD)
     log = await bench.log()
     assert (log.start, log.next, log.published) == (10, 20, 10)
+    assert [line["log_id"] for line in lines if line["event"].startswith("redis had lost")] == [LOG]
 
 
 async def test_restoring_twice_at_once_keeps_one_lease(bench: Bench, redis: Redis) -> None:

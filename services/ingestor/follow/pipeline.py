@@ -233,7 +233,9 @@ class Pipeline:
             restored = await self._patience(partial(self._leases.restore, lease, self.next))
             if restored is None:
                 raise LeaseLost
-            _log.warning("redis had lost the log, made it again", log=lease.log_id, next=self.next)
+            _log.warning(
+                "redis had lost the log, made it again", log_id=lease.log_id, next=self.next
+            )
             self.lease = restored
 
 
