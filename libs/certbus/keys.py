@@ -8,7 +8,7 @@ All keys begin with one prefix, `certstream:` unless configured. <log id> is 64 
 | `head` | hash | for ever | see below |
 | `stream:full`, `stream:lite`, `stream:domains` | stream | trimmed by age and bytes | one entry a batch, the same entry id and the same order in all three: `prev` (id of the batch before), `log`, `first`, `last` (indexes of the first and last message in the log), `n` (messages), `codec`, `m` (the n JSON messages joined by newlines, packed) |
 | `stream:rejected` | stream | trimmed by bytes | entries that could not be read: `log`, `index`, `reason`, `raw` (may be cut short), `size` (of raw before the cut) |
-| `cert:<window>` | bitmap, 4 MiB | window's end + `remember` | filter over the marks of half an hour: bit at the first 25 bits of each SHA-256 |
+| `cert:<window>` | bitmap, 4 MiB and 2 KiB | window's end + `remember` | filter over the marks of half an hour: bit at the first 25 bits of each SHA-256; behind it, which hashes there are |
 | `cert:<window>:<bucket>` | hash | the same | dedup mark and look-up index: rest of the SHA-256 -> `<entry id>-<position>` |
 | `sha1:<window>:<first byte>` | list | the same | look-up index: the next 9 bytes of a SHA-1, then `<entry id>-<position>`, for each certificate |
 | `logs` | set | for ever | ids of all logs |

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.ids import parse_cursor
+from certbus.ids import ORIGIN, parse_cursor, parse_entry_id
 from certbus.keys import WINDOW_MS, Keys
 from certbus.reader import read_batch
 
@@ -39,8 +39,12 @@ async def locate(client: Redis, keys: Keys, digest: bytes) -> Place | None:
     Raises:
         ValueError: the digest has another length.
     """
-    (seconds, _), remember = await client.time(), await client.hget(keys.head, "remember")
-    now = seconds * 1000
+    (seconds, _) = await client.time()
+    found: Any = await client.hmget(keys.head, "remember", "last")
+    remember, last = found
+    # As in lua/marks.lua: where a clock was set back, the newest marks are in a window to come.
+    newest = parse_entry_id(ORIGIN if last is None else last.decode())
+    now = max(seconds * 1000, newest.ms)
     for window in range(now // WINDOW_MS, (now - int(remember or 0)) // WINDOW_MS - 1, -1):
         match len(digest):
             case 32:

@@ -363,3 +363,23 @@ async def test_a_batch_that_cannot_be_right_is_not_sent(
     with pytest.raises(ValueError, match=complaint):
         await one.publisher.publish(lease, bad)
     assert await one.leases.next_index(LOG) == 0
+
+
+async def test_marks_made_before_a_clock_was_set_back_still_count(
+    one: Worker, client: Redis
+) -> None:
+    await one.publisher.configure()
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    # The same as if Redis' clock had been half an hour ahead when that was published.
+    for kind in ("cert:", "sha1:"):
+        async for key in client.scan_iter(f"{KEYS.prefix}{kind}*"):
+            prefix, _, rest = key.decode().partition(kind)
+            window, *bucket = rest.split(":")
+            await client.rename(key, f"{prefix}{kind}{':'.join([str(int(window) + 1), *bucket])}")
+    seconds, _ = await client.time()
+    await client.hset(KEYS.head, "last", f"{(seconds + 30 * 60) * 1000}-0")
+
+    assert await one.publisher.known([message("a").sha256]) == [True]
+    assert await one.publisher.publish(lease, batch(1, ["a", "b"])) == Repeated([0])
+    assert await locate(client, KEYS, message("a").sha256) is not None

@@ -5,8 +5,9 @@
 -- Returns a string of '0' and '1', one for each digest.
 
 local digests = ARGV[2]
-local remember = tonumber(call('HGET', KEYS[1], 'remember') or ARGV[3])
-local marked = find_marks(ARGV[1], digests, SHA256, now_ms(), remember)
+local head = call('HMGET', KEYS[1], 'remember', 'last')
+local remember = tonumber(head[1] or ARGV[3])
+local marked = find_marks(ARGV[1], digests, SHA256, now_ms(head[2]), remember)
 
 local known = {}
 for number = 0, #digests / SHA256 - 1 do

@@ -5,9 +5,12 @@ local SHA256, SHA1 = 32, 20 -- bytes
 local call, byte, sub, floor = redis.call, string.byte, string.sub, math.floor
 local CHUNK = 256 -- digests in one question to a filter: Lua hands a few thousand arguments on
 
-local function now_ms()
+-- The time, in ms; or that of the newest entry, where a clock was set back: marks that were made in
+-- a window which is yet to come must be found.
+local function now_ms(last)
   local time = call('TIME')
-  return time[1] * 1000 + floor(time[2] / 1000)
+  local now = time[1] * 1000 + floor(time[2] / 1000)
+  return math.max(now, tonumber(string.match(last or '', '^%d+')) or 0)
 end
 
 local function window_at(ms)
@@ -26,9 +29,18 @@ local function filter_bit(digests, offset)
 end
 
 -- The hash for it, after the filter's key: its first 14 bits; and the field in that hash: the rest.
-local function bucket(digests, offset)
+local function bucket_number(digests, offset)
   local first, second = byte(digests, offset + 1, offset + 2)
-  return string.format(':%d', first * 64 + floor(second / 4))
+  return first * 64 + floor(second / 4)
+end
+
+local function bucket(digests, offset)
+  return string.format(':%d', bucket_number(digests, offset))
+end
+
+-- Behind the filter, a bit for each hash says whether it is there (and will expire).
+local function bucket_bit(digests, offset)
+  return string.format('%d', 33554432 + bucket_number(digests, offset))
 end
 
 local function field(digests, offset)

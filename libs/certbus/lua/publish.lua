@@ -73,7 +73,7 @@ if streams ~= batch.streams then
   return { 'streams', streams }
 end
 
-local now = now_ms()
+local now = now_ms(last)
 local marked = find_marks(batch.marks, digests, DIGESTS, now, remember)
 local repeated = { 'repeated' }
 for position = 0, n - 1 do
@@ -160,13 +160,24 @@ if n > 0 then
   local expire = string.format('%.0f', (window + 1) * WINDOW + remember)
   local filter = filter_key(batch.marks, window)
   local sha1_list = filter_key(batch.sha1_marks, window) .. ':'
+
   local bits = {}
+  for position = 0, n - 1 do
+    local m, offset = #bits, position * DIGESTS
+    bits[m + 1], bits[m + 2], bits[m + 3], bits[m + 4] =
+      'SET', 'u1', filter_bit(digests, offset), '1'
+    bits[m + 5], bits[m + 6], bits[m + 7], bits[m + 8] =
+      'SET', 'u1', bucket_bit(digests, offset), '1'
+  end
+  local before = call('BITFIELD', filter, unpack(bits))
+  call('PEXPIREAT', filter, expire)
+
   for position = 0, n - 1 do
     local offset, place = position * DIGESTS, id .. '-' .. position
 
     local key = filter .. bucket(digests, offset)
     call('HSET', key, field(digests, offset), place)
-    if call('HLEN', key) == 1 then
+    if before[2 * position + 2] == 0 then
       call('PEXPIREAT', key, expire)
     end
 
@@ -175,13 +186,7 @@ if n > 0 then
     if call('RPUSH', key, sub(digests, offset + 2, offset + SHA1_KEPT), place) == 2 then
       call('PEXPIREAT', key, expire)
     end
-
-    local m = #bits
-    bits[m + 1], bits[m + 2] = 'SET', 'u1'
-    bits[m + 3], bits[m + 4] = filter_bit(digests, position * DIGESTS), '1'
   end
-  call('BITFIELD', filter, unpack(bits))
-  call('PEXPIREAT', filter, expire)
 end
 
 return { 'published', n > 0 and id or '', batch.next }
