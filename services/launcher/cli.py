@@ -130,9 +130,15 @@ def _add_gateway(commands: _Commands) -> None:
         "run one gateway: Redis to clients",
         """\
   certstream-server gateway --redis-url redis://redis:6379/0 --port 8080
-  certstream-server gateway --set redis_read_url=redis://replica:6379/0""",
+  certstream-server gateway --set redis_read_url=redis://replica:6379/0
+  certstream-server gateway --admin 127.0.0.1:9100          its own /health and /metrics""",
     )
-    options.add_listening(parser)
+    options.add_listening(parser).add_argument(
+        "--admin",
+        metavar="ADDRESS",
+        type=options.admin_address,
+        help="HOST:PORT or unix:PATH where this one process alone gives /health and /metrics",
+    )
     options.add_configuration(parser)
 
 
@@ -198,7 +204,7 @@ def _gateway(chosen: argparse.Namespace) -> int:
     from gateway.app import serve  # noqa: PLC0415
 
     service.prepare("gateway", config, chosen.log_format, chosen.parent_pid)
-    return service.run_or_explain(lambda stop: serve(config, stop))
+    return service.run_or_explain(lambda stop: serve(config, stop, admin=chosen.admin))
 
 
 def _with_redis(chosen: argparse.Namespace) -> Config:

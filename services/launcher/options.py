@@ -60,11 +60,12 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
 
 
-def add_listening(parser: argparse.ArgumentParser) -> None:
+def add_listening(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Options of commands that clients connect to."""
     group = parser.add_argument_group("listening")
     group.add_argument("--host", metavar="ADDRESS", help="address to listen on (0.0.0.0)")
     group.add_argument("--port", metavar="PORT", help="port to listen on (8080)")
+    return group
 
 
 def add_start(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +110,14 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def admin_address(text: str) -> str:
+    """The type of an option that is an address of one process alone, for argparse."""
+    host, _, port = text.rpartition(":")
+    if not text.startswith("unix:") and not (host and port.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither HOST:PORT nor unix:PATH")
+    return text
 
 
 def _assignment(text: str) -> tuple[str, object]:

@@ -1,4 +1,4 @@
-"""Child processes: started, restarted when they die, stopped in time, none left behind.
+"""Child processes: started, restarted when they die or hang, stopped in time, none left behind.
 
 A child leads a session of its own, so that Ctrl-C at the terminal reaches the supervisor alone,
 which then stops its children in order. A supervisor killed by SIGKILL takes them along: each
@@ -10,7 +10,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -26,6 +26,11 @@ LAST_PAUSE: Final = 15.0
 #: ... and starting over once one has lived so long.
 SETTLED: Final = 3.0
 
+#: Seconds between two times that a child is asked whether it is well ...
+ASK_EVERY: Final = 2.0
+#: ... and how long it may be without an answer, or take for the first one.
+SILENCE: Final = 20.0
+
 #: `certstream-server`, as this very process runs it; -P: no module of the working directory stands
 #: in for one of ours.
 CERTSTREAM_SERVER: Final = (sys.executable, "-P", "-m", "launcher")
@@ -40,11 +45,13 @@ class Child(msgspec.Struct, frozen=True):
         name: how log lines call it.
         command: the program and its arguments.
         environ: its environment.
+        answers: asks it whether it is well, and gives up after a while; None: it is not asked.
     """
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
+    answers: Callable[[], Awaitable[bool]] | None = None
 
 
 async def keep_running(
@@ -84,10 +91,24 @@ async def _run(child: Child, on_line: Callable[[str], None] | None, grace: float
     async with asyncio.TaskGroup() as group:
         if process.stderr is not None and on_line is not None:
             group.create_task(_relay(process.stderr, on_line))
+        watching = group.create_task(_stop_if_silent(child, process, grace))
         try:
             return await process.wait()
         finally:
+            watching.cancel()
             await _stop(process, grace)
+
+
+async def _stop_if_silent(child: Child, process: asyncio.subprocess.Process, grace: float) -> None:
+    if child.answers is None:
+        return
+    heard = time.monotonic()
+    while time.monotonic() - heard < SILENCE:
+        await asyncio.sleep(ASK_EVERY)
+        if await child.answers():
+            heard = time.monotonic()
+    log.error("child does not answer, stopping it", child=child.name, child_pid=process.pid)
+    await _stop(process, grace)
 
 
 async def _stop(process: asyncio.subprocess.Process, grace: float) -> None:

@@ -72,6 +72,7 @@ def test_a_wrong_configuration_is_told_whole_before_anything_starts(
         (("up", "--set", "port=[1"), "the value of port is not YAML: '[1'"),
         (("up", "--gateways", "0"), "'0' is not a whole number of at least 1"),
         (("up", "--from-start", "--from-index", "7"), "not allowed with argument --from-start"),
+        (("gateway", "--admin", "9100"), "'9100' is neither HOST:PORT nor unix:PATH"),
         (("tail", "localhost:8080"), "is not a ws://, wss://, http:// or https:// URL"),
         (("tail", "--redis", "http://x"), "not a redis://, rediss:// or unix:// URL"),
         (

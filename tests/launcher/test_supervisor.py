@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
 import psutil
 import pytest
 import structlog
@@ -63,6 +64,41 @@ async def test_a_dead_child_is_started_again_and_why_is_told(
     deaths = [line for line in log if line["event"].startswith("child died")]
     assert [death["why"] for death in deaths] == ["killed by SIGKILL", "killed by SIGUSR1"]
     assert [death["seconds"] for death in deaths] == [0.01, 0.02], "it pauses longer each time"
+    assert not any(psutil.pid_exists(pid) for pid in pids(log))
+
+
+async def test_a_child_that_stops_answering_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "ASK_EVERY", 0.01)
+    monkeypatch.setattr(supervisor, "SILENCE", 0.2)
+    well, asked = True, 0
+
+    async def answers() -> bool:
+        nonlocal asked
+        asked += 1
+        return well
+
+    child = Child("child", (sys.executable, "-c", "import time; time.sleep(60)"), os.environ)
+    child = msgspec.structs.replace(child, answers=answers)
+    with structlog.testing.capture_logs() as log:
+        task = asyncio.create_task(keep_running(child))
+        try:
+
+            async def asked_often() -> bool:
+                return asked > 50
+
+            await until(asked_often, "it is asked for longer than it may be silent", 10)
+            (first,) = pids(log)
+            well = False
+
+            async def replaced() -> bool:
+                return len(pids(log)) > 1
+
+            await until(replaced, "another one", 10)
+            assert not psutil.pid_exists(first)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
     assert not any(psutil.pid_exists(pid) for pid in pids(log))
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ import httpx
 import psutil
 import pytest
 
+from certbus.embedded import CannotStart
+from launcher.up.place import place
 from tests.e2e.processes import Process, free_port
 from tests.e2e.waiting import until
 
@@ -30,12 +33,12 @@ UNREACHABLE = {"name": "Nowhere", "url": "http://127.0.0.1:1/log"}
 class Up:
     """One `up`, with a directory of its own to run and keep state in."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, temporary: str, *arguments: str) -> None:
         self.port = free_port()
         self.state = directory / "state"
         listening = ("--host=127.0.0.1", f"--port={self.port}", f"--state-dir={self.state}")
         command = [SCRIPT, "up", *listening, *arguments]
-        self.process = Process(f"up-{self.port}", command, directory)
+        self.process = Process(f"up-{self.port}", command, directory, {"TMPDIR": temporary})
         self.descendants: list[psutil.Process] = []
 
     @property
@@ -83,14 +86,17 @@ Begin = Callable[..., Up]
 async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     begun: list[Up] = []
 
-    def _begin(*arguments: str) -> Up:
-        begun.append(Up(tmp_path, *arguments))
-        return begun[-1]
+    # tmp_path is too long for the sockets that are put there.
+    with tempfile.TemporaryDirectory(prefix="up-", ignore_cleanup_errors=True) as temporary:
 
-    yield _begin
-    for up in begun:
-        if up.process.running:
-            up.process.kill()
+        def _begin(*arguments: str) -> Up:
+            begun.append(Up(tmp_path, temporary, *arguments))
+            return begun[-1]
+
+        yield _begin
+        for up in begun:
+            if up.process.running:
+                up.process.kill()
 
 
 def following(*logs: dict[str, str]) -> tuple[str, str]:
@@ -141,6 +147,19 @@ async def test_whatever_dies_is_started_again(begin: Begin) -> None:
     assert up.lines("embedded redis ended, starting it again")
 
 
+@pytest.mark.slow
+async def test_a_gateway_that_stops_answering_is_replaced(begin: Begin) -> None:
+    up = begin(*following(UNREACHABLE))
+    await up.ready()
+    (started,) = up.lines("child started", child="gateway-1")
+    os.kill(started["child_pid"], signal.SIGSTOP)
+    await until(
+        lambda: _count(up, "child started", 2, child="gateway-1"), f"another\n{up.process}", 60
+    )
+    assert up.lines("child does not answer, stopping it", child="gateway-1")
+    await up.ready()
+
+
 async def test_a_second_one_on_the_same_state_is_refused(begin: Begin) -> None:
     first = begin(*following(UNREACHABLE))
     await first.ready()
@@ -169,6 +188,21 @@ async def test_a_state_directory_that_cannot_be_is_told_plainly(begin: Begin) ->
         "Not a directory. Mend that, or set another one: state_dir, CERTSTREAM_STATE_DIR or "
         "--state-dir\n"
     )
+
+
+def test_two_that_begin_on_one_port_do_not_share_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with place("127.0.0.1", 1) as first:
+        (first / "gateway-1.sock").touch()
+        with (
+            pytest.raises(CannotStart, match=r"another `up` .* on 127\.0\.0\.1 port 1$"),
+            place("127.0.0.1", 1),
+        ):
+            pass
+        assert (first / "gateway-1.sock").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_sigkill_leaves_no_process_behind(begin: Begin) -> None:
@@ -208,6 +242,23 @@ async def test_the_demo_streams_to_every_kind_of_tail(begin: Begin) -> None:
     up.remember_descendants()
     assert up.process.stop(signal.SIGTERM) == 0
     await up.all_gone()
+    assert not _exists(server["state"])
+
+
+async def test_a_demo_that_was_killed_leaves_nothing_to_the_next(begin: Begin) -> None:
+    first = begin("--demo")
+    await first.ready()
+    (server,) = first.lines("embedded redis runs")
+    first.remember_descendants()
+    first.process.kill()
+    await first.all_gone()
+    assert _exists(server["state"])
+    second = begin("--demo", f"--port={first.port}")
+    second.port = first.port
+    await second.ready()
+    (again,) = second.lines("embedded redis runs")
+    assert again["state"] == server["state"]
+    assert second.process.stop(signal.SIGTERM) == 0
     assert not _exists(server["state"])
 
 

@@ -9,10 +9,8 @@ import argparse
 import asyncio
 import os
 import sys
-import tempfile
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -22,8 +20,10 @@ from certconf import Config, RedisURL
 from launcher import options, service
 from launcher.supervisor import CERTSTREAM_SERVER, Child, keep_running
 from launcher.up.address import TakenError, check_free, urls
+from launcher.up.alive import Address
 from launcher.up.demo import Demo
 from launcher.up.panel import Panel
+from launcher.up.place import place
 
 log = structlog.get_logger(__name__)
 
@@ -59,11 +59,11 @@ async def _everything(
 ) -> None:
     """Run it all until cancelled."""
     async with AsyncExitStack() as stack:
+        own = stack.enter_context(place(config.host, config.port))
         settings = dict(overrides)
         state_dir, redis_url, demo = config.state_dir, config.redis_url, None
         if chosen.demo:
-            state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certstream-")))
-            redis_url, demo = None, Demo(state_dir)
+            state_dir, redis_url, demo = own / "state", None, Demo(own)
             settings |= demo.settings
         server = None
         if redis_url is None:
@@ -74,17 +74,24 @@ async def _everything(
             settings |= {"redis_read_url": None, "redis_password_file": None}
 
         if panel is None:
-            for url, what in urls(config):
-                print(f"{url}  {what}", flush=True)
+            _print_urls(config)
 
         shared = (f"--parent-pid={os.getpid()}", f"--log-format={_child_format(chosen, panel)}")
         configured = (*options.arguments(config, settings), *shared)
         environ = {**os.environ, "FORCE_COLOR": "1"} if panel else os.environ
         on_line = panel.line if panel else None
 
-        def child(name: str, *arguments: str) -> Coroutine[Any, Any, None]:
+        def child(
+            name: str, *arguments: str, answers: Callable[[], Awaitable[bool]] | None = None
+        ) -> Coroutine[Any, Any, None]:
             command = (*CERTSTREAM_SERVER, *arguments)
-            return keep_running(Child(name, command, environ), on_line=on_line)
+            return keep_running(Child(name, command, environ, answers), on_line=on_line)
+
+        def gateway(name: str) -> Coroutine[Any, Any, None]:
+            admin = Address(own / f"{name}.sock")
+            if not admin.possible:
+                return child(name, "gateway", *configured)
+            return child(name, "gateway", admin.argument, *configured, answers=admin.answers)
 
         async with asyncio.TaskGroup() as background:
             if server is not None:
@@ -98,7 +105,12 @@ async def _everything(
                 for number in range(chosen.ingestors):
                     services.create_task(child(f"ingestor-{number + 1}", "ingest", *configured))
                 for number in range(chosen.gateways):
-                    services.create_task(child(f"gateway-{number + 1}", "gateway", *configured))
+                    services.create_task(gateway(f"gateway-{number + 1}"))
+
+
+def _print_urls(config: Config) -> None:
+    for url, what in urls(config):
+        print(f"{url}  {what}", flush=True)
 
 
 def _child_format(chosen: argparse.Namespace, panel: Panel | None) -> str:
