@@ -150,7 +150,7 @@ class EmbeddedRedis:
                     stderr=output,
                     pass_fds=[redis_lock],  # it holds redis.lock as long as it lives
                     start_new_session=True,  # Ctrl-C is for its owner, who stops it last
-                    preexec_fn=_end_with_parent(),
+                    preexec_fn=end_with_parent(),
                 )
         finally:
             os.close(redis_lock)
@@ -317,7 +317,7 @@ def _arguments(directory: Path, socket: Path, max_memory: int) -> list[str]:
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
-def _end_with_parent() -> Callable[[], None] | None:
+def end_with_parent() -> Callable[[], None] | None:
     """Make what runs in the child before exec: let the kernel end it when its parent ends.
 
     Linux only; elsewhere an orphan is ended by the next owner.
@@ -327,12 +327,12 @@ def _end_with_parent() -> Callable[[], None] | None:
     prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()
 
-    def end_with_parent() -> None:
+    def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before that
             os._exit(1)
 
-    return end_with_parent
+    return in_child
 
 
 async def _shut_down(socket: str) -> None:

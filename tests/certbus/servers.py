@@ -8,6 +8,8 @@ from pathlib import Path
 
 import redis
 
+from certbus.embedded import end_with_parent
+
 
 def executables() -> dict[str, str]:
     """The servers there are, by the name that tests are called by."""
@@ -43,7 +45,11 @@ class RedisServer:
         settings = {**self._settings, "dir": data, "unixsocket": self.socket}
         options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         self._process = subprocess.Popen(
-            [self._executable, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self._executable, *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Also when the tests are killed. (It calls nothing but prctl.)
+            preexec_fn=end_with_parent(),  # noqa: PLW1509
         )
         deadline = time.monotonic() + 20
         with redis.Redis(unix_socket_path=str(self.socket)) as client:

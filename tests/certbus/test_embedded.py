@@ -96,7 +96,7 @@ async def test_an_orphan_is_ended_by_the_next_owner(
     tmp_path: Path, executable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the kernel does not end a child with its parent, the next owner does."""
-    monkeypatch.setattr("certbus.embedded._end_with_parent", lambda: None)
+    monkeypatch.setattr("certbus.embedded.end_with_parent", lambda: None)
     first = EmbeddedRedis(tmp_path, executable=executable)
     await first.__aenter__()
     orphan = first.pid
