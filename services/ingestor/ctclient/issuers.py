@@ -53,7 +53,7 @@ class Issuers:
         wanted = {fingerprint for chain in chains for fingerprint in fingerprints(chain)}
         self._window += 1
         if len(wanted) > WINDOW:
-            raise self._too_many(f"entries name {len(wanted):,} issuers; a tile may {WINDOW:,}")
+            raise self._too_many(f"entries name {len(wanted):,} issuers, more than {WINDOW:,}")
         self._used.update(dict.fromkeys(wanted, self._window))
         if wanted <= self._certificates.keys():
             return
