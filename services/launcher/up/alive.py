@@ -36,5 +36,5 @@ class Address:
         async with httpx.AsyncClient(transport=transport, timeout=_PATIENCE) as client:
             try:
                 return (await client.get("http://gateway/health")).is_success
-            except httpx.TransportError:
+            except httpx.HTTPError:
                 return False
