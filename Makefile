@@ -28,8 +28,11 @@ format: $(VENV)/.dev  ## let ruff format and fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(VENV)/.dev  ## measure, and write the tables of docs/performance.md
+bench: $(VENV)/.dev  ## measure for five minutes, and write the tables of docs/performance.md
 	$(BIN)/python -m bench $(ARGS)
+
+bench-full: $(VENV)/.dev  ## measure everything, with plots
+	$(BIN)/python -m bench --full $(ARGS)
 
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml and requirements/*.in allow
 	$(BIN)/pip install --quiet uv
@@ -56,4 +59,4 @@ $(VENV)/bin/python:
 		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help up demo test check format bench lock clean
+.PHONY: help up demo test check format bench bench-full lock clean

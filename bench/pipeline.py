@@ -22,9 +22,9 @@ from typing import Any
 
 import httpx
 import psutil
-from bench.fanout import SETTLE, free_port
 from redis.asyncio import Redis
 
+from bench.fanout import SETTLE, free_port
 from certbus.connection import connect
 from certbus.directory import snapshot
 from certbus.embedded import EmbeddedRedis
