@@ -22,6 +22,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "TLS_CERT": "tls_cert",
     "TLS_KEY": "tls_key",
     "WS_ENABLED": "protocols.websocket",
+    "WS_COMPRESSION_ENABLED": "protocols.websocket_compression",
     "SSE_ENABLED": "protocols.sse",
     "METRICS_ENABLED": "protocols.metrics",
     "HEALTH_ENABLED": "protocols.health",

@@ -46,6 +46,8 @@ class Protocols(msgspec.Struct, frozen=True):
     """Which ways in and which pages a gateway offers."""
 
     websocket: bool = True
+    #: Whether WebSocket clients that offer permessage-deflate get compressed messages.
+    websocket_compression: bool = False
     sse: bool = True
     metrics: bool = True
     health: bool = True

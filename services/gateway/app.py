@@ -183,6 +183,7 @@ def settings_of(config: Config) -> Settings:
     return Settings(
         streams=tuple(name for name, is_offered in offered if is_offered),
         websocket=config.protocols.websocket,
+        websocket_compression=config.protocols.websocket_compression,
         sse=config.protocols.sse,
         health=config.protocols.health,
         example_json=config.protocols.example_json,

@@ -16,7 +16,7 @@ _length7 = Struct("!BB").pack
 _length16 = Struct("!BBH").pack
 _length64 = Struct("!BBQ").pack
 
-_NO_NAMES: Final = b'"data":[]}'
+NO_NAMES: Final = b'"data":[]}'
 """How a `dns_entries` message without names ends. It keeps its position, but is not sent."""
 
 
@@ -34,17 +34,18 @@ class Form(msgspec.Struct, frozen=True, eq=False):
     notice: Callable[[bytes], bytes]
 
 
-def text_header(length: int) -> bytes:
+def text_header(length: int, first: int = _TEXT) -> bytes:
     """Header of an unmasked, unfragmented text frame (RFC 6455 section 5.2).
 
     Args:
         length: bytes of payload.
+        first: the frame's first byte.
     """
     if length < 126:
-        return _length7(_TEXT, length)
+        return _length7(first, length)
     if length < 65536:
-        return _length16(_TEXT, 126, length)
-    return _length64(_TEXT, 127, length)
+        return _length16(first, 126, length)
+    return _length64(first, 127, length)
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -56,7 +57,7 @@ def text_frames(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
     """A batch as WebSocket text frames, one a message."""
     parts: list[bytes] = []
     for position, message in enumerate(messages, first):
-        if message.endswith(_NO_NAMES):
+        if message.endswith(NO_NAMES):
             continue
         start = b'{"id":"%b-%d",' % (entry.encode(), position)
         parts += text_header(len(start) + len(message) - 1), start, message[1:]
@@ -72,7 +73,7 @@ def events(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
     """A batch as server-sent events, one a message. Messages are single lines."""
     parts: list[bytes] = []
     for position, message in enumerate(messages, first):
-        if message.endswith(_NO_NAMES):
+        if message.endswith(NO_NAMES):
             continue
         number = b"%b-%d" % (entry.encode(), position)
         parts += b"id: ", number, b'\ndata: {"id":"', number, b'",', message[1:], b"\n\n"

@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.admission.door import Door, Ticket
 from gateway.admission.visitor import Visitor
+from gateway.deflate import DEFLATED
 from gateway.frames import SSE, WEBSOCKET
 from gateway.routes import Answer, Request, Router, Subscription, refuse
 from gateway.service import Service
@@ -201,11 +202,12 @@ class HTTPConnection(asyncio.Protocol):
         self, received: h11.Request, subscription: Subscription, ticket: Ticket | None
     ) -> None:
         headers = [(name.decode(), value.decode("latin-1")) for name, value in received.headers]
-        response = accept(
+        response, extensions = accept(
             received.target.decode(),
             headers,
             received.method.decode(),
             received.http_version.decode(),
+            compression=self._service.settings.websocket_compression,
         )
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             if ticket is not None:
@@ -214,8 +216,8 @@ class HTTPConnection(asyncio.Protocol):
             self._answer(Answer(response.status_code, tuple(kept), bytes(response.body)))
             return
         self._transport.write(response.serialize())
-        lane = self._service.lanes[subscription.stream, WEBSOCKET]
-        client = WebSocketClient(self._service, lane, self._transport)
+        lane = self._service.lanes[subscription.stream, DEFLATED if extensions else WEBSOCKET]
+        client = WebSocketClient(self._service, lane, self._transport, extensions)
         early, _ = self._http.trailing_data
         self._become(client, subscription, ticket)
         if early:

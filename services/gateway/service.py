@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.deflate import DEFLATED
 from gateway.frames import SSE, WEBSOCKET, Form
 from gateway.lane import Lane
 from gateway.ring import Ring
@@ -47,10 +48,11 @@ class Service:
     ) -> None:
         self.settings = settings
         self.rings = rings
+        compressed = (DEFLATED,) if settings.websocket_compression else ()
         self.lanes: dict[tuple[str, Form], Lane] = {
             (stream, form): Lane(ring, form, replay)
             for stream, ring in rings.items()
-            for form in (WEBSOCKET, SSE)
+            for form in (WEBSOCKET, SSE, *compressed)
         }
         self.websockets = Wheel(settings.heartbeat)
         self.events = Wheel(settings.comment)

@@ -15,6 +15,7 @@ class Settings(msgspec.Struct, frozen=True):
     Attributes:
         streams: which ones are offered.
         websocket: whether WebSocket clients are.
+        websocket_compression: whether WebSocket clients that ask get compressed messages.
         sse: whether SSE clients are.
         health: whether /health is answered.
         example_json: whether the examples are.
@@ -30,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     streams: tuple[str, ...] = STREAMS
     websocket: bool = True
+    websocket_compression: bool = False
     sse: bool = True
     health: bool = True
     example_json: bool = True

@@ -7,9 +7,11 @@ handshake keeps the request and needs 4.2.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from websockets.datastructures import Headers
+from websockets.extensions import Extension
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
@@ -17,6 +19,7 @@ from websockets.server import ServerProtocol
 
 from certbus.ids import Cursor
 from gateway.client import Client
+from gateway.deflate import SharedDeflate
 from gateway.heartbeat import websocket_heartbeat
 from gateway.lane import Lane
 from gateway.service import Service
@@ -31,24 +34,49 @@ _logger: Final = logging.getLogger("gateway.websocket")
 _logger.setLevel(logging.WARNING)  # its INFO is a line for every connection that closes
 
 
-def accept(path: str, headers: list[tuple[str, str]], method: str, version: str) -> Response:
+def accept(
+    path: str, headers: list[tuple[str, str]], method: str, version: str, *, compression: bool
+) -> tuple[Response, Sequence[Extension]]:
     """Answer an opening handshake (RFC 6455 section 4.2.2).
 
+    Args:
+        path: as sent, with the query.
+        headers: as sent.
+        method: as sent.
+        version: of HTTP.
+        compression: whether an offer of permessage-deflate is accepted.
+
     Returns:
-        101, or the error that the client made.
+        101, or the error that the client made; and permessage-deflate if it was negotiated.
     """
-    handshake = ServerProtocol(logger=_logger)
-    return handshake.accept(Request(path, Headers(headers), method, f"HTTP/{version}"))
+    factories = [SharedDeflate()] if compression else None
+    handshake = ServerProtocol(extensions=factories, logger=_logger)
+    response = handshake.accept(Request(path, Headers(headers), method, f"HTTP/{version}"))
+    return response, handshake.extensions
 
 
 class WebSocketClient(Client):
-    """Sends text frames; reads pings, pongs and the closing handshake."""
+    """Sends text frames; reads pings, pongs and the closing handshake.
+
+    Args:
+        service: what it shares with all others.
+        lane: what it reads.
+        transport: where its bytes go.
+        extensions: that decode what it sends.
+    """
 
     __slots__ = ("_frames", "_held", "_protocol", "_unanswered")
 
-    def __init__(self, service: Service, lane: Lane, transport: asyncio.Transport) -> None:
+    def __init__(
+        self,
+        service: Service,
+        lane: Lane,
+        transport: asyncio.Transport,
+        extensions: Sequence[Extension] = (),
+    ) -> None:
         super().__init__(service, lane, transport)
         self._protocol = Protocol(SERVER, state=OPEN, max_size=_MAX_MESSAGE, logger=_logger)
+        self._protocol.extensions.extend(extensions)
         self._held: bytes | None = None
         self._frames = 0
         self._unanswered = 0

@@ -52,17 +52,16 @@ async def announce(
 def _counts(service: Service) -> dict[str, str | float]:
     """What the directory shows of a gateway."""
     lanes = service.lanes
-    forms = {
-        form.name: sum(len(lane.clients) for (_, has), lane in lanes.items() if has is form)
-        for form in (WEBSOCKET, SSE)
-    }
+    clients = sum(len(lane.clients) for lane in lanes.values())
+    events = sum(len(lane.clients) for (_, form), lane in lanes.items() if form is SSE)
     streams = {
         stream: sum(len(lane.clients) for (has, _), lane in lanes.items() if has == stream)
         for stream in service.rings
     }
     return {
-        "clients": sum(forms.values()),
-        **forms,
+        "clients": clients,
+        WEBSOCKET.name: clients - events,  # compressed or not
+        SSE.name: events,
         **streams,
         "sent": sum(lane.sent for lane in lanes.values()),
         "sent_bytes": sum(lane.sent_bytes for lane in lanes.values()),
