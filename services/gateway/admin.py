@@ -11,7 +11,7 @@ from typing import Final
 from gateway.metrics import CONTENT_TYPE
 from gateway.routes import Answer, Request, refuse
 
-_UNIX: Final = "unix:"
+UNIX: Final = "unix:"
 _MODE: Final = 0o600
 
 
@@ -48,8 +48,8 @@ def listen(address: str) -> socket.socket:
         OSError: it cannot be had.
         ValueError: it is neither.
     """
-    if address.startswith(_UNIX):
-        path = Path(address.removeprefix(_UNIX))
+    if address.startswith(UNIX):
+        path = Path(address.removeprefix(UNIX))
         path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(path))
@@ -62,3 +62,12 @@ def listen(address: str) -> socket.socket:
         listening = socket.create_server((host.strip("[]"), int(port)))
     listening.setblocking(False)
     return listening
+
+
+def address_of(listening: socket.socket) -> str:
+    """The address, as `listen` takes it, for others on this machine."""
+    name = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        return f"{UNIX}{Path(name).absolute()}"
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

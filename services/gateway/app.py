@@ -16,13 +16,14 @@ from certbus.keys import Keys
 from certbus.limits import ConnectionCounts, RateLimits
 from certbus.reader import Follower
 from certconf import Config
-from gateway.admin import AdminRoutes, listen
+from gateway.admin import AdminRoutes, address_of, listen
 from gateway.admission.door import Door
 from gateway.admission.policy import policy_of
 from gateway.fanout import Fanout
 from gateway.feed import feed
 from gateway.history import History
 from gateway.http1 import HTTPConnection
+from gateway.machine import Machine
 from gateway.metrics import metrics
 from gateway.patience import watch
 from gateway.replay import Replay
@@ -31,7 +32,7 @@ from gateway.routes import Routes
 from gateway.service import Service
 from gateway.settings import Settings
 from gateway.stopping import close_all
-from gateway.whereabouts import announce
+from gateway.whereabouts import announce, new_name
 
 _BACKLOG: Final = 4096
 _UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it
@@ -106,12 +107,17 @@ async def _serve(
         replay = Replay(history, primary, keys, lambda: follower.positions, group)
         service = Service(settings, rings, replay.begin)
         fanout = Fanout(service.lanes.values())
-        routes = Routes(settings, rings)
+        name, own_metrics = new_name(), metrics(service, history, follower)
+        own_address = address_of(admin_listening) if admin_listening else None
+        machine = Machine(
+            primary, keys, name, own_address, own_metrics, follower, list(rings.values())
+        )
+        routes = Routes(settings, rings, metrics=machine.metrics, health=machine.health)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: HTTPConnection(service, routes.respond, door), sock=listening, backlog=_BACKLOG
         )
-        admin = AdminRoutes(metrics(service, history, follower))
+        admin = AdminRoutes(own_metrics)
         admin_server = await _serve_admin(admin, service, admin_listening)
         url = _url(listening)
         tasks = [
@@ -125,7 +131,7 @@ async def _serve(
                 watch(service),
                 door.rates.run(),
                 door.connections.run(),
-                announce(primary, keys, service, follower, url),
+                announce(primary, keys, name, service, follower, url, own_address),
             )
         ]
         log.info("clients can connect", url=url, streams=settings.streams)
@@ -185,6 +191,7 @@ def settings_of(config: Config) -> Settings:
         websocket=config.protocols.websocket,
         websocket_compression=config.protocols.websocket_compression,
         sse=config.protocols.sse,
+        metrics=config.protocols.metrics,
         health=config.protocols.health,
         example_json=config.protocols.example_json,
     )

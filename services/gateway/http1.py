@@ -6,9 +6,10 @@ and a peer that takes too long over one (slowloris) is cut off.
 """
 
 import asyncio
+from collections.abc import Coroutine
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
@@ -18,7 +19,7 @@ from gateway.admission.door import Door, Ticket
 from gateway.admission.visitor import Visitor
 from gateway.deflate import DEFLATED
 from gateway.frames import SSE, WEBSOCKET
-from gateway.routes import Answer, Request, Router, Subscription, refuse
+from gateway.routes import Answer, Later, Outcome, Request, Router, Subscription, refuse
 from gateway.service import Service
 from gateway.sse import SSEClient
 from gateway.websocket import WebSocketClient, accept
@@ -149,14 +150,25 @@ class HTTPConnection(asyncio.Protocol):
         elif door is None or visitor is None:
             self._proceed(received, self._router(request), None)
         elif door.waits(request):
-            self._transport.pause_reading()
-            asking = self._ask(door, visitor, received, request)
-            self._asking = asyncio.get_running_loop().create_task(asking)
+            self._pause_for(self._ask(door, visitor, received, request))
         else:
             outcome = self._router(request)
             subscribes = isinstance(outcome, Subscription) and received.method != b"HEAD"
             ticket = door.enter_unlimited(visitor) if subscribes else None
             self._proceed(received, outcome, ticket)
+
+    def _pause_for(self, asking: Coroutine[Any, Any, None]) -> None:
+        self._transport.pause_reading()
+        self._asking = asyncio.get_running_loop().create_task(asking)
+
+    async def _inquire(self, later: Later) -> None:
+        """Answer once others have."""
+        answer = await later.ask()
+        self._asking = None
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            headers = (*answer.headers, *later.headers)
+            self._answer(msgspec.structs.replace(answer, headers=headers))
 
     async def _ask(
         self, door: Door, visitor: Visitor, received: h11.Request, request: Request
@@ -180,11 +192,11 @@ class HTTPConnection(asyncio.Protocol):
         self._transport.resume_reading()
         self._proceed(received, outcome, ticket)
 
-    def _proceed(
-        self, received: h11.Request, outcome: Answer | Subscription, ticket: Ticket | None
-    ) -> None:
+    def _proceed(self, received: h11.Request, outcome: Outcome, ticket: Ticket | None) -> None:
         if isinstance(outcome, Answer):
             self._answer(outcome)
+        elif isinstance(outcome, Later):
+            self._pause_for(self._inquire(outcome))
         elif received.method == b"HEAD":
             self._answer(Answer(200, (("Content-Type", "text/event-stream"),), b""))
         elif outcome.websocket:

@@ -12,7 +12,8 @@ WebSocket     /               without the certificate's bytes and chain
 SSE           /sse?stream=lite, full or domains
 Resume        ?cursor=<id of the last message>, or Last-Event-ID; ?cursor=0 from the oldest kept
 Examples      /example.json, /full-stream/example.json, /domains-only/example.json
-Health        /health
+Health        /health, /health/deep
+Metrics       /metrics
 """
 
 SAMPLES: Final = {

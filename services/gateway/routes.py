@@ -1,6 +1,6 @@
 """A request -> what to do about it. Pure: no connection, no clock."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -65,7 +65,20 @@ class Subscription(msgspec.Struct, frozen=True):
     cursor: Cursor | None
 
 
-Router = Callable[[Request], Answer | Subscription]
+class Later(msgspec.Struct, frozen=True):
+    """An answer that others have to be asked for.
+
+    Attributes:
+        ask: gets it.
+        headers: to be added to it.
+    """
+
+    ask: Callable[[], Awaitable[Answer]]
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Outcome = Answer | Later | Subscription
+Router = Callable[[Request], Outcome]
 
 
 class Routes:
@@ -74,20 +87,33 @@ class Routes:
     Args:
         settings: what is offered.
         rings: by stream, for recent messages.
+        metrics: of all gateways here.
+        health: of the whole service.
     """
 
-    def __init__(self, settings: Settings, rings: Mapping[str, Ring]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rings: Mapping[str, Ring],
+        *,
+        metrics: Callable[[], Awaitable[Answer]],
+        health: Callable[[], Awaitable[Answer]],
+    ) -> None:
+        self._metrics = Later(metrics)
+        self._deep_health = Later(health)
         self._settings = settings
         self._rings = rings
-        self._handlers: dict[str, Callable[[Request], Answer | Subscription]] = {
+        self._handlers: dict[str, Router] = {
             "/": lambda _: Answer(200, (_TEXT,), INDEX),
             "/sse": self._sse,
             "/health": self._health,
+            "/health/deep": self._deeply,
+            "/metrics": self._measure,
             **dict.fromkeys(_EXAMPLES, self._example),
             **dict.fromkeys(_WEBSOCKETS.keys() - {"/"}, _not_a_page),
         }
 
-    def respond(self, request: Request) -> Answer | Subscription:
+    def respond(self, request: Request) -> Outcome:
         """Decide about a request."""
         if request.method == "OPTIONS":
             return _preflight()
@@ -130,6 +156,12 @@ class Routes:
         if not self._settings.health:
             return _disabled("protocols.health")
         return Answer(200, (_TEXT, _OPEN), b"OK")
+
+    def _deeply(self, _: Request) -> Answer | Later:
+        return self._deep_health if self._settings.health else _disabled("protocols.health")
+
+    def _measure(self, _: Request) -> Answer | Later:
+        return self._metrics if self._settings.metrics else _disabled("protocols.metrics")
 
     def _example(self, request: Request) -> Answer:
         if not self._settings.example_json:

@@ -17,7 +17,8 @@ class Settings(msgspec.Struct, frozen=True):
         websocket: whether WebSocket clients are.
         websocket_compression: whether WebSocket clients that ask get compressed messages.
         sse: whether SSE clients are.
-        health: whether /health is answered.
+        metrics: whether /metrics is answered.
+        health: whether /health and /health/deep are.
         example_json: whether the examples are.
         ring_bytes: memory for each stream's newest batches, forms included.
         history_bytes: memory for what was read from Redis for lagging clients.
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True):
     websocket: bool = True
     websocket_compression: bool = False
     sse: bool = True
+    metrics: bool = True
     health: bool = True
     example_json: bool = True
     ring_bytes: int = 32 * MIB

@@ -21,26 +21,39 @@ _FIRST_BEAT: Final = 0.1
 _FAREWELL: Final = 1.0  # seconds; a Redis that is gone is not waited for
 
 
+def new_name() -> str:
+    """Make a name that no gateway had before."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
 async def announce(
-    client: Redis, keys: Keys, service: Service, follower: Follower, url: str
+    client: Redis,
+    keys: Keys,
+    name: str,
+    service: Service,
+    follower: Follower,
+    url: str,
+    admin: str | None,
 ) -> None:
     """Keep the directory informed, until cancelled.
 
     Args:
         client: the primary.
         keys: names of the keys.
+        name: of this gateway.
         service: whose clients are counted.
         follower: said to be following once it has found where the streams are.
         url: where it listens.
+        admin: its own address, for the others on this machine; None if it has none.
     """
     directory = Directory(client, keys)
-    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    whereabouts = {"url": url, "host": socket.gethostname(), "admin": admin or ""}
     following = False
     try:
         while True:
             with suppress(redis.exceptions.RedisError):  # the streams' reader says so in the log
                 following = bool(follower.positions)
-                said = {"url": url, "following": int(following), **_counts(service)}
+                said = {**whereabouts, "following": int(following), **_counts(service)}
                 await directory.gateway_alive(name, said)
             await asyncio.sleep(_BEAT if following else _FIRST_BEAT)
     finally:

@@ -1,0 +1,55 @@
+"""How the whole service does, out of what the directory says. Pure: no connection, no clock."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from certbus.directory import LogStatus, Snapshot
+
+_PATIENCE: Final = 300_000
+"""Milliseconds for which a log that does not answer is degraded, then it is unhealthy."""
+
+
+def judge(
+    seen: Snapshot | None, *, now: int, redis: bool, uptime: float, ages: Mapping[str, float]
+) -> dict[str, Any]:
+    """Say how the service does.
+
+    Args:
+        seen: the directory, as last seen; None if it never was.
+        now: milliseconds since the epoch.
+        redis: whether Redis answers.
+        uptime: of this gateway, in seconds.
+        ages: by stream, seconds since its newest batch that this gateway has.
+
+    Returns:
+        What /health/deep answers. Its status is "unhealthy" without Redis, or if there are logs
+        and none of them is healthy; "degraded" if one of them is not.
+    """
+    logs = seen.logs if seen else []
+    gateways = [member.fields for member in seen.gateways] if seen else []
+    counts = Counter(_log_health(log, now) for log in logs)
+    if not redis or (logs and not counts["healthy"]):
+        status = "unhealthy"
+    else:
+        status = "healthy" if counts["healthy"] == len(logs) else "degraded"
+    return {
+        "status": status,
+        "logs_healthy": counts["healthy"],
+        "logs_degraded": counts["degraded"],
+        "logs_unhealthy": counts["unhealthy"],
+        "logs_total": len(logs),
+        "active_connections": sum(int(fields.get("clients", 0)) for fields in gateways),
+        "uptime_secs": int(uptime),
+        "redis": "connected" if redis else "away",
+        "gateways": len(gateways),
+        "stream_lag_secs": {stream: round(age, 3) for stream, age in ages.items()},
+    }
+
+
+def _log_health(log: LogStatus, now: int) -> str:
+    """One that was never heard of yet is degraded."""
+    success, failure = log.last_success or 0, log.last_error_at or 0
+    if now - success <= _PATIENCE:
+        return "healthy" if success >= failure else "degraded"
+    return "unhealthy" if success or failure else "degraded"

@@ -1,0 +1,157 @@
+"""What any gateway answers for all: the others are found in the directory, and asked.
+
+Whoever asks often, or many at once, is given the answer of a moment ago.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.directory import Member, Snapshot, snapshot
+from certbus.keys import Keys
+from certbus.reader import Follower
+from gateway.admin import UNIX
+from gateway.health import judge
+from gateway.merging import merge
+from gateway.metrics import CONTENT_TYPE
+from gateway.ring import Ring
+from gateway.routes import Answer
+
+_PATIENCE: Final = 1.0  # seconds for Redis, and then for the other gateways
+_FRESH: Final = 0.5  # seconds for which an answer is given again
+_LONGEST: Final = 4 * 1024 * 1024  # bytes of one gateway's metrics
+
+
+class Machine:
+    """Asks the gateways of this machine, and the directory.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+        name: of this gateway in the directory.
+        admin: its own address; None if it has none.
+        own_metrics: writes those of this gateway.
+        follower: says whether Redis is being followed.
+        rings: by stream.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        keys: Keys,
+        name: str,
+        admin: str | None,
+        own_metrics: Callable[[], bytes],
+        follower: Follower,
+        rings: Sequence[Ring],
+    ) -> None:
+        self._redis = client
+        self._keys = keys
+        self._name = name
+        self._address = admin or name
+        self._own_metrics = own_metrics
+        self._follower = follower
+        self._rings = rings
+        self._seen: Snapshot | None = None
+        self._started = time.monotonic()
+        self.metrics = _Fresh(self._metrics).get
+        self.health = _Fresh(self._health).get
+
+    async def _metrics(self) -> Answer:
+        await self._look()
+        host = socket.gethostname()
+        members = self._seen.gateways if self._seen else []
+        here = [member for member in members if member.fields.get("host") == host]
+        # One that was replaced is remembered for a while beside the one that has its address now.
+        asked = {_address(member): member for member in here if member.id != self._name}
+        asked.pop(self._address, None)
+        texts = await asyncio.gather(
+            *(_ask(member.fields.get("admin")) for member in asked.values())
+        )
+        labels = _labels([self._address, *asked])
+        body = merge(dict(zip(labels, [self._own_metrics(), *texts], strict=True)))
+        return Answer(200, (("Content-Type", CONTENT_TYPE),), body)
+
+    async def _health(self) -> Answer:
+        answers = await self._look() and self._follower.connected
+        now = time.time()
+        said = judge(
+            self._seen,
+            now=int(now * 1000),
+            redis=answers,
+            uptime=time.monotonic() - self._started,
+            ages={
+                ring.stream: now - ring.head.cursor.entry.ms / 1000
+                for ring in self._rings
+                if ring.newest is not None
+            },
+        )
+        headers = (("Content-Type", "application/json"), ("Access-Control-Allow-Origin", "*"))
+        status = 503 if said["status"] == "unhealthy" else 200
+        return Answer(status, headers, msgspec.json.encode(said))
+
+    async def _look(self) -> bool:
+        """Read the directory; what was seen before stays if Redis does not answer."""
+        with suppress(redis.exceptions.RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                self._seen = await snapshot(self._redis, self._keys)
+            return True
+        return False
+
+
+class _Fresh:
+    """Makes an answer when there is none of a moment ago; who comes meanwhile waits for it."""
+
+    def __init__(self, make: Callable[[], Awaitable[Answer]]) -> None:
+        self._make = make
+        self._turn = asyncio.Lock()
+        self._made: tuple[float, Answer] | None = None
+
+    async def get(self) -> Answer:
+        async with self._turn:
+            if self._made is None or time.monotonic() - self._made[0] > _FRESH:
+                answer = await self._make()
+                self._made = time.monotonic(), answer
+            return self._made[1]
+
+
+async def _ask(admin: str | None) -> bytes | None:
+    """Get a gateway's metrics; None if it does not give them in time."""
+    if not admin:
+        return None
+    path = admin.removeprefix(UNIX) if admin.startswith(UNIX) else None
+    base = "http://gateway" if path else f"http://{admin}"
+    transport = httpx.AsyncHTTPTransport(uds=path)
+    with suppress(httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+        async with (
+            asyncio.timeout(_PATIENCE),
+            httpx.AsyncClient(transport=transport, timeout=_PATIENCE, trust_env=False) as client,
+            client.stream("GET", f"{base}/metrics") as response,
+        ):
+            body = bytearray()
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > _LONGEST:
+                    return None
+            return bytes(body) if response.is_success else None
+    return None
+
+
+def _address(member: Member) -> str:
+    """What tells a gateway from the others: its address, for it stays when it is replaced."""
+    return member.fields.get("admin") or member.id
+
+
+def _labels(addresses: Sequence[str]) -> list[str]:
+    """Short names, as long as they are different."""
+    short = [Path(address).stem if address.startswith(UNIX) else address for address in addresses]
+    return short if len(set(short)) == len(short) else list(addresses)

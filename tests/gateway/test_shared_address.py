@@ -1,0 +1,203 @@
+"""What any gateway answers for all of them."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from certbus.directory import Directory
+from gateway.admin import listen
+from gateway.merging import merge
+from gateway.settings import Settings
+from tests.gateway import doors
+from tests.gateway.clients import Raw, receive, serials, websocket
+from tests.gateway.conftest import Running, Server, Start, until
+from tests.gateway.press import LOG, Press
+
+Numbers = dict[tuple[str, str | None], float]
+
+
+async def ask(gateway: Running, path: str) -> tuple[int, bytes]:
+    async with await Raw.open(gateway.port) as client:
+        client.send(doors.request(path))
+        status, _, body = await client.answer()
+    return status, body
+
+
+async def health(gateway: Running) -> tuple[int, dict[str, Any]]:
+    status, body = await ask(gateway, "/health/deep")
+    return status, json.loads(body)
+
+
+async def numbers(gateway: Running) -> Numbers:
+    """The shared metrics by name and gateway, those of all streams and forms added up."""
+    status, body = await ask(gateway, "/metrics")
+    assert status == 200
+    return totals(body)
+
+
+def totals(text: bytes) -> Numbers:
+    found: Numbers = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            key = sample.name, sample.labels.get("gateway")
+            found[key] = found.get(key, 0) + sample.value
+    return found
+
+
+async def two(start: Start, tmp_path: Path, redis_url: str) -> tuple[Running, Running]:
+    first = await start(redis_url=redis_url, admin=f"unix:{tmp_path}/one.sock")
+    second = await start(redis_url=redis_url, admin="127.0.0.1:0")
+    return await first.following(), await second.following()
+
+
+async def test_metrics_are_of_all_gateways(
+    start: Start, shared_redis: Server, press: Press, tmp_path: Path
+) -> None:
+    first, second = await two(start, tmp_path, shared_redis.url)
+    async with websocket(first.ws) as a, websocket(second.ws) as b, websocket(second.ws):
+        await press.print(3)
+        await receive(a, 3)
+        await receive(b, 3)
+
+        async def all_is_told() -> bool:
+            found = await numbers(first)
+            sent = [
+                value for (name, _), value in found.items() if name.endswith("messages_sent_total")
+            ]
+            return sorted(sent) == [3, 6]
+
+        await until(all_is_told)
+        from_first, from_second = await numbers(first), await numbers(second)
+    names = {gateway for name, gateway in from_first if name == "certstream_gateway_up"}
+    assert len(names) == 2
+    assert "one" in names
+    assert {from_first["certstream_gateway_up", name] for name in names} == {1}
+    clients = "certstream_gateway_clients"
+    for found in (from_first, from_second):
+        assert sorted(found[clients, name] for name in names) == [1, 2]
+        assert found[clients, "one"] == 1
+
+
+async def test_one_that_was_killed_is_shown(
+    start: Start, shared_redis: Server, prefix: str, tmp_path: Path
+) -> None:
+    gateway = await (await start(admin=f"unix:{tmp_path}/one.sock")).following()
+    other = await doors.GatewayProcess.start(shared_redis.url, prefix)
+    try:
+
+        async def both() -> bool:
+            return bool((await health(gateway))[1]["gateways"] == 2)
+
+        await until(both)
+    finally:
+        await other.kill()
+    found = await numbers(gateway)
+    ups = sorted(value for (name, _), value in found.items() if name == "certstream_gateway_up")
+    assert ups == [0, 1]
+    assert found["certstream_gateway_up", "one"] == 1
+
+
+async def test_a_hung_gateway_is_not_waited_for(
+    start: Start, shared_redis: Server, press: Press, tmp_path: Path
+) -> None:
+    _, second = await two(start, tmp_path, shared_redis.url)
+    path = tmp_path / "hung.sock"
+    with listen(f"unix:{path}"):  # it takes connections, and says nothing
+        said = {"host": socket.gethostname(), "admin": f"unix:{path}"}
+        await Directory(press.redis, press.keys).gateway_alive("hung", said)
+        found = await numbers(second)
+    assert found["certstream_gateway_up", "hung"] == 0
+    assert found["certstream_gateway_up", "one"] == 1
+
+
+async def test_health_counts_clients_and_logs(
+    start: Start, shared_redis: Server, press: Press, tmp_path: Path
+) -> None:
+    first, second = await two(start, tmp_path, shared_redis.url)
+    directory = Directory(press.redis, press.keys)
+    await press.redis.sadd(press.keys.logs, LOG)
+    await directory.log_failed(LOG, "it does not answer")
+
+    async def unhealthy() -> bool:
+        return (await health(first))[0] == 503
+
+    await until(unhealthy)
+    await directory.log_succeeded(LOG)
+    async with websocket(first.ws), websocket(second.ws) as client:
+        await press.print(1)
+        await receive(client, 1)
+
+        async def told() -> bool:
+            return bool((await health(first))[1]["active_connections"] == 2)
+
+        await until(told)
+        status, said = await health(second)
+    assert status == 200
+    assert said["stream_lag_secs"]["lite"] < 60
+    del said["stream_lag_secs"], said["uptime_secs"]
+    assert said == {
+        "status": "healthy",
+        "logs_healthy": 1,
+        "logs_degraded": 0,
+        "logs_unhealthy": 0,
+        "logs_total": 1,
+        "active_connections": 2,
+        "redis": "connected",
+        "gateways": 2,
+    }
+
+
+async def test_without_redis_it_is_unhealthy_and_clients_stay(
+    start: Start, own_redis: Server, prefix: str, tmp_path: Path
+) -> None:
+    first, second = await two(start, tmp_path, own_redis.url)
+    async with websocket(first.ws) as client, Press(own_redis.url, prefix) as press:
+        await press.print(1)
+        await receive(client, 1)
+        await numbers(second)
+        await press.redis.save()
+        own_redis.kill()
+
+        async def away() -> bool:
+            return (await health(second))[0] == 503
+
+        await until(away)
+        assert (await health(second))[1]["redis"] == "away"
+        assert (await ask(second, "/health"))[0] == 200
+        assert (await numbers(second))["certstream_gateway_clients", "one"] == 1
+        own_redis.start()
+        await press.print(1)
+        assert serials(await receive(client, 1)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [(Settings(metrics=False), "/metrics"), (Settings(health=False), "/health/deep")],
+)
+async def test_switched_off(start: Start, settings: Settings, path: str) -> None:
+    status, body = await ask(await start(settings=settings), path)
+    assert status == 404
+    assert b"protocols." in body
+
+
+async def test_networks_that_may_not_ask(shared_redis: Server, prefix: str) -> None:
+    allow = {"metrics": ["192.0.2.0/24"]}
+    async with doors.gateway(shared_redis.url, prefix, allow=allow) as port:
+        assert (await doors.ask(port, "/metrics"))[0] == 403
+    rate = {"enabled": True}
+    async with doors.gateway(shared_redis.url, prefix, rate_limit=rate) as port:
+        status, headers, _ = await doors.ask(port, "/metrics")
+        assert status == 200
+        assert "ratelimit-limit" in headers
+
+
+def test_what_cannot_be_read_counts_as_not_given() -> None:
+    text = b"# HELP a_total A.\n# TYPE a_total counter\na_total 2.0\n"
+    found = totals(merge({"x": text, "y": text, "z": b"a{ 1", "w": None}))
+    assert found["a_total", "x"] == found["a_total", "y"] == 2
+    up = {gateway: value for (name, gateway), value in found.items() if name.endswith("_up")}
+    assert up == {"x": 1, "y": 1, "z": 0, "w": 0}
