@@ -10,6 +10,7 @@ import pytest
 from ctparse.entry import Entry, Rejected
 from ctparse.treehead import TreeHead
 from ingestor.ctclient.errors import LogError, TooLarge
+from ingestor.ctclient.protocol import Inclusion
 from ingestor.follow.ahead import windows
 from ingestor.follow.windows import WindowSize
 
@@ -106,6 +107,12 @@ class MemoryLog:
             return [Rejected(i, "", b"") for i in range(start, min(end, start + self.most))]
         finally:
             self.running -= 1
+
+    async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:
+        raise NotImplementedError
+
+    async def consistency(self, first: int, second: int) -> list[bytes]:
+        raise NotImplementedError
 
     def link(self, index: int) -> str:
         return str(index)
