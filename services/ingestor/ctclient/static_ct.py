@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-import structlog
 
 from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.hash_tiles import HashTile, consistency_ranges, hash_of, inclusion_ranges, tiles_of
-from ctparse.signatures import BadSignature, LogKey, verify_tree_head
 from ctparse.static_ct import decode_tile, parse_checkpoint, tile_path, tree_head
 from ctparse.treehead import TreeHead
 from ingestor.ctclient.errors import BadAnswer, Refused
@@ -27,8 +25,6 @@ _MAX_TILE = 64 << 20
 _MAX_HASH_TILE = 256 * 32
 _GONE = (404, 410)
 
-_log = structlog.get_logger(__name__)
-
 
 class Identity(msgspec.Struct, frozen=True):
     """What is known of who signs a log's checkpoints.
@@ -36,14 +32,10 @@ class Identity(msgspec.Struct, frozen=True):
     Attributes:
         log_id: SHA-256 of the log's key: picks the log's own signature line.
         origin: first line of the checkpoint.
-        key: verifies that signature.
-        enforce: whether a signature that does not verify is an error, or only told.
     """
 
     log_id: bytes | None = None
     origin: str | None = None
-    key: LogKey | None = None
-    enforce: bool = False
 
 
 class StaticCtLog:
@@ -69,8 +61,6 @@ class StaticCtLog:
         self._fetcher = fetcher
         self._issuers = issuers
         self._identity = identity
-        self._verified: TreeHead | None = None
-        self._warned = False
 
     async def tree_head(self) -> TreeHead:
         """Read the checkpoint."""
@@ -78,25 +68,9 @@ class StaticCtLog:
         body = await self._fetcher.get(url, _MAX_CHECKPOINT)
         identity = self._identity
         try:
-            head = tree_head(parse_checkpoint(body), identity.log_id, identity.origin)
+            return tree_head(parse_checkpoint(body), identity.log_id, identity.origin)
         except Malformed as error:
             raise BadAnswer(self._fetcher.log, url, str(error)) from error
-        if identity.key is not None and head != self._verified:
-            self._verify(identity.key, head, url)
-        return head
-
-    def _verify(self, key: LogKey, head: TreeHead, url: str) -> None:
-        """Check the log's signature, once a tree head: it costs more than reading one."""
-        try:
-            verify_tree_head(key, head)
-        except BadSignature as error:
-            if self._identity.enforce:
-                raise BadAnswer(self._fetcher.log, url, str(error)) from error
-            if not self._warned:
-                self._warned = True
-                _log.warning("checkpoint signature does not verify", log=self._fetcher.log, url=url)
-        else:
-            self._verified = head
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         """Read the part of [start, end) that is in the tile of `start`, with its issuers."""
