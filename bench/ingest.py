@@ -35,6 +35,7 @@ from certbus.directory import snapshot
 from certbus.embedded import EmbeddedRedis
 from certbus.keys import STREAMS, Keys
 from certbus.leases import Leases
+from certbus.ledger import Ledger
 from certbus.publisher import Publisher, PublisherSettings
 from certbus.trimmer import Trimmer
 from certconf.settings import Config
@@ -176,7 +177,8 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
     async with http_client() as http:
         leases = Leases(redis, KEYS, "bench", 60)
         publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free)
-        assembly = Assembly(Config(), http, publisher, leases, CertificateReader(), Patience())
+        ledger, reader = Ledger(redis, KEYS), CertificateReader()
+        assembly = Assembly(Config(), http, publisher, leases, ledger, reader, Patience())
         log = Log(id="url-" + "0" * 64, name="bench", url=url, kind=Kind(kind))
         if kind == "static-ct":
             log = msgspec.structs.replace(log, origin="simlog.test/static1")

@@ -23,6 +23,7 @@ class Batch(msgspec.Struct, frozen=True):
         duplicates: how many were known already.
         rejected: what could not be read.
         tree_head: a newer tree head to keep with the log, if there is one.
+        frontier: of the log's tree up to `next` (`merkle.Frontier.to_bytes`), if it is kept.
     """
 
     first: int
@@ -31,6 +32,7 @@ class Batch(msgspec.Struct, frozen=True):
     duplicates: int
     rejected: list[Rejected]
     tree_head: TreeHead | None = None
+    frontier: bytes | None = None
 
 
 class Published(msgspec.Struct, frozen=True):

@@ -60,6 +60,11 @@ class LogStatus(msgspec.Struct, frozen=True):
     last_success: int | None = None
     last_error: str | None = None
     last_error_at: int | None = None
+    integrity: str = ""
+    alarms: int = 0
+    alarm: str | None = None
+    alarm_at: int | None = None
+    stale: int = 0
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -129,6 +134,10 @@ class Directory:
         """Note what is wrong with a log; the reason is one line for a person."""
         fields: dict[Any, Any] = {"last_error": reason[:500], "last_error_at": _now_ms()}
         await self._redis.hset(self._keys.log(log_id), mapping=fields)
+
+    async def log_integrity(self, log_id: str, state: str) -> None:
+        """Note what is proven of a log: proven, unsigned, unproven, lying or off."""
+        await self._redis.hset(self._keys.log(log_id), "integrity", state)
 
     async def worker_alive(self, worker: str, fields: Mapping[str, str | float]) -> None:
         """Heartbeat of a worker, with what it says of itself."""

@@ -13,6 +13,7 @@ All keys begin with one prefix, `certstream:` unless configured. <log id> is 64 
 | `sha1:<window>:<first byte>` | list | the same | look-up index: the next 9 bytes of a SHA-1, then `<entry id>-<position>`, for each certificate |
 | `logs` | set | for ever | ids of all logs |
 | `log:<log id>` | hash | for ever | see below |
+| `evidence:<log id>` | stream | newest 64 | where the log contradicted itself: `kind`, `problem`, `log`, and `tree_heads` (JSON; signatures and roots in base64) |
 | `lease:<log id>` | string | the lease's TTL | id of the worker that owns the log |
 | `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
@@ -29,7 +30,11 @@ newest configuration has it), `remember` (ms that a mark lives, likewise), and f
 `log:<log id>`: `start`, `next` (index of the next entry to publish), `fence` (`<n>:<random>` of
 the newest lease), `owner` (its worker), the counters `published`, `duplicates`, `rejected`,
 `skipped`, of which the sum is always next - start, `tree_size`, `tree_timestamp` (ms),
-`tree_root`, `tree_signature`, and what the directory says of it: `name`, `url`, `operator`,
+`tree_root`, `tree_signature`, `frontier` (the roots of the perfect subtrees that the first `next`
+entries divide into, after their number in 8 bytes: written in the same step as `next`, and good only
+while that number is `next`), `integrity` (proven, unsigned, unproven, lying or off), `alarms` (how
+many lies were found), `alarm`, `alarm_at` (ms; the newest), `stale` (how many tree heads were older
+than one before), and what the directory says of it: `name`, `url`, `operator`,
 `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms).
 
 <who> is `token:<name>` for who has a token, else `address:<address>`. An <address> is an IPv4
@@ -89,6 +94,9 @@ class Keys(msgspec.Struct, frozen=True):
 
     def log(self, log_id: str) -> str:
         return f"{self.prefix}log:{log_id}"
+
+    def evidence(self, log_id: str) -> str:
+        return f"{self.prefix}evidence:{log_id}"
 
     def lease(self, log_id: str) -> str:
         return f"{self.prefix}lease:{log_id}"

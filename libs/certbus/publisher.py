@@ -254,6 +254,7 @@ class Publisher:
                 *blobs,
                 *_cut_short(batch.rejected),
                 *_tree_head_fields(batch.tree_head),
+                *(() if batch.frontier is None else ("frontier", batch.frontier)),
             ],
         )
         return reply

@@ -36,15 +36,17 @@ UNUSED: Final[Mapping[str, str]] = {
     "api.cache_capacity": "certificates are looked up in Redis, as far back as it keeps them",
 }
 
+_INTEGRITY = "ct_log.integrity decides what becomes of tree heads and entries that do not verify"
 _NO_HEALTH = "a log's health is not judged yet: one that fails is asked again, ever more rarely"
 
-#: Settings that this version reads and checks, but does not act on yet -> what happens instead.
+#: Settings that this version reads and checks, but does not act on -> what happens instead.
 PENDING: Final[Mapping[str, str]] = {
     "hot_reload.enabled": "a changed file takes effect at the next start",
     "protocols.api": "the REST API is not served yet",
     "tls_cert": "TLS is not served yet: put a proxy with TLS in front",
     "ct_log.default_operator_rate_limit_ms": "requests to an operator are not spaced yet",
     "ct_log.operator_rate_limits": "requests to an operator are not spaced yet",
+    "ct_log.checkpoint_signature_mode": _INTEGRITY,
     "ct_log.healthy_threshold": _NO_HEALTH,
     "ct_log.unhealthy_threshold": _NO_HEALTH,
     "ct_log.health_check_interval_secs": _NO_HEALTH,

@@ -39,6 +39,9 @@ PublicKey = Annotated[
         description="a public key: the base64 of its DER SubjectPublicKeyInfo",
     ),
 ]
+#: What becomes of entries that a log's signed tree does not prove: held back, published with an
+#: alarm, or not looked at.
+Integrity = Literal["enforce", "warn", "off"]
 LogLevel = Literal["trace", "debug", "info", "warn", "warning", "error", "critical"]
 
 
@@ -86,7 +89,9 @@ class CTLog(msgspec.Struct, frozen=True):
     start_index: Count | None = None
     rfc6962_enabled: bool = True
     static_ct_enabled: bool = True
+    #: certstream-server-rust's, which verifies nothing else; here `integrity` decides.
     checkpoint_signature_mode: Literal["warn", "enforce"] = "warn"
+    integrity: Integrity = "warn"
     default_operator_rate_limit_ms: Count = 500
     #: Milliseconds between two requests to one operator, by its name.
     operator_rate_limits: Mapping[str, Count] = msgspec.field(
@@ -186,6 +191,7 @@ class CustomLog(msgspec.Struct, frozen=True):
     operator: Text | None = None
     expected_log_id: LogId | None = None
     key: PublicKey | None = None
+    integrity: Integrity | None = None
     batch_size: Positive | None = None
     poll_interval_ms: Positive | None = None
 
@@ -200,6 +206,7 @@ class StaticLog(msgspec.Struct, frozen=True):
     log_origin: Text | None = None
     expected_log_id: LogId | None = None
     key: PublicKey | None = None
+    integrity: Integrity | None = None
     batch_size: Positive | None = None
     poll_interval_ms: Positive | None = None
 

@@ -35,11 +35,13 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
         index: position in the log, from 0.
         reason: one line, for a person.
         raw: the bytes that could not be read, as far as they are known.
+        leaf: the MerkleTreeLeaf, as in `Entry`; empty if not even that is known.
     """
 
     index: int
     reason: str
     raw: bytes
+    leaf: bytes = b""
 
 
 class Malformed(ValueError):  # noqa: N818  (named for the data, as in "malformed STH")

@@ -8,7 +8,7 @@ The proof checks are the algorithms of RFC 9162 sections 2.1.3.2 and 2.1.4.2, wh
 RFC 6962 trees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 HASH_BYTES = 32
@@ -50,6 +50,11 @@ class Frontier:
         hashes.append(leaf_hash)
         self.size += 1
 
+    def extend(self, leaf_hashes: Iterable[bytes]) -> None:
+        """Add the next leaves."""
+        for each in leaf_hashes:
+            self.append(each)
+
     def root(self) -> bytes:
         """Compute the Merkle tree hash over all leaves so far."""
         if not self._hashes:
@@ -83,28 +88,27 @@ class Frontier:
 
     @classmethod
     def from_inclusion_proof(
-        cls, size: int, last_leaf_hash: bytes, proof: Sequence[bytes], root: bytes
+        cls, size: int, tree_size: int, last_leaf_hash: bytes, proof: Sequence[bytes], root: bytes
     ) -> "Frontier":
-        """Start in the middle of a log, from the inclusion proof of its last leaf.
+        """Start in the middle of a log, from the inclusion proof of the last leaf before it.
 
-        The siblings on the way up from leaf size - 1 are all left ones, and so just the frontier
-        of the tree without that leaf.
+        The left siblings on the way up from leaf size - 1 are just the frontier of the tree
+        without that leaf; the right ones only lead to the root.
 
         Args:
-            size: of the tree.
+            size: of the frontier.
+            tree_size: of the tree that the proof leads to, at least as large.
             last_leaf_hash: hash of leaf size - 1.
             proof: its audit path, from the leaf up.
-            root: of the tree, from a tree head that has been verified.
+            root: of that tree, from a tree head that has been verified.
 
         Raises:
             BadProof: it does not lead to this root.
         """
-        if size < 1 or len(proof) != (size - 1).bit_count():
-            raise BadProof(f"inclusion proof of {len(proof)} hashes for the last leaf of {size}")
-        frontier = cls._of(size - 1, proof[::-1])
+        index = size - 1
+        verify_inclusion(index, tree_size, last_leaf_hash, proof, root)
+        frontier = cls._of(index, _left_siblings(index, tree_size, proof)[::-1])
         frontier.append(last_leaf_hash)
-        if frontier.root() != root:
-            raise BadProof(f"inclusion proof for the last leaf of {size} leads to another root")
         return frontier
 
     @classmethod
@@ -155,6 +159,21 @@ def verify_consistency(
         last >>= 1
     if _climb(node, last, proof[0], proof[1:], what) != (first_root, second_root):
         raise BadProof(f"{what} leads to other roots")
+
+
+def _left_siblings(node: int, size: int, siblings: Sequence[bytes]) -> list[bytes]:
+    """Those of an audit path that stand left of it, from the leaf up."""
+    last = size - 1
+    lefts = []
+    for sibling in siblings:
+        if node & 1 or node == last:
+            lefts.append(sibling)
+            while not node & 1 and node:
+                node >>= 1
+                last >>= 1
+        node >>= 1
+        last >>= 1
+    return lefts
 
 
 def _climb(

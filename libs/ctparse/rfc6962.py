@@ -1,4 +1,4 @@
-"""What an RFC 6962 log serves: get-sth and get-entries (RFC 6962 sections 3.4, 4.3 and 4.6).
+"""What an RFC 6962 log serves: tree heads, entries and proofs (RFC 6962 sections 3.4 and 4).
 
 A body that is not the JSON it should be is `Malformed` as a whole: whoever asked can ask again. A
 single entry whose structure does not hold is `Rejected` at its index, and the others go on.
@@ -46,6 +46,20 @@ class _Served(msgspec.Struct, gc=False):
     extra_data: bytes
 
 
+class _ProofByHash(msgspec.Struct, gc=False):
+    leaf_index: int
+    audit_path: list[bytes]
+
+
+class _EntryAndProof(msgspec.Struct, gc=False):
+    leaf_input: bytes
+    audit_path: list[bytes]
+
+
+class _Consistency(msgspec.Struct, gc=False):
+    consistency: list[bytes]
+
+
 class _Entries(msgspec.Struct):
     entries: list[_Served]
 
@@ -58,6 +72,9 @@ class _UncheckedEntries(msgspec.Struct):
 _BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _STH_DECODER = msgspec.json.Decoder(_SignedTreeHead)
+_PROOF_DECODER = msgspec.json.Decoder(_ProofByHash)
+_ENTRY_AND_PROOF_DECODER = msgspec.json.Decoder(_EntryAndProof)
+_CONSISTENCY_DECODER = msgspec.json.Decoder(_Consistency)
 _ENTRIES_DECODER = msgspec.json.Decoder(_Entries)
 _UNCHECKED_DECODER = msgspec.json.Decoder(_UncheckedEntries)
 
@@ -77,6 +94,51 @@ def decode_sth(body: bytes) -> TreeHead:
     if not (0 <= sth.tree_size < _TOO_LARGE and 0 <= sth.timestamp < _TOO_LARGE):
         raise Malformed(f"get-sth: tree_size {sth.tree_size}, timestamp {sth.timestamp}")
     return TreeHead(sth.tree_size, sth.timestamp, sth.sha256_root_hash, sth.tree_head_signature)
+
+
+def decode_proof_by_hash(body: bytes) -> tuple[int, list[bytes]]:
+    """Decode the answer to get-proof-by-hash (section 4.5): the leaf's index, its audit path.
+
+    Raises:
+        Malformed: it is none.
+    """
+    try:
+        answer = _PROOF_DECODER.decode(body)
+    except _BAD_JSON as error:
+        raise Malformed(f"get-proof-by-hash: {error}") from error
+    return answer.leaf_index, _hashes(answer.audit_path, "get-proof-by-hash")
+
+
+def decode_entry_and_proof(body: bytes) -> tuple[bytes, list[bytes]]:
+    """Decode the answer to get-entry-and-proof (section 4.8): the MerkleTreeLeaf, its audit path.
+
+    Raises:
+        Malformed: it is none.
+    """
+    try:
+        answer = _ENTRY_AND_PROOF_DECODER.decode(body)
+    except _BAD_JSON as error:
+        raise Malformed(f"get-entry-and-proof: {error}") from error
+    return answer.leaf_input, _hashes(answer.audit_path, "get-entry-and-proof")
+
+
+def decode_consistency(body: bytes) -> list[bytes]:
+    """Decode the answer to get-sth-consistency (section 4.4): the hashes of the proof.
+
+    Raises:
+        Malformed: it is none.
+    """
+    try:
+        answer = _CONSISTENCY_DECODER.decode(body)
+    except _BAD_JSON as error:
+        raise Malformed(f"get-sth-consistency: {error}") from error
+    return _hashes(answer.consistency, "get-sth-consistency")
+
+
+def _hashes(proof: list[bytes], where: str) -> list[bytes]:
+    if any(len(each) != _ROOT_BYTES for each in proof):
+        raise Malformed(f"{where}: hashes of {sorted({len(each) for each in proof})} bytes")
+    return proof
 
 
 def decode_entries(body: bytes, first: int) -> list[Entry | Rejected]:
@@ -107,7 +169,8 @@ def decode_entries(body: bytes, first: int) -> list[Entry | Rejected]:
         try:
             entries.append(_decode_entry(index, entry.leaf_input, entry.extra_data, chains))
         except (StructureError, Malformed, StructError) as error:
-            entries.append(Rejected(index, f"get-entries: {error}", entry.leaf_input))
+            leaf = entry.leaf_input
+            entries.append(Rejected(index, f"get-entries: {error}", leaf, leaf))
     return entries
 
 

@@ -180,15 +180,16 @@ def _decode_entry(tile: bytes, at: int, index: int) -> tuple[Entry | Rejected, i
         wrong = f"certificate_chain of {end - chain} bytes, not a multiple of {FINGERPRINT_BYTES}"
     elif end - chain > _MAX_CHAIN * FINGERPRINT_BYTES:
         wrong = f"chain of more than {_MAX_CHAIN} certificates"
+    leaf = _LEAF_PREFIX + tile[at:leaf_stop]
     if wrong:
-        return Rejected(index, wrong, tile[at:end]), end
+        return Rejected(index, wrong, tile[at:end], leaf), end
     entry = Entry(
         index,
         timestamp,
         entry_type == _PRECERT_ENTRY,
         tile[start:stop],
         tile[chain:end],
-        _LEAF_PREFIX + tile[at:leaf_stop],
+        leaf,
     )
     return entry, end
 

@@ -11,6 +11,7 @@ from certbus.connection import check_server, connect
 from certbus.directory import Directory, snapshot
 from certbus.keys import Keys
 from certbus.leases import Leases
+from certbus.ledger import Ledger
 from certbus.publisher import Publisher
 from certbus.trimmer import Trimmer
 from certconf.problems import ConfigError, Origin, Problem
@@ -74,7 +75,9 @@ async def _work(config: Config, redis_url: str, worker_id: str) -> None:
             await patience(partial(check_server, redis))
             await patience(publisher.configure)
             leases = Leases(redis, keys, worker_id, LEASE_TTL)
-            assembly = Assembly(config, http, publisher, leases, CertificateReader(), patience)
+            ledger = Ledger(redis, keys)
+            reader = CertificateReader()
+            assembly = Assembly(config, http, publisher, leases, ledger, reader, patience)
             bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(snapshot, redis, keys))
             worker = Worker(worker_id, bus, assembly, patience, starts(config))
             async with asyncio.TaskGroup() as tasks:

@@ -1,17 +1,20 @@
-"""Puts together what following one log takes: client, writer, pipeline, follower."""
+"""Puts together what following one log takes: client, writer, pipeline, guard, follower."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import httpx
 import msgspec
 import structlog
 
 from certbus.leases import Lease, Leases
+from certbus.ledger import Ledger
 from certbus.publisher import Publisher
-from certconf.settings import Config
+from certconf.settings import Config, Integrity
 from ctparse.certificate import CertificateReader
 from ctparse.messages import MessageWriter, Source
 from ctparse.signatures import BadKey, LogKey, load_log_key
+from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Kind, Log
 from ingestor.ctclient.fetch import Fetcher, Retry
 from ingestor.ctclient.issuers import Issuers
@@ -21,6 +24,7 @@ from ingestor.ctclient.static_ct import Identity, StaticCtLog
 from ingestor.follow.follower import Follower, Pace
 from ingestor.follow.moment import moments
 from ingestor.follow.pipeline import Pipeline
+from ingestor.integrity.guard import Guard, check_signature
 from ingestor.outage import Patience
 
 _log = structlog.get_logger(__name__)
@@ -34,6 +38,7 @@ class Assembly(msgspec.Struct, frozen=True):
         http: the one HTTP client.
         publisher: into Redis.
         leases: this worker's.
+        ledger: what Redis keeps of each log's tree.
         reader: remembers what certificates have in common, across logs.
         patience: what to do while Redis is away.
         moments: when to poll the next log, as a part of its interval.
@@ -43,6 +48,7 @@ class Assembly(msgspec.Struct, frozen=True):
     http: httpx.AsyncClient
     publisher: Publisher
     leases: Leases
+    ledger: Ledger
     reader: CertificateReader
     patience: Patience
     moments: Iterator[float] = msgspec.field(default_factory=moments)
@@ -66,8 +72,7 @@ class Assembly(msgspec.Struct, frozen=True):
         fetcher = self.fetcher(log.name)
         if log.kind is Kind.RFC6962:
             return Rfc6962Log(log.base, fetcher)
-        enforce = self.config.ct_log.checkpoint_signature_mode == "enforce"
-        identity = Identity(log.digest, log.origin, _key(log), enforce)
+        identity = Identity(log.digest, log.origin)
         return StaticCtLog(log.base, fetcher, Issuers(log.base, fetcher), identity)
 
     def follower(self, log: Log, lease: Lease) -> Follower:
@@ -89,7 +94,15 @@ class Assembly(msgspec.Struct, frozen=True):
             retry=self.retry,
         )
         pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience)
-        return Follower(log, client, pipeline, pace)
+        guard = Guard(log, client, _key(log), self._mode(log), self.ledger, self.patience)
+        return Follower(log, client, pipeline, guard, pace)
+
+    def signature_check(self, log: Log) -> Callable[[TreeHead], None] | None:
+        """What refuses tree heads that `log` did not sign; None if nothing should."""
+        return partial(check_signature, log, _key(log)) if self._mode(log) == "enforce" else None
+
+    def _mode(self, log: Log) -> Integrity:
+        return log.integrity or self.config.ct_log.integrity
 
 
 def _key(log: Log) -> LogKey | None:

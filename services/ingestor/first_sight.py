@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
+from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log, normalise
 from ingestor.ctclient.backoff import jittered
 from ingestor.ctclient.errors import LogError
@@ -65,6 +66,7 @@ async def find_start(
     retry: Retry,
     starts: Starts,
     failed: Callable[[str], Awaitable[None]],
+    check: Callable[[TreeHead], None] | None = None,
 ) -> Start:
     """Ask a log for its head until it answers, and decide where to start.
 
@@ -74,11 +76,14 @@ async def find_start(
         retry: delays while it does not answer.
         starts: what the operator said.
         failed: is told each failure, one line for a person.
+        check: raises LogError for a tree head that is not the log's.
     """
     attempt = 0
     while True:
         try:
             head = await client.tree_head()
+            if check is not None:
+                check(head)
         except LogError as error:
             wait = jittered(attempt, retry.initial, retry.maximum)
             if attempt == 0:

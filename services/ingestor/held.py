@@ -22,6 +22,7 @@ class Held(msgspec.Struct):
         errors: how many of its errors the directory has been told.
         successes: likewise.
         told_at: loop time when it was last told of a success.
+        integrity: what it has been told of what is proven.
     """
 
     follower: Follower
@@ -29,6 +30,7 @@ class Held(msgspec.Struct):
     errors: int = 0
     successes: int = 0
     told_at: float = 0.0
+    integrity: str = ""
 
     @property
     def lease(self) -> Lease:
@@ -42,6 +44,10 @@ class Held(msgspec.Struct):
         if health.errors != self.errors:
             await directory.log_failed(log_id, health.last_error)
             self.errors = health.errors
+        state = self.follower.guard.state
+        if state != self.integrity:
+            await directory.log_integrity(log_id, state)
+            self.integrity = state
         if health.successes != self.successes and now - self.told_at >= _SUCCESS_EVERY:
             await directory.log_succeeded(log_id)
             self.successes, self.told_at = health.successes, now

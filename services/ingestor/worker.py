@@ -211,7 +211,8 @@ class Worker:
 
         try:
             client, retry = self._assembly.client(log), self._assembly.retry
-            start = await find_start(log, client, retry, self._starts, failed)
+            check = self._assembly.signature_check(log)
+            start = await find_start(log, client, retry, self._starts, failed, check)
             self._why[log.id] = start.why
             await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
         except Exception:  # noqa: BLE001  (one log's trouble must not end the others)

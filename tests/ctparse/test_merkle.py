@@ -5,6 +5,8 @@ from hashlib import sha256
 
 import pytest
 
+from ctparse.entry import Malformed
+from ctparse.hash_tiles import HashTile, consistency_ranges, hash_of, inclusion_ranges, tiles_of
 from ctparse.merkle import (
     EMPTY_ROOT,
     BadProof,
@@ -81,13 +83,15 @@ class TestFrontier:
         restored.append(leaf_hash(b"next"))
         assert restored.root() == mth([*LEAVES[:size], b"next"])
 
-    @pytest.mark.parametrize("size", SIZES)
-    def test_from_the_inclusion_proof_of_the_last_leaf(self, size: int) -> None:
-        leaves = LEAVES[:size]
-        found = Frontier.from_inclusion_proof(
-            size, HASHES[size - 1], path(size - 1, leaves), mth(leaves)
-        )
-        assert found.to_bytes() == grown(size).to_bytes()
+    @pytest.mark.parametrize("tree_size", SIZES)
+    def test_from_the_inclusion_proof_of_its_last_leaf(self, tree_size: int) -> None:
+        leaves = LEAVES[:tree_size]
+        for size in range(1, tree_size + 1):
+            last = size - 1
+            found = Frontier.from_inclusion_proof(
+                size, tree_size, HASHES[last], path(last, leaves), mth(leaves)
+            )
+            assert found.to_bytes() == grown(size).to_bytes()
 
     def test_from_a_wrong_proof(self) -> None:
         right = path(6, LEAVES[:7])
@@ -98,10 +102,11 @@ class TestFrontier:
             (7, HASHES[6], right[:-1]),
             (7, HASHES[6], [*right, right[0]]),
             (8, HASHES[6], right),
+            (6, HASHES[6], right),
             (0, HASHES[6], []),
         ]:
             with pytest.raises(BadProof):
-                Frontier.from_inclusion_proof(size, hashed, given, root)
+                Frontier.from_inclusion_proof(size, 7, hashed, given, root)
 
     @pytest.mark.parametrize("data", [b"", bytes(7), bytes(9), (3).to_bytes(8) + bytes(32)])
     def test_from_other_bytes(self, data: bytes) -> None:
@@ -154,3 +159,30 @@ class TestConsistency:
         assert_bad(verify_consistency, 0, 3, bytes(32), mth(LEAVES[:3]), [])
         assert_bad(verify_consistency, 0, 3, EMPTY_ROOT, mth(LEAVES[:3]), [HASHES[0]])
         assert_bad(verify_consistency, -1, 3, EMPTY_ROOT, mth(LEAVES[:3]), [])
+
+
+class TestHashTiles:
+    @pytest.mark.parametrize("size", SIZES)
+    def test_proofs_are_those_of_the_definition(self, size: int) -> None:
+        leaves = LEAVES[:size]
+        tiles = {HashTile(0, 0, size): b"".join(HASHES[:size])}
+        for index in range(size):
+            ranges = inclusion_ranges(index, size)
+            assert tiles_of(ranges, size) == tiles.keys()
+            found = [hash_of(each, tiles) for each in ranges]
+            assert found == [HASHES[index], *path(index, leaves)]
+        for first in range(1, size + 1):
+            found = [hash_of(each, tiles) for each in consistency_ranges(first, size)]
+            assert found == proof(first, leaves)
+
+    def test_tiles_are_named_by_level_and_width(self) -> None:
+        # The example of c2sp.org/tlog-tiles: 273 full tiles of level 0, and so on.
+        assert tiles_of([range(70_000)], 70_000) == {
+            HashTile(0, 273, 112),
+            HashTile(1, 1, 17),
+            HashTile(2, 0, 1),
+        }
+
+    def test_a_tile_that_is_too_short(self) -> None:
+        with pytest.raises(Malformed, match="hash tile 0/0 ends before hash 4"):
+            hash_of(range(4), {HashTile(0, 0, 4): bytes(100)})

@@ -10,6 +10,7 @@ import pytest
 from ctparse.entry import Entry, Rejected
 from ctparse.treehead import TreeHead
 from ingestor.ctclient.errors import LogError, TooLarge
+from ingestor.ctclient.protocol import Inclusion
 from ingestor.follow.ahead import windows
 from ingestor.follow.windows import WindowSize
 
@@ -107,6 +108,12 @@ class MemoryLog:
         finally:
             self.running -= 1
 
+    async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:
+        raise NotImplementedError
+
+    async def consistency(self, first: int, second: int) -> list[bytes]:
+        raise NotImplementedError
+
     def link(self, index: int) -> str:
         return str(index)
 
@@ -117,9 +124,10 @@ class MemoryLog:
 async def _collect(log: MemoryLog, start: int, head: int, size: int, concurrency: int) -> list[int]:
     got = []
     async with aclosing(windows(log, start, head, WindowSize(size), concurrency)) as ahead:
-        async for window in ahead:
-            assert window.first == window.entries[0].index
-            got += [entry.index for entry in window.entries]
+        async for run in ahead:
+            for window in run:
+                assert window.first == window.entries[0].index
+                got += [entry.index for entry in window.entries]
     return got
 
 
@@ -155,8 +163,8 @@ async def test_what_comes_before_an_error_is_handed_on_first() -> None:
 
     async def collect() -> None:
         async with aclosing(windows(log, 0, 1000, WindowSize(100), 4)) as ahead:
-            async for window in ahead:
-                got.extend(entry.index for entry in window.entries)
+            async for run in ahead:
+                got.extend(entry.index for window in run for entry in window.entries)
 
     with pytest.raises(LogError, match="broken"):
         await collect()

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from certconf.settings import Integrity
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DIGEST = 32
 
@@ -39,6 +41,8 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
         origin: static-ct: first line of its checkpoint, when known.
         end_exclusive: seconds since the epoch; it takes no certificate that expires later
             (or at that moment). None: it has no temporal interval.
+        mmd: its maximum merge delay, seconds.
+        integrity: what becomes of what it does not prove, when this log has its own setting.
         batch_size: entries a request, when this log has its own setting.
         poll_interval_ms: milliseconds between tree heads, when this log has its own setting.
     """
@@ -52,6 +56,8 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes | None = None
     origin: str | None = None
     end_exclusive: float | None = None
+    mmd: float = 86400.0
+    integrity: Integrity | None = None
     batch_size: int | None = None
     poll_interval_ms: int | None = None
 

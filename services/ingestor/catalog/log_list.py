@@ -29,6 +29,7 @@ class _Log(msgspec.Struct):
     url: str = ""
     submission_url: str = ""
     monitoring_url: str = ""
+    mmd: float = 86400.0
     state: dict[str, msgspec.Raw] = {}
     temporal_interval: _Interval | None = None
 
@@ -91,6 +92,7 @@ def _log(log: _Log, operator: str, kind: Kind, url: str) -> Log:
         operator=operator,
         state=next(iter(log.state), "unknown"),
         key=log.key,
+        mmd=log.mmd,
         # "The submission prefix of the log as a schema-less URL with no trailing slashes."
         origin=log.submission_url.partition("://")[2].rstrip("/") or None,
         end_exclusive=interval.end_exclusive.timestamp() if interval else None,

@@ -74,6 +74,7 @@ def _configured(setting: CustomLog | StaticLog, ids: dict[str, str]) -> Log:
         operator=setting.operator or "",
         key=key,
         origin=origin,
+        integrity=setting.integrity,
         batch_size=setting.batch_size,
         poll_interval_ms=setting.poll_interval_ms,
     )
@@ -88,6 +89,7 @@ def _joined(configured: Log, listed: Log) -> Log:
         key=configured.key or listed.key,
         origin=configured.origin or listed.origin,
         end_exclusive=listed.end_exclusive,
+        mmd=listed.mmd,
     )
 
 

@@ -6,7 +6,23 @@ Unreachable   no answer: DNS, connect, TLS, time-out, connection cut
 Refused       an answer with a status that is not 200, perhaps with Retry-After
 BadAnswer     an answer that is not what the specification says
 TooLarge    an answer beyond the size we accept; a smaller window may fit
+Lie           an answer that contradicts what the log signed, or shows that it was not the log's
+Unproven      answers that may be true, but nothing shows it
 """
+
+from typing import Literal
+
+from ctparse.treehead import TreeHead
+
+LieKind = Literal[
+    "bad_signature",
+    "split",
+    "rewound",
+    "wrong_entries",
+    "wrong_proof",
+    "wrong_issuer",
+    "forged_precert",
+]
 
 
 class LogError(Exception):
@@ -56,3 +72,23 @@ class BadAnswer(LogError):
 
 class TooLarge(BadAnswer):
     """The answer is larger than we accept, on the wire or once decompressed."""
+
+
+class Lie(BadAnswer):
+    """What the log shows is not what it is, whoever's fault that is.
+
+    Attributes:
+        kind: which lie.
+        heads: the tree heads that show it.
+    """
+
+    def __init__(
+        self, log: str, url: str, kind: LieKind, problem: str, heads: tuple[TreeHead, ...] = ()
+    ) -> None:
+        super().__init__(log, url, f"{kind}: {problem}")
+        self.kind = kind
+        self.heads = heads
+
+
+class Unproven(LogError):
+    """Entries that would be published if they were proven."""

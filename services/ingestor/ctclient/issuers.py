@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable
 
 from ctparse.static_ct import fingerprints
-from ingestor.ctclient.errors import BadAnswer
+from ingestor.ctclient.errors import BadAnswer, Lie
 from ingestor.ctclient.fetch import Fetcher
 
 CAPACITY = 4096
@@ -83,7 +83,10 @@ class Issuers:
             certificate = await self._fetcher.get(url, _MAX_ISSUER)
         found = hashlib.sha256(certificate).hexdigest()
         if found != fingerprint.hex():
-            raise BadAnswer(self._fetcher.log, url, f"another certificate, with SHA-256 {found}")
+            problem = f"another certificate, with SHA-256 {found}"
+            if _is_whole(certificate):
+                raise Lie(self._fetcher.log, url, "wrong_issuer", problem)
+            raise BadAnswer(self._fetcher.log, url, problem)
         self._certificates[fingerprint] = certificate
 
     def _drop_unused(self) -> None:
@@ -94,3 +97,8 @@ class Issuers:
         self._certificates = {
             key: der for key, der in self._certificates.items() if key in self._used
         }
+
+
+def _is_whole(der: bytes) -> bool:
+    """Whether it could be a certificate, not a page, and not one cut short: a SEQUENCE, whole."""
+    return der[:2] == b"\x30\x82" and int.from_bytes(der[2:4]) == len(der) - 4

@@ -3,8 +3,22 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from ctparse.entry import Entry, Rejected
 from ctparse.treehead import TreeHead
+
+
+class Inclusion(msgspec.Struct, frozen=True):
+    """What a log says to prove that it has a leaf; not verified.
+
+    Attributes:
+        leaf: hash of the leaf.
+        path: its audit path, from the leaf up.
+    """
+
+    leaf: bytes
+    path: list[bytes]
 
 
 class LogClient(Protocol):
@@ -23,6 +37,18 @@ class LogClient(Protocol):
         A log may return fewer than it is asked for; the caller asks again for the rest. `end`
         must not exceed the size of a tree head the log has shown.
         """
+
+    async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:
+        """Ask for the proof that a leaf is in the tree of that size.
+
+        Args:
+            index: of the leaf, below `size`.
+            size: of a tree whose head the log has shown.
+            leaf: its hash, if it is known.
+        """
+
+    async def consistency(self, first: int, second: int) -> list[bytes]:
+        """Ask for the proof that the tree of size `second` continues that of size `first`."""
 
     def link(self, index: int) -> str:
         """The URL at which anyone can read the entry (`cert_link`)."""

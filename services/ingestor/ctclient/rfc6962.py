@@ -1,14 +1,30 @@
-"""A log that speaks RFC 6962: get-sth and get-entries (sections 4.3 and 4.6)."""
+"""A log that speaks RFC 6962: tree heads, entries and proofs (sections 4.3 to 4.8)."""
 
-from collections.abc import Sequence
+from binascii import b2a_base64
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from urllib.parse import urlencode
 
 from ctparse.entry import Entry, Malformed, Rejected
-from ctparse.rfc6962 import chain_certificates, decode_entries, decode_sth
+from ctparse.merkle import leaf_hash
+from ctparse.rfc6962 import (
+    chain_certificates,
+    decode_consistency,
+    decode_entries,
+    decode_entry_and_proof,
+    decode_proof_by_hash,
+    decode_sth,
+)
 from ctparse.treehead import TreeHead
-from ingestor.ctclient.errors import BadAnswer, TooLarge
+from ingestor.ctclient.errors import BadAnswer, LogError, TooLarge
 from ingestor.ctclient.fetch import Fetcher
+from ingestor.ctclient.protocol import Inclusion
+
+T = TypeVar("T")
 
 _MAX_STH = 64 << 10
+_MAX_PROOF = 64 << 10
+_MAX_ENTRY_AND_PROOF = 4 << 20
 # An entry takes 5 to 8 KB as base64 in JSON. A window is allowed ten times that, and one entry
 # alone more than any real chain needs: what exceeds it is given up, or it would stop the log.
 _MAX_ENTRY = 64 << 10
@@ -33,12 +49,7 @@ class Rfc6962Log:
 
     async def tree_head(self) -> TreeHead:
         """Ask get-sth."""
-        url = f"{self._base}/ct/v1/get-sth"
-        body = await self._fetcher.get(url, _MAX_STH)
-        try:
-            return decode_sth(body)
-        except Malformed as error:
-            raise BadAnswer(self._fetcher.log, url, str(error)) from error
+        return await self._ask(f"{self._base}/ct/v1/get-sth", _MAX_STH, decode_sth)
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         """Ask get-entries for [start, end). One entry alone that is too large is rejected."""
@@ -59,6 +70,36 @@ class Rfc6962Log:
             raise BadAnswer(self._fetcher.log, url, "no entries, though the tree head covers them")
         # Nobody may slip in entries beyond the tree head that was shown.
         return entries[: end - start]
+
+    async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:
+        """Ask get-proof-by-hash, and if that does not help get-entry-and-proof."""
+        try:
+            if leaf is None:
+                (entry,) = await self.entries(index, index + 1)
+                leaf = leaf_hash(entry.leaf)
+            query = urlencode({"hash": b2a_base64(leaf, newline=False), "tree_size": size})
+            url = f"{self._base}/ct/v1/get-proof-by-hash?{query}"
+            found, path = await self._ask(url, _MAX_PROOF, decode_proof_by_hash)
+        except LogError:
+            pass
+        else:
+            if found == index:  # the same leaf may be in the log twice
+                return Inclusion(leaf, path)
+        url = f"{self._base}/ct/v1/get-entry-and-proof?leaf_index={index}&tree_size={size}"
+        shown, path = await self._ask(url, _MAX_ENTRY_AND_PROOF, decode_entry_and_proof)
+        return Inclusion(leaf_hash(shown), path)
+
+    async def consistency(self, first: int, second: int) -> list[bytes]:
+        """Ask get-sth-consistency."""
+        url = f"{self._base}/ct/v1/get-sth-consistency?first={first}&second={second}"
+        return await self._ask(url, _MAX_PROOF, decode_consistency)
+
+    async def _ask(self, url: str, limit: int, decode: Callable[[bytes], T]) -> T:
+        body = await self._fetcher.get(url, limit)
+        try:
+            return decode(body)
+        except Malformed as error:
+            raise BadAnswer(self._fetcher.log, url, str(error)) from error
 
     def link(self, index: int) -> str:
         """A get-entries request for the one entry."""

@@ -1,28 +1,28 @@
-"""A log that speaks the static-ct API: checkpoint, data tiles, issuers (c2sp.org/static-ct-api).
+"""A log that speaks the static-ct API: checkpoint, tiles, issuers (c2sp.org/static-ct-api).
 
 A data tile holds 256 entries. The last one of a tree is partial and named by its width; a log may
 drop it once the full tile is there, so a missing partial tile means: take the full one.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
-import structlog
 
 from ctparse.entry import Entry, Malformed, Rejected
-from ctparse.signatures import BadSignature, LogKey, verify_tree_head
+from ctparse.hash_tiles import HashTile, consistency_ranges, hash_of, inclusion_ranges, tiles_of
 from ctparse.static_ct import decode_tile, parse_checkpoint, tile_path, tree_head
 from ctparse.treehead import TreeHead
 from ingestor.ctclient.errors import BadAnswer, Refused
 from ingestor.ctclient.fetch import Fetcher
 from ingestor.ctclient.issuers import Issuers
+from ingestor.ctclient.protocol import Inclusion
 
 TILE = 256
 _MAX_CHECKPOINT = 64 << 10
 _MAX_TILE = 64 << 20
+_MAX_HASH_TILE = 256 * 32
 _GONE = (404, 410)
-
-_log = structlog.get_logger(__name__)
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -31,14 +31,10 @@ class Identity(msgspec.Struct, frozen=True):
     Attributes:
         log_id: SHA-256 of the log's key: picks the log's own signature line.
         origin: first line of the checkpoint.
-        key: verifies that signature.
-        enforce: whether a signature that does not verify is an error, or only told.
     """
 
     log_id: bytes | None = None
     origin: str | None = None
-    key: LogKey | None = None
-    enforce: bool = False
 
 
 class StaticCtLog:
@@ -64,8 +60,6 @@ class StaticCtLog:
         self._fetcher = fetcher
         self._issuers = issuers
         self._identity = identity
-        self._verified: TreeHead | None = None
-        self._warned = False
 
     async def tree_head(self) -> TreeHead:
         """Read the checkpoint."""
@@ -73,31 +67,15 @@ class StaticCtLog:
         body = await self._fetcher.get(url, _MAX_CHECKPOINT)
         identity = self._identity
         try:
-            head = tree_head(parse_checkpoint(body), identity.log_id, identity.origin)
+            return tree_head(parse_checkpoint(body), identity.log_id, identity.origin)
         except Malformed as error:
             raise BadAnswer(self._fetcher.log, url, str(error)) from error
-        if identity.key is not None and head != self._verified:
-            self._verify(identity.key, head, url)
-        return head
-
-    def _verify(self, key: LogKey, head: TreeHead, url: str) -> None:
-        """Check the log's signature, once a tree head: it costs more than reading one."""
-        try:
-            verify_tree_head(key, head)
-        except BadSignature as error:
-            if self._identity.enforce:
-                raise BadAnswer(self._fetcher.log, url, str(error)) from error
-            if not self._warned:
-                self._warned = True
-                _log.warning("checkpoint signature does not verify", log=self._fetcher.log, url=url)
-        else:
-            self._verified = head
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         """Read the part of [start, end) that is in the tile of `start`, with its issuers."""
         number, offset = divmod(start, TILE)
         width = min(end - number * TILE, TILE)
-        url, body = await self._tile(number, width)
+        url, body = await self._tile("data", number, width, _MAX_TILE)
         try:
             entries = decode_tile(body, number * TILE)
         except Malformed as error:
@@ -109,16 +87,43 @@ class StaticCtLog:
         await self._issuers.ensure({e.chain for e in entries if isinstance(e, Entry)})
         return entries
 
-    async def _tile(self, number: int, width: int) -> tuple[str, bytes]:
-        """Fetch a data tile; returns its URL and its bytes."""
-        url = f"{self._base}/{tile_path('data', number, width)}"
+    async def inclusion(
+        self,
+        index: int,
+        size: int,
+        leaf: bytes | None = None,  # noqa: ARG002  (tiles are found by index)
+    ) -> Inclusion:
+        """Make the proof from hash tiles."""
+        shown, *path = await self._hashes(inclusion_ranges(index, size), size)
+        return Inclusion(shown, path)
+
+    async def consistency(self, first: int, second: int) -> list[bytes]:
+        """Make the proof from hash tiles."""
+        return await self._hashes(consistency_ranges(first, second), second)
+
+    async def _hashes(self, ranges: list[range], size: int) -> list[bytes]:
+        """The hashes of ranges of leaves, in a tree of that size."""
+        tiles: dict[HashTile, bytes] = {}
+        # One after the other: a TaskGroup in which a task fails loses a cancellation (3.11).
+        for tile in tiles_of(ranges, size):
+            _, tiles[tile] = await self._tile(tile.level, tile.n, tile.width, _MAX_HASH_TILE)
         try:
-            return url, await self._fetcher.get(url, _MAX_TILE)
+            return [hash_of(each, tiles) for each in ranges]
+        except Malformed as error:
+            raise BadAnswer(self._fetcher.log, f"{self._base}/tile", str(error)) from error
+
+    async def _tile(
+        self, level: int | Literal["data"], number: int, width: int, limit: int
+    ) -> tuple[str, bytes]:
+        """Fetch a tile, or the full one that took its place; returns its URL and its bytes."""
+        url = f"{self._base}/{tile_path(level, number, width)}"
+        try:
+            return url, await self._fetcher.get(url, limit)
         except Refused as error:
             if width == TILE or error.status not in _GONE:
                 raise
-        url = f"{self._base}/{tile_path('data', number)}"
-        return url, await self._fetcher.get(url, _MAX_TILE)
+        url = f"{self._base}/{tile_path(level, number)}"
+        return url, await self._fetcher.get(url, limit)
 
     def link(self, index: int) -> str:
         """The full tile that has the entry, or will have it."""

@@ -1,4 +1,7 @@
-"""Several windows of one log at once, handed on in the order of the log."""
+"""Several windows of one log at once, handed on in the order of the log.
+
+They are handed on in runs of what is there, so that one proof covers as much as possible.
+"""
 
 import asyncio
 from collections import deque
@@ -11,6 +14,10 @@ from ingestor.ctclient.errors import TooLarge
 from ingestor.ctclient.protocol import LogClient
 from ingestor.follow.windows import WindowSize
 
+# Seconds that a run waits for the windows after its first. Those that come with it need no proof
+# of their own; at the tree head a whole run needs none.
+_GATHER = 0.5
+
 
 class Window(msgspec.Struct, frozen=True):
     """Consecutive entries: `entries[k]` is at log index `first + k`."""
@@ -21,11 +28,11 @@ class Window(msgspec.Struct, frozen=True):
 
 async def windows(
     client: LogClient, start: int, head: int, size: WindowSize, concurrency: int
-) -> AsyncGenerator[Window]:
-    """Every window of [start, head), in order.
+) -> AsyncGenerator[list[Window]]:
+    """Every window of [start, head), in order, in runs of at most `concurrency`.
 
-    At most `concurrency` windows are being fetched or wait to be taken, besides the one in the
-    caller's hands: that bounds what a fast log and a slow Redis can pile up. Close the generator
+    As many windows are being fetched or wait to be taken, besides the run in the caller's hands:
+    that bounds what a fast log and a slow Redis can pile up. Close the generator
     (`contextlib.aclosing`) to stop what is still being fetched.
 
     Raises:
@@ -43,10 +50,14 @@ async def windows(
     try:
         fill()
         while fetching:
-            window = await fetching[0]
+            await asyncio.wait([fetching[0]])
+            await asyncio.wait(fetching, timeout=_GATHER, return_when=asyncio.FIRST_EXCEPTION)
+            run = [fetching[0].result()]
             fetching.popleft()
-            fill()  # before the caller turns to the window, so that the log has work meanwhile
-            yield window
+            while fetching and fetching[0].done() and fetching[0].exception() is None:
+                run.append(fetching.popleft().result())
+            fill()  # before the caller turns to the run, so that the log has work meanwhile
+            yield run
     finally:
         for task in fetching:
             task.cancel()

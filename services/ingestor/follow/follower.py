@@ -21,6 +21,7 @@ from ingestor.follow.ahead import windows
 from ingestor.follow.moment import next_poll
 from ingestor.follow.pipeline import Moved, Pipeline
 from ingestor.follow.windows import WindowSize
+from ingestor.integrity.guard import Guard
 
 _log = structlog.get_logger(__name__)
 
@@ -68,17 +69,22 @@ class Follower:
         log: what is followed.
         client: reads it.
         pipeline: publishes it.
+        guard: decides what of it may be published.
         pace: how fast.
 
     Attributes:
         log: what is followed.
         pipeline: where it goes; knows how far.
+        guard: knows what is proven.
         health: how it has been answering.
     """
 
-    def __init__(self, log: Log, client: LogClient, pipeline: Pipeline, pace: Pace) -> None:
+    def __init__(
+        self, log: Log, client: LogClient, pipeline: Pipeline, guard: Guard, pace: Pace
+    ) -> None:
         self.log = log
         self.pipeline = pipeline
+        self.guard = guard
         self.health = Health()
         self._client = client
         self._pace = pace
@@ -91,15 +97,20 @@ class Follower:
             LeaseLost: another worker owns the log.
         """
         loop = asyncio.get_running_loop()
+        await self.guard.load(self.pipeline.next)
         while True:
             asked = loop.time()
             try:
-                head = await self._client.tree_head()
+                newest = await self._client.tree_head()
+                head = await self.guard.admit(newest, self.pipeline.next)
                 await self._catch_up(head)
             except LogError as error:
-                await asyncio.sleep(self._failed(error))
+                wait = self._failed(error)
+                await self.guard.failed(error)
+                await asyncio.sleep(wait)
             except Moved as moved:
                 _log.info("redis goes on from another entry", log=self.log.name, next=moved.next)
+                await self.guard.load(moved.next)
             else:
                 self._reached(head)
                 due = next_poll(asked, self._pace.poll, self._pace.moment)
@@ -110,8 +121,10 @@ class Follower:
         start, concurrency = self.pipeline.next, self._pace.concurrency
         ahead = windows(self._client, start, head.size, self._size, concurrency)
         async with aclosing(ahead):
-            async for window in ahead:
-                await self.pipeline.publish(window.first, window.entries, head)
+            async for run in ahead:
+                grown = await self.guard.prove(run, head)
+                for window, growth in zip(run, grown, strict=True):
+                    await self.pipeline.publish(window.first, window.entries, head, growth)
                 self.health.failures = 0
 
     def _failed(self, error: LogError) -> float:
@@ -134,6 +147,7 @@ class Follower:
         health = self.health
         health.failures = 0
         health.successes += 1
+        self.guard.reached()
         if health.down_since is not None:
             down = asyncio.get_running_loop().time() - health.down_since
             health.down_since = None

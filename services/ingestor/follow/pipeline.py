@@ -34,6 +34,7 @@ from certbus.publisher import Publisher
 from ctparse.entry import Entry, Rejected, Unreadable
 from ctparse.messages import Message, MessageWriter
 from ctparse.treehead import TreeHead
+from ingestor.integrity.growth import Growth
 from ingestor.outage import Patience
 
 LIVE_MESSAGES = 64
@@ -107,13 +108,20 @@ class Pipeline:
         self._clock = clock
         self._restoring = asyncio.Lock()
 
-    async def publish(self, first: int, entries: list[Entry | Rejected], head: TreeHead) -> None:
+    async def publish(
+        self,
+        first: int,
+        entries: list[Entry | Rejected],
+        head: TreeHead,
+        growth: Growth | None = None,
+    ) -> None:
         """Publish a window, in order.
 
         Args:
             first: log index of `entries[0]`.
             entries: consecutive entries.
             head: the tree head that covers them.
+            growth: what keeps the log's frontier, if they are proven.
 
         Raises:
             Moved: Redis is at another index (it came back a second older, or somebody skipped
@@ -129,7 +137,10 @@ class Pipeline:
         caught_up = first + len(entries) >= head.size
         limit = LIVE_MESSAGES if caught_up else MAX_MESSAGES
         while at < len(entries):
+            start = at
             batch, at = self._batch(first, entries, digests, at, done, head, limit)
+            if growth is not None:
+                batch = msgspec.structs.replace(batch, frontier=growth.through(start, at))
             await self._send(batch)
 
     def _batch(

@@ -1,0 +1,92 @@
+"""What Redis keeps of a log's tree: the frontier, the tree head followed, and evidence of lies.
+
+The frontier is written by publish.lua together with `next`; here it is read when a worker takes a
+log. Evidence is what an operator, or the log's auditors, need to see that a log contradicted
+itself: the tree heads with their signatures.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from certbus.keys import Keys
+from ctparse.merkle import Frontier
+from ctparse.treehead import TreeHead
+
+EVIDENCE_KEPT = 64
+_FIELDS = ("frontier", "tree_size", "tree_timestamp", "tree_root", "tree_signature")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """Where a log's tree stands.
+
+    Attributes:
+        frontier: of everything before the log's `next`.
+        tree_head: the tree head followed, which the frontier was proven to lead to.
+    """
+
+    frontier: Frontier
+    tree_head: TreeHead | None
+
+
+class Ledger:
+    """Reads and writes it.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+    """
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._redis = client
+        self._keys = keys
+
+    async def kept(self, log_id: str, next_index: int) -> Kept | None:
+        """Read where a log's tree stood at `next_index`; None if that is not known.
+
+        It is not when nothing was proven, or `next` was moved by somebody who keeps no frontier.
+        """
+        values: list[Any] = await self._redis.hmget(self._keys.log(log_id), _FIELDS)
+        frontier, size, timestamp, root, signature = values
+        if frontier is None:
+            return None
+        try:
+            restored = Frontier.from_bytes(frontier)
+            head = size and TreeHead(int(size), int(timestamp), root, signature)
+        except (ValueError, TypeError):
+            return None
+        return Kept(restored, head) if restored.size == next_index else None
+
+    async def alarm(self, log_id: str, kind: str, problem: str, heads: Sequence[TreeHead]) -> None:
+        """Keep what shows that a log lied.
+
+        Args:
+            log_id: the log.
+            kind: of lie, one word.
+            problem: one line, for a person.
+            heads: the tree heads that it is about.
+        """
+        key = self._keys.log(log_id)
+        fields: dict[Any, Any] = {
+            "kind": kind,
+            "problem": problem[:500],
+            "log": log_id,
+            "tree_heads": msgspec.json.encode(heads),
+        }
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.xadd(self._keys.evidence(log_id), fields, maxlen=EVIDENCE_KEPT)
+            transaction.hincrby(key, "alarms", 1)
+            said: dict[Any, Any] = {"alarm": f"{kind}: {problem[:500]}", "alarm_at": _now_ms()}
+            transaction.hset(key, mapping=said)
+            await transaction.execute()
+
+    async def stale(self, log_id: str) -> None:
+        """Count a tree head that was older than the one followed."""
+        await self._redis.hincrby(self._keys.log(log_id), "stale", 1)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

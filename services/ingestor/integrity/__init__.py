@@ -1,0 +1,9 @@
+"""Whether a log is what it signed: nothing is published that its signed tree does not prove.
+
+    tree head -> signature -> heads: newer, older, split?  -> the head to catch up with
+    entries   -> leaf hashes -> frontier -> its root, or an inclusion proof's -> may be published
+
+`heads.py` judges tree heads and `growth.py` entries, both pure; `guard.py` asks the log for the
+proofs they need, and says what becomes of a log that gives none, or lies. docs/integrity.md says
+what all this proves.
+"""

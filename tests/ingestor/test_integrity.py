@@ -1,0 +1,293 @@
+"""Logs that lie, and honest ones beside them: what is caught, what is published, what is kept."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from certbus.directory import LogStatus
+from certbus.reader import history
+from certconf import load
+from ctparse.merkle import Frontier
+from simlog import record
+from simlog.oracle import Delivery, Findings, judge
+from tests.ingestor.site import Site
+from tests.ingestor.waiting import until
+
+FROM_START = {"ct_log.start_index": 0, "ct_log.retry_max_attempts": 1}
+PAIR = ("rfc1", "static1")
+# In the evidence of a lie, where it is not one.
+HEADS_SHOWN = {"split": 2, "wrong_issuer": 0, "forged_precert": 0}
+
+
+async def findings(site: Site) -> Findings:
+    """What the oracle says of the lite stream."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        known = record.read((await http.get(f"{site.simlog.url}/record")).content)
+    messages = [
+        message.replace(b"{", b'{"id":"%b-%d",' % (batch.id.encode(), position), 1)
+        for batch in await history(site.redis, site.keys, "lite", "0-0", 1_000_000)
+        for position, message in enumerate(batch.messages)
+    ]
+    return judge(known, [Delivery("stream:lite", "lite", messages)]).findings[0]
+
+
+async def by_path(site: Site) -> Mapping[str, LogStatus]:
+    """Logs by their path on the simulated server."""
+    return {log.url.rstrip("/").rpartition("/")[2]: log for log in (await site.logs()).values()}
+
+
+async def shown(site: Site, state: str) -> bool:
+    """Whether the directory says so of every log."""
+    return {log.integrity for log in (await site.logs()).values()} == {state}
+
+
+async def alarms(site: Site, log: str) -> str:
+    found = (await by_path(site)).get(log)
+    return (found and found.alarm) or ""
+
+
+async def switch(site: Site, logs: str, *faults: dict[str, object]) -> None:
+    """Set what is wrong with these logs from now on."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.put(f"{site.simlog.url}/control/{logs}/faults", json=faults)
+    assert answer.status_code == 200, answer.text
+
+
+async def assert_frontier_leads_to_head(site: Site) -> None:
+    for log in (await site.logs()).values():
+        kept: dict[Any, Any] = await site.redis.hgetall(site.keys.log(log.log_id))
+        frontier = Frontier.from_bytes(kept[b"frontier"])
+        assert frontier.size == log.next == log.tree_size
+        assert frontier.root() == kept[b"tree_root"]
+
+
+@pytest.mark.parametrize(
+    ("lie", "kind", "logs"),
+    [
+        # From the start.
+        ("swapped_leaf:index=620", "wrong_entries", PAIR),
+        ("garbled:index=620", "wrong_entries", ("rfc1",)),
+        ("wrong_leaf_index:index=620", "wrong_entries", ("static1",)),
+        ("wrong_issuer", "wrong_issuer", ("static1",)),
+        ("forged_precert:every=2", "forged_precert", PAIR),
+        # Of logs that were honest at first.
+        ({"kind": "wrong_root"}, "split", PAIR),
+        ({"kind": "fork", "at": 100}, "split", PAIR),
+        ({"kind": "bad_signature"}, "bad_signature", PAIR),
+    ],
+)
+async def test_a_lie_is_named_and_not_published(
+    site: Site, lie: str | dict[str, object], kind: str, logs: tuple[str, ...]
+) -> None:
+    faults = {"fault": f"*1:{lie}"} if isinstance(lie, str) else {}
+    await site.simlog.start(rfc6962=2, static_ct=2, preload=2000, rate=200, **faults)
+    await site.ingestor("a", **FROM_START)
+    if isinstance(lie, dict):
+
+        async def honest_so_far() -> bool:
+            found = await by_path(site)
+            return all(log in found and (found[log].next or 0) > 400 for log in logs)
+
+        await until(honest_so_far, what="entries from before the lie")
+        await switch(site, "*1", lie)
+    for log in logs:
+
+        async def caught(log: str = log) -> bool:
+            return (await alarms(site, log)).startswith(f"{kind}: ")
+
+        await until(caught, what=f"alarm about {log}: {kind}")
+        status = (await by_path(site))[log]
+        evidence: Any = await site.redis.xrange(site.keys.evidence(status.log_id))
+        heads = msgspec.json.decode(evidence[-1][1][b"tree_heads"])
+        assert len(heads) == HEADS_SHOWN.get(kind, 1)
+        for head in heads:
+            assert len(base64.b64decode(head["root"])) == 32
+            assert head["signature"]
+
+    async def honest_go_on() -> bool:
+        found = await by_path(site)
+        return all((found[log].next or 0) > 700 for log in ("rfc2", "static2"))
+
+    await until(honest_go_on, what="entries of the honest logs")
+    assert [await alarms(site, log) for log in ("rfc2", "static2")] == ["", ""]
+    found = await findings(site)
+    assert found.received > 1000
+    assert (found.lies, found.unknown, found.altered, found.repeated) == ((), (), (), ())
+
+
+async def test_wrong_proofs_hold_back_what_needs_them(site: Site) -> None:
+    await site.simlog.start(
+        rfc6962=1, static_ct=1, preload=6000, rate=0, fault="*:wrong_proofs", max_entries=256
+    )
+    await site.ingestor("a", **FROM_START, **{"ct_log.batch_size": 256})
+
+    async def caught() -> bool:
+        return all([(await alarms(site, log)).startswith("wrong_proof: ") for log in PAIR])
+
+    await until(caught, what="alarms")
+    await switch(site, "*")
+    await until(site.complete, what="complete Redis, with the right proofs")
+    assert not (await findings(site)).troubles
+    await assert_frontier_leads_to_head(site)
+
+
+async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=0, mmd=1)
+    key = await site.simlog.save("log_list_pubkey.pem")
+    url = site.simlog.url
+    listed = {
+        "custom_logs": [],
+        "static_logs": [],
+        "log_lists": [
+            {
+                "url": f"{url}/log_list.json",
+                "signature_url": f"{url}/log_list.sig",
+                "key": str(key),
+            }
+        ],
+    }
+    await site.ingestor("a", **FROM_START, **listed)
+
+    async def complete() -> bool:
+        logs = (await by_path(site)).values()
+        return len(logs) == 2 and all(log.next == log.tree_size for log in logs)
+
+    await until(complete, what="complete Redis")
+    before = {log.log_id: log.next for log in (await by_path(site)).values()}
+    await switch(site, "*", {"kind": "rewind", "entries": 50})
+
+    async def rewound() -> bool:
+        return all([(await alarms(site, log)).startswith("rewound: ") for log in PAIR])
+
+    await until(rewound, what="alarms")
+    logs = (await by_path(site)).values()
+    assert {log.log_id: log.next for log in logs} == before
+    assert all(log.stale > 0 for log in logs)
+    assert not (await findings(site)).troubles
+
+
+async def test_warn_tells_and_publishes(site: Site) -> None:
+    fault = "*1:swapped_leaf:index=620"
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=2000, rate=0, fault=fault)
+    with capture_logs() as lines:
+        await site.ingestor("a", **FROM_START, **{"ct_log.integrity": "warn"})
+        await until(site.complete, what="complete Redis")
+    told = [line for line in lines if line["event"] == "log lies"]
+    assert {(line["kind"], line["entries"]) for line in told} == {
+        ("wrong_entries", "published all the same")
+    }
+    assert len((await findings(site)).lies) == 2
+    assert {log.alarms > 0 for log in (await site.logs()).values()} == {True}
+
+
+async def test_off_looks_at_nothing(site: Site) -> None:
+    fault = "*1:bad_signature"
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=2000, rate=0, fault=fault)
+    await site.ingestor("a", **FROM_START, **{"ct_log.integrity": "off"})
+    await until(site.complete, what="complete Redis")
+    assert {(log.integrity, log.alarms) for log in (await site.logs()).values()} <= {
+        ("off", 0),
+        ("", 0),
+    }
+
+
+async def test_a_start_in_the_middle_is_proven(site: Site) -> None:
+    await site.simlog.start(rfc6962=2, static_ct=2, preload=6000, rate=100)
+    ingestor = await site.ingestor("a", **{"ct_log.start_index": 777})
+
+    async def beyond(size: int = 1600) -> bool:
+        logs = await site.logs()
+        return len(logs) == 4 and all((log.next or 0) > size for log in logs.values())
+
+    await until(beyond, what="entries")
+    await ingestor.stop()
+    stopped = await site.logs()
+    await site.ingestor("b")
+    sizes = {name: log.next or 0 for name, log in stopped.items()}
+
+    async def went_on() -> bool:
+        logs = await site.logs()
+        return all((log.next or 0) > sizes[name] + 20 for name, log in logs.items())
+
+    await until(went_on, what="entries after a restart")
+    await until(lambda: shown(site, "proven"), what="proven logs")
+    assert {(log.alarms, log.start) for log in (await site.logs()).values()} == {(0, 777)}
+
+
+async def test_a_start_that_cannot_be_proven_is_held_back(site: Site) -> None:
+    fault = "*1:status:code=404,only=proofs"
+    await site.simlog.start(rfc6962=2, static_ct=1, preload=2000, rate=0, fault=fault)
+    with capture_logs() as lines:
+        first = await site.ingestor("a", **FROM_START | {"ct_log.start_index": 500})
+
+        async def honest_complete() -> bool:
+            found = await by_path(site)
+            told = [line for line in lines if line["event"] == "log proves nothing"]
+            complete = "rfc2" in found and found["rfc2"].next == found["rfc2"].tree_size
+            return complete and len(told) == 2
+
+        await until(honest_complete, what="the honest log, and word of the others")
+    for line in lines:
+        if line["event"] == "log proves nothing":
+            assert "`integrity: warn`" in line["problem"]
+    found = await by_path(site)
+    assert [found[log].next for log in PAIR] == [500, 500]
+    assert {found[log].alarms for log in found} == {0}
+    await first.stop()
+    await site.ingestor("b", **FROM_START, **{"ct_log.integrity": "warn"})
+    await until(site.complete, what="complete Redis")
+
+
+async def test_a_log_without_proofs_publishes_what_a_root_confirms(site: Site) -> None:
+    fault = "*:status:code=404,only=proofs"
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=700, rate=50, fault=fault)
+    await site.ingestor("a", **FROM_START)
+
+    async def beyond() -> bool:
+        logs = await site.logs()
+        return len(logs) == 2 and all((log.next or 0) > 400 for log in logs.values())
+
+    await until(beyond, what="entries")
+    assert {log.alarms for log in (await site.logs()).values()} == {0}
+
+
+async def test_honest_logs_in_every_trouble_never_alarm(site: Site) -> None:
+    await site.simlog.start(
+        rfc6962=3, static_ct=3, preload=3000, rate=100, troubles=0.7, total=4500
+    )
+    await site.ingestor("a", **{"ct_log.start_index": 0})
+    await until(site.complete, 60, "complete Redis")
+    await until(lambda: shown(site, "proven"), what="proven logs")
+    assert {log.alarms for log in (await site.logs()).values()} == {0}
+    await assert_frontier_leads_to_head(site)
+
+
+async def test_a_log_without_a_key_is_proven_but_unsigned(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=0)
+    config = load(await site.simlog.config(), {}, {})
+
+    def keyless(logs: tuple[msgspec.Struct, ...]) -> list[dict[str, object]]:
+        dropped = {"key", "expected_log_id"}
+        return [
+            {
+                k: v
+                for k, v in msgspec.to_builtins(log).items()
+                if v is not None and k not in dropped
+            }
+            for log in logs
+        ]
+
+    overrides = {
+        "custom_logs": keyless(config.custom_logs),
+        "static_logs": keyless(config.static_logs),
+    }
+    await site.ingestor("a", **FROM_START, **overrides)
+    await until(site.complete, what="complete Redis")
+
+    await until(lambda: shown(site, "unsigned"), what="unsigned logs")
+    await assert_frontier_leads_to_head(site)
