@@ -154,7 +154,8 @@ def ingest(kind: str, entries: int) -> str:
 
 
 def code(command: Sequence[str]) -> str:
-    return f"```\n{run(command).strip()}\n```"
+    lines = [line for line in run(command).splitlines() if "[info" not in line]  # of structlog
+    return "\n".join(["```", *lines, "```"])
 
 
 def run(command: Sequence[str]) -> str:
