@@ -10,12 +10,15 @@ whoever looks them up next finds them by identity.
 
 from struct import Struct
 from struct import error as StructError  # noqa: N812  (it is an exception class)
+from typing import TypeVar
 
 import msgspec
 
 from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.tls import StructureError, vector
 from ctparse.treehead import TreeHead
+
+_T = TypeVar("_T")
 
 # MerkleTreeLeaf up to the entry: version and leaf_type, both 0; timestamp; entry_type.
 _LEAF = Struct(">HQH")
@@ -79,16 +82,20 @@ _ENTRIES_DECODER = msgspec.json.Decoder(_Entries)
 _UNCHECKED_DECODER = msgspec.json.Decoder(_UncheckedEntries)
 
 
+def _decoded(decoder: msgspec.json.Decoder[_T], body: bytes, what: str) -> _T:
+    try:
+        return decoder.decode(body)
+    except _BAD_JSON as error:
+        raise Malformed(f"{what}: {error}") from error
+
+
 def decode_sth(body: bytes) -> TreeHead:
     """Decode the answer to get-sth. The signature is not verified here.
 
     Raises:
         Malformed: it is not a tree head.
     """
-    try:
-        sth = _STH_DECODER.decode(body)
-    except _BAD_JSON as error:
-        raise Malformed(f"get-sth: {error}") from error
+    sth = _decoded(_STH_DECODER, body, "get-sth")
     if len(sth.sha256_root_hash) != _ROOT_BYTES:
         raise Malformed(f"get-sth: sha256_root_hash of {len(sth.sha256_root_hash)} bytes")
     if not (0 <= sth.tree_size < _TOO_LARGE and 0 <= sth.timestamp < _TOO_LARGE):
@@ -102,10 +109,7 @@ def decode_proof_by_hash(body: bytes) -> tuple[int, list[bytes]]:
     Raises:
         Malformed: it is none.
     """
-    try:
-        answer = _PROOF_DECODER.decode(body)
-    except _BAD_JSON as error:
-        raise Malformed(f"get-proof-by-hash: {error}") from error
+    answer = _decoded(_PROOF_DECODER, body, "get-proof-by-hash")
     return answer.leaf_index, _hashes(answer.audit_path, "get-proof-by-hash")
 
 
@@ -115,10 +119,7 @@ def decode_entry_and_proof(body: bytes) -> tuple[bytes, list[bytes]]:
     Raises:
         Malformed: it is none.
     """
-    try:
-        answer = _ENTRY_AND_PROOF_DECODER.decode(body)
-    except _BAD_JSON as error:
-        raise Malformed(f"get-entry-and-proof: {error}") from error
+    answer = _decoded(_ENTRY_AND_PROOF_DECODER, body, "get-entry-and-proof")
     return answer.leaf_input, _hashes(answer.audit_path, "get-entry-and-proof")
 
 
@@ -128,10 +129,7 @@ def decode_consistency(body: bytes) -> list[bytes]:
     Raises:
         Malformed: it is none.
     """
-    try:
-        answer = _CONSISTENCY_DECODER.decode(body)
-    except _BAD_JSON as error:
-        raise Malformed(f"get-sth-consistency: {error}") from error
+    answer = _decoded(_CONSISTENCY_DECODER, body, "get-sth-consistency")
     return _hashes(answer.consistency, "get-sth-consistency")
 
 
