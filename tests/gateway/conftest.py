@@ -2,13 +2,12 @@
 
 import asyncio
 import secrets
-import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -78,25 +77,26 @@ class Server:
         self._process.wait()
 
 
+@contextmanager
+def running_redis() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="gw") as directory:
+        server = Server(Path(directory))
+        server.start()
+        yield server
+        server.kill()
+
+
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[Server]:
-    directory = Path(tempfile.mkdtemp(prefix="gw"))
-    server = Server(directory)
-    server.start()
-    yield server
-    server.kill()
-    shutil.rmtree(directory)
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture
 def own_redis() -> Iterator[Server]:
     """One that a test may kill."""
-    directory = Path(tempfile.mkdtemp(prefix="gw"))
-    server = Server(directory)
-    server.start()
-    yield server
-    server.kill()
-    shutil.rmtree(directory)
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture
