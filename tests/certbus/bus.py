@@ -16,6 +16,7 @@ from certbus.reader import Event, Follower, StreamBatch, history
 from certbus.trimmer import DEFAULT_RETENTION, Retention, Trimmer
 from ctparse.entry import Rejected
 from ctparse.messages import Message
+from tests.waiting import until
 
 KEYS = Keys()
 LOG = "ab" * 32
@@ -126,7 +127,7 @@ class Following:
 
     async def ready(self) -> None:
         """Wait until it knows where it begins."""
-        await eventually(lambda: self.follower.connected or self.follower.positions)
+        await until(lambda: self.follower.connected or self.follower.positions)
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -144,13 +145,6 @@ async def following(
         yield running
     finally:
         await running.stop()
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Poll a condition until it holds; ten seconds at most."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  (what it waits for is not asyncio's)
-            await asyncio.sleep(0.005)
 
 
 def retain(max_bytes: int, max_age_secs: float = 3600) -> dict[str, Retention]:

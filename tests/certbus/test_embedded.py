@@ -11,7 +11,8 @@ import pytest
 
 from certbus.connection import check_server, connect
 from certbus.embedded import CannotStart, EmbeddedRedis, StateInUse, find_executable
-from tests.certbus.bus import Worker, batch, eventually, stored_names
+from tests.certbus.bus import Worker, batch, stored_names
+from tests.waiting import until
 
 # A process that runs an embedded Redis, says so, and waits for its end.
 OWNER = """
@@ -196,7 +197,7 @@ async def test_it_is_stopped_when_its_owner_is_cancelled(tmp_path: Path, executa
             await asyncio.Event().wait()
 
     owner = asyncio.create_task(own())
-    await eventually(lambda: pids)
+    await until(lambda: pids)
     owner.cancel()
     with pytest.raises(asyncio.CancelledError):
         await owner

@@ -25,8 +25,9 @@ from certbus.reader import (
     read_head,
 )
 from ctparse.messages import Message
-from tests.certbus.bus import KEYS, Worker, batch, eventually, following, message, retain
+from tests.certbus.bus import KEYS, Worker, batch, following, message, retain
 from tests.certbus.servers import RedisServer
+from tests.waiting import until
 
 
 def names(events: list[Event], stream: str = "lite") -> list[str]:
@@ -126,12 +127,12 @@ async def test_a_restart_of_redis_is_not_noticed_in_the_stream(
         await reading.ready()
         await published(one, lease, 0, "a")
         server.kill()
-        await eventually(lambda: not reading.follower.connected)
+        await until(lambda: not reading.follower.connected)
         assert reading.follower.last_error
         server.start()
         await published(one, lease, 1, "b")
         await reading.until(lambda events: names(events) == ["a", "b"])
-        await eventually(lambda: reading.follower.connected)
+        await until(lambda: reading.follower.connected)
         assert told(reading.events) == []
 
 

@@ -10,7 +10,7 @@ from websockets.asyncio.client import connect
 
 from simlog.examine import Form
 from simlog.oracle import Delivery
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 PATHS: dict[Form, str] = {"full": "/full-stream", "lite": "/", "domains": "/domains-only"}
 

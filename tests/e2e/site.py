@@ -16,7 +16,7 @@ from simlog.examine import Form
 from simlog.oracle import Delivery, Tally
 from simlog.record import Recorded
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port, redis_server
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 START = 20.0
 FORMS: tuple[Form, ...] = ("full", "lite", "domains")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.processes import Process
 from tests.e2e.site import Site
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 LISTEN = Path(__file__).parent / "listen.py"
 COUNT = 25

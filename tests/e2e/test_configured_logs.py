@@ -10,7 +10,7 @@ import msgspec
 from tests.e2e.clients import Client, connected
 from tests.e2e.processes import free_port
 from tests.e2e.site import Site
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 # certstream-server-rust 1.5.3's own file, but for what a test has to choose.
 PEERS = {

@@ -13,7 +13,7 @@ from simlog.oracle import judge
 from tests.e2e.clients import Client, all_received, connected
 from tests.e2e.processes import Process
 from tests.e2e.site import FORMS, Site
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 CERTIFICATES = 10_000
 INGESTORS = 3

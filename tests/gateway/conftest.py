@@ -3,9 +3,7 @@
 import asyncio
 import secrets
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
@@ -14,7 +12,6 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import pytest
-import redis as sync_redis
 import uvloop
 from redis.asyncio import Redis
 
@@ -25,7 +22,9 @@ from certbus.keys import Keys
 from certconf import load
 from gateway.app import serve
 from gateway.settings import Settings
+from tests.certbus.servers import RedisServer
 from tests.gateway.press import Press
+from tests.waiting import until
 
 Start = Callable[..., Awaitable["Running"]]
 
@@ -34,66 +33,23 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < deadline, "it did not become true in time"
-        await asyncio.sleep(0.01)
-
-
-class Server:
-    """A redis-server without persistence, on a unix socket."""
-
-    def __init__(self, directory: Path) -> None:
-        self.url = f"unix://{directory}/redis.sock"
-        self._socket = f"{directory}/redis.sock"
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                find_executable(),
-                *("--port", "0", "--unixsocket", self._socket),
-                *("--save", "", "--dir", str(self._directory)),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                sync_redis.Redis(unix_socket_path=self._socket).ping()
-            except sync_redis.ConnectionError:
-                assert time.monotonic() < deadline, "redis-server does not start"
-                time.sleep(0.01)
-            else:
-                return
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-
 @contextmanager
-def running_redis() -> Iterator[Server]:
+def running_redis() -> Iterator[RedisServer]:
     with tempfile.TemporaryDirectory(prefix="gw") as directory:
-        server = Server(Path(directory))
+        server = RedisServer(find_executable(), Path(directory), appendonly="no")
         server.start()
         yield server
         server.kill()
 
 
 @pytest.fixture(scope="session")
-def shared_redis() -> Iterator[Server]:
+def shared_redis() -> Iterator[RedisServer]:
     with running_redis() as server:
         yield server
 
 
 @pytest.fixture
-def own_redis() -> Iterator[Server]:
+def own_redis() -> Iterator[RedisServer]:
     """One that a test may kill."""
     with running_redis() as server:
         yield server
@@ -105,7 +61,7 @@ def prefix() -> str:
 
 
 @pytest.fixture
-async def press(shared_redis: Server, prefix: str) -> AsyncIterator[Press]:
+async def press(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Press]:
     async with Press(shared_redis.url, prefix) as press:
         yield press
 
@@ -157,7 +113,7 @@ class Running:
 
 
 @pytest.fixture
-async def start(shared_redis: Server, prefix: str) -> AsyncIterator[Start]:
+async def start(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Start]:
     """Start gateways: `await start(settings=..., redis_url=...)`; they are stopped at the end."""
     async with AsyncExitStack() as stack:
 

@@ -14,7 +14,7 @@ from certconf import Auth, Network, Secret, TokenHolder
 from gateway.admission.own_rates import OwnRates
 from gateway.admission.tokens import holder_of, holders, offered
 from gateway.admission.visitor import client_address, site
-from tests.gateway.conftest import Server
+from tests.certbus.servers import RedisServer
 
 PROXIES = (Network("10.0.0.0/8"), Network("fd00::/8"))
 
@@ -125,7 +125,7 @@ def test_a_token_in_the_url_counts_only_where_allowed() -> None:
     ],
 )
 async def test_rates_without_redis_are_those_of_redis(
-    shared_redis: Server, prefix: str, rate: Rate
+    shared_redis: RedisServer, prefix: str, rate: Rate
 ) -> None:
     own = OwnRates()
     async with connect(shared_redis.url) as client:

@@ -16,14 +16,15 @@ from gateway.admission.policy import Policy
 from gateway.admission.tokens import holders
 from gateway.admission.visitor import Visitor
 from gateway.routes import Answer
-from tests.gateway.conftest import Server, until
+from tests.certbus.servers import RedisServer
+from tests.waiting import until
 
 VISITOR = Visitor("192.0.2.1")
 LIMITED = Policy(limits_connections=True, most=10, most_of_one=3)
 
 
 @pytest.fixture
-async def redis(shared_redis: Server) -> AsyncIterator[Redis]:
+async def redis(shared_redis: RedisServer) -> AsyncIterator[Redis]:
     async with connect(shared_redis.url) as client:
         yield client
 

@@ -11,16 +11,17 @@ from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.keys import Keys
+from tests.certbus.servers import RedisServer
 from tests.gateway.clients import Raw, certificates, upgrade_request, websocket
-from tests.gateway.conftest import Server, until
 from tests.gateway.doors import Crowd, GatewayProcess, ask, gateway, handshake, request
 from tests.gateway.press import Press
+from tests.waiting import until
 
 LIMIT = {"enabled": True, "per_ip_limit": 100, "forget_after_secs": 1.0}
 
 
 @pytest.fixture
-async def redis(shared_redis: Server) -> AsyncIterator[Redis]:
+async def redis(shared_redis: RedisServer) -> AsyncIterator[Redis]:
     async with connect(shared_redis.url) as client:
         yield client
 
@@ -38,7 +39,7 @@ async def until_counted(client: Redis, prefix: str, expected: int) -> None:
 
 
 async def test_the_limit_holds_over_three_processes_of_which_one_is_killed(
-    shared_redis: Server, prefix: str, redis: Redis
+    shared_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     async with AsyncExitStack() as stack:
         starting = [
@@ -66,7 +67,7 @@ async def test_the_limit_holds_over_three_processes_of_which_one_is_killed(
         assert crowd.refused
 
 
-async def test_who_leaves_makes_room(shared_redis: Server, prefix: str, redis: Redis) -> None:
+async def test_who_leaves_makes_room(shared_redis: RedisServer, prefix: str, redis: Redis) -> None:
     limit = LIMIT | {"per_ip_limit": 2}
     async with (
         gateway(shared_redis.url, prefix, connection_limit=limit) as one,
@@ -88,7 +89,7 @@ async def test_who_leaves_makes_room(shared_redis: Server, prefix: str, redis: R
         assert (await handshake(two))[0] == 101
 
 
-async def test_a_full_server_says_so(shared_redis: Server, prefix: str) -> None:
+async def test_a_full_server_says_so(shared_redis: RedisServer, prefix: str) -> None:
     limit = {"enabled": True, "max_connections": 2}
     async with (
         gateway(shared_redis.url, prefix, connection_limit=limit) as port,
@@ -104,7 +105,7 @@ async def test_a_full_server_says_so(shared_redis: Server, prefix: str) -> None:
 
 
 async def test_handshakes_that_fail_hold_no_place(
-    shared_redis: Server, prefix: str, redis: Redis
+    shared_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     limit = LIMIT | {"per_ip_limit": 1}
     async with gateway(shared_redis.url, prefix, connection_limit=limit) as port:
@@ -121,7 +122,7 @@ async def test_handshakes_that_fail_hold_no_place(
 
 
 async def test_who_hangs_up_while_waiting_holds_no_place(
-    shared_redis: Server, prefix: str, redis: Redis
+    shared_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     async with gateway(shared_redis.url, prefix, connection_limit=LIMIT) as port:
         for _ in range(50):
@@ -135,7 +136,7 @@ async def test_who_hangs_up_while_waiting_holds_no_place(
 
 
 async def test_a_gateway_that_stops_takes_its_clients_with_it(
-    shared_redis: Server, prefix: str, redis: Redis
+    shared_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     limit = LIMIT | {"forget_after_secs": 600}
     async with gateway(shared_redis.url, prefix, connection_limit=limit) as port, Crowd() as crowd:
@@ -145,7 +146,7 @@ async def test_a_gateway_that_stops_takes_its_clients_with_it(
 
 
 async def test_an_emptied_redis_is_told_again(
-    shared_redis: Server, prefix: str, redis: Redis
+    shared_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     async with gateway(shared_redis.url, prefix, connection_limit=LIMIT) as port, Crowd() as crowd:
         await crowd.join(port, 10)
@@ -155,7 +156,7 @@ async def test_an_emptied_redis_is_told_again(
 
 
 async def test_without_redis_a_gateway_counts_its_own_and_clients_stay(
-    own_redis: Server, prefix: str
+    own_redis: RedisServer, prefix: str
 ) -> None:
     limit = LIMIT | {"per_ip_limit": 5}
     async with (

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.certbus.servers import RedisServer
 from tests.gateway.clients import Raw, websocket
-from tests.gateway.conftest import Server
 from tests.gateway.doors import ask, gateway, handshake, request
 
 AUTH = {
@@ -34,7 +34,7 @@ PATHS = [
 
 
 async def test_without_a_token_there_is_nothing_but_health(
-    shared_redis: Server, prefix: str
+    shared_redis: RedisServer, prefix: str
 ) -> None:
     async with gateway(shared_redis.url, prefix, auth=AUTH) as port:
         assert (await ask(port, "/health"))[0] == 200
@@ -62,7 +62,7 @@ async def test_without_a_token_there_is_nothing_but_health(
     ],
 )
 async def test_a_token_opens_everything(
-    shared_redis: Server, prefix: str, header: dict[str, str]
+    shared_redis: RedisServer, prefix: str, header: dict[str, str]
 ) -> None:
     async with gateway(shared_redis.url, prefix, auth=AUTH) as port:
         assert (await ask(port, "/example.json", **header))[0] == 200
@@ -72,18 +72,18 @@ async def test_a_token_opens_everything(
             assert (await client.head())[0] == 200
 
 
-async def test_two_tokens_at_once_are_none(shared_redis: Server, prefix: str) -> None:
+async def test_two_tokens_at_once_are_none(shared_redis: RedisServer, prefix: str) -> None:
     async with gateway(shared_redis.url, prefix, auth=AUTH) as port, await Raw.open(port) as client:
         client.send(b"GET / HTTP/1.1\r\nHost: t\r\nX-Key: wrong\r\nX-Key: plain\r\n\r\n")
         assert (await client.answer())[0] == 401
 
 
-async def test_browsers_may_ask_before_they_ask(shared_redis: Server, prefix: str) -> None:
+async def test_browsers_may_ask_before_they_ask(shared_redis: RedisServer, prefix: str) -> None:
     async with gateway(shared_redis.url, prefix, auth=AUTH) as port:
         assert (await ask(port, "/sse", "OPTIONS"))[0] == 204
 
 
-async def test_a_token_in_the_url_if_allowed(shared_redis: Server, prefix: str) -> None:
+async def test_a_token_in_the_url_if_allowed(shared_redis: RedisServer, prefix: str) -> None:
     auth = AUTH | {"query_token": True}
     async with gateway(shared_redis.url, prefix, auth=auth) as port:
         assert (await ask(port, "/example.json?token=plain"))[0] == 200
@@ -92,7 +92,7 @@ async def test_a_token_in_the_url_if_allowed(shared_redis: Server, prefix: str) 
             pass
 
 
-async def test_metrics_and_the_api_are_for_networks(shared_redis: Server, prefix: str) -> None:
+async def test_metrics_and_the_api_are_for_networks(shared_redis: RedisServer, prefix: str) -> None:
     """A spoofed X-Forwarded-For changes nothing, neither way."""
     here, elsewhere = "127.0.0.0/8", "203.0.113.0/24"
     spoofed = {"X_Forwarded_For": "203.0.113.9"}
@@ -122,7 +122,7 @@ FEW: dict[str, Any] = {
 
 
 async def test_who_asks_too_often_is_told_when_to_come_again(
-    shared_redis: Server, prefix: str
+    shared_redis: RedisServer, prefix: str
 ) -> None:
     async with gateway(shared_redis.url, prefix, rate_limit=FEW) as port:
         answers = [await ask(port, "/example.json") for _ in range(4)]
@@ -139,7 +139,7 @@ async def test_who_asks_too_often_is_told_when_to_come_again(
             assert (await ask(port, "/health"))[0] == 200
 
 
-async def test_one_connection_is_many_requests(shared_redis: Server, prefix: str) -> None:
+async def test_one_connection_is_many_requests(shared_redis: RedisServer, prefix: str) -> None:
     """Requests that come at once are answered in order, each having been counted."""
     async with (
         gateway(shared_redis.url, prefix, rate_limit=FEW) as port,
@@ -150,7 +150,7 @@ async def test_one_connection_is_many_requests(shared_redis: Server, prefix: str
     assert statuses == [200, 200, 200, 429, 429, 200]
 
 
-async def test_a_tiers_rate_holds_over_all_gateways(shared_redis: Server, prefix: str) -> None:
+async def test_a_tiers_rate_holds_over_all_gateways(shared_redis: RedisServer, prefix: str) -> None:
     configured = {"auth": AUTH, "rate_limit": FEW}
     async with (
         gateway(shared_redis.url, prefix, **configured) as one,
@@ -167,7 +167,7 @@ async def test_a_tiers_rate_holds_over_all_gateways(shared_redis: Server, prefix
             assert statuses.count(429) == 45 - allowed
 
 
-async def test_clients_of_a_proxy_are_told_apart(shared_redis: Server, prefix: str) -> None:
+async def test_clients_of_a_proxy_are_told_apart(shared_redis: RedisServer, prefix: str) -> None:
     configured = {"rate_limit": FEW, "trusted_proxies": ["127.0.0.0/8"]}
     async with gateway(shared_redis.url, prefix, **configured) as port:
         for client in ("203.0.113.1", "203.0.113.2"):
@@ -179,7 +179,7 @@ async def test_clients_of_a_proxy_are_told_apart(shared_redis: Server, prefix: s
             assert statuses == [200] * 3 + [429] * 2
 
 
-async def test_without_proxies_nobody_is_another(shared_redis: Server, prefix: str) -> None:
+async def test_without_proxies_nobody_is_another(shared_redis: RedisServer, prefix: str) -> None:
     async with gateway(shared_redis.url, prefix, rate_limit=FEW) as port:
         statuses = [
             (await ask(port, "/example.json", X_Forwarded_For=f"203.0.113.{number}"))[0]
@@ -188,7 +188,9 @@ async def test_without_proxies_nobody_is_another(shared_redis: Server, prefix: s
         assert statuses == [200] * 3 + [429] * 2
 
 
-async def test_rates_without_redis_are_the_gateways_own(own_redis: Server, prefix: str) -> None:
+async def test_rates_without_redis_are_the_gateways_own(
+    own_redis: RedisServer, prefix: str
+) -> None:
     async with gateway(own_redis.url, prefix, rate_limit=FEW) as port:
         assert (await ask(port, "/example.json"))[0] == 200
         own_redis.kill()

@@ -24,8 +24,9 @@ from tests.gateway.clients import (
     upgrade_request,
     websocket,
 )
-from tests.gateway.conftest import Start, until
+from tests.gateway.conftest import Start
 from tests.gateway.press import Press
+from tests.waiting import until
 
 CLOSE = 8
 COMPRESSING = Settings(websocket_compression=True, stop_timeout=1)

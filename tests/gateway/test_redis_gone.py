@@ -1,11 +1,14 @@
 """A gateway whose Redis goes away, and comes back whole or empty."""
 
+from tests.certbus.servers import RedisServer
 from tests.gateway.clients import certificates, receive, serials, websocket
-from tests.gateway.conftest import Server, Start
+from tests.gateway.conftest import Start
 from tests.gateway.press import Press
 
 
-async def test_clients_stay_and_miss_nothing(start: Start, own_redis: Server, prefix: str) -> None:
+async def test_clients_stay_and_miss_nothing(
+    start: Start, own_redis: RedisServer, prefix: str
+) -> None:
     gateway = await (await start(redis_url=own_redis.url)).following()
     async with websocket(gateway.ws + "/") as client, Press(own_redis.url, prefix) as press:
         await press.print(3)
@@ -18,7 +21,7 @@ async def test_clients_stay_and_miss_nothing(start: Start, own_redis: Server, pr
 
 
 async def test_an_emptied_redis_is_told_and_followed_from_its_beginning(
-    start: Start, own_redis: Server, prefix: str
+    start: Start, own_redis: RedisServer, prefix: str
 ) -> None:
     gateway = await (await start(redis_url=own_redis.url)).following()
     async with websocket(gateway.ws + "/") as client:
@@ -36,7 +39,7 @@ async def test_an_emptied_redis_is_told_and_followed_from_its_beginning(
 
 
 async def test_what_redis_has_lost_again_comes_again_and_is_told(
-    start: Start, own_redis: Server, prefix: str
+    start: Start, own_redis: RedisServer, prefix: str
 ) -> None:
     gateway = await (await start(redis_url=own_redis.url)).following()
     async with websocket(gateway.ws + "/") as client, Press(own_redis.url, prefix) as press:
@@ -54,7 +57,9 @@ async def test_what_redis_has_lost_again_comes_again_and_is_told(
         assert serials(rest) == [2, 3, 4]
 
 
-async def test_it_starts_before_redis_does(start: Start, own_redis: Server, prefix: str) -> None:
+async def test_it_starts_before_redis_does(
+    start: Start, own_redis: RedisServer, prefix: str
+) -> None:
     own_redis.kill()
     gateway = await start(redis_url=own_redis.url)
     async with websocket(gateway.ws + "/?cursor=0") as client:

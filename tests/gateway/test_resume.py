@@ -11,8 +11,9 @@ from certbus.ids import parse_cursor
 from certbus.trimmer import Retention, Trimmer
 from gateway.settings import Settings
 from tests.gateway.clients import Raw, certificates, masked, receive, serials, websocket
-from tests.gateway.conftest import Running, Start, until
+from tests.gateway.conftest import Running, Start
 from tests.gateway.press import Press
+from tests.waiting import until
 
 SMALL_RING = Settings(ring_bytes=1, stop_timeout=1)
 """Of one slot, so that all but the newest comes from Redis."""

@@ -12,10 +12,12 @@ from certbus.directory import Directory
 from gateway.admin import listen
 from gateway.merging import merge
 from gateway.settings import Settings
+from tests.certbus.servers import RedisServer
 from tests.gateway import doors
 from tests.gateway.clients import Raw, receive, serials, websocket
-from tests.gateway.conftest import Running, Server, Start, until
+from tests.gateway.conftest import Running, Start
 from tests.gateway.press import LOG, Press
+from tests.waiting import until
 
 Numbers = dict[tuple[str, str | None], float]
 
@@ -55,7 +57,7 @@ async def two(start: Start, tmp_path: Path, redis_url: str) -> tuple[Running, Ru
 
 
 async def test_metrics_are_of_all_gateways(
-    start: Start, shared_redis: Server, press: Press, tmp_path: Path
+    start: Start, shared_redis: RedisServer, press: Press, tmp_path: Path
 ) -> None:
     first, second = await two(start, tmp_path, shared_redis.url)
     async with websocket(first.ws) as a, websocket(second.ws) as b, websocket(second.ws):
@@ -83,7 +85,7 @@ async def test_metrics_are_of_all_gateways(
 
 
 async def test_one_that_was_killed_is_shown(
-    start: Start, shared_redis: Server, prefix: str, tmp_path: Path
+    start: Start, shared_redis: RedisServer, prefix: str, tmp_path: Path
 ) -> None:
     gateway = await (await start(admin=f"unix:{tmp_path}/one.sock")).following()
     other = await doors.GatewayProcess.start(shared_redis.url, prefix)
@@ -102,7 +104,7 @@ async def test_one_that_was_killed_is_shown(
 
 
 async def test_a_hung_gateway_is_not_waited_for(
-    start: Start, shared_redis: Server, press: Press, tmp_path: Path
+    start: Start, shared_redis: RedisServer, press: Press, tmp_path: Path
 ) -> None:
     _, second = await two(start, tmp_path, shared_redis.url)
     path = tmp_path / "hung.sock"
@@ -115,7 +117,7 @@ async def test_a_hung_gateway_is_not_waited_for(
 
 
 async def test_health_counts_clients_and_logs(
-    start: Start, shared_redis: Server, press: Press, tmp_path: Path
+    start: Start, shared_redis: RedisServer, press: Press, tmp_path: Path
 ) -> None:
     first, second = await two(start, tmp_path, shared_redis.url)
     directory = Directory(press.redis, press.keys)
@@ -152,7 +154,7 @@ async def test_health_counts_clients_and_logs(
 
 
 async def test_without_redis_it_is_unhealthy_and_clients_stay(
-    start: Start, own_redis: Server, prefix: str, tmp_path: Path
+    start: Start, own_redis: RedisServer, prefix: str, tmp_path: Path
 ) -> None:
     first, second = await two(start, tmp_path, own_redis.url)
     async with websocket(first.ws) as client, Press(own_redis.url, prefix) as press:
@@ -184,7 +186,7 @@ async def test_switched_off(start: Start, settings: Settings, path: str) -> None
     assert b"protocols." in body
 
 
-async def test_networks_that_may_not_ask(shared_redis: Server, prefix: str) -> None:
+async def test_networks_that_may_not_ask(shared_redis: RedisServer, prefix: str) -> None:
     allow = {"metrics": ["192.0.2.0/24"]}
     async with doors.gateway(shared_redis.url, prefix, allow=allow) as port:
         assert (await doors.ask(port, "/metrics"))[0] == 403

@@ -7,8 +7,9 @@ import pytest
 
 from gateway.settings import Settings
 from tests.gateway.clients import Raw, certificates, masked, receive, serials, websocket
-from tests.gateway.conftest import Start, until
+from tests.gateway.conftest import Start
 from tests.gateway.press import Press
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("path", ["/", "/full-stream"])

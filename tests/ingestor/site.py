@@ -16,7 +16,7 @@ from certbus.reader import history
 from certconf import Config, load
 from ingestor.app import serve
 from tests.e2e.processes import Process, free_port
-from tests.ingestor.waiting import until
+from tests.waiting import until
 
 
 class Simlog:

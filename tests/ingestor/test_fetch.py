@@ -11,7 +11,7 @@ from ingestor.ctclient.backoff import jittered
 from ingestor.ctclient.errors import BadAnswer, Refused, TooLarge, Unreachable
 from ingestor.ctclient.fetch import MAX_RETRY_AFTER, Fetcher, Retry, http_client, retry_after
 from tests.ingestor.hostile import NOWHERE, Answer, HostileServer, hostile_server, redirect
-from tests.ingestor.waiting import until
+from tests.waiting import until
 
 LIMIT = 100_000
 

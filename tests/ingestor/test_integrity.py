@@ -16,7 +16,7 @@ from ctparse.merkle import Frontier
 from simlog import record
 from simlog.oracle import Delivery, Findings, judge
 from tests.ingestor.site import Site
-from tests.ingestor.waiting import until
+from tests.waiting import until
 
 FROM_START = {"ct_log.start_index": 0, "ct_log.retry_max_attempts": 1}
 PAIR = ("rfc1", "static1")
@@ -261,7 +261,7 @@ async def test_honest_logs_in_every_trouble_never_alarm(site: Site) -> None:
         rfc6962=3, static_ct=3, preload=3000, rate=100, troubles=0.7, total=4500
     )
     await site.ingestor("a", **{"ct_log.start_index": 0})
-    await until(site.complete, 60, "complete Redis")
+    await until(site.complete, "complete Redis", 60)
     await until(lambda: shown(site, "proven"), what="proven logs")
     assert {log.alarms for log in (await site.logs()).values()} == {0}
     await assert_frontier_leads_to_head(site)

@@ -13,7 +13,7 @@ from ctparse.treehead import TreeHead
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from tests.ingestor.hostile import NOWHERE, hostile_server, redirect
 from tests.ingestor.site import Site
-from tests.ingestor.waiting import until
+from tests.waiting import until
 
 
 def adds_up(log: LogStatus) -> bool:
@@ -38,7 +38,7 @@ async def test_three_ingestors_publish_every_certificate_once(site: Site) -> Non
     await site.simlog.start(rfc6962=2, static_ct=2, preload=3000, duplicates=0.3, rate=0)
     for name in ("a", "b", "c"):
         await site.ingestor(name, **{"ct_log.start_index": 0})
-    await until(site.complete, 60, "complete Redis")
+    await until(site.complete, "complete Redis", 60)
     await assert_exactly_once(site)
     logs = await site.logs()
     assert sum(log.duplicates for log in logs.values()) > 0
@@ -58,9 +58,9 @@ async def test_logs_move_to_who_joins_and_from_who_leaves(site: Site) -> None:
     third = await site.ingestor("third")
     await until(lambda: shared(first=2, second=1, third=1), what="fair shares of three")
     await first.stop()
-    await until(lambda: shared(second=2, third=2), 4, "released logs, before a lease expires")
+    await until(lambda: shared(second=2, third=2), "released logs, before a lease expires", 4)
     await third.stop()
-    await until(lambda: shared(second=4), 4, "all logs at the last")
+    await until(lambda: shared(second=4), "all logs at the last", 4)
     sizes = await site.simlog.sizes()
 
     async def beyond() -> bool:
@@ -208,7 +208,7 @@ async def test_redis_killed_and_restarted_is_waited_for(site: Site) -> None:
             logs = await site.logs()
             return all((logs[name].next or 0) >= size for name, size in sizes.items())
 
-        await until(beyond, 30, "entries that came meanwhile")
+        await until(beyond, "entries that came meanwhile", 30)
     assert sum(line["event"] == "redis is back" for line in lines) == 2
     await assert_exactly_once(site)
 

@@ -12,8 +12,8 @@ import redis.exceptions
 
 from certbus.connection import connect
 from tests.e2e.processes import Process, free_port, redis_server
-from tests.e2e.waiting import until
 from tests.launcher.test_up import SCRIPT
+from tests.waiting import until
 
 ENOUGH = 30.0
 

@@ -14,7 +14,7 @@ import structlog
 
 from launcher import supervisor
 from launcher.supervisor import Child, keep_running
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 STUBBORN = """\
 import signal, sys, time

@@ -20,7 +20,7 @@ import pytest
 from certbus.embedded import CannotStart
 from launcher.up.place import place
 from tests.e2e.processes import Process, free_port
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 SCRIPT = str(Path(sys.executable).with_name("certstream-server"))
 START = 30.0
