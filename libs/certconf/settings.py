@@ -247,6 +247,8 @@ class Config(msgspec.Struct, frozen=True):
         log_lists: signed lists of logs to follow; None is Google's, () only the configured logs.
         redis_url: None lets `certstream-server up` run a Redis of its own.
         redis_read_url: a replica that gateways read the streams from.
+        drain_secs: how long a gateway that stops may take to send its clients elsewhere; under
+            `certstream-server up`, at most 4.
         contact: for the User-Agent, so that log operators can reach whoever reads their logs.
         file: the config.yaml that was read, if any.
         notices: what the operator should be told once, a line each.
@@ -277,6 +279,7 @@ class Config(msgspec.Struct, frozen=True):
     codec: Literal["zstd", "none"] = "zstd"
     retention: Retention = Retention()
     state_dir: Path = Path("~/.local/state/certstream-server")
+    drain_secs: PositiveFloat = 4
     contact: Text | None = None
     file: Path | None = None
     notices: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """The address of this one process, beside the one that it shares with others.
 
-Whoever supervises it asks here whether it still answers; Prometheus, what it does.
+Whoever supervises it asks here whether it still answers (/health); whoever sends it clients,
+whether it can serve them (/ready); Prometheus, what it does (/metrics).
 """
 
 import socket
@@ -13,6 +14,8 @@ from gateway.routes import Answer, Request, refuse
 
 UNIX: Final = "unix:"
 _MODE: Final = 0o600
+_TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
+_PATHS: Final = "/health, /ready, /metrics"
 
 
 class AdminRoutes:
@@ -20,10 +23,12 @@ class AdminRoutes:
 
     Args:
         metrics: writes them.
+        unready: why new clients should go elsewhere; None if they need not.
     """
 
-    def __init__(self, metrics: Callable[[], bytes]) -> None:
+    def __init__(self, metrics: Callable[[], bytes], unready: Callable[[], str | None]) -> None:
         self._metrics = metrics
+        self._unready = unready
 
     def respond(self, request: Request) -> Answer:
         """Decide about a request."""
@@ -31,11 +36,14 @@ class AdminRoutes:
             return refuse(405, f"{request.method} is not possible here", ("Allow", "GET, HEAD"))
         match request.path:
             case "/health":
-                return Answer(200, (("Content-Type", "text/plain"),), b"OK")
+                return Answer(200, (_TEXT,), b"OK")
+            case "/ready":
+                why = self._unready()
+                return Answer(503 if why else 200, (_TEXT,), (why or "OK").encode())
             case "/metrics":
                 return Answer(200, (("Content-Type", CONTENT_TYPE),), self._metrics())
             case path:
-                return refuse(404, f"there is nothing at {path[:200]}: /health and /metrics are")
+                return refuse(404, f"there is nothing at {path[:200]}: see {_PATHS}")
 
 
 def listen(address: str) -> socket.socket:

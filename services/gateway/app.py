@@ -117,7 +117,7 @@ async def _serve(
         server = await loop.create_server(
             lambda: HTTPConnection(service, routes.respond, door), sock=listening, backlog=_BACKLOG
         )
-        admin = AdminRoutes(own_metrics)
+        admin = AdminRoutes(own_metrics, lambda: _unready(follower, stop))
         admin_server = await _serve_admin(admin, service, admin_listening)
         url = _url(listening)
         tasks = [
@@ -163,6 +163,15 @@ async def _serve_admin(
     return await loop.create_server(connected, sock=listening)
 
 
+def _unready(follower: Follower, stop: asyncio.Event) -> str | None:
+    """Why new clients should go elsewhere; None if they need not."""
+    if stop.is_set():
+        return "stopping: its clients are being sent elsewhere"
+    if not follower.connected:
+        return f"not following Redis: {follower.last_error or 'not reached yet'}"
+    return None
+
+
 async def _check(client: Redis) -> None:
     """Refuse a Redis that cannot hold streams, as soon as it can be asked."""
     while True:
@@ -194,6 +203,7 @@ def settings_of(config: Config) -> Settings:
         metrics=config.protocols.metrics,
         health=config.protocols.health,
         example_json=config.protocols.example_json,
+        stop_timeout=config.drain_secs,
     )
 
 

@@ -131,13 +131,13 @@ def _add_gateway(commands: _Commands) -> None:
         """\
   certstream-server gateway --redis-url redis://redis:6379/0 --port 8080
   certstream-server gateway --set redis_read_url=redis://replica:6379/0
-  certstream-server gateway --admin 127.0.0.1:9100          its own /health and /metrics""",
+  certstream-server gateway --admin 127.0.0.1:9100          its own /ready and /metrics""",
     )
     options.add_listening(parser).add_argument(
         "--admin",
         metavar="ADDRESS",
         type=options.admin_address,
-        help="HOST:PORT or unix:PATH where this one process alone gives /health and /metrics",
+        help="HOST:PORT or unix:PATH where this one process alone gives /health, /ready, /metrics",
     )
     options.add_configuration(parser)
 

@@ -8,8 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.admin import listen
+from gateway.settings import Settings
 from tests.gateway.clients import Raw, receive, websocket
-from tests.gateway.conftest import Start
+from tests.gateway.conftest import Server, Start, until
 from tests.gateway.press import Press
 
 
@@ -41,6 +42,30 @@ async def test_health_and_metrics(start: Start, press: Press, tmp_path: Path) ->
     assert found["certstream_gateway_redis_up", None, None] == 1
     assert found["certstream_gateway_stream_age_seconds", "lite", None] < 60
     assert found["process_resident_memory_bytes", None, None] > 0
+
+
+async def test_it_is_ready_while_it_follows_redis_and_does_not_stop(
+    start: Start, own_redis: Server, tmp_path: Path
+) -> None:
+    path = tmp_path / "admin.sock"
+    answers: list[tuple[int, bytes]] = []
+
+    async def ready(status: int) -> bool:
+        answers.append(await ask(path, "GET /ready"))
+        return answers[-1][0] == status
+
+    gateway = await start(Settings(stop_timeout=3.0), own_redis.url, f"unix:{path}")
+    await until(lambda: ready(200))
+    own_redis.kill()
+    await until(lambda: ready(503))
+    assert answers[-1][1].startswith(b"not following Redis: ")
+    own_redis.start()
+    await until(lambda: ready(200))
+    async with await Raw.open(gateway.port) as client:
+        await client.upgrade()  # and never answers the closing handshake
+        gateway.stop.set()
+        await until(lambda: ready(503))
+        assert answers[-1][1].startswith(b"stopping: ")
 
 
 @pytest.mark.parametrize(("request_line", "status"), [("GET /", 404), ("POST /health", 405)])
