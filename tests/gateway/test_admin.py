@@ -9,9 +9,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.admin import listen
 from gateway.settings import Settings
+from tests.certbus.servers import RedisServer
 from tests.gateway.clients import Raw, receive, websocket
-from tests.gateway.conftest import Server, Start, until
+from tests.gateway.conftest import Start
 from tests.gateway.press import Press
+from tests.waiting import until
 
 
 async def ask(path: Path, request: str) -> tuple[int, bytes]:
@@ -45,7 +47,7 @@ async def test_health_and_metrics(start: Start, press: Press, tmp_path: Path) ->
 
 
 async def test_it_is_ready_while_it_follows_redis_and_does_not_stop(
-    start: Start, own_redis: Server, tmp_path: Path
+    start: Start, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "admin.sock"
     answers: list[tuple[int, bytes]] = []
