@@ -39,7 +39,9 @@ class LogDescription(msgspec.Struct, frozen=True):
 class LogStatus(msgspec.Struct, frozen=True):
     """A log as Redis knows it; times are milliseconds since the epoch, None if not known.
 
-    The counters add up: published + duplicates + rejected + skipped = next - start.
+    The counters add up: published + duplicates + rejected + skipped = next - start. `circuit`,
+    `failures` (in a row) and `retry_at` are those of `circuits.CircuitStatus`; `errors` are all
+    failures there ever were.
     """
 
     log_id: str
@@ -60,6 +62,10 @@ class LogStatus(msgspec.Struct, frozen=True):
     last_success: int | None = None
     last_error: str | None = None
     last_error_at: int | None = None
+    circuit: str = "closed"
+    failures: int = 0
+    errors: int = 0
+    retry_at: int | None = None
     integrity: str = ""
     alarms: int = 0
     alarm: str | None = None

@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 import redis.exceptions
 from redis.asyncio import Redis
@@ -8,6 +6,7 @@ from certbus.directory import Directory, LogDescription, Member, Snapshot, Strea
 from certbus.keys import STREAMS
 from tests.certbus.bus import KEYS, LOG, OTHER_LOG, Worker, batch, log_status
 from tests.certbus.test_full import TOO_LITTLE, allow
+from tests.waiting import until
 
 ARGON = LogDescription(LOG, "Argon 2027", "https://log.example/", "Example", "rfc6962", "usable")
 
@@ -66,12 +65,18 @@ async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
     silent, living = Directory(client, KEYS, ttl=0.1), Directory(client, KEYS)
     await silent.worker_alive("silent", {})
     await living.worker_alive("living", {})
-    async with asyncio.timeout(10):
-        while len((await snapshot(client, KEYS)).workers) > 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+
+    async def alone() -> bool:
+        return len((await snapshot(client, KEYS)).workers) == 1
+
+    await until(alone, "one worker left")
     await living.worker_alive("living", {})
     assert await client.zrange(KEYS.workers, 0, -1) == [b"living"]
-    assert await client.exists(KEYS.worker("silent")) == 0
+
+    async def forgotten() -> bool:
+        return await client.exists(KEYS.worker("silent")) == 0
+
+    await until(forgotten, "what it said of itself has expired")
 
 
 async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:
