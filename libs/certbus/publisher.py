@@ -140,13 +140,18 @@ class Publisher:
         # give it to another batch.
         self._floor = ORIGIN
 
-    async def configure(self) -> None:
+    async def configure(self, settings: PublisherSettings | None = None) -> None:
         """Make this worker's settings those of all workers: the newest configuration counts.
+
+        Args:
+            settings: instead of those it has; None keeps them. The codec stays.
 
         Raises:
             UnsupportedFormat: Redis holds the data of a newer version.
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
+        if settings is not None:
+            self._settings = settings
         stored = await self._redis.hget(self._keys.head, "format")
         if stored is not None and int(stored) != FORMAT:
             raise UnsupportedFormat(

@@ -58,9 +58,13 @@ class Trimmer:
     ) -> None:
         self._redis = client
         self._keys = keys
+        self.keep(retention)
+        self._trim = scripts.load(client, "trim")
+
+    def keep(self, retention: Mapping[str, Retention]) -> None:
+        """Hold the streams to other limits from now on."""
         self._retention = {name: retention[name] for name in STREAMS}
         self._retention["rejected"] = Retention(_REJECTED_BYTES, 0)
-        self._trim = scripts.load(client, "trim")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Trim every `INTERVAL` until `stop` is set, whatever happens to Redis."""

@@ -1,7 +1,7 @@
 """One validated configuration from defaults < config.yaml < CERTSTREAM_* < command line.
 
 `load` is the way in and `Config` (settings.py, the list of every setting) the result. Between
-them lie three small steps, a module each:
+them lie small steps, a module each:
 
     document.py     YAML text -> nodes that remember the file and line they came from
     environment.py  CERTSTREAM_* variables -> nodes that remember their variable
@@ -9,12 +9,16 @@ them lie three small steps, a module each:
                     meaning here
     build.py        nodes -> frozen structs, collecting every problem on the way
 
+A configuration may change while a service runs: live.py says what of it then applies, and
+present.py holds the one to go by.
+
 Nothing here starts, connects or logs anything: what the operator should be told comes back as
 `Config.notices`, what is wrong as one `ConfigError` that names every problem at once.
 """
 
 from certconf.loading import load
 from certconf.network import Network
+from certconf.present import Present
 from certconf.problems import ConfigError, Problem
 from certconf.secret import RedisURL, Secret
 from certconf.settings import (
@@ -49,6 +53,7 @@ __all__ = [
     "HotReload",
     "LogList",
     "Network",
+    "Present",
     "Problem",
     "Protocols",
     "RateLimit",

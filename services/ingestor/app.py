@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import socket
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -14,6 +15,7 @@ from certbus.leases import Leases
 from certbus.ledger import Ledger
 from certbus.publisher import Publisher
 from certbus.trimmer import Trimmer
+from certconf.present import Present
 from certconf.problems import ConfigError, Origin, Problem
 from certconf.settings import Config
 from ctparse.certificate import CertificateReader
@@ -23,6 +25,7 @@ from ingestor.catalog.sources import GOOGLE, Lists
 from ingestor.ctclient.backoff import jittered
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from ingestor.outage import Patience
+from ingestor.reload import apply_changes
 from ingestor.settings import kinds, publisher_settings, retention, starts
 from ingestor.worker import LEASE_TTL, Bus, Worker
 
@@ -34,7 +37,13 @@ _LIST_TIMEOUT = 10.0
 _log = structlog.get_logger(__name__)
 
 
-async def serve(config: Config, stop: asyncio.Event, *, worker_id: str | None = None) -> None:
+async def serve(
+    config: Config,
+    stop: asyncio.Event,
+    *,
+    worker_id: str | None = None,
+    present: Present | None = None,
+) -> None:
     """Run one ingestor until `stop` is set; then give its logs back.
 
     Args:
@@ -42,6 +51,7 @@ async def serve(config: Config, stop: asyncio.Event, *, worker_id: str | None = 
         stop: ends it.
         worker_id: what this process is called in Redis, made unique by what is added to it; None
             is the name of the host.
+        present: holds `config`, and newer ones as they come; None if none will.
 
     Raises:
         ConfigError: there is no `redis_url`.
@@ -51,7 +61,8 @@ async def serve(config: Config, stop: asyncio.Event, *, worker_id: str | None = 
     if config.redis_url is None:
         raise ConfigError((Problem(Origin("ingestor"), "redis_url", "needed, but not set"),))
     name = f"{worker_id or socket.gethostname()}-{secrets.token_hex(4)}"
-    working = asyncio.create_task(_work(config, config.redis_url.reveal(), name))
+    present = present or Present(config)
+    working = asyncio.create_task(_work(present, config, config.redis_url.reveal(), name))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -63,7 +74,7 @@ async def serve(config: Config, stop: asyncio.Event, *, worker_id: str | None = 
         working.result()
 
 
-async def _work(config: Config, redis_url: str, worker_id: str) -> None:
+async def _work(present: Present, config: Config, redis_url: str, worker_id: str) -> None:
     """All of it, until cancelled."""
     redis = connect(redis_url, name=f"ingestor-{worker_id}")
     keys = Keys(config.redis_prefix)
@@ -82,18 +93,21 @@ async def _work(config: Config, redis_url: str, worker_id: str) -> None:
             worker = Worker(worker_id, bus, assembly, patience, starts(config))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(trimmer.run(asyncio.Event()))
-                tasks.create_task(_keep_catalog(config, assembly, worker))
+                tasks.create_task(apply_changes(present, config, publisher, trimmer, patience))
+                tasks.create_task(_keep_catalog(present, config, assembly, worker))
                 await worker.run()
     finally:
         await redis.aclose()
 
 
-async def _keep_catalog(config: Config, assembly: Assembly, worker: Worker) -> None:
-    """Tell the worker which logs there are; again, when a list that was missing is there."""
-    settings = (GOOGLE,) if config.log_lists is None else config.log_lists
-    # One quick attempt: configured logs wait for it, as a list may say who they are.
-    once = Retry(attempts=1, initial=0, maximum=0)
-    lists = Lists(settings, Fetcher(assembly.http, "log list", once, _LIST_TIMEOUT))
+async def _keep_catalog(
+    present: Present, config: Config, assembly: Assembly, worker: Worker
+) -> None:
+    """Tell the worker which logs there are.
+
+    Again, when a list that was missing is there, and when the configuration has changed.
+    """
+    lists = _lists(config, assembly)
     logs = None
     attempt = 0
     while True:
@@ -106,7 +120,18 @@ async def _keep_catalog(config: Config, assembly: Assembly, worker: Worker) -> N
             _log.info("logs to follow", logs=len(logs))
         if not logs and lists.complete:
             _log.warning("nothing to follow: set log_lists, custom_logs or static_logs")
-        if lists.complete:
-            return
-        await asyncio.sleep(jittered(attempt, _LIST_INITIAL, _LIST_MAXIMUM))
+        pause = None if lists.complete else jittered(attempt, _LIST_INITIAL, _LIST_MAXIMUM)
         attempt += 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                newer = await present.newer(than=config)
+                if newer.log_lists != config.log_lists:
+                    lists, attempt = _lists(newer, assembly), 0
+                config = newer
+
+
+def _lists(config: Config, assembly: Assembly) -> Lists:
+    settings = (GOOGLE,) if config.log_lists is None else config.log_lists
+    # One quick attempt: configured logs wait for it, as a list may say who they are.
+    once = Retry(attempts=1, initial=0, maximum=0)
+    return Lists(settings, Fetcher(assembly.http, "log list", once, _LIST_TIMEOUT))

@@ -89,7 +89,10 @@ class Worker:
         self._left_alone: dict[str, float] = {}  # log id -> loop time until which
 
     def follow(self, logs: Mapping[str, Log]) -> None:
-        """Share in these logs from the next beat on. What is followed already goes on as it is."""
+        """Share in these logs from the next beat on.
+
+        What is followed already goes on, from where it is if something about it has changed.
+        """
         self._logs = {**logs}
         self._wake.set()
 
@@ -126,7 +129,7 @@ class Worker:
         held = {worker.id: int(worker.fields.get("logs", 0)) for worker in seen.workers}
         held[self._id] = len(self._held)
         share = quota(held, len(self._logs), self._id)
-        unwanted = self._held.keys() - self._logs.keys()
+        unwanted = [i for i, log in self._held.items() if self._logs.get(i) != log.follower.log]
         for log_id in unwanted or list(self._held)[share:]:
             await self._give_up(log_id)
         await self._take(share, seen, tasks)

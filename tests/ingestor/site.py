@@ -13,7 +13,7 @@ from certbus.directory import LogStatus, snapshot
 from certbus.embedded import EmbeddedRedis
 from certbus.keys import Keys
 from certbus.reader import history
-from certconf import Config, load
+from certconf import Config, Present, load
 from ingestor.app import serve
 from tests.e2e.processes import Process, free_port
 from tests.waiting import until
@@ -74,8 +74,11 @@ class Ingestor:
     """One `serve`, in this process."""
 
     def __init__(self, config: Config, name: str) -> None:
+        self.present = Present(config)
         self._stop = asyncio.Event()
-        self._task = asyncio.create_task(serve(config, self._stop, worker_id=name))
+        self._task = asyncio.create_task(
+            serve(config, self._stop, worker_id=name, present=self.present)
+        )
 
     async def stop(self) -> None:
         """As SIGTERM does."""

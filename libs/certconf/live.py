@@ -1,0 +1,121 @@
+"""What of a changed configuration applies at once, and what waits for a restart.
+
+`USES` is the one place that says so, for every setting and every service. A service that reads its
+configuration again goes by `change`: what waits keeps the value with which the service started, so
+that nothing is half of one configuration and half of another.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from certconf.settings import FACTS, Config
+
+Service = Literal["gateway", "ingestor", "up"]
+
+
+class Use(msgspec.Struct, frozen=True):
+    """Who goes by a setting.
+
+    Attributes:
+        live: services in which a new value applies at once.
+        restart: services in which it applies when they start again.
+    """
+
+    live: tuple[Service, ...] = ()
+    restart: tuple[Service, ...] = ()
+
+
+_GATEWAY: Final = Use(live=("gateway",))
+_INGESTOR: Final = Use(live=("ingestor",))
+_REDIS: Final = Use(restart=("gateway", "ingestor", "up"))
+
+#: Setting, or section for all settings in it that do not stand here themselves -> who goes by it.
+USES: Final[Mapping[str, Use]] = {
+    "host": Use(restart=("gateway", "up")),
+    "port": Use(restart=("gateway", "up")),
+    "log_level": Use(live=("gateway", "ingestor", "up")),
+    "tls_cert": Use(restart=("gateway",)),
+    "tls_key": Use(restart=("gateway",)),
+    "protocols": _GATEWAY,
+    "streams": Use(live=("gateway", "ingestor")),
+    "streams.chain_der": Use(restart=("ingestor",)),
+    "ct_log": Use(restart=("ingestor",)),
+    "ct_log.rfc6962_enabled": _INGESTOR,
+    "ct_log.static_ct_enabled": _INGESTOR,
+    "dedup": _INGESTOR,
+    "connection_limit": _GATEWAY,
+    "connection_limit.forget_after_secs": Use(restart=("gateway",)),
+    "rate_limit": _GATEWAY,
+    "auth": _GATEWAY,
+    "allow": _GATEWAY,
+    "trusted_proxies": _GATEWAY,
+    "hot_reload": Use(restart=("gateway", "ingestor", "up")),
+    "custom_logs": _INGESTOR,
+    "static_logs": _INGESTOR,
+    "log_lists": _INGESTOR,
+    "redis_url": _REDIS,
+    "redis_read_url": Use(restart=("gateway",)),
+    "redis_password_file": _REDIS,
+    "redis_prefix": _REDIS,
+    "codec": Use(restart=("ingestor",)),
+    "retention": _INGESTOR,
+    "state_dir": Use(restart=("up",)),
+    "contact": Use(restart=("ingestor",)),
+}
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What becomes of a configuration that was read again.
+
+    Attributes:
+        config: to go by from now on.
+        applied: settings with a new value in it that concern the service.
+        waiting: settings that keep their value until the service starts again.
+    """
+
+    config: Config
+    applied: tuple[str, ...]
+    waiting: tuple[str, ...]
+
+
+def change(service: Service, running: Config, wanted: Config) -> Change:
+    """Say what of `wanted` a service that goes by `running` may go by from now on."""
+    settings = list(changed(running, wanted))
+    waiting = tuple(setting for setting in settings if service in use_of(setting).restart)
+    applied = tuple(setting for setting in settings if service in use_of(setting).live)
+    config = wanted
+    for setting in waiting:
+        config = _with(config, running, setting.split("."))
+    return Change(config, applied, waiting)
+
+
+def changed(before: msgspec.Struct, after: msgspec.Struct, section: str = "") -> Iterator[str]:
+    """Every dotted setting that differs; a list counts as one setting."""
+    for field in before.__struct_fields__:
+        if isinstance(before, Config) and field in FACTS:
+            continue
+        old, new = getattr(before, field), getattr(after, field)
+        if old == new:
+            continue
+        if isinstance(old, msgspec.Struct) and isinstance(new, msgspec.Struct):
+            yield from changed(old, new, f"{section}{field}.")
+        else:
+            yield f"{section}{field}"
+
+
+def use_of(setting: str) -> Use:
+    """Who goes by a dotted setting."""
+    while setting not in USES:
+        setting, _, _ = setting.rpartition(".")
+    return USES[setting]
+
+
+def _with(struct: Any, source: Any, path: list[str]) -> Any:
+    """`struct` with the value that `source` has at `path`."""
+    field, *rest = path
+    value = getattr(source, field)
+    if rest:
+        value = _with(getattr(struct, field), value, rest)
+    return msgspec.structs.replace(struct, **{field: value})
