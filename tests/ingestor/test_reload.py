@@ -5,7 +5,7 @@ import msgspec
 from certbus.reader import newest, read_head
 from certconf import CustomLog
 from tests.ingestor.site import Site
-from tests.ingestor.waiting import until
+from tests.waiting import until
 
 
 async def test_configured_logs_come_and_go(site: Site) -> None:
