@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from certbus.codec import Codec, Undecodable
 from certbus.events import Event, Gap, NewEpoch, Repeat, StreamBatch, decode, discontinuity
 from certbus.ids import ORIGIN, parse_entry_id
-from certbus.keys import Keys
+from certbus.keys import STREAMS, Keys
 
 __all__ = [
     "COUNT",
@@ -106,7 +106,7 @@ class Follower:
         self._primary = primary or client
         self._keys = keys
         self._streams = tuple(streams)
-        self._names = {keys.stream(name).encode(): name for name in streams}
+        self._names = {keys.stream(name).encode(): name for name in STREAMS}
         self._positions = {name: parse_entry_id(entry) for name, entry in (after or {}).items()}
         self._epoch: str | None = None
         self._codec = Codec()
@@ -119,18 +119,25 @@ class Follower:
         """
         return {name: str(position) for name, position in self._positions.items()}
 
+    def change(self, streams: Sequence[str]) -> None:
+        """Read these streams from now on; a new one from the next batch to be published."""
+        self._streams = tuple(streams)
+        self._positions = {name: at for name, at in self._positions.items() if name in streams}
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         failures = 0
         look = True
         while True:
             try:
-                if look:
+                if look or self._positions.keys() != set(self._streams):
                     for told in await self._look_at_head():
                         yield told
                 entries = await self._read()
                 self.connected, self.last_error, failures = True, None, 0
                 look = not entries or self._epoch is None
                 for stream, entry in entries:
+                    if stream not in self._positions:
+                        continue  # it was left out while it was read
                     events = await self._take(stream, entry)
                     for event in events:
                         yield event
@@ -144,6 +151,9 @@ class Follower:
                 failures += 1
 
     async def _read(self) -> list[tuple[str, _Entry]]:
+        if not self._streams:
+            await asyncio.sleep(_BLOCK_MS / 1000)
+            return []
         reply: Any = await self._redis.xread(
             {self._keys.stream(name): str(self._positions[name]) for name in self._streams},
             count=COUNT,
@@ -167,6 +177,8 @@ class Follower:
             told = await self._look_at_head()
             if _is_void(told):
                 return told  # an emptied Redis breaks every chain
+            if stream not in self._positions:
+                return []  # it was left out meanwhile
         self._positions[stream] = parse_entry_id(entry_id)
         return [event for event in (broken, batch) if event is not None]
 

@@ -119,6 +119,28 @@ async def test_a_stream_that_was_not_written_for_a_while_has_a_gap(client: Redis
         assert told(reading.events) == [Gap("full", seen, back, "no longer retained")]
 
 
+async def test_streams_come_and_go_while_it_reads(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    async with following(client, ["lite"]) as reading:
+        await reading.ready()
+        await published(one, lease, 0, "a")
+        await reading.until(lambda events: names(events) == ["a"])
+        reading.follower.change(["full"])
+        await until(lambda: set(reading.follower.positions) == {"full"})
+        await published(one, lease, 1, "b")
+        await reading.until(lambda events: names(events, "full") == ["b"])
+        reading.follower.change([])
+        await published(one, lease, 2, "c")
+        await until(lambda: reading.follower.positions == {})
+        assert reading.follower.connected
+        reading.follower.change(["lite", "full"])
+        await until(lambda: set(reading.follower.positions) == {"lite", "full"})
+        await published(one, lease, 3, "d")
+        await reading.until(lambda events: names(events) == ["a", "d"])
+        await reading.until(lambda events: names(events, "full") == ["b", "d"])
+        assert told(reading.events) == []
+
+
 async def test_a_restart_of_redis_is_not_noticed_in_the_stream(
     one: Worker, client: Redis, server: RedisServer
 ) -> None:
