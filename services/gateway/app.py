@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -15,7 +15,7 @@ from certbus.connection import check_server, connect
 from certbus.keys import Keys
 from certbus.limits import ConnectionCounts, RateLimits
 from certbus.reader import Follower
-from certconf import Config
+from certconf import Config, Present
 from gateway.admin import AdminRoutes, address_of, listen
 from gateway.admission.door import Door
 from gateway.admission.policy import policy_of
@@ -26,11 +26,11 @@ from gateway.http1 import HTTPConnection
 from gateway.machine import Machine
 from gateway.metrics import metrics
 from gateway.patience import watch
+from gateway.reload import Reload
 from gateway.replay import Replay
-from gateway.ring import Ring
 from gateway.routes import Routes
 from gateway.service import Service
-from gateway.settings import Settings
+from gateway.settings import Settings, settings_of
 from gateway.stopping import close_all
 from gateway.whereabouts import announce, new_name
 
@@ -52,6 +52,7 @@ async def serve(
     listener: socket.socket | None = None,
     admin: str | None = None,
     ready: Callable[[str], None] | None = None,
+    present: Present | None = None,
 ) -> None:
     """Serve clients until `stop` is set, then send them elsewhere.
 
@@ -63,6 +64,7 @@ async def serve(
             gateways share.
         admin: address of this process alone, see `gateway.admin.listen`; None for none.
         ready: called with the URL once connections are accepted.
+        present: holds `config`, and newer ones as they come; None if none will.
 
     Raises:
         ValueError: no Redis is configured, or `admin` is not an address.
@@ -85,11 +87,23 @@ async def serve(
         keys = Keys(config.redis_prefix)
         door = _door(config, primary, keys)
         await _serve(
-            settings, keys, primary, replica, door, listening, admin_listening, stop, ready
+            config,
+            present or Present(config),
+            settings,
+            keys,
+            primary,
+            replica,
+            door,
+            listening,
+            admin_listening,
+            stop,
+            ready,
         )
 
 
 async def _serve(
+    config: Config,
+    present: Present,
     settings: Settings,
     keys: Keys,
     primary: Redis,
@@ -100,19 +114,18 @@ async def _serve(
     stop: asyncio.Event,
     ready: Callable[[str], None] | None,
 ) -> None:
-    rings = {stream: Ring(stream, settings.ring_bytes) for stream in settings.streams}
     follower = Follower(replica, keys, settings.streams, primary=primary)
     history = History(replica, keys, settings.history_bytes)
     async with asyncio.TaskGroup() as group:
         replay = Replay(history, primary, keys, lambda: follower.positions, group)
-        service = Service(settings, rings, replay.begin)
+        service = Service(settings, replay.begin)
+        rings = service.rings
         fanout = Fanout(service.lanes.values())
-        name, own_metrics = new_name(), metrics(service, history, follower)
+        name, own_metrics = new_name(), metrics(service, history, follower, present.reloads)
         own_address = address_of(admin_listening) if admin_listening else None
-        machine = Machine(
-            primary, keys, name, own_address, own_metrics, follower, list(rings.values())
-        )
+        machine = Machine(primary, keys, name, own_address, own_metrics, follower, rings)
         routes = Routes(settings, rings, metrics=machine.metrics, health=machine.health)
+        reload = Reload(service, follower, routes, door)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: HTTPConnection(service, routes.respond, door), sock=listening, backlog=_BACKLOG
@@ -132,6 +145,7 @@ async def _serve(
                 door.rates.run(),
                 door.connections.run(),
                 announce(primary, keys, name, service, follower, url, own_address),
+                reload.run(present, config),
             )
         ]
         log.info("clients can connect", url=url, streams=settings.streams)
@@ -186,25 +200,6 @@ def _door(config: Config, primary: Redis, keys: Keys) -> Door:
     ttl = config.connection_limit.forget_after_secs
     counts = ConnectionCounts(primary, keys, secrets.token_hex(8), ttl)
     return Door(policy_of(config), RateLimits(primary, keys), counts, beat=ttl / _BEATS)
-
-
-def settings_of(config: Config) -> Settings:
-    """Pick what concerns a gateway's clients."""
-    offered: Sequence[tuple[str, bool]] = (
-        ("full", config.streams.full),
-        ("lite", config.streams.lite),
-        ("domains", config.streams.domains_only),
-    )
-    return Settings(
-        streams=tuple(name for name, is_offered in offered if is_offered),
-        websocket=config.protocols.websocket,
-        websocket_compression=config.protocols.websocket_compression,
-        sse=config.protocols.sse,
-        metrics=config.protocols.metrics,
-        health=config.protocols.health,
-        example_json=config.protocols.example_json,
-        stop_timeout=config.drain_secs,
-    )
 
 
 def tune(listening: socket.socket, settings: Settings) -> None:

@@ -1,17 +1,21 @@
 """The flusher: ring -> clients, every so often."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from gateway.lane import Lane
 from gateway.pace import pause
 
 
 class Fanout:
-    """Flushes all lanes whenever something new is there, at the pace that the work allows."""
+    """Flushes all lanes whenever something new is there, at the pace that the work allows.
 
-    def __init__(self, lanes: Iterable[Lane]) -> None:
-        self._lanes = tuple(lanes)
+    Args:
+        lanes: as they are at any time.
+    """
+
+    def __init__(self, lanes: Collection[Lane]) -> None:
+        self._lanes = lanes
         self._news = asyncio.Event()
 
     def notify(self) -> None:
@@ -24,6 +28,6 @@ class Fanout:
             await self._news.wait()
             self._news.clear()
             spent = 0.0
-            for lane in self._lanes:
+            for lane in tuple(self._lanes):
                 spent += await lane.flush()
             await asyncio.sleep(pause(spent))

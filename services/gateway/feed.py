@@ -17,18 +17,20 @@ async def feed(follower: Follower, rings: Mapping[str, Ring], notify: Callable[[
 
     Args:
         follower: of the rings' streams.
-        rings: by stream.
+        rings: by stream; one may have gone while its stream was read.
         notify: called after each change.
     """
     taken = 0
     async for event in follower:
         match event:
-            case StreamBatch():
-                rings[event.stream].append(event.id, event.prev, event.messages)
-                taken += sum(map(len, event.messages))
             case NewEpoch():
                 for ring in rings.values():
                     ring.append_notice(notices.of_event(event))
+            case _ if event.stream not in rings:
+                continue
+            case StreamBatch():
+                rings[event.stream].append(event.id, event.prev, event.messages)
+                taken += sum(map(len, event.messages))
             case _:
                 rings[event.stream].append_notice(notices.of_event(event))
         notify()

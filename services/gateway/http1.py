@@ -174,6 +174,7 @@ class HTTPConnection(asyncio.Protocol):
         self, door: Door, visitor: Visitor, received: h11.Request, request: Request
     ) -> None:
         """Go on with a request once Redis has said what there is to say about it."""
+        policy = door.policy
         ticket: Ticket | Answer | None = None
         admitted = await door.admit(visitor)
         outcome = admitted if isinstance(admitted, Answer) else self._router(request)
@@ -185,11 +186,15 @@ class HTTPConnection(asyncio.Protocol):
         self._asking = None
         if isinstance(ticket, Answer):
             outcome, ticket = ticket, None
+        outdated = door.policy is not policy  # the configuration has changed meanwhile
+        if ticket is not None and (outdated or self._transport.is_closing()):
+            ticket.give_back()
         if self._transport.is_closing():
-            if ticket is not None:
-                ticket.give_back()
             return
         self._transport.resume_reading()
+        if outdated:
+            self._respond(received)
+            return
         self._proceed(received, outcome, ticket)
 
     def _proceed(self, received: h11.Request, outcome: Outcome, ticket: Ticket | None) -> None:

@@ -6,7 +6,7 @@ Whoever asks often, or many at once, is given the answer of a moment ago.
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -52,7 +52,7 @@ class Machine:
         admin: str | None,
         own_metrics: Callable[[], bytes],
         follower: Follower,
-        rings: Sequence[Ring],
+        rings: Mapping[str, Ring],
     ) -> None:
         self._redis = client
         self._keys = keys
@@ -91,7 +91,7 @@ class Machine:
             uptime=time.monotonic() - self._started,
             ages={
                 ring.stream: now - ring.head.cursor.entry.ms / 1000
-                for ring in self._rings
+                for ring in self._rings.values()
                 if ring.newest is not None
             },
         )

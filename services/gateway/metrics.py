@@ -1,7 +1,7 @@
 """What a gateway can be measured by, in Prometheus' terms. Read from the service when asked."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -20,7 +20,10 @@ _PREFIX = "certstream_gateway"
 class ServiceCollector(Collector):
     """Reads a service's numbers."""
 
-    def __init__(self, service: Service, history: History, follower: Follower) -> None:
+    def __init__(
+        self, service: Service, history: History, follower: Follower, reloads: Mapping[str, int]
+    ) -> None:
+        self._reloads = reloads
         self._service = service
         self._history = history
         self._follower = follower
@@ -57,11 +60,19 @@ class ServiceCollector(Collector):
         yield GaugeMetricFamily(
             f"{_PREFIX}_redis_up", "Whether Redis is being followed.", self._follower.connected
         )
+        reloads = CounterMetricFamily(
+            f"{_PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
+        )
+        for result, count in self._reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
 
 
-def metrics(service: Service, history: History, follower: Follower) -> Callable[[], bytes]:
+def metrics(
+    service: Service, history: History, follower: Follower, reloads: Mapping[str, int]
+) -> Callable[[], bytes]:
     """Make what writes the metrics of this process as text."""
     registry = CollectorRegistry()
-    registry.register(ServiceCollector(service, history, follower))
+    registry.register(ServiceCollector(service, history, follower, reloads))
     ProcessCollector(registry=registry)
     return lambda: generate_latest(registry)

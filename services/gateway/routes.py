@@ -113,6 +113,10 @@ class Routes:
             **dict.fromkeys(_WEBSOCKETS.keys() - {"/"}, _not_a_page),
         }
 
+    def change(self, settings: Settings) -> None:
+        """Offer something else from now on."""
+        self._settings = settings
+
     def respond(self, request: Request) -> Outcome:
         """Decide about a request."""
         if request.method == "OPTIONS":

@@ -28,12 +28,11 @@ class Service:
     """The rings, the lanes that lead from them, and the clients' heartbeats.
 
     Args:
-        settings: limits and intervals.
-        rings: by stream.
+        settings: what is offered, limits and intervals.
         replay: given a client that the ring cannot serve, and what it has already.
 
     Attributes:
-        settings: limits and intervals.
+        settings: what is offered, limits and intervals.
         rings: by stream.
         lanes: by stream and form.
         websockets: beats for WebSocket clients.
@@ -43,17 +42,11 @@ class Service:
         deserted: set while no client is being closed.
     """
 
-    def __init__(
-        self, settings: Settings, rings: dict[str, Ring], replay: "Callable[[Client, Cursor], None]"
-    ) -> None:
-        self.settings = settings
-        self.rings = rings
-        compressed = (DEFLATED,) if settings.websocket_compression else ()
-        self.lanes: dict[tuple[str, Form], Lane] = {
-            (stream, form): Lane(ring, form, replay)
-            for stream, ring in rings.items()
-            for form in (WEBSOCKET, SSE, *compressed)
-        }
+    def __init__(self, settings: Settings, replay: "Callable[[Client, Cursor], None]") -> None:
+        self.rings: dict[str, Ring] = {}
+        self.lanes: dict[tuple[str, Form], Lane] = {}
+        self._replay = replay
+        self.change(settings)
         self.websockets = Wheel(settings.heartbeat)
         self.events = Wheel(settings.comment)
         self.waiting: set[Closable] = set()
@@ -61,6 +54,25 @@ class Service:
         self.deserted = asyncio.Event()
         self.deserted.set()
         self._leaving: set[Client] = set()
+
+    def change(self, settings: Settings) -> list[Lane]:
+        """Offer from now on what `settings` say. Limits and intervals stay as they were.
+
+        Returns:
+            Lanes of streams that are not offered any more; their clients get nothing new.
+        """
+        self.settings = settings
+        gone = [lane for (stream, _), lane in self.lanes.items() if stream not in settings.streams]
+        for lane in gone:
+            self.rings.pop(lane.ring.stream, None)
+            del self.lanes[lane.ring.stream, lane.form]
+        forms = (WEBSOCKET, SSE, *((DEFLATED,) if settings.websocket_compression else ()))
+        for stream in settings.streams:
+            ring = self.rings.setdefault(stream, Ring(stream, settings.ring_bytes))
+            for form in forms:
+                if (stream, form) not in self.lanes:
+                    self.lanes[stream, form] = Lane(ring, form, self._replay)
+        return gone
 
     def leaving(self, client: "Client") -> None:
         """Note that a client is being closed."""

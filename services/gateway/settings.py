@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from certbus.keys import STREAMS
+from certconf import Config
 
 MIB: Final = 1024 * 1024
 
@@ -45,3 +46,19 @@ class Settings(msgspec.Struct, frozen=True):
     close_timeout: float = 5.0
     request_timeout: float = 10.0
     stop_timeout: float = 4.0
+
+
+def settings_of(config: Config, base: Settings | None = None) -> Settings:
+    """Pick what a gateway offers; limits and intervals are those of `base`, or the usual ones."""
+    streams, protocols = config.streams, config.protocols
+    offered = {"full": streams.full, "lite": streams.lite, "domains": streams.domains_only}
+    return msgspec.structs.replace(
+        base or Settings(),
+        streams=tuple(stream for stream in STREAMS if offered[stream]),
+        websocket=protocols.websocket,
+        websocket_compression=protocols.websocket_compression,
+        sse=protocols.sse,
+        metrics=protocols.metrics,
+        health=protocols.health,
+        example_json=protocols.example_json,
+    )

@@ -11,7 +11,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.directory import Directory
-from certbus.keys import Keys
+from certbus.keys import STREAMS, Keys
 from certbus.reader import Follower
 from gateway.frames import SSE, WEBSOCKET
 from gateway.service import Service
@@ -69,7 +69,7 @@ def _counts(service: Service) -> dict[str, str | float]:
     events = sum(len(lane.clients) for (_, form), lane in lanes.items() if form is SSE)
     streams = {
         stream: sum(len(lane.clients) for (has, _), lane in lanes.items() if has == stream)
-        for stream in service.rings
+        for stream in STREAMS
     }
     return {
         "clients": clients,

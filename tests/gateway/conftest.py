@@ -19,7 +19,7 @@ from certbus.connection import connect
 from certbus.directory import snapshot
 from certbus.embedded import find_executable
 from certbus.keys import Keys
-from certconf import load
+from certconf import Present, load
 from gateway.app import serve
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer
@@ -79,11 +79,19 @@ class Running:
         url: as it tells it, http://127.0.0.1:port.
         stop: ends it.
         task: in which it runs.
+        present: its configuration.
     """
 
     def __init__(
-        self, url: str, stop: asyncio.Event, task: asyncio.Task[None], redis: Redis, keys: Keys
+        self,
+        url: str,
+        stop: asyncio.Event,
+        task: asyncio.Task[None],
+        redis: Redis,
+        keys: Keys,
+        present: Present,
     ) -> None:
+        self.present = present
         self._redis = redis
         self._keys = keys
         self.url = url
@@ -131,6 +139,7 @@ async def start(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Start]:
                     "redis_prefix": prefix,
                 },
             )
+            present = Present(config)
             stop = asyncio.Event()
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             listener = socket.create_server(("127.0.0.1", 0), reuse_port=True)
@@ -142,12 +151,13 @@ async def start(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Start]:
                     listener=listener,
                     admin=admin,
                     ready=ready.set_result,
+                    present=present,
                 )
             )
             task.add_done_callback(partial(give_up, ready))
             directory = connect(redis_url)
             stack.push_async_callback(directory.aclose)
-            running = Running(await ready, stop, task, directory, Keys(prefix))
+            running = Running(await ready, stop, task, directory, Keys(prefix), present)
             stack.push_async_callback(running.stopped)
             return running
 

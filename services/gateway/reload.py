@@ -1,0 +1,87 @@
+"""A newer configuration, while clients are connected: who may stay stays, and misses nothing.
+
+What is offered and who may come in change between two turns of the loop. Then those go who may not
+stay: each is told why, and closed.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+import structlog
+
+from certbus.reader import Follower
+from certconf import Config, Present
+from gateway.admission.door import Door
+from gateway.admission.policy import policy_of
+from gateway.client import Client
+from gateway.frames import SSE
+from gateway.lane import Lane
+from gateway.routes import Routes
+from gateway.service import Service
+from gateway.settings import Settings, settings_of
+
+_GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
+_POLICY_VIOLATION: Final = 1008
+_AT_ONCE: Final = 100  # clients closed before the loop gets its turn
+
+log = structlog.get_logger(__name__)
+
+
+class Reload(msgspec.Struct, frozen=True):
+    """What goes by the configuration as it is now.
+
+    Attributes:
+        service: has the clients.
+        follower: reads the streams that are offered.
+        routes: says what is offered.
+        door: says who may come in.
+    """
+
+    service: Service
+    follower: Follower
+    routes: Routes
+    door: Door
+
+    async def run(self, present: Present, config: Config) -> None:
+        """Go by each newer configuration as it comes, until cancelled.
+
+        Args:
+            present: has them.
+            config: what everything was made from.
+        """
+        while True:
+            config = await present.newer(than=config)
+            await self._apply(config)
+
+    async def _apply(self, config: Config) -> None:
+        settings = settings_of(config, self.service.settings)
+        self.door.change(policy_of(config))
+        gone = self.service.change(settings)
+        self.routes.change(settings)
+        self.follower.change(settings.streams)
+        closed = 0
+        for client, code, reason in list(self._unwanted(gone, settings)):
+            if client.gone:
+                continue
+            client.close(code, reason)
+            closed += 1
+            if closed % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if closed:
+            log.info("clients that may not stay were closed", clients=closed)
+
+    def _unwanted(self, gone: list[Lane], settings: Settings) -> Iterator[tuple[Client, int, str]]:
+        """Clients that have to go, each with the code and the reason it is told."""
+        for lane in (*gone, *self.service.lanes.values()):
+            reason = None
+            if lane in gone:
+                reason = f"the {lane.ring.stream} stream was switched off"
+            elif not (settings.sse if lane.form is SSE else settings.websocket):
+                reason = f"{'SSE' if lane.form is SSE else 'WebSocket'} was switched off"
+            for client in lane.clients:
+                if reason is not None:
+                    yield client, _GOING_AWAY, f"{reason}; ?cursor={client.at} elsewhere"
+                elif client.ticket is not None and not self.door.may_stay(client.ticket.visitor):
+                    yield client, _POLICY_VIOLATION, "this token is not known here any more"

@@ -1,0 +1,158 @@
+"""A configuration that changes while clients are connected to a gateway."""
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from certconf import load
+from tests.gateway.clients import Raw, certificates, serials, websocket
+from tests.gateway.conftest import Running, Start
+from tests.gateway.doors import ask, handshake, request
+from tests.gateway.press import Press
+from tests.waiting import until
+
+
+def reload(gateway: Running, **changed: Any) -> None:
+    """Change sections of the configuration: `auth={"tokens": ["a"]}`."""
+    flat = {f"{section}.{key}": v for section, of in changed.items() for key, v in of.items()}
+    new = load(None, {}, flat)
+    sections = {section: getattr(new, section) for section in changed}
+    gateway.present.replace(msgspec.structs.replace(gateway.present.config, **sections))
+
+
+async def closed(client: ClientConnection) -> tuple[int | None, str | None]:
+    """With which code and reason a client is closed."""
+    async with asyncio.timeout(10):
+        with suppress(ConnectionClosed):
+            async for _ in client:
+                pass
+    return client.close_code, client.close_reason
+
+
+async def test_a_revoked_token_ends_its_clients_and_no_others(start: Start, press: Press) -> None:
+    gateway = await (await start()).following()
+    reload(gateway, auth={"enabled": True, "tokens": ["old", "good"]})
+
+    async def needs_a_token() -> bool:
+        return (await handshake(gateway.port))[0] == 401
+
+    await until(needs_a_token)
+
+    def as_holder(token: str) -> connect:
+        return connect(gateway.ws, additional_headers={"Authorization": f"Bearer {token}"})
+
+    async with (
+        as_holder("old") as old,
+        as_holder("good") as good,
+        await Raw.open(gateway.port) as events,
+    ):
+        events.send(request("/sse", Authorization="old"))
+        assert (await events.head())[0] == 200
+        await press.print(5)
+        assert serials(await certificates(good, 5)) == list(range(5))
+        reload(gateway, auth={"enabled": True, "tokens": ["good"]})
+        assert await closed(old) == (1008, "this token is not known here any more")
+        assert (await events.reader.read()).endswith(
+            b": 1008 this token is not known here any more\n\n"
+        )
+        await press.print(5)
+        assert serials(await certificates(good, 5)) == list(range(5, 10))
+    assert (await handshake(gateway.port, Authorization="old"))[0] == 401
+
+
+async def test_streams_are_switched_off_and_on(start: Start, press: Press) -> None:
+    gateway = await (await start()).following()
+    async with (
+        websocket(f"{gateway.ws}/full-stream") as full,
+        websocket(f"{gateway.ws}/domains-only") as domains,
+    ):
+        await press.print(5)
+        (first,) = await certificates(full, 1)
+        reload(gateway, streams={"full": False})
+        code, reason = await closed(full)
+        assert (code, (reason or "").partition(";")[0]) == (
+            1001,
+            "the full stream was switched off",
+        )
+        status, _, body = await ask(gateway.port, "/sse?stream=full")
+        assert (status, "streams.full" in json.loads(body)["error"]) == (404, True)
+        await press.print(5)
+        reload(gateway, streams={"full": True})
+
+        async def offered() -> bool:
+            return (await handshake(gateway.port, "/full-stream"))[0] == 101
+
+        await until(offered)
+        async with websocket(f"{gateway.ws}/full-stream?cursor={first['id']}") as again:
+            await press.print(5)
+            assert serials(await certificates(again, 14)) == list(range(1, 15))
+        assert len(await certificates(domains, 14)) == 14, "and it missed nothing"
+
+
+async def test_no_stream_at_all_and_back(start: Start, press: Press) -> None:
+    gateway = await (await start()).following()
+    reload(gateway, streams={"full": False, "lite": False, "domains_only": False})
+
+    async def nothing_is_offered() -> bool:
+        return (await handshake(gateway.port))[0] == 404
+
+    await until(nothing_is_offered)
+    assert (await ask(gateway.port, "/health"))[0] == 200
+    reload(gateway, streams={})
+
+    async def offered() -> bool:
+        return (await handshake(gateway.port))[0] == 101
+
+    await until(offered)
+    async with websocket(f"{gateway.ws}/?cursor=0") as client:
+        await press.print(5)
+        assert serials(await certificates(client, 5)) == list(range(5))
+
+
+async def test_protocols_are_switched_off_and_on(start: Start, press: Press) -> None:
+    gateway = await (await start()).following()
+    async with websocket(gateway.ws) as client, await Raw.open(gateway.port) as events:
+        events.send(request("/sse"))
+        assert (await events.head())[0] == 200
+        reload(gateway, protocols={"websocket": False, "metrics": False})
+        assert (await closed(client))[0] == 1001
+        assert (await handshake(gateway.port))[0] == 404
+        assert (await ask(gateway.port, "/metrics"))[0] == 404
+        await press.print(1)
+        assert (await events.event_data())["id"]
+        reload(gateway, protocols={"sse": False})
+        assert b"SSE was switched off" in await events.reader.read()
+        assert (await handshake(gateway.port))[0] == 101
+        assert (await ask(gateway.port, "/sse"))[0] == 404
+
+
+async def test_limits_apply_to_who_comes_and_who_is_there_stays(start: Start) -> None:
+    gateway = await (await start()).following()
+    async with websocket(gateway.ws), websocket(gateway.ws):
+        reload(
+            gateway,
+            connection_limit={"enabled": True, "per_ip_limit": 2},
+            rate_limit={"enabled": True, "max_tokens": 3, "burst": 1, "refill_rate": 0.001},
+        )
+
+        async def refused() -> bool:
+            return (await handshake(gateway.port))[0] == 429
+
+        await until(refused)
+        assert (await ask(gateway.port, "/health"))[0] == 200
+
+        async def too_often() -> bool:
+            return (await ask(gateway.port, "/example.json"))[0] == 429
+
+        await until(too_often)
+        reload(gateway, connection_limit={}, rate_limit={})
+
+        async def let_in() -> bool:
+            return (await handshake(gateway.port))[0] == 101
+
+        await until(let_in)
