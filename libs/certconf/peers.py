@@ -41,7 +41,6 @@ _NO_HEALTH = "a log's health is not judged yet: one that fails is asked again, e
 
 #: Settings that this version reads and checks, but does not act on -> what happens instead.
 PENDING: Final[Mapping[str, str]] = {
-    "hot_reload.enabled": "a changed file takes effect at the next start",
     "protocols.api": "the REST API is not served yet",
     "tls_cert": "TLS is not served yet: put a proxy with TLS in front",
     "ct_log.default_operator_rate_limit_ms": "requests to an operator are not spaced yet",

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Final, Protocol
 
-from certconf import Config, ConfigError, Problem
+from certconf import Config, ConfigError, Present, Problem
+from certconf.live import Service
 from certconf.problems import Origin
 from launcher import options, service
 from launcher.logsetup import FORMATS, LEVELS
+from launcher.reloading import Reloader
 
 PROGRAM: Final = "certstream-server"
 
@@ -196,7 +198,11 @@ def _ingest(chosen: argparse.Namespace) -> int:
     from ingestor.app import serve  # noqa: PLC0415
 
     service.prepare("ingestor", config, chosen.log_format, chosen.parent_pid)
-    return service.run_or_explain(lambda stop: serve(config, stop))
+    present = Present(config)
+    return service.run_or_explain(
+        lambda stop: serve(config, stop, present=present),
+        _reloader("ingestor", chosen, present),
+    )
 
 
 def _gateway(chosen: argparse.Namespace) -> int:
@@ -204,7 +210,16 @@ def _gateway(chosen: argparse.Namespace) -> int:
     from gateway.app import serve  # noqa: PLC0415
 
     service.prepare("gateway", config, chosen.log_format, chosen.parent_pid)
-    return service.run_or_explain(lambda stop: serve(config, stop, admin=chosen.admin))
+    present = Present(config)
+    return service.run_or_explain(
+        lambda stop: serve(config, stop, admin=chosen.admin, present=present),
+        _reloader("gateway", chosen, present),
+    )
+
+
+def _reloader(name: Service, chosen: argparse.Namespace, present: Present) -> Reloader:
+    read = options.reader(chosen, present.config)
+    return Reloader(name, present, read, quiet=chosen.parent_pid is not None)
 
 
 def _with_redis(chosen: argparse.Namespace) -> Config:

@@ -28,7 +28,7 @@ LEVELS: Final[Mapping[str, int]] = {
 }
 
 #: Libraries that say at INFO what we count instead.
-_CHATTY: Final = ("httpx", "httpcore", "hpack", "websockets", "asyncio")
+_CHATTY: Final = ("httpx", "httpcore", "hpack", "websockets", "asyncio", "watchfiles")
 
 
 def configure(level: str, form: str, service: str) -> None:
@@ -48,9 +48,8 @@ def configure(level: str, form: str, service: str) -> None:
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # they would keep the level of their first line
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -62,11 +61,19 @@ def configure(level: str, form: str, service: str) -> None:
             ],
         )
     )
-    logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
-    for library in _CHATTY:
-        logging.getLogger(library).setLevel(max(LEVELS[level], logging.WARNING))
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
     structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
     sys.excepthook = _log_uncaught
+
+
+def set_level(level: str) -> None:
+    """Log no lines below a `log_level` of the configuration from now on."""
+    number = LEVELS[level]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+    logging.getLogger().setLevel(number)
+    for library in _CHATTY:
+        logging.getLogger(library).setLevel(max(number, logging.WARNING))
 
 
 def _log_uncaught(

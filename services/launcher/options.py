@@ -7,7 +7,8 @@ with the very configuration its parent checked.
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import yaml
@@ -92,11 +93,21 @@ def configuration(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     Raises:
         certconf.ConfigError: with everything that is wrong.
     """
+    overrides = _overrides(options)
+    return load(options.config, os.environ, overrides), overrides
+
+
+def reader(options: argparse.Namespace, config: Config) -> Callable[[], Config]:
+    """What reads again what `configuration` has read: the same file, even if it has gone."""
+    return partial(load, config.file or options.config, os.environ, _overrides(options))
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     overrides: dict[str, Any] = dict(options.assignments)
     for option, setting in _SETTINGS.items():
         if (value := getattr(options, option, None)) is not None:
             overrides[setting] = value
-    return load(options.config, os.environ, overrides), overrides
+    return overrides
 
 
 def arguments(config: Config, overrides: Mapping[str, Any]) -> Sequence[str]:

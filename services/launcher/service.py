@@ -16,6 +16,7 @@ from certbus.connection import UnsuitableServer
 from certbus.publisher import UnsupportedFormat
 from certconf import Config
 from launcher import logsetup
+from launcher.reloading import Reloader
 
 log = structlog.get_logger(__name__)
 
@@ -24,15 +25,19 @@ Serve = Callable[[asyncio.Event], Awaitable[object]]
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def run(serve: Serve) -> None:
+def run(serve: Serve, reloader: Reloader | None = None) -> None:
     """Run `serve` until it returns; SIGINT and SIGTERM set the event it is given.
 
     A second signal ends the process at once: whoever asks twice does not want to wait.
+
+    Args:
+        serve: the work.
+        reloader: run beside it.
     """
-    uvloop.run(_until_signalled(serve))
+    uvloop.run(_until_signalled(serve, reloader))
 
 
-def run_or_explain(serve: Serve) -> int:
+def run_or_explain(serve: Serve, reloader: Reloader | None = None) -> int:
     """`run` for a process of its own.
 
     It ends with `serve`: a name look-up that hangs, in a thread that nobody can stop, would hold
@@ -50,7 +55,7 @@ def run_or_explain(serve: Serve) -> int:
 
     reasons: list[str] = []
     try:
-        run(serve_and_leave)
+        run(serve_and_leave, reloader)
     except* (UnsuitableServer, UnsupportedFormat, OSError) as group:
         reasons += map(str, _leaves(group))
     for reason in reasons:
@@ -66,7 +71,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def _until_signalled(serve: Serve) -> None:
+async def _until_signalled(serve: Serve, reloader: Reloader | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -78,7 +83,14 @@ async def _until_signalled(serve: Serve) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    await serve(stop)
+    if reloader is None:
+        await serve(stop)
+        return
+    reloading = asyncio.create_task(reloader.run())
+    try:
+        await serve(stop)
+    finally:
+        reloading.cancel()
 
 
 async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

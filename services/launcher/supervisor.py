@@ -10,7 +10,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -54,11 +54,34 @@ class Child(msgspec.Struct, frozen=True):
     answers: Callable[[], Awaitable[bool]] | None = None
 
 
+class Running:
+    """Children that are running now, to be told something."""
+
+    def __init__(self) -> None:
+        self._processes: set[asyncio.subprocess.Process] = set()
+
+    @contextlib.contextmanager
+    def having(self, process: asyncio.subprocess.Process) -> Iterator[None]:
+        """Count a process among them, for the length of the block."""
+        self._processes.add(process)
+        try:
+            yield
+        finally:
+            self._processes.discard(process)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to each of them."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+
 async def keep_running(
     child: Child,
     *,
     on_line: Callable[[str], None] | None = None,
     grace: float = GRACE,
+    running: Running | None = None,
 ) -> None:
     """Run a child, again and again, until cancelled; then stop it.
 
@@ -66,11 +89,13 @@ async def keep_running(
         child: what to run.
         on_line: gets what the child writes to stderr, line by line; None leaves it our own.
         grace: seconds the child gets to end by itself when this is cancelled.
+        running: the child is among them while it runs; None if nobody wants to know.
     """
+    running = running or Running()
     pause = FIRST_PAUSE
     while True:
         born = time.monotonic()
-        code = await _run(child, on_line, grace)
+        code = await _run(child, on_line, grace, running)
         if time.monotonic() - born >= SETTLED:
             pause = FIRST_PAUSE
         log.error("child died, starting it again", child=child.name, why=_why(code), seconds=pause)
@@ -78,7 +103,9 @@ async def keep_running(
         pause = min(2 * pause, LAST_PAUSE)
 
 
-async def _run(child: Child, on_line: Callable[[str], None] | None, grace: float) -> int:
+async def _run(
+    child: Child, on_line: Callable[[str], None] | None, grace: float, running: Running
+) -> int:
     process = await asyncio.create_subprocess_exec(
         *child.command,
         env=dict(child.environ),
@@ -93,7 +120,8 @@ async def _run(child: Child, on_line: Callable[[str], None] | None, grace: float
             group.create_task(_relay(process.stderr, on_line))
         watching = group.create_task(_stop_if_silent(child, process, grace))
         try:
-            return await process.wait()
+            with running.having(process):
+                return await process.wait()
         finally:
             watching.cancel()
             await _stop(process, grace)

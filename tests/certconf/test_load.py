@@ -351,7 +351,6 @@ def test_secrets_do_not_show() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("hot_reload.enabled", True),
         ("protocols.api", True),
         ("ct_log.default_operator_rate_limit_ms", 0),
         ("ct_log.operator_rate_limits", {}),

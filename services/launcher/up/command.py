@@ -8,6 +8,7 @@ first.
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -16,9 +17,10 @@ from typing import Any, Final
 import structlog
 
 from certbus.embedded import MAX_MEMORY, CannotStart, EmbeddedRedis, StateInUse
-from certconf import Config, RedisURL
+from certconf import Config, Present, RedisURL
 from launcher import options, service
-from launcher.supervisor import CERTSTREAM_SERVER, Child, keep_running
+from launcher.reloading import Reloader
+from launcher.supervisor import CERTSTREAM_SERVER, Child, Running, keep_running
 from launcher.up.address import TakenError, check_free, urls
 from launcher.up.alive import Address
 from launcher.up.demo import Demo
@@ -50,14 +52,33 @@ def _run(
     chosen: argparse.Namespace, config: Config, overrides: Mapping[str, Any], panel: Panel | None
 ) -> None:
     service.prepare("up", config, "console" if panel else chosen.log_format, chosen.parent_pid)
-    everything = _everything(chosen, config, overrides, panel)
-    service.run(lambda stop: service.until(stop, everything))
+    running = Running()
+    everything = _everything(chosen, config, overrides, panel, running)
+    reloader = Reloader(
+        "up",
+        Present(config),
+        options.reader(chosen, config),
+        pass_on=lambda: running.signal(signal.SIGHUP),
+    )
+    service.run(lambda stop: service.until(stop, everything), reloader)
 
 
 async def _everything(
-    chosen: argparse.Namespace, config: Config, overrides: Mapping[str, Any], panel: Panel | None
+    chosen: argparse.Namespace,
+    config: Config,
+    overrides: Mapping[str, Any],
+    panel: Panel | None,
+    running: Running,
 ) -> None:
-    """Run it all until cancelled."""
+    """Run it all until cancelled.
+
+    Args:
+        chosen: the command line.
+        config: the configuration as it is now.
+        overrides: settings of the command line.
+        panel: shows what goes on; None: log lines do.
+        running: gets the ingestors and gateways.
+    """
     async with AsyncExitStack() as stack:
         own = stack.enter_context(place(config.host, config.port))
         settings = dict(overrides)
@@ -82,10 +103,14 @@ async def _everything(
         on_line = panel.line if panel else None
 
         def child(
-            name: str, *arguments: str, answers: Callable[[], Awaitable[bool]] | None = None
+            name: str,
+            *arguments: str,
+            answers: Callable[[], Awaitable[bool]] | None = None,
+            among: Running | None = running,
         ) -> Coroutine[Any, Any, None]:
             command = (*CERTSTREAM_SERVER, *arguments)
-            return keep_running(Child(name, command, environ, answers), on_line=on_line)
+            started = Child(name, command, environ, answers)
+            return keep_running(started, on_line=on_line, running=among)
 
         def gateway(name: str) -> Coroutine[Any, Any, None]:
             admin = Address(own / f"{name}.sock")
@@ -97,7 +122,7 @@ async def _everything(
             if server is not None:
                 background.create_task(_keep_redis(server))
             if demo is not None:
-                background.create_task(child("simlog", *demo.arguments, *shared))
+                background.create_task(child("simlog", *demo.arguments, *shared, among=None))
                 await demo.wait()
             if panel is not None:
                 background.create_task(panel.watch(redis_url.reveal(), config.redis_prefix))
