@@ -62,6 +62,7 @@ USES: Final[Mapping[str, Use]] = {
     "codec": Use(restart=("ingestor",)),
     "retention": _INGESTOR,
     "state_dir": Use(restart=("up",)),
+    "drain_secs": Use(restart=("gateway",)),
     "contact": Use(restart=("ingestor",)),
 }
 

@@ -49,11 +49,11 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def settings_of(config: Config, base: Settings | None = None) -> Settings:
-    """Pick what a gateway offers; limits and intervals are those of `base`, or the usual ones."""
+    """Pick what a gateway offers; limits and intervals are those of `base`, if there is one."""
     streams, protocols = config.streams, config.protocols
     offered = {"full": streams.full, "lite": streams.lite, "domains": streams.domains_only}
     return msgspec.structs.replace(
-        base or Settings(),
+        base or Settings(stop_timeout=config.drain_secs),
         streams=tuple(stream for stream in STREAMS if offered[stream]),
         websocket=protocols.websocket,
         websocket_compression=protocols.websocket_compression,
