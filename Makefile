@@ -34,6 +34,12 @@ bench: $(VENV)/.dev  ## measure for five minutes, and write the tables of docs/p
 bench-full: $(VENV)/.dev  ## measure everything, with plots
 	$(BIN)/python -m bench --full $(ARGS)
 
+rules:  ## make the Prometheus operator's alert rules of deploy/prometheus/alerts.yml
+	@cd deploy/prometheus && { \
+		printf '# Made of alerts.yml by `make rules`.\napiVersion: monitoring.coreos.com/v1\n'; \
+		printf 'kind: PrometheusRule\nmetadata:\n  name: certstream\nspec:\n'; \
+		sed -n '/^groups:/,$$p' alerts.yml | sed 's/^./  &/'; } > prometheusrule.yaml
+
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml and requirements/*.in allow
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile -q --upgrade $(LOCK) -o requirements/runtime.lock pyproject.toml requirements/build.in
@@ -59,4 +65,4 @@ $(VENV)/bin/python:
 		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help up demo test check format bench bench-full lock clean
+.PHONY: help up demo test check format bench bench-full rules lock clean

@@ -1,0 +1,92 @@
+"""Alert rules and dashboard: PromQL that parses, metrics that exist, a way out of each alert."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.manifests.tools import DEPLOY, ROOT, promtool
+
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+TESTS = DEPLOY / "prometheus" / "alerts.test.yml"
+RULE = DEPLOY / "prometheus" / "prometheusrule.yaml"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "certstream.json"
+RUNBOOK = ROOT / "docs" / "runbook.md"
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    """The rules by name."""
+    rules = [
+        rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+    ]
+    return {rule["alert"]: rule for rule in rules}
+
+
+def panels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+    return found
+
+
+def dashboard_expressions() -> list[str]:
+    """With a number for what Grafana puts in."""
+    expressions = [target["expr"] for panel in panels() for target in panel.get("targets", ())]
+    return [expression.replace("$__rate_interval", "5m") for expression in expressions]
+
+
+def test_the_alerts_do_what_their_tests_say() -> None:
+    promtool("check", "rules", "--lint-fatal", ALERTS)
+    promtool("test", "rules", TESTS)
+
+
+def test_every_alert_is_tested_to_fire() -> None:
+    tests = yaml.safe_load(TESTS.read_text())["tests"]
+    checks = [check for test in tests for check in test["alert_rule_test"]]
+    fired = {check["alertname"] for check in checks if check.get("exp_alerts")}
+    silent = {check["alertname"] for check in checks if not check.get("exp_alerts")}
+    assert fired == silent == set(alerts())
+
+
+def test_every_alert_says_what_to_do() -> None:
+    headings = set(re.findall(r"^### (\w+)$", RUNBOOK.read_text(), re.MULTILINE))
+    assert headings == set(alerts())
+    for name, rule in alerts().items():
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
+        assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+        assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+def test_the_operators_rules_are_the_same() -> None:
+    made = yaml.safe_load(RULE.read_text())
+    assert made["spec"] == yaml.safe_load(ALERTS.read_text()), "run: make rules"
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    assert dashboard["uid"] == "certstream"
+    ids = [panel["id"] for panel in panels()]
+    assert len(ids) == len(set(ids))
+    taken: set[tuple[int, int]] = set()
+    for panel in panels():
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
+        assert not cells & taken, f"{panel['title']} lies over another panel"
+        taken |= cells
+        for target in panel.get("targets", ()):
+            assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    (variable,) = dashboard["templating"]["list"]
+    assert (variable["name"], variable["type"]) == ("datasource", "datasource")
+
+
+def test_prometheus_takes_the_dashboards_expressions(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:{number}", "expr": expression}
+        for number, expression in enumerate(dashboard_expressions())
+    ]
+    file = tmp_path / "dashboard.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", file)
