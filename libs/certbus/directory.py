@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from certbus.connection import is_out_of_memory
 from certbus.keys import STREAMS, Keys
+from certbus.ledger import ALARMS_OF
 
 
 class LogDescription(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ class LogStatus(msgspec.Struct, frozen=True):
     alarm: str | None = None
     alarm_at: int | None = None
     stale: int = 0
+    alarms_by_kind: dict[str, int] = {}
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -220,9 +222,17 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
 
 
 def _log_status(log_id: str, fields: dict[str, str]) -> LogStatus:
-    known = {name: fields[name] for name in LogStatus.__struct_fields__ if name in fields}
+    known: dict[str, Any] = {
+        name: fields[name] for name in LogStatus.__struct_fields__ if name in fields
+    }
     # Redis knows only text; strict=False reads numbers from it.
-    return msgspec.convert({**known, "log_id": log_id}, LogStatus, strict=False)
+    by_kind = {
+        name.removeprefix(ALARMS_OF): count
+        for name, count in fields.items()
+        if name.startswith(ALARMS_OF)
+    }
+    known |= {"log_id": log_id, "alarms_by_kind": by_kind}
+    return msgspec.convert(known, LogStatus, strict=False)
 
 
 def _stream_status(name: str, head: dict[str, str]) -> StreamStatus:

@@ -33,7 +33,8 @@ the newest lease), `owner` (its worker), the counters `published`, `duplicates`,
 `tree_root`, `tree_signature`, `frontier` (the roots of the perfect subtrees that the first `next`
 entries divide into, after their number in 8 bytes: written in the same step as `next`, and good only
 while that number is `next`), `integrity` (proven, unsigned, unproven, lying or off), `alarms` (how
-many lies were found), `alarm`, `alarm_at` (ms; the newest), `stale` (how many tree heads were older
+many lies were found), `alarms.<kind>` (how many of a kind; docs/integrity.md names them), `alarm`,
+`alarm_at` (ms; the newest), `stale` (how many tree heads were older
 than one before), `circuit` (closed, half-open or open), `failures` (in a row), `errors` (in all),
 `retry_at` (ms; not asked before), and what the directory says of it: `name`, `url`, `operator`,
 `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms).

@@ -11,12 +11,16 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from certbus.keys import Keys
 from ctparse.merkle import Frontier
 from ctparse.treehead import TreeHead
 
 EVIDENCE_KEPT = 64
+ALARMS_OF = "alarms."
+"""What the names of the counters by kind begin with, in the hash of a log."""
+
 _FIELDS = ("frontier", "tree_size", "tree_timestamp", "tree_root", "tree_signature")
 
 
@@ -70,22 +74,39 @@ class Ledger:
             heads: the tree heads that it is about.
         """
         key = self._keys.log(log_id)
+        async with self._redis.pipeline(transaction=True) as transaction:
+            self._keep(transaction, log_id, kind, problem, heads)
+            transaction.hincrby(key, "alarms", 1)
+            said: dict[Any, Any] = {"alarm": f"{kind}: {problem[:500]}", "alarm_at": _now_ms()}
+            transaction.hset(key, mapping=said)
+            await transaction.execute()
+
+    async def no_proof(self, log_id: str, problem: str, heads: Sequence[TreeHead]) -> None:
+        """Keep that a log does not prove what it shows, which is no lie."""
+        async with self._redis.pipeline(transaction=True) as transaction:
+            self._keep(transaction, log_id, "no_proof", problem, heads)
+            await transaction.execute()
+
+    async def stale(self, log_id: str) -> None:
+        """Count a tree head that was older than the one followed."""
+        await self._redis.hincrby(self._keys.log(log_id), "stale", 1)
+
+    def _keep(
+        self,
+        transaction: Pipeline,
+        log_id: str,
+        kind: str,
+        problem: str,
+        heads: Sequence[TreeHead],
+    ) -> None:
         fields: dict[Any, Any] = {
             "kind": kind,
             "problem": problem[:500],
             "log": log_id,
             "tree_heads": msgspec.json.encode(heads),
         }
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.xadd(self._keys.evidence(log_id), fields, maxlen=EVIDENCE_KEPT)
-            transaction.hincrby(key, "alarms", 1)
-            said: dict[Any, Any] = {"alarm": f"{kind}: {problem[:500]}", "alarm_at": _now_ms()}
-            transaction.hset(key, mapping=said)
-            await transaction.execute()
-
-    async def stale(self, log_id: str) -> None:
-        """Count a tree head that was older than the one followed."""
-        await self._redis.hincrby(self._keys.log(log_id), "stale", 1)
+        transaction.xadd(self._keys.evidence(log_id), fields, maxlen=EVIDENCE_KEPT)
+        transaction.hincrby(self._keys.log(log_id), f"{ALARMS_OF}{kind}", 1)
 
 
 def _now_ms() -> int:

@@ -94,7 +94,8 @@ class Assembly(msgspec.Struct, frozen=True):
             retry=self.retry,
         )
         pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience)
-        guard = Guard(log, client, _key(log), self._mode(log), self.ledger, self.patience)
+        hope = 2 * self.retry.maximum
+        guard = Guard(log, client, _key(log), self._mode(log), self.ledger, self.patience, hope)
         return Follower(log, client, pipeline, guard, pace)
 
     def signature_check(self, log: Log) -> Callable[[TreeHead], None] | None:

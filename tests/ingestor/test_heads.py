@@ -31,7 +31,7 @@ def test_a_larger_head_is_not_followed_before_it_is_proven() -> None:
 
 
 def test_another_root_for_the_same_size_is_a_split() -> None:
-    assert following(5).receive(head(5, tree=1), 0) == Split()
+    assert following(5).receive(head(5, tree=1), 0) == Split(head(5))
 
 
 def test_an_older_head_that_was_followed_is_only_older() -> None:
@@ -41,7 +41,7 @@ def test_an_older_head_that_was_followed_is_only_older() -> None:
 
 
 def test_an_older_head_with_another_root_is_a_split() -> None:
-    assert following(5, 7).receive(head(5, tree=1), 0) == Split()
+    assert following(5, 7).receive(head(5, tree=1), 0) == Split(head(5))
 
 
 def test_an_unknown_older_head_has_to_be_proven_once() -> None:

@@ -8,6 +8,7 @@ spelt in many ways and keys are not always known, so `normalise` makes URLs comp
 import base64
 import binascii
 import hashlib
+import shlex
 from enum import StrEnum
 from urllib.parse import urlsplit, urlunsplit
 
@@ -65,6 +66,11 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     def base(self) -> str:
         """`url` without a slash at the end: endpoints are appended to it."""
         return self.url.rstrip("/")
+
+    def way_past(self, index: int) -> str:
+        """What an operator can do about entries before this index that hold the log up."""
+        command = f"certstream-server skip {shlex.quote(self.name)} --to {index}"
+        return f"`{command}` goes on behind it"
 
     @property
     def digest(self) -> bytes | None:

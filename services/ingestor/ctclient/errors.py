@@ -18,7 +18,8 @@ LieKind = Literal[
     "bad_signature",
     "split",
     "rewound",
-    "wrong_entries",
+    "root_mismatch",
+    "wrong_leaf",
     "wrong_proof",
     "wrong_issuer",
     "forged_precert",
@@ -91,4 +92,16 @@ class Lie(BadAnswer):
 
 
 class Unproven(LogError):
-    """Entries that would be published if they were proven."""
+    """Entries that would be published if they were proven.
+
+    Attributes:
+        heads: the tree heads that they are not proven to lead to.
+        certain: whether asking again would be no use, as far as anybody can tell.
+    """
+
+    def __init__(
+        self, log: str, url: str, problem: str, heads: tuple[TreeHead, ...] = (), *, certain: bool
+    ) -> None:
+        super().__init__(log, url, problem)
+        self.heads = heads
+        self.certain = certain

@@ -6,6 +6,7 @@ an outage is worth a line in the log, and the first success after it.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -14,14 +15,18 @@ import structlog
 from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log
 from ingestor.ctclient.backoff import jittered
-from ingestor.ctclient.errors import LogError, Refused
+from ingestor.ctclient.errors import Lie, LogError, Refused, Unproven
 from ingestor.ctclient.fetch import Retry
 from ingestor.ctclient.protocol import LogClient
-from ingestor.follow.ahead import windows
+from ingestor.follow.ahead import Window, windows
 from ingestor.follow.moment import next_poll
 from ingestor.follow.pipeline import Moved, Pipeline
 from ingestor.follow.windows import WindowSize
+from ingestor.integrity.growth import Growth, parts
 from ingestor.integrity.guard import Guard
+
+# Failures in a row after which an entry may be one that can never be read.
+_HOPEFUL = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +67,20 @@ class Health(msgspec.Struct):
     last_error: str = ""
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """Entries that could not be read.
+
+    Attributes:
+        first: the first of them.
+        end: what follows the last that was asked for with it.
+        times: how often, in a row.
+    """
+
+    first: int = -1
+    end: int = -1
+    times: int = 0
+
+
 class Follower:
     """Follows one log.
 
@@ -89,6 +108,7 @@ class Follower:
         self._client = client
         self._pace = pace
         self._size = WindowSize(pace.batch_size, client.tile)
+        self._unread = Unread()
 
     async def run(self) -> None:
         """Follow the log; never returns.
@@ -106,7 +126,8 @@ class Follower:
                 await self._catch_up(head)
             except LogError as error:
                 wait = self._failed(error)
-                await self.guard.failed(error)
+                if isinstance(error, Lie):
+                    await self.guard.alarms.lie(error)
                 await asyncio.sleep(wait)
             except Moved as moved:
                 _log.info("redis goes on from another entry", log=self.log.name, next=moved.next)
@@ -117,15 +138,53 @@ class Follower:
                 await asyncio.sleep(due - loop.time())
 
     async def _catch_up(self, head: TreeHead) -> None:
-        """Publish everything up to `head`."""
+        """Publish everything up to `head`, in as many passes as it takes to prove it."""
+        while self.pipeline.next < head.size:
+            try:
+                await self._pass(head)
+            except (Lie, Unproven):
+                raise
+            except LogError as error:
+                self._unreadable(head)
+                error.problem += self._way_out
+                raise
+
+    async def _pass(self, head: TreeHead) -> None:
+        """Read everything up to `head`, and publish what of it is proven."""
         start, concurrency = self.pipeline.next, self._pace.concurrency
         ahead = windows(self._client, start, head.size, self._size, concurrency)
         async with aclosing(ahead):
             async for run in ahead:
-                grown = await self.guard.prove(run, head)
-                for window, growth in zip(run, grown, strict=True):
-                    await self.pipeline.publish(window.first, window.entries, head, growth)
-                self.health.failures = 0
+                for part in parts(run):
+                    growths = await self.guard.prove(part, head)
+                    if growths is not None:
+                        await self._publish(part, head, growths)
+
+    async def _publish(
+        self, run: Sequence[Window], head: TreeHead, growths: Sequence[Growth | None]
+    ) -> None:
+        for window, growth in zip(run, growths, strict=True):
+            await self.pipeline.publish(window.first, window.entries, head, growth)
+        self.health.failures = 0
+        self._unread = Unread()
+
+    def _unreadable(self, head: TreeHead) -> None:
+        """Note that the entries to publish next cannot be read; ask for fewer of them."""
+        first = self.pipeline.next
+        if first != self._unread.first:
+            self._unread = Unread(first)
+        if self._unread.times > 0:
+            self._size.unreadable()
+        end = self._size.end(first, head.size)
+        self._unread = Unread(first, end, self._unread.times + 1)
+
+    @property
+    def _way_out(self) -> str:
+        """What an operator can do, if entries are unreadable for long."""
+        first, end, times = self._unread.first, self._unread.end, self._unread.times
+        if times < _HOPEFUL or end - first > self._size.least:
+            return ""
+        return f" (entry {first}, {times} times; if it never can be read, {self.log.way_past(end)})"
 
     def _failed(self, error: LogError) -> float:
         """Note a failure; returns how many seconds to wait."""
@@ -136,7 +195,8 @@ class Follower:
             wait = max(wait, error.retry_after)
         if health.down_since is None:
             health.down_since = asyncio.get_running_loop().time()
-            warn_unavailable(self.log, error, wait)
+            if not isinstance(error, Unproven):  # that is told, by the guard, when it lasts
+                warn_unavailable(self.log, error, wait)
         health.failures += 1
         health.errors += 1
         health.last_error = error.summary

@@ -58,6 +58,10 @@ class WindowSize:
         if asked == self.size:
             self._resize(asked // 2)
 
+    def unreadable(self) -> None:
+        """Learn that a window cannot be read at all: smaller ones tell which entry it is."""
+        self._resize(self.size // 2)
+
     def _resize(self, size: int) -> None:
         self.size = min(max(size, self.least), self._most)
         self._short = self._full = 0

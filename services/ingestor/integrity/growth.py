@@ -14,6 +14,7 @@ import msgspec
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier, leaf_hash
 from ctparse.treehead import TreeHead
+from ingestor.follow.ahead import Window
 
 
 class Growth(msgspec.Struct, frozen=True):
@@ -44,6 +45,39 @@ def grown(frontier: Frontier, windows: Sequence[Sequence[bytes]]) -> Frontier:
     for window in windows:
         frontier.extend(window)
     return frontier
+
+
+def unknown(window: Window) -> Rejected | None:
+    """The first entry of a window whose leaf is not known."""
+    for entry in window.entries:
+        if isinstance(entry, Rejected) and not entry.leaf:
+            return entry
+    return None
+
+
+def parts(run: Sequence[Window]) -> list[list[Window]]:
+    """Consecutive windows, in two if a leaf among them is not known: it is proven by nothing.
+
+    What is before it can be, and should not wait for it.
+    """
+    for position, window in enumerate(run):
+        entry = unknown(window)
+        if entry is None:
+            continue
+        at = entry.index - window.first
+        before = [*run[:position], Window(window.first, window.entries[:at])]
+        after = [Window(entry.index, window.entries[at:]), *run[position + 1 :]]
+        return [part for part in (before if at else before[:-1], after) if part]
+    return [list(run)]
+
+
+def doubtful(run: Sequence[Window]) -> str:
+    """Name an entry that is wrong by itself."""
+    for window in run:
+        for entry in window.entries:
+            if isinstance(entry, Rejected):
+                return f" (entry {entry.index}: {entry.reason})"
+    return ""
 
 
 def joined(

@@ -8,33 +8,40 @@
 Only the operator chooses between these; nothing that a log answers does. A log whose key is not
 known is guarded all the same: anybody may have made its tree heads, but its entries have to lead to
 them.
+
+A proof that a log does not have (404, 400) is asked for again, for the same tree head, before
+anybody is told: the replica that was asked may not have what the one before it has signed. One that
+never gives any is read twice (`survey.py`).
 """
 
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
-
-import structlog
 
 from certbus.ledger import Ledger
 from certconf.settings import Integrity
 from ctparse.entry import Rejected
-from ctparse.merkle import BadProof, Frontier, verify_consistency
+from ctparse.merkle import BadProof, Frontier
 from ctparse.precert import is_committed
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
 from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log
-from ingestor.ctclient.errors import Lie, LieKind, LogError, Unproven
-from ingestor.ctclient.protocol import LogClient
+from ingestor.ctclient.errors import BadAnswer, Lie, LieKind, LogError, Refused, Unproven
+from ingestor.ctclient.protocol import Inclusion, LogClient
 from ingestor.follow.ahead import Window
-from ingestor.integrity.growth import Growth, grown, joined, leaves
+from ingestor.integrity.alarms import Alarms, State
+from ingestor.integrity.contradiction import contradict
+from ingestor.integrity.growth import Growth, doubtful, grown, joined, leaves, unknown
 from ingestor.integrity.heads import Heads, Newer, Older, Same, Split
+from ingestor.integrity.survey import MOST, Survey
 from ingestor.outage import Patience
 
-State = Literal["proven", "unsigned", "unproven", "lying", "off"]
-
-_log = structlog.get_logger(__name__)
+# How often a log has to say that it has no proof before it is believed.
+_ATTEMPTS = 3
+# Seconds before a log that gives none is asked for one to start from again, if it is published
+# all the same.
+_PAUSE = 60.0
+_LONGEST_PAUSE = 3600.0
 
 
 def check_signature(log: Log, key: LogKey | None, head: TreeHead) -> None:
@@ -61,10 +68,11 @@ class Guard:
         mode: what becomes of what is not proven.
         ledger: where frontier and evidence are kept.
         patience: what to do while Redis is away.
+        hope: seconds that a log may go on saying that it has no proof before it is believed.
         clock: seconds.
 
     Attributes:
-        state: what the directory should say of the log.
+        alarms: what is wrong with the log.
     """
 
     def __init__(
@@ -75,33 +83,50 @@ class Guard:
         mode: Integrity,
         ledger: Ledger,
         patience: Patience,
+        hope: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.state: State = "off" if mode == "off" else "unproven"
+        self.alarms = Alarms(log, ledger, patience, enforced=mode == "enforce")
         self._log = log
         self._client = client
         self._key = key
         self._mode = mode
         self._ledger = ledger
         self._patience = patience
+        self._hope = hope
         self._clock = clock
         self._heads = Heads(log.mmd)
         self._frontier: Frontier | None = None
+        self._survey: Survey | None = None
         self._signed: TreeHead | None = None  # the last one whose signature was verified
-        self._told: set[str] = set()  # since anything was proven
+        self._sure = False  # whether anything was proven, and nothing published unproven since
+        self._refusals = 0  # of proofs, since anything was proven
+        self._refused_since = 0.0  # by the clock
+        self._mute = False  # whether the log has given no proof when one was needed
+        self._start_again = 0.0  # not asked for a proof to start from before, by the clock
+        self._pause = _PAUSE
+
+    @property
+    def state(self) -> State:
+        """What the directory should say of the log."""
+        if self._mode == "off":
+            return "off"
+        if self.alarms.lying:
+            return "lying"
+        if self.alarms.unproven or not self._sure:
+            return "unproven"
+        return "unsigned" if self._key is None else "proven"
 
     async def load(self, next_index: int) -> None:
         """Go on from where Redis says the log's tree stands."""
         if self._mode == "off":
             return
         kept = await self._patience(partial(self._ledger.kept, self._log.id, next_index))
-        self._frontier = None
+        self._frontier = self._survey = None
         if kept is not None:
             self._frontier = kept.frontier
             if kept.tree_head is not None:
                 self._heads.follow(kept.tree_head)
-        elif next_index == 0:
-            self._frontier = Frontier()
 
     async def admit(self, head: TreeHead, next_index: int) -> TreeHead:
         """Decide which tree to catch up with, now that the log has shown this head.
@@ -115,28 +140,36 @@ class Guard:
         """
         if self._mode == "off":
             return head
+        if self._frontier is None and next_index == 0:
+            self._frontier = Frontier()
+        if self._survey is not None and next_index >= self._survey.target.size:
+            self._survey = None
         try:
-            target = await self._judged(head, next_index)
-            if self._frontier is None and next_index <= target.size:
+            await self._judge(head)
+            if self._survey is not None:
+                return self._survey.target
+            starts = self._frontier is None
+            target = self._heads.choose(head, next_index - starts)
+            if starts and next_index <= target.size and self._clock() >= self._start_again:
                 await self._start(next_index, target)
         except (Lie, Unproven) as error:
-            if self._mode == "enforce":
-                raise
-            await self.failed(error)
-            self._forget()
+            await self._bear(error)
             return head
         return target
 
-    async def prove(self, run: Sequence[Window], target: TreeHead) -> list[Growth | None]:
+    async def prove(
+        self, run: Sequence[Window], target: TreeHead
+    ) -> Sequence[Growth | None] | None:
         """Prove consecutive windows, the first of which begins where the frontier ends.
 
         Returns:
-            What `Pipeline.publish` needs for each window; None if nothing is proven, and that is
-            all right with the operator.
+            What `Pipeline.publish` needs for each window; None in place of one if it is not proven,
+            and that is all right with the operator. None for all: they are not proven yet, but may
+            be once those after them were seen; go on to the tree head, and come again.
 
         Raises:
             Lie: they are not in the tree.
-            LogError: there is no proof that they are.
+            Unproven: there is no proof that they are.
         """
         frontier = self._frontier
         if self._mode == "off" or frontier is None:
@@ -144,12 +177,10 @@ class Guard:
         hashes = [leaves(window.entries) for window in run]
         try:
             self._refuse_unknown(run)
-            await self._prove(grown(frontier, hashes), hashes[-1][-1], run, target)
-        except LogError as error:
-            if self._mode == "enforce":
-                raise
-            await self.failed(error)
-            self._forget()
+            if not await self._is_proven(frontier, hashes, run, target):
+                return None
+        except (Lie, Unproven) as error:
+            await self._bear(error)
             return [None] * len(run)
         self._heads.follow(target)
         self._proven()
@@ -162,41 +193,39 @@ class Guard:
         if self._frontier is not None:
             self._proven()
 
-    async def failed(self, error: LogError) -> None:
-        """Note why nothing can be proven, or what was found to be a lie."""
+    async def _bear(self, error: Lie | Unproven) -> None:
+        """Tell what is wrong, and bear it if that is what the operator wants.
+
+        Raises:
+            Lie, Unproven: the same, if not; or because a proof may still come.
+        """
+        enforced = self._mode == "enforce"
         if isinstance(error, Lie):
-            self.state = "lying"
-        elif isinstance(error, Unproven):
-            self.state = "unproven"
+            self._survey = None
+            self._heads.give_up()
+            await self.alarms.lie(error)
+        elif not error.certain:
+            raise error
         else:
-            return
-        kind = error.kind if isinstance(error, Lie) else "unproven"
-        if kind in self._told:
-            return
-        self._told.add(kind)
-        held = "held back" if self._mode == "enforce" else "published all the same"
-        if isinstance(error, Lie):
-            _log.error(
-                "log lies", log=self._log.name, kind=kind, problem=error.problem, entries=held
-            )
-            await self._patience(
-                partial(self._ledger.alarm, self._log.id, kind, error.problem, error.heads)
-            )
-        else:
-            _log.warning(
-                "log proves nothing", log=self._log.name, problem=error.problem, entries=held
-            )
+            self._refusals = 0
+            self._heads.give_up()
+            await self.alarms.no_proof(error)
+        if enforced:
+            raise error
+        self._frontier, self._sure = None, False
+        self._heads.forget()
+        self._start_again = self._clock() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _refuse_unknown(self, run: Sequence[Window]) -> None:
         """Without one of its leaves, nothing can be said of a tree."""
         for window in run:
-            for entry in window.entries:
-                if isinstance(entry, Rejected) and not entry.leaf:
-                    problem = (
-                        f"the leaf of entry {entry.index} is not known ({entry.reason}); "
-                        f"`integrity: warn` for this log lets it pass, unproven"
-                    )
-                    raise Unproven(self._log.name, self._log.base, problem)
+            if (entry := unknown(window)) is not None:
+                problem = (
+                    f"the leaf of entry {entry.index} is not known ({entry.reason}); "
+                    f"{self._log.way_past(entry.index + 1)}, `integrity: warn` publishes it"
+                )
+                raise Unproven(self._log.name, self._log.base, problem, certain=True)
 
     async def _sift(self, window: Window) -> None:
         """Reject submitted precertificates that are not those of their leaves.
@@ -210,27 +239,21 @@ class Guard:
             if is_committed(entry, self._client.chain):
                 continue
             problem = f"entry {entry.index}: the leaf does not commit to this precertificate"
-            await self.failed(self._lie("forged_precert", problem))
+            await self.alarms.lie(self._lie("forged_precert", problem))
             if self._mode == "enforce":
                 rejected = Rejected(entry.index, problem, entry.certificate, entry.leaf)
                 window.entries[position] = rejected
 
-    async def _judged(self, head: TreeHead, next_index: int) -> TreeHead:
+    async def _judge(self, head: TreeHead) -> None:
         if head != self._signed:
             check_signature(self._log, self._key, head)
             self._signed = head
-        verdict = self._heads.receive(head, self._clock())
         followed = self._heads.followed
-        if followed is None:
-            return head
-        match verdict:
-            case Newer():
-                # The frontier proves a larger tree only from where the one followed ends.
-                return head if next_index >= followed.size else followed
-            case Split():
-                raise self._split(followed, head)
-            case Older(proven, rewound):
-                await self._patience(partial(self._ledger.stale, self._log.id))
+        match self._heads.receive(head, self._clock()):
+            case Split(other):
+                raise self._split(other, head)
+            case Older(proven, rewound) if followed is not None:
+                await self.alarms.stale()
                 if not proven:
                     await self._confirm(head, followed)
                 if rewound:
@@ -238,33 +261,23 @@ class Guard:
                         f"newest tree head has {head.size} entries, {followed.size} were signed "
                         f"more than {self._log.mmd:g} s ago"
                     )
-                    await self.failed(self._lie("rewound", problem, followed, head))
-            case Same():
-                pass
-        return followed
+                    await self.alarms.lie(self._lie("rewound", problem, followed, head))
+            case Newer() | Same():
+                self.alarms.as_large_as_ever()
 
     async def _confirm(self, older: TreeHead, followed: TreeHead) -> None:
         """Prove that an older tree head is consistent; a replica that is behind may not know."""
-        try:
-            proof = await self._client.consistency(older.size, followed.size)
-        except LogError:
-            return
-        try:
-            verify_consistency(older.size, followed.size, older.root, followed.root, proof)
-        except BadProof as error:
-            raise self._split(older, followed) from error
-        self._heads.follow(older)
+        match await contradict(self._client, older, followed):
+            case True:
+                raise self._split(older, followed)
+            case False:
+                self._heads.follow(older)
 
     async def _start(self, next_index: int, target: TreeHead) -> None:
         """Get the frontier from the proof of the last entry before it."""
-        try:
-            proof = await self._client.inclusion(next_index - 1, target.size)
-        except LogError as error:
-            problem = (
-                f"no proof of entry {next_index - 1} to start from ({error.problem}); "
-                f"`integrity: warn` for this log, or ct_log.integrity, lets it through unproven"
-            )
-            raise Unproven(self._log.name, error.url, problem) from error
+        proof = await self._inclusion(
+            f"no proof of entry {next_index - 1} to start from", next_index, target
+        )
         try:
             self._frontier = Frontier.from_inclusion_proof(
                 next_index, target.size, proof.leaf, proof.path, target.root
@@ -272,6 +285,50 @@ class Guard:
         except BadProof as error:
             raise await self._disproved(target, "wrong_proof", str(error)) from error
         self._heads.follow(target)
+        self._proven()
+
+    async def _is_proven(
+        self,
+        frontier: Frontier,
+        hashes: Sequence[Sequence[bytes]],
+        run: Sequence[Window],
+        target: TreeHead,
+    ) -> bool:
+        """Whether windows are proven; False if that takes reading on to the tree head."""
+        if self._survey is None:
+            try:
+                await self._prove(grown(frontier, hashes), hashes[-1][-1], run, target)
+            except Unproven as error:
+                too_many = target.size - frontier.size > MOST
+                if too_many or not error.certain or self._mode != "enforce":
+                    raise
+                self._survey, self._mute = Survey(frontier, target), True
+            else:
+                return True
+        survey = self._survey
+        if survey.state == "right":
+            for window, each in zip(run, hashes, strict=True):
+                if (index := survey.differs(window.first, each)) is not None:
+                    problem = f"entry {index} is another one than a moment ago"
+                    raise self._lie("wrong_leaf", problem, target)
+            return True
+        for window, each in zip(run, hashes, strict=True):
+            survey.look(window.first, each)
+        if survey.state == "wrong":
+            problem = f"entries {frontier.size} to {target.size - 1} do not lead to its root"
+            raise await self._disproved(target, "root_mismatch", problem)
+        return False
+
+    def _no_hope(self, error: LogError) -> bool:
+        """Whether a log that gave no proof has none, as far as its answers until now can tell."""
+        if self._mode == "enforce" and not _is_refusal(error):
+            return False
+        now = self._clock()
+        self._refusals += 1
+        if self._refusals == 1:
+            self._refused_since = now
+        lasts = now - self._refused_since >= self._hope
+        return self._mute or (lasts and self._refusals >= _ATTEMPTS)
 
     async def _prove(
         self, frontier: Frontier, last: bytes, run: Sequence[Window], target: TreeHead
@@ -279,35 +336,53 @@ class Guard:
         what = f"entries {run[0].first} to {frontier.size - 1}"
         if frontier.size == target.size:
             if frontier.root() != target.root:
-                problem = f"{what} do not lead to the root of {target.size}{_doubtful(run)}"
-                raise await self._disproved(target, "wrong_entries", problem)
+                kind = await self._mismatch(frontier.size, last, target)
+                problem = f"{what} do not lead to the root of {target.size}{doubtful(run)}"
+                raise await self._disproved(target, kind, problem)
             return
-        try:
-            proof = await self._client.inclusion(frontier.size - 1, target.size, last)
-        except LogError as error:
-            problem = f"{what}: no proof that the tree of {target.size} has them ({error.problem})"
-            raise Unproven(self._log.name, error.url, problem) from error
+        unproven = f"{what}: no proof that the tree of {target.size} has them"
+        proof = await self._inclusion(unproven, frontier.size, target, last)
+        self._mute = False
         try:
             if joined(frontier, last, proof.leaf, proof.path, target):
                 return
         except BadProof as error:
             raise await self._disproved(target, "wrong_proof", str(error)) from error
-        problem = f"{what} are not those in the tree of {target.size}{_doubtful(run)}"
-        raise await self._disproved(target, "wrong_entries", problem)
+        problem = f"{what} are not those in the tree of {target.size}{doubtful(run)}"
+        raise await self._disproved(target, "wrong_leaf", problem)
+
+    async def _inclusion(
+        self, problem: str, size: int, target: TreeHead, last: bytes | None = None
+    ) -> Inclusion:
+        """Ask for the proof of the last of so many leaves."""
+        try:
+            return await self._client.inclusion(size - 1, target.size, last)
+        except LogError as error:
+            problem = (
+                f"{problem} ({error.problem}); `integrity: warn` for this log, or "
+                f"ct_log.integrity, lets it through unproven"
+            )
+            raise Unproven(
+                self._log.name, error.url, problem, (target,), certain=self._no_hope(error)
+            ) from error
+
+    async def _mismatch(self, size: int, last: bytes, target: TreeHead) -> LieKind:
+        """Find out what is wrong if entries lead to another root: they are, if that has proofs."""
+        try:
+            shown = await self._client.inclusion(size - 1, target.size, last)
+            Frontier.from_inclusion_proof(size, target.size, shown.leaf, shown.path, target.root)
+        except (BadProof, LogError):
+            return "root_mismatch"
+        return "wrong_leaf"
 
     async def _disproved(self, target: TreeHead, kind: LieKind, problem: str) -> Lie:
-        """Find out whether it is the tree head that is wrong."""
+        """Name a lie, unless it is that the tree head is not of the tree followed."""
         followed = self._heads.followed
         if followed is None or not 0 < followed.size < target.size:
             return self._lie(kind, problem, target)
-        try:
-            proof = await self._client.consistency(followed.size, target.size)
-            verify_consistency(followed.size, target.size, followed.root, target.root, proof)
-        except BadProof:
+        if await contradict(self._client, followed, target):
             return self._split(followed, target)
-        except LogError:
-            pass
-        return self._lie(kind, problem, target)
+        return self._lie(kind, problem, followed, target)
 
     def _split(self, first: TreeHead, second: TreeHead) -> Lie:
         problem = f"tree heads of {first.size} and {second.size} entries are not of one tree"
@@ -317,19 +392,14 @@ class Guard:
         return Lie(self._log.name, self._log.base, kind, problem, heads)
 
     def _proven(self) -> None:
-        if self.state in {"unproven", "lying"}:
-            self._told.clear()
-        self.state = "proven" if self._key is not None else "unsigned"
-
-    def _forget(self) -> None:
-        self._frontier = None
-        self._heads.forget()
+        self._sure = True
+        self._refusals = 0
+        self._pause = _PAUSE
+        self.alarms.proven()
 
 
-def _doubtful(run: Sequence[Window]) -> str:
-    """Name an entry that is wrong by itself."""
-    for window in run:
-        for entry in window.entries:
-            if isinstance(entry, Rejected):
-                return f" (entry {entry.index}: {entry.reason})"
-    return ""
+def _is_refusal(error: LogError) -> bool:
+    """Whether a log says that it has no proof; else it said nothing, and may have one."""
+    if isinstance(error, Refused):
+        return 400 <= error.status < 500 and error.status != 429
+    return isinstance(error, BadAnswer)

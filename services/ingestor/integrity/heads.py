@@ -1,4 +1,4 @@
-"""The tree head followed, and what a new one is to it. Pure: no I/O, no clock.
+"""The tree head followed, what a new one is to it, and which to catch up with. Pure.
 
     larger            Newer    to be followed once it is proven to continue the one followed
     equal             Same
@@ -9,6 +9,11 @@
 A head is followed only when it is proven, so the one followed is never larger than what the log has
 shown to be one growing tree. Heads proven lately are remembered: a replica that is behind shows one
 of these, mostly, and costs no proof.
+
+Behind a balancer the newest head is often one that the replica asked next does not know: it has
+neither the newest entries nor proofs of them. Running after whatever is newest might then never
+succeed. So one head is pursued until it is reached, however many newer ones are shown meanwhile,
+and given up only for a smaller one, which more replicas know.
 """
 
 from collections import OrderedDict
@@ -29,7 +34,13 @@ class Same(msgspec.Struct, frozen=True):
 
 
 class Split(msgspec.Struct, frozen=True):
-    """It contradicts the one followed."""
+    """It contradicts another one that the log has signed.
+
+    Attributes:
+        other: that one.
+    """
+
+    other: TreeHead
 
 
 class Older(msgspec.Struct, frozen=True):
@@ -48,7 +59,7 @@ Verdict = Newer | Same | Split | Older
 
 
 class Heads:
-    """Judges the tree heads of one log.
+    """Judges the tree heads of one log, and chooses among them.
 
     Args:
         mmd: the log's maximum merge delay, seconds.
@@ -60,7 +71,8 @@ class Heads:
     def __init__(self, mmd: float) -> None:
         self.followed: TreeHead | None = None
         self._mmd = mmd
-        self._proven: OrderedDict[int, bytes] = OrderedDict()  # size -> root
+        self._pursued: TreeHead | None = None
+        self._proven: OrderedDict[int, TreeHead] = OrderedDict()
         self._below_since: float | None = None
 
     def receive(self, head: TreeHead, now: float) -> Verdict:
@@ -70,31 +82,52 @@ class Heads:
             head: with a signature that was verified, if the log's key is known.
             now: seconds, of a clock that only goes on.
         """
+        for other in (self.followed, self._pursued, self._proven.get(head.size)):
+            if other is not None and other.size == head.size and other.root != head.root:
+                return Split(other)
         followed = self.followed
         if followed is not None and head.size < followed.size:
             return self._older(head, now)
         self._below_since = None
         if followed is None or head.size > followed.size:
             return Newer()
-        return Same() if head.root == followed.root else Split()
+        return Same()
+
+    def choose(self, head: TreeHead, known: int) -> TreeHead:
+        """Choose the tree to catch up with.
+
+        Args:
+            head: what the log has just shown, judged to be no lie.
+            known: leaves that need no proof any more.
+        """
+        followed, pursued = self.followed, self._pursued
+        if followed is not None and known < followed.size:
+            # The frontier proves a larger tree only from where the one followed ends.
+            return followed
+        if pursued is None or pursued.size <= known or known < head.size < pursued.size:
+            pursued = head if followed is None or head.size >= followed.size else followed
+        self._pursued = pursued
+        return pursued
+
+    def give_up(self) -> None:
+        """Pursue another head than until now: the newest, when one is chosen next."""
+        self._pursued = None
 
     def follow(self, head: TreeHead) -> None:
         """A tree head has been proven: follow it, unless a larger one is followed."""
         if self.followed is None or head.size > self.followed.size:
             self.followed = head
-        self._proven[head.size] = head.root
+        self._proven[head.size] = head
         if len(self._proven) > _REMEMBERED:
             self._proven.popitem(last=False)
 
     def forget(self) -> None:
         """Begin anew, after a lie that the operator only wants to be told of."""
-        self.followed = None
+        self.followed = self._pursued = None
         self._proven.clear()
 
-    def _older(self, head: TreeHead, now: float) -> Verdict:
+    def _older(self, head: TreeHead, now: float) -> Older:
         if self._below_since is None:
             self._below_since = now
-        known = self._proven.get(head.size)
-        if known is not None and known != head.root:
-            return Split()
-        return Older(known is not None or head.size == 0, now - self._below_since > self._mmd)
+        known = head.size == 0 or head.size in self._proven
+        return Older(known, now - self._below_since > self._mmd)
