@@ -91,7 +91,7 @@ class CTLog(msgspec.Struct, frozen=True):
     static_ct_enabled: bool = True
     #: certstream-server-rust's, which verifies nothing else; here `integrity` decides.
     checkpoint_signature_mode: Literal["warn", "enforce"] = "warn"
-    integrity: Integrity = "warn"
+    integrity: Integrity = "enforce"
     default_operator_rate_limit_ms: Count = 500
     #: Milliseconds between two requests to one operator, by its name.
     operator_rate_limits: Mapping[str, Count] = msgspec.field(
