@@ -48,6 +48,7 @@ from ctparse.rfc6962 import decode_entries
 from ingestor.assembly import Assembly
 from ingestor.catalog.log import Kind, Log
 from ingestor.ctclient.fetch import http_client
+from ingestor.meter import Meter
 from ingestor.outage import Patience
 
 WINDOW = 1024  # ct_log.batch_size, and what the simulated log returns at once
@@ -199,7 +200,7 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
         leases = Leases(redis, KEYS, "bench", 60)
         publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free)
         ledger, reader = Ledger(redis, KEYS), CertificateReader()
-        assembly = Assembly(Config(), http, publisher, leases, ledger, reader, Patience())
+        assembly = Assembly(Config(), http, publisher, leases, ledger, reader, Patience(), Meter())
         log = Log(id="url-" + "0" * 64, name="bench", url=url, kind=Kind(kind))
         if kind == "static-ct":
             log = msgspec.structs.replace(log, origin="simlog.test/static1")
@@ -217,7 +218,7 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
         await client.entries(0, window)  # connect
         if kind == "rfc6962":
             bodies = await timed(
-                "fetch", lambda: collect(lambda at: fetch(assembly, url, at), starts)
+                "fetch", lambda: collect(lambda at: fetch(assembly, log, at), starts)
             )
             windows = await timed(
                 "decode", lambda: now(lambda: list(map(decode_entries, bodies, starts)))
@@ -260,9 +261,9 @@ async def collect(ask: Callable[[int], Awaitable[Any]], starts: range) -> list[A
     return [await ask(start) for start in starts]
 
 
-async def fetch(assembly: Assembly, url: str, at: int) -> bytes:
-    entries = f"{url}/ct/v1/get-entries?start={at}&end={at + WINDOW - 1}"
-    return await assembly.fetcher("bench").get(entries, 64 << 20)
+async def fetch(assembly: Assembly, log: Log, at: int) -> bytes:
+    entries = f"{log.base}/ct/v1/get-entries?start={at}&end={at + WINDOW - 1}"
+    return await assembly.fetcher(log).get(entries, 64 << 20)
 
 
 def digest(entry: Entry) -> bytes:

@@ -63,6 +63,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "REDIS_READ_URL": "redis_read_url",
     "LOG_LISTS": "log_lists",
     "STATE_DIR": "state_dir",
+    "ADMIN": "admin",
 }
 
 #: Not settings: where the file is, which `load` reads itself.

@@ -63,6 +63,7 @@ USES: Final[Mapping[str, Use]] = {
     "retention": _INGESTOR,
     "state_dir": Use(restart=("up",)),
     "drain_secs": Use(restart=("gateway",)),
+    "admin": Use(restart=("gateway", "ingestor")),
     "contact": Use(restart=("ingestor",)),
 }
 

@@ -39,6 +39,10 @@ PublicKey = Annotated[
         description="a public key: the base64 of its DER SubjectPublicKeyInfo",
     ),
 ]
+AdminAddress = Annotated[
+    str,
+    Meta(pattern=r"^(unix:.+|.+:[0-9]{1,5})$", description="host:port, or unix:<path>"),
+]
 #: What becomes of entries that a log's signed tree does not prove: held back, published with an
 #: alarm, or not looked at.
 Integrity = Literal["enforce", "warn", "off"]
@@ -249,6 +253,7 @@ class Config(msgspec.Struct, frozen=True):
         redis_read_url: a replica that gateways read the streams from.
         drain_secs: how long a gateway that stops may take to send its clients elsewhere; under
             `certstream-server up`, at most 4.
+        admin: where one process alone gives /health and /metrics; `up` gives each of its own one.
         contact: for the User-Agent, so that log operators can reach whoever reads their logs.
         file: the config.yaml that was read, if any.
         notices: what the operator should be told once, a line each.
@@ -280,6 +285,7 @@ class Config(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
     state_dir: Path = Path("~/.local/state/certstream-server")
     drain_secs: PositiveFloat = 4
+    admin: AdminAddress | None = None
     contact: Text | None = None
     file: Path | None = None
     notices: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -11,12 +11,15 @@ import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
+from certadmin.address import address_of, listen
+from certadmin.server import Answer as AdminAnswer
+from certadmin.server import Page, text
+from certadmin.server import serve as admin_server
 from certbus.connection import check_server, connect
 from certbus.keys import Keys
 from certbus.limits import ConnectionCounts, RateLimits
 from certbus.reader import Follower
 from certconf import Config, Present
-from gateway.admin import AdminRoutes, address_of, listen
 from gateway.admission.door import Door
 from gateway.admission.policy import policy_of
 from gateway.fanout import Fanout
@@ -24,7 +27,7 @@ from gateway.feed import feed
 from gateway.history import History
 from gateway.http1 import HTTPConnection
 from gateway.machine import Machine
-from gateway.metrics import metrics
+from gateway.metrics import CONTENT_TYPE, metrics
 from gateway.patience import watch
 from gateway.reload import Reload
 from gateway.replay import Replay
@@ -62,7 +65,7 @@ async def serve(
         settings: limits and intervals; None for those of `config`.
         listener: a listening socket; None for one of the configured address, which any number of
             gateways share.
-        admin: address of this process alone, see `gateway.admin.listen`; None for none.
+        admin: address of this process alone, see `certadmin.address.listen`; None for none.
         ready: called with the URL once connections are accepted.
         present: holds `config`, and newer ones as they come; None if none will.
 
@@ -116,7 +119,7 @@ async def _serve(
 ) -> None:
     follower = Follower(replica, keys, settings.streams, primary=primary)
     history = History(replica, keys, settings.history_bytes)
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         replay = Replay(history, primary, keys, lambda: follower.positions, group)
         service = Service(settings, replay.begin)
         rings = service.rings
@@ -130,8 +133,9 @@ async def _serve(
         server = await loop.create_server(
             lambda: HTTPConnection(service, routes.respond, door), sock=listening, backlog=_BACKLOG
         )
-        admin = AdminRoutes(own_metrics, lambda: _unready(follower, stop))
-        admin_server = await _serve_admin(admin, service, admin_listening)
+        if admin_listening is not None:
+            pages = _pages(own_metrics, lambda: _unready(follower, stop))
+            await stack.enter_async_context(admin_server(admin_listening, pages))
         url = _url(listening)
         tasks = [
             group.create_task(task)
@@ -156,25 +160,30 @@ async def _serve(
             await close_all(server, service, _RESTART, "restart")
         finally:
             server.close()
-            if admin_server is not None:
-                admin_server.close()
             for task in tasks:
                 task.cancel()
 
 
-async def _serve_admin(
-    routes: AdminRoutes, service: Service, listening: socket.socket | None
-) -> asyncio.Server | None:
-    if listening is None:
-        return None
-    loop = asyncio.get_running_loop()
+def _pages(
+    own_metrics: Callable[[], bytes], unready: Callable[[], str | None]
+) -> Mapping[str, Page]:
+    """What is answered at the address of this process alone.
 
-    def connected() -> HTTPConnection:
-        return HTTPConnection(service, routes.respond)
+    Whoever supervises it asks whether it still answers (/health); whoever sends it clients,
+    whether it can serve them (/ready).
+    """
 
-    if listening.family == socket.AF_UNIX:
-        return await loop.create_unix_server(connected, sock=listening)
-    return await loop.create_server(connected, sock=listening)
+    async def health() -> AdminAnswer:
+        return text("OK")
+
+    async def ready() -> AdminAnswer:
+        why = unready()
+        return text(why or "OK", 503 if why else 200)
+
+    async def measured() -> AdminAnswer:
+        return AdminAnswer(200, CONTENT_TYPE, own_metrics())
+
+    return {"/health": health, "/ready": ready, "/metrics": measured}
 
 
 def _unready(follower: Follower, stop: asyncio.Event) -> str | None:

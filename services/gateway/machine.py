@@ -1,4 +1,4 @@
-"""What any gateway answers for all: the others are found in the directory, and asked.
+"""What any gateway answers for all: the other processes are found in the directory, and asked.
 
 Whoever asks often, or many at once, is given the answer of a moment ago.
 """
@@ -8,31 +8,31 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-import httpx
 import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
+from certadmin.address import UNIX
+from certadmin.client import ask
 from certbus.directory import Member, Snapshot, snapshot
 from certbus.keys import Keys
 from certbus.reader import Follower
-from gateway.admin import UNIX
 from gateway.health import judge
-from gateway.merging import merge
+from gateway.merging import Told, merge
 from gateway.metrics import CONTENT_TYPE
 from gateway.ring import Ring
 from gateway.routes import Answer
 
 _PATIENCE: Final = 1.0  # seconds for Redis, and then for the other gateways
 _FRESH: Final = 0.5  # seconds for which an answer is given again
-_LONGEST: Final = 4 * 1024 * 1024  # bytes of one gateway's metrics
 
 
 class Machine:
-    """Asks the gateways of this machine, and the directory.
+    """Asks the gateways and ingestors of this machine, and the directory.
 
     Args:
         client: the primary.
@@ -68,18 +68,34 @@ class Machine:
 
     async def _metrics(self) -> Answer:
         await self._look()
-        host = socket.gethostname()
-        members = self._seen.gateways if self._seen else []
-        here = [member for member in members if member.fields.get("host") == host]
-        # One that was replaced is remembered for a while beside the one that has its address now.
-        asked = {_address(member): member for member in here if member.id != self._name}
-        asked.pop(self._address, None)
+        seen = self._seen
+        gateways = self._here(seen.gateways if seen else [])
+        gateways.pop(self._address, None)
+        ingestors = self._here(seen.workers if seen else [])
+        asked = {**gateways, **ingestors}
         texts = await asyncio.gather(
             *(_ask(member.fields.get("admin")) for member in asked.values())
         )
-        labels = _labels([self._address, *asked])
-        body = merge(dict(zip(labels, [self._own_metrics(), *texts], strict=True)))
-        return Answer(200, (("Content-Type", CONTENT_TYPE),), body)
+        names = _short([self._address, *asked])
+        told = [
+            Told("ingestor" if address in ingestors else "gateway", name, text)
+            for address, name, text in zip(
+                (self._address, *asked), names, (self._own_metrics(), *texts), strict=True
+            )
+        ]
+        return Answer(200, (("Content-Type", CONTENT_TYPE),), merge(told))
+
+    def _here(self, members: Sequence[Member]) -> dict[str, Member]:
+        """Those of this machine but this one, by address.
+
+        One that was replaced is remembered for a while beside the one that has its address now.
+        """
+        host = socket.gethostname()
+        return {
+            _address(member): member
+            for member in members
+            if member.fields.get("host") == host and member.id != self._name
+        }
 
     async def _health(self) -> Answer:
         answers = await self._look() and self._follower.connected
@@ -125,33 +141,17 @@ class _Fresh:
 
 
 async def _ask(admin: str | None) -> bytes | None:
-    """Get a gateway's metrics; None if it does not give them in time."""
-    if not admin:
-        return None
-    path = admin.removeprefix(UNIX) if admin.startswith(UNIX) else None
-    base = "http://gateway" if path else f"http://{admin}"
-    transport = httpx.AsyncHTTPTransport(uds=path)
-    with suppress(httpx.HTTPError, httpx.InvalidURL, TimeoutError):
-        async with (
-            asyncio.timeout(_PATIENCE),
-            httpx.AsyncClient(transport=transport, timeout=_PATIENCE, trust_env=False) as client,
-            client.stream("GET", f"{base}/metrics") as response,
-        ):
-            body = bytearray()
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > _LONGEST:
-                    return None
-            return bytes(body) if response.is_success else None
-    return None
+    """Get a process's metrics; None if it does not give them in time."""
+    reply = await ask(admin, "/metrics", _PATIENCE) if admin else None
+    return reply.body if reply is not None and reply.status == HTTPStatus.OK else None
 
 
 def _address(member: Member) -> str:
-    """What tells a gateway from the others: its address, for it stays when it is replaced."""
+    """What tells a process from the others: its address, for it stays when it is replaced."""
     return member.fields.get("admin") or member.id
 
 
-def _labels(addresses: Sequence[str]) -> list[str]:
+def _short(addresses: Sequence[str]) -> list[str]:
     """Short names, as long as they are different."""
     short = [Path(address).stem if address.startswith(UNIX) else address for address in addresses]
     return short if len(set(short)) == len(short) else list(addresses)

@@ -1,7 +1,8 @@
-"""The metrics of many gateways as one text: each family once, each sample with its gateway."""
+"""The metrics of many processes as one text: each family once, each sample with its process."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -9,34 +10,48 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 
-def merge(texts: Mapping[str, bytes | None]) -> bytes:
-    """Put the metrics of gateways together.
+class Told(msgspec.Struct, frozen=True):
+    """What a process says.
 
-    Args:
-        texts: by gateway, in Prometheus' text format; None from one that gave none.
+    Attributes:
+        kind: "gateway" or "ingestor": the label that its samples get.
+        name: the value of that label.
+        text: in Prometheus' text format; None if it gave none.
+    """
+
+    kind: str
+    name: str
+    text: bytes | None
+
+
+def merge(told: Sequence[Told]) -> bytes:
+    """Put the metrics of processes together.
 
     Returns:
         Text, where what cannot be read counts as not given.
     """
-    up = GaugeMetricFamily(
-        "certstream_gateway_up",
-        "Whether it told its metrics. Needs an admin address.",
-        labels=["gateway"],
-    )
+    ups = {
+        kind: GaugeMetricFamily(
+            f"certstream_{kind}_up",
+            "Whether it told its metrics. Needs an admin address.",
+            labels=[kind],
+        )
+        for kind in dict.fromkeys(each.kind for each in told)
+    }
     families: dict[str, Metric] = {}
-    for gateway, text in texts.items():
-        told = _read(text)
-        up.add_metric([gateway], told is not None)
-        for family in told or ():
+    for each in told:
+        said = _read(each.text)
+        ups[each.kind].add_metric([each.name], said is not None)
+        for family in said or ():
             merged = families.setdefault(
                 family.name, Metric(family.name, family.documentation, family.type, family.unit)
             )
             merged.samples += [
-                sample._replace(labels={**sample.labels, "gateway": gateway})
+                sample._replace(labels={**sample.labels, each.kind: each.name})
                 for sample in family.samples
             ]
     registry = CollectorRegistry()
-    registry.register(_Given([up, *families.values()]))
+    registry.register(_Given([*ups.values(), *families.values()]))
     return generate_latest(registry)
 
 

@@ -1,13 +1,18 @@
 """One ingestor process: catalog, worker and trimmer around one Redis and one HTTP client."""
 
 import asyncio
+import os
 import secrets
 import socket
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import structlog
 
+from certadmin.address import address_of, listen
+from certadmin.server import Answer, Page
+from certadmin.server import serve as admin_server
 from certbus.connection import check_server, connect
 from certbus.directory import Directory, snapshot
 from certbus.keys import Keys
@@ -24,6 +29,9 @@ from ingestor.catalog.merge import keep_ids, merge
 from ingestor.catalog.sources import GOOGLE, Lists
 from ingestor.ctclient.backoff import jittered
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
+from ingestor.health import Health
+from ingestor.meter import Meter
+from ingestor.metrics import metrics
 from ingestor.outage import Patience
 from ingestor.reload import apply_changes
 from ingestor.settings import kinds, publisher_settings, retention, starts
@@ -57,6 +65,8 @@ async def serve(
         ConfigError: there is no `redis_url`.
         UnsuitableServer: that Redis cannot hold the streams.
         UnsupportedFormat: that Redis holds the data of another version.
+        ValueError: `admin` is not an address.
+        OSError: that address cannot be had.
     """
     if config.redis_url is None:
         raise ConfigError((Problem(Origin("ingestor"), "redis_url", "needed, but not set"),))
@@ -76,28 +86,45 @@ async def serve(
 
 async def _work(present: Present, config: Config, redis_url: str, worker_id: str) -> None:
     """All of it, until cancelled."""
-    redis = connect(redis_url, name=f"ingestor-{worker_id}")
-    keys = Keys(config.redis_prefix)
-    patience = Patience()
-    trimmer = Trimmer(redis, keys, retention(config))
-    publisher = Publisher(redis, keys, publisher_settings(config), trimmer.free)
-    try:
-        async with http_client(config.contact or "") as http:
-            await patience(partial(check_server, redis))
-            await patience(publisher.configure)
-            leases = Leases(redis, keys, worker_id, LEASE_TTL)
-            ledger = Ledger(redis, keys)
-            reader = CertificateReader()
-            assembly = Assembly(config, http, publisher, leases, ledger, reader, patience)
-            bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(snapshot, redis, keys))
-            worker = Worker(worker_id, bus, assembly, patience, starts(config))
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(trimmer.run(asyncio.Event()))
-                tasks.create_task(apply_changes(present, config, publisher, trimmer, patience))
-                tasks.create_task(_keep_catalog(present, config, assembly, worker))
-                await worker.run()
-    finally:
-        await redis.aclose()
+    async with AsyncExitStack() as stack:
+        redis = connect(redis_url, name=f"ingestor-{worker_id}")
+        stack.push_async_callback(redis.aclose)
+        admin = stack.enter_context(listen(config.admin)) if config.admin else None
+        http = await stack.enter_async_context(http_client(config.contact or ""))
+        keys = Keys(config.redis_prefix)
+        patience, meter = Patience(), Meter()
+        trimmer = Trimmer(redis, keys, retention(config))
+        publisher = Publisher(redis, keys, publisher_settings(config), trimmer.free)
+        leases = Leases(redis, keys, worker_id, LEASE_TTL)
+        ledger = Ledger(redis, keys)
+        reader = CertificateReader()
+        assembly = Assembly(config, http, publisher, leases, ledger, reader, patience, meter)
+        bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(snapshot, redis, keys))
+        whereabouts = {
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+            "admin": address_of(admin) if admin else "",
+        }
+        worker = Worker(worker_id, bus, assembly, patience, starts(config), whereabouts)
+        if admin is not None:
+            pages = _pages(Health(redis, patience, worker), metrics(meter, worker, patience))
+            await stack.enter_async_context(admin_server(admin, pages))
+        await patience(partial(check_server, redis))
+        await patience(publisher.configure)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(trimmer.run(asyncio.Event()))
+            tasks.create_task(apply_changes(present, config, publisher, trimmer, patience))
+            tasks.create_task(_keep_catalog(present, config, assembly, worker))
+            await worker.run()
+
+
+def _pages(health: Health, metrics: Callable[[], Answer]) -> Mapping[str, Page]:
+    """What is answered at the admin address."""
+
+    async def measured() -> Answer:
+        return metrics()
+
+    return {"/health": health.answer, "/health/deep": health.deep_answer, "/metrics": measured}
 
 
 async def _keep_catalog(

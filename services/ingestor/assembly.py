@@ -25,6 +25,7 @@ from ingestor.follow.follower import Follower, Pace
 from ingestor.follow.moment import moments
 from ingestor.follow.pipeline import Pipeline
 from ingestor.integrity.guard import Guard, check_signature
+from ingestor.meter import Meter
 from ingestor.outage import Patience
 
 _log = structlog.get_logger(__name__)
@@ -41,6 +42,7 @@ class Assembly(msgspec.Struct, frozen=True):
         ledger: what Redis keeps of each log's tree.
         reader: remembers what certificates have in common, across logs.
         patience: what to do while Redis is away.
+        meter: counts what they do.
         moments: when to poll the next log, as a part of its interval.
     """
 
@@ -51,6 +53,7 @@ class Assembly(msgspec.Struct, frozen=True):
     ledger: Ledger
     reader: CertificateReader
     patience: Patience
+    meter: Meter
     moments: Iterator[float] = msgspec.field(default_factory=moments)
 
     @property
@@ -63,13 +66,14 @@ class Assembly(msgspec.Struct, frozen=True):
             maximum=settings.retry_max_delay_ms / 1000,
         )
 
-    def fetcher(self, name: str) -> Fetcher:
-        """What fetches from the log (or list) of that name."""
-        return Fetcher(self.http, name, self.retry, self.config.ct_log.request_timeout_secs)
+    def fetcher(self, log: Log) -> Fetcher:
+        """What fetches from `log`."""
+        timeout = self.config.ct_log.request_timeout_secs
+        return Fetcher(self.http, log.name, self.retry, timeout, self.meter.fetches(log.operator))
 
     def client(self, log: Log) -> LogClient:
         """What reads `log`."""
-        fetcher = self.fetcher(log.name)
+        fetcher = self.fetcher(log)
         if log.kind is Kind.RFC6962:
             return Rfc6962Log(log.base, fetcher)
         identity = Identity(log.digest, log.origin)
@@ -93,7 +97,8 @@ class Assembly(msgspec.Struct, frozen=True):
             moment=next(self.moments),
             retry=self.retry,
         )
-        pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience)
+        meter = self.meter.log(log.name)
+        pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience, meter)
         hope = 2 * self.retry.maximum
         guard = Guard(log, client, _key(log), self._mode(log), self.ledger, self.patience, hope)
         return Follower(log, client, pipeline, guard, pace)

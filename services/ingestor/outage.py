@@ -22,9 +22,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Patience:
-    """Repeats what failed because Redis is away, full or refusing, until it succeeds."""
+    """Repeats what failed because Redis is away, full or refusing, until it succeeds.
+
+    Attributes:
+        problem: why the last attempt failed; None if it did not.
+    """
 
     def __init__(self) -> None:
+        self.problem: str | None = "not asked yet"
         self._away_since: float | None = None  # loop time
 
     async def __call__(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -42,12 +47,13 @@ class Patience:
             attempt += 1
 
     def _went(self, error: Exception) -> None:
+        self.problem = str(error) or type(error).__name__
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
-            problem = str(error) or type(error).__name__
-            _log.warning("redis unavailable, trying until it is back", problem=problem)
+            _log.warning("redis unavailable, trying until it is back", problem=self.problem)
 
     def _came_back(self) -> None:
+        self.problem = None
         if self._away_since is not None:
             away = asyncio.get_running_loop().time() - self._away_since
             self._away_since = None

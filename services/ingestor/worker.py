@@ -19,7 +19,7 @@ repeated. A worker that stops gives its leases back; one that dies loses them wi
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -70,12 +70,20 @@ class Worker:
         assembly: makes followers.
         patience: what to do while Redis is away.
         starts: where logs start that Redis does not know.
+        whereabouts: what the directory is told of this process beside its numbers.
     """
 
     def __init__(
-        self, worker_id: str, bus: Bus, assembly: Assembly, patience: Patience, starts: Starts
+        self,
+        worker_id: str,
+        bus: Bus,
+        assembly: Assembly,
+        patience: Patience,
+        starts: Starts,
+        whereabouts: Mapping[str, str],
     ) -> None:
         self._id = worker_id
+        self._whereabouts = whereabouts
         self._bus = bus
         self._assembly = assembly
         self._patience = patience
@@ -87,6 +95,18 @@ class Worker:
         self._why: dict[str, str] = {}  # log id -> why it starts where it does
         self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
         self._left_alone: dict[str, float] = {}  # log id -> loop time until which
+
+    @property
+    def held(self) -> Sequence[Held]:
+        """The logs that it follows."""
+        return tuple(self._held.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many logs it has yet to begin: their start is looked for, or they are left alone."""
+        now = asyncio.get_running_loop().time()
+        left_alone = {log_id for log_id, until in self._left_alone.items() if until > now}
+        return len((self._looking.keys() | left_alone) - self._held.keys())
 
     def follow(self, logs: Mapping[str, Log]) -> None:
         """Share in these logs from the next beat on.
@@ -120,7 +140,8 @@ class Worker:
 
     async def _pulse(self) -> None:
         await self._renew()
-        await self._bus.directory.worker_alive(self._id, totals(self._held.values()))
+        said = {**self._whereabouts, **totals(self._held.values())}
+        await self._bus.directory.worker_alive(self._id, said)
 
     async def _share(self, tasks: asyncio.TaskGroup) -> None:
         """Hold as many logs as this worker should, and tell how they are."""

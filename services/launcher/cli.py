@@ -118,9 +118,11 @@ def _add_ingest(commands: _Commands) -> None:
         "run one ingestor: logs to Redis",
         """\
   certstream-server ingest --redis-url redis://redis:6379/0
-  certstream-server ingest --from-start --set 'log_lists=[]' --config logs.yaml""",
+  certstream-server ingest --from-start --set 'log_lists=[]' --config logs.yaml
+  certstream-server ingest --admin 127.0.0.1:9101           its own /health and /metrics""",
     )
     options.add_start(parser)
+    options.add_admin(parser, "/health, /health/deep and /metrics")
     options.add_configuration(parser)
 
 
@@ -135,12 +137,8 @@ def _add_gateway(commands: _Commands) -> None:
   certstream-server gateway --set redis_read_url=redis://replica:6379/0
   certstream-server gateway --admin 127.0.0.1:9100          its own /ready and /metrics""",
     )
-    options.add_listening(parser).add_argument(
-        "--admin",
-        metavar="ADDRESS",
-        type=options.admin_address,
-        help="HOST:PORT or unix:PATH where this one process alone gives /health, /ready, /metrics",
-    )
+    options.add_listening(parser)
+    options.add_admin(parser, "/health, /ready and /metrics")
     options.add_configuration(parser)
 
 
@@ -212,7 +210,7 @@ def _gateway(chosen: argparse.Namespace) -> int:
     service.prepare("gateway", config, chosen.log_format, chosen.parent_pid)
     present = Present(config)
     return service.run_or_explain(
-        lambda stop: serve(config, stop, admin=chosen.admin, present=present),
+        lambda stop: serve(config, stop, admin=config.admin, present=present),
         _reloader("gateway", chosen, present),
     )
 

@@ -24,6 +24,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "state_dir": "state_dir",
     "redis_url": "redis_url",
     "start_index": "ct_log.start_index",
+    "admin": "admin",
 }
 
 
@@ -67,6 +68,16 @@ def add_listening(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument("--host", metavar="ADDRESS", help="address to listen on (0.0.0.0)")
     group.add_argument("--port", metavar="PORT", help="port to listen on (8080)")
     return group
+
+
+def add_admin(parser: argparse.ArgumentParser, pages: str) -> None:
+    """The option of commands that are one process, which gives these pages there."""
+    parser.add_argument(
+        "--admin",
+        metavar="ADDRESS",
+        type=_admin_address,
+        help=f"HOST:PORT or unix:PATH where this one process alone gives {pages}",
+    )
 
 
 def add_start(parser: argparse.ArgumentParser) -> None:
@@ -123,8 +134,7 @@ def count(text: str) -> int:
     return int(text)
 
 
-def admin_address(text: str) -> str:
-    """The type of an option that is an address of one process alone, for argparse."""
+def _admin_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not text.startswith("unix:") and not (host and port.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is neither HOST:PORT nor unix:PATH")

@@ -184,6 +184,7 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "REDIS_READ_URL": ("unix:///run/r.sock?db=1", RedisURL("unix:///run/r.sock?db=1")),
     "LOG_LISTS": ("[]", ()),
     "STATE_DIR": ("/var/lib/certs", Path("/var/lib/certs")),
+    "ADMIN": ("127.0.0.1:9100", "127.0.0.1:9100"),
 }
 UNUSED_VARIABLES = {"BUFFER_SIZE", "DEDUP_CAPACITY", "CT_LOGS_URL", "ADDITIONAL_LOG_LISTS"}
 

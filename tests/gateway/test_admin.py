@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.admin import listen
+from certadmin.address import listen
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer
 from tests.gateway.clients import Raw, receive, websocket

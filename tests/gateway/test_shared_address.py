@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from certadmin.address import listen
 from certbus.directory import Directory
-from gateway.admin import listen
-from gateway.merging import merge
+from gateway.merging import Told, merge
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer
 from tests.gateway import doors
-from tests.gateway.clients import Raw, receive, serials, websocket
+from tests.gateway.clients import Raw, certificates, receive, serials, websocket
 from tests.gateway.conftest import Running, Start
 from tests.gateway.press import LOG, Press
 from tests.waiting import until
@@ -173,7 +174,7 @@ async def test_without_redis_it_is_unhealthy_and_clients_stay(
         assert (await numbers(second))["certstream_gateway_clients", "one"] == 1
         own_redis.start()
         await press.print(1)
-        assert serials(await receive(client, 1)) == [1]
+        assert serials(await certificates(client, 1)) == [1]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,42 @@ async def test_networks_that_may_not_ask(shared_redis: RedisServer, prefix: str)
 
 def test_what_cannot_be_read_counts_as_not_given() -> None:
     text = b"# HELP a_total A.\n# TYPE a_total counter\na_total 2.0\n"
-    found = totals(merge({"x": text, "y": text, "z": b"a{ 1", "w": None}))
+    texts = {"x": text, "y": text, "z": b"a{ 1", "w": None}
+    found = totals(merge([Told("gateway", name, text) for name, text in texts.items()]))
     assert found["a_total", "x"] == found["a_total", "y"] == 2
     up = {gateway: value for (name, gateway), value in found.items() if name.endswith("_up")}
     assert up == {"x": 1, "y": 1, "z": 0, "w": 0}
+
+
+def test_histograms_stay_histograms() -> None:
+    texts = []
+    for values in ((0.01, 0.2), (3.0,)):
+        registry = CollectorRegistry()
+        seconds = Histogram("a_seconds", "A.", buckets=(0.1, 1.0), registry=registry)
+        for value in values:
+            seconds.observe(value)
+        texts.append(generate_latest(registry))
+    merged = merge([Told("gateway", "x", texts[0]), Told("ingestor", "y", texts[1])])
+    (family,) = (
+        family
+        for family in text_string_to_metric_families(merged.decode())
+        if family.name == "a_seconds"
+    )
+    assert family.type == "histogram"
+    assert family.documentation == "A."
+    found = [
+        (sample.name.removeprefix("a_seconds_"), sample.labels, sample.value)
+        for sample in family.samples
+    ]
+    assert found == [
+        ("bucket", {"le": "0.1", "gateway": "x"}, 1),
+        ("bucket", {"le": "1.0", "gateway": "x"}, 2),
+        ("bucket", {"le": "+Inf", "gateway": "x"}, 2),
+        ("count", {"gateway": "x"}, 2),
+        ("sum", {"gateway": "x"}, 0.21000000000000002),
+        ("bucket", {"le": "0.1", "ingestor": "y"}, 0),
+        ("bucket", {"le": "1.0", "ingestor": "y"}, 0),
+        ("bucket", {"le": "+Inf", "ingestor": "y"}, 1),
+        ("count", {"ingestor": "y"}, 1),
+        ("sum", {"ingestor": "y"}, 3),
+    ]

@@ -22,6 +22,7 @@ from ctparse.messages import Message, MessageWriter, Source
 from ctparse.rfc6962 import chain_certificates, decode_entries
 from ctparse.treehead import TreeHead
 from ingestor.follow.pipeline import LeaseLost, Moved, Pipeline
+from ingestor.meter import Meter
 from ingestor.outage import Patience
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -35,6 +36,7 @@ class Bench:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
+        self.meter = Meter()
         self.publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free)
 
     async def pipeline(
@@ -46,7 +48,13 @@ class Bench:
         source = Source("Log", "https://log.example/", "Operator", "rfc6962")
         writer = MessageWriter(source, str, chain_certificates)
         pipeline = Pipeline(
-            self.publisher, leases, lease, writer, Patience(), clock=lambda: 1_700_000_000.0
+            self.publisher,
+            leases,
+            lease,
+            writer,
+            Patience(),
+            self.meter.log("Log"),
+            clock=lambda: 1_700_000_000.0,
         )
         return pipeline, leases
 
@@ -141,7 +149,9 @@ class Padded(MessageWriter):
 
 async def with_sizes(bench: Bench, size: Callable[[int], int]) -> Pipeline:
     pipeline, leases = await bench.pipeline()
-    return Pipeline(bench.publisher, leases, pipeline.lease, Padded(size), Patience())
+    return Pipeline(
+        bench.publisher, leases, pipeline.lease, Padded(size), Patience(), bench.meter.log("Log")
+    )
 
 
 async def test_batches_hold_only_so_many_bytes(bench: Bench) -> None:

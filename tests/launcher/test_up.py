@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,16 +149,37 @@ async def test_whatever_dies_is_started_again(begin: Begin) -> None:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_stops_answering_is_replaced(begin: Begin) -> None:
+async def test_what_stops_answering_is_replaced(begin: Begin) -> None:
     up = begin(*following(UNREACHABLE))
     await up.ready()
-    (started,) = up.lines("child started", child="gateway-1")
-    os.kill(started["child_pid"], signal.SIGSTOP)
-    await until(
-        lambda: _count(up, "child started", 2, child="gateway-1"), f"another\n{up.process}", 60
-    )
-    assert up.lines("child does not answer, stopping it", child="gateway-1")
+    children = ("gateway-1", "ingestor-1")
+    for child in children:
+        (started,) = up.lines("child started", child=child)
+        os.kill(started["child_pid"], signal.SIGSTOP)
+    for child in children:
+        await until(
+            partial(_count, up, "child started", 2, child=child), f"another\n{up.process}", 60
+        )
+        assert up.lines("child does not answer, stopping it", child=child)
     await up.ready()
+
+
+async def test_one_scrape_shows_the_whole_machine(begin: Begin) -> None:
+    up = begin(*following(UNREACHABLE), "--gateways=2")
+    await up.ready()
+    expected = {
+        'certstream_gateway_up{gateway="gateway-1"} 1.0',
+        'certstream_gateway_up{gateway="gateway-2"} 1.0',
+        'certstream_ingestor_up{ingestor="ingestor-1"} 1.0',
+        'certstream_ingestor_logs{ingestor="ingestor-1",state="waiting"} 1.0',
+    }
+
+    async def all_of_it() -> bool:
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(f"http://127.0.0.1:{up.port}/metrics")).text
+        return expected <= set(text.splitlines())
+
+    await until(all_of_it, f"metrics of all processes\n{up.process}", START)
 
 
 async def test_a_second_one_on_the_same_state_is_refused(begin: Begin) -> None:

@@ -22,6 +22,7 @@ import msgspec
 
 from ingestor.ctclient.backoff import jittered
 from ingestor.ctclient.errors import BadAnswer, LogError, Refused, TooLarge, Unreachable
+from ingestor.meter import FetchOutcome, Measured
 
 MAX_REDIRECTS = 3
 # A log may ask for patience, but a hostile or broken one cannot silence us for ever.
@@ -69,10 +70,26 @@ def http_client(contact: str = "", connect_timeout: float = 10.0) -> httpx.Async
 
 
 class Fetcher:
-    """GETs URLs of one log; remembers when that log wants to be left alone."""
+    """GETs URLs of one log; remembers when that log wants to be left alone.
 
-    def __init__(self, http: httpx.AsyncClient, log: str, retry: Retry, timeout: float) -> None:
+    Args:
+        http: the client that all logs share.
+        log: its name.
+        retry: when to ask again.
+        timeout: seconds for one request with its body.
+        measured: told of each request.
+    """
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        log: str,
+        retry: Retry,
+        timeout: float,
+        measured: Measured = lambda _outcome, _spent: None,
+    ) -> None:
         self.log = log
+        self._measured = measured
         self._http = http
         self._retry = retry
         self._timeout = timeout
@@ -105,6 +122,16 @@ class Fetcher:
     async def _attempt(self, url: str, limit: int) -> bytes:
         """One request, after any pause the log asked for."""
         await self._pause()
+        began = time.perf_counter()
+        try:
+            body = await self._request(url, limit)
+        except LogError as error:
+            self._measured(_outcome(error), time.perf_counter() - began)
+            raise
+        self._measured("ok", time.perf_counter() - began)
+        return body
+
+    async def _request(self, url: str, limit: int) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._exchange(url, limit)
@@ -180,6 +207,21 @@ def _problem(error: Exception) -> str:
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _outcome(error: LogError) -> FetchOutcome:
+    """How a request ended that gave no body."""
+    match error:
+        case Refused(status=status) if status == _TOO_MANY_REQUESTS:
+            return "rate_limited"
+        case Refused(status=status) if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        case Refused():
+            return "refused"
+        case _ if isinstance(error.__cause__, TimeoutError | httpx.TimeoutException):
+            return "timeout"
+        case _:
+            return "broken"
 
 
 def _worth_retrying(error: LogError) -> bool:

@@ -6,6 +6,7 @@ an outage is worth a line in the log, and the first success after it.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -58,6 +59,9 @@ class Health(msgspec.Struct):
         failures: failures since anything was published or the head was reached.
         down_since: loop time of the first failure since the head was reached; None: none.
         last_error: the last failure, if there was one.
+        tree_size: of the newest tree head that the log has shown.
+        begun: when this process began to follow it, seconds since the epoch.
+        caught_up: when everything up to the tree head was last published; 0 if never.
     """
 
     successes: int = 0
@@ -65,6 +69,21 @@ class Health(msgspec.Struct):
     failures: int = 0
     down_since: float | None = None
     last_error: str = ""
+    tree_size: int = 0
+    begun: float = msgspec.field(default_factory=time.time)
+    caught_up: float = 0.0
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """How far Redis is behind a log.
+
+    Attributes:
+        entries: that the log has and Redis has not.
+        seconds: at most so old are they, 0 if there are none.
+    """
+
+    entries: int
+    seconds: float
 
 
 class Unread(msgspec.Struct, frozen=True):
@@ -110,6 +129,17 @@ class Follower:
         self._size = WindowSize(pace.batch_size, client.tile)
         self._unread = Unread()
 
+    @property
+    def lag(self) -> Lag:
+        """How far Redis is behind the log, as far as the log has told."""
+        entries = max(self.health.tree_size - self.pipeline.next, 0)
+        if not entries:
+            return Lag(0, 0.0)
+        # What is missing was accepted after the newest entry that was published, and after the
+        # moment when nothing was missing.
+        since = max(self.pipeline.newest or 0.0, self.health.caught_up) or self.health.begun
+        return Lag(entries, max(time.time() - since, 0.0))
+
     async def run(self) -> None:
         """Follow the log; never returns.
 
@@ -122,6 +152,7 @@ class Follower:
             asked = loop.time()
             try:
                 newest = await self._client.tree_head()
+                self.health.tree_size = newest.size
                 head = await self.guard.admit(newest, self.pipeline.next)
                 await self._catch_up(head)
             except LogError as error:
@@ -207,6 +238,7 @@ class Follower:
         health = self.health
         health.failures = 0
         health.successes += 1
+        health.caught_up = time.time()
         self.guard.reached()
         if health.down_since is not None:
             down = asyncio.get_running_loop().time() - health.down_since

@@ -12,12 +12,13 @@ what is new, writing its message.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from hashlib import sha256
 
 import msgspec
 import structlog
+from redis.exceptions import RedisError
 
 from certbus.batch import (
     MAX_BYTES,
@@ -25,6 +26,7 @@ from certbus.batch import (
     Batch,
     Fenced,
     Missing,
+    Outcome,
     Published,
     Repeated,
     Stale,
@@ -35,6 +37,7 @@ from ctparse.entry import Entry, Rejected, Unreadable
 from ctparse.messages import Message, MessageWriter
 from ctparse.treehead import TreeHead
 from ingestor.integrity.growth import Growth
+from ingestor.meter import LogMeter
 from ingestor.outage import Patience
 
 LIVE_MESSAGES = 64
@@ -81,11 +84,14 @@ class Pipeline:
         lease: the right to publish this log.
         writer: entry -> messages, for this log.
         patience: what to do while Redis is away.
+        meter: counts for this log.
         clock: seconds since the epoch, for `seen`.
 
     Attributes:
         lease: the current one; `restore` may renew it.
         next: index of the next entry to publish.
+        newest: when the log accepted the newest entry that was published, seconds since the epoch;
+            None before the first.
         tally: what was done so far.
     """
 
@@ -96,15 +102,18 @@ class Pipeline:
         lease: Lease,
         writer: MessageWriter,
         patience: Patience,
+        meter: LogMeter,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.lease = lease
         self.next = lease.next
+        self.newest: float | None = None
         self.tally = Tally()
         self._publisher = publisher
         self._leases = leases
         self._write = writer.write
         self._patience = patience
+        self._meter = meter
         self._clock = clock
         self._restoring = asyncio.Lock()
 
@@ -142,6 +151,7 @@ class Pipeline:
             if growth is not None:
                 batch = msgspec.structs.replace(batch, frontier=growth.through(start, at))
             await self._send(batch)
+        self.newest = _newest(entries) or self.newest
 
     def _batch(
         self,
@@ -208,7 +218,7 @@ class Pipeline:
         """Publish one batch, whatever it takes; `publish` says what is raised."""
         while True:
             lease = self.lease
-            match await self._patience(partial(self._publisher.publish, lease, batch)):
+            match await self._patience(partial(self._try, lease, batch)):
                 case Published():
                     break
                 case Repeated(positions=positions):
@@ -227,6 +237,17 @@ class Pipeline:
         self.tally.duplicates += batch.duplicates
         self.tally.rejected += len(batch.rejected)
         self.tally.problems += sum(len(message.problems) for message in batch.messages)
+        self._meter.published(batch)
+
+    async def _try(self, lease: Lease, batch: Batch) -> Outcome:
+        began = time.perf_counter()
+        try:
+            outcome = await self._publisher.publish(lease, batch)
+        except (RedisError, OSError) as error:
+            self._meter.tried(error, time.perf_counter() - began)
+            raise
+        self._meter.tried(outcome, time.perf_counter() - began)
+        return outcome
 
     async def restore(self, lease: Lease) -> None:
         """Make the log again in a Redis that was emptied, from `next`.
@@ -248,6 +269,12 @@ class Pipeline:
                 "redis had lost the log, made it again", log_id=lease.log_id, next=self.next
             )
             self.lease = restored
+
+
+def _newest(entries: Sequence[Entry | Rejected]) -> float | None:
+    """When the log accepted the last of these that can be read."""
+    last = next((entry for entry in reversed(entries) if isinstance(entry, Entry)), None)
+    return None if last is None else last.timestamp / 1000
 
 
 def without(batch: Batch, positions: Collection[int]) -> Batch:

@@ -117,6 +117,11 @@ class Guard:
             return "unproven"
         return "unsigned" if self._key is None else "proven"
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether nothing of the log is published for now."""
+        return self._mode == "enforce" and self.state in {"unproven", "lying"}
+
     async def load(self, next_index: int) -> None:
         """Go on from where Redis says the log's tree stands."""
         if self._mode == "off":

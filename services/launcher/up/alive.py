@@ -1,17 +1,18 @@
-"""Whether a gateway still answers, asked at an address of its own: the others share its port."""
+"""Whether a process still answers, asked at an address of its own."""
 
 import os
 from pathlib import Path
 from typing import Final
 
-import httpx
+from certadmin.address import UNIX
+from certadmin.client import ask
 
 _PATIENCE: Final = 5.0  # seconds for one answer
 _LONGEST_PATH: Final = 100  # bytes; the kernel's limit is 108 on Linux, 104 elsewhere
 
 
 class Address:
-    """Where one gateway is asked.
+    """Where one process is asked.
 
     Args:
         path: of its unix socket.
@@ -27,14 +28,12 @@ class Address:
 
     @property
     def argument(self) -> str:
-        """Of `certstream-server gateway`."""
-        return f"--admin=unix:{self._path}"
+        """Of `certstream-server gateway` and `ingest`."""
+        return f"--admin={UNIX}{self._path}"
 
     async def answers(self) -> bool:
-        """Ask for its health."""
-        transport = httpx.AsyncHTTPTransport(uds=self._path)
-        async with httpx.AsyncClient(transport=transport, timeout=_PATIENCE) as client:
-            try:
-                return (await client.get("http://gateway/health")).is_success
-            except httpx.HTTPError:
-                return False
+        """Ask for its health: whatever it answers, it is not hung.
+
+        One that is unhealthy because Redis is away would not be better off in a new process.
+        """
+        return await ask(f"{UNIX}{self._path}", "/health", _PATIENCE) is not None

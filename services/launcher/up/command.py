@@ -81,7 +81,7 @@ async def _everything(
     """
     async with AsyncExitStack() as stack:
         own = stack.enter_context(place(config.host, config.port))
-        settings = dict(overrides)
+        settings = {**overrides, "admin": None}  # each process gets one of its own
         state_dir, redis_url, demo = config.state_dir, config.redis_url, None
         if chosen.demo:
             state_dir, redis_url, demo = own / "state", None, Demo(own)
@@ -112,11 +112,11 @@ async def _everything(
             started = Child(name, command, environ, answers)
             return keep_running(started, on_line=on_line, running=among)
 
-        def gateway(name: str) -> Coroutine[Any, Any, None]:
+        def watched(name: str, command: str) -> Coroutine[Any, Any, None]:
             admin = Address(own / f"{name}.sock")
             if not admin.possible:
-                return child(name, "gateway", *configured)
-            return child(name, "gateway", admin.argument, *configured, answers=admin.answers)
+                return child(name, command, *configured)
+            return child(name, command, *configured, admin.argument, answers=admin.answers)
 
         async with asyncio.TaskGroup() as background:
             if server is not None:
@@ -128,9 +128,9 @@ async def _everything(
                 background.create_task(panel.watch(redis_url.reveal(), config.redis_prefix))
             async with asyncio.TaskGroup() as services:
                 for number in range(chosen.ingestors):
-                    services.create_task(child(f"ingestor-{number + 1}", "ingest", *configured))
+                    services.create_task(watched(f"ingestor-{number + 1}", "ingest"))
                 for number in range(chosen.gateways):
-                    services.create_task(gateway(f"gateway-{number + 1}"))
+                    services.create_task(watched(f"gateway-{number + 1}", "gateway"))
 
 
 def _print_urls(config: Config) -> None:

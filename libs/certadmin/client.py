@@ -1,0 +1,48 @@
+"""Asking a process at its own address."""
+
+import asyncio
+from typing import Final
+
+import httpx
+import msgspec
+
+from certadmin.address import UNIX
+
+_LONGEST: Final = 4 * 1024 * 1024  # bytes of an answer
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a process has answered."""
+
+    status: int
+    body: bytes
+
+
+async def ask(address: str, path: str, seconds: float) -> Reply | None:
+    """Get a page of a process.
+
+    Args:
+        address: as `address.address_of` gives it.
+        path: of the page.
+        seconds: for all of it.
+
+    Returns:
+        None if there is no answer in time, or one that is too long.
+    """
+    socket = address.removeprefix(UNIX) if address.startswith(UNIX) else None
+    base = "http://process" if socket else f"http://{address}"
+    transport = httpx.AsyncHTTPTransport(uds=socket)
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            httpx.AsyncClient(transport=transport, timeout=seconds, trust_env=False) as client,
+            client.stream("GET", f"{base}{path}") as response,
+        ):
+            body = bytearray()
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > _LONGEST:
+                    return None
+            return Reply(response.status_code, bytes(body))
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+        return None

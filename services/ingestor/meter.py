@@ -1,0 +1,128 @@
+"""What an ingestor counts as it works. `metrics.py` reads the rest when it is asked.
+
+Labels are bounded: logs and operators are those that are followed, all others are of fixed sets.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import redis.exceptions
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from certbus.batch import Batch, Fenced, Missing, Outcome, Published, Repeated, Stale
+
+PREFIX = "certstream_ingestor"
+
+FetchOutcome = Literal["ok", "rate_limited", "server_error", "refused", "timeout", "broken"]
+Measured = Callable[[FetchOutcome, float], None]
+"""Told of each request: how it ended, and seconds."""
+
+_FETCH_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_PUBLISH_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15)
+
+
+class Meter:
+    """Counters and histograms of one ingestor.
+
+    Attributes:
+        registry: has them all.
+        entries: by log and outcome.
+        operator_wait: by operator, seconds that requests waited for their turn.
+    """
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.entries = Counter(
+            f"{PREFIX}_entries",
+            "Log entries dealt with, by what became of them.",
+            ["log", "outcome"],
+            registry=registry,
+        )
+        self._fetch_seconds = Histogram(
+            f"{PREFIX}_fetch_seconds",
+            "HTTP requests to logs, with their bodies.",
+            ["operator"],
+            buckets=_FETCH_BUCKETS,
+            registry=registry,
+        )
+        self._fetches = Counter(
+            f"{PREFIX}_fetches",
+            "HTTP requests to logs, by how they ended.",
+            ["operator", "outcome"],
+            registry=registry,
+        )
+        self._publish_seconds = Histogram(
+            f"{PREFIX}_publish_seconds",
+            "Publishing one batch to Redis.",
+            buckets=_PUBLISH_BUCKETS,
+            registry=registry,
+        )
+        self._publish_failures = Counter(
+            f"{PREFIX}_publish_failures",
+            "Batches that Redis did not take; they are tried again, here or by another ingestor.",
+            ["reason"],
+            registry=registry,
+        )
+        self.operator_wait = Counter(
+            f"{PREFIX}_operator_wait_seconds",
+            "Time that requests waited for their turn with an operator.",
+            ["operator"],
+            registry=registry,
+        )
+
+    def fetches(self, operator: str) -> Measured:
+        """What is to be told of each request to this operator."""
+        operator = operator or "unknown"
+        seconds = self._fetch_seconds.labels(operator)
+
+        def measured(outcome: FetchOutcome, spent: float) -> None:
+            seconds.observe(spent)
+            self._fetches.labels(operator, outcome).inc()
+
+        return measured
+
+    def log(self, name: str) -> "LogMeter":
+        """The part of it that concerns one log."""
+        return LogMeter(self, name)
+
+    def tried(self, outcome: Outcome | Exception, spent: float) -> None:
+        """Count one attempt to publish a batch, which ended so after so many seconds."""
+        match outcome:
+            case Published() | Repeated():
+                self._publish_seconds.observe(spent)
+            case _:
+                self._publish_failures.labels(_reason(outcome)).inc()
+
+
+class LogMeter:
+    """What one log adds to a meter.
+
+    Args:
+        meter: the process's.
+        log: its name.
+    """
+
+    def __init__(self, meter: Meter, log: str) -> None:
+        self.tried = meter.tried
+        self._published = meter.entries.labels(log, "published")
+        self._duplicates = meter.entries.labels(log, "duplicate")
+        self._rejected = meter.entries.labels(log, "rejected")
+
+    def published(self, batch: Batch) -> None:
+        """Count a batch that Redis has taken."""
+        self._published.inc(len(batch.messages))
+        self._duplicates.inc(batch.duplicates)
+        self._rejected.inc(len(batch.rejected))
+
+
+def _reason(outcome: Outcome | Exception) -> str:
+    """Why a batch was not taken, out of a fixed set."""
+    match outcome:
+        case Fenced() | Missing() | Stale():
+            return type(outcome).__name__.lower()
+        case redis.exceptions.TimeoutError():
+            return "timeout"
+        case redis.exceptions.ConnectionError() | OSError():
+            return "away"
+        case _:
+            return "refused"

@@ -1,0 +1,94 @@
+"""What an ingestor can be measured by, in Prometheus' terms. Read from the worker when asked."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, get_args
+
+from prometheus_client import ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from certadmin.server import Answer
+from ingestor.held import Held
+from ingestor.integrity.alarms import AlarmKind, State
+from ingestor.meter import PREFIX, Meter
+from ingestor.outage import Patience
+from ingestor.worker import Worker
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_KINDS: Final[Sequence[AlarmKind]] = [
+    kind for literal in get_args(AlarmKind) for kind in get_args(literal)
+]
+
+
+class WorkerCollector(Collector):
+    """Reads a worker's numbers."""
+
+    def __init__(self, worker: Worker, patience: Patience) -> None:
+        self._worker = worker
+        self._patience = patience
+
+    def collect(self) -> Iterator[Metric]:
+        """Give all metrics as they are now."""
+        worker = self._worker
+        yield from _logs(worker.held)
+        states = GaugeMetricFamily(
+            f"{PREFIX}_logs",
+            "Logs that it follows; of which it holds the entries back (`held`), as nothing proves "
+            "them; and that it has yet to begin (`waiting`).",
+            labels=["state"],
+        )
+        held_back = sum(held.follower.guard.holds_back for held in worker.held)
+        states.add_metric(["followed"], len(worker.held))
+        states.add_metric(["held"], held_back)
+        states.add_metric(["waiting"], worker.waiting)
+        yield states
+        yield GaugeMetricFamily(
+            f"{PREFIX}_redis_up", "Whether Redis answers.", self._patience.problem is None
+        )
+
+
+def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
+    def gauge(name: str, what: str, *more: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"{PREFIX}_{name}", what, labels=["log", *more])
+
+    next_index = gauge("log_next_index", "Index of the next entry to publish.")
+    tree_size = gauge("log_tree_size", "Entries in the newest tree head that the log has shown.")
+    entries = gauge("log_lag_entries", "Entries that the log has and Redis has not.")
+    seconds = gauge("log_lag_seconds", "Age of the oldest of them at most; 0 if there are none.")
+    integrity = gauge("integrity_state", "What is proven of the log; 1 at the present.", "state")
+    alarms = CounterMetricFamily(
+        f"{PREFIX}_integrity_alarms",
+        "What was found wrong with the log; `stale` is no more than an older tree head.",
+        labels=["log", "kind"],
+    )
+    for name, held in _named(followed):
+        follower = held.follower
+        for kind in _KINDS:  # also those that are zero: alerts ask whether they grow
+            alarms.add_metric([name, kind], follower.guard.alarms.counts[kind])
+        lag = follower.lag
+        next_index.add_metric([name], follower.pipeline.next)
+        tree_size.add_metric([name], follower.health.tree_size)
+        entries.add_metric([name], lag.entries)
+        seconds.add_metric([name], lag.seconds)
+        for state in get_args(State):
+            integrity.add_metric([name, state], state == follower.guard.state)
+    yield from (next_index, tree_size, entries, seconds, integrity, alarms)
+
+
+def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:
+    """The logs by names of which no two are the same: operators of logs choose them."""
+    names = Counter(held.follower.log.name for held in followed)
+    for held in followed:
+        log = held.follower.log
+        yield (log.name if names[log.name] == 1 else f"{log.name} ({log.id})"), held
+
+
+def metrics(meter: Meter, worker: Worker, patience: Patience) -> Callable[[], Answer]:
+    """Make what writes the metrics of this process as text."""
+    registry = meter.registry
+    registry.register(WorkerCollector(worker, patience))
+    ProcessCollector(registry=registry)
+    return lambda: Answer(200, CONTENT_TYPE, generate_latest(registry))

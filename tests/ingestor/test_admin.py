@@ -1,0 +1,139 @@
+"""The address of one ingestor: what it tells, and that it tells it whatever happens to Redis."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from certadmin.client import Reply, ask
+from certbus.directory import snapshot
+from tests.ingestor.site import Site
+from tests.waiting import until
+
+Samples = Mapping[tuple[str, ...], float]
+
+
+async def get(admin: str, path: str) -> Reply:
+    reply = await ask(admin, path, 5)
+    assert reply is not None
+    return reply
+
+
+async def samples(admin: str) -> Samples:
+    """Metrics by name and the values of their labels."""
+    text = (await get(admin, "/metrics")).body.decode()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_what_is_done_is_counted(site: Site, tmp_path: Path) -> None:
+    await site.simlog.start(preload=600, rfc6962=1, static_ct=1, duplicates=0.2, rate=0)
+    admin = f"unix:{tmp_path}/admin.sock"
+    await site.ingestor("a", admin=admin, **{"ct_log.start_index": 0})
+    await until(site.complete)
+
+    async def caught_up() -> bool:
+        found = await samples(admin)
+        return all(found.get(("certstream_ingestor_log_lag_entries", name)) == 0 for name in logs)
+
+    logs = await site.logs()
+    await until(caught_up)
+    found = await samples(admin)
+    for name, log in logs.items():
+        counted = {
+            outcome: found["certstream_ingestor_entries_total", name, outcome]
+            for outcome in ("published", "duplicate", "rejected")
+        }
+        assert counted == {
+            "published": log.published,
+            "duplicate": log.duplicates,
+            "rejected": log.rejected,
+        }
+        assert found["certstream_ingestor_log_next_index", name] == log.next
+        assert found["certstream_ingestor_log_tree_size", name] == log.tree_size
+        assert found["certstream_ingestor_log_lag_seconds", name] == 0
+        assert found["certstream_ingestor_integrity_state", name, "proven"] == 1
+    asked = found["certstream_ingestor_fetches_total", "unknown", "ok"]  # configured without one
+    assert asked == found["certstream_ingestor_fetch_seconds_count", "unknown"] > 0
+    assert found["certstream_ingestor_publish_seconds_count",] > 0
+    assert found["certstream_ingestor_logs", "followed"] == 2
+    assert found["certstream_ingestor_logs", "held"] == 0
+    assert found["certstream_ingestor_redis_up",] == 1
+    assert found["process_cpu_seconds_total",] > 0
+    (worker,) = (await snapshot(site.redis, site.keys)).workers
+    assert worker.fields["admin"] == admin
+
+
+async def test_trouble_is_told(site: Site, tmp_path: Path) -> None:
+    await site.simlog.start(preload=10, rfc6962=1, static_ct=0, rate=0)
+    admin = f"unix:{tmp_path}/admin.sock"
+    await site.ingestor("a", admin=admin, **{"ct_log.start_index": 0})
+    await until(site.complete)
+    (name,) = await site.logs()
+
+    async def deep() -> dict[str, Any]:
+        told: dict[str, Any] = msgspec.json.decode((await get(admin, "/health/deep")).body)
+        return told
+
+    async def well() -> bool:
+        return bool((await deep())["status"] == "healthy")
+
+    async def troubled() -> bool:
+        return bool((await deep())["status"] == "degraded")
+
+    await until(well)
+    assert (await deep())["logs"] == [
+        {
+            "name": name,
+            "next": 10,
+            "tree_size": 10,
+            "lag_entries": 0,
+            "lag_secs": 0,
+            "integrity": "proven",
+            "last_error": None,
+        }
+    ]
+    site.simlog.stop()
+    await until(troubled)
+    assert (await deep())["logs"][0]["last_error"].startswith(site.simlog.url)
+    assert (await get(admin, "/health")).status == 200  # it is the log's trouble
+    assert (await samples(admin))["certstream_ingestor_fetches_total", "unknown", "broken"] > 0
+
+
+async def test_without_redis_it_says_why_it_is_unhealthy(site: Site, tmp_path: Path) -> None:
+    await site.simlog.start(preload=10, rfc6962=1, static_ct=0, rate=0)
+    admin = f"unix:{tmp_path}/admin.sock"
+    nowhere = f"unix://{tmp_path}/nowhere.sock"
+    await site.ingestor("a", admin=admin, redis_url=nowhere)
+
+    async def answers() -> bool:
+        return await ask(admin, "/health", 5) is not None
+
+    await until(answers)
+    reply = await get(admin, "/health")
+    assert reply.status == 503
+    told = msgspec.json.decode(reply.body)
+    assert told["status"] == "unhealthy"
+    assert "nowhere.sock" in told["reason"]
+    assert (await get(admin, "/health/deep")).status == 503
+    assert (await samples(admin))["certstream_ingestor_redis_up",] == 0
+
+
+async def test_there_is_nothing_else(site: Site, tmp_path: Path) -> None:
+    await site.simlog.start(preload=10, rfc6962=1, static_ct=0)
+    admin = f"unix:{tmp_path}/admin.sock"
+    await site.ingestor("a", admin=admin)
+
+    async def healthy() -> bool:
+        reply = await ask(admin, "/health", 5)
+        return reply is not None and reply == Reply(200, b"OK")
+
+    await until(healthy)
+    reply = await get(admin, "/")
+    assert reply.status == 404
+    assert b"/health, /health/deep, /metrics" in reply.body
