@@ -3,16 +3,27 @@
 The deduplication marks are the index. They live at least as long as the streams retain.
 """
 
-from typing import Any
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
+import structlog
 from redis.asyncio import Redis
 
+from certbus.codec import Codec, Undecodable
+from certbus.events import decode
 from certbus.ids import ORIGIN, parse_cursor, parse_entry_id
 from certbus.keys import WINDOW_MS, Keys
-from certbus.reader import read_batch
 
-_SHA1_KEPT = 10  # bytes, as in lua/marks.lua
+_SHA1_KEPT: Final = 10  # bytes, as in lua/marks.lua
+_SHA256_SIZE: Final = 32
+_SHA1_SIZE: Final = 20
+
+_LONG: Final = 128 * 1024
+"""Packed bytes of a batch that takes milliseconds to unpack: others have their turn meanwhile."""
+
+log = structlog.get_logger(__name__)
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -28,7 +39,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 async def locate(client: Redis, keys: Keys, digest: bytes) -> Place | None:
-    """Find the newest place of a certificate.
+    """Find the newest place of a certificate, in two or three round trips.
 
     Args:
         client: primary or replica.
@@ -39,44 +50,62 @@ async def locate(client: Redis, keys: Keys, digest: bytes) -> Place | None:
     Raises:
         ValueError: the digest has another length.
     """
-    (seconds, _) = await client.time()
-    found: Any = await client.hmget(keys.head, "remember", "last")
-    remember, last = found
+    if len(digest) not in (_SHA256_SIZE, _SHA1_SIZE):
+        raise ValueError(f"a digest of {len(digest)} bytes is neither a SHA-256 nor a SHA-1")
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.time()
+        pipeline.hmget(keys.head, "remember", "last")
+        (seconds, _), (remember, last) = await pipeline.execute()
     # As in lua/marks.lua: where a clock was set back, the newest marks are in a window to come.
     newest = parse_entry_id(ORIGIN if last is None else last.decode())
     now = max(seconds * 1000, newest.ms)
-    for window in range(now // WINDOW_MS, (now - int(remember or 0)) // WINDOW_MS - 1, -1):
-        match len(digest):
-            case 32:
-                place = await _find_sha256(client, f"{keys.marks}{window}", digest)
-            case 20:
-                place = await _find_sha1(client, f"{keys.sha1_marks}{window}", digest)
-            case length:
-                raise ValueError(f"a digest of {length} bytes is neither a SHA-256 nor a SHA-1")
-        if place is not None:
-            cursor = parse_cursor(place.decode())
-            return Place(str(cursor.entry), cursor.position or 0)
-    return None
-
-
-async def _find_sha256(client: Redis, prefix: str, digest: bytes) -> bytes | None:
-    bucket = digest[0] << 6 | digest[1] >> 2
-    place: Any = await client.hget(f"{prefix}:{bucket}", digest[1:])
-    return place if place is None else bytes(place)
-
-
-async def _find_sha1(client: Redis, prefix: str, digest: bytes) -> bytes | None:
-    key = f"{prefix}:{digest[0]}"
-    # A place is never mistaken for a digest: it is longer.
-    rest: Any = digest[1:_SHA1_KEPT]  # lpos() is annotated for text, but takes bytes as well
-    at: Any = await client.lpos(key, rest, rank=-1)
-    if at is None:
+    windows = range(now // WINDOW_MS, (now - int(remember or 0)) // WINDOW_MS - 1, -1)
+    find = _find_sha256 if len(digest) == _SHA256_SIZE else _find_sha1
+    place = await find(client, keys, windows, digest)
+    if place is None:
         return None
-    place: Any = await client.lindex(key, at + 1)
-    return bytes(place)
+    cursor = parse_cursor(place.decode())
+    return Place(str(cursor.entry), cursor.position or 0)
+
+
+async def _find_sha256(client: Redis, keys: Keys, windows: range, digest: bytes) -> bytes | None:
+    bucket = digest[0] << 6 | digest[1] >> 2
+    async with client.pipeline(transaction=False) as pipeline:
+        for window in windows:
+            pipeline.hget(f"{keys.marks}{window}:{bucket}", digest[1:])
+        places: list[bytes | None] = await pipeline.execute()
+    return next((place for place in places if place is not None), None)
+
+
+async def _find_sha1(client: Redis, keys: Keys, windows: range, digest: bytes) -> bytes | None:
+    lists = [f"{keys.sha1_marks}{window}:{digest[0]}" for window in windows]
+    # A place is never mistaken for a digest: it is longer. (The type of lpos() says text only.)
+    rest: Any = digest[1:_SHA1_KEPT]
+    async with client.pipeline(transaction=False) as pipeline:
+        for key in lists:
+            pipeline.lpos(key, rest, rank=-1)
+        found: list[int | None] = await pipeline.execute()
+    for key, at in zip(lists, found, strict=True):
+        if at is not None:
+            place: Any = await client.lindex(key, at + 1)
+            return None if place is None else bytes(place)
+    return None
 
 
 async def message_at(client: Redis, keys: Keys, stream: str, place: Place) -> bytes | None:
     """Read one message of a stream; None if the stream does not retain it (any more)."""
-    batch = await read_batch(client, keys, stream, place.entry)
-    return None if batch is None else batch.messages[place.position]
+    entries: Any = await client.xrange(keys.stream(stream), min=place.entry, max=place.entry)
+    for _, fields in entries:
+        if len(fields.get(b"m", b"")) > _LONG:
+            return await asyncio.to_thread(_unpack, stream, place, fields)
+        return _unpack(stream, place, fields)
+    return None
+
+
+def _unpack(stream: str, place: Place, fields: Mapping[bytes, bytes]) -> bytes | None:
+    try:
+        messages = decode(Codec(), stream, place.entry, fields).messages
+    except Undecodable as error:
+        log.error("unreadable batch", stream=stream, id=place.entry, error=str(error))
+        return None
+    return messages[place.position] if place.position < len(messages) else None

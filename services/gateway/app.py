@@ -22,6 +22,8 @@ from certbus.reader import Follower
 from certconf import Config, Present
 from gateway.admission.door import Door
 from gateway.admission.policy import policy_of
+from gateway.api.cert import Certificates
+from gateway.api.sight import Sight
 from gateway.fanout import Fanout
 from gateway.feed import feed
 from gateway.history import History
@@ -35,6 +37,7 @@ from gateway.routes import Routes
 from gateway.service import Service
 from gateway.settings import Settings, settings_of
 from gateway.stopping import close_all
+from gateway.table import table
 from gateway.whereabouts import announce, new_name
 
 _BACKLOG: Final = 4096
@@ -126,9 +129,11 @@ async def _serve(
         fanout = Fanout(service.lanes.values())
         name, own_metrics = new_name(), metrics(service, history, follower, present.reloads)
         own_address = address_of(admin_listening) if admin_listening else None
-        machine = Machine(primary, keys, name, own_address, own_metrics, follower, rings)
-        routes = Routes(settings, rings, metrics=machine.metrics, health=machine.health)
-        reload = Reload(service, follower, routes, door)
+        sight = Sight(primary, keys)
+        machine = Machine(sight, name, own_address, own_metrics, follower, service)
+        certificates = Certificates(primary, replica, keys)
+        routes = Routes(service, table(service, machine, sight, certificates))
+        reload = Reload(service, follower, door)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: HTTPConnection(service, routes.respond, door), sock=listening, backlog=_BACKLOG

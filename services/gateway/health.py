@@ -2,16 +2,24 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from certbus.directory import LogStatus, Snapshot
 
+Health = Literal["healthy", "degraded", "unhealthy"]
+
 _PATIENCE: Final = 300_000
-"""Milliseconds for which a log that does not answer is degraded, then it is unhealthy."""
+"""Milliseconds that a log may take to answer as it should."""
 
 
 def judge(
-    seen: Snapshot | None, *, now: int, redis: bool, uptime: float, ages: Mapping[str, float]
+    seen: Snapshot | None,
+    *,
+    now: int,
+    redis: bool,
+    uptime: float,
+    ages: Mapping[str, float],
+    unhealthy_threshold: int,
 ) -> dict[str, Any]:
     """Say how the service does.
 
@@ -21,6 +29,7 @@ def judge(
         redis: whether Redis answers.
         uptime: of this gateway, in seconds.
         ages: by stream, seconds since its newest batch that this gateway has.
+        unhealthy_threshold: see `log_health`.
 
     Returns:
         What /health/deep answers. Its status is "unhealthy" without Redis, or if there are logs
@@ -28,7 +37,7 @@ def judge(
     """
     logs = seen.logs if seen else []
     gateways = [member.fields for member in seen.gateways] if seen else []
-    counts = Counter(_log_health(log, now) for log in logs)
+    counts = Counter(log_health(log, now, unhealthy_threshold) for log in logs)
     if not redis or (logs and not counts["healthy"]):
         status = "unhealthy"
     else:
@@ -47,9 +56,22 @@ def judge(
     }
 
 
-def _log_health(log: LogStatus, now: int) -> str:
-    """One that was never heard of yet is degraded."""
+def log_health(log: LogStatus, now: int, unhealthy_threshold: int) -> Health:
+    """Say how a log does: the one definition, for /health/deep and /api/logs.
+
+    Args:
+        log: as Redis knows it.
+        now: milliseconds since the epoch.
+        unhealthy_threshold: failures in a row that make it unhealthy.
+
+    Returns:
+        "unhealthy" if it is left alone for failing, has failed that often in a row, has not
+        answered for five minutes, or lies. "degraded" if it has just failed, is being tried again,
+        or was never heard of yet.
+    """
+    if log.circuit == "open" or log.failures >= unhealthy_threshold or log.integrity == "lying":
+        return "unhealthy"
     success, failure = log.last_success or 0, log.last_error_at or 0
-    if now - success <= _PATIENCE:
-        return "healthy" if success >= failure else "degraded"
-    return "unhealthy" if success or failure else "degraded"
+    if now - success > _PATIENCE:
+        return "unhealthy" if success or failure else "degraded"
+    return "degraded" if log.failures or log.circuit != "closed" else "healthy"

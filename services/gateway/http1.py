@@ -18,8 +18,8 @@ import msgspec
 from gateway.admission.door import Door, Ticket
 from gateway.admission.visitor import Visitor
 from gateway.deflate import DEFLATED
+from gateway.exchange import Answer, Later, Outcome, Request, Router, Subscription, refuse
 from gateway.frames import SSE, WEBSOCKET
-from gateway.routes import Answer, Later, Outcome, Request, Router, Subscription, refuse
 from gateway.service import Service
 from gateway.sse import SSEClient
 from gateway.websocket import WebSocketClient, accept

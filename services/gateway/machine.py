@@ -6,28 +6,25 @@ Whoever asks often, or many at once, is given the answer of a moment ago.
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import redis.exceptions
-from redis.asyncio import Redis
 
 from certadmin.address import UNIX
 from certadmin.client import ask
-from certbus.directory import Member, Snapshot, snapshot
-from certbus.keys import Keys
+from certbus.directory import Member, Snapshot
 from certbus.reader import Follower
+from gateway.api.sight import Sight
+from gateway.exchange import Answer
 from gateway.health import judge
 from gateway.merging import Told, merge
 from gateway.metrics import CONTENT_TYPE
-from gateway.ring import Ring
-from gateway.routes import Answer
+from gateway.service import Service
 
-_PATIENCE: Final = 1.0  # seconds for Redis, and then for the other gateways
+_PATIENCE: Final = 1.0  # seconds for the other gateways
 _FRESH: Final = 0.5  # seconds for which an answer is given again
 
 
@@ -35,32 +32,29 @@ class Machine:
     """Asks the gateways and ingestors of this machine, and the directory.
 
     Args:
-        client: the primary.
-        keys: names of the keys.
+        sight: shows the directory.
         name: of this gateway in the directory.
         admin: its own address; None if it has none.
         own_metrics: writes those of this gateway.
         follower: says whether Redis is being followed.
-        rings: by stream.
+        service: whose streams' age is told.
     """
 
     def __init__(
         self,
-        client: Redis,
-        keys: Keys,
+        sight: Sight,
         name: str,
         admin: str | None,
         own_metrics: Callable[[], bytes],
         follower: Follower,
-        rings: Mapping[str, Ring],
+        service: Service,
     ) -> None:
-        self._redis = client
-        self._keys = keys
+        self._sight = sight
         self._name = name
         self._address = admin or name
         self._own_metrics = own_metrics
         self._follower = follower
-        self._rings = rings
+        self._service = service
         self._seen: Snapshot | None = None
         self._started = time.monotonic()
         self.metrics = _Fresh(self._metrics).get
@@ -107,21 +101,20 @@ class Machine:
             uptime=time.monotonic() - self._started,
             ages={
                 ring.stream: now - ring.head.cursor.entry.ms / 1000
-                for ring in self._rings.values()
+                for ring in self._service.rings.values()
                 if ring.newest is not None
             },
+            unhealthy_threshold=self._service.settings.unhealthy_threshold,
         )
         headers = (("Content-Type", "application/json"), ("Access-Control-Allow-Origin", "*"))
         status = 503 if said["status"] == "unhealthy" else 200
         return Answer(status, headers, msgspec.json.encode(said))
 
     async def _look(self) -> bool:
-        """Read the directory; what was seen before stays if Redis does not answer."""
-        with suppress(redis.exceptions.RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                self._seen = await snapshot(self._redis, self._keys)
-            return True
-        return False
+        """Look at the directory; what was seen before stays if Redis does not answer."""
+        seen = await self._sight.look()
+        self._seen = seen or self._seen
+        return seen is not None
 
 
 class _Fresh:

@@ -1,9 +1,10 @@
-"""What can be said without a stream: the index page, and samples for when nothing has come yet."""
+"""What can be said without a stream: the index page, ."""
 
-from importlib.resources import files
 from typing import Final
 
-INDEX: Final = b"""\
+from gateway.exchange import TEXT, Answer, Request
+
+_TEXT: Final = b"""\
 certstream-server: every certificate that Certificate Transparency logs receive, as a live stream.
 
 WebSocket     /               without the certificate's bytes and chain
@@ -16,7 +17,7 @@ Health        /health, /health/deep
 Metrics       /metrics
 """
 
-SAMPLES: Final = {
-    stream: (files("gateway") / "samples" / f"{stream}.json").read_bytes().rstrip()
-    for stream in ("full", "domains")
-}
+
+def index(_: Request) -> Answer:
+    """Show what there is."""
+    return Answer(200, (TEXT,), _TEXT)

@@ -18,7 +18,6 @@ from gateway.admission.policy import policy_of
 from gateway.client import Client
 from gateway.frames import SSE
 from gateway.lane import Lane
-from gateway.routes import Routes
 from gateway.service import Service
 from gateway.settings import Settings, settings_of
 
@@ -35,13 +34,11 @@ class Reload(msgspec.Struct, frozen=True):
     Attributes:
         service: has the clients.
         follower: reads the streams that are offered.
-        routes: says what is offered.
         door: says who may come in.
     """
 
     service: Service
     follower: Follower
-    routes: Routes
     door: Door
 
     async def run(self, present: Present, config: Config) -> None:
@@ -59,7 +56,6 @@ class Reload(msgspec.Struct, frozen=True):
         settings = settings_of(config, self.service.settings)
         self.door.change(policy_of(config))
         gone = self.service.change(settings)
-        self.routes.change(settings)
         self.follower.change(settings.streams)
         closed = 0
         for client, code, reason in list(self._unwanted(gone, settings)):

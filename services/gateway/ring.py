@@ -137,6 +137,16 @@ class Ring:
                 return message_id(slot.entry, position), slot.messages[-1]
         return None
 
+    def latest(self, count: int) -> list[tuple[str, bytes]]:
+        """The newest messages and their ids, the newest first."""
+        found = (
+            (message_id(slot.entry, slot.first + index), slot.messages[index])
+            for slot in reversed(self._slots)
+            if not slot.notice
+            for index in reversed(range(len(slot.messages)))
+        )
+        return list(islice(found, count))
+
     @property
     def oldest(self) -> str | None:
         """Entry id of the oldest batch."""

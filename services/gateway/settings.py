@@ -1,5 +1,6 @@
 """What a gateway can be told, apart from where Redis is."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -21,6 +22,9 @@ class Settings(msgspec.Struct, frozen=True):
         metrics: whether /metrics is answered.
         health: whether /health and /health/deep are.
         example_json: whether the examples are.
+        api: whether /latest.json and /api/… are.
+        unhealthy_threshold: failures in a row that make a log unhealthy.
+        retained: bytes that Redis may hold of each stream.
         ring_bytes: memory for each stream's newest batches, forms included.
         history_bytes: memory for what was read from Redis for lagging clients.
         heartbeat: between two heartbeats of a WebSocket client.
@@ -38,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True):
     metrics: bool = True
     health: bool = True
     example_json: bool = True
+    api: bool = False
+    unhealthy_threshold: int = 5
+    retained: Mapping[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
     ring_bytes: int = 32 * MIB
     history_bytes: int = 32 * MIB
     heartbeat: float = 30.0
@@ -61,4 +68,7 @@ def settings_of(config: Config, base: Settings | None = None) -> Settings:
         metrics=protocols.metrics,
         health=protocols.health,
         example_json=protocols.example_json,
+        api=protocols.api,
+        unhealthy_threshold=config.ct_log.unhealthy_threshold,
+        retained={stream: getattr(config.retention, stream).max_bytes for stream in STREAMS},
     )

@@ -4,6 +4,9 @@ import asyncio
 import os
 import secrets
 import socket
+import time
+from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -18,6 +21,7 @@ from gateway.service import Service
 
 _BEAT: Final = 1.0  # seconds
 _FIRST_BEAT: Final = 0.1
+_BEATS: Final = 10  # that rates are taken over
 _FAREWELL: Final = 1.0  # seconds; a Redis that is gone is not waited for
 
 
@@ -47,13 +51,25 @@ async def announce(
         admin: its own address, for the others on this machine; None if it has none.
     """
     directory = Directory(client, keys)
-    whereabouts = {"url": url, "host": socket.gethostname(), "admin": admin or ""}
+    whereabouts: dict[str, str | float] = {
+        "url": url,
+        "host": socket.gethostname(),
+        "admin": admin or "",
+        "started": int(time.time()),
+    }
+    rates = _Rates()
     following = False
     try:
         while True:
             with suppress(redis.exceptions.RedisError):  # the streams' reader says so in the log
                 following = bool(follower.positions)
-                said = {**whereabouts, "following": int(following), **_counts(service)}
+                counts = _counts(service)
+                said = {
+                    **whereabouts,
+                    "following": int(following),
+                    **counts,
+                    **rates.after(counts),
+                }
                 await directory.gateway_alive(name, said)
             await asyncio.sleep(_BEAT if following else _FIRST_BEAT)
     finally:
@@ -79,3 +95,22 @@ def _counts(service: Service) -> dict[str, str | float]:
         "sent": sum(lane.sent for lane in lanes.values()),
         "sent_bytes": sum(lane.sent_bytes for lane in lanes.values()),
     }
+
+
+class _Rates:
+    """How fast counters grow, over the last beats."""
+
+    def __init__(self) -> None:
+        self._past: deque[tuple[float, float, float]] = deque(maxlen=_BEATS + 1)
+
+    def after(self, counts: Mapping[str, str | float]) -> dict[str, str | float]:
+        """Take note of the counters as they are now, and give what is sent in a second."""
+        now = time.monotonic(), float(counts["sent"]), float(counts["sent_bytes"])
+        self._past.append(now)
+        seconds, sent, size = (new - old for new, old in zip(now, self._past[0], strict=True))
+        if not seconds:
+            return {"sent_per_second": 0, "sent_bytes_per_second": 0}
+        return {
+            "sent_per_second": round(sent / seconds, 1),
+            "sent_bytes_per_second": round(size / seconds),
+        }

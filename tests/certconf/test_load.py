@@ -352,11 +352,9 @@ def test_secrets_do_not_show() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("protocols.api", True),
         ("ct_log.default_operator_rate_limit_ms", 0),
         ("ct_log.operator_rate_limits", {}),
         ("ct_log.healthy_threshold", 9),
-        ("ct_log.unhealthy_threshold", 9),
         ("ct_log.health_check_interval_secs", 9),
     ],
 )

@@ -56,7 +56,13 @@ class Press:
         """
         padding = self._padding if padding is None else padding
         first = self.printed
-        messages = [message(number, padding) for number in range(first, first + count)]
+        return await self.publish(
+            [message(number, padding) for number in range(first, first + count)]
+        )
+
+    async def publish(self, messages: list[Message]) -> str:
+        """Publish a batch of any messages and give its entry id."""
+        first, count = self.printed, len(messages)
         outcome = await self._publisher.publish(
             self._lease, Batch(first, first + count, messages, 0, [])
         )

@@ -15,7 +15,7 @@ from gateway.admission.door import Door, Ticket
 from gateway.admission.policy import Policy
 from gateway.admission.tokens import holders
 from gateway.admission.visitor import Visitor
-from gateway.routes import Answer
+from gateway.exchange import Answer
 from tests.certbus.servers import RedisServer
 from tests.waiting import until
 

@@ -17,11 +17,11 @@ from gateway.admission.policy import Policy
 from gateway.admission.rates import Rates
 from gateway.admission.tokens import Holder, holder_of, offered
 from gateway.admission.visitor import Visitor, client_address, is_within, site
-from gateway.routes import Answer, Request, refuse
+from gateway.exchange import Answer, Request, refuse
 
 _HEALTH: Final = "/health"
 _METRICS: Final = "/metrics"
-_API: Final = "/api/"
+_API: Final = ("/api/", "/latest.json")
 
 _FULL_FOR: Final = 30  # seconds after which one who found no room may come again
 

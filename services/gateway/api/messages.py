@@ -1,0 +1,165 @@
+"""The shapes of the messages, as clients receive them, and their JSON Schemas.
+
+`libs/ctparse/messages.py` writes them; here they are read, and described.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+MessageId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]+-[0-9]+-[0-9]+$",
+        description="Resume behind this message with ?cursor=<id>, or Last-Event-ID.",
+        examples=["1779302892000-0-17"],
+    ),
+]
+Sha1 = Annotated[
+    str, Meta(pattern="^([0-9A-F]{2}:){19}[0-9A-F]{2}$", description="SHA-1 of the DER.")
+]
+Sha256 = Annotated[
+    str, Meta(pattern="^([0-9A-F]{2}:){31}[0-9A-F]{2}$", description="SHA-256 of the DER.")
+]
+Base64 = Annotated[str, Meta(pattern="^[A-Za-z0-9+/]+={0,2}$", description="DER in base64.")]
+Text = str | UnsetType
+
+
+class Name(msgspec.Struct, frozen=True):
+    """A subject or issuer. Absent attributes are null; of several values the last stands here."""
+
+    C: str | None
+    CN: str | None
+    L: str | None
+    O: str | None  # noqa: E741  (the attribute's name)
+    OU: str | None
+    ST: str | None
+    aggregated: Annotated[str, Meta(examples=["/C=US/CN=a.example/O=Example"])]
+    email_address: str | None
+
+
+class Extensions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The extensions that certstream shows, as text; absent ones are left out."""
+
+    authorityInfoAccess: Text = UNSET  # noqa: N815  (names of the format)
+    authorityKeyIdentifier: Text = UNSET  # noqa: N815
+    basicConstraints: Text = UNSET  # noqa: N815
+    certificatePolicies: Text = UNSET  # noqa: N815
+    ctlPoisonByte: bool | UnsetType = UNSET  # noqa: N815
+    extendedKeyUsage: Text = UNSET  # noqa: N815
+    keyUsage: Text = UNSET  # noqa: N815
+    subjectAltName: Text = UNSET  # noqa: N815
+    subjectKeyIdentifier: Text = UNSET  # noqa: N815
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate. Dates are Unix seconds."""
+
+    subject: Name
+    issuer: Name
+    serial_number: Annotated[str, Meta(pattern="^[0-9A-F]*$")]
+    not_before: int | None
+    not_after: int | None
+    fingerprint: Sha1
+    sha1: Sha1
+    sha256: Sha256
+    signature_algorithm: Annotated[str | None, Meta(examples=["sha256, rsa"])]
+    is_ca: bool
+    extensions: Extensions
+
+
+class ChainCertificate(Certificate, frozen=True, kw_only=True):
+    """A certificate of the chain; its DER is there if the server has `streams.chain_der` on."""
+
+    as_der: Base64 | UnsetType = UNSET
+
+
+class LeafCertificate(Certificate, frozen=True, kw_only=True):
+    """The certificate that a log has received."""
+
+    all_domains: Annotated[
+        list[str], Meta(description="The CN if it is a DNS name, then subjectAltName's.")
+    ]
+
+
+class FullLeafCertificate(LeafCertificate, frozen=True, kw_only=True):
+    """The certificate that a log has received, with its DER."""
+
+    as_der: Base64
+
+
+class Source(msgspec.Struct, frozen=True):
+    """The log that a certificate comes from."""
+
+    name: str
+    url: str
+    operator: str
+    type: Literal["rfc6962", "static-ct"]
+
+
+class _Data(msgspec.Struct, frozen=True, kw_only=True):
+    update_type: Literal["X509LogEntry", "PrecertLogEntry"]
+    cert_index: Annotated[int, Meta(ge=0, description="Of the entry in the log.")]
+    cert_link: Annotated[str, Meta(description="Where the entry can be fetched.")]
+    seen: Annotated[float, Meta(description="When it was read here, Unix seconds.")]
+    submission_timestamp: Annotated[float, Meta(description="The log's, Unix seconds.")]
+    source: Source
+
+
+class LiteData(_Data, frozen=True, kw_only=True):
+    """What the message is about."""
+
+    leaf_cert: LeafCertificate
+
+
+class FullData(_Data, frozen=True, kw_only=True):
+    """What the message is about, with the DER and the chain."""
+
+    leaf_cert: FullLeafCertificate
+    chain: Annotated[list[ChainCertificate], Meta(description="The issuer first.")]
+
+
+class LiteMessage(msgspec.Struct, frozen=True):
+    """A new certificate, on the stream `lite`."""
+
+    id: MessageId
+    message_type: Literal["certificate_update"]
+    data: LiteData
+
+
+class FullMessage(msgspec.Struct, frozen=True):
+    """A new certificate, on the stream `full`."""
+
+    id: MessageId
+    message_type: Literal["certificate_update"]
+    data: FullData
+
+
+class DomainsMessage(msgspec.Struct, frozen=True):
+    """The names in a new certificate, on the stream `domains`."""
+
+    id: MessageId
+    message_type: Literal["dns_entries"]
+    data: list[str]
+
+
+SHAPES: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "full": FullMessage,
+    "lite": LiteMessage,
+    "domains": DomainsMessage,
+}
+"""Of the messages, by stream."""
+
+
+def schema(stream: str) -> dict[str, Any]:
+    """The JSON Schema of a stream's messages.
+
+    More members may come with later versions: a client ignores those it does not know.
+    """
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"certstream message: {stream}",
+        **msgspec.json.schema(SHAPES[stream]),
+    }

@@ -1,0 +1,63 @@
+"""The directory in Redis as of a moment ago, read once for all who ask meanwhile."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.directory import Snapshot, snapshot
+from certbus.keys import Keys
+from gateway.exchange import Answer, Later, refuse, said
+
+_FRESH: Final = 1.0  # seconds for which what was seen is shown again
+_PATIENCE: Final = 1.0  # seconds for Redis
+
+_AGAIN: Final = ("Retry-After", "2")
+
+
+class Sight:
+    """Looks at the directory, at most once a second.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+    """
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._redis = client
+        self._keys = keys
+        self._turn = asyncio.Lock()
+        self._seen: Snapshot | None = None
+        self._until = 0.0
+
+    async def look(self) -> Snapshot | None:
+        """What is seen; None if Redis does not answer."""
+        async with self._turn:
+            if time.monotonic() >= self._until:
+                self._seen = await self._read()
+                self._until = time.monotonic() + _FRESH
+            return self._seen
+
+    async def _read(self) -> Snapshot | None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await snapshot(self._redis, self._keys)
+        except (redis.exceptions.RedisError, OSError, TimeoutError):
+            return None
+
+    def shown(self, show: Callable[[Snapshot, float], object]) -> Later:
+        """Answer with what `show` makes of what is seen and the Unix time."""
+
+        async def ask() -> Answer:
+            seen = await self.look()
+            return away() if seen is None else said(show(seen, time.time()))
+
+        return Later(ask)
+
+
+def away() -> Answer:
+    """Say that Redis is what is missing."""
+    return refuse(503, "the store of this server does not answer: try again soon", _AGAIN)

@@ -1,0 +1,119 @@
+"""What is asked over HTTP, and what becomes of it. Pure: no connection, no clock."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from certbus.ids import Cursor
+
+JSON: Final = ("Content-Type", "application/json")
+TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
+
+OPEN: Final = (
+    ("Access-Control-Allow-Origin", "*"),
+    (
+        "Access-Control-Expose-Headers",
+        "ETag, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After",
+    ),
+)
+"""Scripts of any origin may read the answer, and what its headers say (Fetch standard)."""
+
+METHODS: Final = "GET, HEAD, OPTIONS"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request's head.
+
+    Attributes:
+        method: as sent.
+        path: decoded, without the query and the configured `base_path`.
+        query: its first value of each name.
+        headers: names in lower case; the values of each joined by commas.
+        websocket: whether the client asks for a WebSocket.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    websocket: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole response."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """The connection becomes a client.
+
+    Attributes:
+        stream: what it reads.
+        websocket: a WebSocket client, else an SSE client.
+        cursor: what it has already; None to begin with what comes next.
+    """
+
+    stream: str
+    websocket: bool
+    cursor: Cursor | None
+
+
+class Later(msgspec.Struct, frozen=True):
+    """An answer that others have to be asked for.
+
+    Attributes:
+        ask: gets it.
+        headers: to be added to it.
+    """
+
+    ask: Callable[[], Awaitable[Answer]]
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Outcome = Answer | Later | Subscription
+Router = Callable[[Request], Outcome]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error, said in JSON.
+
+    Attributes:
+        error: what was wrong and what to do, for a person.
+    """
+
+    error: str
+
+
+def said(value: object) -> Answer:
+    """Answer with a value, in JSON."""
+    return Answer(200, (JSON, *OPEN), msgspec.json.encode(value))
+
+
+def refuse(status: int, error: str, *headers: tuple[str, str]) -> Answer:
+    """Answer with an error, said in JSON."""
+    kept = ("Cache-Control", "no-store")
+    return Answer(status, (JSON, *OPEN, kept, *headers), msgspec.json.encode(Problem(error)))
+
+
+def disabled(setting: str) -> Answer:
+    """Say that the operator does not offer this."""
+    return refuse(404, f"switched off on this server ({setting})")
+
+
+def preflight() -> Answer:
+    """Let scripts of other origins ask (Fetch standard, section 3.3)."""
+    return Answer(
+        204,
+        (
+            *OPEN,
+            ("Allow", METHODS),
+            ("Access-Control-Allow-Methods", METHODS),
+            ("Access-Control-Allow-Headers", "*"),
+            ("Access-Control-Max-Age", "86400"),
+        ),
+        b"",
+    )

@@ -1,0 +1,178 @@
+"""Every route of the public address: what the router goes by, and what is documented."""
+
+from typing import Final
+
+from gateway.api.cert import HASH, CertificateDetail, Certificates
+from gateway.api.examples import example
+from gateway.api.latest import Latest, latest
+from gateway.api.logs import Logs, logs
+from gateway.api.messages import DomainsMessage, FullMessage
+from gateway.api.sight import Sight
+from gateway.api.stats import Stats, stats
+from gateway.api.subscribing import events, not_a_page
+from gateway.exchange import OPEN, TEXT, Answer, Later, Problem
+from gateway.machine import Machine
+from gateway.pages import index
+from gateway.route import Parameter, Reply, Route
+from gateway.service import Service
+
+_CURSOR: Final = Parameter(
+    "cursor",
+    "query",
+    "Id of the last message seen: what followed comes first. 0: from the oldest kept.",
+    {"type": "string", "pattern": "^[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?$"},
+)
+_AWAY: Final = Reply("Redis does not answer.", Problem)
+
+
+def table(
+    service: Service, machine: Machine, sight: Sight, certificates: Certificates
+) -> list[Route]:
+    """List all routes.
+
+    Args:
+        service: has the rings, and the settings as they are now.
+        machine: asks the other gateways.
+        sight: shows the directory.
+        certificates: looks them up.
+    """
+    rings = service.rings
+    return [
+        Route(
+            "/",
+            "This page; a WebSocket gets the stream `lite`: without as_der and chain",
+            index,
+            {200: Reply("For people.", media="text/html")},
+            (_CURSOR,),
+            stream="lite",
+            revalidates=True,
+        ),
+        Route(
+            "/full-stream",
+            "WebSocket: the stream `full`",
+            not_a_page,
+            {426: Reply("This is a WebSocket.", Problem)},
+            (_CURSOR,),
+            stream="full",
+        ),
+        Route(
+            "/domains-only",
+            "WebSocket: the stream `domains`, names alone",
+            not_a_page,
+            {426: Reply("This is a WebSocket.", Problem)},
+            (_CURSOR,),
+            stream="domains",
+        ),
+        Route(
+            "/sse",
+            "The same streams as server-sent events",
+            lambda request: events(service, request),
+            {
+                200: Reply("Events without end.", media="text/event-stream"),
+                400: Reply("No such stream, or no cursor.", Problem),
+            },
+            (
+                Parameter(
+                    "stream",
+                    "query",
+                    "Which stream.",
+                    {"enum": ["lite", "full", "domains"], "default": "lite"},
+                ),
+                _CURSOR,
+                Parameter("Last-Event-ID", "header", "Likewise; newer.", _CURSOR.schema),
+            ),
+            switch="protocols.sse",
+        ),
+        Route(
+            "/example.json",
+            "A recent message of the stream `full`",
+            lambda _: example("full", rings.get("full")),
+            {200: Reply("A message.", FullMessage)},
+            switch="protocols.example_json",
+            revalidates=True,
+        ),
+        Route(
+            "/full-stream/example.json",
+            "The same",
+            lambda _: example("full", rings.get("full")),
+            {200: Reply("A message.", FullMessage)},
+            switch="protocols.example_json",
+            revalidates=True,
+        ),
+        Route(
+            "/domains-only/example.json",
+            "A recent message of the stream `domains`",
+            lambda _: example("domains", rings.get("domains")),
+            {200: Reply("A message.", DomainsMessage)},
+            switch="protocols.example_json",
+            revalidates=True,
+        ),
+        Route(
+            "/latest.json",
+            "The 25 newest messages of the stream `lite`",
+            lambda _: latest(rings.get("lite")),
+            {200: Reply("Messages, the newest first.", Latest)},
+            switch="protocols.api",
+            revalidates=True,
+        ),
+        Route(
+            "/api/stats",
+            "Connections and throughput, over all gateways",
+            lambda _: sight.shown(lambda seen, now: stats(seen, now, service.settings.retained)),
+            {200: Reply("The whole service.", Stats), 503: _AWAY},
+            switch="protocols.api",
+            revalidates=True,
+        ),
+        Route(
+            "/api/logs",
+            "Every log, how it does, and who reads it",
+            lambda _: sight.shown(
+                lambda seen, now: logs(seen, now, service.settings.unhealthy_threshold)
+            ),
+            {200: Reply("All logs.", Logs), 503: _AWAY},
+            switch="protocols.api",
+            revalidates=True,
+        ),
+        Route(
+            "/api/cert/{hash}",
+            "A certificate by its SHA-256 or SHA-1, while it is retained",
+            certificates.respond,
+            {
+                200: Reply("The certificate.", CertificateDetail),
+                400: Reply("Not a hash.", Problem),
+                404: Reply("Not retained.", Problem),
+                503: _AWAY,
+            },
+            (
+                Parameter(
+                    "hash",
+                    "path",
+                    "In hex, with or without colons, in any case.",
+                    {"type": "string", "pattern": HASH},
+                ),
+            ),
+            switch="protocols.api",
+            revalidates=True,
+        ),
+        Route(
+            "/health",
+            "OK, for load balancers",
+            lambda _: Answer(200, (TEXT, *OPEN), b"OK"),
+            {200: Reply("It answers.", media="text/plain")},
+            switch="protocols.health",
+        ),
+        Route(
+            "/health/deep",
+            "How the whole service does",
+            lambda _: Later(machine.health),
+            {200: Reply("Healthy or degraded."), 503: Reply("Unhealthy.")},
+            switch="protocols.health",
+        ),
+        Route(
+            "/metrics",
+            "For Prometheus, of all gateways of this machine",
+            lambda _: Later(machine.metrics),
+            {200: Reply("Metrics.", media="text/plain")},
+            switch="protocols.metrics",
+        ),
+    ]
