@@ -63,6 +63,7 @@ for offset = 0, #digests - 52, 52 do
 end
 """
 DISTINCT = 2048
+RATE = 700  # new certificates a second, of all public logs
 ROUNDS = 8
 
 
@@ -199,7 +200,7 @@ async def measure_redis(messages: list[Message], executable: str) -> None:
         ):
             # A rewrite of the append-only file, now and then, would fall on one row or another.
             await client.config_set("auto-aof-rewrite-percentage", 0)
-            await _fill_windows(client)
+            await fill_windows(client, (0.5, 0.5, 0.5))
             print("codec    batch  known µs  publish µs  AOF B  streams B  (each a certificate)")
             for name, level in REDIS_CODECS:
                 for size in BATCH_SIZES:
@@ -208,21 +209,20 @@ async def measure_redis(messages: list[Message], executable: str) -> None:
                     print(f"{name:>4} {level:>2}  {size:>5}  {columns}", flush=True)
 
 
-async def _fill_windows(client: Redis) -> None:
-    """Put the marks of half a window at the real rate into each window that is looked at."""
+async def fill_windows(client: Redis, shares: Sequence[float]) -> None:
+    """Put marks into the newest windows, the newest first: what share of a window's at RATE."""
     marks_lua = resources.files("certbus").joinpath("lua", "marks.lua").read_text("utf-8")
     fill = client.register_script("redis.replicate_commands()" + marks_lua + FILL)
-    rate, certificates = 700, 700 * WINDOW_MS // 2000
     before = (await client.info("memory"))["used_memory"]
-    keys = Keys()
-    for age in range(3):
-        for _ in range(certificates // 4096):
+    keys, marks = Keys(), 0
+    for age, share in enumerate(shares):
+        for _ in range(int(share * RATE * WINDOW_MS / 1000) // 4096):
             await fill(
                 keys=[], args=[keys.marks, keys.sha1_marks, age, random.randbytes(4096 * 52)]
             )
+            marks += 4096
     used = (await client.info("memory"))["used_memory"] - before
-    marks = 3 * (certificates // 4096) * 4096
-    print(f"{marks} marks with SHA-1 index: {used / marks:.1f} bytes each, at {rate} a second")
+    print(f"{marks} marks with SHA-1 index: {used / marks:.1f} bytes each, at {RATE} a second")
 
 
 async def _redis_cost(
