@@ -2,17 +2,32 @@
 
 import json
 import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
+from tests.e2e.processes import Process, free_port
 from tests.manifests.tools import DEPLOY, ROOT, promtool
+from tests.waiting import until
 
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 TESTS = DEPLOY / "prometheus" / "alerts.test.yml"
 RULE = DEPLOY / "prometheus" / "prometheusrule.yaml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "certstream.json"
+LATER = {
+    "certstream_gateway_delivery_seconds_bucket",
+    "certstream_gateway_flush_seconds_bucket",
+    "certstream_gateway_gaps_total",
+    "certstream_gateway_http_requests_total",
+    "certstream_gateway_redis_lag_seconds",
+    "certstream_gateway_refused_total",
+    "certstream_ingestor_circuit_state",
+    "certstream_ingestor_log_list_age_seconds",
+}
 RUNBOOK = ROOT / "docs" / "runbook.md"
 
 
@@ -33,6 +48,49 @@ def dashboard_expressions() -> list[str]:
     """With a number for what Grafana puts in."""
     expressions = [target["expr"] for panel in panels() for target in panel.get("targets", ())]
     return [expression.replace("$__rate_interval", "5m") for expression in expressions]
+
+
+def names(expressions: Iterable[str], prefix: str = "") -> set[str]:
+    """The metrics that PromQL is about."""
+    pattern = r"\b(?:certstream_(?:gateway|ingestor)|process|redis)_\w+\b"
+    found = {name for text in expressions for name in re.findall(pattern, text)}
+    return {name for name in found if name.startswith(prefix)}
+
+
+def exposed(text: str) -> set[str]:
+    """The series that an exposition promises, those without a value so far too."""
+    found = set()
+    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
+        endings = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+        found |= {f"{name}{ending}" for ending in endings}
+    return found
+
+
+async def test_what_they_are_about_is_measured(tmp_path: Path) -> None:
+    """By a running server, whose gateways answer for every process of the machine."""
+    port = free_port()
+    script = str(Path(sys.executable).with_name("certstream-server"))
+    command = [script, "up", "--demo", "--host=127.0.0.1", f"--port={port}"]
+    up = Process("up", command, tmp_path)
+    found: set[str] = set()
+
+    async def scraped() -> bool:
+        assert up.running, up
+        try:
+            answer = await http.get(f"http://127.0.0.1:{port}/metrics")
+        except httpx.TransportError:
+            return False
+        found.update(exposed(answer.text))
+        return "certstream_ingestor_redis_up" in found
+
+    expressions = [*(rule["expr"] for rule in alerts().values()), *dashboard_expressions()]
+    try:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            await until(scraped, "gateway and ingestor are measured", 40)
+    finally:
+        up.stop()
+    of_ours = names(expressions) - names(expressions, "redis_")
+    assert of_ours - found - LATER == set()
 
 
 def test_the_alerts_do_what_their_tests_say() -> None:
