@@ -1,7 +1,8 @@
 """Every Redis key of the project, its type and its lifetime: the operator's map of Redis.
 
 All keys begin with one prefix, `certstream:` unless configured. <log id> is 64 hex digits (or
-`url-<64 hex digits>` for a log whose key is not known).
+`url-<64 hex digits>` for a log whose key is not known). <list id> is made of a log list's URL and
+of how it is to be verified, so that ingestors which trust different keys share no copy.
 
 | key | type | lifetime | what |
 | --- | --- | --- | --- |
@@ -14,6 +15,8 @@ All keys begin with one prefix, `certstream:` unless configured. <log id> is 64 
 | `logs` | set | for ever | ids of all logs |
 | `log:<log id>` | hash | for ever | see below |
 | `evidence:<log id>` | stream | newest 64 | where the log contradicted itself: `kind`, `problem`, `log`, and `tree_heads` (JSON; signatures and roots in base64) |
+| `lists` | set | for ever | ids of all log lists |
+| `list:<list id>` | hash | for ever | the last good copy of a log list: `body` and `signature` as served, `rank` (older ones compare as less), `digest` (SHA-256 of the body, hex), `version`, `made` (ms), `etag`, `modified`, `name`, `url`; and `checked` (ms; when its server had nothing newer), `due` (ms; when to ask again), `failures` (in a row), `problem`, `problem_at` (ms) |
 | `lease:<log id>` | string | the lease's TTL | id of the worker that owns the log |
 | `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
@@ -99,6 +102,13 @@ class Keys(msgspec.Struct, frozen=True):
 
     def evidence(self, log_id: str) -> str:
         return f"{self.prefix}evidence:{log_id}"
+
+    @property
+    def lists(self) -> str:
+        return f"{self.prefix}lists"
+
+    def list(self, list_id: str) -> str:
+        return f"{self.prefix}list:{list_id}"
 
     def lease(self, log_id: str) -> str:
         return f"{self.prefix}lease:{log_id}"

@@ -22,6 +22,8 @@ from certconf.present import Present
 from certconf.problems import ConfigError, Problem
 from certconf.secret import RedisURL, Secret
 from certconf.settings import (
+    APPLE_LIST,
+    GOOGLE_LIST,
     Allow,
     Auth,
     Config,
@@ -42,6 +44,8 @@ from certconf.settings import (
 )
 
 __all__ = [
+    "APPLE_LIST",
+    "GOOGLE_LIST",
     "Allow",
     "Auth",
     "CTLog",

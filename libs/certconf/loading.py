@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -11,11 +12,12 @@ from certconf.build import build
 from certconf.document import Node, UnusableError, parse, plain, walk
 from certconf.problems import ConfigError, Origin, Problem
 from certconf.secret import RedisURL
-from certconf.settings import Config
+from certconf.settings import GOOGLE_LIST, Config, LogList
 
 #: Where the file is looked for when CERTSTREAM_CONFIG does not say.
 FILES: Final = ("config.yaml", "config.yml", "/etc/certstream/config.yaml")
 COMMAND_LINE: Final = Origin("command line")
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def load(
@@ -91,15 +93,27 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         given, missing = ("tls_cert", "tls_key") if config.tls_cert else ("tls_key", "tls_cert")
         yield (given, missing), f"needs {missing} beside it"
     for number, log_list in enumerate(config.log_lists or ()):
-        signed = log_list.signature_url is not None and log_list.key is not None
-        some = log_list.signature_url is not None or log_list.key is not None
-        if log_list.unsigned and some:
-            yield (f"log_lists[{number}]", "log_lists"), "unsigned: true contradicts its signature"
-        elif not log_list.unsigned and not signed:
-            yield (
-                (f"log_lists[{number}]", "log_lists"),
-                "needs signature_url and key, or unsigned: true to be trusted as it is",
-            )
+        if (problem := _untrustworthy(log_list)) is not None:
+            yield (f"log_lists[{number}]", "log_lists"), problem
+
+
+def _untrustworthy(log_list: LogList) -> str | None:
+    """Why nobody could tell a log list from a forged one, or what it says of that twice."""
+    signed = log_list.signature_url is not None and log_list.key is not None
+    some = log_list.signature_url is not None or log_list.key is not None
+    try:
+        url = urlsplit(log_list.url)
+    except ValueError as error:
+        return f"url is neither a URL nor a file: {error}"
+    if log_list.unsigned and some:
+        return "unsigned: true contradicts its signature"
+    if log_list.unsigned:
+        if url.scheme != "http" or url.hostname in _LOOPBACK:
+            return None
+        return "is unsigned, so it needs an https:// URL: on the way, anybody could change it"
+    if signed or (not some and log_list.url == GOOGLE_LIST.url):
+        return None
+    return "needs signature_url and key, or unsigned: true to be trusted as it is"
 
 
 def _with_redis_password(

@@ -228,6 +228,18 @@ class LogList(msgspec.Struct, frozen=True):
     unsigned: bool = False
 
 
+GOOGLE_LIST: Final = LogList(
+    url="https://www.gstatic.com/ct/log_list/v3/log_list.json",
+    signature_url="https://www.gstatic.com/ct/log_list/v3/log_list.sig",
+)
+"""The list of Chrome's logs. Its key comes with the ingestor, so its URL alone names it."""
+
+APPLE_LIST: Final = LogList(
+    url="https://valid.apple.com/ct/log_list/current_log_list.json", unsigned=True
+)
+"""The list of Safari's logs."""
+
+
 class RetentionLimit(msgspec.Struct, frozen=True):
     """How much of one stream Redis keeps: whichever limit is reached first."""
 
@@ -248,7 +260,8 @@ class Config(msgspec.Struct, frozen=True):
 
     Attributes:
         trusted_proxies: whose X-Forwarded-For says where a client is.
-        log_lists: signed lists of logs to follow; None is Google's, () only the configured logs.
+        log_lists: lists of logs to follow; None is Google's and Apple's, () only the configured
+            logs.
         redis_url: None lets `certstream-server up` run a Redis of its own.
         redis_read_url: a replica that gateways read the streams from.
         drain_secs: how long a gateway that stops may take to send its clients elsewhere; under

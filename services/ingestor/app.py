@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
@@ -19,28 +19,26 @@ from certbus.keys import Keys
 from certbus.leases import Leases
 from certbus.ledger import Ledger
 from certbus.publisher import Publisher
+from certbus.shelf import Shelf
 from certbus.trimmer import Trimmer
 from certconf.present import Present
 from certconf.problems import ConfigError, Origin, Problem
 from certconf.settings import Config
 from ctparse.certificate import CertificateReader
 from ingestor.assembly import Assembly
-from ingestor.catalog.merge import keep_ids, merge
-from ingestor.catalog.sources import GOOGLE, Lists
-from ingestor.ctclient.backoff import jittered
+from ingestor.catalog.catalog import Catalog
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from ingestor.health import Health
 from ingestor.meter import Meter
 from ingestor.metrics import metrics
 from ingestor.outage import Patience
 from ingestor.reload import apply_changes
-from ingestor.settings import kinds, publisher_settings, retention, starts
+from ingestor.settings import publisher_settings, retention, starts
 from ingestor.worker import LEASE_TTL, Bus, Worker
 
-# Between attempts to read a log list that could not be read at the start, in seconds.
-_LIST_INITIAL = 5.0
-_LIST_MAXIMUM = 300.0
-_LIST_TIMEOUT = 10.0
+# Log lists: the library itself tries again, later.
+_ONCE = Retry(attempts=1, initial=0, maximum=0)
+_LIST_TIMEOUT = 10.0  # seconds
 
 _log = structlog.get_logger(__name__)
 
@@ -106,15 +104,18 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
             "admin": address_of(admin) if admin else "",
         }
         worker = Worker(worker_id, bus, assembly, patience, starts(config), whereabouts)
+        fetcher = partial(Fetcher, http, retry=_ONCE, timeout=_LIST_TIMEOUT)
+        catalog = Catalog(present, Shelf(redis, keys), fetcher, patience, worker.follow)
         if admin is not None:
-            pages = _pages(Health(redis, patience, worker), metrics(meter, worker, patience))
+            measured = metrics(meter, worker, catalog, patience)
+            pages = _pages(Health(redis, patience, worker), measured)
             await stack.enter_async_context(admin_server(admin, pages))
         await patience(partial(check_server, redis))
         await patience(publisher.configure)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(trimmer.run(asyncio.Event()))
             tasks.create_task(apply_changes(present, config, publisher, trimmer, patience))
-            tasks.create_task(_keep_catalog(present, config, assembly, worker))
+            tasks.create_task(catalog.run())
             await worker.run()
 
 
@@ -125,40 +126,3 @@ def _pages(health: Health, metrics: Callable[[], Answer]) -> Mapping[str, Page]:
         return metrics()
 
     return {"/health": health.answer, "/health/deep": health.deep_answer, "/metrics": measured}
-
-
-async def _keep_catalog(
-    present: Present, config: Config, assembly: Assembly, worker: Worker
-) -> None:
-    """Tell the worker which logs there are.
-
-    Again, when a list that was missing is there, and when the configuration has changed.
-    """
-    lists = _lists(config, assembly)
-    logs = None
-    attempt = 0
-    while True:
-        await lists.read_missing()
-        found = merge(lists.logs(), (*config.custom_logs, *config.static_logs), kinds(config))
-        found = keep_ids(logs or {}, found)
-        if found != logs:
-            logs = found
-            worker.follow(logs)
-            _log.info("logs to follow", logs=len(logs))
-        if not logs and lists.complete:
-            _log.warning("nothing to follow: set log_lists, custom_logs or static_logs")
-        pause = None if lists.complete else jittered(attempt, _LIST_INITIAL, _LIST_MAXIMUM)
-        attempt += 1
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                newer = await present.newer(than=config)
-                if newer.log_lists != config.log_lists:
-                    lists, attempt = _lists(newer, assembly), 0
-                config = newer
-
-
-def _lists(config: Config, assembly: Assembly) -> Lists:
-    settings = (GOOGLE,) if config.log_lists is None else config.log_lists
-    # One quick attempt: configured logs wait for it, as a list may say who they are.
-    once = Retry(attempts=1, initial=0, maximum=0)
-    return Lists(settings, Fetcher(assembly.http, "log list", once, _LIST_TIMEOUT))

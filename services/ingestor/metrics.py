@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from certadmin.server import Answer
+from ingestor.catalog.catalog import Catalog
 from ingestor.held import Held
 from ingestor.integrity.alarms import AlarmKind, State
 from ingestor.meter import PREFIX, Meter
@@ -50,6 +51,32 @@ class WorkerCollector(Collector):
         )
 
 
+class ListCollector(Collector):
+    """Reads a catalog's numbers."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def collect(self) -> Iterator[Metric]:
+        """Give all metrics as they are now."""
+        library = self._catalog.library
+        ages = GaugeMetricFamily(
+            f"{PREFIX}_log_list_age_seconds",
+            "Seconds since the list held was known to be its publisher's newest.",
+            labels=["list"],
+        )
+        for name, seconds in library.ages().items():
+            ages.add_metric([name], seconds)
+        refusals = CounterMetricFamily(
+            f"{PREFIX}_log_list_refusals",
+            "How often this process asked for a list and got none that it believes.",
+            labels=["list", "reason"],
+        )
+        for (name, reason), count in library.refusals.items():
+            refusals.add_metric([name, reason], count)
+        yield from (ages, refusals)
+
+
 def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
     def gauge(name: str, what: str, *more: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"{PREFIX}_{name}", what, labels=["log", *more])
@@ -86,9 +113,12 @@ def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:
         yield (log.name if names[log.name] == 1 else f"{log.name} ({log.id})"), held
 
 
-def metrics(meter: Meter, worker: Worker, patience: Patience) -> Callable[[], Answer]:
+def metrics(
+    meter: Meter, worker: Worker, catalog: Catalog, patience: Patience
+) -> Callable[[], Answer]:
     """Make what writes the metrics of this process as text."""
     registry = meter.registry
     registry.register(WorkerCollector(worker, patience))
+    registry.register(ListCollector(catalog))
     ProcessCollector(registry=registry)
     return lambda: Answer(200, CONTENT_TYPE, generate_latest(registry))

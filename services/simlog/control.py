@@ -5,28 +5,30 @@ GET     /control/<log>/faults     those of one
 PUT     /control/<log>/faults     replaces them: one fault or an array, {"kind": "latency", ...}
 POST    /control/<log>/faults     adds to them
 DELETE  /control/<log>/faults     clears them
+PUT     /control/lists/<list>     replaces what a log list says: {"number": 1, "states": {...}}
 
 <log> is a name or a pattern, so `*` are all logs. Each answers with the faults that are now set, by
-log. Seconds count from when a fault was switched on.
+log. Seconds count from when a fault was switched on. <list> is log_list or unsigned_list; what it
+can say is `loglist.Edition`.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
+from typing import Any
 
 import msgspec
 
 from simlog.faults import AnyFault
+from simlog.loglist import Edition, LogList
 from simlog.server import Refused, Request, Response
 from simlog.switches import Switches
 
-DECODER: msgspec.json.Decoder[list[AnyFault] | AnyFault] = msgspec.json.Decoder(
-    list[AnyFault] | AnyFault
-)
 
-
-def respond(switches: Switches, logs: Sequence[str], request: Request) -> Response:
+def respond(
+    switches: Switches, logs: Sequence[str], lists: Mapping[str, LogList], request: Request
+) -> Response:
     """Answer a request to /control.
 
     Raises:
@@ -39,6 +41,9 @@ def respond(switches: Switches, logs: Sequence[str], request: Request) -> Respon
             pattern = "*"
         case ["", "control", pattern, "faults"]:
             pass
+        case ["", "control", "lists", name] if name in lists and request.method == "PUT":
+            lists[name].edition = _decoded(request.body, Edition, "no edition")
+            return Response(request.body, "application/json")
         case _:
             raise Refused(404, f"nothing at {request.path}; faults are at /control/<log>/faults")
     named = [name for name in logs if fnmatchcase(name, pattern)]
@@ -66,8 +71,12 @@ def _switch(switches: Switches, logs: Sequence[str], request: Request) -> None:
 
 
 def _faults(body: bytes) -> Sequence[AnyFault]:
-    try:
-        decoded = DECODER.decode(body)
-    except msgspec.DecodeError as error:
-        raise Refused(400, f"no faults: {error}") from error
+    decoded: list[AnyFault] | AnyFault = _decoded(body, list[AnyFault] | AnyFault, "no faults")
     return decoded if isinstance(decoded, list) else [decoded]
+
+
+def _decoded(body: bytes, kind: Any, otherwise: str) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise Refused(400, f"{otherwise}: {error}") from error

@@ -3,6 +3,7 @@
 /<log>/ct/v1/...                    an RFC 6962 log
 /<log>/checkpoint, tile/, issuer/   a static-ct log
 /log_list.json, /log_list.sig, /log_list_pubkey.pem    how clients find the logs
+/unsigned_list.json                 the same as Apple has it: another list, without a signature
 /config.yaml                        a CERTSTREAM_CONFIG that follows exactly them
 /record                             every entry and every lie, for the oracle
 /requests                           how often each operator and log was asked
@@ -24,7 +25,7 @@ from simlog.static_ct import StaticLog
 from simlog.troubled import Troubled
 from simlog.world import World
 
-Endpoint = Callable[[], Response]
+Endpoint = Callable[[Request], Response]
 
 
 class Routes:
@@ -35,6 +36,8 @@ class Routes:
         self._world = world
         self._url = url
         self._list = LogList(world, url)
+        self._unsigned = LogList(world, url, signed=False)
+        self._lists = {"log_list": self._list, "unsigned_list": self._unsigned}
         self._lies = Lies(world.spec.seed)
         self._troubled = Troubled(world.switches, self._lies, world.spec.max_entries)
         self._traffic = traffic.nothing_yet(world.spec.logs)
@@ -44,14 +47,15 @@ class Routes:
             if log.spec.kind == "static-ct"
         }
         self._endpoints: dict[str, Endpoint] = {
-            "": self._overview,
-            "world.json": self._status,
-            "record": self._record,
-            "requests": lambda: Response(msgspec.json.encode(self._traffic), "application/json"),
-            "config.yaml": lambda: Response(self._list.config, "application/yaml"),
-            "log_list.json": lambda: Response(self._list.json, "application/json"),
-            "log_list.sig": lambda: Response(self._list.signature, "application/octet-stream"),
-            "log_list_pubkey.pem": lambda: Response(self._list.public_key),
+            "": lambda _: self._overview(),
+            "world.json": lambda _: self._status(),
+            "record": lambda _: self._record(),
+            "requests": lambda _: Response(msgspec.json.encode(self._traffic), "application/json"),
+            "config.yaml": lambda _: Response(self._list.config, "application/yaml"),
+            "log_list.json": lambda request: self._list.serve(_known(request)),
+            "log_list.sig": lambda _: self._list.serve_signature(),
+            "log_list_pubkey.pem": lambda _: Response(self._list.public_key),
+            "unsigned_list.json": lambda request: self._unsigned.serve(_known(request)),
         }
 
     def respond(self, request: Request) -> Response:
@@ -62,7 +66,9 @@ class Routes:
         """
         name, _, path = request.path.removeprefix("/").partition("/")
         if name == "control":
-            return control.respond(self._world.switches, list(self._world.logs), request)
+            return control.respond(
+                self._world.switches, list(self._world.logs), self._lists, request
+            )
         if request.method != "GET":
             raise Refused(405, f"{request.method} is not possible here, only GET")
         if log := self._world.logs.get(name):
@@ -70,7 +76,7 @@ class Routes:
             self._traffic.count(log.spec, response.status)
             return response
         if not path and (endpoint := self._endpoints.get(name)):
-            return endpoint()
+            return endpoint(request)
         raise Refused(404, f"nothing at {request.path}; / says what there is")
 
     def _endpoints_of_log(self, log: Shown, path: str, query: Mapping[str, str]) -> Response:
@@ -105,3 +111,7 @@ class Routes:
             *(f"{self._url}/{name}" for name in self._endpoints if name),
         ]
         return Response(("\n".join(lines) + "\n").encode())
+
+
+def _known(request: Request) -> str:
+    return request.headers.get("if-none-match", "")

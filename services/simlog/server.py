@@ -28,13 +28,14 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What was asked for, and from which address."""
+    """What was asked for, and from which address; the names of headers are in lower case."""
 
     method: str
     path: str
     query: Mapping[str, str]
     body: bytes = b""
     peer: str = ""
+    headers: Mapping[str, str] = {}
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -128,6 +129,7 @@ async def _next_request(
 ) -> Request | None:
     """Read one whole request; None when the client has closed the connection."""
     method = target = ""
+    headers: Mapping[str, str] = {}
     body = bytearray()
     while True:
         event = connection.next_event()
@@ -135,13 +137,14 @@ async def _next_request(
             connection.receive_data(await reader.read(READ))
         elif isinstance(event, h11.Request):
             method, target = event.method.decode("ascii"), event.target.decode("ascii")
+            headers = {name.decode("ascii"): text.decode("latin-1") for name, text in event.headers}
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > LARGEST_REQUEST_BODY:
                 raise h11.RemoteProtocolError(f"body above {LARGEST_REQUEST_BODY:,} bytes")
         elif isinstance(event, h11.EndOfMessage):
             path, _, query = target.partition("?")
-            return Request(method, path, dict(parse_qsl(query)), bytes(body), peer)
+            return Request(method, path, dict(parse_qsl(query)), bytes(body), peer, headers)
         elif isinstance(event, h11.ConnectionClosed):
             return None
 

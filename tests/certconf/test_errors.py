@@ -90,6 +90,14 @@ def problems(
             "config.yaml:2: log_lists[0]: unsigned: true contradicts its signature",
         ),
         (
+            "log_lists:\n- {url: 'http://lists.example/', unsigned: true}\n",
+            "config.yaml:2: log_lists[0]: is unsigned, so it needs an https:// URL",
+        ),
+        (
+            "log_lists:\n- {url: 'http://[lists/', unsigned: true}\n",
+            "config.yaml:2: log_lists[0]: url is neither a URL nor a file",
+        ),
+        (
             "trusted_proxies: [10.0.0.0/8, 10.0.0.0/33]",
             "config.yaml:1: trusted_proxies[1]: '10.0.0.0/33' is not an address or a network: ",
         ),

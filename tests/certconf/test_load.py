@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import yaml
 
-from certconf import Config, ConfigError, Network, RedisURL, Secret, environment, load
+from certconf import GOOGLE_LIST, Config, ConfigError, Network, RedisURL, Secret, environment, load
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PEER_FILE = FIXTURES / "peer_config.yaml"
@@ -301,8 +301,11 @@ def test_log_lists() -> None:
         "log_lists:\n"
         "- {url: https://l/list.json, signature_url: https://l/list.sig, key: /etc/key.pem}\n"
         "- {url: lists/own.json, unsigned: true}\n"
+        "- {url: 'http://127.0.0.1:8090/log_list.json', unsigned: true}\n"
+        f"- {{url: '{GOOGLE_LIST.url}'}}\n"
     )
-    signed, own = load(None, {}).log_lists or ()
+    signed, own, _, google = load(None, {}).log_lists or ()
+    assert google.url == GOOGLE_LIST.url, "its signature and key need not be said"
     assert (signed.signature_url, signed.key, signed.unsigned) == (
         "https://l/list.sig",
         "/etc/key.pem",

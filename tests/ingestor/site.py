@@ -13,6 +13,7 @@ from certbus.directory import LogStatus, snapshot
 from certbus.embedded import EmbeddedRedis
 from certbus.keys import Keys
 from certbus.reader import history
+from certbus.shelf import Shelf
 from certconf import Config, Present, load
 from ingestor.app import serve
 from tests.e2e.processes import Process, free_port
@@ -99,6 +100,7 @@ class Site:
         self.redis = redis
         self.simlog = simlog
         self.keys = Keys()
+        self.shelf = Shelf(redis, self.keys)
         self.stack = AsyncExitStack()
 
     async def ingestor(self, name: str, **overrides: object) -> Ingestor:

@@ -9,17 +9,15 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from certconf.settings import CustomLog, LogList, StaticLog
+from certconf.settings import CustomLog
 from ctparse.entry import Malformed
 from ctparse.signatures import BadSignature, verify_log_list
 from ingestor.catalog.log import Kind, Log, identify, normalise, read_log_id
-from ingestor.catalog.log_list import MARGIN, is_followed, parse
+from ingestor.catalog.log_list import MARGIN, MAX_LOGS, is_followed, parse
 from ingestor.catalog.merge import keep_ids, merge
 from ingestor.catalog.peer_state import read_state
-from ingestor.catalog.sources import GOOGLE, Lists, packaged
-from ingestor.ctclient.fetch import Fetcher, Retry, http_client
+from ingestor.catalog.source import packaged
 from ingestor.first_sight import Starts, choose
-from tests.ingestor.hostile import Answer, hostile_server
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BOTH = frozenset(Kind)
@@ -70,13 +68,59 @@ def test_a_shard_is_followed_for_a_while_after_its_end() -> None:
         b"",
         b"[]",
         b"{}",
-        b'{"operators": [{"name": "x", "logs": [{"key": "!"}]}]}',
-        b'{"operators": [{"name": "x", "logs": [{"key": "AAAA", "url": "file:///etc"}]}]}',
+        b'{"operators": {}}',
+        b'{"operators": []',
     ],
 )
 def test_what_is_no_list_is_malformed(body: bytes) -> None:
-    with pytest.raises(Malformed, match="not a v3 log list"):
+    with pytest.raises(Malformed, match="not a log list"):
         parse(body)
+
+
+def test_a_list_has_no_end_of_logs() -> None:
+    entry = {"key": base64.b64encode(KEY).decode(), "url": "https://log.example/"}
+    body = {"operators": [{"name": "x", "logs": [entry] * (MAX_LOGS + 1)}]}
+    with pytest.raises(Malformed, match="more than 2,000 logs"):
+        parse(msgspec.json.encode(body))
+
+
+GOOD = {"key": base64.b64encode(KEY).decode(), "url": "https://log.example/"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        (7, "Expected `object`, got `int`"),
+        ({"key": "!"}, "base64"),
+        ({**GOOD, "url": "file:///etc/passwd"}, "has URL 'file:///etc/passwd'"),
+        ({**GOOD, "url": "https://[log.example/"}, "Invalid IPv6 URL"),
+        ({**GOOD, "url": "https://log.example:99999/"}, "Port out of range"),
+        ({**GOOD, "log_id": base64.b64encode(bytes(32)).decode()}, "but its key has another"),
+        ({**GOOD, "temporal_interval": {"end_exclusive": "soon"}}, "RFC3339"),
+        ({**GOOD, "state": {"usable": {"timestamp": "2026-01-32T00:00:00Z"}}}, "RFC3339"),
+    ],
+)
+def test_a_garbage_entry_costs_nothing_but_itself(entry: object, problem: str) -> None:
+    body = {"operators": [{"name": "x", "logs": [entry, GOOD]}, "no operator"]}
+    read = parse(msgspec.json.encode(body))
+    assert [log.id for log in read.logs] == [KEY_ID]
+    first, second = read.unreadable
+    assert problem in first
+    assert first.startswith("log 1 (x): ")
+    assert second.startswith("operator 2: ")
+
+
+def test_lists_of_apples_kind_are_ranked_by_their_number() -> None:
+    def rank(**said: object) -> str:
+        return parse(msgspec.json.encode({"operators": [], **said})).rank
+
+    undated = [rank(), rank(version="9"), rank(version="85.9"), rank(version="85.92")]
+    undated += [rank(version=511), rank(version="1001")]
+    dated = [
+        rank(version="7", log_list_timestamp=f"{year}-05-29T13:42:48Z") for year in (2025, 2026)
+    ]
+    assert undated + dated == sorted(undated + dated)
+    assert len(set(undated + dated)) == 8
 
 
 @pytest.mark.parametrize(
@@ -129,22 +173,16 @@ LISTED = Log(
 
 def test_a_log_configured_and_listed_is_one_log_with_the_configured_settings() -> None:
     configured = CustomLog(name="Mine", url="log.EXAMPLE/2026", batch_size=32)
-    (log,) = merge([LISTED], [configured], BOTH, NOW).values()
+    (log,) = merge([LISTED], [], [configured], NOW).logs.values()
     assert (log.id, log.name, log.operator, log.key) == (KEY_ID, "Mine", "Operator", KEY)
     assert log.batch_size == 32
 
 
 def test_a_configured_log_is_followed_whatever_its_state() -> None:
     retired = msgspec.structs.replace(LISTED, state="retired")
-    assert merge([retired], [], BOTH, NOW) == {}
+    assert merge([retired], [], [], NOW).logs == {}
     configured = CustomLog(name="Mine", url=LISTED.url)
-    assert merge([retired], [configured], BOTH, NOW).keys() == {KEY_ID}
-
-
-def test_disabled_kinds_are_left_out() -> None:
-    static = StaticLog(name="Static", url="https://mon.example/")
-    only_static = frozenset({Kind.STATIC_CT})
-    assert [log.name for log in merge([LISTED], [static], only_static, NOW).values()] == ["Static"]
+    assert merge([retired], [], [configured], NOW).logs.keys() == {KEY_ID}
 
 
 def test_a_configured_log_that_contradicts_itself_is_left_out_and_told() -> None:
@@ -154,54 +192,48 @@ def test_a_configured_log_that_contradicts_itself_is_left_out_and_told() -> None
         key=base64.b64encode(KEY).decode(),
         expected_log_id="00" * 32,
     )
-    with capture_logs() as lines:
-        assert merge([LISTED], [wrong], BOTH, NOW).keys() == {KEY_ID}
-    (line,) = lines
-    assert line["log"] == "Wrong"
-    assert KEY_ID in line["problem"]
+    merged = merge([LISTED], [], [wrong], NOW)
+    assert merged.logs.keys() == {KEY_ID}
+    assert KEY_ID in merged.problems["Wrong"]
+
+
+def test_a_configured_log_that_contradicts_a_signed_list_is_left_out_and_told() -> None:
+    wrong = CustomLog(name="Wrong", url=LISTED.url, expected_log_id="00" * 32)
+    merged = merge([LISTED], [], [wrong], NOW)
+    assert merged.logs == {KEY_ID: LISTED}
+    assert f"a signed list says that {KEY_ID}" in merged.problems["Wrong"]
+    # An unsigned list has no say in that, and neither has what is no longer there.
+    assert merge([], [LISTED], [wrong], NOW).logs.keys() == {"00" * 32}
+    retired = msgspec.structs.replace(LISTED, state="retired")
+    assert merge([retired], [], [wrong], NOW).logs.keys() == {"00" * 32}
+
+
+def test_a_log_configured_twice_is_followed_once() -> None:
+    one, other = CustomLog(name="One", url=LISTED.url), CustomLog(name="Other", url=LISTED.url)
+    merged = merge([], [], [one, other], NOW)
+    assert [log.name for log in merged.logs.values()] == ["One"]
+    assert merged.problems == {"Other": "it is the same log as 'One'"}
+
+
+def test_an_unsigned_list_adds_and_changes_nothing_else() -> None:
+    added = msgspec.structs.replace(LISTED, id="11" * 32, url="https://added.example/")
+    rekeyed = msgspec.structs.replace(LISTED, id="22" * 32, key=b"another")
+    renamed = msgspec.structs.replace(LISTED, url="https://elsewhere.example/", state="rejected")
+    assert merge([LISTED], [added, rekeyed, renamed], [], NOW).logs == {
+        KEY_ID: LISTED,
+        added.id: added,
+    }
+    retired = msgspec.structs.replace(LISTED, state="retired")
+    assert merge([retired], [LISTED], [], NOW).logs == {}
+    assert merge([], [LISTED, rekeyed], [], NOW).logs == {KEY_ID: LISTED}
 
 
 def test_a_log_keeps_the_id_it_is_followed_under() -> None:
     configured = CustomLog(name="Mine", url=LISTED.url)
-    before = merge([], [configured], BOTH, NOW)
-    after = merge([LISTED], [configured], BOTH, NOW)
+    before = merge([], [], [configured], NOW).logs
+    after = merge([LISTED], [], [configured], NOW).logs
     assert after.keys() == {KEY_ID}
     assert keep_ids(before, after).keys() == before.keys()
-
-
-async def test_googles_list_has_a_stand_in_and_others_have_none() -> None:
-    elsewhere = LogList(url="http://127.0.0.1:1/list", unsigned=True)
-    unreachable = msgspec.structs.replace(GOOGLE, url="http://127.0.0.1:1/google")
-    async with http_client() as http:
-        fetcher = Fetcher(http, "list", Retry(1, 0, 0), 5)
-        with pytest.MonkeyPatch.context() as patch, capture_logs() as lines:
-            patch.setattr("ingestor.catalog.sources.GOOGLE", unreachable)
-            lists = Lists((unreachable, elsewhere), fetcher)
-            await lists.read_missing()
-            await lists.read_missing()
-            assert not lists.complete
-            assert lists.logs() == list(parse(packaged("log_list.json")).logs)
-    assert [line["event"] for line in lines] == [
-        "log list unavailable, using the copy in this package until it is",
-        "log list unavailable, trying again",
-    ]
-    assert lines[0]["copy_version"] == "85.92"
-
-
-async def test_lists_from_a_url_and_from_a_file() -> None:
-    async with hostile_server() as server, http_client() as http:
-        server.answers["/list.json"] = [Answer(packaged("log_list.json"))]
-        server.answers["/list.sig"] = [Answer(packaged("log_list.sig"))]
-        signed = LogList(
-            url=f"{server.url}/list.json",
-            signature_url=f"{server.url}/list.sig",
-            key=str(FIXTURES / "log_list_pubkey.pem"),
-        )
-        file = LogList(url=str(FIXTURES / "log_list.json"), unsigned=True)
-        lists = Lists((signed, file), Fetcher(http, "list", Retry(1, 0, 0), 5))
-        await lists.read_missing()
-        assert lists.complete
-        assert len(lists.logs()) == 2 * len(parse(packaged("log_list.json")).logs)
 
 
 def test_a_state_file_says_where_unknown_logs_start() -> None:

@@ -233,8 +233,8 @@ async def test_no_list_no_network_says_so_and_goes_on_with_configured_logs(site:
     with capture_logs() as lines:
         await site.ingestor("a", **{"ct_log.start_index": 0, "log_lists": lists})
         await until(site.complete, what="complete Redis")
-    (line,) = [line for line in lines if line["event"].startswith("log list unavailable")]
-    assert line["list"] == "http://127.0.0.1:1/list.json"
+    (line,) = [line for line in lines if line["event"] == "log list refused"]
+    assert (line["list"], line["reason"]) == ("http://127.0.0.1:1/list.json", "unreachable")
     assert line["log_level"] == "warning"
 
 
@@ -265,7 +265,7 @@ async def test_a_list_with_the_wrong_signature_is_refused(site: Site) -> None:
     only_listed = {"custom_logs": [], "static_logs": [], "ct_log.start_index": 0}
     with capture_logs() as lines:
         await site.ingestor("a", **only_listed, log_lists=[signed])
-        await until(lambda: any(line["event"].startswith("log list unavail") for line in lines))
+        await until(lambda: any(line["event"] == "log list refused" for line in lines))
         await until(lambda: any(line["event"] == "logs to follow" for line in lines))
     assert [line["logs"] for line in lines if line["event"] == "logs to follow"] == [0]
     assert await site.logs() == {}

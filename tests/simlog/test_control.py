@@ -89,11 +89,11 @@ def test_only_this_machine_may_switch_faults(peer: str) -> None:
     request = Request("GET", "/control", {}, b"", peer)
     switches = Switches(small())
     with pytest.raises(Refused, match=f"not for {peer}") as refused:
-        control.respond(switches, ALL, request)
+        control.respond(switches, ALL, {}, request)
     assert refused.value.response.status == 403
     for mine in ("127.0.0.1", "::1", "127.8.8.8"):
         request = msgspec.structs.replace(request, peer=mine)
-        assert control.respond(switches, ALL, request).status == 200
+        assert control.respond(switches, ALL, {}, request).status == 200
 
 
 async def test_faults_of_the_specification_are_on_from_the_start() -> None:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import shlex
+from collections.abc import Mapping
 from enum import StrEnum
 from urllib.parse import urlsplit, urlunsplit
 
@@ -38,6 +39,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
         kind: which API is there.
         operator: who runs it; empty when unknown.
         state: its state in a log list (`usable`, `readonly`, …), `configured` without one.
+        since: when it entered that state, seconds since the epoch, if its list says so.
         key: DER SubjectPublicKeyInfo, when known.
         origin: static-ct: first line of its checkpoint, when known.
         end_exclusive: seconds since the epoch; it takes no certificate that expires later
@@ -54,6 +56,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     operator: str = ""
     state: str = "configured"
+    since: float | None = None
     key: bytes | None = None
     origin: str | None = None
     end_exclusive: float | None = None
@@ -116,7 +119,12 @@ def read_log_id(text: str) -> str:
     return raw.hex()
 
 
-def identify(key: bytes | None, expected: str | None, url: str, listed: dict[str, str]) -> str:
+def url_id(url: str) -> str:
+    """The id of a log of which only the URL is known."""
+    return f"url-{hashlib.sha256(normalise(url).encode()).hexdigest()}"
+
+
+def identify(key: bytes | None, expected: str | None, url: str, listed: Mapping[str, str]) -> str:
     """The id of a log, from the best that is known of it.
 
     Args:
@@ -136,5 +144,4 @@ def identify(key: bytes | None, expected: str | None, url: str, listed: dict[str
         return found
     if claimed is not None:
         return claimed
-    url = normalise(url)
-    return listed.get(url) or f"url-{hashlib.sha256(url.encode()).hexdigest()}"
+    return listed.get(normalise(url)) or url_id(url)

@@ -1,64 +1,83 @@
-"""Listed and configured logs -> the one set of logs to follow."""
+"""Listed and configured logs -> the one set of logs to follow. Pure.
+
+Who may say what of a log:
+
+    a signed list    everything, and of several the first
+    an unsigned one  everything about logs that no signed list names, by key or URL, nothing else
+    the operator     that it is followed, whatever state a list gives it, and how
+"""
 
 import base64
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
-import structlog
 
 from certconf.settings import CustomLog, StaticLog
 from ingestor.catalog.log import Kind, Log, identify, normalise
 from ingestor.catalog.log_list import is_followed
 
-_log = structlog.get_logger(__name__)
+
+class Merged(msgspec.Struct, frozen=True):
+    """What is to be followed.
+
+    Attributes:
+        logs: by id, the configured ones first.
+        problems: name of each configured log that was left out -> why.
+    """
+
+    logs: Mapping[str, Log]
+    problems: Mapping[str, str] = {}
 
 
 def merge(
-    listed: Iterable[Log],
+    signed: Sequence[Log],
+    unsigned: Sequence[Log],
     configured: Sequence[CustomLog | StaticLog],
-    kinds: frozenset[Kind],
-    now: float | None = None,
-) -> dict[str, Log]:
+    now: float,
+) -> Merged:
     """Join what is listed with what is configured.
 
-    Of a log on several lists the first one counts. A log that is configured and listed is one
-    log, with the listed identity and the configured settings; configured, it is followed whatever
-    state the list gives it. A configured log that contradicts itself is left out, with an error in
-    the log: the others are worth following all the same.
+    A log that is configured and listed is one log, with the listed identity and the configured
+    settings. A configured log that contradicts itself, or a signed list, is left out: the others
+    are worth following all the same.
 
     Args:
-        listed: logs of all lists, in the order of the lists.
+        signed: logs of all signed lists, in the order of the lists, in whatever state.
+        unsigned: those of all unsigned ones, likewise.
         configured: logs configured by hand.
-        kinds: which APIs are enabled.
-        now: seconds since the epoch; None asks the clock.
-
-    Returns:
-        Logs by id, the configured ones first.
+        now: seconds since the epoch.
     """
-    now = time.time() if now is None else now
-    known: dict[str, Log] = {}
-    for log in listed:
-        known.setdefault(log.id, log)
-    ids = {normalise(log.url): log.id for log in known.values()}
+    known = {log.id: log for log in reversed(signed)}
+    urls = _by_url(known, now)
+    added = {log.id: log for log in reversed(unsigned) if normalise(log.url) not in urls}
+    listed = {**known, **{key: log for key, log in added.items() if key not in known}}
+    ids = _by_url(listed, now)
     logs: dict[str, Log] = {}
+    problems: dict[str, str] = {}
     for setting in configured:
         try:
             log = _configured(setting, ids)
+            _check(log, logs, known.get(urls.get(normalise(log.url), "")), now)
         except ValueError as error:
-            _log.error("configured log left out", log=setting.name, problem=str(error))
-            continue
-        if log.id in logs:
-            _log.warning("log configured twice", log=log.name, same_as=logs[log.id].name)
-            continue
-        logs[log.id] = _joined(log, known[log.id]) if log.id in known else log
-    for log in known.values():
-        if is_followed(log, now):
+            problems[setting.name] = str(error)
+        else:
+            logs[log.id] = _joined(log, listed[log.id]) if log.id in listed else log
+    taken = {normalise(log.url) for log in logs.values()}
+    for log in listed.values():
+        url = normalise(log.url)
+        is_another = log.id not in known and (url in taken or ids[url] != log.id)
+        if is_followed(log, now) and not is_another:
             logs.setdefault(log.id, log)
-    return {log.id: log for log in logs.values() if log.kind in kinds}
+    return Merged(logs, problems)
 
 
-def _configured(setting: CustomLog | StaticLog, ids: dict[str, str]) -> Log:
+def _by_url(logs: Mapping[str, Log], now: float) -> dict[str, str]:
+    """Normalised URL -> log id; of several logs at one URL, one that is followed."""
+    last = sorted(logs.values(), key=lambda log: is_followed(log, now))
+    return {normalise(log.url): log.id for log in last}
+
+
+def _configured(setting: CustomLog | StaticLog, ids: Mapping[str, str]) -> Log:
     key = base64.b64decode(setting.key) if setting.key else None
     if isinstance(setting, StaticLog):
         kind = Kind.STATIC_CT
@@ -80,12 +99,27 @@ def _configured(setting: CustomLog | StaticLog, ids: dict[str, str]) -> Log:
     )
 
 
+def _check(log: Log, others: Mapping[str, Log], there: Log | None, now: float) -> None:
+    """Refuse a configured log that is configured twice, or another than what is at its URL.
+
+    Raises:
+        ValueError: says which.
+    """
+    if log.id in others:
+        raise ValueError(f"it is the same log as {others[log.id].name!r}")
+    if there is not None and there.id != log.id and is_followed(there, now):
+        raise ValueError(
+            f"its log id would be {log.id}, but a signed list says that {there.id} is at {log.url}"
+        )
+
+
 def _joined(configured: Log, listed: Log) -> Log:
     """A configured log with what its list knows better."""
     return msgspec.structs.replace(
         configured,
         operator=configured.operator or listed.operator,
         state=listed.state,
+        since=listed.since,
         key=configured.key or listed.key,
         origin=configured.origin or listed.origin,
         end_exclusive=listed.end_exclusive,

@@ -14,6 +14,7 @@ import asyncio
 import email.utils
 import time
 import zlib
+from collections.abc import Mapping
 from datetime import UTC
 from importlib.metadata import version
 
@@ -27,7 +28,9 @@ from ingestor.meter import FetchOutcome, Measured
 MAX_REDIRECTS = 3
 # A log may ask for patience, but a hostile or broken one cannot silence us for ever.
 MAX_RETRY_AFTER = 3600.0
+NO_HEADERS: Mapping[str, str] = {}
 _TOO_MANY_REQUESTS = 429
+_MAX_HEADER = 256
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -42,6 +45,25 @@ class Retry(msgspec.Struct, frozen=True):
     attempts: int
     initial: float
     maximum: float
+
+
+class Validators(msgspec.Struct, frozen=True):
+    """What a server calls one version of a body (RFC 9110 section 8.8), as it said; else empty."""
+
+    etag: str = ""
+    modified: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """Of a request for another version only."""
+        named = {"if-none-match": self.etag, "if-modified-since": self.modified}
+        return {name: value for name, value in named.items() if value}
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A body, and what its server calls it."""
+
+    body: bytes
+    validators: Validators
 
 
 def http_client(contact: str = "", connect_timeout: float = 10.0) -> httpx.AsyncClient:
@@ -112,29 +134,49 @@ class Fetcher:
         """
         for attempt in range(self._retry.attempts - 1):
             try:
-                return await self._attempt(url, limit)
+                return (await self._attempt(url, limit)).body
             except LogError as error:
                 if not _worth_retrying(error):
                     raise
             await asyncio.sleep(jittered(attempt, self._retry.initial, self._retry.maximum))
-        return await self._attempt(url, limit)
+        return (await self._attempt(url, limit)).body
 
-    async def _attempt(self, url: str, limit: int) -> bytes:
+    async def get_other(self, url: str, limit: int, had: Validators) -> Version | None:
+        """Fetch a body in one attempt, unless it is the one that was had before.
+
+        Args:
+            url: what to get.
+            limit: as for `get`.
+            had: what came with the one before.
+
+        Raises:
+            LogError: which one, see `errors.py`.
+        """
+        try:
+            return await self._attempt(url, limit, had.headers())
+        except Refused as error:
+            if error.status == httpx.codes.NOT_MODIFIED and had.headers():
+                return None
+            raise
+
+    async def _attempt(
+        self, url: str, limit: int, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Version:
         """One request, after any pause the log asked for."""
         await self._pause()
         began = time.perf_counter()
         try:
-            body = await self._request(url, limit)
+            version = await self._request(url, limit, headers)
         except LogError as error:
             self._measured(_outcome(error), time.perf_counter() - began)
             raise
         self._measured("ok", time.perf_counter() - began)
-        return body
+        return version
 
-    async def _request(self, url: str, limit: int) -> bytes:
+    async def _request(self, url: str, limit: int, headers: Mapping[str, str]) -> Version:
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(url, limit)
+                return await self._exchange(url, limit, headers)
         except TimeoutError as error:
             problem = f"no complete answer within {self._timeout:g} s"
             raise Unreachable(self.log, url, problem) from error
@@ -147,13 +189,14 @@ class Fetcher:
         except Exception as error:
             raise Unreachable(self.log, url, _problem(error)) from error
 
-    async def _exchange(self, url: str, limit: int) -> bytes:
-        async with self._http.stream("GET", url) as response:
+    async def _exchange(self, url: str, limit: int, headers: Mapping[str, str]) -> Version:
+        async with self._http.stream("GET", url, headers=headers) as response:
             if response.status_code != httpx.codes.OK:
                 raise self._refused(url, response)
             if url.startswith("https:") and response.url.scheme != "https":
                 raise BadAnswer(self.log, url, f"redirected to plain HTTP, {response.url}")
-            return await self._body(url, response, limit)
+            said = Validators(_repeatable(response, "etag"), _repeatable(response, "last-modified"))
+            return Version(await self._body(url, response, limit), said)
 
     async def _pause(self) -> None:
         """Wait as long as the log asked for; it may ask for more meanwhile."""
@@ -197,6 +240,12 @@ class Fetcher:
         if not inflate.eof:
             raise BadAnswer(self.log, url, f"gzip body ends early, after {len(body):,} bytes")
         return plain
+
+
+def _repeatable(response: httpx.Response, header: str) -> str:
+    """A header's value, if it can be said again in a request."""
+    value: str = response.headers.get(header, "")
+    return value if value.isascii() and value.isprintable() and len(value) <= _MAX_HEADER else ""
 
 
 def _problem(error: Exception) -> str:

@@ -1,0 +1,128 @@
+"""The catalog: which logs there are now, kept up to date for one ingestor's worker.
+
+Lists and configuration become one set of logs, again and again: every ingestor looks at the shelf
+in Redis every few seconds, so all of them go by the same lists soon after one has fetched a newer
+one.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import structlog
+
+from certbus.shelf import Shelf
+from certconf.present import Present
+from certconf.settings import Config
+from ingestor.catalog.library import Library
+from ingestor.catalog.log import Log
+from ingestor.catalog.merge import keep_ids, merge
+from ingestor.catalog.source import DEFAULT
+from ingestor.ctclient.fetch import Fetcher
+from ingestor.outage import Patience
+from ingestor.settings import kinds
+
+LOOK = 2.0
+"""Seconds from one look at Redis to the next."""
+
+_FIRST_ANSWERS = 3.0  # seconds
+
+_log = structlog.get_logger(__name__)
+
+
+class Catalog:
+    """Tells a worker which logs to follow.
+
+    Args:
+        present: has the configuration, and newer ones as they come.
+        shelf: has the lists.
+        fetcher: makes what fetches the list of that name.
+        patience: what to do while Redis is away.
+        follow: is told all logs, by id, whenever something about them has changed.
+
+    Attributes:
+        library: the lists.
+    """
+
+    def __init__(
+        self,
+        present: Present,
+        shelf: Shelf,
+        fetcher: Callable[[str], Fetcher],
+        patience: Patience,
+        follow: Callable[[Mapping[str, Log]], None],
+    ) -> None:
+        self._present = present
+        self._shelf = shelf
+        self._fetcher = fetcher
+        self._patience = patience
+        self._follow = follow
+        self._logs: Mapping[str, Log] | None = None
+        self._problems: Mapping[str, str] = {}
+        self.library = self._open(present.config)
+
+    async def run(self) -> None:
+        """Keep the worker informed, until cancelled."""
+        config = self._present.config
+        asked = asyncio.Event()
+        await self._patience(self.library.look)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_asking(asked))
+            if not self.library.complete:
+                # Configured logs wait a moment for the answers: a list may say who they are.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_FIRST_ANSWERS):
+                        await asked.wait()
+            while True:
+                self._update(config)
+                newer = await self._newer(config)
+                if newer.log_lists != config.log_lists:
+                    self.library = self._open(newer)
+                config = newer
+                await self._patience(self.library.look)
+
+    async def _keep_asking(self, asked: asyncio.Event) -> None:
+        """Ask the lists' servers; one that hangs delays nothing but itself."""
+        while True:
+            await self._patience(self.library.refresh)
+            asked.set()
+            await asyncio.sleep(LOOK)
+
+    async def _newer(self, config: Config) -> Config:
+        """Wait for the next look, or for a newer configuration."""
+        try:
+            async with asyncio.timeout(LOOK):
+                return await self._present.newer(than=config)
+        except TimeoutError:
+            return config
+
+    def _open(self, config: Config) -> Library:
+        settings = DEFAULT if config.log_lists is None else config.log_lists
+        return Library(settings, self._shelf, self._fetcher)
+
+    def _update(self, config: Config) -> None:
+        lists = self.library.lists
+        merged = merge(
+            [log for source, says in lists if source.is_signed for log in says.logs],
+            [log for source, says in lists if not source.is_signed for log in says.logs],
+            (*config.custom_logs, *config.static_logs),
+            time.time(),
+        )
+        self._tell(merged.problems)
+        enabled = kinds(config)
+        logs = {log.id: log for log in merged.logs.values() if log.kind in enabled}
+        logs = keep_ids(self._logs or {}, logs)
+        if logs == self._logs:
+            return
+        if not logs and self.library.complete:
+            _log.warning("nothing to follow: set log_lists, custom_logs or static_logs")
+        self._logs = logs
+        self._follow(logs)
+        _log.info("logs to follow", logs=len(logs))
+
+    def _tell(self, problems: Mapping[str, str]) -> None:
+        for name, problem in problems.items():
+            if self._problems.get(name) != problem:
+                _log.error("configured log left out", log=name, problem=problem)
+        self._problems = problems
