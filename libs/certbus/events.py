@@ -18,6 +18,9 @@ import msgspec
 from certbus.codec import Codec, Undecodable
 from certbus.ids import ORIGIN, EntryId, parse_entry_id
 
+NOT_RETAINED = "no longer retained"
+"""The reason of a `Gap` that trimming has made."""
+
 
 class StreamBatch(msgspec.Struct, frozen=True, gc=False):
     """One batch of one stream.
@@ -101,7 +104,7 @@ def discontinuity(stream: str, position: EntryId, entry: str, prev: str) -> Gap 
         return None
     if before < position:
         return Repeat(stream, since=prev, seen=str(position))
-    return Gap(stream, str(position), entry, "no longer retained")
+    return Gap(stream, str(position), entry, NOT_RETAINED)
 
 
 def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes]) -> StreamBatch:

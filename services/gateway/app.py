@@ -29,7 +29,8 @@ from gateway.feed import feed
 from gateway.history import History
 from gateway.http1 import HTTPConnection
 from gateway.machine import Machine
-from gateway.metrics import CONTENT_TYPE, metrics
+from gateway.meter import Meter
+from gateway.metrics import CONTENT_TYPE, Numbers, metrics
 from gateway.patience import watch
 from gateway.reload import Reload
 from gateway.replay import Replay
@@ -122,12 +123,15 @@ async def _serve(
 ) -> None:
     follower = Follower(replica, keys, settings.streams, primary=primary)
     history = History(replica, keys, settings.history_bytes)
+    meter = Meter()
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
-        replay = Replay(history, primary, keys, lambda: follower.positions, group)
-        service = Service(settings, replay.begin)
+        replay = Replay(history, primary, keys, lambda: follower.positions, group, meter)
+        service = Service(settings, replay.begin, meter)
         rings = service.rings
-        fanout = Fanout(service.lanes.values())
-        name, own_metrics = new_name(), metrics(service, history, follower, present.reloads)
+        fanout = Fanout(service.lanes.values(), meter)
+        name = new_name()
+        numbers = Numbers(service, history, follower, door.refused, present.reloads)
+        own_metrics = metrics(meter, numbers)
         own_address = address_of(admin_listening) if admin_listening else None
         sight = Sight(primary, keys)
         machine = Machine(sight, name, own_address, own_metrics, follower, service)
@@ -146,7 +150,7 @@ async def _serve(
             group.create_task(task)
             for task in (
                 _check(replica),
-                feed(follower, rings, fanout.notify),
+                feed(follower, rings, fanout.notify, meter),
                 fanout.run(),
                 service.websockets.run(),
                 service.events.run(),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection
 
 from gateway.lane import Lane
+from gateway.meter import Meter
 from gateway.pace import pause
 
 
@@ -12,9 +13,11 @@ class Fanout:
 
     Args:
         lanes: as they are at any time.
+        meter: measures it.
     """
 
-    def __init__(self, lanes: Collection[Lane]) -> None:
+    def __init__(self, lanes: Collection[Lane], meter: Meter) -> None:
+        self._meter = meter
         self._lanes = lanes
         self._news = asyncio.Event()
 
@@ -30,4 +33,5 @@ class Fanout:
             spent = 0.0
             for lane in tuple(self._lanes):
                 spent += await lane.flush()
+            self._meter.flushed(spent)
             await asyncio.sleep(pause(spent))

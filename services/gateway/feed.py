@@ -5,20 +5,25 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from certbus.events import NewEpoch, StreamBatch
+from certbus.ids import parse_entry_id
 from certbus.reader import Follower
 from gateway import notices
+from gateway.meter import Meter, reason_of
 from gateway.ring import Ring
 
 _AT_ONCE: Final = 256 * 1024  # bytes put into rings before the loop gets its turn
 
 
-async def feed(follower: Follower, rings: Mapping[str, Ring], notify: Callable[[], None]) -> None:
+async def feed(
+    follower: Follower, rings: Mapping[str, Ring], notify: Callable[[], None], meter: Meter
+) -> None:
     """Put everything that is published into the rings, until cancelled.
 
     Args:
         follower: of the rings' streams.
         rings: by stream; one may have gone while its stream was read.
         notify: called after each change.
+        meter: measures how late Redis is read, and counts gaps.
     """
     taken = 0
     async for event in follower:
@@ -26,13 +31,16 @@ async def feed(follower: Follower, rings: Mapping[str, Ring], notify: Callable[[
             case NewEpoch():
                 for ring in rings.values():
                     ring.append_notice(notices.of_event(event))
+                    meter.gap(reason_of(event))
             case _ if event.stream not in rings:
                 continue
             case StreamBatch():
                 rings[event.stream].append(event.id, event.prev, event.messages)
+                meter.read(parse_entry_id(event.id))
                 taken += sum(map(len, event.messages))
             case _:
                 rings[event.stream].append_notice(notices.of_event(event))
+                meter.gap(reason_of(event))
         notify()
         if taken > _AT_ONCE:
             taken = 0

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from gateway.frames import Form
+from gateway.meter import Meter
 from gateway.ring import Overrun, Ring
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Lane:
         ring: the stream.
         form: what its messages look like here.
         replay: given a client that the ring cannot serve, and what it has already.
+        meter: measures how late it is.
 
     Attributes:
         clients: everyone.
@@ -42,8 +44,11 @@ class Lane:
         sent_bytes: their bytes.
     """
 
-    def __init__(self, ring: Ring, form: Form, replay: "Callable[[Client, Cursor], None]") -> None:
+    def __init__(
+        self, ring: Ring, form: Form, replay: "Callable[[Client, Cursor], None]", meter: Meter
+    ) -> None:
         self.ring = ring
+        self._meter = meter
         self.form = form
         self.replay = replay
         self.clients: set[Client] = set()
@@ -91,4 +96,6 @@ class Lane:
                 began = perf_counter()
         self.sent += served * (end.total - start.total)
         self.sent_bytes += served * len(data)
+        if served and end.cursor != start.cursor:  # else it was but a notice
+            self._meter.delivered(end.cursor.entry)
         return spent + perf_counter() - began

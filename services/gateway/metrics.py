@@ -2,46 +2,71 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+import msgspec
+from prometheus_client import ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from certbus.reader import Follower
 from gateway.history import History
+from gateway.meter import PREFIX, Meter
 from gateway.service import Service
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_PREFIX = "certstream_gateway"
+
+_REFUSED: Final = {
+    "token": "token",
+    "network": "network",
+    "rate": "rate",
+    "full": "connections",
+    "site": "address",
+}
+"""Why requests are turned away, in the words of `Door.refused` and of the metric."""
 
 
-class ServiceCollector(Collector):
-    """Reads a service's numbers."""
+class Numbers(msgspec.Struct, frozen=True):
+    """What is read when it is asked.
 
-    def __init__(
-        self, service: Service, history: History, follower: Follower, reloads: Mapping[str, int]
-    ) -> None:
-        self._reloads = reloads
-        self._service = service
-        self._history = history
-        self._follower = follower
+    Attributes:
+        service: has the clients.
+        history: what was read from Redis for lagging ones.
+        follower: reads the streams.
+        refused: requests turned away, by why.
+        reloads: times that the configuration was read again, by result.
+    """
+
+    service: Service
+    history: History
+    follower: Follower
+    refused: Mapping[str, int]
+    reloads: Mapping[str, int]
+
+
+class NumbersCollector(Collector):
+    """Gives numbers in Prometheus' terms."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._numbers = numbers
 
     def collect(self) -> Iterator[Metric]:
         """Give all metrics as they are now."""
-        service = self._service
+        numbers = self._numbers
+        service = numbers.service
         labels = ["stream", "form"]
-        clients = GaugeMetricFamily(f"{_PREFIX}_clients", "Clients connected.", labels=labels)
-        sent = CounterMetricFamily(f"{_PREFIX}_messages_sent", "Messages sent.", labels=labels)
-        size = CounterMetricFamily(f"{_PREFIX}_bytes_sent", "Bytes of them.", labels=labels)
+        clients = GaugeMetricFamily(f"{PREFIX}_clients", "Clients connected.", labels=labels)
+        sent = CounterMetricFamily(f"{PREFIX}_messages_sent", "Messages sent.", labels=labels)
+        size = CounterMetricFamily(f"{PREFIX}_bytes_sent", "Bytes of them.", labels=labels)
         for (stream, form), lane in service.lanes.items():
             clients.add_metric([stream, form.name], len(lane.clients))
             sent.add_metric([stream, form.name], lane.sent)
             size.add_metric([stream, form.name], lane.sent_bytes)
-        ring = GaugeMetricFamily(f"{_PREFIX}_ring_bytes", "Held in memory.", labels=["stream"])
+        ring = GaugeMetricFamily(f"{PREFIX}_ring_bytes", "Held in memory.", labels=["stream"])
         age = GaugeMetricFamily(
-            f"{_PREFIX}_stream_age_seconds", "Since the newest batch.", labels=["stream"]
+            f"{PREFIX}_stream_age_seconds", "Since the newest batch.", labels=["stream"]
         )
         for stream, held in service.rings.items():
             ring.add_metric([stream], held.size)
@@ -49,30 +74,36 @@ class ServiceCollector(Collector):
                 age.add_metric([stream], time.time() - held.head.cursor.entry.ms / 1000)
         yield from (clients, sent, size, ring, age)
         yield GaugeMetricFamily(
-            f"{_PREFIX}_paused_clients", "Clients that read slowly.", len(service.paused)
+            f"{PREFIX}_paused_clients", "Clients that read slowly.", len(service.paused)
         )
         yield GaugeMetricFamily(
-            f"{_PREFIX}_waiting_connections", "Not clients yet.", len(service.waiting)
+            f"{PREFIX}_waiting_connections", "Not clients yet.", len(service.waiting)
         )
         yield GaugeMetricFamily(
-            f"{_PREFIX}_history_bytes", "Read from Redis for lagging clients.", self._history.size
+            f"{PREFIX}_history_bytes", "Read from Redis for lagging clients.", numbers.history.size
         )
         yield GaugeMetricFamily(
-            f"{_PREFIX}_redis_up", "Whether Redis is being followed.", self._follower.connected
+            f"{PREFIX}_redis_up", "Whether Redis is being followed.", numbers.follower.connected
         )
+        refused = CounterMetricFamily(
+            f"{PREFIX}_refused", "Requests turned away at the door.", labels=["reason"]
+        )
+        for why, reason in _REFUSED.items():
+            refused.add_metric([reason], numbers.refused.get(why, 0))
+        yield refused
         reloads = CounterMetricFamily(
-            f"{_PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
+            f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
         )
-        for result, count in self._reloads.items():
+        for result, count in numbers.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
 
 
-def metrics(
-    service: Service, history: History, follower: Follower, reloads: Mapping[str, int]
-) -> Callable[[], bytes]:
+def metrics(meter: Meter, numbers: Numbers) -> Callable[[], bytes]:
     """Make what writes the metrics of this process as text."""
-    registry = CollectorRegistry()
-    registry.register(ServiceCollector(service, history, follower, reloads))
+    # No series beside each counter that says when it began.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = meter.registry
+    registry.register(NumbersCollector(numbers))
     ProcessCollector(registry=registry)
     return lambda: generate_latest(registry)

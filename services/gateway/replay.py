@@ -15,6 +15,7 @@ from typing import Final
 import redis.exceptions
 from redis.asyncio import Redis
 
+from certbus.events import NOT_RETAINED
 from certbus.ids import ORIGIN, Cursor, parse_entry_id
 from certbus.keys import Keys
 from certbus.reader import read_head
@@ -22,6 +23,7 @@ from gateway import notices
 from gateway.client import Client
 from gateway.history import History
 from gateway.lane import WRITE_BYTES
+from gateway.meter import Meter
 from gateway.ring import Overrun, Position, Ring
 
 _PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds until the ring or Redis is asked again
@@ -36,6 +38,7 @@ class Replay:
         keys: names of the keys.
         begun: entry ids behind which the rings begin, by stream; empty while not known.
         group: for the clients' tasks.
+        meter: counts gaps.
     """
 
     def __init__(
@@ -45,7 +48,9 @@ class Replay:
         keys: Keys,
         begun: Callable[[], Mapping[str, str]],
         group: asyncio.TaskGroup,
+        meter: Meter,
     ) -> None:
+        self._meter = meter
         self._history = history
         self._primary = primary
         self._keys = keys
@@ -106,10 +111,12 @@ class Replay:
         if str(cursor.entry) == ORIGIN:
             return b"", chunk.tail
         if cursor.entry <= chunk.tail.cursor.entry:
-            notice = notices.gap(_text(cursor), chunk.oldest, "no longer retained")
+            self._meter.gap("trimmed")
+            notice = notices.gap(_text(cursor), chunk.oldest, NOT_RETAINED)
             return form.notice(notice), chunk.tail
         data, place = chunk.resume(Cursor(cursor.entry, None), form)
         oldest = str(place.cursor.entry)
+        self._meter.gap("lost")
         notice = notices.gap(_text(cursor), oldest, "unknown id: the server has lost it")
         return form.notice(notice) + data, place
 
@@ -122,9 +129,11 @@ class Replay:
         if cursor.entry > last:
             reason = "this id is from the future: live from now on"
             place = ring.head
+            self._meter.gap("future")
         elif ring.tail.cursor.entry > cursor.entry:
-            reason = "no longer retained"
+            reason = NOT_RETAINED
             place = ring.tail
+            self._meter.gap("trimmed")
         else:
             return cursor
         client.tell(notices.gap(_text(cursor), None, reason))

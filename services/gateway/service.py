@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.deflate import DEFLATED
 from gateway.frames import SSE, WEBSOCKET, Form
 from gateway.lane import Lane
+from gateway.meter import Meter
 from gateway.ring import Ring
 from gateway.settings import Settings
 from gateway.wheel import Wheel
@@ -30,6 +31,7 @@ class Service:
     Args:
         settings: what is offered, limits and intervals.
         replay: given a client that the ring cannot serve, and what it has already.
+        meter: measures what they do.
 
     Attributes:
         settings: what is offered, limits and intervals.
@@ -42,10 +44,13 @@ class Service:
         deserted: set while no client is being closed.
     """
 
-    def __init__(self, settings: Settings, replay: "Callable[[Client, Cursor], None]") -> None:
+    def __init__(
+        self, settings: Settings, replay: "Callable[[Client, Cursor], None]", meter: Meter
+    ) -> None:
         self.rings: dict[str, Ring] = {}
         self.lanes: dict[tuple[str, Form], Lane] = {}
         self._replay = replay
+        self._meter = meter
         self.change(settings)
         self.websockets = Wheel(settings.heartbeat)
         self.events = Wheel(settings.comment)
@@ -71,7 +76,7 @@ class Service:
             ring = self.rings.setdefault(stream, Ring(stream, settings.ring_bytes))
             for form in forms:
                 if (stream, form) not in self.lanes:
-                    self.lanes[stream, form] = Lane(ring, form, self._replay)
+                    self.lanes[stream, form] = Lane(ring, form, self._replay, self._meter)
         return gone
 
     def leaving(self, client: "Client") -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, get_args
 
-from prometheus_client import ProcessCollector, generate_latest
+from prometheus_client import ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -117,6 +117,8 @@ def metrics(
     meter: Meter, worker: Worker, catalog: Catalog, patience: Patience
 ) -> Callable[[], Answer]:
     """Make what writes the metrics of this process as text."""
+    # No series beside each counter that says when it began.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = meter.registry
     registry.register(WorkerCollector(worker, patience))
     registry.register(ListCollector(catalog))

@@ -1,6 +1,7 @@
 """The address of one process."""
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 
@@ -44,6 +45,20 @@ async def test_health_and_metrics(start: Start, press: Press, tmp_path: Path) ->
     assert found["certstream_gateway_redis_up", None, None] == 1
     assert found["certstream_gateway_stream_age_seconds", "lite", None] < 60
     assert found["process_resident_memory_bytes", None, None] > 0
+    assert found["certstream_gateway_redis_lag_seconds", None, None] < 60
+    assert found["certstream_gateway_delivery_seconds_count", None, None] > 0
+    assert found["certstream_gateway_delivery_seconds_sum", None, None] < 60
+
+
+async def test_gaps_are_counted(start: Start, press: Press, tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    gateway = await (await start(admin=f"unix:{path}")).following()
+    await press.print(1)
+    async with websocket(f"{gateway.ws}/?cursor=9999999999999-0") as client:
+        assert json.loads(await client.recv())["message_type"] == "gap"
+    _, body = await ask(path, "GET /metrics")
+    assert b'certstream_gateway_gaps_total{reason="future"} 1.0' in body.splitlines()
+    assert b"_created" not in body
 
 
 async def test_it_is_ready_while_it_follows_redis_and_does_not_stop(

@@ -1,0 +1,86 @@
+"""What a gateway measures as it works; what can be looked up is read when it is asked (metrics.py).
+
+Nothing here is done for each message or each client: what costs is done once a flush or a batch.
+"""
+
+import time
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from certbus.events import NOT_RETAINED, Gap, NewEpoch, Repeat
+from certbus.ids import EntryId
+
+PREFIX = "certstream_gateway"
+
+GapReason = Literal["trimmed", "lost", "emptied", "unreadable", "future"]
+
+_DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+_FLUSH_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+
+
+class Meter:
+    """Counters and histograms of one gateway.
+
+    Attributes:
+        registry: has them all.
+    """
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self._delivery = Histogram(
+            f"{PREFIX}_delivery_seconds",
+            "From when a batch was published in Redis to when it was written to all clients that "
+            "have everything before it: of each flush, its newest batch.",
+            buckets=_DELIVERY_BUCKETS,
+            registry=registry,
+        )
+        self._flush = Histogram(
+            f"{PREFIX}_flush_seconds",
+            "Work of writing what is new to all clients.",
+            buckets=_FLUSH_BUCKETS,
+            registry=registry,
+        )
+        self._redis_lag = Gauge(
+            f"{PREFIX}_redis_lag_seconds",
+            "Age of the newest batch when it was read from Redis.",
+            registry=registry,
+        )
+        self._gaps = Counter(
+            f"{PREFIX}_gaps",
+            "Gaps told: to one client that resumed, or at once to all of a stream.",
+            ["reason"],
+            registry=registry,
+        )
+
+    def read(self, entry: EntryId) -> None:
+        """A batch was read from Redis."""
+        self._redis_lag.set(_age(entry))
+
+    def delivered(self, entry: EntryId) -> None:
+        """Everything up to this batch was written to all clients of a lane."""
+        self._delivery.observe(_age(entry))
+
+    def flushed(self, spent: float) -> None:
+        """All lanes were flushed, which took so many seconds of work."""
+        self._flush.observe(spent)
+
+    def gap(self, reason: GapReason) -> None:
+        """Clients were told that something is missing."""
+        self._gaps.labels(reason).inc()
+
+
+def reason_of(event: Gap | Repeat | NewEpoch) -> GapReason:
+    """Why there is a gap that the reader of the streams has noticed."""
+    match event:
+        case Repeat():
+            return "lost"
+        case NewEpoch():
+            return "emptied"
+        case Gap():
+            return "trimmed" if event.reason == NOT_RETAINED else "unreadable"
+
+
+def _age(entry: EntryId) -> float:
+    """Seconds since a batch was published, by a clock that may not be quite that of Redis."""
+    return max(time.time() - entry.ms / 1000, 0.0)
