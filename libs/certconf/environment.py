@@ -17,6 +17,7 @@ PREFIX: Final = "CERTSTREAM_"
 SETTINGS: Final[Mapping[str, str]] = {
     "HOST": "host",
     "PORT": "port",
+    "BASE_PATH": "base_path",
     "LOG_LEVEL": "log_level",
     "BUFFER_SIZE": "buffer_size",
     "TLS_CERT": "tls_cert",

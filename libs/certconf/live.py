@@ -38,6 +38,7 @@ USES: Final[Mapping[str, Use]] = {
     "log_level": Use(live=("gateway", "ingestor", "up")),
     "tls_cert": Use(restart=("gateway",)),
     "tls_key": Use(restart=("gateway",)),
+    "base_path": _GATEWAY,
     "protocols": _GATEWAY,
     "streams": Use(live=("gateway", "ingestor")),
     "streams.chain_der": Use(restart=("ingestor",)),

@@ -22,6 +22,10 @@ Positive = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=1e9)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Text = Annotated[str, Meta(min_length=1, description="text")]
+BasePath = Annotated[
+    str,
+    Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", description="a path that begins with /, as /ct"),
+]
 WebURL = Annotated[
     str, Meta(pattern=r"^https?://[^\s/?#]+[^\s]*$", description="an http:// or https:// URL")
 ]
@@ -259,6 +263,7 @@ class Config(msgspec.Struct, frozen=True):
     """The whole configuration of every process.
 
     Attributes:
+        base_path: path below which a proxy shows the server; it is answered below it, and as it is.
         trusted_proxies: whose X-Forwarded-For says where a client is.
         log_lists: lists of logs to follow; None is Google's and Apple's, () only the configured
             logs.
@@ -274,6 +279,7 @@ class Config(msgspec.Struct, frozen=True):
 
     host: Text = "0.0.0.0"  # noqa: S104 - the peers' default: a public server
     port: Port = 8080
+    base_path: BasePath = ""
     log_level: LogLevel = "info"
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -230,9 +230,18 @@ def tune(listening: socket.socket, settings: Settings) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Open the shared address; the kernel deals connections out to all who listen on it."""
+    """Open the shared address; the kernel deals connections out to all who listen on it.
+
+    `::` is every address, of IPv4 as well.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=True)
+    return socket.create_server(
+        (host, port),
+        family=family,
+        backlog=_BACKLOG,
+        reuse_port=True,
+        dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+    )
 
 
 def _url(listening: socket.socket) -> str:

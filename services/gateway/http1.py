@@ -139,7 +139,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def _respond(self, received: h11.Request) -> None:
         try:
-            request = _read(received)
+            request = _read(received, self._service.settings.base_path)
         except ValueError as error:
             self._answer(refuse(400, str(error)))
             return
@@ -252,8 +252,8 @@ class HTTPConnection(asyncio.Protocol):
         client.join(subscription.cursor)
 
     def _answer(self, answer: Answer, *, close: bool = False) -> None:
-        headers = [*answer.headers, ("Date", formatdate(usegmt=True))]
-        if answer.status != HTTPStatus.NO_CONTENT:
+        headers = [*answer.headers, _NO_SNIFFING, ("Date", formatdate(usegmt=True))]
+        if answer.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             headers.append(("Content-Length", str(len(answer.body))))
         if close:
             headers.append(("Connection", "close"))
@@ -282,12 +282,16 @@ class HTTPConnection(asyncio.Protocol):
             self._advance()
 
 
+_NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
 _KEPT: Final = ("Allow", "Content-Type", "Upgrade")
 """Headers of a refused handshake that are passed on; the others h11 and `_answer` write."""
 
 
-def _read(received: h11.Request) -> Request:
+def _read(received: h11.Request, base_path: str) -> Request:
     """Make our request of h11's.
+
+    What does not begin with the base path is taken as it is: probes inside need not know the path,
+    and some proxies take it off.
 
     Raises:
         ValueError: the query has too many fields.
@@ -297,6 +301,9 @@ def _read(received: h11.Request) -> Request:
         split = urlsplit(target)
         target = f"{split.path or '/'}?{split.query}"
     path, _, query = target.partition("?")
+    path = unquote(path)
+    if base_path and f"{path}/".startswith(f"{base_path}/"):
+        path = path.removeprefix(base_path)
     headers: dict[str, str] = {}
     for raw_name, raw_value in received.headers:
         name, value = raw_name.decode(), raw_value.decode("latin-1")
@@ -306,7 +313,7 @@ def _read(received: h11.Request) -> Request:
         fields.setdefault(name, value)
     return Request(
         received.method.decode(),
-        unquote(path),
+        path,
         fields,
         headers,
         headers.get("upgrade", "").lower() == "websocket",

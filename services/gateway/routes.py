@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gateway.api.subscribing import websocket
 from gateway.conditional import revalidated
-from gateway.exchange import METHODS, Outcome, Request, disabled, preflight, refuse
+from gateway.exchange import METHODS, OPEN, Answer, Outcome, Request, disabled, preflight, refuse
 from gateway.route import Route
 from gateway.service import Service
 
@@ -36,14 +36,25 @@ class Routes:
         """Decide about a request."""
         if request.method == "OPTIONS":
             return preflight()
-        route = self.find(request.path)
+        route = self.find(request.path or "/")
         if route is None:
             return refuse(404, f"there is nothing at {request.path[:200]}: / says what there is")
         if request.method not in ("GET", "HEAD"):
             return refuse(405, f"{request.method} is not possible here", ("Allow", METHODS))
+        return self._answer(route, request)
+
+    def _answer(self, route: Route, request: Request) -> Outcome:
+        settings = self._service.settings
         if request.websocket and route.stream:
             return websocket(self._service, route.stream, request)
-        if route.switch and not getattr(self._service.settings, route.switch.rpartition(".")[2]):
+        if not request.path:
+            return _with_slash(settings.base_path)
+        if not settings.offers(route.switch):
             return disabled(route.switch)
         outcome = route.answer(request)
         return revalidated(request, outcome) if route.revalidates else outcome
+
+
+def _with_slash(base_path: str) -> Answer:
+    """Send whoever asks for the base path itself below it: relative links need that."""
+    return Answer(308, (("Location", f"{base_path}/"), *OPEN), b"")

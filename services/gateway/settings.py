@@ -23,6 +23,7 @@ class Settings(msgspec.Struct, frozen=True):
         health: whether /health and /health/deep are.
         example_json: whether the examples are.
         api: whether /latest.json and /api/… are.
+        base_path: below which everything is answered, too; without a slash at its end.
         unhealthy_threshold: failures in a row that make a log unhealthy.
         retained: bytes that Redis may hold of each stream.
         ring_bytes: memory for each stream's newest batches, forms included.
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
     health: bool = True
     example_json: bool = True
     api: bool = False
+    base_path: str = ""
     unhealthy_threshold: int = 5
     retained: Mapping[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
     ring_bytes: int = 32 * MIB
@@ -53,6 +55,10 @@ class Settings(msgspec.Struct, frozen=True):
     close_timeout: float = 5.0
     request_timeout: float = 10.0
     stop_timeout: float = 4.0
+
+    def offers(self, switch: str) -> bool:
+        """Whether a setting such as "protocols.api" is on; "" always is."""
+        return not switch or bool(getattr(self, switch.rpartition(".")[2]))
 
 
 def settings_of(config: Config, base: Settings | None = None) -> Settings:
@@ -69,6 +75,7 @@ def settings_of(config: Config, base: Settings | None = None) -> Settings:
         health=protocols.health,
         example_json=protocols.example_json,
         api=protocols.api,
+        base_path=config.base_path.rstrip("/"),
         unhealthy_threshold=config.ct_log.unhealthy_threshold,
         retained={stream: getattr(config.retention, stream).max_bytes for stream in STREAMS},
     )

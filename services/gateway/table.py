@@ -12,7 +12,7 @@ from gateway.api.stats import Stats, stats
 from gateway.api.subscribing import events, not_a_page
 from gateway.exchange import OPEN, TEXT, Answer, Later, Problem
 from gateway.machine import Machine
-from gateway.pages import index
+from gateway.page import Page
 from gateway.route import Parameter, Reply, Route
 from gateway.service import Service
 
@@ -37,11 +37,13 @@ def table(
         certificates: looks them up.
     """
     rings = service.rings
-    return [
+    routes: list[Route] = []
+    page = Page(service, routes)
+    routes += [
         Route(
             "/",
-            "This page; a WebSocket gets the stream `lite`: without as_der and chain",
-            index,
+            "This page; as a WebSocket the stream lite, without DER and chain",
+            page.respond,
             {200: Reply("For people.", media="text/html")},
             (_CURSOR,),
             stream="lite",
@@ -49,7 +51,7 @@ def table(
         ),
         Route(
             "/full-stream",
-            "WebSocket: the stream `full`",
+            "WebSocket: the stream full, with DER and chain",
             not_a_page,
             {426: Reply("This is a WebSocket.", Problem)},
             (_CURSOR,),
@@ -57,7 +59,7 @@ def table(
         ),
         Route(
             "/domains-only",
-            "WebSocket: the stream `domains`, names alone",
+            "WebSocket: the stream domains, names alone",
             not_a_page,
             {426: Reply("This is a WebSocket.", Problem)},
             (_CURSOR,),
@@ -85,7 +87,7 @@ def table(
         ),
         Route(
             "/example.json",
-            "A recent message of the stream `full`",
+            "A recent message of the stream full",
             lambda _: example("full", rings.get("full")),
             {200: Reply("A message.", FullMessage)},
             switch="protocols.example_json",
@@ -93,7 +95,7 @@ def table(
         ),
         Route(
             "/full-stream/example.json",
-            "The same",
+            "Likewise",
             lambda _: example("full", rings.get("full")),
             {200: Reply("A message.", FullMessage)},
             switch="protocols.example_json",
@@ -101,7 +103,7 @@ def table(
         ),
         Route(
             "/domains-only/example.json",
-            "A recent message of the stream `domains`",
+            "A recent message of the stream domains",
             lambda _: example("domains", rings.get("domains")),
             {200: Reply("A message.", DomainsMessage)},
             switch="protocols.example_json",
@@ -109,7 +111,7 @@ def table(
         ),
         Route(
             "/latest.json",
-            "The 25 newest messages of the stream `lite`",
+            "The 25 newest messages of the stream lite",
             lambda _: latest(rings.get("lite")),
             {200: Reply("Messages, the newest first.", Latest)},
             switch="protocols.api",
@@ -176,3 +178,4 @@ def table(
             switch="protocols.metrics",
         ),
     ]
+    return routes

@@ -49,7 +49,7 @@ def problems(
         ),
         (
             "notices: [x]",
-            "config.yaml:1: notices: no such setting here: there are admin, allow, auth, codec",
+            "config.yaml:1: notices: no such setting here: there are admin, allow, auth, base_path",
         ),
         ("streams: false", "config.yaml:1: streams: false is not a section with settings of its"),
         ("streams: {full: maybe}", "config.yaml:1: streams.full: 'maybe' is not true or false"),

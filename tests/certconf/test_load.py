@@ -142,6 +142,7 @@ def test_the_newer_name_wins_and_the_older_is_told() -> None:
 VARIABLES: dict[str, tuple[str, object]] = {
     "HOST": ("::1", "::1"),
     "PORT": ("9000", 9000),
+    "BASE_PATH": ("/ct", "/ct"),
     "LOG_LEVEL": ("WARN", "warn"),
     "TLS_CERT": ("/c.pem", Path("/c.pem")),
     "TLS_KEY": ("/k.pem", Path("/k.pem")),

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from certconf import load
 from gateway.app import serve
-from gateway.settings import Settings
+from gateway.settings import Settings, settings_of
 from launcher.supervisor import CERTSTREAM_SERVER
 from tests.gateway.clients import Raw, upgrade_request
 
@@ -38,7 +38,7 @@ async def gateway(redis_url: str, prefix: str, **configured: Any) -> AsyncIterat
         serve(
             config,
             stop,
-            settings=Settings(stop_timeout=0.2),
+            settings=settings_of(config, Settings(stop_timeout=0.2)),
             listener=listener,
             ready=ready.set_result,
         )

@@ -45,6 +45,7 @@ def urls(config: Config) -> Iterator[tuple[str, str]]:
     """What to connect to: the URL, and what is there."""
     host = _ANY.get(config.host, config.host)
     place = f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}"
+    place += config.base_path.rstrip("/")
     streams = [
         ("/", "lite", "lite: without DER and chain", config.streams.lite),
         ("/full-stream", "full", "full: with DER and chain", config.streams.full),
