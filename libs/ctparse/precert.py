@@ -4,11 +4,16 @@ The tree covers the leaf, which holds the TBSCertificate without the poison exte
 section 3.2); the precertificate as it was submitted stands beside it, covered by nothing. So it is
 compared byte by byte with the leaf: taking out the poison changes only the lengths around it.
 
+Logs that write the TBSCertificate anew, rather than cut the poison out, mend what the CA has
+encoded otherwise than DER says (an explicit FALSE, a number or a length with zeros before it, a
+year in another form). So what differs is compared once more, value by value.
+
 What a Precertificate Signing Certificate signed has another issuer in the leaf: not compared.
 """
 
 from collections.abc import Callable, Sequence
 
+from ctparse import der
 from ctparse.entry import Entry
 
 # Extension: id 1.3.6.1.4.1.11129.2.4.3, critical, NULL. DER allows no other bytes.
@@ -17,6 +22,7 @@ _POISON = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
 _PRECERT_SIGNING = bytes.fromhex("060a2b06010401d679020404")
 _SEQUENCE = 0x30
 _EXTENSIONS = 0xA3
+_CONSTRUCTED = 0x20
 # MerkleTreeLeaf of a precertificate: version, type, timestamp, entry type, issuer_key_hash; then
 # three bytes of length, and the TBSCertificate.
 _TBS = 2 + 8 + 2 + 32 + 3
@@ -29,7 +35,7 @@ def is_committed(entry: Entry, resolve: Callable[[bytes], Sequence[bytes]]) -> b
         entry: of a precertificate.
         resolve: `Entry.chain` -> the issuers' DER, issuer first.
     """
-    if _is_same(entry.certificate, entry.leaf):
+    if _is_same(entry.certificate, entry.leaf) or _means_the_same(entry.certificate, entry.leaf):
         return True
     chain = resolve(entry.chain)
     return bool(chain) and _PRECERT_SIGNING in chain[0]
@@ -63,6 +69,44 @@ def _is_same(certificate: bytes, leaf: bytes) -> bool:
         return False
     without = certificate[listed:poison] + certificate[poison + len(_POISON) : end]
     return leaf_stop == leaf_list_end == leaf_end and leaf[leaf_listed:leaf_end] == without
+
+
+def _means_the_same(certificate: bytes, leaf: bytes) -> bool:
+    """The same, but for encodings that DER does not allow."""
+    try:
+        outer, _ = _contents(certificate, 0)
+        if certificate[outer] != _SEQUENCE or leaf[_TBS] != _SEQUENCE:
+            return False
+        submitted = _values(certificate, *_contents(certificate, outer))
+        logged = _values(leaf, *_contents(leaf, _TBS))
+    except (IndexError, der.DerError, RecursionError):
+        return False
+    return submitted == logged and certificate.find(_POISON) >= 0
+
+
+def _values(data: bytes, start: int, end: int) -> list[tuple[int, object]]:
+    """What DER says in [start, end), without how it says it, and without a poison extension.
+
+    Raises:
+        DerError: that is not all DER.
+    """
+    elements, stop = der.children(data, start, end)
+    if stop != end:
+        raise der.DerError(f"no value at byte {stop}")
+    values: list[tuple[int, object]] = []
+    for tag, at, until in elements:
+        contents = data[at:until]
+        if tag & _CONSTRUCTED:
+            if tag != _SEQUENCE or contents != _POISON[2:]:
+                values.append((tag, _values(data, at, until)))
+        elif tag == der.INTEGER:
+            values.append((tag, int.from_bytes(contents, signed=True)))
+        elif tag == der.UTC_TIME:  # of years 1950 to 2049 (RFC 5280 section 4.1.2.5.1)
+            century = b"19" if contents[:2] >= b"50" else b"20"
+            values.append((der.GENERALIZED_TIME, century + contents))
+        elif (tag, contents) != (der.BOOLEAN, b"\0"):  # FALSE is the default wherever it may stand
+            values.append((tag, contents))
+    return values
 
 
 def _contents(data: bytes, at: int) -> tuple[int, int]:

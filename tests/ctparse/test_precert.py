@@ -72,3 +72,40 @@ def test_of_a_precertificate_signing_certificate_nothing_is_said() -> None:
     signer = bytes.fromhex("300c060a2b06010401d679020404")
     forged = msgspec.structs.replace(PRECERTS[0], certificate=PRECERTS[1].certificate)
     assert is_committed(forged, lambda _: [signer])
+
+
+def reencoded(entry: Entry, old: str, new: str) -> Entry:
+    """The entry, its precertificate with other bytes somewhere and lengths to match."""
+    certificate, old_bytes, new_bytes = entry.certificate, bytes.fromhex(old), bytes.fromhex(new)
+    assert certificate.count(old_bytes) == 1
+    at = certificate.index(old_bytes)
+    changed = certificate.replace(old_bytes, new_bytes)
+    more = len(new_bytes) - len(old_bytes)
+    # Every definite length around the place, in the two-byte form that certificates have there.
+    for start in range(at):
+        if changed[start + 1 : start + 2] != b"\x82":
+            continue
+        length = int.from_bytes(changed[start + 2 : start + 4])
+        if start + 4 <= at < start + 4 + length <= len(certificate):
+            grown = (length + more).to_bytes(2)
+            changed = changed[: start + 2] + grown + changed[start + 4 :]
+    return msgspec.structs.replace(entry, certificate=changed)
+
+
+def test_what_der_forbids_is_not_another_precertificate() -> None:
+    # subjectKeyIdentifier, with the octets of its value's header after it: without critical, and
+    # with an explicit FALSE.
+    identifier, criticality = "0603551d0e0416", "0603551d0e0101000416"
+    entry = next(each for each in PRECERTS if bytes.fromhex(identifier) in each.certificate)
+    at = entry.certificate.index(bytes.fromhex(identifier))
+    length = entry.certificate[at - 1]
+    odd = reencoded(entry, f"30{length:02x}{identifier}", f"30{length + 3:02x}{criticality}")
+    assert odd.certificate != entry.certificate
+    assert is_committed(odd, chain_certificates)
+    # An explicit TRUE says something else.
+    true = reencoded(
+        entry,
+        f"30{length:02x}{identifier}",
+        f"30{length + 3:02x}{criticality.replace('010100', '0101ff')}",
+    )
+    assert not is_committed(true, chain_certificates)

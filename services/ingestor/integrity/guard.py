@@ -20,7 +20,8 @@ from functools import partial
 
 from certbus.ledger import Ledger
 from certconf.settings import Integrity
-from ctparse.entry import Rejected
+from ctparse.certificate import CertificateReader
+from ctparse.entry import Rejected, Unreadable
 from ctparse.merkle import BadProof, Frontier
 from ctparse.precert import is_committed
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
@@ -241,7 +242,7 @@ class Guard:
         for position, entry in enumerate(window.entries):
             if isinstance(entry, Rejected) or not entry.is_precert:
                 continue
-            if is_committed(entry, self._client.chain):
+            if is_committed(entry, self._client.chain) or not _is_readable(entry.certificate):
                 continue
             problem = f"entry {entry.index}: the leaf does not commit to this precertificate"
             await self.alarms.lie(self._lie("forged_precert", problem))
@@ -401,6 +402,15 @@ class Guard:
         self._refusals = 0
         self._pause = _PAUSE
         self.alarms.proven()
+
+
+def _is_readable(certificate: bytes) -> bool:
+    """Whether it can be published at all; if not, it will be rejected for that."""
+    try:
+        CertificateReader().read(certificate)
+    except Unreadable:
+        return False
+    return True
 
 
 def _is_refusal(error: LogError) -> bool:
