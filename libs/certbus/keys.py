@@ -8,7 +8,7 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | --- | --- | --- | --- |
 | `head` | hash | for ever | see below |
 | `stream:full`, `stream:lite`, `stream:domains` | stream | trimmed by age and bytes | one entry a batch, the same entry id and the same order in all three: `prev` (id of the batch before), `log`, `first`, `last` (indexes of the first and last message in the log), `n` (messages), `codec`, `m` (the n JSON messages joined by newlines, packed) |
-| `stream:rejected` | stream | trimmed by bytes | entries that could not be read: `log`, `index`, `reason`, `raw` (may be cut short), `size` (of raw before the cut) |
+| `stream:rejected` | stream | trimmed by bytes | entries that could not be read: `log`, `index`, `reason`, `raw` (may be cut short), `size` (of raw before the cut); with `last`, entries `index` to `last` that were skipped |
 | `cert:<window>` | bitmap, 4 MiB and 2 KiB | window's end + `remember` | filter over the marks of half an hour: bit at the first 25 bits of each SHA-256; behind it, which hashes there are |
 | `cert:<window>:<bucket>` | hash | the same | dedup mark and look-up index: rest of the SHA-256 -> `<entry id>-<position>` |
 | `sha1:<window>:<first byte>` | list | the same | look-up index: the next 9 bytes of a SHA-1, then `<entry id>-<position>`, for each certificate |
@@ -38,7 +38,8 @@ entries divide into, after their number in 8 bytes: written in the same step as 
 while that number is `next`), `integrity` (proven, unsigned, unproven, lying or off), `alarms` (how
 many lies were found), `alarms.<kind>` (how many of a kind; docs/integrity.md names them), `alarm`,
 `alarm_at` (ms; the newest), `stale` (how many tree heads were older
-than one before), `circuit` (closed, half-open or open), `failures` (in a row), `errors` (in all),
+than one before), `newest` (size of the newest tree head shown, proven or not), `skip` (the range
+that was skipped last, and why), `skip_at` (ms), `circuit` (closed, half-open or open), `failures` (in a row), `errors` (in all),
 `retry_at` (ms; not asked before), and what the directory says of it: `name`, `url`, `operator`,
 `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms).
 

@@ -23,6 +23,7 @@ class Held(msgspec.Struct):
         successes: likewise.
         told_at: loop time when it was last told of a success.
         integrity: what it has been told of what is proven.
+        newest: likewise, of the log's size while that is more than was published.
     """
 
     follower: Follower
@@ -31,6 +32,7 @@ class Held(msgspec.Struct):
     successes: int = 0
     told_at: float = 0.0
     integrity: str = ""
+    newest: int = 0
 
     @property
     def lease(self) -> Lease:
@@ -48,6 +50,9 @@ class Held(msgspec.Struct):
         if state != self.integrity:
             await directory.log_integrity(log_id, state)
             self.integrity = state
+        if health.tree_size != self.newest and health.tree_size > self.follower.pipeline.next:
+            await directory.log_shows(log_id, health.tree_size)
+            self.newest = health.tree_size
         if health.successes != self.successes and now - self.told_at >= _SUCCESS_EVERY:
             await directory.log_succeeded(log_id)
             self.successes, self.told_at = health.successes, now

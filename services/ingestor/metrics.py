@@ -88,11 +88,17 @@ def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
     integrity = gauge("integrity_state", "What is proven of the log; 1 at the present.", "state")
     alarms = CounterMetricFamily(
         f"{PREFIX}_integrity_alarms",
-        "What was found wrong with the log; `stale` is no more than an older tree head.",
+        "What was found wrong with the log; `no_proof` is no lie.",
         labels=["log", "kind"],
+    )
+    stale = CounterMetricFamily(
+        f"{PREFIX}_stale_tree_heads",
+        "Tree heads that were older than one before, which is nothing bad.",
+        labels=["log"],
     )
     for name, held in _named(followed):
         follower = held.follower
+        stale.add_metric([name], follower.guard.alarms.stale_heads)
         for kind in _KINDS:  # also those that are zero: alerts ask whether they grow
             alarms.add_metric([name, kind], follower.guard.alarms.counts[kind])
         lag = follower.lag
@@ -102,7 +108,7 @@ def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
         seconds.add_metric([name], lag.seconds)
         for state in get_args(State):
             integrity.add_metric([name, state], state == follower.guard.state)
-    yield from (next_index, tree_size, entries, seconds, integrity, alarms)
+    yield from (next_index, tree_size, entries, seconds, integrity, alarms, stale)
 
 
 def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:

@@ -66,6 +66,8 @@ def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
     _add_gateway(commands)
     _add_simlog(commands, with_options="simlog" in command)
     _add_tail(commands, with_options="tail" in command)
+    _add_rejected(commands, with_options="rejected" in command)
+    _add_skip(commands, with_options="skip" in command)
     _add_version(commands)
     return parser
 
@@ -179,6 +181,41 @@ def _add_tail(commands: _Commands, *, with_options: bool) -> None:
         add_arguments(parser)
 
 
+def _add_rejected(commands: _Commands, *, with_options: bool) -> None:
+    parser = _command(
+        commands,
+        "rejected",
+        _rejected,
+        "show which entries of logs could not be read, or were skipped",
+        """\
+  certstream-server rejected                                of the `up` that runs here
+  certstream-server rejected --redis-url redis://redis:6379/0 --log 'Example 2026h1' --json
+  certstream-server rejected --log 'Example 2026h1' --raw 620 > entry.der""",
+    )
+    if with_options:
+        from launcher.rejected import add_arguments  # noqa: PLC0415
+
+        add_arguments(parser)
+        options.add_configuration(parser)
+
+
+def _add_skip(commands: _Commands, *, with_options: bool) -> None:
+    parser = _command(
+        commands,
+        "skip",
+        _skip,
+        "go on behind entries of a log that cannot be had, which are then never streamed",
+        """\
+  certstream-server skip 'Example 2026h1' --to 621          asks first
+  certstream-server skip https://ct.example/2026h1 --to 621 --reason 'always 500' --yes""",
+    )
+    if with_options:
+        from launcher.skip import add_arguments  # noqa: PLC0415
+
+        add_arguments(parser)
+        options.add_configuration(parser)
+
+
 def _add_version(commands: _Commands) -> None:
     _command(
         commands, "version", _print_version, "print the version", "  certstream-server version"
@@ -245,6 +282,18 @@ def _simlog(chosen: argparse.Namespace) -> int:
 
 def _tail(chosen: argparse.Namespace) -> int:
     from launcher.tail.command import run  # noqa: PLC0415
+
+    return run(chosen)
+
+
+def _rejected(chosen: argparse.Namespace) -> int:
+    from launcher.rejected import run  # noqa: PLC0415
+
+    return run(chosen)
+
+
+def _skip(chosen: argparse.Namespace) -> int:
+    from launcher.skip import run  # noqa: PLC0415
 
     return run(chosen)
 

@@ -90,9 +90,10 @@ class Truncated(Fault, frozen=True):
 
 
 class Oversized(Fault, frozen=True):
-    """Bodies go on after their end, with `size` bytes of white space or endlessly."""
+    """Bodies go on after their end, with `size` white space or endlessly. `index`: as Status."""
 
     size: Number | None = None
+    index: Number | None = None
 
 
 class Bomb(Fault, frozen=True):

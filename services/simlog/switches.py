@@ -10,7 +10,7 @@ import msgspec
 
 from simlog.asked import Asked
 from simlog.chance import draw, fraction
-from simlog.faults import AnyFault, Malformed, Status
+from simlog.faults import AnyFault, Malformed, Oversized, Status
 from simlog.spec import Spec
 
 
@@ -33,7 +33,8 @@ class Switch:
         fault = self.fault
         if not fault.in_force(now - self.zero, size) or fault.only not in (None, asked.part):
             return None
-        if isinstance(fault, Status) and not (fault.index is None or fault.index in asked.entries):
+        index = fault.index if isinstance(fault, Status | Oversized) else None
+        if index is not None and index not in asked.entries:
             return None
         chance = draw(seed, self._label, self._requests, 8)
         self._requests += 1

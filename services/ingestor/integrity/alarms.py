@@ -20,7 +20,7 @@ from ingestor.ctclient.errors import Lie, LieKind, Unproven
 from ingestor.outage import Patience
 
 State = Literal["proven", "unsigned", "unproven", "lying", "off"]
-AlarmKind = LieKind | Literal["no_proof", "stale"]
+AlarmKind = LieKind | Literal["no_proof"]
 
 _log = structlog.get_logger(__name__)
 
@@ -36,10 +36,12 @@ class Alarms:
 
     Attributes:
         counts: how many there were, by kind.
+        stale_heads: how many tree heads were older than one before.
     """
 
     def __init__(self, log: Log, ledger: Ledger, patience: Patience, *, enforced: bool) -> None:
         self.counts: Counter[AlarmKind] = Counter()
+        self.stale_heads = 0
         self._log = log
         self._ledger = ledger
         self._patience = patience
@@ -88,7 +90,7 @@ class Alarms:
 
     async def stale(self) -> None:
         """The log has shown a tree head older than one before."""
-        self.counts["stale"] += 1
+        self.stale_heads += 1
         await self._patience(partial(self._ledger.stale, self._log.id))
 
     def proven(self) -> None:

@@ -1,0 +1,52 @@
+"""Which Redis a command is about: the configured one, or the embedded one of a running `up`."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.connection import connect
+from certbus.embedded import running
+from certbus.keys import Keys
+from certconf import Config
+from launcher import options
+
+Work = Callable[[Redis, Keys], Awaitable[int]]
+
+
+def run_with_redis(chosen: argparse.Namespace, name: str, work: Work) -> int:
+    """Do something with the Redis of this configuration; returns the exit status.
+
+    Args:
+        chosen: the options, those of `options.add_configuration` among them.
+        name: of the command.
+        work: returns the exit status.
+
+    Raises:
+        certconf.ConfigError: the configuration cannot be used.
+    """
+    config, _ = options.configuration(chosen)
+    url = config.redis_url.reveal() if config.redis_url else running(config.state_dir)
+    if url is None:
+        print(f"certstream-server: {_nothing_runs(config)}", file=sys.stderr)
+        return 1
+
+    async def with_client() -> int:
+        async with connect(url, name=name) as client:
+            return await work(client, Keys(config.redis_prefix))
+
+    try:
+        return asyncio.run(with_client())
+    except redis.exceptions.RedisError as error:
+        print(f"certstream-server: Redis: {error}", file=sys.stderr)
+        return 1
+
+
+def _nothing_runs(config: Config) -> str:
+    return (
+        f"no `up` runs with the state directory {config.state_dir}: start it, or say where to look "
+        "with --state-dir, or --redis-url for a Redis of your own"
+    )
