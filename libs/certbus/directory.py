@@ -12,6 +12,7 @@ import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
+from certbus import scripts
 from certbus.connection import is_out_of_memory
 from certbus.keys import STREAMS, Keys
 from certbus.ledger import ALARMS_OF
@@ -124,18 +125,21 @@ class Directory:
         self._redis = client
         self._keys = keys
         self._ttl_ms = int(ttl * 1000)
+        self._describe = scripts.load(client, "describe")
 
     async def describe(self, logs: Sequence[LogDescription]) -> None:
-        """Write down logs, or what has changed about them."""
+        """Write down logs, or what has changed about them; not those with a better id by now."""
         if not logs:
             return
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.sadd(self._keys.logs, *(log.log_id for log in logs))
-            for log in logs:
-                fields: dict[Any, Any] = msgspec.structs.asdict(log)
-                del fields["log_id"]
-                pipeline.hset(self._keys.log(log.log_id), mapping=fields)
-            await pipeline.execute()
+        fields = LogDescription.__struct_fields__[1:]
+        await self._describe(
+            keys=[self._keys.logs, *(self._keys.log(log.log_id) for log in logs)],
+            args=[
+                len(fields),
+                *fields,
+                *(value for log in logs for value in msgspec.structs.astuple(log)),
+            ],
+        )
 
     async def log_succeeded(self, log_id: str) -> None:
         """Note that a log has just answered as it should."""

@@ -41,7 +41,8 @@ many lies were found), `alarms.<kind>` (how many of a kind; docs/integrity.md na
 than one before), `newest` (size of the newest tree head shown, proven or not), `skip` (the range
 that was skipped last, and why), `skip_at` (ms), `circuit` (closed, half-open or open), `failures` (in a row), `errors` (in all),
 `retry_at` (ms; not asked before), and what the directory says of it: `name`, `url`, `operator`,
-`kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms).
+`kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms). Under an id that turned out not
+to be the best one, nothing but `renamed`: the log's id.
 
 <who> is `token:<name>` for who has a token, else `address:<address>`. An <address> is an IPv4
 address, or the /64 network of an IPv6 address: that is what one site has.

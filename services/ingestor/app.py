@@ -19,6 +19,7 @@ from certbus.keys import Keys
 from certbus.leases import Leases
 from certbus.ledger import Ledger
 from certbus.publisher import Publisher
+from certbus.roll import Roll
 from certbus.shelf import Shelf
 from certbus.trimmer import Trimmer
 from certconf.present import Present
@@ -105,7 +106,8 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         }
         worker = Worker(worker_id, bus, assembly, patience, starts(config), whereabouts)
         fetcher = partial(Fetcher, http, retry=_ONCE, timeout=_LIST_TIMEOUT)
-        catalog = Catalog(present, Shelf(redis, keys), fetcher, patience, worker.follow)
+        shelf, roll = Shelf(redis, keys), Roll(redis, keys)
+        catalog = Catalog(present, shelf, roll, fetcher, patience, worker.follow)
         if admin is not None:
             measured = metrics(meter, worker, catalog, patience)
             pages = _pages(Health(redis, patience, worker), measured)

@@ -14,7 +14,7 @@ from ctparse.entry import Malformed
 from ctparse.signatures import BadSignature, verify_log_list
 from ingestor.catalog.log import Kind, Log, identify, normalise, read_log_id
 from ingestor.catalog.log_list import MARGIN, MAX_LOGS, is_followed, parse
-from ingestor.catalog.merge import keep_ids, merge
+from ingestor.catalog.merge import merge
 from ingestor.catalog.peer_state import read_state
 from ingestor.catalog.source import packaged
 from ingestor.first_sight import Starts, choose
@@ -226,14 +226,6 @@ def test_an_unsigned_list_adds_and_changes_nothing_else() -> None:
     retired = msgspec.structs.replace(LISTED, state="retired")
     assert merge([retired], [LISTED], [], NOW).logs == {}
     assert merge([], [LISTED, rekeyed], [], NOW).logs == {KEY_ID: LISTED}
-
-
-def test_a_log_keeps_the_id_it_is_followed_under() -> None:
-    configured = CustomLog(name="Mine", url=LISTED.url)
-    before = merge([], [], [configured], NOW).logs
-    after = merge([LISTED], [], [configured], NOW).logs
-    assert after.keys() == {KEY_ID}
-    assert keep_ids(before, after).keys() == before.keys()
 
 
 def test_a_state_file_says_where_unknown_logs_start() -> None:

@@ -13,7 +13,7 @@
 --   {'published', entry id, next}       entry id '' if there was nothing to put into a stream
 --   {'repeated', position, ...}         these were published meanwhile: nothing written
 --   {'stale', next, newest entry id}    the log goes on elsewhere than at batch.first
---   {'fenced'}                          the lease was lost
+--   {'fenced'}                          the lease was lost, maybe with the log's old id
 --   {'missing'}                         the log is not there: Redis was emptied
 --   {'streams', names}                  pack for these streams and try again
 
@@ -50,10 +50,10 @@ end
 
 ---- Check ---------------------------------------------------------------------------------------
 
-local log = call('HMGET', LOG, 'next', 'start', 'fence')
-local log_next, log_start, fence = log[1], log[2], log[3]
+local log = call('HMGET', LOG, 'next', 'start', 'fence', 'renamed')
+local log_next, log_start, fence, renamed = log[1], log[2], log[3], log[4]
 if not log_next then
-  return { 'missing' }
+  return { renamed and 'fenced' or 'missing' }
 end
 if fence ~= batch.fence then
   -- Made again, further on, by a worker that knew less: the owner's own position is the better.

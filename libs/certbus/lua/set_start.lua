@@ -1,10 +1,10 @@
 -- Says where a log starts, if it is not known yet.
 --
 -- KEYS: log:<id>, logs. ARGV: log id, index.
--- Returns 1, or 0 if the log has a start already.
+-- Returns 1, or 0 if the log has a start already, or a better id.
 
 local LOG, LOGS = KEYS[1], KEYS[2]
-if redis.call('HEXISTS', LOG, 'next') == 1 then
+if redis.call('HEXISTS', LOG, 'next') == 1 or redis.call('HEXISTS', LOG, 'renamed') == 1 then
   return 0
 end
 redis.call('SADD', LOGS, ARGV[1])

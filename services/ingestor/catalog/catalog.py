@@ -2,22 +2,26 @@
 
 Lists and configuration become one set of logs, again and again: every ingestor looks at the shelf
 in Redis every few seconds, so all of them go by the same lists soon after one has fetched a newer
-one.
+one. And they call each log by the same id, even those that know no more of it than its URL: who
+knows better renames it (`certbus.roll`).
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
+import msgspec
 import structlog
 
+from certbus.roll import Roll
 from certbus.shelf import Shelf
 from certconf.present import Present
 from certconf.settings import Config
 from ingestor.catalog.library import Library
-from ingestor.catalog.log import Log
-from ingestor.catalog.merge import keep_ids, merge
+from ingestor.catalog.log import Log, url_id
+from ingestor.catalog.merge import merge
 from ingestor.catalog.source import DEFAULT
 from ingestor.ctclient.fetch import Fetcher
 from ingestor.outage import Patience
@@ -37,6 +41,7 @@ class Catalog:
     Args:
         present: has the configuration, and newer ones as they come.
         shelf: has the lists.
+        roll: knows what logs are called.
         fetcher: makes what fetches the list of that name.
         patience: what to do while Redis is away.
         follow: is told all logs, by id, whenever something about them has changed.
@@ -49,12 +54,14 @@ class Catalog:
         self,
         present: Present,
         shelf: Shelf,
+        roll: Roll,
         fetcher: Callable[[str], Fetcher],
         patience: Patience,
         follow: Callable[[Mapping[str, Log]], None],
     ) -> None:
         self._present = present
         self._shelf = shelf
+        self._roll = roll
         self._fetcher = fetcher
         self._patience = patience
         self._follow = follow
@@ -75,7 +82,7 @@ class Catalog:
                     async with asyncio.timeout(_FIRST_ANSWERS):
                         await asked.wait()
             while True:
-                self._update(config)
+                await self._patience(partial(self._update, config))
                 newer = await self._newer(config)
                 if newer.log_lists != config.log_lists:
                     self.library = self._open(newer)
@@ -101,7 +108,7 @@ class Catalog:
         settings = DEFAULT if config.log_lists is None else config.log_lists
         return Library(settings, self._shelf, self._fetcher)
 
-    def _update(self, config: Config) -> None:
+    async def _update(self, config: Config) -> None:
         lists = self.library.lists
         merged = merge(
             [log for source, says in lists if source.is_signed for log in says.logs],
@@ -111,8 +118,7 @@ class Catalog:
         )
         self._tell(merged.problems)
         enabled = kinds(config)
-        logs = {log.id: log for log in merged.logs.values() if log.kind in enabled}
-        logs = keep_ids(self._logs or {}, logs)
+        logs = await self._called([log for log in merged.logs.values() if log.kind in enabled])
         if logs == self._logs:
             return
         if not logs and self.library.complete:
@@ -120,6 +126,18 @@ class Catalog:
         self._logs = logs
         self._follow(logs)
         _log.info("logs to follow", logs=len(logs))
+
+    async def _called(self, logs: Sequence[Log]) -> dict[str, Log]:
+        """The logs by the best ids that anybody knows."""
+        by_url = {log: url_id(log.url) for log in logs}
+        better = await self._roll.renamed(list(by_url.values()))
+        called: dict[str, Log] = {}
+        for log, url in by_url.items():
+            if log.id != url and url not in better and await self._roll.rename(url, log.id):
+                _log.info("log renamed, as its key is known now", log=log.name, id=log.id, was=url)
+            best = better.get(url, url) if log.id == url else log.id
+            called.setdefault(best, msgspec.structs.replace(log, id=best))
+        return called
 
     def _tell(self, problems: Mapping[str, str]) -> None:
         for name, problem in problems.items():

@@ -125,21 +125,3 @@ def _joined(configured: Log, listed: Log) -> Log:
         end_exclusive=listed.end_exclusive,
         mmd=listed.mmd,
     )
-
-
-def keep_ids(before: Mapping[str, Log], logs: Mapping[str, Log]) -> dict[str, Log]:
-    """Let no log change its id while it may be followed under the one it had.
-
-    A configured log gets a better id when a list is read that knows its key. Following it as
-    another log would publish everything in between once more.
-
-    Args:
-        before: the logs as they were, by id.
-        logs: the logs as they are now, by id.
-    """
-    ids = {normalise(log.url): log.id for log in before.values()}
-    kept = [
-        msgspec.structs.replace(log, id=ids.get(normalise(log.url), log.id))
-        for log in logs.values()
-    ]
-    return {log.id: log for log in kept}
