@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import yaml
 
 from certbus.connection import connect
-from certbus.directory import snapshot
+from certbus.directory import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
 from certbus.reader import history
 from simlog import record
 from simlog.examine import Form
+from simlog.loglist import Edition
 from simlog.oracle import Delivery, Tally
 from simlog.record import Recorded
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port, redis_server
@@ -78,10 +80,39 @@ class Site:
         path.write_text(yaml.safe_dump({**config, "ct_log": HURRIED, **settings}))
         return path
 
-    def start_ingestor(self) -> Process:
+    def save(self, name: str, settings: Mapping[str, object]) -> Path:
+        """Write another configuration, without any logs."""
+        path = self._directory / name
+        nothing: dict[str, object] = {"log_lists": [], "custom_logs": [], "static_logs": []}
+        path.write_text(yaml.safe_dump({**nothing, "ct_log": HURRIED, **settings}))
+        return path
+
+    async def log_list(self) -> dict[str, str]:
+        """The setting of the simulated logs' signed list."""
+        key = self._directory / "log_list_pubkey.pem"
+        key.write_bytes(await self.get(f"{self.logs_url}/log_list_pubkey.pem"))
+        url, signature_url = (f"{self.logs_url}/log_list.{kind}" for kind in ("json", "sig"))
+        return {"url": url, "signature_url": signature_url, "key": str(key)}
+
+    async def publish_list(self, edition: Edition) -> None:
+        """Let that list say something else from now on."""
+        url = f"{self.logs_url}/control/lists/log_list"
+        answer = await self._http.put(url, content=msgspec.json.encode(edition))
+        assert answer.status_code == 200, answer.text
+
+    async def logs(self) -> list[LogStatus]:
+        """The logs as Redis knows them."""
+        client = connect(self._redis_url)
+        try:
+            return (await snapshot(client, Keys())).logs
+        finally:
+            await client.aclose()
+
+    def start_ingestor(self, config: Path | None = None) -> Process:
         """Start one more ingestor, which begins each unknown log at its first entry."""
         name = f"ingestor-{len(self.ingestors) + 1}"
-        process = self._start(name, [*CERTSTREAM_SERVER, "ingest", "--from-start", *self._common()])
+        arguments = ["ingest", "--from-start", *self._common(config)]
+        process = self._start(name, [*CERTSTREAM_SERVER, *arguments])
         self.ingestors.append(process)
         return process
 
@@ -129,11 +160,6 @@ class Site:
 
     async def tallies(self) -> list[Tally]:
         """What the ingestors say of each log."""
-        client = connect(self._redis_url)
-        try:
-            logs = (await snapshot(client, Keys())).logs
-        finally:
-            await client.aclose()
         return [
             Tally(
                 log.name,
@@ -144,7 +170,7 @@ class Site:
                 log.rejected,
                 log.skipped,
             )
-            for log in logs
+            for log in await self.logs()
         ]
 
     async def streams(self) -> list[Delivery]:
@@ -166,8 +192,8 @@ class Site:
         finally:
             await client.aclose()
 
-    def _common(self) -> list[str]:
-        config = self._directory / "config.yaml"
+    def _common(self, config: Path | None = None) -> list[str]:
+        config = config or self._directory / "config.yaml"
         return [f"--config={config}", f"--redis-url={self._redis_url}", "--log-format=console"]
 
     def _start(
