@@ -43,7 +43,6 @@ _NO_HEALTH = (
 
 #: Settings that this version reads and checks, but does not act on -> what happens instead.
 PENDING: Final[Mapping[str, str]] = {
-    "tls_cert": "TLS is not served yet: put a proxy with TLS in front",
     "ct_log.default_operator_rate_limit_ms": "requests to an operator are not spaced yet",
     "ct_log.operator_rate_limits": "requests to an operator are not spaced yet",
     "ct_log.checkpoint_signature_mode": _INTEGRITY,

@@ -39,6 +39,7 @@ from gateway.service import Service
 from gateway.settings import Settings, settings_of
 from gateway.stopping import close_all
 from gateway.table import table
+from gateway.tls import Certificate, server_options
 from gateway.whereabouts import announce, new_name
 
 _BACKLOG: Final = 4096
@@ -76,7 +77,7 @@ async def serve(
     Raises:
         ValueError: no Redis is configured, or `admin` is not an address.
         certbus.connection.UnsuitableServer: Redis cannot hold streams.
-        OSError: the address cannot be had.
+        OSError: the address cannot be had, or the certificate not be served.
     """
     settings = settings or settings_of(config)
     if config.redis_url is None:
@@ -123,6 +124,7 @@ async def _serve(
 ) -> None:
     follower = Follower(replica, keys, settings.streams, primary=primary)
     history = History(replica, keys, settings.history_bytes)
+    certificate = _certificate(config)
     meter = Meter()
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         replay = Replay(history, primary, keys, lambda: follower.positions, group, meter)
@@ -140,12 +142,15 @@ async def _serve(
         reload = Reload(service, follower, door)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: HTTPConnection(service, routes.respond, door), sock=listening, backlog=_BACKLOG
+            lambda: HTTPConnection(service, routes.respond, door),
+            sock=listening,
+            backlog=_BACKLOG,
+            **server_options(certificate, settings),
         )
         if admin_listening is not None:
             pages = _pages(own_metrics, lambda: _unready(follower, stop))
             await stack.enter_async_context(admin_server(admin_listening, pages))
-        url = _url(listening)
+        url = _url(listening, "https" if certificate else "http")
         tasks = [
             group.create_task(task)
             for task in (
@@ -159,6 +164,7 @@ async def _serve(
                 door.connections.run(),
                 announce(primary, keys, name, service, follower, url, own_address),
                 reload.run(present, config),
+                *([certificate.run()] if certificate else []),
             )
         ]
         log.info("clients can connect", url=url, streams=settings.streams)
@@ -213,6 +219,12 @@ async def _check(client: Redis) -> None:
         await asyncio.sleep(_REDIS_PAUSE)
 
 
+def _certificate(config: Config) -> Certificate | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return Certificate(config.tls_cert, config.tls_key)
+
+
 def _door(config: Config, primary: Redis, keys: Keys) -> Door:
     """Who may come in, counted together with all gateways."""
     ttl = config.connection_limit.forget_after_secs
@@ -244,6 +256,6 @@ def _listen(host: str, port: int) -> socket.socket:
     )
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, scheme: str) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -1,7 +1,7 @@
 """What WebSocket and SSE clients have in common: a place in a ring, and flow control.
 
 A client is *live* while its transport takes what it is given: then flushes write to it. The
-transport's high-water mark is zero, so it says `pause_writing` as soon as the kernel takes no
+transport's high-water mark is one byte, so it says `pause_writing` as soon as the kernel takes no
 more, holding only the rest of one shared write. Until `resume_writing` the client is left alone;
 then it is pumped from the ring at its own pace until it has everything, and is live again. What
 the ring does not hold, a replay serves from Redis.
@@ -29,7 +29,7 @@ class Client(asyncio.Protocol, ABC):
     Attributes:
         service: what it shares with all others.
         lane: what it reads.
-        transport: where its bytes go; its high-water mark is zero.
+        transport: where its bytes go; its high-water mark is one byte.
         at: everything before this place has been written.
         paused: whether the transport takes no more for now.
         spoke: of the heartbeat's wheel.

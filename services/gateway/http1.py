@@ -65,8 +65,11 @@ class HTTPConnection(asyncio.Protocol):
         """Begin to wait for a request."""
         # uvloop's transports are, but do not derive from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
-        # Writes go to the kernel at once, and `pause_writing` comes as soon as it takes no more.
-        self._transport.set_write_buffer_limits(high=0)
+        if transport.get_extra_info("sslcontext") is None:
+            self._write_through()
+        else:  # uvloop sends the end of the handshake in the next turn; until then it would pause
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._write_through)
         self._service.waiting.add(self)
         self._wait()
 
@@ -93,6 +96,13 @@ class HTTPConnection(asyncio.Protocol):
     def close(self) -> None:
         """Hang up."""
         self._transport.close()
+
+    def _write_through(self) -> None:
+        """Hand writes to the kernel at once, and be paused as soon as it takes no more.
+
+        A mark of zero would always be reached with uvloop's TLS.
+        """
+        self._transport.set_write_buffer_limits(high=1, low=0)
 
     def _wait(self) -> None:
         loop = asyncio.get_running_loop()

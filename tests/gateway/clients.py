@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, cast
@@ -48,8 +49,8 @@ class Raw:
         self.writer = writer
 
     @classmethod
-    async def open(cls, port: int, limit: int = 1 << 16) -> Self:
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
+    async def open(cls, port: int, limit: int = 1 << 16, tls: ssl.SSLContext | None = None) -> Self:
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit, ssl=tls))
 
     async def __aenter__(self) -> Self:
         return self

@@ -108,6 +108,12 @@ class Running:
         await until(self._is_following)
         return self
 
+    async def has_clients(self, count: int) -> bool:
+        """Whether the directory says so."""
+        seen = await snapshot(self._redis, self._keys)
+        (own,) = [member for member in seen.gateways if member.fields["url"] == self.url]
+        return int(own.fields["clients"]) == count
+
     async def _is_following(self) -> bool:
         seen = await snapshot(self._redis, self._keys)
         return any(
@@ -129,6 +135,7 @@ async def start(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Start]:
             settings: Settings | None = None,
             redis_url: str = shared_redis.url,
             admin: str | None = None,
+            **configured: object,
         ) -> Running:
             config = load(
                 None,
@@ -137,6 +144,7 @@ async def start(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Start]:
                     "host": "127.0.0.1",
                     "redis_url": redis_url,
                     "redis_prefix": prefix,
+                    **configured,
                 },
             )
             present = Present(config)

@@ -52,11 +52,12 @@ def urls(config: Config) -> Iterator[tuple[str, str]]:
         ("/domains-only", "domains", "only the names", config.streams.domains_only),
     ]
     offered = [stream for stream in streams if stream[-1]]
+    secure = "s" if config.tls_cert else ""
     if config.protocols.websocket:
         for path, _, what, _ in offered:
-            yield f"ws://{place}{path}", what
+            yield f"ws{secure}://{place}{path}", what
     if config.protocols.sse and offered:
         names = "|".join(name for _, name, _, _ in offered)
-        yield f"http://{place}/sse", f"server-sent events; ?stream={names}"
+        yield f"http{secure}://{place}/sse", f"server-sent events; ?stream={names}"
     if config.protocols.health:
-        yield f"http://{place}/health", "for load balancers"
+        yield f"http{secure}://{place}/health", "for load balancers"

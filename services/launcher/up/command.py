@@ -37,6 +37,7 @@ def run(chosen: argparse.Namespace) -> int:
     config, overrides = options.configuration(chosen)
     try:
         check_free(config.host, config.port)
+        _check_certificate(config)
         if chosen.log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty():
             with Panel(tuple(urls(config))) as panel:
                 _run(chosen, config, overrides, panel)
@@ -131,6 +132,22 @@ async def _everything(
                     services.create_task(watched(f"ingestor-{number + 1}", "ingest"))
                 for number in range(chosen.gateways):
                     services.create_task(watched(f"gateway-{number + 1}", "gateway"))
+
+
+def _check_certificate(config: Config) -> None:
+    """Find out before anything starts whether gateways will have one.
+
+    Raises:
+        CannotStart: they will not.
+    """
+    if config.tls_cert is None or config.tls_key is None:
+        return
+    from gateway.tls import UnusableCertificate, read  # noqa: PLC0415
+
+    try:
+        read(config.tls_cert, config.tls_key)
+    except UnusableCertificate as error:
+        raise CannotStart(str(error)) from None
 
 
 def _print_urls(config: Config) -> None:
