@@ -12,6 +12,7 @@ from certbus.connection import connect
 from certbus.directory import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
 from certbus.reader import history
+from certbus.shelf import Shelf
 from simlog import record
 from simlog.examine import Form
 from simlog.loglist import Edition
@@ -99,6 +100,14 @@ class Site:
         url = f"{self.logs_url}/control/lists/log_list"
         answer = await self._http.put(url, content=msgspec.json.encode(edition))
         assert answer.status_code == 200, answer.text
+
+    async def refresh_lists(self) -> None:
+        """Have the ingestors ask for their log lists now."""
+        client = connect(self._redis_url)
+        try:
+            await Shelf(client, Keys()).hurry()
+        finally:
+            await client.aclose()
 
     async def logs(self) -> list[LogStatus]:
         """The logs as Redis knows them."""
