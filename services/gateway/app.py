@@ -138,7 +138,8 @@ async def _serve(
         sight = Sight(primary, keys)
         machine = Machine(sight, name, own_address, own_metrics, follower, service)
         certificates = Certificates(primary, replica, keys)
-        routes = Routes(service, table(service, machine, sight, certificates))
+        listed = table(service, machine, sight, certificates, lambda: door.policy)
+        routes = Routes(service, listed)
         reload = Reload(service, follower, door)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(

@@ -88,7 +88,7 @@ class Problem(msgspec.Struct, frozen=True):
     error: str
 
 
-def said(value: object) -> Answer:
+def in_json(value: object) -> Answer:
     """Answer with a value, in JSON."""
     return Answer(200, (JSON, *OPEN), msgspec.json.encode(value))
 

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+import msgspec
 
 from certbus.directory import LogStatus, Snapshot
 
@@ -10,6 +12,35 @@ Health = Literal["healthy", "degraded", "unhealthy"]
 
 _PATIENCE: Final = 300_000
 """Milliseconds that a log may take to answer as it should."""
+
+
+class DeepHealth(msgspec.Struct, frozen=True):
+    """The whole service.
+
+    Attributes:
+        status: "unhealthy" without Redis, or if there are logs and none of them is healthy;
+            "degraded" if one of them is not.
+        logs_healthy: how many are; likewise the next two.
+        logs_degraded: fail now and then, or were not heard of yet.
+        logs_unhealthy: have not answered for a while, or lie.
+        logs_total: how many there are.
+        active_connections: clients of all gateways.
+        uptime_secs: of this gateway.
+        redis: whether it answers.
+        gateways: that run.
+        stream_lag_secs: by stream, how old the newest batch is that this gateway has.
+    """
+
+    status: Health
+    logs_healthy: int
+    logs_degraded: int
+    logs_unhealthy: int
+    logs_total: int
+    active_connections: int
+    uptime_secs: int
+    redis: Literal["connected", "away"]
+    gateways: int
+    stream_lag_secs: dict[str, float]
 
 
 def judge(
@@ -20,7 +51,7 @@ def judge(
     uptime: float,
     ages: Mapping[str, float],
     unhealthy_threshold: int,
-) -> dict[str, Any]:
+) -> DeepHealth:
     """Say how the service does.
 
     Args:
@@ -30,30 +61,27 @@ def judge(
         uptime: of this gateway, in seconds.
         ages: by stream, seconds since its newest batch that this gateway has.
         unhealthy_threshold: see `log_health`.
-
-    Returns:
-        What /health/deep answers. Its status is "unhealthy" without Redis, or if there are logs
-        and none of them is healthy; "degraded" if one of them is not.
     """
     logs = seen.logs if seen else []
     gateways = [member.fields for member in seen.gateways] if seen else []
-    counts = Counter(log_health(log, now, unhealthy_threshold) for log in logs)
+    counts: Counter[Health] = Counter(log_health(log, now, unhealthy_threshold) for log in logs)
+    status: Health
     if not redis or (logs and not counts["healthy"]):
         status = "unhealthy"
     else:
         status = "healthy" if counts["healthy"] == len(logs) else "degraded"
-    return {
-        "status": status,
-        "logs_healthy": counts["healthy"],
-        "logs_degraded": counts["degraded"],
-        "logs_unhealthy": counts["unhealthy"],
-        "logs_total": len(logs),
-        "active_connections": sum(int(fields.get("clients", 0)) for fields in gateways),
-        "uptime_secs": int(uptime),
-        "redis": "connected" if redis else "away",
-        "gateways": len(gateways),
-        "stream_lag_secs": {stream: round(age, 3) for stream, age in ages.items()},
-    }
+    return DeepHealth(
+        status=status,
+        logs_healthy=counts["healthy"],
+        logs_degraded=counts["degraded"],
+        logs_unhealthy=counts["unhealthy"],
+        logs_total=len(logs),
+        active_connections=sum(int(fields.get("clients", 0)) for fields in gateways),
+        uptime_secs=int(uptime),
+        redis="connected" if redis else "away",
+        gateways=len(gateways),
+        stream_lag_secs={stream: round(age, 3) for stream, age in ages.items()},
+    )
 
 
 def log_health(log: LogStatus, now: int, unhealthy_threshold: int) -> Health:

@@ -18,7 +18,7 @@ from certadmin.client import ask
 from certbus.directory import Member, Snapshot
 from certbus.reader import Follower
 from gateway.api.sight import Sight
-from gateway.exchange import Answer
+from gateway.exchange import Answer, in_json
 from gateway.health import judge
 from gateway.merging import Told, merge
 from gateway.metrics import CONTENT_TYPE
@@ -106,9 +106,10 @@ class Machine:
             },
             unhealthy_threshold=self._service.settings.unhealthy_threshold,
         )
-        headers = (("Content-Type", "application/json"), ("Access-Control-Allow-Origin", "*"))
-        status = 503 if said["status"] == "unhealthy" else 200
-        return Answer(status, headers, msgspec.json.encode(said))
+        answer = in_json(said)
+        if said.status != "unhealthy":
+            return answer
+        return msgspec.structs.replace(answer, status=503)
 
     async def _look(self) -> bool:
         """Look at the directory; what was seen before stays if Redis does not answer."""

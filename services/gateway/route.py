@@ -17,12 +17,12 @@ class Reply(msgspec.Struct, frozen=True):
     Attributes:
         about: when, or what it is.
         shape: what its JSON is read into; None if it is no JSON.
-        media: its type, if it has a body.
+        media: its types, one of them to each request; none if it has no body.
     """
 
     about: str
     shape: Any = None
-    media: str = "application/json"
+    media: tuple[str, ...] = ("application/json",)
 
 
 class Parameter(msgspec.Struct, frozen=True):

@@ -1,32 +1,46 @@
 """Every route of the public address: what the router goes by, and what is documented."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+import msgspec
+
+from gateway.admission.policy import Policy
 from gateway.api.cert import HASH, CertificateDetail, Certificates
 from gateway.api.examples import example
 from gateway.api.latest import Latest, latest
 from gateway.api.logs import Logs, logs
-from gateway.api.messages import DomainsMessage, FullMessage
+from gateway.api.messages import SHAPES, DomainsMessage, FullMessage, schema
+from gateway.api.openapi import Document
 from gateway.api.sight import Sight
 from gateway.api.stats import Stats, stats
-from gateway.api.subscribing import events, not_a_page
-from gateway.exchange import OPEN, TEXT, Answer, Later, Problem
+from gateway.api.subscribing import Event, events, not_a_page
+from gateway.exchange import OPEN, TEXT, Answer, Later, Problem, Request
+from gateway.health import DeepHealth
 from gateway.machine import Machine
 from gateway.page import Page
 from gateway.route import Parameter, Reply, Route
 from gateway.service import Service
 
+_ID: Final = "[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?"
+_LAST: Final = {"type": "string", "pattern": f"^({_ID})?$"}
 _CURSOR: Final = Parameter(
     "cursor",
     "query",
     "Id of the last message seen: what followed comes first. 0: from the oldest kept.",
-    {"type": "string", "pattern": "^[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?$"},
+    {"type": "string", "pattern": f"^{_ID}$"},
 )
+_SCHEMA: Final = ("Content-Type", "application/schema+json")
 _AWAY: Final = Reply("Redis does not answer.", Problem)
 
 
 def table(
-    service: Service, machine: Machine, sight: Sight, certificates: Certificates
+    service: Service,
+    machine: Machine,
+    sight: Sight,
+    certificates: Certificates,
+    policy: Callable[[], Policy],
 ) -> list[Route]:
     """List all routes.
 
@@ -35,16 +49,18 @@ def table(
         machine: asks the other gateways.
         sight: shows the directory.
         certificates: looks them up.
+        policy: says who may ask.
     """
     rings = service.rings
     routes: list[Route] = []
     page = Page(service, routes)
+    document = Document(service, policy, routes)
     routes += [
         Route(
             "/",
             "This page; as a WebSocket the stream lite, without DER and chain",
             page.respond,
-            {200: Reply("For people.", media="text/html")},
+            {200: Reply("For people.", media=("text/html", "text/plain"))},
             (_CURSOR,),
             stream="lite",
             revalidates=True,
@@ -70,7 +86,7 @@ def table(
             "The same streams as server-sent events",
             lambda request: events(service, request),
             {
-                200: Reply("Events without end.", media="text/event-stream"),
+                200: Reply("Events without end.", Event, ("text/event-stream",)),
                 400: Reply("No such stream, or no cursor.", Problem),
             },
             (
@@ -81,7 +97,7 @@ def table(
                     {"enum": ["lite", "full", "domains"], "default": "lite"},
                 ),
                 _CURSOR,
-                Parameter("Last-Event-ID", "header", "Likewise; newer.", _CURSOR.schema),
+                Parameter("Last-Event-ID", "header", "Likewise; goes before cursor.", _LAST),
             ),
             switch="protocols.sse",
         ),
@@ -160,22 +176,43 @@ def table(
             "/health",
             "OK, for load balancers",
             lambda _: Answer(200, (TEXT, *OPEN), b"OK"),
-            {200: Reply("It answers.", media="text/plain")},
+            {200: Reply("It answers.", media=("text/plain",))},
             switch="protocols.health",
         ),
         Route(
             "/health/deep",
             "How the whole service does",
             lambda _: Later(machine.health),
-            {200: Reply("Healthy or degraded."), 503: Reply("Unhealthy.")},
+            {200: Reply("Healthy or degraded.", DeepHealth), 503: Reply("Unhealthy.", DeepHealth)},
             switch="protocols.health",
         ),
         Route(
             "/metrics",
             "For Prometheus, of all gateways of this machine",
             lambda _: Later(machine.metrics),
-            {200: Reply("Metrics.", media="text/plain")},
+            {200: Reply("Metrics.", media=("text/plain",))},
             switch="protocols.metrics",
+        ),
+        Route(
+            "/openapi.json",
+            "All of this, for programs (OpenAPI)",
+            document.respond,
+            {200: Reply("The document.")},
+            revalidates=True,
+        ),
+        *(
+            Route(
+                f"/schemas/{stream}.json",
+                f"JSON Schema of the messages of the stream {stream}",
+                partial(_show_schema, stream),
+                {200: Reply("The schema.", media=(_SCHEMA[1],))},
+                revalidates=True,
+            )
+            for stream in SHAPES
         ),
     ]
     return routes
+
+
+def _show_schema(stream: str, _: Request) -> Answer:
+    return Answer(200, (_SCHEMA, *OPEN), msgspec.json.encode(schema(stream)))

@@ -13,15 +13,11 @@ import msgspec
 
 from certbus.limits import ConnectionCounts, Decision, Rate, RateLimits
 from gateway.admission.connections import Connections
-from gateway.admission.policy import Policy
+from gateway.admission.policy import HEALTH, METRICS, Policy, is_of_the_api
 from gateway.admission.rates import Rates
 from gateway.admission.tokens import Holder, holder_of, offered
 from gateway.admission.visitor import Visitor, client_address, is_within, site
 from gateway.exchange import Answer, Request, refuse
-
-_HEALTH: Final = "/health"
-_METRICS: Final = "/metrics"
-_API: Final = ("/api/", "/latest.json")
 
 _FULL_FOR: Final = 30  # seconds after which one who found no room may come again
 
@@ -80,10 +76,10 @@ class Door:
         stranger = Visitor(site(address))
         if is_free(request):
             return stranger
-        if request.path == _METRICS and policy.metrics is not None:
+        if request.path == METRICS and policy.metrics is not None:
             return stranger if is_within(address, policy.metrics) else self._elsewhere("metrics")
         barred = policy.api is not None and not is_within(address, policy.api)
-        if barred and request.path.startswith(_API):
+        if barred and is_of_the_api(request.path):
             return self._elsewhere("api")
         if policy.holders is None:
             return stranger
@@ -171,7 +167,7 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
 
 def is_free(request: Request) -> bool:
     """What everyone may ask as often as they like: load balancers, and browsers before they ask."""
-    return request.path == _HEALTH or request.method == "OPTIONS"
+    return request.path == HEALTH or request.method == "OPTIONS"
 
 
 def _challenge(error: str | None = None) -> tuple[str, str]:

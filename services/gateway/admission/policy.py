@@ -1,12 +1,16 @@
 """The settings, as admission needs them. One value, so that all of it changes in one moment."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from certbus.limits import Rate
 from certconf import Config, Network, RateLimit, Tier
 from gateway.admission.tokens import Holder, holders
+
+HEALTH: Final = "/health"
+METRICS: Final = "/metrics"
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -35,6 +39,18 @@ class Policy(msgspec.Struct, frozen=True):
     limits_connections: bool = False
     most: int | None = None
     most_of_one: int | None = None
+
+
+def needs_no_token(path: str, policy: Policy) -> bool:
+    """Whether everyone may ask for it, or everyone in a network."""
+    if policy.holders is None or path == HEALTH:
+        return True
+    return path == METRICS and policy.metrics is not None
+
+
+def is_of_the_api(path: str) -> bool:
+    """Whether `Policy.api` says from where it may be asked."""
+    return path.startswith("/api/") or path == "/latest.json"
 
 
 def policy_of(config: Config) -> Policy:

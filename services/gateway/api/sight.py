@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from certbus.directory import Snapshot, snapshot
 from certbus.keys import Keys
-from gateway.exchange import Answer, Later, refuse, said
+from gateway.exchange import Answer, Later, in_json, refuse
 
 _FRESH: Final = 1.0  # seconds for which what was seen is shown again
 _PATIENCE: Final = 1.0  # seconds for Redis
@@ -53,7 +53,7 @@ class Sight:
 
         async def ask() -> Answer:
             seen = await self.look()
-            return away() if seen is None else said(show(seen, time.time()))
+            return away() if seen is None else in_json(show(seen, time.time()))
 
         return Later(ask)
 

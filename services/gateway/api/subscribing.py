@@ -2,11 +2,28 @@
 
 from typing import Final
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from certbus.ids import parse_cursor
 from gateway.exchange import Answer, Request, Subscription, disabled, refuse
 from gateway.service import Service
 
 _SETTINGS: Final = {"full": "full", "lite": "lite", "domains": "domains_only"}
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One server-sent event.
+
+    Attributes:
+        data: a message, as a WebSocket gets it.
+        id: the message's; what is no certificate has none.
+        event: always "message", which is not sent.
+    """
+
+    data: str
+    id: str | UnsetType = UNSET
+    event: str | UnsetType = UNSET
 
 
 def websocket(service: Service, stream: str, request: Request) -> Answer | Subscription:
@@ -18,12 +35,21 @@ def websocket(service: Service, stream: str, request: Request) -> Answer | Subsc
 
 def not_a_page(request: Request) -> Answer:
     """Answer who asks for a page where there is only a WebSocket."""
-    return refuse(
+    return wrong_cursor(request) or refuse(
         426,
         f"{request.path} is a WebSocket: connect with ws:// or wss://",
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
     )
+
+
+def wrong_cursor(request: Request) -> Answer | None:
+    """Refuse a cursor that is none, whatever it would be for."""
+    try:
+        parse_cursor(request.query.get("cursor", "0"))
+    except ValueError as error:
+        return refuse(400, str(error))
+    return None
 
 
 def events(service: Service, request: Request) -> Answer | Subscription:

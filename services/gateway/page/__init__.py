@@ -12,6 +12,7 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
+from gateway.api.subscribing import wrong_cursor
 from gateway.exchange import TEXT, Answer, Request
 from gateway.route import Route
 from gateway.service import Service
@@ -81,6 +82,8 @@ class Page:
 
     def respond(self, request: Request) -> Answer:
         """Show it, in HTML to who can read it."""
+        if (wrong := wrong_cursor(request)) is not None:
+            return wrong
         if "text/html" in request.headers.get("accept", ""):
             return Answer(200, (*_HEADERS, _VARY), self._html().encode())
         return Answer(200, (TEXT, _VARY), self._text().encode())
