@@ -171,12 +171,14 @@ def _add_tail(commands: _Commands, *, with_options: bool) -> None:
         "print what a server sends: domain names, or messages as JSON",
         """\
   certstream-server tail                                    names from ws://localhost:8080
-  certstream-server tail wss://certs.example.com --lite --limit 10
+  certstream-server tail --since 10m --match '(^|\\.)paypal'   those of the last minutes first
+  certstream-server tail --format '{seen} {issuer} {domains}'
+  certstream-server tail wss://certs.example.com --lite --limit 10 | jq .data.cert_link
   certstream-server tail http://localhost:8080 --json       by server-sent events
   certstream-server tail --redis redis://localhost:6379/0   without a gateway""",
     )
     if with_options:
-        from launcher.tail.command import add_arguments  # noqa: PLC0415
+        from launcher.tail.arguments import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
 

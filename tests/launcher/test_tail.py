@@ -1,13 +1,20 @@
 """`certstream-server tail` against servers that break off: it goes on after what it had."""
 
 import asyncio
+import json
+import os
 import subprocess
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 
+from tests.certbus.servers import RedisServer
+from tests.gateway.conftest import running_redis
+from tests.gateway.press import Press
 from tests.launcher.test_up import SCRIPT
 
 ENOUGH = 30.0
@@ -18,9 +25,14 @@ def names(number: int) -> str:
 
 
 @asynccontextmanager
-async def tailing(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def tailing(*arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        SCRIPT, "tail", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        SCRIPT,
+        "tail",
+        *arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
     )
     try:
         yield process
@@ -66,6 +78,8 @@ async def test_it_resumes_after_the_last_id_and_tells_of_a_gap() -> None:
     assert paths == ["/domains-only", "/domains-only?cursor=2-0-0"]
     assert "trying again until it works" in err
     assert 'missed messages: {"reason":"no longer retained"}' in err
+    assert err.splitlines()[-1].startswith("tail: 3 certificates in ")
+    assert err.endswith(", 1 gap\n")
 
 
 async def test_sse_resumes_too_and_keeps_a_path_of_its_own() -> None:
@@ -170,4 +184,127 @@ async def test_ctrl_c_is_a_clean_end() -> None:
     ):
         await asyncio.wait_for(connected.wait(), ENOUGH)
         process.send_signal(2)
-        assert await finish(process) == (0, [], "")
+        code, out, err = await finish(process)
+    assert (code, out) == (0, [])
+    assert err.startswith("tail: 0 certificates in ")
+    assert err.endswith("no gaps\n")
+
+
+def certificate(number: int, *domains: str) -> str:
+    leaf = {
+        "all_domains": list(domains),
+        "subject": {"CN": domains[0]},
+        "issuer": {"O": None, "CN": "Issuing CA"},
+        "not_after": 1_800_000_000,
+        "sha256": "AA:0B",
+    }
+    data = {"leaf_cert": leaf, "seen": 1_700_000_000.25, "source": {"name": "Log\n1"}}
+    return json.dumps({"message_type": "certificate_update", "id": f"{number}-0-0", "data": data})
+
+
+@asynccontextmanager
+async def sending(*messages: str) -> AsyncIterator[tuple[str, list[ServerConnection]]]:
+    """A server that says this to each client; its address, and the clients it had."""
+    clients: list[ServerConnection] = []
+
+    async def answer(client: ServerConnection) -> None:
+        clients.append(client)
+        for message in messages:
+            await client.send(message)
+        await client.wait_closed()
+
+    async with serve(answer, "127.0.0.1", 0) as server:
+        yield f"ws://{address(server)}", clients
+
+
+async def test_only_names_that_match_are_printed() -> None:
+    several = '{"message_type":"dns_entries","data":["pay.example","other.x","1.Pay.example"]}'
+    none = '{"message_type":"dns_entries","data":["other.example"]}'
+    async with (
+        sending(none, several, none, several) as (url, _),
+        tailing(url, "--match=(^|[.])pay", "--limit=2") as process,
+    ):
+        code, out, err = await finish(process)
+    assert (code, out) == (0, ["pay.example", "1.Pay.example"] * 2)
+    assert "tail: 2 of 4 certificates in " in err
+
+
+async def test_a_template_says_what_is_printed() -> None:
+    form = r"{id}\t{seen} {cn} {domains} {issuer} {not_after} {sha256} {log} {{}}"
+    async with (
+        sending(certificate(1, "a.example", "b.example"), certificate(2, "c.example")) as server,
+        tailing(server[0], f"--format={form}", "--match=^b", "--limit=1") as process,
+    ):
+        code, out, _ = await finish(process)
+    first = "1-0-0\t2023-11-14T22:13:20Z a.example a.example b.example Issuing CA"
+    assert (code, out) == (0, [rf"{first} 2027-01-15T08:00:00Z aa0b Log\n1 {{}}"])
+    assert [client.request.path for client in server[1] if client.request] == ["/"]
+
+
+async def test_json_of_what_matches() -> None:
+    wanted = certificate(2, "b.example")
+    async with (
+        sending(certificate(1, "a.example"), wanted) as (url, _),
+        tailing(url, "--lite", "--match=^b", "--limit=1") as process,
+    ):
+        assert (await finish(process))[:2] == (0, [wanted])
+
+
+async def test_since_is_a_time_or_an_id() -> None:
+    async with sending(names(1)) as (url, clients):
+        for since in ("10m", "5-0-1"):
+            async with tailing(url, f"--since={since}", "--limit=1") as process:
+                await finish(process)
+    paths = [client.request.path for client in clients if client.request]
+    assert paths[1] == "/domains-only?cursor=5-0-1"
+    began = int(paths[0].removeprefix("/domains-only?cursor="))
+    assert 600_000 <= time.time() * 1000 - began < 700_000
+
+
+async def test_colours_are_for_terminals_and_can_be_switched_off() -> None:
+    message = '{"message_type":"dns_entries","data":["pay.example"]}'
+    async with sending(message) as (url, _):
+        for environment, expected in (
+            ({"FORCE_COLOR": "1"}, "\x1b[1;31mpay\x1b[0m.example"),
+            ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, "pay.example"),
+        ):
+            arguments = (url, "--match=pay", "--limit=1")
+            async with tailing(*arguments, TERM="xterm", **environment) as process:
+                assert (await finish(process))[1] == [expected]
+
+
+async def test_a_token_is_sent_and_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("sesame\n")
+    async with sending(names(1)) as (url, clients):
+        arguments = (f"{url}/?token=seed", f"--token-file={file}", "--limit=1")
+        async with tailing(*arguments) as process:
+            code, _, err = await finish(process)
+    (client,) = clients
+    assert client.request is not None
+    assert client.request.headers["Authorization"] == "Bearer sesame"
+    assert code == 0
+    assert not {"sesame", "seed"} & set(err.replace("=", " ").split())
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+async def test_redis_goes_on_behind_a_message(redis: RedisServer) -> None:
+    async with Press(redis.url, "certstream:") as press:
+        first = await press.print(3)
+        await press.print(2)
+    arguments = (f"--redis={redis.url}", "--format=id serial {serial}")
+    for since, serials, gaps in (
+        (f"{first}-1", [2, 3, 4], "no gaps"),
+        ("1-0-0", [0, 1, 2, 3, 4], "1 gap"),
+        ("1h", [0, 1, 2, 3, 4], "no gaps"),
+    ):
+        limit = f"--limit={len(serials)}"
+        async with tailing(*arguments, f"--since={since}", limit) as process:
+            code, out, err = await finish(process)
+        assert (code, out) == (0, [f"id serial {serial}" for serial in serials]), err
+        assert err.endswith(f"{gaps}\n")

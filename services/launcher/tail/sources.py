@@ -1,6 +1,6 @@
 """One connection each: the messages of a stream as they come, until it ends or fails."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -23,7 +23,9 @@ class RefusedError(Exception):
     """The server was reached and does not offer what was asked; trying again would not help."""
 
 
-def messages(url: str, stream: Stream, cursor: str | None) -> AsyncGenerator[bytes]:
+def messages(
+    url: str, stream: Stream, cursor: str | None, token: str | None = None
+) -> AsyncGenerator[bytes]:
     """The JSON messages of one connection to a server.
 
     Args:
@@ -31,14 +33,16 @@ def messages(url: str, stream: Stream, cursor: str | None) -> AsyncGenerator[byt
             (a server behind a path prefix, or another kind of server); else `stream` chooses.
         stream: which of the three.
         cursor: the id of the last message already had.
+        token: to be let in with.
 
     Raises:
         RefusedError: the server answered with a client error.
         FAILURES: the connection could not be made or broke.
     """
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     if urlsplit(url).scheme in {"ws", "wss"}:
-        return _websocket(_address(url, _PATHS[stream], {}, cursor))
-    return _sse(_address(url, "/sse", {"stream": stream}, cursor))
+        return _websocket(_address(url, _PATHS[stream], {}, cursor), headers)
+    return _sse(_address(url, "/sse", {"stream": stream}, cursor), headers)
 
 
 def _address(url: str, path: str, query: dict[str, str], cursor: str | None) -> str:
@@ -51,10 +55,15 @@ def _address(url: str, path: str, query: dict[str, str], cursor: str | None) -> 
     return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))
 
 
-async def _websocket(url: str) -> AsyncGenerator[bytes]:
+async def _websocket(url: str, headers: Mapping[str, str]) -> AsyncGenerator[bytes]:
     try:
         connection = await connect_websocket(
-            url, open_timeout=_CONNECT_SECONDS, max_size=None, ping_interval=30, ping_timeout=45
+            url,
+            additional_headers=headers,
+            open_timeout=_CONNECT_SECONDS,
+            max_size=None,
+            ping_interval=30,
+            ping_timeout=45,
         )
     except WebSocketException as error:
         response = getattr(error, "response", None)
@@ -66,12 +75,12 @@ async def _websocket(url: str) -> AsyncGenerator[bytes]:
             yield message.encode() if isinstance(message, str) else message
 
 
-async def _sse(url: str) -> AsyncGenerator[bytes]:
+async def _sse(url: str, headers: Mapping[str, str]) -> AsyncGenerator[bytes]:
     """Server-sent events: of each event its data lines (WHATWG HTML section 9.2.6)."""
     timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS)
     async with (
         httpx.AsyncClient(timeout=timeout) as client,
-        client.stream("GET", url, headers={"Accept": "text/event-stream"}) as response,
+        client.stream("GET", url, headers={"Accept": "text/event-stream", **headers}) as response,
     ):
         _check_status(response.status_code, url)
         response.raise_for_status()
@@ -87,4 +96,5 @@ async def _sse(url: str) -> AsyncGenerator[bytes]:
 def _check_status(status: int, url: str) -> None:
     """Most client errors stay what they are; 408 and 429 ask to come back."""
     if 400 <= status < 500 and status not in {408, 429}:
-        raise RefusedError(f"{url} answers {status}: {httpx.codes.get_reason_phrase(status)}")
+        where = url.partition("?")[0]  # the query may hold a token
+        raise RefusedError(f"{where} answers {status}: {httpx.codes.get_reason_phrase(status)}")
