@@ -182,14 +182,6 @@ class Site:
             for log in await self.logs()
         ]
 
-    async def logs(self) -> list[LogStatus]:
-        """What Redis says of each log."""
-        client = connect(self._redis_url)
-        try:
-            return (await snapshot(client, Keys())).logs
-        finally:
-            await client.aclose()
-
     async def streams(self) -> list[Delivery]:
         """What Redis holds of each stream, with the ids that gateways give the messages."""
         client = connect(self._redis_url)
