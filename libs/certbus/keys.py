@@ -21,6 +21,7 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
 | `limit:rate:<who>` | hash | until it says nothing any more | what someone has asked: `tokens` in the bucket `at` (ms), `burst` used since `burst_at` (ms), requests in the window that began at `window` (ms): `now`, and in the one `before` |
+| `limit:operator:<name>` | hash | until it says nothing any more | requests to one operator of logs: `next` (µs: the next free turn), `refused_by` (the last log that answered 429), `refused_until` (µs: not to be asked before) |
 | `limit:gateways` | sorted set | 4 TTLs of a gateway's count | gateways that count connections, scored by when they are given up (ms) |
 | `limit:connections` | hash | the same | connections to all gateways: address -> number; `*` -> all |
 | `limit:connections:<gateway>` | hash | the same | connections to one gateway, likewise |
@@ -44,7 +45,7 @@ that was skipped last, and why), `skip_at` (ms), `circuit` (closed, half-open or
 `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms). Under an id that turned out not
 to be the best one, nothing but `renamed`: the log's id.
 
-<who> is `token:<name>` for who has a token, else `address:<address>`. An <address> is an IPv4
+<name> is an operator's in lower case, or the host of a log whose operator is not known. <who> is `token:<name>` for who has a token, else `address:<address>`. An <address> is an IPv4
 address, or the /64 network of an IPv6 address: that is what one site has.
 
 A mark costs about 60 bytes, because small hashes are stored as one flat piece of memory
@@ -131,6 +132,9 @@ class Keys(msgspec.Struct, frozen=True):
 
     def rate(self, who: str) -> str:
         return f"{self.prefix}limit:rate:{who}"
+
+    def operator(self, name: str) -> str:
+        return f"{self.prefix}limit:operator:{name.casefold()}"
 
     @property
     def counting(self) -> str:
