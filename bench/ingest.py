@@ -31,6 +31,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from certbus.batch import MAX_MESSAGES, Batch
+from certbus.circuits import Circuits
 from certbus.codec import Codec
 from certbus.connection import connect
 from certbus.directory import snapshot
@@ -38,16 +39,17 @@ from certbus.embedded import EmbeddedRedis
 from certbus.keys import STREAMS, Keys
 from certbus.leases import Leases
 from certbus.ledger import Ledger
+from certbus.operators import Operators
 from certbus.publisher import Publisher, PublisherSettings
 from certbus.trimmer import Trimmer
-from certconf.settings import Config
+from certconf.settings import Config, CTLog
 from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry
 from ctparse.messages import Message, MessageWriter, Source
 from ctparse.rfc6962 import decode_entries
 from ingestor.assembly import Assembly
 from ingestor.catalog.log import Kind, Log
-from ingestor.ctclient.fetch import http_client
+from ingestor.ctclient.fetch import Fetcher, http_client
 from ingestor.meter import Meter
 from ingestor.outage import Patience
 
@@ -200,11 +202,15 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
         leases = Leases(redis, KEYS, "bench", 60)
         publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free)
         ledger, reader = Ledger(redis, KEYS), CertificateReader()
-        assembly = Assembly(Config(), http, publisher, leases, ledger, reader, Patience(), Meter())
+        circuits, operators, patience = Circuits(redis, KEYS), Operators(redis, KEYS), Patience()
+        config = Config(ct_log=CTLog(default_operator_rate_limit_ms=0))
+        assembly = Assembly(
+            config, http, publisher, leases, ledger, circuits, operators, reader, patience, Meter()
+        )
         log = Log(id="url-" + "0" * 64, name="bench", url=url, kind=Kind(kind))
         if kind == "static-ct":
             log = msgspec.structs.replace(log, origin="simlog.test/static1")
-        client = assembly.client(log)
+        client, breaker = assembly.client(log)
         window = client.tile or WINDOW
         starts = range(0, STAGED, window)
 
@@ -217,8 +223,9 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
 
         await client.entries(0, window)  # connect
         if kind == "rfc6962":
+            fetcher = assembly.fetcher(log, breaker.circuit)
             bodies = await timed(
-                "fetch", lambda: collect(lambda at: fetch(assembly, log, at), starts)
+                "fetch", lambda: collect(lambda at: fetch(fetcher, log, at), starts)
             )
             windows = await timed(
                 "decode", lambda: now(lambda: list(map(decode_entries, bodies, starts)))
@@ -261,9 +268,9 @@ async def collect(ask: Callable[[int], Awaitable[Any]], starts: range) -> list[A
     return [await ask(start) for start in starts]
 
 
-async def fetch(assembly: Assembly, log: Log, at: int) -> bytes:
+async def fetch(fetcher: Fetcher, log: Log, at: int) -> bytes:
     entries = f"{log.base}/ct/v1/get-entries?start={at}&end={at + WINDOW - 1}"
-    return await assembly.fetcher(log).get(entries, 64 << 20)
+    return await fetcher.get(entries, 64 << 20)
 
 
 def digest(entry: Entry) -> bytes:

@@ -145,11 +145,6 @@ class Directory:
         """Note that a log has just answered as it should."""
         await self._redis.hset(self._keys.log(log_id), "last_success", _now_ms())
 
-    async def log_failed(self, log_id: str, reason: str) -> None:
-        """Note what is wrong with a log; the reason is one line for a person."""
-        fields: dict[Any, Any] = {"last_error": reason[:500], "last_error_at": _now_ms()}
-        await self._redis.hset(self._keys.log(log_id), mapping=fields)
-
     async def log_shows(self, log_id: str, size: int) -> None:
         """Note the size of the newest tree head that a log has shown."""
         await self._redis.hset(self._keys.log(log_id), "newest", size)

@@ -37,17 +37,10 @@ UNUSED: Final[Mapping[str, str]] = {
 }
 
 _INTEGRITY = "ct_log.integrity decides what becomes of tree heads and entries that do not verify"
-_NO_HEALTH = (
-    "ct_log.unhealthy_threshold failures in a row make a log unhealthy, one success undoes it"
-)
 
 #: Settings that this version reads and checks, but does not act on -> what happens instead.
 PENDING: Final[Mapping[str, str]] = {
-    "ct_log.default_operator_rate_limit_ms": "requests to an operator are not spaced yet",
-    "ct_log.operator_rate_limits": "requests to an operator are not spaced yet",
     "ct_log.checkpoint_signature_mode": _INTEGRITY,
-    "ct_log.healthy_threshold": _NO_HEALTH,
-    "ct_log.health_check_interval_secs": _NO_HEALTH,
 }
 
 

@@ -79,16 +79,22 @@ class Streams(msgspec.Struct, frozen=True):
 class CTLog(msgspec.Struct, frozen=True):
     """How logs are read: what every log shares."""
 
+    #: How often one request is sent before the log has failed.
     retry_max_attempts: Count = 3
+    #: Between attempts, doubling, with jitter: of one request, and to read a log that has failed.
     retry_initial_delay_ms: Positive = 1000
     retry_max_delay_ms: Positive = 30_000
     request_timeout_secs: PositiveFloat = 30
+    #: Successes in a row after which a log that was down is asked as usual again.
     healthy_threshold: Positive = 2
+    #: Failures in a row after which a log is down: only tried now and then.
     unhealthy_threshold: Positive = 5
+    #: How often a log that is down for long is tried: the longest of ever longer delays.
     health_check_interval_secs: PositiveFloat = 60
     #: certstream-server-rust's own state: where logs start that Redis does not know yet.
     state_file: Path | None = Path("certstream_state.json")
     batch_size: Positive = 1024
+    #: Between tree heads of a log that grows; one that is quiet is asked less often.
     poll_interval_ms: Positive = 1000
     fetch_concurrency: Positive = 4
     #: How many entries before a log's head the first sight of it begins.
@@ -100,8 +106,9 @@ class CTLog(msgspec.Struct, frozen=True):
     #: certstream-server-rust's, which verifies nothing else; here `integrity` decides.
     checkpoint_signature_mode: Literal["warn", "enforce"] = "warn"
     integrity: Integrity = "enforce"
+    #: Milliseconds between two requests to one operator, from all ingestors together; 0: none.
     default_operator_rate_limit_ms: Count = 500
-    #: Milliseconds between two requests to one operator, by its name.
+    #: The same by the operator's name, in any case.
     operator_rate_limits: Mapping[str, Count] = msgspec.field(
         default_factory=lambda: {"digicert": 1000}
     )

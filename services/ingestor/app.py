@@ -13,11 +13,13 @@ import structlog
 from certadmin.address import address_of, listen
 from certadmin.server import Answer, Page
 from certadmin.server import serve as admin_server
+from certbus.circuits import Circuits
 from certbus.connection import check_server, connect
 from certbus.directory import Directory, snapshot
 from certbus.keys import Keys
 from certbus.leases import Leases
 from certbus.ledger import Ledger
+from certbus.operators import Operators
 from certbus.publisher import Publisher
 from certbus.roll import Roll
 from certbus.shelf import Shelf
@@ -27,6 +29,7 @@ from certconf.problems import ConfigError, Origin, Problem
 from certconf.settings import Config
 from ctparse.certificate import CertificateReader
 from ingestor.assembly import Assembly
+from ingestor.backoff import LOG_LIST
 from ingestor.catalog.catalog import Catalog
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from ingestor.health import Health
@@ -38,7 +41,7 @@ from ingestor.settings import publisher_settings, retention, starts
 from ingestor.worker import LEASE_TTL, Bus, Worker
 
 # Log lists: the library itself tries again, later.
-_ONCE = Retry(attempts=1, initial=0, maximum=0)
+_ONCE = Retry(attempts=1, backoff=LOG_LIST)
 _LIST_TIMEOUT = 10.0  # seconds
 
 _log = structlog.get_logger(__name__)
@@ -97,7 +100,10 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         leases = Leases(redis, keys, worker_id, LEASE_TTL)
         ledger = Ledger(redis, keys)
         reader = CertificateReader()
-        assembly = Assembly(config, http, publisher, leases, ledger, reader, patience, meter)
+        circuits, operators = Circuits(redis, keys), Operators(redis, keys)
+        assembly = Assembly(
+            config, http, publisher, leases, ledger, circuits, operators, reader, patience, meter
+        )
         bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(snapshot, redis, keys))
         whereabouts = {
             "host": socket.gethostname(),

@@ -7,20 +7,26 @@ import httpx
 import msgspec
 import structlog
 
+from certbus.circuits import Circuits
 from certbus.leases import Lease, Leases
 from certbus.ledger import Ledger
+from certbus.operators import Operators
 from certbus.publisher import Publisher
-from certconf.settings import Config, Integrity
+from certconf.settings import Config, CTLog, Integrity
 from ctparse.certificate import CertificateReader
 from ctparse.messages import MessageWriter, Source
 from ctparse.signatures import BadKey, LogKey, load_log_key
 from ctparse.treehead import TreeHead
+from ingestor.backoff import Backoff
 from ingestor.catalog.log import Kind, Log
+from ingestor.ctclient.breaker import Breaker
+from ingestor.ctclient.circuit import Circuit, Rules
 from ingestor.ctclient.fetch import Fetcher, Retry
 from ingestor.ctclient.issuers import Issuers
 from ingestor.ctclient.protocol import LogClient
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from ingestor.ctclient.static_ct import Identity, StaticCtLog
+from ingestor.ctclient.turns import Turns
 from ingestor.follow.follower import Follower, Pace
 from ingestor.follow.moment import moments
 from ingestor.follow.pipeline import Pipeline
@@ -40,6 +46,8 @@ class Assembly(msgspec.Struct, frozen=True):
         publisher: into Redis.
         leases: this worker's.
         ledger: what Redis keeps of each log's tree.
+        circuits: how the circuit of each log stands.
+        operators: whose turn it is to ask an operator.
         reader: remembers what certificates have in common, across logs.
         patience: what to do while Redis is away.
         meter: counts what they do.
@@ -51,6 +59,8 @@ class Assembly(msgspec.Struct, frozen=True):
     publisher: Publisher
     leases: Leases
     ledger: Ledger
+    circuits: Circuits
+    operators: Operators
     reader: CertificateReader
     patience: Patience
     meter: Meter
@@ -58,31 +68,50 @@ class Assembly(msgspec.Struct, frozen=True):
 
     @property
     def retry(self) -> Retry:
-        """The `ct_log.retry_*` settings, in seconds."""
+        """How often a request is sent, and when (`ct_log.retry_*`)."""
         settings = self.config.ct_log
         return Retry(
             attempts=max(1, settings.retry_max_attempts),
-            initial=settings.retry_initial_delay_ms / 1000,
-            maximum=settings.retry_max_delay_ms / 1000,
+            backoff=Backoff(
+                settings.retry_initial_delay_ms / 1000, settings.retry_max_delay_ms / 1000
+            ),
         )
 
-    def fetcher(self, log: Log) -> Fetcher:
-        """What fetches from `log`."""
-        timeout = self.config.ct_log.request_timeout_secs
-        return Fetcher(self.http, log.name, self.retry, timeout, self.meter.fetches(log.operator))
+    @property
+    def rules(self) -> Rules:
+        """When circuits open and close (`ct_log.*_threshold`)."""
+        settings = self.config.ct_log
+        closed = self.retry.backoff
+        return Rules(
+            unhealthy=settings.unhealthy_threshold,
+            healthy=settings.healthy_threshold,
+            closed=closed,
+            open=Backoff(closed.initial, settings.health_check_interval_secs),
+        )
 
-    def client(self, log: Log) -> LogClient:
-        """What reads `log`."""
-        fetcher = self.fetcher(log)
+    def fetcher(self, log: Log, circuit: Circuit) -> Fetcher:
+        """What fetches from `log`, while its circuit allows it."""
+        settings, meter = self.config.ct_log, self.meter
+        interval = _interval(log.operator, settings)
+        waited = meter.operator_wait.labels(log.operator or "unknown").inc
+        turns = Turns(log, interval, circuit, self.operators, self.patience, waited)
+        timeout, measured = settings.request_timeout_secs, meter.fetches(log.operator)
+        return Fetcher(self.http, log.name, self.retry, timeout, measured, turns)
+
+    def client(self, log: Log) -> tuple[LogClient, Breaker]:
+        """What reads `log`, and what decides when it may be read."""
+        circuit = Circuit(self.rules)
+        fetcher = self.fetcher(log, circuit)
+        breaker = Breaker(log, circuit, self.circuits, self.patience)
         if log.kind is Kind.RFC6962:
-            return Rfc6962Log(log.base, fetcher)
+            return Rfc6962Log(log.base, fetcher), breaker
         identity = Identity(log.digest, log.origin)
-        return StaticCtLog(log.base, fetcher, Issuers(log.base, fetcher), identity)
+        return StaticCtLog(log.base, fetcher, Issuers(log.base, fetcher), identity), breaker
 
     def follower(self, log: Log, lease: Lease) -> Follower:
         """What follows `log` under `lease`."""
         settings = self.config.ct_log
-        client = self.client(log)
+        client, breaker = self.client(log)
         writer = MessageWriter(
             Source(log.name, f"{log.base}/", log.operator, log.kind.value),
             client.link,
@@ -95,13 +124,12 @@ class Assembly(msgspec.Struct, frozen=True):
             concurrency=settings.fetch_concurrency,
             poll=(log.poll_interval_ms or settings.poll_interval_ms) / 1000,
             moment=next(self.moments),
-            retry=self.retry,
         )
         meter = self.meter.log(log.name)
         pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience, meter)
-        hope = 2 * self.retry.maximum
+        hope = 2 * self.retry.backoff.maximum
         guard = Guard(log, client, _key(log), self._mode(log), self.ledger, self.patience, hope)
-        return Follower(log, client, pipeline, guard, pace)
+        return Follower(log, client, pipeline, guard, breaker, pace)
 
     def signature_check(self, log: Log) -> Callable[[TreeHead], None] | None:
         """What refuses tree heads that `log` did not sign; None if nothing should."""
@@ -119,3 +147,9 @@ def _key(log: Log) -> LogKey | None:
     except BadKey as error:
         _log.warning("signatures of log cannot be verified", log=log.name, problem=str(error))
         return None
+
+
+def _interval(operator: str, settings: CTLog) -> float:
+    """Seconds between two requests to an operator."""
+    limits = {name.casefold(): limit for name, limit in settings.operator_rate_limits.items()}
+    return limits.get(operator.casefold(), settings.default_operator_rate_limit_ms) / 1000

@@ -30,5 +30,5 @@ class Backoff(msgspec.Struct, frozen=True):
 REDIS = Backoff(0.1, 2.0)
 """While Redis is away. Everything waits for it, and it is ours."""
 
-LOG_LIST = Backoff(5.0, 300.0)
-"""While a log list that was never read cannot be read."""
+LOG_LIST = Backoff(5.0, 600.0)
+"""While a log list cannot be read."""

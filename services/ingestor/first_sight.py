@@ -4,18 +4,15 @@ Only then: once Redis has the log, its `next` is where every worker goes on, wha
 settings say.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log, normalise
-from ingestor.ctclient.backoff import jittered
+from ingestor.ctclient.breaker import Breaker
 from ingestor.ctclient.errors import LogError
-from ingestor.ctclient.fetch import Retry
 from ingestor.ctclient.protocol import LogClient
-from ingestor.follow.follower import warn_unavailable
 
 
 class Starts(msgspec.Struct, frozen=True):
@@ -63,9 +60,8 @@ def choose(log: Log, size: int, starts: Starts) -> Start:
 async def find_start(
     log: Log,
     client: LogClient,
-    retry: Retry,
+    breaker: Breaker,
     starts: Starts,
-    failed: Callable[[str], Awaitable[None]],
     check: Callable[[TreeHead], None] | None = None,
 ) -> Start:
     """Ask a log for its head until it answers, and decide where to start.
@@ -73,23 +69,19 @@ async def find_start(
     Args:
         log: the log.
         client: reads it.
-        retry: delays while it does not answer.
+        breaker: says when it is tried again.
         starts: what the operator said.
-        failed: is told each failure, one line for a person.
         check: raises LogError for a tree head that is not the log's.
     """
-    attempt = 0
+    await breaker.load()
     while True:
+        await breaker.ready()
         try:
             head = await client.tree_head()
             if check is not None:
                 check(head)
         except LogError as error:
-            wait = jittered(attempt, retry.initial, retry.maximum)
-            if attempt == 0:
-                warn_unavailable(log, error, wait)
-            await failed(error.summary)
-            await asyncio.sleep(wait)
-            attempt += 1
+            await breaker.failed(error)
         else:
+            await breaker.progressed()
             return choose(log, head.size, starts)

@@ -60,7 +60,7 @@ def _unhealthy(problem: str) -> dict[str, Any]:
 
 def _told(held: Held) -> dict[str, Any]:
     follower = held.follower
-    health, lag = follower.health, follower.lag
+    health, breaker, lag = follower.health, follower.breaker, follower.lag
     return {
         "name": follower.log.name,
         "next": follower.pipeline.next,
@@ -68,5 +68,6 @@ def _told(held: Held) -> dict[str, Any]:
         "lag_entries": lag.entries,
         "lag_secs": round(lag.seconds, 3),
         "integrity": follower.guard.state,
-        "last_error": None if health.down_since is None else health.last_error,
+        "circuit": breaker.circuit.status.state,
+        "last_error": breaker.last_error if breaker.circuit.status.failures else None,
     }

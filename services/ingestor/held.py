@@ -19,8 +19,7 @@ class Held(msgspec.Struct):
     Attributes:
         follower: what follows it.
         task: in which it does.
-        errors: how many of its errors the directory has been told.
-        successes: likewise.
+        successes: how many of its successes the directory has been told.
         told_at: loop time when it was last told of a success.
         integrity: what it has been told of what is proven.
         newest: likewise, of the log's size while that is more than was published.
@@ -28,7 +27,6 @@ class Held(msgspec.Struct):
 
     follower: Follower
     task: asyncio.Task[None]
-    errors: int = 0
     successes: int = 0
     told_at: float = 0.0
     integrity: str = ""
@@ -43,9 +41,6 @@ class Held(msgspec.Struct):
         """Tell the directory how the log has been answering since the last report."""
         health, log_id = self.follower.health, self.follower.log.id
         now = asyncio.get_running_loop().time()
-        if health.errors != self.errors:
-            await directory.log_failed(log_id, health.last_error)
-            self.errors = health.errors
         state = self.follower.guard.state
         if state != self.integrity:
             await directory.log_integrity(log_id, state)
@@ -68,5 +63,5 @@ def totals(followed: Iterable[Held]) -> dict[str, str | float]:
         "duplicates": sum(tally.duplicates for tally in tallies),
         "rejected": sum(tally.rejected for tally in tallies),
         "problems": sum(tally.problems for tally in tallies),
-        "errors": sum(log.follower.health.errors for log in held),
+        "errors": sum(log.follower.breaker.errors for log in held),
     }

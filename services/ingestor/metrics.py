@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from certadmin.server import Answer
+from certbus.circuits import State as CircuitState
 from ingestor.catalog.catalog import Catalog
 from ingestor.held import Held
 from ingestor.integrity.alarms import AlarmKind, State
@@ -19,6 +20,7 @@ from ingestor.worker import Worker
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+_CIRCUITS: Final[Sequence[CircuitState]] = ("closed", "half-open", "open")
 _KINDS: Final[Sequence[AlarmKind]] = [
     kind for literal in get_args(AlarmKind) for kind in get_args(literal)
 ]
@@ -85,6 +87,7 @@ def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
     tree_size = gauge("log_tree_size", "Entries in the newest tree head that the log has shown.")
     entries = gauge("log_lag_entries", "Entries that the log has and Redis has not.")
     seconds = gauge("log_lag_seconds", "Age of the oldest of them at most; 0 if there are none.")
+    circuits = gauge("circuit_state", "Whether the log is asked: 0 closed, 1 half-open, 2 open.")
     integrity = gauge("integrity_state", "What is proven of the log; 1 at the present.", "state")
     alarms = CounterMetricFamily(
         f"{PREFIX}_integrity_alarms",
@@ -106,9 +109,10 @@ def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
         tree_size.add_metric([name], follower.health.tree_size)
         entries.add_metric([name], lag.entries)
         seconds.add_metric([name], lag.seconds)
+        circuits.add_metric([name], _CIRCUITS.index(follower.breaker.circuit.status.state))
         for state in get_args(State):
             integrity.add_metric([name, state], state == follower.guard.state)
-    yield from (next_index, tree_size, entries, seconds, integrity, alarms, stale)
+    yield from (next_index, tree_size, entries, seconds, circuits, integrity, alarms, stale)
 
 
 def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:

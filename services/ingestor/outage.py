@@ -11,12 +11,9 @@ from typing import TypeVar
 import structlog
 from redis.exceptions import RedisError
 
-from ingestor.ctclient.backoff import jittered
+from ingestor.backoff import REDIS
 
 T = TypeVar("T")
-
-_INITIAL = 0.1
-_MAXIMUM = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +40,7 @@ class Patience:
             else:
                 self._came_back()
                 return answer
-            await asyncio.sleep(jittered(attempt, _INITIAL, _MAXIMUM))
+            await asyncio.sleep(REDIS(attempt))
             attempt += 1
 
     def _went(self, error: Exception) -> None:

@@ -229,14 +229,10 @@ class Worker:
 
     async def _look(self, log: Log) -> None:
         """Find out where an unknown log starts, and write it down."""
-
-        async def failed(problem: str) -> None:
-            await self._patience(partial(self._bus.directory.log_failed, log.id, problem))
-
         try:
-            client, retry = self._assembly.client(log), self._assembly.retry
+            client, breaker = self._assembly.client(log)
             check = self._assembly.signature_check(log)
-            start = await find_start(log, client, retry, self._starts, failed, check)
+            start = await find_start(log, client, breaker, self._starts, check)
             self._why[log.id] = start.why
             await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
         except Exception:  # noqa: BLE001  (one log's trouble must not end the others)

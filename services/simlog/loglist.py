@@ -136,7 +136,7 @@ class LogList:
 
     @cached_property
     def config(self) -> bytes:
-        """A config.yaml for a server that follows exactly the logs of this world."""
+        """A config.yaml for a server that follows exactly the logs of this world, at any rate."""
         logs = self._world.logs.values()
         custom = [self._configured(log) for log in logs if log.spec.kind == "rfc6962"]
         static = [
@@ -144,7 +144,12 @@ class LogList:
             for log in logs
             if log.spec.kind == "static-ct"
         ]
-        content = {"log_lists": [], "custom_logs": custom, "static_logs": static}
+        content = {
+            "log_lists": [],
+            "custom_logs": custom,
+            "static_logs": static,
+            "ct_log": {"default_operator_rate_limit_ms": 0, "operator_rate_limits": {}},
+        }
         return yaml.safe_dump(content, sort_keys=False).encode()
 
     def url_of(self, log: Shown) -> str:
@@ -153,7 +158,8 @@ class LogList:
 
     def _configured(self, log: Log) -> dict[str, str]:
         key = b64encode(log.key.public).decode()
-        return {"name": log.spec.name, "url": self.url_of(log), "key": key}
+        url, operator = self.url_of(log), log.spec.operator
+        return {"name": log.spec.name, "url": url, "operator": operator, "key": key}
 
     def _log(self, log: Log) -> dict[str, object]:
         year = timedelta(days=365)

@@ -356,10 +356,7 @@ def test_secrets_do_not_show() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("ct_log.default_operator_rate_limit_ms", 0),
-        ("ct_log.operator_rate_limits", {}),
-        ("ct_log.healthy_threshold", 9),
-        ("ct_log.health_check_interval_secs", 9),
+        ("ct_log.checkpoint_signature_mode", "enforce"),
     ],
 )
 def test_what_has_no_effect_yet_is_told(setting: str, value: object) -> None:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from certadmin.address import listen
+from certbus.circuits import Circuits, CircuitStatus
 from certbus.directory import Directory
 from gateway.merging import Told, merge
 from gateway.settings import Settings
@@ -123,12 +124,14 @@ async def test_health_counts_clients_and_logs(
     first, second = await two(start, tmp_path, shared_redis.url)
     directory = Directory(press.redis, press.keys)
     await press.redis.sadd(press.keys.logs, LOG)
-    await directory.log_failed(LOG, "it does not answer")
+    circuits = Circuits(press.redis, press.keys)
+    await circuits.failed(LOG, CircuitStatus("open", 5), "no answer")
 
     async def unhealthy() -> bool:
         return (await health(first))[0] == 503
 
     await until(unhealthy)
+    await circuits.save(LOG, CircuitStatus())
     await directory.log_succeeded(LOG)
     async with websocket(first.ws), websocket(second.ws) as client:
         await press.print(1)

@@ -58,8 +58,10 @@ async def test_what_is_done_is_counted(site: Site, tmp_path: Path) -> None:
         assert found["certstream_ingestor_log_tree_size", name] == log.tree_size
         assert found["certstream_ingestor_log_lag_seconds", name] == 0
         assert found["certstream_ingestor_integrity_state", name, "proven"] == 1
-    asked = found["certstream_ingestor_fetches_total", "unknown", "ok"]  # configured without one
-    assert asked == found["certstream_ingestor_fetch_seconds_count", "unknown"] > 0
+        assert found["certstream_ingestor_circuit_state", name] == 0
+    asked = found["certstream_ingestor_fetches_total", "Simulated Operator 1", "ok"]
+    assert asked == found["certstream_ingestor_fetch_seconds_count", "Simulated Operator 1"] > 0
+    assert found["certstream_ingestor_operator_wait_seconds_total", "Simulated Operator 1"] == 0
     assert found["certstream_ingestor_publish_seconds_count",] > 0
     assert found["certstream_ingestor_logs", "followed"] == 2
     assert found["certstream_ingestor_logs", "held"] == 0
@@ -95,6 +97,7 @@ async def test_trouble_is_told(site: Site, tmp_path: Path) -> None:
             "lag_entries": 0,
             "lag_secs": 0,
             "integrity": "proven",
+            "circuit": "closed",
             "last_error": None,
         }
     ]
@@ -102,7 +105,8 @@ async def test_trouble_is_told(site: Site, tmp_path: Path) -> None:
     await until(troubled)
     assert (await deep())["logs"][0]["last_error"].startswith(site.simlog.url)
     assert (await get(admin, "/health")).status == 200  # it is the log's trouble
-    assert (await samples(admin))["certstream_ingestor_fetches_total", "unknown", "broken"] > 0
+    failed = ("certstream_ingestor_fetches_total", "Simulated Operator 1", "broken")
+    assert (await samples(admin))[failed] > 0
 
 
 async def test_without_redis_it_says_why_it_is_unhealthy(site: Site, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier, leaf_hash, verify_consistency
 from ctparse.signatures import load_log_key, verify_tree_head
+from ingestor.backoff import LOG_LIST
 from ingestor.ctclient.errors import BadAnswer, Refused, TooLarge
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from ingestor.ctclient.issuers import CAPACITY, RECENT, WINDOW, Issuers
@@ -38,7 +39,7 @@ async def server() -> AsyncIterator[HostileServer]:
 @pytest.fixture
 async def fetcher() -> AsyncIterator[Fetcher]:
     async with http_client() as http:
-        yield Fetcher(http, "Test log", Retry(1, 0.001, 0.01), timeout=5)
+        yield Fetcher(http, "Test log", Retry(1, LOG_LIST), timeout=5)
 
 
 @pytest.fixture

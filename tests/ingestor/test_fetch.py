@@ -1,19 +1,19 @@
 """One URL -> one bounded body, whatever the server does."""
 
-import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator
 
 import pytest
 
-from ingestor.ctclient.backoff import jittered
+from ingestor.backoff import Backoff
+from ingestor.ctclient.circuit import MAX_PAUSE
 from ingestor.ctclient.errors import BadAnswer, Refused, TooLarge, Unreachable
-from ingestor.ctclient.fetch import MAX_RETRY_AFTER, Fetcher, Retry, http_client, retry_after
+from ingestor.ctclient.fetch import Fetcher, Retry, http_client, retry_after
 from tests.ingestor.hostile import NOWHERE, Answer, HostileServer, hostile_server, redirect
-from tests.waiting import until
 
 LIMIT = 100_000
+SHORT = Backoff(0.001, 0.01)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def server() -> AsyncIterator[HostileServer]:
 @pytest.fixture
 async def fetcher() -> AsyncIterator[Fetcher]:
     async with http_client("ops@example.com") as http:
-        yield Fetcher(http, "Test log", Retry(3, 0.001, 0.01), timeout=5)
+        yield Fetcher(http, "Test log", Retry(3, SHORT), timeout=5)
 
 
 async def test_plain_and_gzip_bodies(server: HostileServer, fetcher: Fetcher) -> None:
@@ -100,27 +100,10 @@ async def test_what_will_not_change_is_not_tried_again(
     assert server.count("/absent") == 1
 
 
-async def test_retry_after_stops_every_request_to_the_log(
-    server: HostileServer, fetcher: Fetcher
-) -> None:
-    server.answers["/busy"] = [
-        Answer(status="429 Too Many Requests", headers={"retry-after": "1"}),
-        Answer(b"calm"),
-    ]
-    server.answers["/other"] = [Answer(b"calm")]
-    busy = asyncio.create_task(fetcher.get(f"{server.url}/busy", LIMIT))
-    await until(lambda: fetcher.paused)
-    assert await fetcher.get(f"{server.url}/other", LIMIT) == b"calm"
-    assert await busy == b"calm"
-    refused, *later = server.requests
-    assert {request.path for request in later} == {"/busy", "/other"}
-    assert all(request.time - refused.time >= 0.99 for request in later)
-
-
 async def test_silence_ends_with_the_time_out(server: HostileServer) -> None:
     server.answers["/silent"] = [Answer(silent=True)]
     async with http_client() as http:
-        fetcher = Fetcher(http, "Test log", Retry(1, 0.001, 0.01), timeout=0.1)
+        fetcher = Fetcher(http, "Test log", Retry(1, SHORT), timeout=0.1)
         with pytest.raises(Unreachable, match=r"no complete answer within 0.1 s"):
             await fetcher.get(f"{server.url}/silent", LIMIT)
 
@@ -153,7 +136,7 @@ async def test_redirects_to_nowhere(server: HostileServer, fetcher: Fetcher, loc
         ("7", 7.0),
         ("Thu, 01 Jan 1970 00:02:00 GMT", 20.0),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-        ("99999999999999999999", MAX_RETRY_AFTER),
+        ("99999999999999999999", MAX_PAUSE),
         ("soon", None),
         ("-5", None),
     ],
@@ -164,6 +147,6 @@ def test_retry_after(value: str | None, wait: float | None) -> None:
 
 def test_backoff_grows_to_its_maximum_and_stays_within_its_jitter() -> None:
     for attempt, ceiling in [(0, 1.0), (1, 2.0), (4, 16.0), (5, 20.0), (1000, 20.0)]:
-        delays = {jittered(attempt, 1.0, 20.0) for _ in range(100)}
+        delays = {Backoff(1.0, 20.0)(attempt) for _ in range(100)}
         assert all(ceiling / 2 <= delay <= ceiling for delay in delays)
         assert len(delays) > 1

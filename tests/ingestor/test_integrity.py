@@ -158,7 +158,7 @@ async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
 
     async def complete() -> bool:
         logs = (await by_path(site)).values()
-        return len(logs) == 2 and all(log.next == log.tree_size for log in logs)
+        return len(logs) == 2 and all(log.next and log.next == log.tree_size for log in logs)
 
     await until(complete, what="complete Redis")
     before = {log.log_id: log.next for log in (await by_path(site)).values()}

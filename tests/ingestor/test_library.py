@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from certbus.shelf import Shelf
 from certconf.settings import GOOGLE_LIST
 from certconf.settings import LogList as Setting
+from ingestor.backoff import LOG_LIST
 from ingestor.catalog.library import Library
 from ingestor.catalog.log_list import parse
 from ingestor.catalog.source import Source, packaged
@@ -31,7 +32,7 @@ Open = Callable[..., Library]
 async def opened(site: Site) -> AsyncIterator[Open]:
     """Opens a library as an ingestor has it, on the one Redis of the site."""
     async with http_client() as http:
-        fetcher = partial(Fetcher, http, retry=Retry(1, 0, 0), timeout=5.0)
+        fetcher = partial(Fetcher, http, retry=Retry(1, LOG_LIST), timeout=5.0)
         yield lambda *settings: Library(settings, Shelf(site.redis, site.keys), fetcher)
 
 

@@ -18,18 +18,16 @@ import structlog
 
 from certbus.shelf import Copy, Shelf, Slip
 from certconf.settings import LogList as Setting
+from ingestor.backoff import LOG_LIST, Backoff
 from ingestor.catalog.log_list import LogList
 from ingestor.catalog.source import REASONS, Judged, Reason, Refusal, Source
-from ingestor.ctclient.backoff import jittered
 from ingestor.ctclient.errors import LogError, Refused, TooLarge
 from ingestor.ctclient.fetch import Fetcher, Validators, Version
 
 EVERY = 3600.0
 """Seconds from one request to a list's server to the next."""
 
-# After a failure, in seconds.
-_INITIAL = 5.0
-_MAXIMUM = 600.0
+_REFRESH = Backoff(EVERY, EVERY)
 # How long whoever claims a list may take; longer than the time-outs of both requests together.
 _CLAIM = 60.0
 _MAX_LIST = 4 << 20
@@ -147,12 +145,12 @@ class Library:
                 await self._accept(source, judged)
         except Refusal as refusal:
             self._refuse(source, refusal, source.url)
-            again = max(jittered(slip.failures, _INITIAL, _MAXIMUM), refusal.wait)
+            again = max(LOG_LIST(slip.failures), refusal.wait)
             await self._shelf.failed(source.id, again, f"{refusal.reason}: {refusal}")
             return
         if self._told.pop(source, None) is not None:
             _log.info("log list is good again", list=source.name)
-        await self._shelf.checked(source.id, jittered(0, EVERY, EVERY), had.etag, had.modified)
+        await self._shelf.checked(source.id, _REFRESH(0), had.etag, had.modified)
 
     async def _fetch(self, source: Source, had: Validators) -> tuple[Judged, Validators] | None:
         """Get a list and its signature; None if it is the one that was had."""

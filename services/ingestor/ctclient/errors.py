@@ -3,6 +3,7 @@
 
 LogError
 Unreachable   no answer: DNS, connect, TLS, time-out, connection cut
+LeftAlone     not asked: it is to be left alone for now
 Refused       an answer with a status that is not 200, perhaps with Retry-After
 BadAnswer     an answer that is not what the specification says
 TooLarge    an answer beyond the size we accept; a smaller window may fit
@@ -49,6 +50,10 @@ class LogError(Exception):
 
 class Unreachable(LogError):
     """Nothing came back, or not all of it."""
+
+
+class LeftAlone(LogError):
+    """It was not asked, because it is to be left alone for now."""
 
 
 class Refused(LogError):

@@ -1,9 +1,10 @@
 """One URL of a log -> one bounded body.
 
+    turn        the log may be asked, and it is its operator's turn (`turns.py`)
     attempt     GET, at most `MAX_REDIRECTS` redirects, all of it within `timeout` seconds
     body        read raw and counted against the caller's limit; gunzipped against the same limit
     status      200 is a body; 429, 5xx and a lost connection are tried again; the rest is an answer
-    Retry-After stops every request to this log, not only the one that was told, until it has passed
+    Retry-After is an answer, too, and leaves the whole log alone until it has passed
 
 httpx speaks HTTP (HTTP/2 where the log offers it) and pools the connections of all logs. It is
 asked for raw bytes, because its own decompression has no limit: a gzip bomb would be unpacked
@@ -21,13 +22,13 @@ from importlib.metadata import version
 import httpx
 import msgspec
 
-from ingestor.ctclient.backoff import jittered
+from ingestor.backoff import Backoff
+from ingestor.ctclient.circuit import MAX_PAUSE
 from ingestor.ctclient.errors import BadAnswer, LogError, Refused, TooLarge, Unreachable
+from ingestor.ctclient.turns import Turns
 from ingestor.meter import FetchOutcome, Measured
 
 MAX_REDIRECTS = 3
-# A log may ask for patience, but a hostile or broken one cannot silence us for ever.
-MAX_RETRY_AFTER = 3600.0
 NO_HEADERS: Mapping[str, str] = {}
 _TOO_MANY_REQUESTS = 429
 _MAX_HEADER = 256
@@ -38,13 +39,11 @@ class Retry(msgspec.Struct, frozen=True):
 
     Attributes:
         attempts: requests made for one answer before giving up, at least 1.
-        initial: seconds before the second attempt.
-        maximum: seconds that no delay exceeds.
+        backoff: delays between them.
     """
 
     attempts: int
-    initial: float
-    maximum: float
+    backoff: Backoff
 
 
 class Validators(msgspec.Struct, frozen=True):
@@ -92,7 +91,7 @@ def http_client(contact: str = "", connect_timeout: float = 10.0) -> httpx.Async
 
 
 class Fetcher:
-    """GETs URLs of one log; remembers when that log wants to be left alone.
+    """GETs URLs of one log.
 
     Args:
         http: the client that all logs share.
@@ -100,6 +99,7 @@ class Fetcher:
         retry: when to ask again.
         timeout: seconds for one request with its body.
         measured: told of each request.
+        turns: when the log may be asked; None: at any time.
     """
 
     def __init__(
@@ -109,18 +109,14 @@ class Fetcher:
         retry: Retry,
         timeout: float,
         measured: Measured = lambda _outcome, _spent: None,
+        turns: Turns | None = None,
     ) -> None:
         self.log = log
         self._measured = measured
         self._http = http
         self._retry = retry
         self._timeout = timeout
-        self._not_before = 0.0  # loop time
-
-    @property
-    def paused(self) -> bool:
-        """Whether the log has asked to be left alone for now."""
-        return self._not_before > asyncio.get_running_loop().time()
+        self._turns = turns
 
     async def get(self, url: str, limit: int) -> bytes:
         """Fetch a body.
@@ -132,13 +128,14 @@ class Fetcher:
         Raises:
             LogError: the last attempt's error; which one, see `errors.py`.
         """
-        for attempt in range(self._retry.attempts - 1):
+        single = self._turns is not None and self._turns.single
+        for attempt in range(0 if single else self._retry.attempts - 1):
             try:
                 return (await self._attempt(url, limit)).body
             except LogError as error:
                 if not _worth_retrying(error):
                     raise
-            await asyncio.sleep(jittered(attempt, self._retry.initial, self._retry.maximum))
+            await asyncio.sleep(self._retry.backoff(attempt))
         return (await self._attempt(url, limit)).body
 
     async def get_other(self, url: str, limit: int, had: Validators) -> Version | None:
@@ -162,13 +159,16 @@ class Fetcher:
     async def _attempt(
         self, url: str, limit: int, headers: Mapping[str, str] = NO_HEADERS
     ) -> Version:
-        """One request, after any pause the log asked for."""
-        await self._pause()
+        """One request, in its turn."""
+        if self._turns is not None:
+            await self._turns.take(url)
         began = time.perf_counter()
         try:
             version = await self._request(url, limit, headers)
         except LogError as error:
             self._measured(_outcome(error), time.perf_counter() - began)
+            if self._turns is not None and isinstance(error, Refused):
+                await self._turns.refused(error)
             raise
         self._measured("ok", time.perf_counter() - began)
         return version
@@ -198,15 +198,8 @@ class Fetcher:
             said = Validators(_repeatable(response, "etag"), _repeatable(response, "last-modified"))
             return Version(await self._body(url, response, limit), said)
 
-    async def _pause(self) -> None:
-        """Wait as long as the log asked for; it may ask for more meanwhile."""
-        while self.paused:  # noqa: ASYNC110  (it is the clock that ends it)
-            await asyncio.sleep(self._not_before - asyncio.get_running_loop().time())
-
     def _refused(self, url: str, response: httpx.Response) -> Refused:
         wait = retry_after(response.headers.get("retry-after"), time.time())
-        if wait is not None:
-            self._not_before = asyncio.get_running_loop().time() + wait
         problem = f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
         if wait is not None:
             problem += f", retry after {wait:g} s"
@@ -278,6 +271,8 @@ def _worth_retrying(error: LogError) -> bool:
     match error:
         case Unreachable():
             return True
+        case Refused(retry_after=wait) if wait is not None:
+            return False
         case Refused(status=status):
             return status == _TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
         case _:
@@ -292,7 +287,7 @@ def retry_after(value: str | None, now: float) -> float | None:
         now: seconds since the epoch.
 
     Returns:
-        Seconds to wait, between 0 and `MAX_RETRY_AFTER`; None without a readable header.
+        Seconds to wait, between 0 and `MAX_PAUSE`; None without a readable header.
     """
     if value is None:
         return None
@@ -304,4 +299,4 @@ def retry_after(value: str | None, now: float) -> float | None:
         except ValueError:
             return None
         wait = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
-    return min(max(wait, 0.0), MAX_RETRY_AFTER)
+    return min(max(wait, 0.0), MAX_PAUSE)

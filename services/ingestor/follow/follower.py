@@ -1,8 +1,7 @@
 """The loop of one log: tree head -> windows -> publish, again and again.
 
 It runs under one lease, from the index Redis gave with it, until the lease is lost or the task is
-cancelled. A log that cannot be read is retried for ever, later and later; only the first failure of
-an outage is worth a line in the log, and the first success after it.
+cancelled. A log that cannot be read is tried again for ever, when its circuit breaker says so.
 """
 
 import asyncio
@@ -15,12 +14,11 @@ import structlog
 
 from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log
-from ingestor.ctclient.backoff import jittered
-from ingestor.ctclient.errors import Lie, LogError, Refused, Unproven
-from ingestor.ctclient.fetch import Retry
+from ingestor.ctclient.breaker import Breaker
+from ingestor.ctclient.errors import Lie, LogError, Unproven
 from ingestor.ctclient.protocol import LogClient
 from ingestor.follow.ahead import Window, windows
-from ingestor.follow.moment import next_poll
+from ingestor.follow.moment import Quiet, next_poll
 from ingestor.follow.pipeline import Moved, Pipeline
 from ingestor.follow.windows import WindowSize
 from ingestor.integrity.growth import Growth, parts
@@ -38,16 +36,14 @@ class Pace(msgspec.Struct, frozen=True):
     Attributes:
         batch_size: entries asked for at once.
         concurrency: windows fetched at the same time.
-        poll: seconds from one tree head to the next while there is nothing new.
+        poll: seconds from one tree head to the next, while it grows.
         moment: when in these seconds, as a part of them.
-        retry: delays while the log cannot be read.
     """
 
     batch_size: int
     concurrency: int
     poll: float
     moment: float
-    retry: Retry
 
 
 class Health(msgspec.Struct):
@@ -55,20 +51,12 @@ class Health(msgspec.Struct):
 
     Attributes:
         successes: how often everything up to the head was published.
-        errors: failures since this process follows it.
-        failures: failures since anything was published or the head was reached.
-        down_since: loop time of the first failure since the head was reached; None: none.
-        last_error: the last failure, if there was one.
         tree_size: of the newest tree head that the log has shown.
         begun: when this process began to follow it, seconds since the epoch.
         caught_up: when everything up to the tree head was last published; 0 if never.
     """
 
     successes: int = 0
-    errors: int = 0
-    failures: int = 0
-    down_since: float | None = None
-    last_error: str = ""
     tree_size: int = 0
     begun: float = msgspec.field(default_factory=time.time)
     caught_up: float = 0.0
@@ -108,21 +96,30 @@ class Follower:
         client: reads it.
         pipeline: publishes it.
         guard: decides what of it may be published.
+        breaker: decides when it is tried again.
         pace: how fast.
 
     Attributes:
         log: what is followed.
         pipeline: where it goes; knows how far.
         guard: knows what is proven.
+        breaker: knows what has failed.
         health: how it has been answering.
     """
 
     def __init__(
-        self, log: Log, client: LogClient, pipeline: Pipeline, guard: Guard, pace: Pace
+        self,
+        log: Log,
+        client: LogClient,
+        pipeline: Pipeline,
+        guard: Guard,
+        breaker: Breaker,
+        pace: Pace,
     ) -> None:
         self.log = log
         self.pipeline = pipeline
         self.guard = guard
+        self.breaker = breaker
         self.health = Health()
         self._client = client
         self._pace = pace
@@ -147,25 +144,28 @@ class Follower:
             LeaseLost: another worker owns the log.
         """
         loop = asyncio.get_running_loop()
+        await self.breaker.load()
         await self.guard.load(self.pipeline.next)
+        quiet = Quiet()
         while True:
+            await self.breaker.ready()
             asked = loop.time()
             try:
                 newest = await self._client.tree_head()
+                quiet.seen(newest.size)
                 self.health.tree_size = newest.size
                 head = await self.guard.admit(newest, self.pipeline.next)
                 await self._catch_up(head)
             except LogError as error:
-                wait = self._failed(error)
+                await self.breaker.failed(error)
                 if isinstance(error, Lie):
                     await self.guard.alarms.lie(error)
-                await asyncio.sleep(wait)
             except Moved as moved:
                 _log.info("redis goes on from another entry", log=self.log.name, next=moved.next)
                 await self.guard.load(moved.next)
             else:
-                self._reached(head)
-                due = next_poll(asked, self._pace.poll, self._pace.moment)
+                await self._reached(head)
+                due = next_poll(asked, quiet.interval(self._pace.poll), self._pace.moment)
                 await asyncio.sleep(due - loop.time())
 
     async def _catch_up(self, head: TreeHead) -> None:
@@ -196,7 +196,7 @@ class Follower:
     ) -> None:
         for window, growth in zip(run, growths, strict=True):
             await self.pipeline.publish(window.first, window.entries, head, growth)
-        self.health.failures = 0
+        await self.breaker.progressed()
         self._unread = Unread()
 
     def _unreadable(self, head: TreeHead) -> None:
@@ -217,43 +217,9 @@ class Follower:
             return ""
         return f" (entry {first}, {times} times; if it never can be read, {self.log.way_past(end)})"
 
-    def _failed(self, error: LogError) -> float:
-        """Note a failure; returns how many seconds to wait."""
-        health = self.health
-        retry = self._pace.retry
-        wait = jittered(health.failures, retry.initial, retry.maximum)
-        if isinstance(error, Refused) and error.retry_after is not None:
-            wait = max(wait, error.retry_after)
-        if health.down_since is None:
-            health.down_since = asyncio.get_running_loop().time()
-            if not isinstance(error, Unproven):  # that is told, by the guard, when it lasts
-                warn_unavailable(self.log, error, wait)
-        health.failures += 1
-        health.errors += 1
-        health.last_error = error.summary
-        return wait
-
-    def _reached(self, head: TreeHead) -> None:
+    async def _reached(self, head: TreeHead) -> None:
         """Note that everything up to `head` is published."""
-        health = self.health
-        health.failures = 0
-        health.successes += 1
-        health.caught_up = time.time()
+        self.health.successes += 1
+        self.health.caught_up = time.time()
         self.guard.reached()
-        if health.down_since is not None:
-            down = asyncio.get_running_loop().time() - health.down_since
-            health.down_since = None
-            _log.info(
-                "log is back", log=self.log.name, down_secs=round(down, 1), tree_size=head.size
-            )
-
-
-def warn_unavailable(log: Log, error: LogError, wait: float) -> None:
-    """The one line about an outage, when it begins."""
-    _log.warning(
-        "log unavailable, trying until it is back",
-        log=log.name,
-        url=error.url,
-        problem=error.problem,
-        next_attempt_secs=round(wait, 1),
-    )
+        await self.breaker.caught_up(head.size)
