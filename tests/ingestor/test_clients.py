@@ -1,5 +1,6 @@
 """The two kinds of logs, over HTTP: real answers, and wrong ones."""
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -230,6 +231,31 @@ async def test_issuers_of_recent_windows_are_bounded(
         await issuers.ensure(digests[:1])
     await issuers.ensure(digests[CAPACITY:])
     assert issuers.certificates(digests[CAPACITY]) == [CAPACITY.to_bytes(4)]
+
+
+async def test_fetching_issuers_ends_when_it_is_cancelled_though_one_has_failed() -> None:
+    digests = [bytes([n]) * 32 for n in range(2)]
+    ending, end = asyncio.Event(), asyncio.Event()
+
+    class Fetching(Fetcher):
+        async def get(self, url: str, limit: int) -> bytes:
+            if digests[0].hex() in url:
+                raise BadAnswer(self.log, url, f"longer than {limit}")
+            try:
+                return await asyncio.Future()
+            finally:
+                ending.set()
+                await end.wait()
+
+    async with http_client() as http:
+        issuers = Issuers("http://test", Fetching(http, "Test log", Retry(1, LOG_LIST), 5))
+        task = asyncio.create_task(issuers.ensure(digests))
+        await ending.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        end.set()
+        await asyncio.wait([task])
+    assert task.cancelled()
 
 
 async def test_proofs_of_a_real_static_ct_log(sunlight: StaticCtLog) -> None:

@@ -63,12 +63,18 @@ class Issuers:
                 problem = f"the last {RECENT} windows name {len(self._used):,} issuers"
                 raise self._too_many(f"{problem}; {CAPACITY:,} are kept")
             gate = asyncio.Semaphore(_CONCURRENCY)
+            fetching = [
+                asyncio.create_task(self._fetch(fingerprint, gate))
+                for fingerprint in wanted - self._certificates.keys()
+            ]
+            # No TaskGroup: until Python 3.12, one in which a task has failed may take the caller's
+            # cancellation for its own, and swallow it.
             try:
-                async with asyncio.TaskGroup() as group:
-                    for fingerprint in wanted - self._certificates.keys():
-                        group.create_task(self._fetch(fingerprint, gate))
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+                await asyncio.gather(*fetching)
+            finally:
+                for task in fetching:
+                    task.cancel()
+                await asyncio.gather(*fetching, return_exceptions=True)
 
     def certificates(self, chain: bytes) -> list[bytes]:
         """The DER certificates of a chain that `ensure` was given lately, issuer first."""
