@@ -143,7 +143,7 @@ async def _serve(
         reload = Reload(service, follower, door)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: HTTPConnection(service, routes.respond, door),
+            lambda: HTTPConnection(service, routes, door),
             sock=listening,
             backlog=_BACKLOG,
             **server_options(certificate, settings),

@@ -18,8 +18,9 @@ import msgspec
 from gateway.admission.door import Door, Ticket
 from gateway.admission.visitor import Visitor
 from gateway.deflate import DEFLATED
-from gateway.exchange import Answer, Later, Outcome, Request, Router, Subscription, refuse
+from gateway.exchange import Answer, Later, Outcome, Request, Subscription, refuse
 from gateway.frames import SSE, WEBSOCKET
+from gateway.routes import ELSEWHERE, Routes
 from gateway.service import Service
 from gateway.sse import SSEClient
 from gateway.websocket import WebSocketClient, accept
@@ -33,7 +34,7 @@ class HTTPConnection(asyncio.Protocol):
 
     Args:
         service: what it shares with all others.
-        router: says what to do about a request.
+        routes: say what to do about a request.
         door: says whether to do it; None lets everything in.
     """
 
@@ -43,7 +44,8 @@ class HTTPConnection(asyncio.Protocol):
         "_door",
         "_http",
         "_request",
-        "_router",
+        "_route",
+        "_routes",
         "_service",
         "_timer",
         "_transport",
@@ -52,9 +54,10 @@ class HTTPConnection(asyncio.Protocol):
     _transport: asyncio.Transport
     _timer: asyncio.TimerHandle
 
-    def __init__(self, service: Service, router: Router, door: Door | None = None) -> None:
+    def __init__(self, service: Service, routes: Routes, door: Door | None = None) -> None:
         self._service = service
-        self._router = router
+        self._routes = routes
+        self._route = ELSEWHERE  # that the request being answered has taken
         self._door = door
         self._asking: asyncio.Task[None] | None = None
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
@@ -153,16 +156,17 @@ class HTTPConnection(asyncio.Protocol):
         except ValueError as error:
             self._answer(refuse(400, str(error)))
             return
+        self._route = self._routes.label(request)
         door = self._door
         visitor = None if door is None else door.identify(request, self._peer())
         if isinstance(visitor, Answer):
             self._answer(visitor)
         elif door is None or visitor is None:
-            self._proceed(received, self._router(request), None)
+            self._proceed(received, self._routes.respond(request), None)
         elif door.waits(request):
             self._pause_for(self._ask(door, visitor, received, request))
         else:
-            outcome = self._router(request)
+            outcome = self._routes.respond(request)
             subscribes = isinstance(outcome, Subscription) and received.method != b"HEAD"
             ticket = door.enter_unlimited(visitor) if subscribes else None
             self._proceed(received, outcome, ticket)
@@ -187,7 +191,7 @@ class HTTPConnection(asyncio.Protocol):
         policy = door.policy
         ticket: Ticket | Answer | None = None
         admitted = await door.admit(visitor)
-        outcome = admitted if isinstance(admitted, Answer) else self._router(request)
+        outcome = admitted if isinstance(admitted, Answer) else self._routes.respond(request)
         if isinstance(outcome, Subscription):
             if received.method != b"HEAD":
                 ticket = await door.enter(visitor)
@@ -257,11 +261,17 @@ class HTTPConnection(asyncio.Protocol):
         ticket: Ticket | None,
     ) -> None:
         self._forget()
+        websocket = isinstance(client, WebSocketClient)
+        self._service.meter.answered(
+            self._route, HTTPStatus.SWITCHING_PROTOCOLS if websocket else HTTPStatus.OK
+        )
         client.ticket = ticket
         self._transport.set_protocol(client)
         client.join(subscription.cursor)
 
     def _answer(self, answer: Answer, *, close: bool = False) -> None:
+        self._service.meter.answered(self._route, answer.status)
+        self._route = ELSEWHERE
         headers = [*answer.headers, _NO_SNIFFING, ("Date", formatdate(usegmt=True))]
         if answer.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             headers.append(("Content-Length", str(len(answer.body))))

@@ -52,6 +52,16 @@ class Meter:
             ["reason"],
             registry=registry,
         )
+        self._requests = Counter(
+            f"{PREFIX}_http_requests",
+            "Requests answered at the public address, by the route and the status.",
+            ["route", "status"],
+            registry=registry,
+        )
+
+    def answered(self, route: str, status: int) -> None:
+        """A request was answered, with a stream or otherwise."""
+        self._requests.labels(route, status).inc()
 
     def read(self, entry: EntryId) -> None:
         """A batch was read from Redis."""

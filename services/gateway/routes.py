@@ -1,12 +1,16 @@
 """A request -> what to do about it, by the table. Pure: no connection, no clock."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from gateway.api.subscribing import websocket
 from gateway.conditional import revalidated
 from gateway.exchange import METHODS, OPEN, Answer, Outcome, Request, disabled, preflight, refuse
 from gateway.route import Route
 from gateway.service import Service
+
+ELSEWHERE: Final = "other"
+"""What requests count as that have no route, or cannot be read."""
 
 
 class Routes:
@@ -31,6 +35,11 @@ class Routes:
     def find(self, path: str) -> Route | None:
         """The route of a path; None if there is nothing."""
         return self._exact.get(path) or self._below.get(path.rpartition("/")[0])
+
+    def label(self, request: Request) -> str:
+        """What a request counts as: the path of its route, of which there are few."""
+        route = self.find(request.path or "/")
+        return ELSEWHERE if route is None else route.path
 
     def respond(self, request: Request) -> Outcome:
         """Decide about a request."""

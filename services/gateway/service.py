@@ -34,6 +34,7 @@ class Service:
         meter: measures what they do.
 
     Attributes:
+        meter: measures what they do.
         settings: what is offered, limits and intervals.
         rings: by stream.
         lanes: by stream and form.
@@ -50,7 +51,7 @@ class Service:
         self.rings: dict[str, Ring] = {}
         self.lanes: dict[tuple[str, Form], Lane] = {}
         self._replay = replay
-        self._meter = meter
+        self.meter = meter
         self.change(settings)
         self.websockets = Wheel(settings.heartbeat)
         self.events = Wheel(settings.comment)
@@ -76,7 +77,7 @@ class Service:
             ring = self.rings.setdefault(stream, Ring(stream, settings.ring_bytes))
             for form in forms:
                 if (stream, form) not in self.lanes:
-                    self.lanes[stream, form] = Lane(ring, form, self._replay, self._meter)
+                    self.lanes[stream, form] = Lane(ring, form, self._replay, self.meter)
         return gone
 
     def leaving(self, client: "Client") -> None:

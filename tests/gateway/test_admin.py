@@ -50,6 +50,30 @@ async def test_health_and_metrics(start: Start, press: Press, tmp_path: Path) ->
     assert found["certstream_gateway_delivery_seconds_sum", None, None] < 60
 
 
+async def test_requests_are_counted_by_route(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    gateway = await start(Settings(api=True), admin=f"unix:{path}")
+    for target in ("/health", "/health", "/api/cert/zz", "/wp-login.php", "/\xff", "/sse?stream=x"):
+        async with await Raw.open(gateway.port) as client:
+            client.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode("latin-1"))
+            await client.answer()
+    async with websocket(f"{gateway.ws}/full-stream"):
+        _, body = await ask(path, "GET /metrics")
+    counted = {
+        line.removeprefix("certstream_gateway_http_requests_total")
+        for line in body.decode().splitlines()
+        if line.startswith("certstream_gateway_http_requests_total")
+    }
+    assert counted == {
+        '{route="/health",status="200"} 2.0',
+        '{route="/api/cert/{hash}",status="400"} 1.0',
+        '{route="other",status="404"} 1.0',
+        '{route="other",status="400"} 1.0',
+        '{route="/sse",status="400"} 1.0',
+        '{route="/full-stream",status="101"} 1.0',
+    }
+
+
 async def test_gaps_are_counted(start: Start, press: Press, tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     gateway = await (await start(admin=f"unix:{path}")).following()
