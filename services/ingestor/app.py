@@ -115,7 +115,7 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         shelf, roll = Shelf(redis, keys), Roll(redis, keys)
         catalog = Catalog(present, shelf, roll, fetcher, patience, worker.follow)
         if admin is not None:
-            measured = metrics(meter, worker, catalog, patience)
+            measured = metrics(meter, worker, catalog, patience, present.reloads)
             pages = _pages(Health(redis, patience, worker), measured)
             await stack.enter_async_context(admin_server(admin, pages))
         await patience(partial(check_server, redis))

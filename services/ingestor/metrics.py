@@ -1,7 +1,7 @@
 """What an ingestor can be measured by, in Prometheus' terms. Read from the worker when asked."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, get_args
 
 from prometheus_client import ProcessCollector, disable_created_metrics, generate_latest
@@ -29,7 +29,8 @@ _KINDS: Final[Sequence[AlarmKind]] = [
 class WorkerCollector(Collector):
     """Reads a worker's numbers."""
 
-    def __init__(self, worker: Worker, patience: Patience) -> None:
+    def __init__(self, worker: Worker, patience: Patience, reloads: Mapping[str, int]) -> None:
+        self._reloads = reloads
         self._worker = worker
         self._patience = patience
 
@@ -51,6 +52,12 @@ class WorkerCollector(Collector):
         yield GaugeMetricFamily(
             f"{PREFIX}_redis_up", "Whether Redis answers.", self._patience.problem is None
         )
+        reloads = CounterMetricFamily(
+            f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
+        )
+        for result, count in self._reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
 
 
 class ListCollector(Collector):
@@ -124,13 +131,17 @@ def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:
 
 
 def metrics(
-    meter: Meter, worker: Worker, catalog: Catalog, patience: Patience
+    meter: Meter,
+    worker: Worker,
+    catalog: Catalog,
+    patience: Patience,
+    reloads: Mapping[str, int],
 ) -> Callable[[], Answer]:
     """Make what writes the metrics of this process as text."""
     # No series beside each counter that says when it began.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = meter.registry
-    registry.register(WorkerCollector(worker, patience))
+    registry.register(WorkerCollector(worker, patience, reloads))
     registry.register(ListCollector(catalog))
     ProcessCollector(registry=registry)
     return lambda: Answer(200, CONTENT_TYPE, generate_latest(registry))
