@@ -16,7 +16,7 @@ Nothing here starts, connects or logs anything: what the operator should be told
 `Config.notices`, what is wrong as one `ConfigError` that names every problem at once.
 """
 
-from certconf.loading import load
+from certconf.loading import load, locate
 from certconf.network import Network
 from certconf.present import Present
 from certconf.problems import ConfigError, Problem
@@ -70,4 +70,5 @@ __all__ = [
     "Tier",
     "TokenHolder",
     "load",
+    "locate",
 ]

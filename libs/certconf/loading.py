@@ -36,6 +36,18 @@ def load(
     Raises:
         ConfigError: with every problem there is; nothing was started or changed.
     """
+    return locate(path, environ, overrides)[0]
+
+
+def locate(
+    path: Path | str | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object] | None = None,
+) -> tuple[Config, Mapping[str, Origin]]:
+    """As `load`, and where each setting was said: `ct_log.batch_size`, `custom_logs[0].url`.
+
+    What was said nowhere has its default.
+    """
     problems: list[Problem] = []
     notices: list[str] = []
     file = _find(path, environ)
@@ -58,12 +70,13 @@ def load(
     config = _with_redis_password(config, origins, problems)
     if problems:
         raise ConfigError(tuple(problems))
-    return msgspec.structs.replace(
+    config = msgspec.structs.replace(
         config,
         state_dir=_state_dir(config, environ, origins),
         file=file,
-        notices=(*notices, *peers.pending(config)),
+        notices=(*notices, *peers.pending(config), *_oddities(config)),
     )
+    return config, origins
 
 
 def _find(path: Path | str | None, environ: Mapping[str, str]) -> Path | None:
@@ -114,6 +127,15 @@ def _untrustworthy(log_list: LogList) -> str | None:
     if signed or (not some and log_list.url == GOOGLE_LIST.url):
         return None
     return "needs signature_url and key, or unsigned: true to be trusted as it is"
+
+
+def _oddities(config: Config) -> Iterator[str]:
+    """What is possible, and hardly meant."""
+    auth = config.auth
+    if auth.enabled and not (
+        auth.tokens or auth.standard_tokens or auth.premium_tokens or auth.holders
+    ):
+        yield "auth.enabled: there is no token, so nobody can connect: give some in auth.holders"
 
 
 def _with_redis_password(

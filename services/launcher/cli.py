@@ -68,6 +68,7 @@ def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
     _add_tail(commands, with_options="tail" in command)
     _add_rejected(commands, with_options="rejected" in command)
     _add_skip(commands, with_options="skip" in command)
+    _add_config(commands, with_options="config" in command)
     _add_version(commands)
     return parser
 
@@ -218,6 +219,26 @@ def _add_skip(commands: _Commands, *, with_options: bool) -> None:
         options.add_configuration(parser)
 
 
+def _add_config(commands: _Commands, *, with_options: bool) -> None:
+    parser = _command(
+        commands,
+        "config",
+        _config,
+        "print every setting, its value, and where that was said",
+        """\
+  certstream-server config --config /etc/certstream/config.yaml
+  certstream-server config --json | jq '.settings["port"]'
+  certstream-server config --check                          for CI: exit status 2 on a mistake""",
+    )
+    if with_options:
+        from launcher.configuration import add_arguments  # noqa: PLC0415
+
+        add_arguments(parser)
+    options.add_listening(parser)
+    options.add_start(parser)
+    options.add_configuration(parser)
+
+
 def _add_version(commands: _Commands) -> None:
     _command(
         commands, "version", _print_version, "print the version", "  certstream-server version"
@@ -296,6 +317,12 @@ def _rejected(chosen: argparse.Namespace) -> int:
 
 def _skip(chosen: argparse.Namespace) -> int:
     from launcher.skip import run  # noqa: PLC0415
+
+    return run(chosen)
+
+
+def _config(chosen: argparse.Namespace) -> int:
+    from launcher.configuration import run  # noqa: PLC0415
 
     return run(chosen)
 

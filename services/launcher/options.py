@@ -104,16 +104,17 @@ def configuration(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
     Raises:
         certconf.ConfigError: with everything that is wrong.
     """
-    overrides = _overrides(options)
+    overrides = overrides_of(options)
     return load(options.config, os.environ, overrides), overrides
 
 
 def reader(options: argparse.Namespace, config: Config) -> Callable[[], Config]:
     """What reads again what `configuration` has read: the same file, even if it has gone."""
-    return partial(load, config.file or options.config, os.environ, _overrides(options))
+    return partial(load, config.file or options.config, os.environ, overrides_of(options))
 
 
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the command line, by dotted name."""
     overrides: dict[str, Any] = dict(options.assignments)
     for option, setting in _SETTINGS.items():
         if (value := getattr(options, option, None)) is not None:

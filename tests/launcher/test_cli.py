@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.processes import CERTSTREAM_SERVER
 
-COMMANDS = ("up", "ingest", "gateway", "simlog", "tail", "rejected", "skip", "version")
+COMMANDS = ("up", "ingest", "gateway", "simlog", "tail", "rejected", "skip", "config", "version")
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,119 @@
+"""The command `config`: what the settings are, and where each of them was said."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.syntax import Syntax
+
+from certconf import Config, locate
+from certconf.build import settings
+from certconf.problems import Origin
+from launcher import options
+
+_DEFAULT = "default"
+_COLUMN = 44  # where the comments begin
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command alone."""
+    group = parser.add_argument_group("output").add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="JSON instead of YAML")
+    group.add_argument(
+        "--check",
+        action="store_true",
+        help="say only whether the configuration can be used, and what in it has no effect; the "
+        "exit status is 2 if it cannot",
+    )
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print the configuration, secrets masked.
+
+    Raises:
+        certconf.ConfigError: with everything that is wrong with it.
+    """
+    config, origins = locate(chosen.config, os.environ, options.overrides_of(chosen))
+    if chosen.check:
+        for notice in config.notices:
+            print(f"note: {notice}")
+        print(f"OK: {config.file or 'no file; defaults, variables and command line'}")
+    elif chosen.json:
+        print(json.dumps(as_json(config, origins), indent=2, ensure_ascii=False))
+    else:
+        text = "\n".join(as_yaml(config, origins))
+        if sys.stdout.isatty():
+            syntax = Syntax(text, "yaml", background_color="default", word_wrap=True)
+            Console().print(syntax)
+        else:
+            print(text)
+    return 0
+
+
+def as_json(config: Config, origins: Mapping[str, Origin]) -> dict[str, Any]:
+    """The settings by their dotted names, with value and origin; and what there is to tell."""
+    return {
+        "file": None if config.file is None else str(config.file),
+        "settings": {
+            key: {"value": value, "origin": str(origins.get(key, _DEFAULT))}
+            for key, value in _values(config)
+        },
+        "notices": list(config.notices),
+    }
+
+
+def as_yaml(config: Config, origins: Mapping[str, Origin]) -> Iterator[str]:
+    """The lines of a config.yaml that says the same, each with the origin of its value."""
+    yield "# Each value and where it was said: default, file:line, variable or command line."
+    yield from (f"# note: {notice}" for notice in config.notices)
+    begun: list[str] = []
+    for key, value in _values(config):
+        *sections, name = key.split(".")
+        for depth, section in enumerate(sections):
+            if begun[: depth + 1] != sections[: depth + 1]:
+                yield f"{'  ' * depth}{section}:"
+        begun = sections
+        indent = "  " * len(sections)
+        origin = origins.get(key)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            yield _commented(f"{indent}{name}:", origin)
+            for number, item in enumerate(value):
+                at = origins.get(f"{key}[{number}]", origin)
+                yield _commented(f"{indent}  - {_flow(item)}", at)
+        else:
+            yield _commented(f"{indent}{name}: {_flow(value)}", origin)
+
+
+def _values(config: Config) -> Iterator[tuple[str, Any]]:
+    """Every setting, by its dotted name, in types that JSON has. Secrets are masked."""
+    for key in settings():
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        yield key, _without_unset(msgspec.to_builtins(value, enc_hook=str))
+
+
+def _without_unset(value: Any) -> Any:
+    """Items of lists without what was not set in them."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [
+        {name: given for name, given in item.items() if given is not None}
+        if isinstance(item, dict)
+        else item
+        for item in value
+    ]
+
+
+def _flow(value: Any) -> str:
+    """A value on one line; JSON is YAML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _commented(line: str, origin: Origin | None) -> str:
+    return f"{line:<{_COLUMN}}  # {origin or _DEFAULT}"
