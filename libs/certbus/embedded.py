@@ -35,7 +35,7 @@ from certbus.connection import connect
 
 MAX_MEMORY = 1536 * 1024 * 1024
 
-_START_TIMEOUT = 60.0  # seconds; reading a large append-only file takes some
+_START_TIMEOUT = 60.0  # seconds in which it says nothing, not even that it reads its data
 _STOP_TIMEOUT = 10.0
 _MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux, 104 elsewhere
 _MAX_LOG = 1024 * 1024  # bytes of redis.log before it is moved to redis.log.1
@@ -161,12 +161,15 @@ class EmbeddedRedis:
         assert process is not None
         client = connect(self.url)
         try:
-            async with asyncio.timeout(_START_TIMEOUT):
+            async with asyncio.timeout(_START_TIMEOUT) as patience:
                 while process.returncode is None:
                     try:
                         await client.ping()
+                    except redis.exceptions.BusyLoadingError:  # it reads its data: a GB takes 20 s
+                        patience.reschedule(asyncio.get_running_loop().time() + _START_TIMEOUT)
+                        await asyncio.sleep(0.02)
                     except redis.exceptions.ConnectionError:
-                        await asyncio.sleep(0.02)  # not there yet, or reading its data
+                        await asyncio.sleep(0.02)  # not there yet
                     else:
                         return
         except TimeoutError:
@@ -327,6 +330,7 @@ def _arguments(directory: Path, socket: Path, max_memory: int) -> list[str]:
         "appendfsync": "everysec",
         "aof-load-truncated": "yes",  # a crash may cut the last command short
         "save": "",
+        "rdbcompression": "no",  # of rewrites: batches are packed already
         "hash-max-ziplist-entries": 512,  # also the name that newer versions still know
     }
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from certbus import embedded
 from certbus.connection import check_server, connect
 from certbus.embedded import CannotStart, EmbeddedRedis, StateInUse, find_executable
 from tests.certbus.bus import Worker, batch, stored_names
@@ -172,6 +173,19 @@ async def test_a_state_directory_with_a_very_long_name(tmp_path: Path, executabl
             assert await client.ping()
     assert not socket.parent.exists()
     assert state.exists()
+
+
+async def test_reading_much_data_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = "for i = ARGV[1], ARGV[1] + 9999 do redis.call('SET', i, i) end"
+    async with EmbeddedRedis(tmp_path) as server, connect(server.url) as client:
+        await client.config_set("auto-aof-rewrite-percentage", 0)
+        for first in range(0, 1_500_000, 10_000):
+            await client.eval("redis.replicate_commands()" + many, 0, str(first))
+    monkeypatch.setattr(embedded, "_START_TIMEOUT", 1.5)  # of silence: it takes longer than that
+    async with EmbeddedRedis(tmp_path) as server, connect(server.url) as client:
+        assert await client.dbsize() == 1_500_000
 
 
 async def test_a_server_that_cannot_start_says_why(tmp_path: Path, executable: str) -> None:
