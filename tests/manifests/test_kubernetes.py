@@ -13,6 +13,9 @@ from redis.asyncio import Redis
 from certbus.connection import check_server, connect
 from certconf import load
 from launcher import cli
+from simlog.loglist import LogList
+from simlog.spec import Spec, spread
+from simlog.world import World
 from tests.manifests.cluster import (
     OVERLAYS,
     Object,
@@ -137,6 +140,13 @@ def test_our_processes_take_their_arguments_and_their_configuration(
             cli._parser(arguments[:1]).parse_args(arguments)  # SystemExit if it is refused
             commands.append(arguments[0])
     assert {"ingest", "gateway"} <= set(commands)
+
+
+def test_the_demo_trusts_its_own_log_list() -> None:
+    text = named(build("demo"), "ConfigMap", "certstream-config")["data"]["config.yaml"]
+    (trusted,) = yaml.safe_load(text)["log_lists"]
+    pem = LogList(World(Spec(spread(1, 1, 1), start=0.0)), "http://simlog:8090").public_key
+    assert trusted["key"] == "".join(pem.decode().splitlines()[1:-1])
 
 
 def test_a_gateway_has_time_to_send_its_clients_elsewhere(objects: list[Object]) -> None:
