@@ -19,14 +19,8 @@ TESTS = DEPLOY / "prometheus" / "alerts.test.yml"
 RULE = DEPLOY / "prometheus" / "prometheusrule.yaml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "certstream.json"
 LATER = {
-    "certstream_gateway_delivery_seconds_bucket",
-    "certstream_gateway_flush_seconds_bucket",
-    "certstream_gateway_gaps_total",
     "certstream_gateway_http_requests_total",
-    "certstream_gateway_redis_lag_seconds",
-    "certstream_gateway_refused_total",
     "certstream_ingestor_circuit_state",
-    "certstream_ingestor_log_list_age_seconds",
 }
 RUNBOOK = ROOT / "docs" / "runbook.md"
 
