@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,7 @@ def benchmarks(*, full: bool) -> Iterator[tuple[str, str]]:
     yield "codec", code(["bench.redis_cost", "--only", "codec"])
     if full:
         yield "redis", code(["bench.redis_cost", "--only", "redis"])
+        yield "load", load()
 
 
 async def fan_out(names: Sequence[str], seconds: float) -> list[dict[str, Any]]:
@@ -151,6 +153,12 @@ def ingest(kind: str, entries: int) -> str:
     lines = run(["bench.ingest", f"--kind={kind}", f"--entries={entries}"]).splitlines()
     kept = [line for line in lines if line.startswith("|") or not line or "certificates" in line]
     return "\n".join(kept).strip()
+
+
+def load() -> str:
+    """What bench.redis_load prints, without the log of its Redis."""
+    lines = run(["bench.redis_load"]).splitlines()
+    return "\n".join(line for line in lines if not re.match(r"\d{4}-", line)).strip()
 
 
 def code(command: Sequence[str]) -> str:

@@ -99,7 +99,7 @@ async def main() -> None:
             connect(server.url) as redis,
             asyncio.TaskGroup() as tasks,
         ):
-            await redis.config_set("auto-aof-rewrite-percentage", 0)
+            await rewrite_only_when_asked(redis)
             await fill_windows(redis, (0.5, 1, 1))
             trimmer = Trimmer(redis, KEYS)
             trimming = tasks.create_task(trimmer.run(asyncio.Event()))
@@ -111,9 +111,15 @@ async def main() -> None:
             while feed.published < options.certificates:
                 await feed.batch()
             print(await holds(redis), flush=True)
+            print(await restart(redis, server, "as it came"), flush=True)
             print(await rewrites(redis, feed), flush=True)
+            print(await restart(redis, server, "rewritten"), flush=True)
             print(await readings(redis, feed, server.url), flush=True)
             trimming.cancel()
+
+
+async def rewrite_only_when_asked(redis: Redis) -> None:
+    await redis.config_set("auto-aof-rewrite-percentage", 0)
 
 
 async def holds(redis: Redis) -> str:
@@ -121,6 +127,18 @@ async def holds(redis: Redis) -> str:
     kept = [f"{name} {int(head[f'{name}.messages'.encode()]):,} messages" for name in STREAMS]
     used = (await redis.info("memory"))["used_memory"]
     return f"\n{used / MIB:,.0f} MiB: {', '.join(kept)}, and marks\n"
+
+
+async def restart(redis: Redis, server: EmbeddedRedis, file: str) -> str:
+    """How long Redis reads its file when it starts."""
+    size = (await redis.info("persistence"))["aof_current_size"] / MIB
+    await redis.shutdown()
+    await server.wait()
+    begin = time.perf_counter()
+    await server.start()
+    took = time.perf_counter() - begin
+    await rewrite_only_when_asked(redis)
+    return f"Started again from {size:,.0f} MiB, {file}, in {took:.1f} s.\n"
 
 
 async def rewrites(redis: Redis, feed: Feed) -> str:

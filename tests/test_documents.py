@@ -1,6 +1,8 @@
 """The documents name files, tests and settings that are there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,11 @@ def test_the_readme_speaks_of_settings_that_exist() -> None:
     parts = [setting.split(".") for setting in settings()]
     known = {".".join(names[:depth]) for names in parts for depth in range(1, len(names) + 1)}
     assert {"redis_url", "dedup.ttl_secs"} <= set(rows) <= known
+
+
+def test_the_arithmetic_of_scaling_is_what_it_says() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    blocks = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)
+    assert blocks is not None
+    done = subprocess.run([sys.executable, "-c", blocks[1]], capture_output=True, text=True)
+    assert done.stdout == blocks[2], done.stderr
