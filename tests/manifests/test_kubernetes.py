@@ -145,7 +145,7 @@ def test_our_processes_take_their_arguments_and_their_configuration(
 def test_the_demo_trusts_its_own_log_list() -> None:
     text = named(build("demo"), "ConfigMap", "certstream-config")["data"]["config.yaml"]
     (trusted,) = yaml.safe_load(text)["log_lists"]
-    pem = LogList(World(Spec(spread(1, 1, 1), start=0.0)), "http://simlog:8090").public_key
+    pem = LogList(World(Spec(logs=spread(1, 1, 1), start=0.0)), "http://simlog:8090").public_key
     assert trusted["key"] == "".join(pem.decode().splitlines()[1:-1])
 
 
