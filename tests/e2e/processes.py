@@ -46,6 +46,10 @@ class Process:
         assert not self.running
         self._popen = self._start()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal that it lives through."""
+        self._popen.send_signal(number)
+
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 10.0) -> int:
         """Ask it to end, and return its exit status.
 
