@@ -35,14 +35,14 @@ async def watch(path: Path, tell: Callable[[], None]) -> None:
 
 async def _look_again(path: Path, seen: object) -> None:
     """Wait until there is another state than `seen`, or until it is time to look."""
-    events = awatch(
-        *_directories_near(path),
-        watch_filter=lambda *_: _state(path) != seen,
-        recursive=False,
-        rust_timeout=int(_LOOK * 1000),
-        yield_on_timeout=True,
-    )
     try:
+        events = awatch(
+            *_directories_near(path),
+            watch_filter=lambda *_: _state(path) != seen,
+            recursive=False,
+            rust_timeout=int(_LOOK * 1000),
+            yield_on_timeout=True,
+        )
         async with aclosing(events):
             async for _ in events:
                 return
