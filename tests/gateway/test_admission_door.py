@@ -1,13 +1,15 @@
 """Tokens, allow-lists, addresses and rates, asked of whole gateways."""
 
+import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from tests.certbus.servers import RedisServer
 from tests.gateway.clients import Raw, websocket
-from tests.gateway.doors import ask, gateway, handshake, request
+from tests.gateway.doors import GatewayProcess, ask, gateway, handshake, request
 
 AUTH = {
     "enabled": True,
@@ -152,11 +154,12 @@ async def test_one_connection_is_many_requests(shared_redis: RedisServer, prefix
 
 async def test_a_tiers_rate_holds_over_all_gateways(shared_redis: RedisServer, prefix: str) -> None:
     configured = {"auth": AUTH, "rate_limit": FEW}
-    async with (
-        gateway(shared_redis.url, prefix, **configured) as one,
-        gateway(shared_redis.url, prefix, **configured) as two,
-        gateway(shared_redis.url, prefix, **configured) as three,
-    ):
+    async with AsyncExitStack() as stack:
+        starting = [GatewayProcess.start(shared_redis.url, prefix, **configured) for _ in range(3)]
+        processes = await asyncio.gather(*starting)
+        for process in processes:
+            stack.push_async_callback(process.kill)
+        one, two, three = (process.port for process in processes)
         for token, allowed in (("plain", 3), ("gold", 30)):
             statuses = [
                 (await ask(port, "/example.json", X_Key=token))[0]

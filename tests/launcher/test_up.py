@@ -164,6 +164,27 @@ async def test_what_stops_answering_is_replaced(begin: Begin) -> None:
     await up.ready()
 
 
+async def test_a_hang_up_makes_all_read_the_configuration_again(
+    begin: Begin, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("log_level: info\n")
+    up = begin(*following(UNREACHABLE))
+    await up.ready()
+    await until(partial(_count, up, "logs to follow", 1), "the ingestor works", START)
+    config.write_text("log_level: debug\ncodec: none\nstate_dir: /elsewhere\n")
+    up.process.send(signal.SIGHUP)
+    for service in ("up", "gateway", "ingestor"):
+        again = partial(_count, up, "configuration read again", 1, service=service)
+        await until(again, f"{service} reads it\n{up.process}", START)
+        (line,) = up.lines("configuration read again", service=service)
+        assert line["applied"] == ["log_level"]
+    (waiting,) = up.lines("a changed setting needs a restart")
+    assert (waiting["service"], waiting["setting"]) == ("ingestor", "codec")
+    assert not up.lines("child died, starting it again")
+    await up.ready()
+
+
 async def test_one_scrape_shows_the_whole_machine(begin: Begin) -> None:
     up = begin(*following(UNREACHABLE), "--gateways=2")
     await up.ready()
