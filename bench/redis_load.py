@@ -111,8 +111,9 @@ async def main() -> None:
             while feed.published < options.certificates:
                 await feed.batch()
             print(await holds(redis), flush=True)
+            steady = await growth(redis, feed)
             print(await restart(redis, server, "as it came"), flush=True)
-            print(await rewrites(redis, feed), flush=True)
+            print(await rewrites(redis, feed, steady), flush=True)
             print(await restart(redis, server, "rewritten"), flush=True)
             print(await readings(redis, feed, server.url), flush=True)
             trimming.cancel()
@@ -138,20 +139,27 @@ async def restart(redis: Redis, server: EmbeddedRedis, file: str) -> str:
     await server.start()
     took = time.perf_counter() - begin
     await rewrite_only_when_asked(redis)
+    while not await rewritten(redis):  # it has begun by itself, as the file began with nothing
+        await asyncio.sleep(0.1)
     return f"Started again from {size:,.0f} MiB, {file}, in {took:.1f} s.\n"
 
 
-async def rewrites(redis: Redis, feed: Feed) -> str:
-    """The file as it grows, and rewritten with each setting."""
-    head = ["", "rewrite", "CPU of it", "file", "stopped by fork", "copied", "CPU of Redis"]
-    head += ["a batch p50 / p99 / max"]
-    rows = []
+async def growth(redis: Redis, feed: Feed) -> list[str]:
+    """A row of the table of rewrites, without any; says how fast the file grows."""
     before, begin = await redis.info(), time.monotonic()
     spent = await feed.steadily(after(SECONDS))
     now, took = await redis.info(), time.monotonic() - begin
-    grown = (now["aof_current_size"] - before["aof_current_size"]) / took / 1e6
+    grown = (now["aof_current_size"] - before["aof_current_size"]) / took
+    print(f"The append-only file grows by {grown / 1e6:.2f} MB a second.\n")
     used = f"{(cpu(now) - cpu(before)) / took:.1%}"
-    rows.append(["no rewrite", *["–"] * 5, used, milliseconds(spent)])
+    return ["no rewrite", *["–"] * 5, used, milliseconds(spent)]
+
+
+async def rewrites(redis: Redis, feed: Feed, steady: list[str]) -> str:
+    """The file rewritten with each setting."""
+    head = ["", "rewrite", "CPU of it", "file", "stopped by fork", "copied", "CPU of Redis"]
+    head += ["a batch p50 / p99 / max"]
+    rows = [steady]
     for compression in ("yes", "no"):
         await redis.config_set("rdbcompression", compression)
         before, begin = await redis.info(), time.monotonic()
@@ -165,7 +173,7 @@ async def rewrites(redis: Redis, feed: Feed) -> str:
         row = [f"{took:.1f} s", f"{children:.1f} s", file, f"{fork:.0f} ms", f"{copied:.0f} MiB"]
         used = f"{(cpu(now) - cpu(before)) / took:.1%}"
         rows.append([f"rdbcompression {compression}", *row, used, milliseconds(spent)])
-    return f"The file grows by {grown:.2f} MB a second.\n\n{page.table(head, rows)}"
+    return f"{page.table(head, rows)}\n"
 
 
 async def readings(redis: Redis, feed: Feed, url: str) -> str:
