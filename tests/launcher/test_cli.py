@@ -9,7 +9,18 @@ import pytest
 
 from tests.e2e.processes import CERTSTREAM_SERVER
 
-COMMANDS = ("up", "ingest", "gateway", "simlog", "tail", "rejected", "skip", "config", "version")
+COMMANDS = (
+    "up",
+    "ingest",
+    "gateway",
+    "simlog",
+    "status",
+    "tail",
+    "rejected",
+    "skip",
+    "config",
+    "version",
+)
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
