@@ -5,6 +5,7 @@ import asyncio
 from certbus.ids import Cursor, parse_entry_id
 from gateway.client import Client
 from gateway.frames import SSE
+from gateway.meter import Meter
 from gateway.ring import Ring
 from gateway.service import Service
 from gateway.settings import Settings
@@ -31,9 +32,8 @@ async def test_a_client_that_pauses_during_its_replay_is_not_replayed_twice() ->
     def replay(_: Client, cursor: Cursor) -> None:
         replays.append(cursor)
 
-    ring = Ring("lite", 1 << 20)
-    ring.append("2-0", "1-0", [b'{"n":2}'])
-    service = Service(Settings(streams=("lite",)), {"lite": ring}, replay)
+    service = Service(Settings(streams=("lite",)), replay, Meter())
+    service.rings["lite"].append("2-0", "1-0", [b'{"n":2}'])
     lane = service.lanes["lite", SSE]
     transport = Transport()
     client = SSEClient(service, lane, transport)
