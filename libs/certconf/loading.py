@@ -74,7 +74,7 @@ def locate(
         config,
         state_dir=_state_dir(config, environ, origins),
         file=file,
-        notices=(*notices, *peers.pending(config), *_oddities(config)),
+        notices=(*notices, *_oddities(config)),
     )
     return config, origins
 

@@ -5,11 +5,9 @@ accepted with a notice that says what takes over its purpose.
 """
 
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Final
 
 from certconf.document import Node
-from certconf.settings import Config
 
 #: Names of older releases -> the setting of today.
 RENAMED: Final[Mapping[str, str]] = {
@@ -31,16 +29,11 @@ UNUSED: Final[Mapping[str, str]] = {
     "dedup.capacity": "every certificate of the last dedup.ttl_secs is remembered, however many",
     "ct_log.catalog_authority_overrides": "log_lists names the lists to follow, each checked by "
     "its own signature",
+    "ct_log.checkpoint_signature_mode": "ct_log.integrity decides what becomes of tree heads and "
+    "entries that do not verify",
     "ct_logs_url": "log_lists names the lists to follow, each with its signature and key",
     "additional_log_lists": "log_lists names the lists to follow, each with its signature and key",
     "api.cache_capacity": "certificates are looked up in Redis, as far back as it keeps them",
-}
-
-_INTEGRITY = "ct_log.integrity decides what becomes of tree heads and entries that do not verify"
-
-#: Settings that this version reads and checks, but does not act on -> what happens instead.
-PENDING: Final[Mapping[str, str]] = {
-    "ct_log.checkpoint_signature_mode": _INTEGRITY,
 }
 
 
@@ -57,16 +50,6 @@ def modernise(settings: Node, notices: list[str]) -> None:
     api = _members(settings).get("api")
     if api is not None and not _members(api):
         del _members(settings)["api"]
-
-
-def pending(config: Config) -> list[str]:
-    """A notice for each setting that was changed to no effect."""
-    default = Config()
-    return [
-        f"{key}: {meaning}"
-        for key, meaning in PENDING.items()
-        if attrgetter(key)(config) != attrgetter(key)(default)
-    ]
 
 
 def place(settings: Node, key: str, node: Node, *, replace: bool = True) -> bool:

@@ -103,8 +103,6 @@ class CTLog(msgspec.Struct, frozen=True):
     start_index: Count | None = None
     rfc6962_enabled: bool = True
     static_ct_enabled: bool = True
-    #: certstream-server-rust's, which verifies nothing else; here `integrity` decides.
-    checkpoint_signature_mode: Literal["warn", "enforce"] = "warn"
     integrity: Integrity = "enforce"
     #: Milliseconds between two requests to one operator, from all ingestors together; 0: none.
     default_operator_rate_limit_ms: Count = 500

@@ -63,8 +63,8 @@ def problems(
         ),
         ("ct_log: {operator_rate_limits: 3}", "operator_rate_limits: 3 is not names with values"),
         (
-            "ct_log: {checkpoint_signature_mode: off}",
-            "ct_log.checkpoint_signature_mode: off is not one of warn, enforce",
+            "ct_log: {integrity: loose}",
+            "ct_log.integrity: 'loose' is not one of enforce, warn, off",
         ),
         ("log_level: loud", "log_level: 'loud' is not one of trace, debug, info, warn, warning,"),
         ("custom_logs: {name: x}", "config.yaml:1: custom_logs: a section is not a list"),

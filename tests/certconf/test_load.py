@@ -40,7 +40,12 @@ def test_defaults_are_those_of_the_peer() -> None:
 def test_peer_keys_without_a_meaning_are_named_once_each() -> None:
     notices = load(PEER_FILE, {}).notices
     keys = [notice.removeprefix(f"{PEER_FILE}:").split(": ")[1].split()[0] for notice in notices]
-    assert keys == ["buffer_size", "dedup.capacity", "ct_log.catalog_authority_overrides"]
+    assert keys == [
+        "buffer_size",
+        "dedup.capacity",
+        "ct_log.catalog_authority_overrides",
+        "ct_log.checkpoint_signature_mode",
+    ]
 
 
 def test_every_peer_key_takes_another_value(tmp_path: Path) -> None:
@@ -69,7 +74,6 @@ def test_every_peer_key_takes_another_value(tmp_path: Path) -> None:
             "start_overlap_leaves": 0,
             "rfc6962_enabled": False,
             "static_ct_enabled": False,
-            "checkpoint_signature_mode": "enforce",
             "default_operator_rate_limit_ms": 0,
             "operator_rate_limits": {"sectigo": 250},
         },
@@ -95,7 +99,7 @@ def test_every_peer_key_takes_another_value(tmp_path: Path) -> None:
         if not isinstance(value, dict):
             assert of(config, section) == value
             continue
-        unused = {"capacity", "catalog_authority_overrides"}
+        unused = {"capacity", "catalog_authority_overrides", "checkpoint_signature_mode"}
         assert set(value) == set(peer_keys[section]) - unused, f"{section} is not tested whole"
         for key, expected in value.items():
             got = of(config, f"{section}.{key}")
@@ -168,7 +172,6 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "DEDUP_TTL_SECS": ("10", 10),
     "RFC6962_ENABLED": ("false", False),
     "STATIC_CT_ENABLED": ("false", False),
-    "STATIC_CT_CHECKPOINT_SIGNATURE": ("enforce", "enforce"),
     "CT_LOG_STATE_FILE": ("s.json", Path("s.json")),
     "CT_LOG_RETRY_MAX_ATTEMPTS": ("0", 0),
     "CT_LOG_RETRY_INITIAL_DELAY_MS": ("5", 5),
@@ -187,7 +190,13 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "STATE_DIR": ("/var/lib/certs", Path("/var/lib/certs")),
     "ADMIN": ("127.0.0.1:9100", "127.0.0.1:9100"),
 }
-UNUSED_VARIABLES = {"BUFFER_SIZE", "DEDUP_CAPACITY", "CT_LOGS_URL", "ADDITIONAL_LOG_LISTS"}
+UNUSED_VARIABLES = {
+    "BUFFER_SIZE",
+    "STATIC_CT_CHECKPOINT_SIGNATURE",
+    "DEDUP_CAPACITY",
+    "CT_LOGS_URL",
+    "ADDITIONAL_LOG_LISTS",
+}
 
 
 def test_the_table_above_is_complete() -> None:
@@ -351,17 +360,6 @@ def test_secrets_do_not_show() -> None:
         assert "hunter2" not in text
     assert "redis://me:***@h:6379/0" in repr(config)
     assert token.reveal() == "hunter2"
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("ct_log.checkpoint_signature_mode", "enforce"),
-    ],
-)
-def test_what_has_no_effect_yet_is_told(setting: str, value: object) -> None:
-    (notice,) = load(None, {}, {setting: value}).notices
-    assert notice.startswith(f"{setting}: ")
 
 
 def test_a_section_that_is_none_is_told_even_under_a_variable() -> None:
