@@ -45,7 +45,7 @@ USES: Final[Mapping[str, Use]] = {
     "ct_log": Use(restart=("ingestor",)),
     "ct_log.rfc6962_enabled": _INGESTOR,
     "ct_log.static_ct_enabled": _INGESTOR,
-    "ct_log.unhealthy_threshold": _GATEWAY,
+    "ct_log.unhealthy_threshold": Use(live=("gateway",), restart=("ingestor",)),
     "dedup": _INGESTOR,
     "connection_limit": _GATEWAY,
     "connection_limit.forget_after_secs": Use(restart=("gateway",)),

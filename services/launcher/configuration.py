@@ -7,13 +7,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.syntax import Syntax
 
 from certconf import Config, locate
-from certconf.build import settings
 from certconf.problems import Origin
+from certconf.shown import shown
 from launcher import options
 
 _DEFAULT = "default"
@@ -61,7 +60,7 @@ def as_json(config: Config, origins: Mapping[str, Origin]) -> dict[str, Any]:
         "file": None if config.file is None else str(config.file),
         "settings": {
             key: {"value": value, "origin": str(origins.get(key, _DEFAULT))}
-            for key, value in _values(config)
+            for key, value in shown(config).items()
         },
         "notices": list(config.notices),
     }
@@ -72,7 +71,7 @@ def as_yaml(config: Config, origins: Mapping[str, Origin]) -> Iterator[str]:
     yield "# Each value and where it was said: default, file:line, variable or command line."
     yield from (f"# note: {notice}" for notice in config.notices)
     begun: list[str] = []
-    for key, value in _values(config):
+    for key, value in shown(config).items():
         *sections, name = key.split(".")
         for depth, section in enumerate(sections):
             if begun[: depth + 1] != sections[: depth + 1]:
@@ -87,27 +86,6 @@ def as_yaml(config: Config, origins: Mapping[str, Origin]) -> Iterator[str]:
                 yield _commented(f"{indent}  - {_flow(item)}", at)
         else:
             yield _commented(f"{indent}{name}: {_flow(value)}", origin)
-
-
-def _values(config: Config) -> Iterator[tuple[str, Any]]:
-    """Every setting, by its dotted name, in types that JSON has. Secrets are masked."""
-    for key in settings():
-        value: Any = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        yield key, _without_unset(msgspec.to_builtins(value, enc_hook=str))
-
-
-def _without_unset(value: Any) -> Any:
-    """Items of lists without what was not set in them."""
-    if not isinstance(value, list | tuple):
-        return value
-    return [
-        {name: given for name, given in item.items() if given is not None}
-        if isinstance(item, dict)
-        else item
-        for item in value
-    ]
 
 
 def _flow(value: Any) -> str:

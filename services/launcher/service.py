@@ -16,6 +16,7 @@ import uvloop
 from certbus.connection import UnsuitableServer
 from certbus.publisher import UnsupportedFormat
 from certconf import Config
+from certconf.shown import shown
 from launcher import logsetup
 from launcher.reloading import Reloader
 
@@ -121,6 +122,9 @@ def prepare(name: str, config: Config, log_format: str, parent_pid: int | None) 
     allow_connections()
     logsetup.configure(config.log_level, log_format, name)
     if parent_pid is None:
+        usual = shown(Config())
+        said = {key: value for key, value in shown(config).items() if value != usual[key]}
+        log.debug("settings other than the defaults", settings=said)
         for notice in config.notices:
             log.warning("configuration", notice=notice)
 

@@ -38,7 +38,7 @@ class Site:
         self.gateways: list[str] = []
         self.logs_url = ""
         self._directory = directory
-        self._redis_url = ""
+        self.redis_url = ""
         self._http = httpx.AsyncClient(trust_env=False, timeout=60)
 
     async def close(self) -> None:
@@ -58,7 +58,7 @@ class Site:
         settings = {"port": port, "bind": "127.0.0.1", "save": "", "maxmemory-policy": "noeviction"}
         options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         process = self._start("redis", [redis_server(), *options])
-        self._redis_url = f"redis://127.0.0.1:{port}/0"
+        self.redis_url = f"redis://127.0.0.1:{port}/0"
         await self._ready(process, lambda: "Ready to accept connections" in process.log.read_text())
 
     async def start_logs(self, **options: object) -> None:
@@ -103,7 +103,7 @@ class Site:
 
     async def refresh_lists(self) -> None:
         """Have the ingestors ask for their log lists now."""
-        client = connect(self._redis_url)
+        client = connect(self.redis_url)
         try:
             await Shelf(client, Keys()).hurry()
         finally:
@@ -111,7 +111,7 @@ class Site:
 
     async def logs(self) -> list[LogStatus]:
         """The logs as Redis knows them."""
-        client = connect(self._redis_url)
+        client = connect(self.redis_url)
         try:
             return (await snapshot(client, Keys())).logs
         finally:
@@ -184,7 +184,7 @@ class Site:
 
     async def streams(self) -> list[Delivery]:
         """What Redis holds of each stream, with the ids that gateways give the messages."""
-        client = connect(self._redis_url)
+        client = connect(self.redis_url)
         try:
             return [
                 Delivery(
@@ -203,7 +203,7 @@ class Site:
 
     def _common(self, config: Path | None = None) -> list[str]:
         config = config or self._directory / "config.yaml"
-        return [f"--config={config}", f"--redis-url={self._redis_url}", "--log-format=console"]
+        return [f"--config={config}", f"--redis-url={self.redis_url}", "--log-format=console"]
 
     def _start(
         self, name: str, command: list[str], environment: Mapping[str, str] | None = None
