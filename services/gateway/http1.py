@@ -10,16 +10,17 @@ from collections.abc import Coroutine
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
 import msgspec
+import structlog
 
 from gateway.admission.door import Door, Ticket
 from gateway.admission.visitor import Visitor
 from gateway.deflate import DEFLATED
 from gateway.exchange import Answer, Later, Outcome, Request, Subscription, refuse
 from gateway.frames import SSE, WEBSOCKET
+from gateway.reading import read
 from gateway.routes import ELSEWHERE, Routes
 from gateway.service import Service
 from gateway.sse import SSEClient
@@ -27,6 +28,8 @@ from gateway.websocket import WebSocketClient, accept
 
 _MAX_HEAD: Final = 16 * 1024  # bytes of a request's head
 _MAX_BODY: Final = 64 * 1024  # bytes of a body that nobody wants
+
+log = structlog.get_logger(__name__)
 
 
 class HTTPConnection(asyncio.Protocol):
@@ -152,7 +155,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def _respond(self, received: h11.Request) -> None:
         try:
-            request = _read(received, self._service.settings.base_path)
+            request = read(received, self._service.settings.base_path)
         except ValueError as error:
             self._answer(refuse(400, str(error)))
             return
@@ -174,6 +177,17 @@ class HTTPConnection(asyncio.Protocol):
     def _pause_for(self, asking: Coroutine[Any, Any, None]) -> None:
         self._transport.pause_reading()
         self._asking = asyncio.get_running_loop().create_task(asking)
+        self._asking.add_done_callback(self._asked)
+
+    def _asked(self, asking: "asyncio.Task[None]") -> None:
+        """Whatever goes wrong, the client need not wait for an answer that does not come."""
+        error = None if asking.cancelled() else asking.exception()
+        if error is None:
+            return
+        log.error("a request could not be answered", exc_info=error)
+        if self._http.our_state is h11.SEND_RESPONSE and not self._transport.is_closing():
+            self._answer(refuse(500, "this server failed to answer"), close=True)
+        self._transport.close()
 
     async def _inquire(self, later: Later) -> None:
         """Answer once others have."""
@@ -305,36 +319,3 @@ class HTTPConnection(asyncio.Protocol):
 _NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
 _KEPT: Final = ("Allow", "Content-Type", "Upgrade")
 """Headers of a refused handshake that are passed on; the others h11 and `_answer` write."""
-
-
-def _read(received: h11.Request, base_path: str) -> Request:
-    """Make our request of h11's.
-
-    What does not begin with the base path is taken as it is: probes inside need not know the path,
-    and some proxies take it off.
-
-    Raises:
-        ValueError: the query has too many fields.
-    """
-    target = received.target.decode()
-    if "://" in target.partition("?")[0]:  # absolute-form (RFC 9112 section 3.2.2)
-        split = urlsplit(target)
-        target = f"{split.path or '/'}?{split.query}"
-    path, _, query = target.partition("?")
-    path = unquote(path)
-    if base_path and f"{path}/".startswith(f"{base_path}/"):
-        path = path.removeprefix(base_path)
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in received.headers:
-        name, value = raw_name.decode(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    fields: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=32):
-        fields.setdefault(name, value)
-    return Request(
-        received.method.decode(),
-        path,
-        fields,
-        headers,
-        headers.get("upgrade", "").lower() == "websocket",
-    )

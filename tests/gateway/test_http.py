@@ -5,6 +5,12 @@ import json
 
 import pytest
 
+from gateway.exchange import Answer, Later
+from gateway.http1 import HTTPConnection
+from gateway.meter import Meter
+from gateway.route import Route
+from gateway.routes import Routes
+from gateway.service import Service
 from gateway.settings import Settings
 from tests.gateway.clients import Raw, upgrade_request
 from tests.gateway.conftest import Running, Start
@@ -208,3 +214,22 @@ async def test_what_is_switched_off_says_so(
 async def test_switched_off_streams_leave_the_others(start: Start) -> None:
     async with await Raw.open((await start(Settings(streams=("lite",)))).port) as client:
         await client.upgrade("/")
+
+
+async def test_what_goes_wrong_is_said_at_once() -> None:
+    """An error that nobody foresaw."""
+
+    async def fail() -> Answer:
+        raise ZeroDivisionError
+
+    service = Service(Settings(), lambda client, cursor: None, Meter())
+    route = Route("/fails", "", lambda _: Later(fail), {})
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: HTTPConnection(service, Routes(service, [route])), "127.0.0.1", 0
+    )
+    async with server, await Raw.open(server.sockets[0].getsockname()[1]) as client:
+        client.send(b"GET /fails HTTP/1.1\r\nHost: t\r\n\r\n")
+        status, _, body = await client.answer()
+        assert (status, json.loads(body)["error"]) == (500, "this server failed to answer")
+        assert await client.closed()
