@@ -14,7 +14,6 @@ from redis.asyncio import Redis
 
 from certbus import scripts
 from certbus.connection import is_out_of_memory
-from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.ledger import ALARMS_OF
 
@@ -44,7 +43,8 @@ class LogStatus(msgspec.Struct, frozen=True):
 
     The counters add up: published + duplicates + rejected + skipped = next - start. `circuit`,
     `failures` (in a row) and `retry_at` are those of `circuits.CircuitStatus`; `errors` are all
-    failures there ever were.
+    failures there ever were. A log that is over is `draining`, later `retired` (since then), and
+    `retired_why` says why.
     """
 
     log_id: str
@@ -53,6 +53,8 @@ class LogStatus(msgspec.Struct, frozen=True):
     operator: str = ""
     kind: str = ""
     state: str = ""
+    retired: int | None = None
+    retired_why: str | None = None
     start: int | None = None
     next: int | None = None
     published: int = 0
@@ -100,13 +102,6 @@ class StreamStatus(msgspec.Struct, frozen=True):
     entries: int
     messages: int
     bytes: int
-
-
-class Span(msgspec.Struct, frozen=True):
-    """When the oldest and the newest batch of a stream were published, ms since the epoch."""
-
-    oldest: int
-    newest: int
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -235,22 +230,6 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
     )
 
 
-async def spans(client: Redis, keys: Keys) -> dict[str, Span]:
-    """Read how far back each stream reaches; one that holds nothing is left out.
-
-    Raises:
-        redis.exceptions.RedisError: Redis cannot be reached.
-    """
-    script = scripts.load(client, "span")
-    found = {}
-    for name in (*STREAMS, "rejected"):
-        ids: Any = await script(keys=[keys.stream(name)])
-        if ids:
-            oldest, newest = (parse_entry_id(entry.decode()) for entry in ids)
-            found[name] = Span(oldest.ms, newest.ms)
-    return found
-
-
 def _log_status(log_id: str, fields: dict[str, str]) -> LogStatus:
     known: dict[str, Any] = {
         name: fields[name] for name in LogStatus.__struct_fields__ if name in fields
@@ -262,6 +241,8 @@ def _log_status(log_id: str, fields: dict[str, str]) -> LogStatus:
         if name.startswith(ALARMS_OF)
     }
     known |= {"log_id": log_id, "alarms_by_kind": by_kind}
+    if "retiring" in fields:
+        known["state"] = "retired" if "retired" in fields else "draining"
     return msgspec.convert(known, LogStatus, strict=False)
 
 

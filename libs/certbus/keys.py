@@ -17,6 +17,7 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | `evidence:<log id>` | stream | newest 64 | where the log contradicted itself: `kind`, `problem`, `log`, and `tree_heads` (JSON; signatures and roots in base64) |
 | `lists` | set | for ever | ids of all log lists |
 | `list:<list id>` | hash | for ever | the last good copy of a log list: `body` and `signature` as served, `rank` (older ones compare as less), `digest` (SHA-256 of the body, hex), `version`, `made` (ms), `etag`, `modified`, `name`, `url`; and `checked` (ms; when its server had nothing newer), `due` (ms; when to ask again), `failures` (in a row), `problem`, `problem_at` (ms) |
+| `listed:<list id>` | hash | for ever | log id -> what the list last said of a log that it wants followed: JSON, `rank` of the list and `log` |
 | `lease:<log id>` | string | the lease's TTL | id of the worker that owns the log |
 | `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
@@ -42,8 +43,10 @@ many lies were found), `alarms.<kind>` (how many of a kind; docs/integrity.md na
 than one before), `newest` (size of the newest tree head shown, proven or not), `skip` (the range
 that was skipped last, and why), `skip_at` (ms), `circuit` (closed, half-open or open), `failures` (in a row), `errors` (in all),
 `retry_at` (ms; not asked before), and what the directory says of it: `name`, `url`, `operator`,
-`kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms). Under an id that turned out not
-to be the best one, nothing but `renamed`: the log's id.
+`kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms). Of a log that is over:
+`retiring` (JSON: `by`, `why`, `since`, `at`, and `log`, all it takes to drain it), `retired_why`, and
+once it is drained `retired` (ms): then nobody gets its lease, and the hash expires 30 days later. Under
+an id that turned out not to be the best one, nothing but `renamed`: the log's id.
 
 <name> is an operator's in lower case, or the host of a log whose operator is not known. <who> is `token:<name>` for who has a token, else `address:<address>`. An <address> is an IPv4
 address, or the /64 network of an IPv6 address: that is what one site has.
@@ -112,6 +115,9 @@ class Keys(msgspec.Struct, frozen=True):
 
     def list(self, list_id: str) -> str:
         return f"{self.prefix}list:{list_id}"
+
+    def listed(self, list_id: str) -> str:
+        return f"{self.prefix}listed:{list_id}"
 
     def lease(self, log_id: str) -> str:
         return f"{self.prefix}lease:{log_id}"

@@ -8,6 +8,7 @@ numbered alike.
 """
 
 import secrets
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -15,6 +16,9 @@ from redis.asyncio import Redis
 
 from certbus import scripts
 from certbus.keys import Keys
+
+RETIRED_SHOWN_MS = 30 * 24 * 3600 * 1000
+"""How long a retired log is still to be seen, and its position known."""
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -51,6 +55,7 @@ class Leases:
         self._acquire = scripts.load(client, "acquire")
         self._renew = scripts.load(client, "renew")
         self._release = scripts.load(client, "release")
+        self._drop = scripts.load(client, "drop")
         self._restore = scripts.load(client, "restore")
         self._set_start = scripts.load(client, "set_start")
 
@@ -106,6 +111,19 @@ class Leases:
         reply = await self._release(
             keys=[self._keys.lease(lease.log_id), self._keys.log(lease.log_id)],
             args=[self._worker, lease.fence],
+        )
+        return bool(reply)
+
+    async def drop(self, lease: Lease) -> bool:
+        """Give a lease back of a log that is retired and drained; nobody gets another one.
+
+        Returns:
+            False if it had been lost before, or the log is no longer retired.
+        """
+        log_id = lease.log_id
+        reply = await self._drop(
+            keys=[self._keys.log(log_id), self._keys.lease(log_id), self._keys.evidence(log_id)],
+            args=[self._worker, lease.fence, int(time.time() * 1000), RETIRED_SHOWN_MS],
         )
         return bool(reply)
 

@@ -23,6 +23,7 @@ class Held(msgspec.Struct):
         told_at: loop time when it was last told of a success.
         integrity: what it has been told of what is proven.
         newest: likewise, of the log's size while that is more than was published.
+        reached: its successes when it was first due to be drained.
     """
 
     follower: Follower
@@ -31,11 +32,27 @@ class Held(msgspec.Struct):
     told_at: float = 0.0
     integrity: str = ""
     newest: int = 0
+    reached: int | None = None
 
     @property
     def lease(self) -> Lease:
         """The lease as it is now; it may have been restored."""
         return self.follower.pipeline.lease
+
+    def is_drained(self, now: float) -> bool:
+        """Whether the log is over, and everything it has is published.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        drain, health = self.follower.log.drain, self.follower.health
+        if drain is None or now < drain.due:
+            return False
+        if self.reached is None:
+            self.reached = health.successes
+        # Of two tree heads that were reached since then, the second was asked for since then.
+        caught_up = self.follower.pipeline.next >= health.tree_size
+        return (health.successes >= self.reached + 2 and caught_up) or now >= drain.given_up
 
     async def report(self, directory: Directory) -> None:
         """Tell the directory how the log has been answering since the last report."""

@@ -19,6 +19,7 @@ repeated. A worker that stops gives its leases back; one that dies loses them wi
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
@@ -36,6 +37,7 @@ from ingestor.follow.pipeline import LeaseLost
 from ingestor.held import Held, totals
 from ingestor.outage import Patience
 from ingestor.share import quota
+from ingestor.unclaimed import Unclaimed
 
 BEAT = 1.0
 LEASE_TTL = 5.0
@@ -89,12 +91,13 @@ class Worker:
         self._patience = patience
         self._starts = starts
         self._logs: dict[str, Log] = {}
-        self._described: set[str] = set()
+        self._described: dict[str, LogDescription] = {}
         self._held: dict[str, Held] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}  # for where to start
         self._why: dict[str, str] = {}  # log id -> why it starts where it does
         self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
         self._left_alone: dict[str, float] = {}  # log id -> loop time until which
+        self._unclaimed = Unclaimed()
 
     @property
     def held(self) -> Sequence[Held]:
@@ -149,12 +152,17 @@ class Worker:
         await self._describe(seen)
         held = {worker.id: int(worker.fields.get("logs", 0)) for worker in seen.workers}
         held[self._id] = len(self._held)
-        share = quota(held, len(self._logs), self._id)
+        now = asyncio.get_running_loop().time()
+        kept = self._unclaimed.kept(self._held.keys(), now)
+        share = max(quota(held, len(self._logs), self._id), len(kept))
         unwanted = [i for i, log in self._held.items() if self._logs.get(i) != log.follower.log]
-        for log_id in unwanted or list(self._held)[share:]:
+        theirs = [log_id for log_id in self._held if log_id not in kept][share - len(kept) :]
+        for log_id in unwanted or theirs:
             await self._give_up(log_id)
         await self._take(share, seen, tasks)
         await asyncio.gather(*(log.report(self._bus.directory) for log in self._held.values()))
+        for log_id in [i for i, held in self._held.items() if held.is_drained(time.time())]:
+            await self._drop(log_id)
 
     async def _renew(self) -> None:
         """Renew all leases; stop following what was lost."""
@@ -175,14 +183,21 @@ class Worker:
             await self._end(lease.log_id)
 
     async def _describe(self, seen: Snapshot) -> None:
-        """Write down what is known of logs: once, and again for a Redis that was emptied."""
-        described = self._described & {log.log_id for log in seen.logs if log.name}
-        new = [log for log in self._logs.values() if log.id not in described]
-        await self._bus.directory.describe([_description(log) for log in new])
-        self._described = described | {log.id for log in new}
+        """Write down what is known of logs: what has changed, and all for an emptied Redis."""
+        known = {log.log_id for log in seen.logs if log.name}
+        now = {log.id: _description(log) for log in self._logs.values()}
+        before = self._described
+        await self._bus.directory.describe(
+            [
+                said
+                for log_id, said in now.items()
+                if log_id not in known or before.get(log_id) != said
+            ]
+        )
+        self._described = now
 
     async def _take(self, share: int, seen: Snapshot, tasks: asyncio.TaskGroup) -> None:
-        """Take free logs up to `share`, and find out where unknown ones start."""
+        """Take free logs, up to `share` and what nobody else takes; find where new ones start."""
         known = {log.log_id: log for log in seen.logs}
         alive = {worker.id for worker in seen.workers} - {self._id}
         now = asyncio.get_running_loop().time()
@@ -193,9 +208,12 @@ class Worker:
             owner = known[log_id].owner if log_id in known else None
             return owner in alive, hashlib.sha256(f"{self._id} {log_id}".encode()).digest()
 
-        for log_id in sorted(self._logs.keys() - self._held.keys(), key=order):
-            if len(self._held) >= share:
-                break
+        others = self._logs.keys() - self._held.keys()
+        free = [i for i in others if i not in known or known[i].owner not in alive]
+        long_free = self._unclaimed.long_free(free, now)
+        for log_id in sorted(others, key=order):
+            if len(self._held) >= share and log_id not in long_free:
+                continue
             if self._left_alone.get(log_id, now) > now:
                 continue
             log = self._logs[log_id]
@@ -205,6 +223,8 @@ class Worker:
                 continue
             lease = await self._bus.leases.acquire(log_id, None)
             if lease is not None:
+                if len(self._held) >= share:
+                    self._unclaimed.keep(log_id, now)
                 self._begin(log, lease, tasks)
 
     def _begin(self, log: Log, lease: Lease, tasks: asyncio.TaskGroup) -> None:
@@ -252,6 +272,13 @@ class Worker:
         if held is not None:
             await self._bus.leases.release(held.lease)
             _log.info("gave up log", log=held.follower.log.name, at=held.follower.pipeline.next)
+
+    async def _drop(self, log_id: str) -> None:
+        """Be done with a log that is over, for ever and for every worker."""
+        held = await self._end(log_id)
+        if held is not None and await self._bus.leases.drop(held.lease):
+            self._logs.pop(log_id, None)
+            _log.info("retired log", log=held.follower.log.name, at=held.follower.pipeline.next)
 
     async def _end(self, log_id: str) -> Held | None:
         """Stop following a log; None if somebody did already."""

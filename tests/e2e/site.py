@@ -1,6 +1,6 @@
 """One deployment: simulated logs, a Redis, ingestors, gateways, each a process of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from certbus.connection import connect
 from certbus.directory import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
 from certbus.reader import history
+from certbus.roll import Roll
 from certbus.shelf import Shelf
 from simlog import record
 from simlog.examine import Form
@@ -109,6 +110,16 @@ class Site:
         finally:
             await client.aclose()
 
+    async def listed(self) -> int:
+        """How many logs Redis knows to be named by a list."""
+        client = connect(self._redis_url)
+        try:
+            slips = await Shelf(client, Keys()).slips()
+            roll = Roll(client, Keys())
+            return sum([len(await roll.named(slip.list_id)) for slip in slips])
+        finally:
+            await client.aclose()
+
     async def logs(self) -> list[LogStatus]:
         """The logs as Redis knows them."""
         client = connect(self.redis_url)
@@ -156,11 +167,12 @@ class Site:
             return False
         return answer.status_code == 200
 
-    async def everything_ingested(self) -> bool:
-        """Whether the logs are complete, and Redis has every entry of them."""
+    async def everything_ingested(self, but: Collection[str] = ()) -> bool:
+        """Whether the logs are complete, and Redis has every entry of them, but for those."""
         world = (await self._http.get(f"{self.logs_url}/world.json")).json()
-        return world["complete"] and {log["name"]: log["size"] for log in world["logs"]} == {
-            tally.log: tally.next for tally in await self.tallies()
+        sizes = {log["name"]: log["size"] for log in world["logs"] if log["name"] not in but}
+        return world["complete"] and sizes == {
+            tally.log: tally.next for tally in await self.tallies() if tally.log not in but
         }
 
     async def record(self) -> list[Recorded]:

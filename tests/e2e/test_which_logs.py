@@ -1,6 +1,7 @@
 """Which logs are followed, and as whom, changes while they are: nothing lost, nothing twice."""
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from tests.e2e.site import Site
 from tests.waiting import until
 
 CERTIFICATES = 4_000
+OVER = {"rfc1", "static2"}
 
 pytestmark = pytest.mark.slow
 
 
-async def running(site: Site) -> None:
+async def running(site: Site, **options: object) -> None:
     """Redis, and two logs of each kind that soon begin to grow, for twenty seconds."""
     await site.start_redis()
     await site.start_logs(
@@ -27,6 +29,7 @@ async def running(site: Site) -> None:
         total=CERTIFICATES,
         seed=5,
         start=time.time() + 6,
+        **options,
     )
 
 
@@ -74,3 +77,38 @@ async def test_logs_are_renamed_under_ingestors_that_know_their_urls_only_and_ar
     await until(site.everything_ingested, "everything is ingested", 120)
     assert site.ingestors[-1].log.read_text().count("log renamed") == 4
     await assert_flawless(site)
+
+
+async def test_retired_logs_are_drained_and_dropped_while_ingestors_share_all_of_them(
+    site: Site,
+) -> None:
+    await running(site, mmd=1)
+    site.save("config.yaml", {"log_lists": [await site.log_list()]})
+    for _ in range(2):
+        site.start_ingestor()
+
+    async def states(*wanted: str) -> bool:
+        return {log.name for log in await site.logs() if log.state in wanted} == OVER
+
+    async def listed() -> bool:
+        return await site.listed() == 4
+
+    await until(lambda: published(site, 300), "entries of all logs", 60)
+    await until(listed, "that the list names them")
+    await site.publish_list(Edition(number=1, states={"rfc1": "retired"}, left_out=("static2",)))
+    await site.refresh_lists()
+    await until(lambda: states("draining", "retired"), "that two logs are over")
+    for ingestor in site.ingestors:
+        ingestor.kill()
+        ingestor.restart()
+    await until(lambda: states("retired"), "that both are drained", 60)
+    ends = {log.name: log.next or 0 for log in await site.logs() if log.state == "retired"}
+    assert all(ends.values())
+    await until(partial(site.everything_ingested, OVER), "all of the others", 120)
+    logs = [log for log in await site.logs() if log.name in OVER]
+    assert {log.name: log.next for log in logs} == ends
+    assert [log.owner for log in logs] == [None, None]
+    # In this world they grow on all the same, which is nobody's business any more.
+    beyond = {name: range(end, 1 << 31) for name, end in ends.items()}
+    verdict = judge(await site.record(), await site.streams(), await site.tallies(), beyond)
+    assert verdict.flawless, f"\n{verdict}\n{site.report()}"

@@ -5,10 +5,12 @@ from typing import Any
 import httpx
 import msgspec
 
+from certconf.settings import LogList
+from ingestor.catalog.source import Source
 from simlog.loglist import Edition
 from tests.ingestor.site import Site
 
-LISTED_ONLY = {"custom_logs": [], "static_logs": [], "ct_log.start_index": 0}
+LISTED_ONLY: dict[str, Any] = {"custom_logs": [], "static_logs": [], "ct_log.start_index": 0}
 
 
 async def signed(site: Site) -> dict[str, Any]:
@@ -21,6 +23,11 @@ async def signed(site: Site) -> dict[str, Any]:
 def unsigned(site: Site) -> dict[str, Any]:
     """The setting of simlog's unsigned list."""
     return {"url": f"{site.simlog.url}/unsigned_list.json", "unsigned": True}
+
+
+def list_id(settings: dict[str, Any]) -> str:
+    """What the first of these `log_lists` is called in Redis."""
+    return Source(msgspec.convert(settings["log_lists"][0], LogList)).id
 
 
 async def publish(site: Site, edition: Edition, which: str = "log_list") -> None:

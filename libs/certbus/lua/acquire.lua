@@ -3,7 +3,7 @@
 -- KEYS: lease:<id>, log:<id>, logs. ARGV: worker, TTL in ms, random part of the fence, log id,
 -- start ('' if not known).
 -- Returns {fence, next}, or nil if the lease is held, there is nowhere to start, or the log has a
--- better id.
+-- better id or is retired.
 
 local LEASE, LOG, LOGS = KEYS[1], KEYS[2], KEYS[3]
 local worker, ttl, random, log_id, start = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -11,9 +11,9 @@ local worker, ttl, random, log_id, start = ARGV[1], ARGV[2], ARGV[3], ARGV[4], A
 if redis.call('EXISTS', LEASE) == 1 then
   return false
 end
-local log = redis.call('HMGET', LOG, 'next', 'fence', 'renamed')
+local log = redis.call('HMGET', LOG, 'next', 'fence', 'renamed', 'retired')
 local next_index = log[1]
-if log[3] or (not next_index and start == '') then
+if log[3] or log[4] or (not next_index and start == '') then
   return false
 end
 local fence = string.format('%d:%s', tonumber(string.match(log[2] or '0:', '^(%d+):')) + 1, random)

@@ -2,6 +2,7 @@
 
 `log.py` is what a log is and how it gets its id, `log_list.py` reads a list, `source.py` decides
 whether to believe one, `library.py` has those that are believed, from Redis or their servers,
-`merge.py` joins them with the logs configured by hand, `catalog.py` keeps the worker informed, and
-`peer_state.py` reads where another server's state says to start.
+`merge.py` joins them with the logs configured by hand, `retirement.py` decides which logs are
+over, `catalog.py` keeps the worker informed, and `peer_state.py` reads where another server's state
+says to start.
 """

@@ -8,7 +8,7 @@ knows better renames it (`certbus.roll`).
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -22,6 +22,7 @@ from certconf.settings import Config
 from ingestor.catalog.library import Library
 from ingestor.catalog.log import Log, url_id
 from ingestor.catalog.merge import merge
+from ingestor.catalog.retirement import Listed, Verdict, judge
 from ingestor.catalog.source import DEFAULT
 from ingestor.ctclient.fetch import Fetcher
 from ingestor.outage import Patience
@@ -41,7 +42,7 @@ class Catalog:
     Args:
         present: has the configuration, and newer ones as they come.
         shelf: has the lists.
-        roll: knows what logs are called.
+        roll: knows what logs are called, and which are over.
         fetcher: makes what fetches the list of that name.
         patience: what to do while Redis is away.
         follow: is told all logs, by id, whenever something about them has changed.
@@ -117,8 +118,31 @@ class Catalog:
             time.time(),
         )
         self._tell(merged.problems)
+        wanted = await self._called(merged.logs.values())
+        standings = await self._roll.standings()
+        listed = [
+            Listed(
+                source.id, source.name, source.is_signed, says, await self._roll.named(source.id)
+            )
+            for source, says in lists
+        ]
+        verdict = judge(wanted, standings, listed, time.time())
+        await self._write(verdict, wanted)
         enabled = kinds(config)
-        logs = await self._called([log for log in merged.logs.values() if log.kind in enabled])
+        self._set({log.id: log for log in verdict.logs.values() if log.kind in enabled})
+
+    async def _write(self, verdict: Verdict, wanted: Mapping[str, Log]) -> None:
+        """Let every other ingestor know."""
+        for list_id, namings in verdict.names.items():
+            await self._roll.name(list_id, namings)
+        for list_id, log_id, retirement in verdict.retire:
+            if await self._roll.retire(log_id, retirement, list_id):
+                _log.info("log is over, it is drained", log_id=log_id, why=retirement.why)
+        for log_id in verdict.revive:
+            if await self._roll.revive(log_id, "list"):
+                _log.info("log is wanted again", log=wanted[log_id].name)
+
+    def _set(self, logs: Mapping[str, Log]) -> None:
         if logs == self._logs:
             return
         if not logs and self.library.complete:
@@ -127,7 +151,7 @@ class Catalog:
         self._follow(logs)
         _log.info("logs to follow", logs=len(logs))
 
-    async def _called(self, logs: Sequence[Log]) -> dict[str, Log]:
+    async def _called(self, logs: Iterable[Log]) -> dict[str, Log]:
         """The logs by the best ids that anybody knows."""
         by_url = {log: url_id(log.url) for log in logs}
         better = await self._roll.renamed(list(by_url.values()))

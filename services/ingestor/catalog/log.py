@@ -28,6 +28,18 @@ class Kind(StrEnum):
     STATIC_CT = "static-ct"
 
 
+class Drain(msgspec.Struct, frozen=True):
+    """How a log that is over is brought to its end; seconds since the epoch.
+
+    Attributes:
+        due: it takes nothing more from then on, so what it has then is all.
+        given_up: it is dropped then, whatever it still has: it cannot be read any more.
+    """
+
+    due: float
+    given_up: float
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True):
     """A log to follow.
 
@@ -48,6 +60,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
         integrity: what becomes of what it does not prove, when this log has its own setting.
         batch_size: entries a request, when this log has its own setting.
         poll_interval_ms: milliseconds between tree heads, when this log has its own setting.
+        drain: set if the log is over.
     """
 
     id: str
@@ -64,6 +77,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     integrity: Integrity | None = None
     batch_size: int | None = None
     poll_interval_ms: int | None = None
+    drain: Drain | None = None
 
     @property
     def base(self) -> str:
