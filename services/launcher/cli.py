@@ -65,10 +65,11 @@ def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
     _add_ingest(commands)
     _add_gateway(commands)
     _add_simlog(commands, with_options="simlog" in command)
-    _add_status(commands, with_options="status" in command)
     _add_tail(commands, with_options="tail" in command)
     _add_rejected(commands, with_options="rejected" in command)
     _add_skip(commands, with_options="skip" in command)
+    _add_retire(commands, with_options="retire" in command)
+    _add_refresh_lists(commands, with_options="refresh-lists" in command)
     _add_config(commands, with_options="config" in command)
     _add_version(commands)
     return parser
@@ -165,24 +166,6 @@ def _add_simlog(commands: _Commands, *, with_options: bool) -> None:
         parser.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
 
 
-def _add_status(commands: _Commands, *, with_options: bool) -> None:
-    parser = _command(
-        commands,
-        "status",
-        _status,
-        "show how logs, ingestors, gateways and streams do; exit with 1 if unhealthy",
-        """\
-  certstream-server status                                  of the `up` that runs here
-  certstream-server status --watch
-  certstream-server status --redis-url redis://redis:6379/0 --json | jq .status""",
-    )
-    if with_options:
-        from launcher.status.command import add_arguments  # noqa: PLC0415
-
-        add_arguments(parser)
-        options.add_configuration(parser)
-
-
 def _add_tail(commands: _Commands, *, with_options: bool) -> None:
     parser = _command(
         commands,
@@ -233,6 +216,41 @@ def _add_skip(commands: _Commands, *, with_options: bool) -> None:
     )
     if with_options:
         from launcher.skip import add_arguments  # noqa: PLC0415
+
+        add_arguments(parser)
+        options.add_configuration(parser)
+
+
+def _add_retire(commands: _Commands, *, with_options: bool) -> None:
+    parser = _command(
+        commands,
+        "retire",
+        _retire,
+        "read a log to its end and follow it no more, whatever lists and configurations say",
+        """\
+  certstream-server retire 'Example 2025h1' --reason 'nobody needs it'
+  certstream-server retire 'Example 2025h1' --now           it cannot be read any more
+  certstream-server retire 'Example 2025h1' --undo""",
+    )
+    if with_options:
+        from launcher.retire import add_arguments  # noqa: PLC0415
+
+        add_arguments(parser)
+        options.add_configuration(parser)
+
+
+def _add_refresh_lists(commands: _Commands, *, with_options: bool) -> None:
+    parser = _command(
+        commands,
+        "refresh-lists",
+        _refresh_lists,
+        "have the log lists fetched now instead of within the hour",
+        """\
+  certstream-server refresh-lists
+  certstream-server refresh-lists --redis-url redis://redis:6379/0""",
+    )
+    if with_options:
+        from launcher.refresh_lists import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
         options.add_configuration(parser)
@@ -322,12 +340,6 @@ def _simlog(chosen: argparse.Namespace) -> int:
         return 1
 
 
-def _status(chosen: argparse.Namespace) -> int:
-    from launcher.status.command import run  # noqa: PLC0415
-
-    return run(chosen)
-
-
 def _tail(chosen: argparse.Namespace) -> int:
     from launcher.tail.command import run  # noqa: PLC0415
 
@@ -336,6 +348,18 @@ def _tail(chosen: argparse.Namespace) -> int:
 
 def _rejected(chosen: argparse.Namespace) -> int:
     from launcher.rejected import run  # noqa: PLC0415
+
+    return run(chosen)
+
+
+def _retire(chosen: argparse.Namespace) -> int:
+    from launcher.retire import run  # noqa: PLC0415
+
+    return run(chosen)
+
+
+def _refresh_lists(chosen: argparse.Namespace) -> int:
+    from launcher.refresh_lists import run  # noqa: PLC0415
 
     return run(chosen)
 
