@@ -112,7 +112,7 @@ class Site:
 
     async def listed(self) -> int:
         """How many logs Redis knows to be named by a list."""
-        client = connect(self._redis_url)
+        client = connect(self.redis_url)
         try:
             slips = await Shelf(client, Keys()).slips()
             roll = Roll(client, Keys())

@@ -36,7 +36,8 @@ def test_every_command_explains_itself_with_examples(command: str, tmp_path: Pat
 
 def test_the_overview_names_every_command(tmp_path: Path) -> None:
     result = run("--help", cwd=tmp_path)
-    assert all(f"\n    {command} " in result.stdout for command in COMMANDS)
+    named = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("    ")}
+    assert named >= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["ingest", "gateway"])
