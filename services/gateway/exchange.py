@@ -112,7 +112,7 @@ def preflight() -> Answer:
             *OPEN,
             ("Allow", METHODS),
             ("Access-Control-Allow-Methods", METHODS),
-            ("Access-Control-Allow-Headers", "*"),
+            ("Access-Control-Allow-Headers", "Authorization, *"),  # * is all but Authorization
             ("Access-Control-Max-Age", "86400"),
         ),
         b"",

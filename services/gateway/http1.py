@@ -18,7 +18,7 @@ import structlog
 from gateway.admission.door import Door, Ticket
 from gateway.admission.visitor import Visitor
 from gateway.deflate import DEFLATED
-from gateway.exchange import Answer, Later, Outcome, Request, Subscription, refuse
+from gateway.exchange import OPEN, Answer, Later, Outcome, Request, Subscription, refuse
 from gateway.frames import SSE, WEBSOCKET
 from gateway.reading import read
 from gateway.routes import ELSEWHERE, Routes
@@ -231,7 +231,7 @@ class HTTPConnection(asyncio.Protocol):
         elif isinstance(outcome, Later):
             self._pause_for(self._inquire(outcome))
         elif received.method == b"HEAD":
-            self._answer(Answer(200, (("Content-Type", "text/event-stream"),), b""))
+            self._answer(Answer(200, (("Content-Type", "text/event-stream"), *OPEN), b""))
         elif outcome.websocket:
             self._become_websocket(received, outcome, ticket)
         else:
@@ -258,7 +258,8 @@ class HTTPConnection(asyncio.Protocol):
             if ticket is not None:
                 ticket.give_back()
             kept = [pair for pair in response.headers.raw_items() if pair[0] in _KEPT]
-            self._answer(Answer(response.status_code, tuple(kept), bytes(response.body)))
+            why = bytes(response.body).decode().strip()
+            self._answer(refuse(response.status_code, why, *kept))
             return
         self._transport.write(response.serialize())
         lane = self._service.lanes[subscription.stream, DEFLATED if extensions else WEBSOCKET]
@@ -317,5 +318,5 @@ class HTTPConnection(asyncio.Protocol):
 
 
 _NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
-_KEPT: Final = ("Allow", "Content-Type", "Upgrade")
+_KEPT: Final = ("Allow", "Upgrade")
 """Headers of a refused handshake that are passed on; the others h11 and `_answer` write."""

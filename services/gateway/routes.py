@@ -54,7 +54,7 @@ class Routes:
 
     def _answer(self, route: Route, request: Request) -> Outcome:
         settings = self._service.settings
-        if request.websocket and route.stream:
+        if request.websocket and route.stream and request.method == "GET":
             return websocket(self._service, route.stream, request)
         if not request.path:
             return _with_slash(settings.base_path)

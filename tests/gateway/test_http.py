@@ -69,6 +69,7 @@ async def test_wrong_methods_are_told_the_right_ones(start: Start) -> None:
     assert (status, body) == (204, b"")
     assert headers["access-control-allow-origin"] == "*"
     assert "GET" in headers["access-control-allow-methods"]
+    assert headers["access-control-allow-headers"].split(", ") == ["Authorization", "*"]
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/example.json", "/nothing"])

@@ -1,6 +1,7 @@
 """What a WebSocket client may send, and how connections end."""
 
 import asyncio
+import json
 import struct
 
 import pytest
@@ -33,7 +34,9 @@ TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 async def test_a_wrong_handshake_is_refused(start: Start, header: bytes, status: int) -> None:
     async with await Raw.open((await start()).port) as client:
         client.send(upgrade_request().replace(header + b"\r\n", b""))
-        assert (await client.answer())[0] == status
+        got, _, body = await client.answer()
+    assert got == status
+    assert "WebSocket" in json.loads(body)["error"]
 
 
 async def test_a_ping_is_answered_at_once(start: Start) -> None:
