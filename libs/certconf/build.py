@@ -127,6 +127,8 @@ def _scalar(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
     value = node.value
     if value is not None and node.text is not None and _is_text(kind):
         value = node.text.lower() if get_origin(kind) is Literal else node.text
+    if node.value is False and get_origin(kind) is Literal and "off" in get_args(kind):
+        value = "off"  # as YAML reads it on the command line
     try:
         return msgspec.convert(value, kind, strict=False, dec_hook=_custom)
     except (msgspec.ValidationError, OverflowError):

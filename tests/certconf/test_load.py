@@ -218,6 +218,15 @@ def test_variables_without_a_meaning_are_told(name: str) -> None:
     assert notice.startswith(f"CERTSTREAM_{name}: {environment.SETTINGS[name]} is not needed here")
 
 
+@pytest.mark.parametrize("value", [False, "off", "OFF"])
+def test_off_is_off_however_yaml_reads_it(value: object, tmp_path: Path) -> None:
+    """On the command line it comes as YAML's false."""
+    assert load(None, {}, {"ct_log.integrity": value}).ct_log.integrity == "off"
+    file = tmp_path / "config.yaml"
+    file.write_text("ct_log: {integrity: off}")
+    assert load(file, {}).ct_log.integrity == "off"
+
+
 @pytest.mark.parametrize("name", sorted(VARIABLES))
 def test_an_empty_variable_is_not_set(name: str) -> None:
     assert load(None, {f"CERTSTREAM_{name}": " "}) == load(None, {})
