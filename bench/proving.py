@@ -1,0 +1,175 @@
+"""What proving costs: the same logs, by an ingestor that proves them and one that does not.
+
+    python -m bench.proving [--rate 1000] [--logs 4] [--backlog 40000] [--seconds 20]
+
+Both run at the same time and share machine, simulated logs and Redis (by other prefixes), so what
+disturbs one disturbs the other. First each catches up on a backlog: CPU an entry. Then certificates
+appear evenly, and each polls every log ten times a second: from the entry's timestamp in the log to
+the id under which it is published, in milliseconds.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+from redis.asyncio import Redis
+
+from bench.clients import percentiles
+from bench.fanout import free_port
+from bench.pipeline import LEAD, answering, cpu, running
+from certbus.connection import connect
+from certbus.directory import snapshot
+from certbus.embedded import EmbeddedRedis
+from certbus.ids import parse_entry_id
+from certbus.keys import Keys
+from certbus.reader import history
+
+MODES = ("off", "enforce")
+POLL_MS = 100
+PATIENCE = 60.0  # seconds for a backlog
+
+
+class Data(msgspec.Struct):
+    """What is read of a message."""
+
+    submission_timestamp: float
+
+
+class Message(msgspec.Struct):
+    """Likewise."""
+
+    data: Data
+
+
+decode = msgspec.json.Decoder(Message).decode
+
+
+async def measure(rate: int, logs: int, backlog: int, seconds: float) -> dict[str, Any]:
+    """Run both, once on a backlog and once live."""
+    behind = await run(logs, f"--rate=0 --preload={backlog}", backlog, 0)
+    total = int(rate * seconds)
+    live = await run(logs, f"--rate={rate} --total={total}", total, LEAD)
+    return {"rate": rate, "logs": logs, "backlog": behind, "live": live}
+
+
+async def run(logs: int, flow: str, total: int, lead: float) -> dict[str, dict[str, float]]:
+    """Run both on the same logs, until each has published so many certificates.
+
+    Args:
+        logs: how many, half of them static-ct.
+        flow: options of simlog.
+        total: certificates.
+        lead: seconds from now to the first one, in which both can start.
+
+    Returns:
+        By mode: CPU, µs an entry, and what delays were like, ms.
+    """
+    async with AsyncExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        server = await stack.enter_async_context(EmbeddedRedis(home / "redis"))
+        redis = connect(server.url)
+        stack.push_async_callback(redis.aclose)
+        world, begin = free_port(), time.time() + lead
+        kinds = [f"--rfc6962={(logs + 1) // 2}", f"--static-ct={logs // 2}", "--max-entries=1024"]
+        simlog = ["simlog", f"--port={world}", *kinds, *flow.split(), "--duplicates=0"]
+        await stack.enter_async_context(running([*simlog, f"--start={begin}"], home / "simlog.log"))
+        config = home / "config.yaml"
+        config.write_bytes(await answering(f"http://127.0.0.1:{world}/config.yaml"))
+        ingestors = {
+            mode: await stack.enter_async_context(
+                running(ingestor(config, server.url, mode), home / f"{mode}.log")
+            )
+            for mode in MODES
+        }
+        await asyncio.sleep(max(0.0, begin - 1 - time.time()))
+        if not lead:
+            await asyncio.gather(*(published(redis, 1, mode) for mode in MODES))
+        before = {mode: (cpu(ingestors[mode]), await count(redis, mode)) for mode in MODES}
+        spent = await asyncio.gather(*(used(redis, m, total, ingestors[m]) for m in MODES))
+        found: dict[str, dict[str, float]] = {}
+        for mode, after in zip(MODES, spent, strict=True):
+            cpu_before, done_before = before[mode]
+            delays = percentiles(sorted(await all_delays(redis, mode)))
+            done = total - done_before
+            found[mode] = {
+                "certificates": done,
+                "cpu_us": (after - cpu_before) * 1e6 / done,
+                **delays,
+            }
+        return found
+
+
+def ingestor(config: Path, redis_url: str, mode: str) -> list[str]:
+    """The arguments of one of them."""
+    settings = {
+        "ct_log.integrity": mode,
+        "ct_log.poll_interval_ms": POLL_MS,
+        "ct_log.default_operator_rate_limit_ms": 0,
+        "redis_prefix": keys(mode).prefix,
+    }
+    where = [f"--config={config}", f"--redis-url={redis_url}", "--log-level=warn", "--from-start"]
+    return [
+        "launcher",
+        "ingest",
+        *where,
+        *(f"--set={k}={json.dumps(v)}" for k, v in settings.items()),
+    ]
+
+
+def keys(mode: str) -> Keys:
+    """Where one of them publishes."""
+    return Keys(f"{mode}:")
+
+
+async def count(redis: Redis, mode: str) -> int:
+    """How many certificates one of them has published."""
+    return sum(log.published for log in (await snapshot(redis, keys(mode))).logs)
+
+
+async def published(redis: Redis, total: int, mode: str) -> None:
+    """Wait until it has published so many."""
+    async with asyncio.timeout(PATIENCE):
+        while await count(redis, mode) < total:
+            await asyncio.sleep(0.05)
+
+
+async def used(redis: Redis, mode: str, total: int, process: psutil.Process) -> float:
+    """CPU seconds of an ingestor when it has published so many."""
+    await published(redis, total, mode)
+    return cpu(process)
+
+
+async def all_delays(redis: Redis, mode: str) -> list[float]:
+    """Seconds from the log to the stream, of each certificate."""
+    found = []
+    after = "0-0"
+    while batches := await history(redis, keys(mode), "lite", after, 100):
+        for batch in batches:
+            at = parse_entry_id(batch.id)[0] / 1000
+            appeared = (decode(message).data.submission_timestamp for message in batch.messages)
+            found += [at - timestamp for timestamp in appeared]
+        after = batches[-1].id
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("bench.proving", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rate", type=int, default=1000, help="certificates a second")
+    parser.add_argument("--logs", type=int, default=4, help="half of them static-ct")
+    parser.add_argument("--backlog", type=int, default=40_000)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    options = parser.parse_args()
+    json.dump(asyncio.run(measure(**vars(options))), sys.stdout)
+    print()
+
+
+if __name__ == "__main__":
+    main()
