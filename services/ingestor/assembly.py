@@ -30,6 +30,7 @@ from ingestor.ctclient.turns import Turns
 from ingestor.follow.follower import Follower, Pace
 from ingestor.follow.moment import moments
 from ingestor.follow.pipeline import Pipeline
+from ingestor.integrity.alarms import Alarms
 from ingestor.integrity.guard import Guard, check_signature
 from ingestor.meter import Meter
 from ingestor.outage import Patience
@@ -130,6 +131,10 @@ class Assembly(msgspec.Struct, frozen=True):
         hope = 2 * self.retry.backoff.maximum
         guard = Guard(log, client, _key(log), self._mode(log), self.ledger, self.patience, hope)
         return Follower(log, client, pipeline, guard, breaker, pace)
+
+    def alarms(self, log: Log) -> Alarms:
+        """What tells of lies of `log` before it is followed."""
+        return Alarms(log, self.ledger, self.patience, enforced=self._mode(log) == "enforce")
 
     def signature_check(self, log: Log) -> Callable[[TreeHead], None] | None:
         """What refuses tree heads that `log` did not sign; None if nothing should."""

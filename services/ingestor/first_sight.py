@@ -11,8 +11,9 @@ import msgspec
 from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log, normalise
 from ingestor.ctclient.breaker import Breaker
-from ingestor.ctclient.errors import LogError
+from ingestor.ctclient.errors import Lie, LogError
 from ingestor.ctclient.protocol import LogClient
+from ingestor.integrity.alarms import Alarms
 
 
 class Starts(msgspec.Struct, frozen=True):
@@ -62,6 +63,7 @@ async def find_start(
     client: LogClient,
     breaker: Breaker,
     starts: Starts,
+    alarms: Alarms,
     check: Callable[[TreeHead], None] | None = None,
 ) -> Start:
     """Ask a log for its head until it answers, and decide where to start.
@@ -71,6 +73,7 @@ async def find_start(
         client: reads it.
         breaker: says when it is tried again.
         starts: what the operator said.
+        alarms: of the log.
         check: raises LogError for a tree head that is not the log's.
     """
     await breaker.load()
@@ -82,6 +85,8 @@ async def find_start(
                 check(head)
         except LogError as error:
             await breaker.failed(error)
+            if isinstance(error, Lie):
+                await alarms.lie(error)
         else:
             await breaker.progressed()
             return choose(log, head.size, starts)

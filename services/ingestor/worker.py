@@ -252,7 +252,8 @@ class Worker:
         try:
             client, breaker = self._assembly.client(log)
             check = self._assembly.signature_check(log)
-            start = await find_start(log, client, breaker, self._starts, check)
+            alarms = self._assembly.alarms(log)
+            start = await find_start(log, client, breaker, self._starts, alarms, check)
             self._why[log.id] = start.why
             await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
         except Exception:  # noqa: BLE001  (one log's trouble must not end the others)

@@ -22,6 +22,7 @@ NAMED = {
     "rfc2": {"wrong_leaf"},
     "rfc3": {"forged_precert"},
     "rfc4": {"root_mismatch", "wrong_proof"},
+    "rfc5": {"bad_signature"},
     "static1": {"wrong_leaf"},
     "static2": {"wrong_issuer"},
     "static3": {"wrong_leaf"},

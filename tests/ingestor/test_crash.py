@@ -36,6 +36,7 @@ class Crashing:
             "--set=ct_log.retry_initial_delay_ms=20",
             "--set=ct_log.retry_max_delay_ms=200",
             "--set=ct_log.default_operator_rate_limit_ms=0",
+            "--set=ct_log.health_check_interval_secs=0.2",
             # Several batches a window, several windows a run.
             "--set=ct_log.batch_size=512",
         ]
