@@ -87,6 +87,8 @@ class Catalog:
                 newer = await self._newer(config)
                 if newer.log_lists != config.log_lists:
                     self.library = self._open(newer)
+                if newer is not config:  # whoever has it read again wants what is newest
+                    await self._patience(self._shelf.hurry)
                 config = newer
                 await self._patience(self.library.look)
 
