@@ -19,7 +19,7 @@ MAX_UNPACKED = 16 * 1024 * 1024
 """Bytes. Batches of at most 4 MiB are published; the rest is room for other publishers."""
 
 
-class Undecodable(ValueError):  # noqa: N818  (named for the data)
+class Undecodable(ValueError):
     """A stored batch is not what its codec says. Says in which way."""
 
 

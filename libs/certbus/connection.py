@@ -24,7 +24,7 @@ COMMAND_TIMEOUT = 15.0
 """Seconds. Longer than any blocking read of ours, short enough to notice a peer that hangs."""
 
 
-class UnsuitableServer(Exception):  # noqa: N818  (named for the server)
+class UnsuitableServer(Exception):
     """The Redis that was given cannot hold the streams. Says why, and what to do."""
 
 

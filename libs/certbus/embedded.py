@@ -44,11 +44,11 @@ _PR_SET_PDEATHSIG = 1
 log = structlog.get_logger(__name__)
 
 
-class StateInUse(Exception):  # noqa: N818  (named for the state directory)
+class StateInUse(Exception):
     """Another process uses the state directory. Says which."""
 
 
-class CannotStart(Exception):  # noqa: N818  (named for the server)
+class CannotStart(Exception):
     """There is no redis-server, or it does not start. Says why, and what to do."""
 
 

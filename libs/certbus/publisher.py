@@ -286,7 +286,7 @@ class Publisher:
         self._floor = max(self._floor, entry_id, key=parse_entry_id)
 
 
-class UnsupportedFormat(Exception):  # noqa: N818  (named for the data)
+class UnsupportedFormat(Exception):
     """Redis holds data of another version."""
 
 

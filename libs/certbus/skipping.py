@@ -23,7 +23,7 @@ class Skipped(msgspec.Struct, frozen=True):
     end: int
 
 
-class CannotSkip(Exception):  # noqa: N818  (named for what it says)
+class CannotSkip(Exception):
     """Nothing was skipped. Says why, and what can be."""
 
 

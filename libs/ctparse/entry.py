@@ -44,9 +44,9 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
     leaf: bytes = b""
 
 
-class Malformed(ValueError):  # noqa: N818  (named for the data, as in "malformed STH")
+class Malformed(ValueError):
     """A whole answer, not a single entry, is not what its specification says. Says where."""
 
 
-class Unreadable(ValueError):  # noqa: N818  (named for the data, as Malformed is)
+class Unreadable(ValueError):
     """Not even the outline of a certificate can be read. Its text becomes `Rejected.reason`."""

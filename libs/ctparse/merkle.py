@@ -15,7 +15,7 @@ HASH_BYTES = 32
 EMPTY_ROOT = sha256(b"").digest()
 
 
-class BadProof(ValueError):  # noqa: N818  (named as BadSignature is)
+class BadProof(ValueError):
     """A proof does not prove what it should. Says what."""
 
 

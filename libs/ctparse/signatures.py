@@ -26,11 +26,11 @@ _SHA256 = 4
 _RSA, _ECDSA = 1, 3
 
 
-class BadSignature(ValueError):  # noqa: N818  (named for what it found, as InvalidSignature is)
+class BadSignature(ValueError):
     """A signature does not verify, or is not even one. Says which."""
 
 
-class BadKey(ValueError):  # noqa: N818  (named as BadSignature is)
+class BadKey(ValueError):
     """A public key is not one that can sign here. Says what it is."""
 
 

@@ -47,7 +47,7 @@ class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
         return str(entry) if position is None else message_id(str(entry), position)
 
 
-class Overrun(Exception):  # noqa: N818  (named for what happened)
+class Overrun(Exception):
     """The ring no longer holds what follows this position."""
 
 

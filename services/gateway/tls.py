@@ -26,7 +26,7 @@ _LOOK: Final = 2.0  # seconds between two looks at the files
 log = structlog.get_logger(__name__)
 
 
-class UnusableCertificate(OSError):  # noqa: N818  (named for what the operator has to mend)
+class UnusableCertificate(OSError):
     """What is in the files cannot be served; says which, and why."""
 
 

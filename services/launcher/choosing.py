@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from certbus.directory import LogStatus
 
 
-class NoSuchLog(Exception):  # noqa: N818  (named for what it says)
+class NoSuchLog(Exception):
     """No log is called so, or several are. Says which there are."""
 
 

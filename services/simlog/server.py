@@ -57,11 +57,11 @@ class Response(msgspec.Struct, frozen=True):
     delay: float = 0.0
 
 
-class BrokenOff(Exception):  # noqa: N818  (wanted, not a failure of the server)
+class BrokenOff(Exception):
     """A body ends here, in the middle."""
 
 
-class Refused(Exception):  # noqa: N818  (an answer, not a failure of the server)
+class Refused(Exception):
     """An error answer with its text."""
 
     def __init__(self, status: int, text: str) -> None:

@@ -31,7 +31,7 @@ REASONS: Sequence[Reason] = ("unreachable", "too_large", "signature", "malformed
 """Why a list was refused."""
 
 
-class Refusal(Exception):  # noqa: N818  (named for what is done)
+class Refusal(Exception):
     """A list that is not believed.
 
     Attributes:

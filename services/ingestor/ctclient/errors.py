@@ -1,4 +1,3 @@
-# ruff: noqa: N818  (named for what happened, as httpx names ConnectTimeout)
 """What can go wrong between a log and us. Every error names the log, the URL and the problem.
 
 LogError

@@ -47,11 +47,11 @@ LIVE_MESSAGES = 64
 _log = structlog.get_logger(__name__)
 
 
-class LeaseLost(Exception):  # noqa: N818  (an event, not a mistake)
+class LeaseLost(Exception):
     """Another worker owns the log now."""
 
 
-class Moved(Exception):  # noqa: N818
+class Moved(Exception):
     """Redis goes on from another index than we do; `next` says where."""
 
     def __init__(self, next_index: int) -> None:
