@@ -1,7 +1,7 @@
 """How the whole service does, out of what the directory says. Pure: no connection, no clock."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -82,6 +82,11 @@ def judge(
         gateways=len(gateways),
         stream_lag_secs={stream: round(age, 3) for stream, age in ages.items()},
     )
+
+
+def current(logs: Iterable[LogStatus]) -> list[LogStatus]:
+    """Those that are not over: a retired log is drained, and remembered for a while."""
+    return [log for log in logs if log.retired is None]
 
 
 def log_health(log: LogStatus, now: int, unhealthy_threshold: int) -> Health:

@@ -124,6 +124,10 @@ async def test_logs_and_how_they_do(client: httpx.AsyncClient, press: Press) -> 
     await circuits.failed(ids["slow"], CircuitStatus("closed", 1), "HTTP 500")
     await circuits.failed(ids["down"], CircuitStatus("open", 9, 4_000_000_000_000), "timed out")
 
+    over = LogDescription("e" * 64, "over", "https://over.example/", "Op", "rfc6962", "usable")
+    await directory.describe([over])
+    await press.redis.hset(press.keys.log(over.log_id), "retired", 1)
+
     async def seen() -> bool:
         return bool((await client.get("/api/logs")).json()["unhealthy"] == 1)
 

@@ -1,11 +1,11 @@
-"""/api/logs: every log, how it does, and who reads it."""
+"""/api/logs: every log that is read, how it does, and who reads it."""
 
 from collections import Counter
 
 import msgspec
 
 from certbus.directory import LogStatus, Snapshot
-from gateway.health import Health, log_health
+from gateway.health import Health, current, log_health
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -22,7 +22,8 @@ class Log(msgspec.Struct, frozen=True):
         last_success: when it last answered as it should; null if it never did.
         log_id: SHA-256 of its key in hex, or made of its URL while no key is known.
         kind: rfc6962 or static-ct.
-        state: in the log list's words, or "configured".
+        state: in the log list's words, "configured", or "draining" if it is over.
+        retired_why: why it is over; null if it is not.
         circuit: "closed" while it is asked, "open" while it is left alone, "half-open" while it
             is tried again.
         consecutive_errors: since it last answered.
@@ -50,6 +51,7 @@ class Log(msgspec.Struct, frozen=True):
     log_id: str
     kind: str
     state: str
+    retired_why: str | None
     circuit: str
     consecutive_errors: int
     retry_at: int | None
@@ -66,7 +68,7 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Logs(msgspec.Struct, frozen=True):
-    """All logs.
+    """All logs that are not over.
 
     Attributes:
         total_logs: how many there are.
@@ -91,7 +93,7 @@ def logs(seen: Snapshot, now: float, unhealthy_threshold: int) -> Logs:
         now: Unix time in seconds.
         unhealthy_threshold: failures in a row that make a log unhealthy.
     """
-    shown = [_log(log, int(now * 1000), unhealthy_threshold) for log in seen.logs]
+    shown = [_log(log, int(now * 1000), unhealthy_threshold) for log in current(seen.logs)]
     shown.sort(key=lambda log: (log.name, log.log_id))
     counts = Counter(log.status for log in shown)
     return Logs(len(shown), counts["healthy"], counts["degraded"], counts["unhealthy"], shown)
@@ -111,6 +113,7 @@ def _log(log: LogStatus, now: int, unhealthy_threshold: int) -> Log:
         log_id=log.log_id,
         kind=log.kind,
         state=log.state,
+        retired_why=log.retired_why,
         circuit=log.circuit,
         consecutive_errors=log.failures,
         retry_at=_seconds(log.retry_at) if log.circuit == "open" else None,

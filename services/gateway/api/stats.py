@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from certbus.directory import Member, Snapshot, StreamStatus
+from gateway.health import current
 
 
 class Connections(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ class Stats(msgspec.Struct, frozen=True):
         streams: held in Redis, by name.
         gateways: that run.
         ingestors: that run.
-        logs: that are known.
+        logs: that are read.
     """
 
     uptime_seconds: int
@@ -146,7 +147,7 @@ def stats(seen: Snapshot, now: float, budgets: Mapping[str, int]) -> Stats:
         },
         gateways=len(gateways),
         ingestors=len(seen.workers),
-        logs=len(seen.logs),
+        logs=len(current(seen.logs)),
     )
 
 
