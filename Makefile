@@ -19,6 +19,9 @@ demo: $(VENV)/.runtime  ## the same from simulated logs, without a network
 test: $(VENV)/.dev  ## every test (ARGS='-k name' picks)
 	$(BIN)/python -m pytest $(ARGS)
 
+test-deploy: $(VENV)/.dev  ## the image and the Compose stack, in Docker (root)
+	tests/deploy/run.sh $(ARGS)
+
 check: $(VENV)/.dev  ## lint, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -65,4 +68,4 @@ $(VENV)/bin/python:
 		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help up demo test check format bench bench-full rules lock clean
+.PHONY: help up demo test test-deploy check format bench bench-full rules lock clean

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import fanout, page, pipeline
+from bench import fanout, lookup, page, pipeline
 from bench.plots import plot
 from certbus.embedded import EmbeddedRedis
 
@@ -63,6 +63,7 @@ def benchmarks(*, full: bool) -> Iterator[tuple[str, str]]:
     if full:
         yield "redis", code(["bench.redis_cost", "--only", "redis"])
         yield "load", load()
+        yield "lookup", asyncio.run(lookup.measure(120_000))
 
 
 async def fan_out(names: Sequence[str], seconds: float) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from certbus import scripts
 from certbus.connection import is_out_of_memory
+from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.ledger import ALARMS_OF
 
@@ -102,6 +103,13 @@ class StreamStatus(msgspec.Struct, frozen=True):
     entries: int
     messages: int
     bytes: int
+
+
+class Span(msgspec.Struct, frozen=True):
+    """When the oldest and the newest batch of a stream were published, ms since the epoch."""
+
+    oldest: int
+    newest: int
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -228,6 +236,22 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
         [Member(member, next(hashes)) for member in gateway_ids],
         [_stream_status(name, head) for name in (*STREAMS, "rejected")],
     )
+
+
+async def spans(client: Redis, keys: Keys) -> dict[str, Span]:
+    """Read how far back each stream reaches; one that holds nothing is left out.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+    """
+    script = scripts.load(client, "span")
+    found = {}
+    for name in (*STREAMS, "rejected"):
+        ids: Any = await script(keys=[keys.stream(name)])
+        if ids:
+            oldest, newest = (parse_entry_id(entry.decode()) for entry in ids)
+            found[name] = Span(oldest.ms, newest.ms)
+    return found
 
 
 def _log_status(log_id: str, fields: dict[str, str]) -> LogStatus:

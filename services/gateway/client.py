@@ -36,7 +36,17 @@ class Client(asyncio.Protocol, ABC):
         ticket: with which it was let in; given back when it has gone.
     """
 
-    __slots__ = ("_drained", "at", "lane", "paused", "service", "spoke", "ticket", "transport")
+    __slots__ = (
+        "_drained",
+        "_replayed",
+        "at",
+        "lane",
+        "paused",
+        "service",
+        "spoke",
+        "ticket",
+        "transport",
+    )
 
     def __init__(self, service: Service, lane: Lane, transport: asyncio.Transport) -> None:
         self.service = service
@@ -47,6 +57,7 @@ class Client(asyncio.Protocol, ABC):
         self.spoke = 0
         self.ticket: Ticket | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._replayed = False  # a replay writes to it; nobody else may meanwhile
 
     @property
     def gone(self) -> bool:
@@ -65,7 +76,7 @@ class Client(asyncio.Protocol, ABC):
         if cursor is None:
             self.pump()
         elif not self.resume(cursor):
-            self.lane.replay(self, cursor)
+            self._hand_over(cursor)
 
     def resume(self, cursor: Cursor) -> bool:
         """Go on from the ring, if it holds everything behind `cursor`."""
@@ -76,12 +87,14 @@ class Client(asyncio.Protocol, ABC):
             data, place = lane.ring.resume(cursor, lane.form)
         except Overrun:
             return False
+        self._replayed = False
         self.write(data, place)
         self.pump()
         return True
 
     def follow(self, place: Position) -> None:
         """Go on from a place in the ring."""
+        self._replayed = False
         self.at = place
         self.pump()
 
@@ -112,14 +125,13 @@ class Client(asyncio.Protocol, ABC):
 
     def pump(self) -> None:
         """Write what this client does not have yet, as much as it takes."""
-        if self.paused or self.gone:
+        if self.paused or self.gone or self._replayed:
             return
         lane = self.lane
         try:
             data, place = lane.ring.read(self.at, lane.form, WRITE_BYTES)
         except Overrun:
-            lane.live.discard(self)
-            lane.replay(self, self.at.cursor)
+            self._hand_over(self.at.cursor)
             return
         if not self.write(data, place):
             return
@@ -163,8 +175,8 @@ class Client(asyncio.Protocol, ABC):
         """Everything written has gone: go on at this client's own pace."""
         self.paused = False
         self.service.paused.discard(self)
-        if not self._wake():
-            self.pump()
+        self._wake()
+        self.pump()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The client has gone."""
@@ -179,11 +191,14 @@ class Client(asyncio.Protocol, ABC):
         timeout = self.service.settings.close_timeout
         asyncio.get_running_loop().call_later(timeout, self.transport.abort)
 
-    def _wake(self) -> bool:
+    def _hand_over(self, cursor: Cursor) -> None:
+        """Have a replay serve this client until the ring can: one at a time, whatever happens."""
+        self._replayed = True
+        self.lane.live.discard(self)
+        self.lane.replay(self, cursor)
+
+    def _wake(self) -> None:
         """Let go on who waits in `writable`, if anyone does."""
         drained, self._drained = self._drained, None
-        if drained is None:
-            return False
-        if not drained.done():
+        if drained is not None and not drained.done():
             drained.set_result(None)
-        return True

@@ -75,7 +75,6 @@ class Later(msgspec.Struct, frozen=True):
 
 
 Outcome = Answer | Later | Subscription
-Router = Callable[[Request], Outcome]
 
 
 class Problem(msgspec.Struct, frozen=True):

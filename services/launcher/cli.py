@@ -65,6 +65,7 @@ def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
     _add_ingest(commands)
     _add_gateway(commands)
     _add_simlog(commands, with_options="simlog" in command)
+    _add_status(commands, with_options="status" in command)
     _add_tail(commands, with_options="tail" in command)
     _add_rejected(commands, with_options="rejected" in command)
     _add_skip(commands, with_options="skip" in command)
@@ -164,6 +165,24 @@ def _add_simlog(commands: _Commands, *, with_options: bool) -> None:
         parser.add_argument("--log-level", choices=LEVELS, default="info", help="(%(default)s)")
         parser.add_argument("--log-format", choices=FORMATS, default="auto", help="(%(default)s)")
         parser.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
+
+
+def _add_status(commands: _Commands, *, with_options: bool) -> None:
+    parser = _command(
+        commands,
+        "status",
+        _status,
+        "show how logs, ingestors, gateways and streams do; exit with 1 if unhealthy",
+        """\
+  certstream-server status                                  of the `up` that runs here
+  certstream-server status --watch
+  certstream-server status --redis-url redis://redis:6379/0 --json | jq .status""",
+    )
+    if with_options:
+        from launcher.status.command import add_arguments  # noqa: PLC0415
+
+        add_arguments(parser)
+        options.add_configuration(parser)
 
 
 def _add_tail(commands: _Commands, *, with_options: bool) -> None:
@@ -338,6 +357,12 @@ def _simlog(chosen: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    from launcher.status.command import run  # noqa: PLC0415
+
+    return run(chosen)
 
 
 def _tail(chosen: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`python -m launcher.health [ADDRESS ...]`: whether a server here answers, for containers.
+"""`python -m launcher.health`: whether the server of this container answers.
 
 A module of its own beside the commands: it runs every few seconds in every container, and the
 commands' imports would cost it half a second each time.
@@ -8,7 +8,7 @@ import http.client
 import os
 import ssl
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from certconf import Config, ConfigError, load
@@ -18,12 +18,10 @@ _PATIENCE: Final = 4.0  # seconds
 _HERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
-def main(addresses: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Ask for /health at the first address where somebody listens.
+def main(environ: Mapping[str, str]) -> int:
+    """Ask for /health at the admin address, or where clients connect if nobody listens there.
 
     Args:
-        addresses: HOST:PORT of `--admin`, in the order to try; the configured `host` and `port`,
-            where clients connect, come last.
         environ: the server's variables.
 
     Returns:
@@ -35,7 +33,7 @@ def main(addresses: Sequence[str], environ: Mapping[str, str]) -> int:
         print("the configuration cannot be used:", *error.problems, file=sys.stderr)
         return 1
     tried = []
-    for connection in _connections(addresses, config):
+    for connection in _connections(config):
         where = f"{connection.host}:{connection.port}"
         try:
             status = _ask(connection)
@@ -53,17 +51,22 @@ def main(addresses: Sequence[str], environ: Mapping[str, str]) -> int:
     return 1
 
 
-def _connections(addresses: Sequence[str], config: Config) -> Sequence[http.client.HTTPConnection]:
-    admins = [http.client.HTTPConnection(address, timeout=_PATIENCE) for address in addresses]
-    host = _HERE.get(config.host, config.host)
+def _connections(config: Config) -> Iterator[http.client.HTTPConnection]:
+    host, _, port = (config.admin or "").rpartition(":")
+    if port.isdecimal():  # else it is a unix socket, or none
+        yield http.client.HTTPConnection(_here(host), int(port), timeout=_PATIENCE)
     if config.tls_cert is None:
-        return [*admins, http.client.HTTPConnection(host, config.port, timeout=_PATIENCE)]
-    # Its certificate names what clients call it, not this address.
-    trusting = ssl._create_unverified_context()  # noqa: S323, SLF001
-    return [
-        *admins,
-        http.client.HTTPSConnection(host, config.port, timeout=_PATIENCE, context=trusting),
-    ]
+        yield http.client.HTTPConnection(_here(config.host), config.port, timeout=_PATIENCE)
+    else:  # the certificate names what clients call it, not this address
+        trusting = ssl._create_unverified_context()  # noqa: S323, SLF001
+        yield http.client.HTTPSConnection(
+            _here(config.host), config.port, timeout=_PATIENCE, context=trusting
+        )
+
+
+def _here(host: str) -> str:
+    host = host.strip("[]")
+    return _HERE.get(host, host)
 
 
 def _ask(connection: http.client.HTTPConnection) -> int:
@@ -75,4 +78,4 @@ def _ask(connection: http.client.HTTPConnection) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))
+    sys.exit(main(os.environ))

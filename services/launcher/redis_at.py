@@ -13,6 +13,7 @@ from certbus.embedded import running
 from certbus.keys import Keys
 from certconf import Config
 from launcher import options
+from launcher.up.place import DEMO_STATE, place_of
 
 Work = Callable[[Redis, Keys], Awaitable[int]]
 
@@ -29,7 +30,7 @@ def run_with_redis(chosen: argparse.Namespace, name: str, work: Work) -> int:
         certconf.ConfigError: the configuration cannot be used.
     """
     config, _ = options.configuration(chosen)
-    url = config.redis_url.reveal() if config.redis_url else running(config.state_dir)
+    url = config.redis_url.reveal() if config.redis_url else _embedded(config)
     if url is None:
         print(f"certstream-server: {_nothing_runs(config)}", file=sys.stderr)
         return 1
@@ -43,6 +44,11 @@ def run_with_redis(chosen: argparse.Namespace, name: str, work: Work) -> int:
     except redis.exceptions.RedisError as error:
         print(f"certstream-server: Redis: {error}", file=sys.stderr)
         return 1
+
+
+def _embedded(config: Config) -> str | None:
+    """The Redis of a running `up`, or of an `up --demo`, which has its state elsewhere."""
+    return running(config.state_dir) or running(place_of(config.host, config.port) / DEMO_STATE)
 
 
 def _nothing_runs(config: Config) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -118,6 +119,7 @@ def prepare(name: str, config: Config, log_format: str, parent_pid: int | None) 
     """
     if parent_pid is not None:
         die_with(parent_pid)
+    allow_connections()
     logsetup.configure(config.log_level, log_format, name)
     if parent_pid is None:
         usual = shown(Config())
@@ -125,6 +127,15 @@ def prepare(name: str, config: Config, log_format: str, parent_pid: int | None) 
         log.debug("settings other than the defaults", settings=said)
         for notice in config.notices:
             log.warning("configuration", notice=notice)
+
+
+def allow_connections() -> None:
+    """Let this process open as many files as it may at all: each connection is one.
+
+    The soft limit that it begins with is often 1024, for programs that still use select(2).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def die_with(parent_pid: int) -> None:

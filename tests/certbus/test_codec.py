@@ -15,6 +15,13 @@ def test_what_is_packed_is_unpacked(messages: list[bytes], name: Name) -> None:
     assert Codec().unpack(name, Codec(name).pack(messages)) == messages
 
 
+@given(LINES, st.sampled_from(["none", "zstd"]))
+def test_each_message_is_picked_by_its_position(messages: list[bytes], name: Name) -> None:
+    blob = Codec(name).pack(messages)
+    assert [Codec().pick(name, blob, number) for number in range(len(messages))] == messages
+    assert Codec().pick(name, blob, len(messages)) is None
+
+
 def test_a_bomb_is_refused_before_it_goes_off() -> None:
     bomb = zstandard.ZstdCompressor().compress(b"\0" * (MAX_UNPACKED + 1))
     assert len(bomb) < 10_000

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from certbus.circuits import Circuits, CircuitStatus
@@ -270,3 +271,17 @@ async def test_who_has_the_answer_is_not_sent_it_again(
         head = await client.head(path)
         assert head.headers["etag"] == tag
         assert int(head.headers["content-length"]) == len(first.content)
+
+
+async def test_it_is_switched_while_it_runs(gateway: Running, client: httpx.AsyncClient) -> None:
+    for is_on, status in ((False, 404), (True, 200)):
+        protocols = msgspec.structs.replace(gateway.present.config.protocols, api=is_on)
+        config = msgspec.structs.replace(gateway.present.config, protocols=protocols)
+        gateway.present.replace(config)
+
+        async def changed(status: int = status) -> bool:
+            return (await client.get("/api/stats")).status_code == status
+
+        await until(changed)
+        documented = (await client.get("/openapi.json")).json()["paths"]
+        assert ("/api/stats" in documented) == is_on

@@ -10,8 +10,8 @@ import pytest
 from tests.e2e.processes import CERTSTREAM_SERVER
 
 COMMANDS = (
-    *("up", "ingest", "gateway", "simlog", "tail", "rejected", "skip", "retire", "refresh-lists"),
-    *("config", "version"),
+    *("up", "ingest", "gateway", "simlog", "status", "tail", "rejected", "skip", "retire"),
+    *("refresh-lists", "config", "version"),
 )
 
 

@@ -24,10 +24,11 @@ async def answering(status: int) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-async def health(*admins: int, port: int) -> int:
+async def health(port: int, admin: int | None = None) -> int:
     environ = {"CERTSTREAM_PORT": str(port)}
-    addresses = [f"127.0.0.1:{admin}" for admin in admins]
-    return await asyncio.to_thread(main, addresses, environ)
+    if admin is not None:
+        environ["CERTSTREAM_ADMIN"] = f"0.0.0.0:{admin}"
+    return await asyncio.to_thread(main, environ)
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (404, 0), (500, 1), (503, 1)])
@@ -35,26 +36,26 @@ async def test_the_configured_port_is_asked(
     status: int, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with answering(status) as port:
-        assert await health(port=port) == code
+        assert await health(port) == code
     said = capsys.readouterr()
     assert f"127.0.0.1:{port} answers {status}" in (said.err if code else said.out)
 
 
 async def test_an_admin_address_is_asked_first_if_somebody_listens_there() -> None:
     async with answering(200) as well, answering(503) as ill:
-        assert await health(ill, port=well) == 1
-        assert await health(well, port=ill) == 0
-        assert await health(free_port(), port=well) == 0
+        assert await health(well, admin=ill) == 1
+        assert await health(ill, admin=well) == 0
+        assert await health(well, admin=free_port()) == 0
 
 
 async def test_it_says_where_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
     admin, port = free_port(), free_port()
-    assert await health(admin, port=port) == 1
+    assert await health(port, admin) == 1
     assert capsys.readouterr().err == f"nobody listens at 127.0.0.1:{admin} or 127.0.0.1:{port}\n"
 
 
 async def test_it_says_what_is_wrong_with_the_configuration(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert await asyncio.to_thread(main, [], {"CERTSTREAM_PORT": "http"}) == 1
+    assert await asyncio.to_thread(main, {"CERTSTREAM_PORT": "http"}) == 1
     assert "CERTSTREAM_PORT" in capsys.readouterr().err

@@ -33,6 +33,16 @@ service.die_with(1)  # init is not who started this
 print("goes on")
 """
 
+LIMITED = """\
+import resource
+from certconf import Config
+from launcher import service
+
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+service.prepare("gateway", Config(), "json", None)
+print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
+"""
 
 FAILING = """\
 import asyncio, logging, sys
@@ -65,6 +75,10 @@ def test_whoever_lost_its_parent_before_it_could_ask_ends() -> None:
     assert os.getpid() != 1
     result = python(ORPHAN)
     assert (result.returncode, result.stdout) == (1, "")
+
+
+def test_a_service_may_have_as_many_connections_as_the_hard_limit_allows() -> None:
+    assert python(LIMITED).stdout == "True\n"
 
 
 def test_a_fault_is_one_line_without_what_variables_held() -> None:

@@ -25,7 +25,7 @@ from launcher.up.address import TakenError, check_free, urls
 from launcher.up.alive import Address
 from launcher.up.demo import Demo
 from launcher.up.panel import Panel
-from launcher.up.place import place
+from launcher.up.place import DEMO_STATE, place
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +85,7 @@ async def _everything(
         settings = {**overrides, "admin": None}  # each process gets one of its own
         state_dir, redis_url, demo = config.state_dir, config.redis_url, None
         if chosen.demo:
-            state_dir, redis_url, demo = own / "state", None, Demo(own)
+            state_dir, redis_url, demo = own / DEMO_STATE, None, Demo(own)
             settings |= demo.settings
         server = None
         if redis_url is None:
@@ -126,7 +126,7 @@ async def _everything(
                 background.create_task(child("simlog", *demo.arguments, *shared, among=None))
                 await demo.wait()
             if panel is not None:
-                background.create_task(panel.watch(redis_url.reveal(), config.redis_prefix))
+                background.create_task(panel.watch(redis_url.reveal(), config))
             async with asyncio.TaskGroup() as services:
                 for number in range(chosen.ingestors):
                     services.create_task(watched(f"ingestor-{number + 1}", "ingest"))

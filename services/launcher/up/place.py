@@ -7,8 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from certbus.embedded import CannotStart
+
+DEMO_STATE: Final = "state"
+"""In it, the state directory of a demo."""
+
+
+def place_of(host: str, port: int) -> Path:
+    """Where the directory is of an `up` that listens there."""
+    return Path(tempfile.gettempdir(), f"certstream-{os.getuid()}-{host}-{port}")
 
 
 @contextmanager
@@ -21,7 +30,7 @@ def place(host: str, port: int) -> Iterator[Path]:
     Raises:
         CannotStart: it cannot be made, or another `up` has it.
     """
-    path = Path(tempfile.gettempdir(), f"certstream-{os.getuid()}-{host}-{port}")
+    path = place_of(host, port)
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -1,0 +1,150 @@
+"""How long /api/cert takes: two gateways, asked in turn, over certificates that Redis holds.
+
+    python -m bench.lookup [--certificates 120000]
+
+Redis holds marks of two and a half windows at the real logs' rate, and the certificates in its
+streams: half of them in batches of 64, as live ones come, half in batches of 256, as those come
+that an ingestor catches up on. One client asks for one after the other, on a connection to each.
+"""
+
+import argparse
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+import uvloop
+from redis.asyncio import Redis
+
+from bench import page
+from bench.fanout import Gateway, free_port
+from bench.redis_cost import distinct_messages, fill_windows
+from certbus.batch import Batch, Published
+from certbus.connection import connect
+from certbus.embedded import EmbeddedRedis
+from certbus.keys import Keys
+from certbus.leases import Leases
+from certbus.publisher import Publisher, PublisherSettings
+from certbus.trimmer import Retention, Trimmer
+from ctparse.messages import Message
+
+LIVE, CATCHING_UP = 64, 256  # messages in a batch
+ASKED = 500  # of each kind
+PLENTY = Retention(4 << 30, 3600)
+MODELS = 512
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--certificates", type=int, default=120_000)
+    print(uvloop.run(measure(parser.parse_args().certificates)))
+
+
+async def measure(certificates: int) -> str:
+    """Fill a Redis, ask two gateways, and write the table."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        async with EmbeddedRedis(Path(directory)) as redis, connect(redis.url) as client:
+            await fill_windows(client, (0.5, 1, 1))
+            held = {
+                size: [m async for m in publish(client, size, certificates // 2)]
+                for size in (LIVE, CATCHING_UP)
+            }
+            async with AsyncExitStack() as stack:
+                asking = [
+                    await stack.enter_async_context(Asking(redis.url, free_port()))
+                    for _ in range(2)
+                ]
+                rows = [
+                    [f"{what}, batch of {size}", *await spent(client, asking, digests, 200)]
+                    for size, messages in held.items()
+                    for what, digests in kinds(random.sample(messages, ASKED))
+                ]
+                absent = [random.randbytes(32) for _ in range(ASKED)]
+                rows.append(["nothing found", *await spent(client, asking, absent, 404)])
+    head = [f"of {certificates:,}, by", "p50", "p99", "max", "gateway's CPU", "Redis's CPU"]
+    return page.table(head, rows)
+
+
+def kinds(messages: list[tuple[bytes, bytes]]) -> Iterator[tuple[str, list[bytes]]]:
+    yield "SHA-256", [sha256 for sha256, _ in messages]
+    yield "SHA-1", [sha1 for _, sha1 in messages]
+
+
+async def publish(client: Redis, size: int, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
+    """Publish batches of certificates that nobody has seen, and give their hashes."""
+    keys, models = Keys(), distinct_messages(MODELS)
+    retention = dict.fromkeys(("full", "lite", "domains"), PLENTY)
+    trimmer = Trimmer(client, keys, retention)
+    publisher = Publisher(client, keys, PublisherSettings(), trimmer.free)
+    await publisher.configure()
+    lease = await Leases(client, keys, "bench", 3600).acquire(f"{size:064x}", 0)
+    assert lease is not None
+    for first in range(0, count, size):
+        batch = [another(models[(first + number) % MODELS]) for number in range(size)]
+        outcome = await publisher.publish(lease, Batch(first, first + size, batch, 0, []))
+        assert isinstance(outcome, Published), outcome
+        for message in batch:
+            yield message.sha256, message.sha1
+
+
+def another(model: Message) -> Message:
+    """The same certificate with other hashes."""
+    sha256, sha1 = random.randbytes(32), random.randbytes(20)
+    full, lite = (
+        text.replace(
+            model.sha256.hex(":").upper().encode(), sha256.hex(":").upper().encode()
+        ).replace(model.sha1.hex(":").upper().encode(), sha1.hex(":").upper().encode())
+        for text in (model.full, model.lite)
+    )
+    return msgspec.structs.replace(model, sha256=sha256, sha1=sha1, full=full, lite=lite)
+
+
+class Asking(Gateway):
+    """A gateway, and a connection to it."""
+
+    def __init__(self, redis: str, port: int) -> None:
+        settings = {"redis_url": redis, "host": "127.0.0.1", "port": port, "protocols.api": "true"}
+        sets = (f"--set={key}={value}" for key, value in settings.items())
+        super().__init__(["-m", "launcher", "gateway", *sets], port)
+
+    async def ask(self, digest: bytes) -> tuple[int, float]:
+        """Look a certificate up: status, and seconds."""
+        if not hasattr(self, "_connection"):
+            self._connection = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self._connection
+        began = time.perf_counter()
+        writer.write(b"GET /api/cert/%b HTTP/1.1\r\nHost: bench\r\n\r\n" % digest.hex().encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        await reader.readexactly(int(head.partition("content-length: ")[2].partition("\r")[0]))
+        return int(head.split()[1]), time.perf_counter() - began
+
+
+async def spent(
+    redis: Redis, asking: list[Asking], digests: list[bytes], expected: int
+) -> list[str]:
+    """What a look-up takes: half of them at most, all but a hundredth, all; and processor time."""
+    before, busy = [gateway.cpu() for gateway in asking], await redis_cpu(redis)
+    seconds = []
+    for number, digest in enumerate(digests):
+        status, took = await asking[number % len(asking)].ask(digest)
+        assert status == expected, status
+        seconds.append(took)
+    gateways = sum(gateway.cpu() for gateway in asking) - sum(before)
+    costs = (gateways / len(seconds), (await redis_cpu(redis) - busy) / len(seconds))
+    seconds.sort()
+    times = (seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100], seconds[-1])
+    return [f"{value * 1000:.1f} ms" for value in (*times, *costs)]
+
+
+async def redis_cpu(client: Redis) -> float:
+    """Seconds of processor time so far."""
+    info = await client.info("cpu")
+    return float(info["used_cpu_user"] + info["used_cpu_sys"])
+
+
+if __name__ == "__main__":
+    main()

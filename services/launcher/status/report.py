@@ -1,0 +1,349 @@
+"""The directory, and how fast its counters grow, as one value. Pure: no connection, no clock.
+
+Its JSON is a promise to scripts: names stay, new ones may come.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from certbus.directory import LogStatus, Member, Snapshot, Span
+from gateway.health import Health, log_health
+
+
+class Log(msgspec.Struct, frozen=True):
+    """One log. Moments are Unix seconds.
+
+    Attributes:
+        id: SHA-256 of its key in hex, or made of its URL while no key is known.
+        name: for people.
+        url: where it is.
+        operator: who runs it.
+        kind: rfc6962 or static-ct.
+        state: in the log list's words, or "configured".
+        status: how it does.
+        owner: the ingestor that reads it; null if none does.
+        start: index of the first entry that was wanted; null while it is not known.
+        next: index of the next entry to publish, likewise.
+        tree_size: entries in it, as it last said.
+        behind: entries that it has and Redis has not.
+        published: new certificates; with the next three, what became of the entries up to `next`.
+        duplicates: certificates that were known already.
+        rejected: entries that could not be read.
+        skipped: entries left out by the operator.
+        published_per_second: of the last seconds.
+        circuit: closed, half-open or open: whether it is asked.
+        failures: in a row, until now.
+        retry_at: when it is asked again, while the circuit is open.
+        integrity: proven, unsigned, unproven, lying or off.
+        alarms: how many lies were found.
+        alarm: the newest.
+        last_success: when everything up to its tree head was last published.
+        last_error: what was wrong last.
+        last_error_at: when.
+    """
+
+    id: str
+    name: str
+    url: str
+    operator: str
+    kind: str
+    state: str
+    status: Health
+    owner: str | None
+    start: int | None
+    next: int | None
+    tree_size: int
+    behind: int
+    published: int
+    duplicates: int
+    rejected: int
+    skipped: int
+    published_per_second: float
+    circuit: str
+    failures: int
+    retry_at: int | None
+    integrity: str
+    alarms: int
+    alarm: str | None
+    last_success: int | None
+    last_error: str | None
+    last_error_at: int | None
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong now, in a few words; empty if nothing is."""
+        if self.integrity == "lying":
+            return f"lies: {self.alarm or 'see docs/integrity.md'}"
+        if self.failures or (self.last_error_at or 0) > (self.last_success or 0):
+            return (self.last_error or self.circuit).removeprefix(self.url)
+        if self.circuit != "closed":
+            return f"circuit {self.circuit}"
+        if self.owner is None:
+            return "nobody reads it"
+        return ""
+
+
+class Ingestor(msgspec.Struct, frozen=True):
+    """One ingestor.
+
+    Attributes:
+        id: as in `Log.owner`.
+        host: where it runs.
+        pid: its process there.
+        admin: where it gives /health and /metrics; empty if nowhere.
+        logs: that it reads.
+        published_per_second: of the last seconds.
+    """
+
+    id: str
+    host: str
+    pid: int
+    admin: str
+    logs: int
+    published_per_second: float
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """One gateway.
+
+    Attributes:
+        id: its own.
+        host: where it runs.
+        url: where clients connect.
+        admin: where it gives /health, /ready and /metrics; empty if nowhere.
+        following: whether it reads the streams.
+        clients: all of them.
+        websocket: of them, over WebSocket.
+        sse: of them, over server-sent events.
+        messages_sent: since it was started, likewise the bytes.
+        messages_per_second: of the last seconds, likewise the bytes.
+    """
+
+    id: str
+    host: str
+    url: str
+    admin: str
+    following: bool
+    clients: int
+    websocket: int
+    sse: int
+    messages_sent: int
+    bytes_sent: int
+    messages_per_second: float
+    bytes_per_second: float
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """What Redis holds of a stream.
+
+    Attributes:
+        name: full, lite, domains, or rejected.
+        written: whether it is being written.
+        batches: that it holds.
+        messages: in them.
+        bytes: of them, packed.
+        oldest_age_seconds: of the oldest batch; null if there is none.
+        newest_age_seconds: of the newest.
+    """
+
+    name: str
+    written: bool
+    batches: int
+    messages: int
+    bytes: int
+    oldest_age_seconds: float | None
+    newest_age_seconds: float | None
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The whole service.
+
+    Attributes:
+        status: "unhealthy" if no ingestor runs, or there are logs and none of them is healthy;
+            "degraded" if one of them is not, or no gateway runs.
+        time: of this report.
+        certificates_per_second: published by all ingestors, of the last seconds.
+        messages_per_second: sent by all gateways, likewise.
+        clients: of all gateways.
+        redis_bytes: of memory that Redis uses.
+        redis_max_bytes: that it may use; 0 if there is no limit.
+        logs: by name.
+        ingestors: by id.
+        gateways: by id.
+        streams: full, lite, domains, rejected.
+    """
+
+    status: Health
+    time: datetime
+    certificates_per_second: float
+    messages_per_second: float
+    clients: int
+    redis_bytes: int
+    redis_max_bytes: int
+    logs: list[Log]
+    ingestors: list[Ingestor]
+    gateways: list[Gateway]
+    streams: list[Stream]
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What was asked of Redis at one moment.
+
+    Attributes:
+        now: Unix time in seconds.
+        directory: logs, ingestors, gateways and streams.
+        spans: of the streams.
+        memory: bytes used, and that may be used (0: any number).
+    """
+
+    now: float
+    directory: Snapshot
+    spans: Mapping[str, Span]
+    memory: tuple[int, int]
+
+    def counts(self) -> dict[str, float]:
+        """The counters whose growth is told."""
+        seen = self.directory
+        return {
+            **{f"log:{log.log_id}": log.published for log in seen.logs},
+            **{f"worker:{member.id}": _number(member, "published") for member in seen.workers},
+            **{f"sent:{member.id}": _number(member, "sent") for member in seen.gateways},
+            **{f"bytes:{member.id}": _number(member, "sent_bytes") for member in seen.gateways},
+        }
+
+
+def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> Report:
+    """Put it together.
+
+    Args:
+        seen: what was asked.
+        rates: of `seen.counts()`.
+        unhealthy_threshold: failures in a row that make a log unhealthy.
+    """
+    directory = seen.directory
+    now = int(seen.now * 1000)
+    logs = [
+        _log(log, log_health(log, now, unhealthy_threshold), rates[f"log:{log.log_id}"])
+        for log in directory.logs
+    ]
+    logs.sort(key=lambda log: (_in_order(log.name), log.id))
+    gateways = [_gateway(member, rates) for member in directory.gateways]
+    return Report(
+        status=_status(directory, Counter(log.status for log in logs)),
+        time=datetime.fromtimestamp(seen.now, UTC),
+        certificates_per_second=_rounded(sum(log.published_per_second for log in logs)),
+        messages_per_second=_rounded(sum(gateway.messages_per_second for gateway in gateways)),
+        clients=sum(gateway.clients for gateway in gateways),
+        redis_bytes=seen.memory[0],
+        redis_max_bytes=seen.memory[1],
+        logs=logs,
+        ingestors=[_ingestor(member, rates) for member in directory.workers],
+        gateways=gateways,
+        streams=[
+            Stream(
+                stream.name,
+                stream.written,
+                stream.entries,
+                stream.messages,
+                stream.bytes,
+                *_ages(now, seen.spans.get(stream.name)),
+            )
+            for stream in directory.streams
+        ],
+    )
+
+
+def _status(seen: Snapshot, counts: Mapping[Health, int]) -> Health:
+    healthy = counts.get("healthy", 0)
+    if not seen.workers or (seen.logs and not healthy):
+        return "unhealthy"
+    return "healthy" if healthy == len(seen.logs) and seen.gateways else "degraded"
+
+
+def _log(log: LogStatus, status: Health, rate: float) -> Log:
+    size = max(log.tree_size or 0, log.newest or 0)  # the newest one may not be proven yet
+    behind = 0 if log.next is None else max(size - log.next, 0)
+    return Log(
+        id=log.log_id,
+        name=log.name or log.url or log.log_id,
+        url=log.url,
+        operator=log.operator,
+        kind=log.kind,
+        state=log.state,
+        status=status,
+        owner=log.owner,
+        start=log.start,
+        next=log.next,
+        tree_size=size,
+        behind=behind,
+        published=log.published,
+        duplicates=log.duplicates,
+        rejected=log.rejected,
+        skipped=log.skipped,
+        published_per_second=_rounded(rate),
+        circuit=log.circuit,
+        failures=log.failures,
+        retry_at=_seconds(log.retry_at) if log.circuit == "open" else None,
+        integrity=log.integrity,
+        alarms=log.alarms,
+        alarm=log.alarm,
+        last_success=_seconds(log.last_success),
+        last_error=log.last_error,
+        last_error_at=_seconds(log.last_error_at),
+    )
+
+
+def _ingestor(member: Member, rates: Mapping[str, float]) -> Ingestor:
+    return Ingestor(
+        id=member.id,
+        host=member.fields.get("host", ""),
+        pid=int(_number(member, "pid")),
+        admin=member.fields.get("admin", ""),
+        logs=int(_number(member, "logs")),
+        published_per_second=_rounded(rates[f"worker:{member.id}"]),
+    )
+
+
+def _gateway(member: Member, rates: Mapping[str, float]) -> Gateway:
+    return Gateway(
+        id=member.id,
+        host=member.fields.get("host", ""),
+        url=member.fields.get("url", ""),
+        admin=member.fields.get("admin", ""),
+        following=bool(_number(member, "following")),
+        clients=int(_number(member, "clients")),
+        websocket=int(_number(member, "websocket")),
+        sse=int(_number(member, "sse")),
+        messages_sent=int(_number(member, "sent")),
+        bytes_sent=int(_number(member, "sent_bytes")),
+        messages_per_second=_rounded(rates[f"sent:{member.id}"]),
+        bytes_per_second=_rounded(rates[f"bytes:{member.id}"]),
+    )
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """Orders log 2 before log 10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+
+def _ages(now: int, span: Span | None) -> tuple[float | None, float | None]:
+    if span is None:
+        return None, None
+    return max(now - span.oldest, 0) / 1000, max(now - span.newest, 0) / 1000
+
+
+def _number(member: Member, name: str) -> float:
+    return float(member.fields.get(name) or 0)
+
+
+def _seconds(ms: int | None) -> int | None:
+    return None if ms is None else ms // 1000
+
+
+def _rounded(rate: float) -> float:
+    return round(rate, 1)

@@ -1,0 +1,17 @@
+# Redis, HAProxy and Prometheus from Debian's packages, in the places where the official images have
+# them: for a machine that reaches no image registry.
+ARG BASE
+FROM ${BASE} AS debian
+RUN apt-get update -qq
+
+FROM debian AS redis
+RUN apt-get install -y -qq --no-install-recommends redis-server >/dev/null \
+ && install -d -o 999 -g 999 /data
+
+FROM debian AS haproxy
+RUN apt-get install -y -qq --no-install-recommends haproxy >/dev/null
+
+FROM debian AS prometheus
+RUN apt-get install -y -qq --no-install-recommends prometheus >/dev/null \
+ && install -d -o 65534 -g 65534 /prometheus
+ENTRYPOINT ["/usr/bin/prometheus"]

@@ -1,0 +1,216 @@
+"""`certstream-server status`: what it says of a Redis, to a person and to a script."""
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from certbus.directory import (
+    Directory,
+    LogDescription,
+    LogStatus,
+    Member,
+    Snapshot,
+    Span,
+    StreamStatus,
+)
+from launcher.status.rates import Rates
+from launcher.status.report import Seen, report
+from launcher.status.view import view
+from tests.certbus.servers import RedisServer
+from tests.gateway.conftest import running_redis
+from tests.gateway.press import LOG, Press
+from tests.launcher.test_up import SCRIPT
+
+NOW = 1_800_000_000.0
+ENOUGH = 60.0
+
+
+def log(number: int, **fields: object) -> LogStatus:
+    known: dict[str, Any] = {
+        "log_id": f"{number:064x}",
+        "name": f"log{number}",
+        "url": f"https://ct.example/{number}/",
+        "operator": "Operator",
+        "start": 0,
+        "next": 1000,
+        "tree_size": 1000 + number,
+        "published": 1000,
+        "owner": "worker-1",
+        "integrity": "proven",
+        "last_success": int(NOW * 1000),
+        **fields,
+    }
+    return LogStatus(**known)
+
+
+def seen(many: int, **changed: object) -> Seen:
+    """So many logs, of which log n is n entries behind, and the first one has gone silent."""
+    silent = log(
+        0,
+        name="silent",
+        owner=None,
+        last_error="https://ct.example/0/ct/v1/get-sth: HTTP 503",
+        last_error_at=int(NOW * 1000) + 1,
+        failures=7,
+    )
+    gateways = [
+        Member(f"gateway-{n}", {"clients": str(n), "websocket": str(n), "following": "1"})
+        for n in (1, 2)
+    ]
+    directory = Snapshot(
+        "e",
+        "1-0",
+        [silent, *(log(number) for number in range(1, many))],
+        [Member("worker-1", {"logs": str(many), "host": "here", "pid": "77"})],
+        gateways,
+        [StreamStatus("full", True, 3, 40, 5_000_000), StreamStatus("lite", False, 0, 0, 0)],
+    )
+    directory = msgspec.structs.replace(directory, **changed)
+    spans = {"full": Span(int(NOW * 1000) - 90_000, int(NOW * 1000) - 500)}
+    return Seen(NOW, directory, spans, (5 << 20, 1 << 30))
+
+
+def shown(found: Seen, width: int, most: int | None = None) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(view(report(found, dict.fromkeys(found.counts(), 1.0), 5), width, most))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_sixty_logs_fit_the_terminal(width: int) -> None:
+    lines = shown(seen(many=60), width)
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("degraded  logs: 59 healthy, 1 unhealthy  Redis: 5.0 MiB of 1.0 GiB")
+    headings = next(line for line in lines if line.startswith("log ")).split()
+    assert headings[-1] == {80: "certs/s", 120: "proven", 200: "owner"}[width]
+    rows = lines[lines.index(next(line for line in lines if line.startswith("log "))) + 1 :]
+    assert rows[0].startswith("silent")
+    assert rows[0].rstrip().endswith("ct/v1/get-sth: HTTP 503")
+    assert [row.split()[0] for row in rows[1:60]] == [f"log{n}" for n in range(59, 0, -1)]
+    (stream,) = (line for line in lines if line.startswith("full "))
+    assert stream.split() == ["full", "40", "3", "4.8", "MiB", "00:01:30", "0.5", "s"]
+    assert any(line.startswith("lite ") and "not written" in line for line in lines)
+
+
+def test_a_small_terminal_shows_those_in_trouble() -> None:
+    lines = shown(seen(many=60), 80, most=3)
+    assert sum(line.startswith(("log5", "silent")) for line in lines) == 3
+    assert "and 57 more, less far behind" in lines
+
+
+def test_what_a_script_gets() -> None:
+    found = seen(many=11)
+    counts = found.counts()
+    told = report(found, {name: 2.0 if name.startswith("log:") else 3.0 for name in counts}, 5)
+    said = msgspec.to_builtins(told)
+    assert said["status"] == "degraded"
+    assert said["certificates_per_second"] == 22
+    assert said["messages_per_second"] == 6
+    assert said["clients"] == 3
+    assert [each["name"] for each in said["logs"]][-3:] == ["log9", "log10", "silent"]
+    assert said["logs"][9]["behind"] == 10
+    assert said["logs"][9]["last_success"] == NOW
+    assert said["ingestors"] == [
+        {
+            "id": "worker-1",
+            "host": "here",
+            "pid": 77,
+            "admin": "",
+            "logs": 11,
+            "published_per_second": 3,
+        }
+    ]
+    assert said["streams"][0]["oldest_age_seconds"] == 90
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"logs": [log(1)]}, "healthy"),
+        ({"logs": []}, "healthy"),
+        ({"logs": [log(1)], "gateways": []}, "degraded"),
+        ({"logs": [log(1)], "workers": []}, "unhealthy"),
+        ({"logs": [log(1, circuit="open")]}, "unhealthy"),
+        ({"logs": [log(1, integrity="lying", alarm="split")]}, "unhealthy"),
+    ],
+)
+def test_the_verdict(changed: dict[str, object], status: str) -> None:
+    found = seen(many=1, **changed)
+    assert report(found, dict.fromkeys(found.counts(), 0.0), 5).status == status
+
+
+def test_a_rate_is_an_average_over_the_last_seconds() -> None:
+    rates = Rates(10)
+    assert rates.after(0, {"a": 1_000_000}) == {"a": 0}, "what was there before is no rate"
+    assert rates.after(1, {"a": 1_000_100, "b": 5}) == {"a": 100, "b": 0}
+    assert rates.after(10, {"a": 1_001_000}) == {"a": 100}
+    assert rates.after(20, {"a": 1_001_000}) == {"a": 0}
+    assert rates.after(21, {"a": 500}) == {"a": 0}, "an emptied Redis is no rate"
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+async def status(redis_url: str, *arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        SCRIPT,
+        "status",
+        f"--redis-url={redis_url}",
+        *arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    async with asyncio.timeout(ENOUGH):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_of_a_real_redis(redis: RedisServer) -> None:
+    async with AsyncExitStack() as stack:
+        press = await stack.enter_async_context(Press(redis.url, "certstream:"))
+        directory = Directory(press.redis, press.keys, ttl=ENOUGH)
+        await directory.describe(
+            [LogDescription(LOG, "Pressed", "https://ct.example/", "Operator", "rfc6962", "usable")]
+        )
+        await press.print(5)
+        code, out, _ = await status(redis.url, "--json")
+        assert (code, json.loads(out)["status"]) == (1, "unhealthy"), "nobody reads the logs"
+
+        await directory.log_succeeded(LOG)
+        await directory.worker_alive("worker-1", {"logs": 1, "published": 5})
+        await directory.gateway_alive("gateway-1", {"clients": 3, "sent": 9})
+        code, out, _ = await status(redis.url, "--json")
+        told = json.loads(out)
+        assert (code, told["status"]) == (0, "healthy")
+        assert told["logs"][0]["published"] == 5
+        assert [stream["messages"] for stream in told["streams"]] == [5, 5, 5, 0]
+        assert told["streams"][0]["newest_age_seconds"] < ENOUGH
+        assert abs(told["logs"][0]["last_success"] - time.time()) < ENOUGH
+
+        code, out, _ = await status(redis.url)
+        assert code == 0
+        assert out.startswith("healthy  logs: 1 healthy")
+        assert "Pressed" in out
+
+
+async def test_without_a_redis_it_fails_and_says_so() -> None:
+    code, out, err = await status("redis://:sesame@127.0.0.1:1/0")
+    assert (code, out) == (1, "")
+    assert err.startswith("certstream-server: Redis: ")
+    assert "sesame" not in err
