@@ -74,7 +74,7 @@ def locate(
         config,
         state_dir=_state_dir(config, environ, origins),
         file=file,
-        notices=(*notices, *_oddities(config)),
+        notices=(*notices, *_oddities(config, file)),
     )
     return config, origins
 
@@ -129,13 +129,15 @@ def _untrustworthy(log_list: LogList) -> str | None:
     return "needs signature_url and key, or unsigned: true to be trusted as it is"
 
 
-def _oddities(config: Config) -> Iterator[str]:
+def _oddities(config: Config, file: Path | None) -> Iterator[str]:
     """What is possible, and hardly meant."""
     auth = config.auth
     if auth.enabled and not (
         auth.tokens or auth.standard_tokens or auth.premium_tokens or auth.holders
     ):
         yield "auth.enabled: there is no token, so nobody can connect: give some in auth.holders"
+    if config.hot_reload.enabled and not (config.hot_reload.watch_path or file):
+        yield "hot_reload.enabled: there is no file to watch; SIGHUP makes a server read again"
 
 
 def _with_redis_password(
