@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -101,24 +102,26 @@ def read(certificate: Path, key: Path) -> tuple[ssl.SSLContext, dt.datetime]:
     """
     try:
         chain = x509.load_pem_x509_certificates(_content("tls_cert", certificate))
-    except ValueError:
+        public = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
         raise UnusableCertificate(f"tls_cert {certificate} is no certificate in PEM") from None
     try:
         private = load_pem_private_key(_content("tls_key", key), None)
     except TypeError:
         raise UnusableCertificate(f"tls_key {key} needs a password: store it without") from None
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise UnusableCertificate(f"tls_key {key} is no private key in PEM") from None
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    if private.public_key().public_bytes(*form) != chain[0].public_key().public_bytes(*form):
+    if private.public_key().public_bytes(*form) != public.public_bytes(*form):
         raise UnusableCertificate(
             f"tls_key {key} is not the key of the first certificate in {certificate}"
         )
     context = _context()
     try:
         context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        raise UnusableCertificate(f"tls_cert {certificate}: {error.reason}") from None
+    except OSError as error:  # as ssl.SSLError is: a key that is too short, say
+        why = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise UnusableCertificate(f"tls_cert {certificate}: {why}") from None
     return context, chain[0].not_valid_after_utc
 
 

@@ -44,7 +44,7 @@ class Door:
         self.refused: Counter[str] = Counter()
         self.rates = Rates(rates)
         self.connections = Connections(counts, beat, policy)
-        self._policy = policy
+        self.change(policy)
 
     @property
     def policy(self) -> Policy:
@@ -54,14 +54,14 @@ class Door:
     def change(self, policy: Policy) -> None:
         """Go by another policy from now on; who is connected stays."""
         self._policy = policy
+        self._known = frozenset(holder.digest for holder in policy.holders or ())
         self.connections.policy = policy
 
     def may_stay(self, visitor: Visitor) -> bool:
         """Whether a client's token, if it needed one, is still one."""
-        known, holder = self._policy.holders, visitor.holder
-        if known is None:
+        if self._policy.holders is None:
             return True
-        return holder is not None and any(holder.digest == other.digest for other in known)
+        return visitor.holder is not None and visitor.holder.digest in self._known
 
     def identify(self, request: Request, peer: str) -> Visitor | Answer:
         """Say who is asking, or that this one may not.
