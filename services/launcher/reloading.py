@@ -62,7 +62,11 @@ class Reloader:
             while True:
                 await self._due.wait()
                 self._due.clear()
-                await self.reload()
+                try:
+                    await self.reload()
+                except Exception:  # whatever is wrong, the server goes on as it is
+                    self._present.reloads["refused"] += 1
+                    log.exception("configuration not read again")
 
     async def reload(self) -> None:
         """Read the configuration, and go by what of it applies at once."""

@@ -46,7 +46,7 @@ async def _look_again(path: Path, seen: object) -> None:
         async with aclosing(events):
             async for _ in events:
                 return
-    except OSError:  # no watches left, or a directory has just gone
+    except (OSError, RuntimeError):  # no watches left, or a directory has just gone
         await asyncio.sleep(_LOOK)
 
 

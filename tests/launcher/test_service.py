@@ -1,9 +1,14 @@
 """One service in a process of its own: how it begins, and how it ends."""
 
+import asyncio
+import fcntl
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +48,24 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
 service.prepare("gateway", Config(), "json", None)
 print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
 """
+
+RELOADING = """\
+import sys
+from pathlib import Path
+from certconf import Config, Present
+from launcher import service
+from launcher.reloading import Reloader
+
+present = Present(Config())
+
+async def serve(stop):
+    Path(sys.argv[1]).write_text("serves")
+    await stop.wait()
+    Path(sys.argv[1]).write_text(f"stopped after {present.reloads.total()} reloads")
+
+service.run(serve, Reloader("gateway", present, Config))
+"""
+
 
 FAILING = """\
 import asyncio, logging, sys
@@ -96,6 +119,37 @@ def test_a_fault_shown_to_a_person_keeps_variables_to_itself() -> None:
     assert result.returncode == 1
     assert "KeyError: 'ours'" in result.stderr
     assert "hunter2" not in result.stderr
+
+
+async def test_a_terminal_that_was_closed_ends_it(tmp_path: Path) -> None:
+    """It hangs up, too, but asks for nothing."""
+    said = tmp_path / "said"
+    terminal, other_end = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", RELOADING, str(said)),
+        start_new_session=True,
+        stdin=other_end,
+        stderr=other_end,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(other_end)
+    await until(said.exists, "it serves", ENOUGH)
+    os.close(terminal)
+    async with asyncio.timeout(ENOUGH):
+        assert await process.wait() == 0
+    assert said.read_text() == "stopped after 0 reloads"
+
+
+async def test_a_hang_up_asks_for_a_reload(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    process = Process("reloading", [sys.executable, "-c", RELOADING, str(said)], tmp_path)
+    try:
+        await until(said.exists, "it serves", ENOUGH)
+        process.send(signal.SIGHUP)
+        await until(lambda: "read again" in process.log.read_text(), "it reads again", ENOUGH)
+    finally:
+        process.stop()
+    assert said.read_text() == "stopped after 1 reloads"
 
 
 @pytest.fixture
