@@ -70,6 +70,7 @@ def test_a_shard_is_followed_for_a_while_after_its_end() -> None:
         b"{}",
         b'{"operators": {}}',
         b'{"operators": []',
+        b'{"operators": [' + b"[" * 200_000,
     ],
 )
 def test_what_is_no_list_is_malformed(body: bytes) -> None:

@@ -15,7 +15,7 @@ from certconf.settings import LogList as Setting
 from ingestor.backoff import LOG_LIST
 from ingestor.catalog.library import Library
 from ingestor.catalog.log_list import parse
-from ingestor.catalog.source import Source, packaged
+from ingestor.catalog.source import DEFAULT, Source, packaged
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from simlog.loglist import Edition
 from tests.ingestor import lists
@@ -199,6 +199,15 @@ async def test_googles_list_comes_with_the_package(site: Site, opened: Open) -> 
     # Who trusts another key has no use for it.
     other = msgspec.structs.replace(GOOGLE_LIST, key=str(FIXTURES / "no_key.pem"))
     assert held(opened(other)) == []
+
+
+async def test_apples_list_only_adds_to_googles(opened: Open) -> None:
+    apple, google = opened(*reversed(DEFAULT)).sources
+    assert [(source.name, source.is_signed) for source in (google, apple)] == [
+        ("google", True),
+        ("apple", False),
+    ]
+    assert apple.url.startswith("https://")
 
 
 async def test_lists_can_be_files(site: Site, opened: Open) -> None:

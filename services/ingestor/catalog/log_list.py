@@ -97,8 +97,8 @@ def parse(body: bytes) -> LogList:
         Malformed: it is not a log list, or names more than `MAX_LOGS` logs; says why.
     """
     try:
-        read = msgspec.json.decode(body, type=_List)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        read = _read(body, _List)
+    except ValueError as error:
         raise Malformed(f"not a log list: {error}") from error
     logs: list[Log] = []
     unreadable: list[str] = []
@@ -132,10 +132,15 @@ def _entries(read: _List, unreadable: list[str]) -> Iterator[tuple[str, Kind, ms
         yield from ((name, Kind.STATIC_CT, entry) for entry in operator.tiled_logs)
 
 
-def _read(raw: msgspec.Raw, kind: type[T]) -> T:
+def _read(text: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Decode JSON.
+
+    Raises:
+        ValueError: it is something else.
+    """
     try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:  # nested without end
         raise ValueError(str(error)) from error
 
 
