@@ -108,6 +108,7 @@ class Site:
             "ct_log.poll_interval_ms": 50,
             "ct_log.retry_initial_delay_ms": 20,
             "ct_log.retry_max_delay_ms": 200,
+            "ct_log.health_check_interval_secs": 0.5,
             "ct_log.integrity": "enforce",
         }
         settings = {**hurried, "redis_url": self.server.url, **overrides}
