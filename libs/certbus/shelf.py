@@ -15,6 +15,7 @@ from certbus import scripts
 from certbus.keys import Keys
 
 _MAX_LINE = 500  # characters of what is shown
+_ABANDONED_MS = 10 * 60 * 1000
 _TEXTS = ("name", "url", "version", "digest", "etag", "modified", "problem")
 
 
@@ -181,11 +182,13 @@ class Shelf:
             await transaction.execute()
 
     async def hurry(self) -> list[str]:
-        """Have every list fetched now; returns their ids."""
-        lists = [slip.list_id for slip in await self.slips()]
+        """Have every list fetched now that any ingestor still goes by; returns their ids."""
+        now = await self._now()
+        # Somebody claims a list soon after it is due, or nobody wants it any more.
+        lists = [slip.list_id for slip in await self.slips() if now - slip.due < _ABANDONED_MS]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for list_id in lists:
-                pipeline.hset(self._keys.list(list_id), "due", 0)
+                pipeline.hset(self._keys.list(list_id), "due", now)
             await pipeline.execute()
         return lists
 

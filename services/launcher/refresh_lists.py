@@ -31,10 +31,11 @@ def run(chosen: argparse.Namespace) -> int:
         shelf = Shelf(client, keys)
         seconds, microseconds = await client.time()
         since = seconds * 1000 + microseconds // 1000
-        if not await shelf.hurry():
+        lists = await shelf.hurry()
+        if not lists:
             print("certstream-server: no ingestor has any log lists", file=sys.stderr)
             return 1
-        slips = await _answers(shelf, since, chosen.wait)
+        slips = await _answers(shelf, lists, since, chosen.wait)
         for slip in slips:
             print(f"{slip.name}: {_outcome(slip, since)}")
         return 0 if all((slip.checked or 0) >= since for slip in slips) else 1
@@ -42,11 +43,11 @@ def run(chosen: argparse.Namespace) -> int:
     return run_with_redis(chosen, "refresh-lists", work)
 
 
-async def _answers(shelf: Shelf, since: int, wait: float) -> Sequence[Slip]:
+async def _answers(shelf: Shelf, lists: Sequence[str], since: int, wait: float) -> Sequence[Slip]:
     """The lists, once every one has been asked for, or it has taken too long."""
     deadline = asyncio.get_running_loop().time() + wait
     while True:
-        slips = await shelf.slips()
+        slips = await shelf.slips(lists)
         asked = all(max(slip.checked or 0, slip.problem_at or 0) >= since for slip in slips)
         if asked or asyncio.get_running_loop().time() > deadline:
             return slips

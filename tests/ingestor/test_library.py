@@ -224,6 +224,17 @@ async def test_lists_can_be_files(site: Site, opened: Open) -> None:
     assert not library.complete
 
 
+async def test_a_list_that_nobody_goes_by_any_more_is_not_hurried(site: Site, opened: Open) -> None:
+    library = await asked(opened(Setting(url=str(FIXTURES / "log_list.json"), unsigned=True)))
+    (source,) = library.sources
+    assert await site.shelf.hurry() == [source.id]
+    seconds, _ = await site.redis.time()
+    await site.redis.hset(site.keys.list(source.id), "due", (seconds - 3600) * 1000)
+    assert await site.shelf.hurry() == []
+    await library.refresh()
+    assert await site.shelf.hurry() == [source.id]
+
+
 async def test_a_server_that_wants_to_be_left_alone_is(site: Site, opened: Open) -> None:
     async with hostile_server() as server:
         server.answers["/list"] = [

@@ -31,7 +31,9 @@ from ingestor.settings import kinds
 LOOK = 2.0
 """Seconds from one look at Redis to the next."""
 
-_FIRST_ANSWERS = 3.0  # seconds
+# At the start, seconds.
+_FIRST_ANSWERS = 3.0
+_FIRST_LOOK = 0.1
 
 _log = structlog.get_logger(__name__)
 
@@ -73,15 +75,15 @@ class Catalog:
     async def run(self) -> None:
         """Keep the worker informed, until cancelled."""
         config = self._present.config
-        asked = asyncio.Event()
         await self._patience(self.library.look)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_asking(asked))
-            if not self.library.complete:
-                # Configured logs wait a moment for the answers: a list may say who they are.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_FIRST_ANSWERS):
-                        await asked.wait()
+            tasks.create_task(self._keep_asking())
+            # Configured logs wait a moment for the answers: a list may say who they are.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_ANSWERS):
+                    while not self.library.settled:
+                        await asyncio.sleep(_FIRST_LOOK)
+                        await self._patience(self.library.look)
             while True:
                 await self._patience(partial(self._update, config))
                 newer = await self._newer(config)
@@ -92,11 +94,10 @@ class Catalog:
                 config = newer
                 await self._patience(self.library.look)
 
-    async def _keep_asking(self, asked: asyncio.Event) -> None:
+    async def _keep_asking(self) -> None:
         """Ask the lists' servers; one that hangs delays nothing but itself."""
         while True:
             await self._patience(self.library.refresh)
-            asked.set()
             await asyncio.sleep(LOOK)
 
     async def _newer(self, config: Config) -> Config:

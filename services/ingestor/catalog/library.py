@@ -75,6 +75,12 @@ class Library:
         """Whether there is a copy of each."""
         return len(self._held) == len(self.sources)
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is a copy of each, or its server gave none when it was last asked."""
+        tried = {source for source, slip in self._slips.items() if slip.failures}
+        return tried | self._held.keys() >= set(self.sources)
+
     def ages(self, now: float | None = None) -> dict[str, float]:
         """Seconds since each list, by its name, was last known to be its publisher's newest.
 
