@@ -43,6 +43,9 @@ rules:  ## make the Prometheus operator's alert rules of deploy/prometheus/alert
 		printf 'kind: PrometheusRule\nmetadata:\n  name: certstream\nspec:\n'; \
 		sed -n '/^groups:/,$$p' alerts.yml | sed 's/^./  &/'; } > prometheusrule.yaml
 
+docs: $(VENV)/.dev  ## write the tables of docs/operations.md anew
+	$(BIN)/python -m docs.generate
+
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml and requirements/*.in allow
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile -q --upgrade $(LOCK) -o requirements/runtime.lock pyproject.toml requirements/build.in
@@ -68,4 +71,4 @@ $(VENV)/bin/python:
 		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help up demo test test-deploy check format bench bench-full rules lock clean
+.PHONY: help up demo test test-deploy check format bench bench-full rules docs lock clean

@@ -69,7 +69,7 @@ def build(cls: type[S], node: Node, problems: list[Problem], key: str = "") -> S
             wrong = wrong or fields[name].required
     for name, field in fields.items():
         if field.required and name not in node.value:
-            problems.append(Problem(node.origin, key, f"{name} is missing: {_allowed(field.type)}"))
+            problems.append(Problem(node.origin, key, f"{name} is missing: {allowed(field.type)}"))
             wrong = True
     return None if wrong else cls(**values)
 
@@ -132,7 +132,7 @@ def _scalar(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False, dec_hook=_custom)
     except (msgspec.ValidationError, OverflowError):
-        problems.append(_problem(node, key, _allowed(kind), secret=_is_secret(kind)))
+        problems.append(_problem(node, key, allowed(kind), secret=_is_secret(kind)))
         return msgspec.UNSET
 
 
@@ -171,7 +171,7 @@ def _hint(name: str, fields: Mapping[str, object]) -> str:
     return f" here: there are {', '.join(sorted(fields))}"
 
 
-def _allowed(kind: Any) -> str:
+def allowed(kind: Any) -> str:
     """What a type and its constraints allow, in words."""
     kind, _ = _without_none(kind)
     if get_origin(kind) is Literal:

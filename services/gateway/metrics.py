@@ -18,7 +18,7 @@ from gateway.service import Service
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-_REFUSED: Final = {
+REFUSED: Final = {
     "token": "token",
     "network": "network",
     "rate": "rate",
@@ -59,14 +59,22 @@ class NumbersCollector(Collector):
         labels = ["stream", "form"]
         clients = GaugeMetricFamily(f"{PREFIX}_clients", "Clients connected.", labels=labels)
         sent = CounterMetricFamily(f"{PREFIX}_messages_sent", "Messages sent.", labels=labels)
-        size = CounterMetricFamily(f"{PREFIX}_bytes_sent", "Bytes of them.", labels=labels)
+        size = CounterMetricFamily(
+            f"{PREFIX}_bytes_sent", "Bytes of them, as framed.", labels=labels
+        )
         for (stream, form), lane in service.lanes.items():
             clients.add_metric([stream, form.name], len(lane.clients))
             sent.add_metric([stream, form.name], lane.sent)
             size.add_metric([stream, form.name], lane.sent_bytes)
-        ring = GaugeMetricFamily(f"{PREFIX}_ring_bytes", "Held in memory.", labels=["stream"])
+        ring = GaugeMetricFamily(
+            f"{PREFIX}_ring_bytes",
+            "Batches in memory, in all forms.",
+            labels=["stream"],
+        )
         age = GaugeMetricFamily(
-            f"{PREFIX}_stream_age_seconds", "Since the newest batch.", labels=["stream"]
+            f"{PREFIX}_stream_age_seconds",
+            "Age of its newest batch.",
+            labels=["stream"],
         )
         for stream, held in service.rings.items():
             ring.add_metric([stream], held.size)
@@ -74,10 +82,12 @@ class NumbersCollector(Collector):
                 age.add_metric([stream], time.time() - held.head.cursor.entry.ms / 1000)
         yield from (clients, sent, size, ring, age)
         yield GaugeMetricFamily(
-            f"{PREFIX}_paused_clients", "Clients that read slowly.", len(service.paused)
+            f"{PREFIX}_paused_clients", "Clients that take no more for now.", len(service.paused)
         )
         yield GaugeMetricFamily(
-            f"{PREFIX}_waiting_connections", "Not clients yet.", len(service.waiting)
+            f"{PREFIX}_waiting_connections",
+            "Connections without a stream.",
+            len(service.waiting),
         )
         yield GaugeMetricFamily(
             f"{PREFIX}_history_bytes", "Read from Redis for lagging clients.", numbers.history.size
@@ -88,7 +98,7 @@ class NumbersCollector(Collector):
         refused = CounterMetricFamily(
             f"{PREFIX}_refused", "Requests turned away at the door.", labels=["reason"]
         )
-        for why, reason in _REFUSED.items():
+        for why, reason in REFUSED.items():
             refused.add_metric([reason], numbers.refused.get(why, 0))
         yield refused
         reloads = CounterMetricFamily(

@@ -38,6 +38,7 @@ class _Leaf(msgspec.Struct, frozen=True):
     not_after: int = 0
     serial_number: str = ""
     sha256: str = ""
+    sha1: str = ""
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ FIELDS: Final[Mapping[str, Callable[[str, _Certificate], str]]] = {
     "not_after": lambda _, data: _time(data.leaf_cert.not_after),
     "serial": lambda _, data: data.leaf_cert.serial_number,
     "sha256": lambda _, data: data.leaf_cert.sha256.replace(":", "").lower(),
+    "sha1": lambda _, data: data.leaf_cert.sha1.replace(":", "").lower(),
     "type": lambda _, data: data.update_type,
     "log": lambda _, data: data.source.name,
     "index": lambda _, data: str(data.cert_index),

@@ -1,0 +1,5 @@
+"""Write the page anew."""
+
+from docs.generate.page import PAGE, generated
+
+PAGE.write_text(generated(PAGE.read_text()))

@@ -1,0 +1,80 @@
+"""Every metric, from what a gateway and an ingestor register."""
+
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any, get_args
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
+
+from certconf import Config, Present
+from docs.generate.tables import code, table
+from gateway.meter import GapReason
+from gateway.meter import Meter as GatewayMeter
+from gateway.metrics import REFUSED, Numbers, NumbersCollector
+from gateway.service import Service
+from gateway.settings import Settings
+from ingestor.integrity.alarms import AlarmKind, State
+from ingestor.meter import FetchOutcome
+from ingestor.meter import Meter as IngestorMeter
+from ingestor.metrics import ListCollector, WorkerCollector
+
+
+def gateway_metrics() -> str:
+    """Those of a gateway that does nothing."""
+    nobody: Any = SimpleNamespace(size=0, connected=False)
+    meter = GatewayMeter()
+    numbers = Numbers(Service(Settings(), nobody, meter), nobody, nobody, {}, _reloads())
+    return _table(meter.registry, NumbersCollector(numbers))
+
+
+def ingestor_metrics() -> str:
+    """Those of an ingestor that follows nothing."""
+    library = SimpleNamespace(ages=dict, refusals={})
+    nobody: Any = SimpleNamespace(held=(), waiting=0, problem=None, library=library)
+    meter = IngestorMeter()
+    return _table(
+        meter.registry, WorkerCollector(nobody, nobody, _reloads()), ListCollector(nobody)
+    )
+
+
+def label_values() -> str:
+    """Labels whose values are fixed words."""
+    kinds = [kind for literal in get_args(AlarmKind) for kind in get_args(literal)]
+    rows = {
+        "gateway_gaps_total{reason}": get_args(GapReason),
+        "gateway_refused_total{reason}": REFUSED.values(),
+        "ingestor_entries_total{outcome}": ("published", "duplicate", "rejected"),
+        "ingestor_fetches_total{outcome}": get_args(FetchOutcome),
+        "ingestor_integrity_state{state}": get_args(State),
+        "ingestor_integrity_alarms_total{kind}": kinds,
+        "ingestor_logs{state}": ("followed", "held", "waiting"),
+    }
+    return table(
+        ["metric and label", "values"],
+        ([code(f"certstream_{name}"), ", ".join(values)] for name, values in rows.items()),
+    )
+
+
+def _reloads() -> Any:
+    return Present(Config()).reloads
+
+
+def _table(registry: CollectorRegistry, *collectors: Collector) -> str:
+    rows = sorted(
+        [code(name), kind, ", ".join(map(code, labels)), about]
+        for name, kind, labels, about in (
+            *_families(registry._collector_to_names),  # noqa: SLF001  (there is no other way)
+            *(row for collector in collectors for row in _families(collector.collect())),
+        )
+    )
+    return table(["metric", "type", "labels", ""], rows)
+
+
+def _families(families: Iterable[Any]) -> Iterator[tuple[str, str, Iterable[str], str]]:
+    """Metrics, whether they are counted as they happen or read when they are asked."""
+    for family in families:
+        (described,) = family.describe() if hasattr(family, "describe") else (family,)
+        total = "_total" if described.type == "counter" else ""
+        labels = family._labelnames  # noqa: SLF001  (likewise)
+        yield f"{described.name}{total}", described.type, labels, described.documentation

@@ -1,0 +1,164 @@
+"""Every setting: of certconf's structs their types and defaults, of their source the comments."""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any, Final, get_args, get_origin
+
+import msgspec
+
+import certconf.settings
+from certconf import environment
+from certconf.build import allowed
+from certconf.live import use_of
+from certconf.peers import UNUSED
+from certconf.settings import FACTS, Config
+from docs.generate.tables import code, table
+
+_VARIABLES: Final = {
+    setting: f"{environment.PREFIX}{name}" for name, setting in environment.SETTINGS.items()
+}
+
+
+def settings() -> str:
+    """All of them, those of a section together under what it is for."""
+    notes = _notes(certconf.settings)
+    parts = []
+    own: list[list[str]] = []
+    for field in msgspec.structs.fields(Config):
+        if field.name in FACTS:
+            continue
+        if _is_section(field.type):
+            about = _about(field.type)
+            rows = [_row(*each, notes) for each in _settings(field.type, f"{field.name}.")]
+            parts.append(f"### `{field.name}`\n\n{about}\n\n{table(_HEAD, rows)}")
+        else:
+            own.append(_row(Config, field, field.name, notes))
+    return "\n\n".join([table(_HEAD, own), *parts])
+
+
+def items() -> str:
+    """What the items of lists have."""
+    notes = _notes(certconf.settings)
+    parts = []
+    for _, field, path in _settings(Config, ""):
+        for kind in _item_types(field.type):
+            rows = [
+                [code(it.name), _default(it), allowed_words(it.type), _note(notes, kind, it)]
+                for it in msgspec.structs.fields(kind)
+            ]
+            head = ["in each", "default", "allowed", ""]
+            parts.append(f"### `{path}[]`\n\n{_about(kind)}\n\n{table(head, rows)}")
+    return "\n\n".join(parts)
+
+
+def without_effect() -> str:
+    """What is accepted, so that a file of another server loads."""
+    return table(["setting", "what takes its place"], [[code(k), v] for k, v in UNUSED.items()])
+
+
+_HEAD: Final = ["setting", "default", "allowed", "variable", "a change applies", ""]
+
+
+def _row(cls: type, field: Any, path: str, notes: Mapping[tuple[str, str], str]) -> list[str]:
+    return [
+        code(path),
+        _default(field),
+        allowed_words(field.type),
+        code(_VARIABLES.get(path, "")),
+        _applies(path),
+        _note(notes, cls, field),
+    ]
+
+
+def allowed_words(kind: Any) -> str:
+    """What a type allows, also the types of lists and of maps."""
+    inner = next((each for each in get_args(kind) if each is not type(None)), kind)
+    optional = type(None) in get_args(kind)
+    kind = inner if optional else kind
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return "a list, see below" if _is_section(inner) else f"a list: {allowed(inner)}"
+    if get_origin(kind) is not None and issubclass(_plain(get_origin(kind)), Mapping):
+        return f"names, each with {allowed(get_args(kind)[1])}"
+    return allowed(kind).replace("<", "\\<")
+
+
+def _plain(kind: Any) -> type:
+    return kind if isinstance(kind, type) else object
+
+
+def _applies(path: str) -> str:
+    use = use_of(path)
+    if not use.restart:
+        return "at once"
+    if not use.live:
+        return "at a restart"
+    return f"at once ({', '.join(use.live)}), at a restart ({', '.join(use.restart)})"
+
+
+def _default(field: Any) -> str:
+    if field.required:
+        return "needed"
+    value = field.default
+    if value is msgspec.NODEFAULT:
+        value = field.default_factory()
+    if value is None or value in ("", (), {}):
+        return "none"
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{name}: {each}" for name, each in value.items())
+    return code(str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def _settings(cls: Any, prefix: str) -> Iterator[tuple[type, Any, str]]:
+    """Settings of a section and of the sections in it."""
+    for field in msgspec.structs.fields(cls):
+        if _is_section(field.type):
+            yield from _settings(field.type, f"{prefix}{field.name}.")
+        else:
+            yield cls, field, f"{prefix}{field.name}"
+
+
+def _item_types(kind: Any) -> Iterator[Any]:
+    for inner in (kind, *get_args(kind)):
+        if get_origin(inner) is tuple and _is_section(get_args(inner)[0]):
+            yield get_args(inner)[0]
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _about(cls: Any) -> str:
+    return " ".join(inspect.getdoc(cls).split())  # type: ignore[union-attr]
+
+
+def _note(notes: Mapping[tuple[str, str], str], cls: type, field: Any) -> str:
+    text = notes.get((cls.__name__, field.name), "")
+    return f"{text[:1].upper()}{text[1:]}".replace("None ", "none ").removesuffix(".")
+
+
+def _notes(module: ModuleType) -> dict[tuple[str, str], str]:
+    """What comments (`#:`) and `Attributes:` say of fields, by class and field."""
+    source = inspect.getsource(module)
+    lines = source.splitlines()
+    notes = {}
+    for cls in ast.parse(source).body:
+        if not isinstance(cls, ast.ClassDef):
+            continue
+        for name, text in re.findall(
+            r"^ {4}(\w+): (.*(?:\n {8}.*)*)", ast.get_docstring(cls) or "", re.MULTILINE
+        ):
+            notes[cls.name, name] = " ".join(text.split())
+        for field in cls.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                comment: list[str] = []
+                for line in reversed(lines[: field.lineno - 1]):
+                    if not line.strip().startswith("#:"):
+                        break
+                    comment.insert(0, line.strip().removeprefix("#:").strip())
+                if comment:
+                    notes[cls.name, field.target.id] = " ".join(comment)
+    return notes

@@ -1,0 +1,104 @@
+"""docs/operations.md says what the code says, and its commands work."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect as websocket
+
+from certbus.connection import connect
+from certbus.directory import snapshot
+from certbus.keys import Keys
+from certbus.ledger import Ledger
+from certconf.build import settings
+from docs.generate.page import PAGE, generated
+from docs.generate.redis import EXAMPLES, PREPARE, described
+from tests.launcher.test_up import SCRIPT, Up
+from tests.waiting import until
+
+KEYS = Keys()
+BASH = f"""
+set -eu
+redis-cli() {{ command redis-cli -s "$SOCKET" "$@"; }}
+certstream-server() {{ "{SCRIPT}" "$@" "$SERVER"; }}
+"""
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    text = PAGE.read_text()
+    assert text == generated(text), "run `make docs`"
+
+
+def test_nothing_is_left_out() -> None:
+    text = PAGE.read_text()
+    assert [setting for setting in settings() if f"`{setting}`" not in text] == []
+    assert set(described()) == set(EXAMPLES)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="ops") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="no redis-cli on this machine")
+async def test_every_key_can_be_read_as_it_says(short_path: Path) -> None:
+    limits = ("--set=rate_limit.enabled=true", "--set=connection_limit.enabled=true")
+    up = Up(short_path, str(short_path), "--demo", *limits)
+    try:
+        await up.ready()
+        (server,) = up.lines("embedded redis runs")
+        url = f"ws://127.0.0.1:{up.port}"
+        environment = {
+            **os.environ,
+            "SOCKET": f"{server['state']}/redis.sock",
+            "SERVER": url,
+            "NO_COLOR": "1",
+        }
+        await provide_what_a_demo_has_not(f"unix://{environment['SOCKET']}")
+        async with websocket(url), httpx.AsyncClient() as client:
+
+            async def all_can_be_read() -> bool:
+                await client.get(f"http://127.0.0.1:{up.port}/example.json")  # its rate is counted
+                return not unread(environment)
+
+            await until(all_can_be_read, "something for each key", 60)
+    finally:
+        up.remember_descendants()
+        up.process.stop(signal.SIGTERM)
+        await up.all_gone()
+
+
+async def provide_what_a_demo_has_not(redis_url: str) -> None:
+    """Its logs are honest, and can be read."""
+    async with connect(redis_url) as redis:
+
+        async def known() -> bool:
+            return len((await snapshot(redis, KEYS)).logs) == 4
+
+        await until(known, "four logs", 60)
+        for log in (await snapshot(redis, KEYS)).logs:
+            await Ledger(redis, KEYS).alarm(log.log_id, "split", "two trees", ())
+        await redis.xadd(KEYS.rejected, {"log": "x", "index": 1, "reason": "odd", "size": 0})
+
+
+def unread(environment: dict[str, str]) -> list[str]:
+    """The keys whose example gives nothing, or fails."""
+    missing = []
+    script = BASH + PREPARE + "".join(f"echo '@ {key}'\n{line}\n" for key, line in EXAMPLES.items())
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True)
+    parts = done.stdout.decode("utf-8", "replace").split("@ ")[1:]
+    said = {key: text.strip() for key, _, text in (part.partition("\n") for part in parts)}
+    for key in EXAMPLES:
+        text = said.get(key, "")
+        if text in {"", "0", "(empty array)"} or re.match(r"(\(error\) )?(ERR|WRONGTYPE)", text):
+            missing.append(key)
+    return missing
