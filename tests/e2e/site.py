@@ -159,6 +159,11 @@ class Site:
         assert answer.status_code == 200, f"{url}: {answer.status_code} {answer.text[:500]}"
         return answer.content
 
+    async def put(self, url: str, body: bytes) -> None:
+        """Send what must be taken."""
+        answer = await self._http.put(url, content=body)
+        assert answer.status_code == 200, f"{url}: {answer.status_code} {answer.text[:500]}"
+
     async def healthy(self, address: str) -> bool:
         """Whether a gateway says it is."""
         try:

@@ -1,0 +1,100 @@
+"""Fifty logs of ten operators, a third of them in trouble at any time; ingestors come and go."""
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+
+from simlog import traffic
+from simlog.faults import TROUBLES
+from simlog.oracle import judge
+from tests.e2e.processes import Process
+from tests.e2e.site import Site
+from tests.waiting import until
+
+KINDS = {"rfc": 25, "static": 25}
+OPERATORS = 10
+TURN = 2.5  # seconds that each trouble lasts
+RATE = 60  # certificates a second
+
+# Seconds between two requests to one operator: its five logs would ask more often.
+INTERVAL = 0.25
+POLL = 0.5
+# So many more may come at once: turns are used half a second late at most, and requests between
+# busy processes may be as long on their way.
+BURST = 1 + (0.5 + 0.5) / INTERVAL
+
+pytestmark = pytest.mark.slow
+
+
+async def test_everything_arrives_once_and_no_operator_is_pressed(site: Site) -> None:
+    await site.start_redis()
+    await site.start_logs(
+        rfc6962=KINDS["rfc"],
+        static_ct=KINDS["static"],
+        operators=OPERATORS,
+        duplicates=0.3,
+        preload=1000,
+        rate=RATE,
+        total=1000 + int(RATE * TURN * len(TROUBLES)),
+        start=time.time() + 3,
+        seed=6,
+    )
+    await site.configure(
+        ct_log={
+            "default_operator_rate_limit_ms": int(1000 * INTERVAL),
+            "operator_rate_limits": {},
+            "poll_interval_ms": int(1000 * POLL),
+            "request_timeout_secs": 3,
+            "retry_initial_delay_ms": 100,
+            "retry_max_delay_ms": 500,
+            "unhealthy_threshold": 3,
+            "health_check_interval_secs": 1,
+        }
+    )
+    for _ in range(3):
+        site.start_ingestor()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(make_trouble(site))
+        tasks.create_task(come_and_go(site))
+    await until(site.everything_ingested, "everything is ingested all the same", 60)
+    verdict = judge(await site.record(), await site.streams(), await site.tallies())
+    assert verdict.flawless, f"\n{verdict}"
+    asked = traffic.read(await site.get(f"{site.logs_url}/requests"))
+    assert len(asked.operators) == OPERATORS
+    for span in (1, 5, 20):
+        most = {name: counted.most(span) for name, counted in asked.operators.items()}
+        assert max(most.values()) <= span / INTERVAL + BURST, (span, most)
+        assert max(most.values()) >= 0.6 * span / INTERVAL, f"{span}: nobody was near it: {most}"
+
+
+async def make_trouble(site: Site) -> None:
+    """Every trouble in turn, each on another third of the logs."""
+    names = [f"{kind}{n}" for kind, logs in KINDS.items() for n in range(1, logs + 1)]
+    for turn, trouble in enumerate(TROUBLES):
+        for position, name in enumerate(names):
+            faults = [trouble] if (position + turn) % 3 == 0 else []
+            await site.put(f"{site.logs_url}/control/{name}/faults", msgspec.json.encode(faults))
+        await asyncio.sleep(TURN)
+    await site.put(f"{site.logs_url}/control/*/faults", b"[]")
+
+
+async def come_and_go(site: Site) -> None:
+    """One ingestor after the other is killed, or asked to stop, and started again."""
+    said = {ingestor.name: 0 for ingestor in site.ingestors}
+    for turn in range(len(TROUBLES) // 2):
+        await asyncio.sleep(TURN)
+        ingestor = site.ingestors[turn % len(site.ingestors)]
+
+        def works(ingestor: Process = ingestor) -> bool:
+            return "following log" in ingestor.log.read_text()[said[ingestor.name] :]
+
+        await until(works, f"{ingestor.name} follows logs", 30)
+        if turn % 2:
+            assert await asyncio.to_thread(ingestor.stop) == 0, str(ingestor)
+        else:
+            ingestor.kill()
+        await asyncio.sleep(TURN)
+        said[ingestor.name] = len(ingestor.log.read_text())
+        ingestor.restart()
