@@ -95,6 +95,18 @@ class Member(msgspec.Struct, frozen=True):
     fields: dict[str, str]
 
 
+class Roster(msgspec.Struct, frozen=True):
+    """What workers need of each other, at one moment.
+
+    Attributes:
+        epoch: of Redis' data; None if there is none yet.
+        loads: of each worker that is alive: its logs, and what each costs it.
+    """
+
+    epoch: str | None
+    loads: dict[str, dict[str, float]]
+
+
 class StreamStatus(msgspec.Struct, frozen=True):
     """What a stream holds; bytes are as packed."""
 
@@ -202,6 +214,31 @@ class Directory:
             pipeline.zrem(index, member)
             pipeline.delete(key)
             await pipeline.execute()
+
+
+async def roster(client: Redis, keys: Keys) -> Roster:
+    """Read which workers there are, and what they hold.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+    """
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.hget(keys.head, "epoch")
+        pipeline.zrangebyscore(keys.workers, _now_ms(), "+inf")
+        epoch, members = await pipeline.execute()
+        workers = sorted(member.decode() for member in members)
+        for worker in workers:
+            pipeline.hget(keys.worker(worker), "loads")
+        loads = await pipeline.execute() if workers else []
+    held = {worker: _loads(said) for worker, said in zip(workers, loads, strict=True)}
+    return Roster(epoch and epoch.decode(), held)
+
+
+def _loads(said: bytes | None) -> dict[str, float]:
+    try:
+        return msgspec.json.decode(said or b"{}", type=dict[str, float])
+    except msgspec.DecodeError:
+        return {}
 
 
 async def snapshot(client: Redis, keys: Keys) -> Snapshot:

@@ -15,7 +15,7 @@ from certadmin.server import Answer, Page
 from certadmin.server import serve as admin_server
 from certbus.circuits import Circuits
 from certbus.connection import check_server, connect
-from certbus.directory import Directory, snapshot
+from certbus.directory import Directory, roster
 from certbus.keys import Keys
 from certbus.leases import Leases
 from certbus.ledger import Ledger
@@ -104,7 +104,7 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         assembly = Assembly(
             config, http, publisher, leases, ledger, circuits, operators, reader, patience, meter
         )
-        bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(snapshot, redis, keys))
+        bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(roster, redis, keys))
         whereabouts = {
             "host": socket.gethostname(),
             "pid": str(os.getpid()),

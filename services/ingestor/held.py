@@ -1,13 +1,14 @@
 """A log that this worker follows, and what the directory has been told of it."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from certbus.directory import Directory
 from certbus.leases import Lease
 from ingestor.follow.follower import Follower
+from ingestor.load import Load
 
 # Logs answer every second; that they do is worth a write less often.
 _SUCCESS_EVERY = 5.0
@@ -19,6 +20,7 @@ class Held(msgspec.Struct):
     Attributes:
         follower: what follows it.
         task: in which it does.
+        load: what it costs.
         successes: how many of its successes the directory has been told.
         told_at: loop time when it was last told of a success.
         integrity: what it has been told of what is proven.
@@ -28,6 +30,7 @@ class Held(msgspec.Struct):
 
     follower: Follower
     task: asyncio.Task[None]
+    load: Load
     successes: int = 0
     told_at: float = 0.0
     integrity: str = ""
@@ -70,12 +73,18 @@ class Held(msgspec.Struct):
             self.successes, self.told_at = health.successes, now
 
 
-def totals(followed: Iterable[Held]) -> dict[str, str | float]:
-    """What a worker says of itself in its heartbeat; counters since it took each log."""
+def totals(followed: Iterable[Held], loads: Mapping[str, float]) -> dict[str, str | float]:
+    """What a worker says of itself in its heartbeat; counters since it took each log.
+
+    Args:
+        followed: the logs that it follows.
+        loads: what these cost, and those that it is about to follow.
+    """
     held = list(followed)
     tallies = [log.follower.pipeline.tally for log in held]
     return {
         "logs": len(held),
+        "loads": msgspec.json.encode({log: round(cost, 2) for log, cost in loads.items()}).decode(),
         "published": sum(tally.published for tally in tallies),
         "duplicates": sum(tally.duplicates for tally in tallies),
         "rejected": sum(tally.rejected for tally in tallies),

@@ -7,9 +7,9 @@ Two loops, each a beat a second. The pulse keeps what is had, and nothing may de
 
 The sharing changes it:
 
-    share       from all heartbeats: how many logs this worker should hold
-    give up     what is more than that, so that a worker which joined finds something to take
-    take        free leases, up to the share
+    roster      from all heartbeats: who holds what, and what it costs (`share.py`)
+    take        the free logs that are this worker's part, and those that nobody else takes
+    give up     what evens the loads out, so that a worker which joined finds something to take
 
 Redis arbitrates: a lease is had by one worker, and what a worker without it publishes is refused
 by the fence. So heartbeats may be late, and shares be wrong for a second, and nothing is lost or
@@ -18,7 +18,6 @@ repeated. A worker that stops gives its leases back; one that dies loses them wi
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from certbus.directory import Directory, LogDescription, LogStatus, Snapshot
+from certbus.directory import Directory, LogDescription, Roster
 from certbus.leases import Lease, Leases
 from ingestor.assembly import Assembly
 from ingestor.catalog.log import Log
@@ -35,12 +34,15 @@ from ingestor.first_sight import Starts, find_start
 from ingestor.follow.follower import Follower
 from ingestor.follow.pipeline import LeaseLost
 from ingestor.held import Held, totals
+from ingestor.load import IDLE, Load
 from ingestor.outage import Patience
-from ingestor.share import quota
+from ingestor.share import gives, takes
 from ingestor.unclaimed import Unclaimed
 
 BEAT = 1.0
 LEASE_TTL = 5.0
+# Everything that is known of the logs is written down again after so many beats.
+_DESCRIBE_EVERY = 60
 # A log whose task fails for a reason nobody foresaw is left alone this long.
 _PENALTY = 30.0
 # Stopping waits no longer than this for a Redis that may be gone.
@@ -55,12 +57,12 @@ class Bus(msgspec.Struct, frozen=True):
     Attributes:
         leases: this worker's.
         directory: where workers and logs are written down.
-        snapshot: reads it.
+        roster: reads which workers there are.
     """
 
     leases: Leases
     directory: Directory
-    snapshot: Callable[[], Awaitable[Snapshot]]
+    roster: Callable[[], Awaitable[Roster]]
 
 
 class Worker:
@@ -92,8 +94,11 @@ class Worker:
         self._starts = starts
         self._logs: dict[str, Log] = {}
         self._described: dict[str, LogDescription] = {}
+        self._epoch: str | None = None  # of the Redis in which it was
+        self._beats = 0
         self._held: dict[str, Held] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}  # for where to start
+        self._loads: dict[str, float] = {}  # log id -> what it cost whoever held it last
         self._why: dict[str, str] = {}  # log id -> why it starts where it does
         self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
         self._left_alone: dict[str, float] = {}  # log id -> loop time until which
@@ -143,23 +148,43 @@ class Worker:
 
     async def _pulse(self) -> None:
         await self._renew()
-        said = {**self._whereabouts, **totals(self._held.values())}
+        now = asyncio.get_running_loop().time()
+        for held in self._held.values():
+            held.load.observe(now, held.follower.pipeline.tally)
+        said = {**self._whereabouts, **totals(self._held.values(), self._mine())}
         await self._bus.directory.worker_alive(self._id, said)
 
+    def _mine(self) -> dict[str, float]:
+        """What this worker holds or looks at, and what each log costs."""
+        looking = {log_id: self._loads.get(log_id, IDLE) for log_id in self._looking}
+        return looking | {log_id: held.load.value for log_id, held in self._held.items()}
+
     async def _share(self, tasks: asyncio.TaskGroup) -> None:
-        """Hold as many logs as this worker should, and tell how they are."""
-        seen = await self._bus.snapshot()
+        """Hold the logs that this worker should, and tell how they are."""
+        seen = await self._bus.roster()
         await self._describe(seen)
-        held = {worker.id: int(worker.fields.get("logs", 0)) for worker in seen.workers}
-        held[self._id] = len(self._held)
+        mine = self._mine()
+        others = self._logs.keys() - mine.keys()
+        held = {
+            worker: {log: cost for log, cost in logs.items() if log in others}
+            for worker, logs in seen.loads.items()
+        }
+        held[self._id] = mine
+        costs = {log: cost for logs in held.values() for log, cost in logs.items()}
+        self._loads = {log: costs.get(log, self._loads.get(log, IDLE)) for log in self._logs}
+        free = {log: self._loads[log] for log in self._logs if log not in costs}
         now = asyncio.get_running_loop().time()
+        long_free = self._unclaimed.long_free(free, now)
         kept = self._unclaimed.kept(self._held.keys(), now)
-        share = max(quota(held, len(self._logs), self._id), len(kept))
         unwanted = [i for i, log in self._held.items() if self._logs.get(i) != log.follower.log]
-        theirs = [log_id for log_id in self._held if log_id not in kept][share - len(kept) :]
-        for log_id in unwanted or theirs:
+        for log_id in unwanted or [i for i in gives(held, free, self._id) if i not in kept]:
             await self._give_up(log_id)
-        await self._take(share, seen, tasks)
+        mine_to_take = takes(held, free, self._id)
+        for log_id in mine_to_take:
+            await self._take(log_id, tasks)
+        for log_id in set(long_free) - set(mine_to_take):
+            if await self._take(log_id, tasks):
+                self._unclaimed.keep(log_id, now)
         await asyncio.gather(*(log.report(self._bus.directory) for log in self._held.values()))
         for log_id in [i for i, held in self._held.items() if held.is_drained(time.time())]:
             await self._drop(log_id)
@@ -182,50 +207,28 @@ class Worker:
             _log.warning("lease lost", log=held.follower.log.name)
             await self._end(lease.log_id)
 
-    async def _describe(self, seen: Snapshot) -> None:
-        """Write down what is known of logs: what has changed, and all for an emptied Redis."""
-        known = {log.log_id for log in seen.logs if log.name}
-        now = {log.id: _description(log) for log in self._logs.values()}
-        before = self._described
-        await self._bus.directory.describe(
-            [
-                said
-                for log_id, said in now.items()
-                if log_id not in known or before.get(log_id) != said
-            ]
-        )
-        self._described = now
+    async def _describe(self, seen: Roster) -> None:
+        """Write down what is known of logs: when it changes, and again if Redis was emptied."""
+        self._beats += 1
+        if seen.epoch != self._epoch or self._beats % _DESCRIBE_EVERY == 0:
+            self._described = {}
+        known = {log.id: _description(log) for log in self._logs.values()}
+        new = [told for log_id, told in known.items() if self._described.get(log_id) != told]
+        await self._bus.directory.describe(new)
+        self._described, self._epoch = known, seen.epoch
 
-    async def _take(self, share: int, seen: Snapshot, tasks: asyncio.TaskGroup) -> None:
-        """Take free logs, up to `share` and what nobody else takes; find where new ones start."""
-        known = {log.log_id: log for log in seen.logs}
-        alive = {worker.id for worker in seen.workers} - {self._id}
+    async def _take(self, log_id: str, tasks: asyncio.TaskGroup) -> bool:
+        """Take a log if it is free, or find out where it starts if that is not known."""
         now = asyncio.get_running_loop().time()
-
-        def order(log_id: str) -> tuple[bool, bytes]:
-            # Those that look free first; and each worker begins elsewhere, so that workers which
-            # start together do not run after the same logs.
-            owner = known[log_id].owner if log_id in known else None
-            return owner in alive, hashlib.sha256(f"{self._id} {log_id}".encode()).digest()
-
-        others = self._logs.keys() - self._held.keys()
-        free = [i for i in others if i not in known or known[i].owner not in alive]
-        long_free = self._unclaimed.long_free(free, now)
-        for log_id in sorted(others, key=order):
-            if len(self._held) >= share and log_id not in long_free:
-                continue
-            if self._left_alone.get(log_id, now) > now:
-                continue
-            log = self._logs[log_id]
-            if known.get(log_id, LogStatus(log_id)).next is None:
-                if log_id not in self._looking:
-                    self._looking[log_id] = tasks.create_task(self._look(log))
-                continue
-            lease = await self._bus.leases.acquire(log_id, None)
-            if lease is not None:
-                if len(self._held) >= share:
-                    self._unclaimed.keep(log_id, now)
-                self._begin(log, lease, tasks)
+        if log_id in self._looking or self._left_alone.get(log_id, now) > now:
+            return False
+        log = self._logs[log_id]
+        lease = await self._bus.leases.acquire(log_id, None)
+        if lease is not None:
+            self._begin(log, lease, tasks)
+        elif await self._bus.leases.next_index(log_id) is None:
+            self._looking[log_id] = tasks.create_task(self._look(log))
+        return lease is not None
 
     def _begin(self, log: Log, lease: Lease, tasks: asyncio.TaskGroup) -> None:
         follower = self._assembly.follower(log, lease)
@@ -234,7 +237,7 @@ class Worker:
             "following log", log=log.name, url=log.url, kind=log.kind.value, at=lease.next, why=why
         )
         task = tasks.create_task(self._run(log, follower))
-        self._held[log.id] = Held(follower, task)
+        self._held[log.id] = Held(follower, task, Load(self._loads.get(log.id, IDLE)))
 
     async def _run(self, log: Log, follower: Follower) -> None:
         """Follow one log; whatever happens to it stays with it."""
@@ -268,7 +271,10 @@ class Worker:
         self._left_alone[log.id] = asyncio.get_running_loop().time() + _PENALTY
 
     async def _give_up(self, log_id: str) -> None:
-        """Hand a log over to whoever has fewer."""
+        """Hand a log over to whoever has less to do."""
+        if log_id in self._looking:
+            self._looking[log_id].cancel()
+            return
         held = await self._end(log_id)
         if held is not None:
             await self._bus.leases.release(held.lease)

@@ -2,7 +2,16 @@ import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certbus.directory import Directory, LogDescription, Member, Snapshot, StreamStatus, snapshot
+from certbus.directory import (
+    Directory,
+    LogDescription,
+    Member,
+    Roster,
+    Snapshot,
+    StreamStatus,
+    roster,
+    snapshot,
+)
 from certbus.keys import STREAMS
 from tests.certbus.bus import KEYS, LOG, OTHER_LOG, Worker, batch, log_status
 from tests.certbus.test_full import TOO_LITTLE, allow
@@ -72,6 +81,19 @@ async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
         return await client.exists(KEYS.worker("silent")) == 0
 
     await until(forgotten, "what it said of itself has expired")
+
+
+async def test_workers_see_what_each_other_holds(one: Worker, client: Redis) -> None:
+    assert await roster(client, KEYS) == Roster(None, {})
+    directory = Directory(client, KEYS)
+    await directory.worker_alive("w1", {"loads": '{"log":1.5,"other":20}'})
+    await directory.worker_alive("w2", {"loads": "what?"})
+    await directory.worker_alive("w3", {})
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    seen = await roster(client, KEYS)
+    assert seen.loads == {"w1": {"log": 1.5, "other": 20}, "w2": {}, "w3": {}}
+    assert seen.epoch == (await snapshot(client, KEYS)).epoch is not None
 
 
 async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:

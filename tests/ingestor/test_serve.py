@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from certbus.directory import LogStatus
+from certbus.directory import LogStatus, roster
 from ctparse.treehead import TreeHead
 from ingestor.ctclient.rfc6962 import Rfc6962Log
-from tests.ingestor.hostile import NOWHERE, hostile_server, redirect
+from tests.ingestor.hostile import NOWHERE, Answer, hostile_server, redirect
 from tests.ingestor.site import Site
 from tests.waiting import until
 
@@ -52,11 +52,14 @@ async def test_logs_move_to_who_joins_and_from_who_leaves(site: Site) -> None:
     async def shared(**expected: int) -> bool:
         return await site.holders() == expected
 
+    async def fair() -> bool:
+        return sorted((await site.holders()).values()) == [1, 1, 2]
+
     await until(lambda: shared(first=4), what="all logs at the first")
     await site.ingestor("second")
     await until(lambda: shared(first=2, second=2), what="two logs each")
     third = await site.ingestor("third")
-    await until(lambda: shared(first=2, second=1, third=1), what="fair shares of three")
+    await until(fair, "fair shares of three")
     await first.stop()
     await until(lambda: shared(second=2, third=2), "released logs, before a lease expires", 4)
     await third.stop()
@@ -132,6 +135,53 @@ async def test_a_log_that_leads_nowhere_does_not_stop_the_others(site: Site) -> 
 
         await until(told, what="error of the hostile log")
         await until(site.complete, what="complete Redis")
+
+
+async def test_a_log_that_never_answers_slows_no_other(site: Site) -> None:
+    await site.simlog.start(rfc6962=2, static_ct=0, preload=1000, rate=0)
+    async with hostile_server() as hostile:
+        hostile.answers["*"] = [Answer(silent=True)]
+        evil = [{"name": f"Evil {n}", "url": f"{hostile.url}/{n}"} for n in range(20)]
+        config = {"ct_log.start_index": 0, "ct_log.request_timeout_secs": 3600}
+        await site.ingestor("a", **config, static_logs=evil)
+        await until(lambda: len(hostile.requests) == len(evil), "all of them are being asked")
+        await until(site.complete, "the others are complete")
+        assert len(hostile.requests) == len(evil)
+
+
+async def test_a_new_owner_goes_on_with_the_circuit(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=0, preload=100, rate=0)
+    config = {
+        "ct_log.start_index": 0,
+        "ct_log.retry_max_attempts": 1,
+        "ct_log.retry_initial_delay_ms": 60_000,
+        "ct_log.retry_max_delay_ms": 60_000,
+        "ct_log.unhealthy_threshold": 1,
+    }
+    async with hostile_server() as hostile:
+        hostile.answers["*"] = [Answer(status="500 Internal Server Error")]
+        evil = [{"name": "Evil", "url": hostile.url}]
+        first = await site.ingestor("a", **config, static_logs=evil)
+
+        async def opened() -> bool:
+            logs = await site.logs()
+            return "Evil" in logs and logs["Evil"].circuit == "open"
+
+        await until(opened, "the circuit is open")
+        await first.stop()
+        assert len(hostile.requests) == 1
+        await site.ingestor("b", **config, static_logs=evil)
+        await until(lambda: held_by(site, "b", 2), "both logs are at the other")
+        await until(site.complete, "the good log is complete")
+        assert len(hostile.requests) == 1
+        evil_log = (await site.logs())["Evil"]
+        assert (evil_log.circuit, evil_log.failures, evil_log.errors) == ("open", 1, 1)
+
+
+async def held_by(site: Site, name: str, logs: int) -> bool:
+    """Whether a worker says that it holds so many logs, or looks where they start."""
+    loads = (await roster(site.redis, site.keys)).loads
+    return {worker.rpartition("-")[0]: len(held) for worker, held in loads.items()} == {name: logs}
 
 
 async def test_a_failure_nobody_foresaw_at_first_sight_stays_with_its_log(
