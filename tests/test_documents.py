@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from certconf.build import settings
+from launcher import cli
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,6 +29,14 @@ def test_the_readme_speaks_of_settings_that_exist() -> None:
     parts = [setting.split(".") for setting in settings()]
     known = {".".join(names[:depth]) for names in parts for depth in range(1, len(names) + 1)}
     assert {"redis_url", "dedup.ttl_secs"} <= set(rows) <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist(document: Path) -> None:
+    for command in sorted(set(re.findall(r"\bcertstream-server ([a-z-]+)", document.read_text()))):
+        with pytest.raises(SystemExit) as ended:
+            cli._parser([command]).parse_args([command, "--help"])
+        assert ended.value.code == 0, command
 
 
 def test_the_arithmetic_of_scaling_is_what_it_says() -> None:
