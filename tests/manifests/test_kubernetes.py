@@ -35,14 +35,14 @@ CUSTOM = {"PodMonitor", "PrometheusRule"}
 OURS = "certstream-server"
 
 
-@pytest.fixture(params=OVERLAYS)
+@pytest.fixture(params=OVERLAYS, scope="module")
 def overlay(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def objects(overlay: str, tmp_path: Path) -> list[Object]:
-    return build_with_components(overlay, tmp_path)
+@pytest.fixture(scope="module")
+def objects(overlay: str, tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
+    return build_with_components(overlay, tmp_path_factory.mktemp(overlay))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
