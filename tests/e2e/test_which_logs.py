@@ -19,14 +19,13 @@ pytestmark = pytest.mark.slow
 
 
 async def running(site: Site, **options: object) -> None:
-    """Redis, and two logs of each kind that soon begin to grow, for twenty seconds."""
+    """Redis, and two logs of each kind that soon begin to grow."""
     await site.start_redis()
     await site.start_logs(
         rfc6962=2,
         static_ct=2,
         duplicates=0.3,
         rate=200,
-        total=CERTIFICATES,
         seed=5,
         start=time.time() + 6,
         **options,
@@ -55,7 +54,7 @@ async def by_url_only(site: Site) -> dict[str, Any]:
 async def test_logs_are_renamed_under_ingestors_that_know_their_urls_only_and_are_killed(
     site: Site,
 ) -> None:
-    await running(site)
+    await running(site, total=CERTIFICATES)
     await site.publish_list(Edition(lie="unavailable"))
     ignorant = site.save("by_url.yaml", await by_url_only(site))
     listed = site.save("by_list.yaml", {"log_lists": [await site.log_list()]})
@@ -82,7 +81,7 @@ async def test_logs_are_renamed_under_ingestors_that_know_their_urls_only_and_ar
 async def test_retired_logs_are_drained_and_dropped_while_ingestors_share_all_of_them(
     site: Site,
 ) -> None:
-    await running(site, mmd=1)
+    await running(site, total=2_000, mmd=1)
     site.save("config.yaml", {"log_lists": [await site.log_list()]})
     for _ in range(2):
         site.start_ingestor()

@@ -9,6 +9,7 @@ import httpx
 import msgspec
 import pytest
 
+from ctparse.signatures import BadSignature, verify_log_list
 from simlog import control, faults
 from simlog.cli import add_arguments, spec_from_args
 from simlog.server import Refused, Request
@@ -147,3 +148,44 @@ def test_help_says_how_every_fault_is_written() -> None:
         filled = ",".join(pair for each in pairs for pair in each.split(",") if pair[-1] != "=")
         _, fault = faults.parse(f"x:{written.partition(':')[0]}:{filled}")
         assert fault == type(fault)()
+
+
+async def test_a_log_list_says_what_it_is_told_to(world: Served) -> None:
+    at = "/control/lists/log_list"
+    before = await world.http.get("/log_list.json")
+    same = await world.http.get("/log_list.json", headers={"if-none-match": before.headers["etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    edition = {"number": 7, "states": {"rfc1": "retired"}, "left_out": ["static1"], "unreadable": 1}
+    assert (await world.http.put(at, json=edition)).status_code == 200
+    after = (await world.http.get("/log_list.json")).json()
+    assert after["version"] == "1.7"
+    assert after["log_list_timestamp"] > before.json()["log_list_timestamp"]
+    entries = [
+        log for operator in after["operators"] for log in operator["logs"] + operator["tiled_logs"]
+    ]
+    states = {log["description"]: list(log.get("state", ())) for log in entries}
+    assert states == {"rfc1": ["retired"], "rfc2": ["usable"], "static2": ["usable"], "no log": []}
+    signature = await world.get("/log_list.sig")
+    key = await world.get("/log_list_pubkey.pem")
+    verify_log_list((await world.http.get("/log_list.json")).content, signature, key)
+    assert (await world.http.get("/unsigned_list.json")).json()["version"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("lie", "status"), [("forged", 200), ("changed", 200), ("unsigned", 404), ("unavailable", 404)]
+)
+async def test_a_log_list_lies_when_it_is_told_to(world: Served, lie: str, status: int) -> None:
+    await world.http.put("/control/lists/log_list", json={"lie": lie})
+    body, signature = [await world.http.get(f"/log_list.{kind}") for kind in ("json", "sig")]
+    assert signature.status_code == status
+    key = await world.get("/log_list_pubkey.pem")
+    with pytest.raises(BadSignature):
+        verify_log_list(body.content, signature.content, key)
+
+
+@pytest.mark.parametrize("body", ["{", '{"lie": "white"}', '{"nubmer": 1}', '{"number": -1}'])
+async def test_what_is_no_edition_of_a_list_is_told(world: Served, body: str) -> None:
+    answer = await world.http.put("/control/lists/log_list", content=body)
+    assert answer.status_code == 400
+    assert answer.text.startswith("no edition: ")
+    assert (await world.http.get("/log_list.json")).json()["version"] == "1.0"
