@@ -34,13 +34,17 @@ UNREACHABLE = {"name": "Nowhere", "url": "http://127.0.0.1:1/log"}
 class Up:
     """One `up`, with a directory of its own to run and keep state in."""
 
-    def __init__(self, directory: Path, temporary: str, *arguments: str) -> None:
+    def __init__(
+        self, directory: Path, temporary: str, *arguments: str, **environment: str
+    ) -> None:
         self.port = free_port()
         self.state = directory / "state"
         self.temporary = temporary
         listening = ("--host=127.0.0.1", f"--port={self.port}", f"--state-dir={self.state}")
         command = [SCRIPT, "up", *listening, *arguments]
-        self.process = Process(f"up-{self.port}", command, directory, {"TMPDIR": temporary})
+        self.process = Process(
+            f"up-{self.port}", command, directory, {"TMPDIR": temporary, **environment}
+        )
         self.descendants: list[psutil.Process] = []
 
     @property
