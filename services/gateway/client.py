@@ -11,6 +11,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from certbus.ids import ORIGIN, Cursor, parse_entry_id
 from gateway.lane import WRITE_BYTES, Lane
 from gateway.ring import Overrun, Position
@@ -18,6 +20,8 @@ from gateway.service import Service
 
 if TYPE_CHECKING:
     from gateway.admission.door import Ticket
+
+log = structlog.get_logger(__name__)
 
 _GONE: Final = Position(1 << 62, Cursor(parse_entry_id(ORIGIN), None), 0)
 """Where clients are that have left: behind everything."""
@@ -32,6 +36,7 @@ class Client(asyncio.Protocol, ABC):
         transport: where its bytes go; its high-water mark is one byte.
         at: everything before this place has been written.
         paused: whether the transport takes no more for now.
+        number: of its connection, for the log.
         spoke: of the heartbeat's wheel.
         ticket: with which it was let in; given back when it has gone.
     """
@@ -41,6 +46,7 @@ class Client(asyncio.Protocol, ABC):
         "_replayed",
         "at",
         "lane",
+        "number",
         "paused",
         "service",
         "spoke",
@@ -55,6 +61,7 @@ class Client(asyncio.Protocol, ABC):
         self.at = lane.ring.head
         self.paused = False
         self.spoke = 0
+        self.number = 0
         self.ticket: Ticket | None = None
         self._drained: asyncio.Future[None] | None = None
         self._replayed = False  # a replay writes to it; nobody else may meanwhile
@@ -180,6 +187,7 @@ class Client(asyncio.Protocol, ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The client has gone."""
+        log.debug("client gone", connection=self.number, stream=self.lane.ring.stream)
         self.leave()
         self.service.left(self)
         if self.ticket is not None:

@@ -46,6 +46,7 @@ class HTTPConnection(asyncio.Protocol):
         "_body",
         "_door",
         "_http",
+        "_number",
         "_request",
         "_route",
         "_routes",
@@ -59,6 +60,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def __init__(self, service: Service, routes: Routes, door: Door | None = None) -> None:
         self._service = service
+        self._number = next(service.numbers)
         self._routes = routes
         self._route = ELSEWHERE  # that the request being answered has taken
         self._door = door
@@ -184,7 +186,12 @@ class HTTPConnection(asyncio.Protocol):
         error = None if asking.cancelled() else asking.exception()
         if error is None:
             return
-        log.error("a request could not be answered", exc_info=error)
+        log.error(
+            "a request could not be answered",
+            connection=self._number,
+            route=self._route,
+            exc_info=error,
+        )
         if self._http.our_state is h11.SEND_RESPONSE and not self._transport.is_closing():
             self._answer(refuse(500, "this server failed to answer"), close=True)
         self._transport.close()
@@ -280,12 +287,22 @@ class HTTPConnection(asyncio.Protocol):
         self._service.meter.answered(
             self._route, HTTPStatus.SWITCHING_PROTOCOLS if websocket else HTTPStatus.OK
         )
+        lane = client.lane
+        log.debug(
+            "client connected",
+            connection=self._number,
+            stream=lane.ring.stream,
+            form=lane.form.name,
+            resumes=subscription.cursor is not None,
+        )
+        client.number = self._number
         client.ticket = ticket
         self._transport.set_protocol(client)
         client.join(subscription.cursor)
 
     def _answer(self, answer: Answer, *, close: bool = False) -> None:
         self._service.meter.answered(self._route, answer.status)
+        log.debug("answered", connection=self._number, route=self._route, status=answer.status)
         self._route = ELSEWHERE
         headers = [*answer.headers, _NO_SNIFFING, ("Date", formatdate(usegmt=True))]
         if answer.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):

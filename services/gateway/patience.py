@@ -15,12 +15,16 @@ import fcntl
 import termios
 from typing import TYPE_CHECKING, Final, cast
 
+import structlog
+
 from gateway.service import Service
 
 if TYPE_CHECKING:
     import socket
 
     from gateway.client import Client
+
+log = structlog.get_logger(__name__)
 
 _LOOKS: Final = 4  # at each client within its time
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 section 7.4.1
@@ -44,6 +48,7 @@ async def watch(service: Service) -> None:
                 seen[client] = left, since
             else:
                 reason = f"read nothing for {timeout:g} s; resume with ?cursor={client.at}"
+                log.debug("client given up", connection=client.number, reason=reason)
                 client.close(_POLICY_VIOLATION, reason)
 
 

@@ -1,6 +1,7 @@
 """What all connections of a gateway share."""
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.deflate import DEFLATED
@@ -40,6 +41,7 @@ class Service:
         lanes: by stream and form.
         websockets: beats for WebSocket clients.
         events: beats for SSE clients.
+        numbers: of connections, for the log.
         waiting: connections that are not clients yet.
         paused: clients whose transport takes no more for now.
         deserted: set while no client is being closed.
@@ -55,6 +57,7 @@ class Service:
         self.change(settings)
         self.websockets = Wheel(settings.heartbeat)
         self.events = Wheel(settings.comment)
+        self.numbers = itertools.count(1)
         self.waiting: set[Closable] = set()
         self.paused: set[Client] = set()
         self.deserted = asyncio.Event()

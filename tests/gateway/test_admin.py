@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from certadmin.address import listen
 from gateway.settings import Settings
@@ -48,6 +49,23 @@ async def test_health_and_metrics(start: Start, press: Press, tmp_path: Path) ->
     assert found["certstream_gateway_redis_lag_seconds", None, None] < 60
     assert found["certstream_gateway_delivery_seconds_count", None, None] > 0
     assert found["certstream_gateway_delivery_seconds_sum", None, None] < 60
+
+
+async def test_requests_and_clients_are_told_by_their_connection(start: Start) -> None:
+    with capture_logs() as lines:
+        gateway = await (await start()).following()
+        async with await Raw.open(gateway.port) as client:
+            client.send(b"GET /sse?stream=x&token=t HTTP/1.1\r\nHost: x\r\n\r\n")
+            await client.answer()
+        async with websocket(f"{gateway.ws}/?cursor=0"):
+            pass
+        await until(lambda: any(line["event"] == "client gone" for line in lines))
+    told = [line for line in lines if "connection" in line]
+    assert [line["event"] for line in told] == ["answered", "client connected", "client gone"]
+    first, second, third = (line["connection"] for line in told)
+    assert first != second == third
+    assert {"route": "/sse", "status": 400}.items() <= told[0].items()
+    assert {"stream": "lite", "form": "websocket", "resumes": True}.items() <= told[1].items()
 
 
 async def test_requests_are_counted_by_route(start: Start, tmp_path: Path) -> None:
