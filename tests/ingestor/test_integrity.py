@@ -14,7 +14,7 @@ from certbus.directory import LogStatus
 from certbus.reader import history
 from certconf import load
 from ctparse.merkle import Frontier
-from simlog import record
+from simlog import record, traffic
 from simlog.oracle import Delivery, Findings, judge
 from tests.ingestor.site import Site
 from tests.waiting import until
@@ -168,9 +168,17 @@ async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
         return all([(await alarms(site, log)).startswith("rewound: ") for log in PAIR])
 
     await until(rewound, what="alarms")
+    stale = {name: log.stale for name, log in (await by_path(site)).items()}
+
+    async def shown_often() -> bool:
+        return all(log.stale > stale[name] + 10 for name, log in (await by_path(site)).items())
+
+    await until(shown_often, "more of the older tree heads")
     logs = (await by_path(site)).values()
     assert {log.log_id: log.next for log in logs} == before
-    assert all(log.stale > 0 for log in logs)
+    # Told once, however long it lasts.
+    assert [log.alarms_by_kind for log in logs] == [{"rewound": 1}] * 2
+    assert {log.integrity for log in logs} == {"lying"}
     assert not (await findings(site)).troubles
 
 
@@ -186,6 +194,31 @@ async def test_warn_tells_and_publishes(site: Site) -> None:
     }
     assert len((await findings(site)).lies) == 2
     assert {log.alarms > 0 for log in (await site.logs()).values()} == {True}
+
+
+async def test_a_log_without_proofs_is_not_asked_for_one_at_each_poll(site: Site) -> None:
+    fault = "*:status:code=404,only=proofs"
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=1500, rate=50, fault=fault)
+    await site.ingestor("a", **{"ct_log.start_index": 500, "ct_log.integrity": "warn"})
+
+    async def asked(log: str) -> traffic.Counted:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return traffic.read((await http.get(f"{site.simlog.url}/requests")).content).logs[log]
+
+    async def beyond() -> bool:
+        found = await by_path(site)
+        return all(log in found and (found[log].next or 0) > 700 for log in PAIR)
+
+    await until(beyond, "entries, unproven")
+    for log in PAIR:
+        before = await asked(log)
+
+        async def often(log: str = log, total: int = before.total) -> bool:
+            return (await asked(log)).total > total + 20
+
+        await until(often, "more polls")
+        assert (await asked(log)).statuses[404] == before.statuses[404]
+    assert {log.alarms_by_kind.get("no_proof") for log in (await site.logs()).values()} == {1}
 
 
 async def test_off_looks_at_nothing(site: Site) -> None:
