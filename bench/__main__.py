@@ -58,6 +58,7 @@ def benchmarks(*, full: bool) -> Iterator[tuple[str, str]]:
         store("sweep", swept)
         plot(swept, page.PAGE.parent)
     yield "ingest", ingest("rfc6962", 100_000 if full else 50_000)
+    yield "proving", proving_table(json.loads(run(["bench.proving"]).splitlines()[-1]))
     yield "parse", code(["bench.parse"])
     yield "codec", code(["bench.redis_cost", "--only", "codec"])
     if full:
@@ -143,6 +144,22 @@ def fanout_table(results: Sequence[dict[str, Any]]) -> str:
         for r in results
     ]
     return page.table(head, rows)
+
+
+def proving_table(result: dict[str, Any]) -> str:
+    """An ingestor that proves beside one that does not."""
+    head = ["", "CPU an entry of a backlog", "CPU an entry, live", "p50 / p95 / p99 / max, live"]
+    rows = [
+        [
+            f"`integrity: {mode}`",
+            f"{result['backlog'][mode]['cpu_us']:.1f} µs",
+            f"{live['cpu_us']:.1f} µs",
+            spread(live),
+        ]
+        for mode, live in result["live"].items()
+    ]
+    alone = f"By itself, in one process: {result['alone_us']:.1f} µs an entry."
+    return f"{alone}\n\n{page.table(head, rows)}"
 
 
 def spread(latency: dict[str, float]) -> str:

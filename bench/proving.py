@@ -1,11 +1,13 @@
 """What proving costs: the same logs, by an ingestor that proves them and one that does not.
 
-    python -m bench.proving [--rate 1000] [--logs 4] [--backlog 40000] [--seconds 20]
+    python -m bench.proving [--rate 500] [--logs 4] [--backlog 40000] [--seconds 20]
 
 Both run at the same time and share machine, simulated logs and Redis (by other prefixes), so what
 disturbs one disturbs the other. First each catches up on a backlog: CPU an entry. Then certificates
 appear evenly, and each polls every log ten times a second: from the entry's timestamp in the log to
-the id under which it is published, in milliseconds.
+the id under which it is published, in milliseconds. And what proving costs by itself: the leaf's
+hash, the frontier twice (to see whether it is right, and batch by batch), and whether a
+precertificate is that of its leaf; on the real entries of the fixtures, in this process.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from redis.asyncio import Redis
 
 from bench.clients import percentiles
 from bench.fanout import free_port
+from bench.parse import bodies, varied_entries
 from bench.pipeline import LEAD, answering, cpu, running
 from certbus.connection import connect
 from certbus.directory import snapshot
@@ -31,8 +35,17 @@ from certbus.embedded import EmbeddedRedis
 from certbus.ids import parse_entry_id
 from certbus.keys import Keys
 from certbus.reader import history
+from ctparse.entry import Entry, Rejected
+from ctparse.merkle import Frontier
+from ctparse.precert import is_committed
+from ctparse.rfc6962 import chain_certificates, decode_entries
+from ingestor.follow.ahead import Window
+from ingestor.follow.pipeline import LIVE_MESSAGES
+from ingestor.integrity.growth import Growth, grown, leaves, parts
 
 MODES = ("off", "enforce")
+ALONE = 8192  # entries
+WINDOW = 1024
 POLL_MS = 100
 PATIENCE = 60.0  # seconds for a backlog
 
@@ -57,7 +70,7 @@ async def measure(rate: int, logs: int, backlog: int, seconds: float) -> dict[st
     behind = await run(logs, f"--rate=0 --preload={backlog}", backlog, 0)
     total = int(rate * seconds)
     live = await run(logs, f"--rate={rate} --total={total}", total, LEAD)
-    return {"rate": rate, "logs": logs, "backlog": behind, "live": live}
+    return {"rate": rate, "logs": logs, "alone_us": alone(), "backlog": behind, "live": live}
 
 
 async def run(logs: int, flow: str, total: int, lead: float) -> dict[str, dict[str, float]]:
@@ -90,21 +103,11 @@ async def run(logs: int, flow: str, total: int, lead: float) -> dict[str, dict[s
             for mode in MODES
         }
         await asyncio.sleep(max(0.0, begin - 1 - time.time()))
-        if not lead:
-            await asyncio.gather(*(published(redis, 1, mode) for mode in MODES))
-        before = {mode: (cpu(ingestors[mode]), await count(redis, mode)) for mode in MODES}
         spent = await asyncio.gather(*(used(redis, m, total, ingestors[m]) for m in MODES))
-        found: dict[str, dict[str, float]] = {}
-        for mode, after in zip(MODES, spent, strict=True):
-            cpu_before, done_before = before[mode]
-            delays = percentiles(sorted(await all_delays(redis, mode)))
-            done = total - done_before
-            found[mode] = {
-                "certificates": done,
-                "cpu_us": (after - cpu_before) * 1e6 / done,
-                **delays,
-            }
-        return found
+        return {
+            mode: {"cpu_us": cost, **percentiles(sorted(await all_delays(redis, mode)))}
+            for mode, cost in zip(MODES, spent, strict=True)
+        }
 
 
 def ingestor(config: Path, redis_url: str, mode: str) -> list[str]:
@@ -142,9 +145,40 @@ async def published(redis: Redis, total: int, mode: str) -> None:
 
 
 async def used(redis: Redis, mode: str, total: int, process: psutil.Process) -> float:
-    """CPU seconds of an ingestor when it has published so many."""
+    """CPU of an ingestor, µs an entry, once it has begun and until it has published so many."""
+    await published(redis, total // 10, mode)
+    before, done = cpu(process), await count(redis, mode)
     await published(redis, total, mode)
-    return cpu(process)
+    return (cpu(process) - before) * 1e6 / (total - done)
+
+
+def alone() -> float:
+    """CPU of proving real entries and nothing else, µs an entry, in this process."""
+    entries: list[Entry | Rejected] = []
+    for first, body in bodies(list(varied_entries(ALONE))):
+        entries += decode_entries(body, first)
+    windows = [Window(at, entries[at : at + WINDOW]) for at in range(0, ALONE, WINDOW)]
+    times = []
+    for _ in range(5):
+        begin = time.process_time()
+        for part in parts(windows):
+            prove(part)
+        times.append(time.process_time() - begin)
+    return min(times) * 1e6 / len(entries)
+
+
+def prove(run: Sequence[Window]) -> None:
+    """What the guard and the pipeline do to a run of windows."""
+    frontier = Frontier()
+    hashes = [leaves(window.entries) for window in run]
+    grown(frontier, hashes).root()
+    for window, each in zip(run, hashes, strict=True):
+        for entry in window.entries:
+            if isinstance(entry, Entry) and entry.is_precert:
+                is_committed(entry, chain_certificates)
+        growth = Growth(frontier, each)
+        for at in range(0, len(each), LIVE_MESSAGES):
+            growth.through(at, min(at + LIVE_MESSAGES, len(each)))
 
 
 async def all_delays(redis: Redis, mode: str) -> list[float]:
@@ -162,7 +196,7 @@ async def all_delays(redis: Redis, mode: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser("bench.proving", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rate", type=int, default=1000, help="certificates a second")
+    parser.add_argument("--rate", type=int, default=500, help="certificates a second")
     parser.add_argument("--logs", type=int, default=4, help="half of them static-ct")
     parser.add_argument("--backlog", type=int, default=40_000)
     parser.add_argument("--seconds", type=float, default=20.0)
