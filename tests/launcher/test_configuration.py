@@ -1,5 +1,6 @@
 """`certstream-server config`: the settings, their origins, and nothing secret."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from certconf import load
+from certconf import ConfigError, load
 from certconf.build import settings
+from launcher import options
 from launcher.configuration import as_yaml
 from tests.e2e.processes import CERTSTREAM_SERVER
 
@@ -104,6 +106,19 @@ def test_a_check_tells_mistakes_as_the_server_does(directory: Path) -> None:
         "  config.yaml:1: prot: no such setting: did you mean port?",
         "  config.yaml:2: ct_log.batch_size: 'none' is not a whole number of at least 1",
     ]
+
+
+def test_a_file_that_has_gone_is_no_reason_to_let_everyone_in(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory)
+    chosen = argparse.Namespace(config=None, assignments=[("redis_prefix", "a:")])
+    before, _ = options.configuration(chosen)
+    read = options.reader(chosen, before)
+    assert read() == before
+    (directory / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="config.yaml: cannot be read: No such file"):
+        read()
 
 
 def test_tokens_that_nobody_has_are_told(directory: Path) -> None:
