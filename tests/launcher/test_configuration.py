@@ -117,7 +117,7 @@ def test_a_file_that_has_gone_is_no_reason_to_let_everyone_in(
     read = options.reader(chosen, before)
     assert read() == before
     (directory / "config.yaml").unlink()
-    with pytest.raises(ConfigError, match="config.yaml: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read: No such file"):
         read()
 
 
