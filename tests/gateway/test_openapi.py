@@ -121,12 +121,19 @@ async def filled(redis_url: str, prefix: str, **configured: Any) -> AsyncIterato
         yield port
 
 
-async def schemathesis(port: int, *arguments: str) -> None:
-    """Let schemathesis look for a request that is not answered as documented."""
+async def schemathesis(port: int, place: Path, *arguments: str) -> None:
+    """Let schemathesis look for a request that is not answered as documented.
+
+    Args:
+        port: of a gateway.
+        place: for what it writes.
+        arguments: more of them.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIG}"),
         *("run", f"http://127.0.0.1:{port}/openapi.json"),
         *("--max-examples=10", "--request-timeout=1", "--no-color", "--seed=1", *arguments),
+        cwd=place,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -136,17 +143,21 @@ async def schemathesis(port: int, *arguments: str) -> None:
     assert b"All 0" not in said
 
 
-async def test_schemathesis_finds_nothing(shared_redis: RedisServer, prefix: str) -> None:
+async def test_schemathesis_finds_nothing(
+    shared_redis: RedisServer, prefix: str, tmp_path: Path
+) -> None:
     async with filled(shared_redis.url, prefix) as port:
-        await schemathesis(port)
+        await schemathesis(port, tmp_path)
 
 
 async def test_schemathesis_finds_nothing_with_tokens(
-    shared_redis: RedisServer, prefix: str
+    shared_redis: RedisServer, prefix: str, tmp_path: Path
 ) -> None:
     async with filled(shared_redis.url, prefix, **TOKENS) as port:
         # Streams that begin with a token would each be read until the time-out.
-        await schemathesis(port, "--header=Authorization: Bearer t", "--exclude-path=/sse")
+        await schemathesis(
+            port, tmp_path, "--header=Authorization: Bearer t", "--exclude-path=/sse"
+        )
 
 
 @pytest.mark.parametrize("metrics", [None, ["127.0.0.0/8"], ["203.0.113.0/24"]])

@@ -12,12 +12,12 @@ async def test_clients_stay_and_miss_nothing(
     gateway = await (await start(redis_url=own_redis.url)).following()
     async with websocket(gateway.ws + "/") as client, Press(own_redis.url, prefix) as press:
         await press.print(3)
-        assert serials(await receive(client, 3)) == [0, 1, 2]
+        assert serials(await certificates(client, 3)) == [0, 1, 2]
         await press.redis.save()
         own_redis.kill()
         own_redis.start()
         await press.print(2)
-        assert serials(await receive(client, 2)) == [3, 4]
+        assert serials(await certificates(client, 2)) == [3, 4]
 
 
 async def test_an_emptied_redis_is_told_and_followed_from_its_beginning(

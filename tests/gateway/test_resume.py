@@ -52,20 +52,20 @@ async def test_behind_any_message(gateway: Running, press: Press, seen: int) -> 
     cursor = (await every(gateway))[seen]["id"]
     async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
         await press.print(4)
-        assert serials(await receive(client, 43 - seen)) == list(range(seen + 1, 44))
+        assert serials(await certificates(client, 43 - seen)) == list(range(seen + 1, 44))
 
 
 async def test_behind_the_newest_message(gateway: Running, press: Press) -> None:
     cursor = (await every(gateway))[-1]["id"]
     async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
         await press.print(2)
-        assert serials(await receive(client, 2)) == [40, 41]
+        assert serials(await certificates(client, 2)) == [40, 41]
 
 
 async def test_a_cursor_is_valid_on_any_stream(gateway: Running) -> None:
     cursor = (await every(gateway))[20]["id"]
     async with websocket(f"{gateway.ws}/full-stream?cursor={cursor}") as client:
-        assert serials(await receive(client, 19)) == list(range(21, 40))
+        assert serials(await certificates(client, 19)) == list(range(21, 40))
     async with websocket(f"{gateway.ws}/domains-only?cursor={cursor}") as client:
         found = [message["data"] for message in await receive(client, 17)]
     assert found == [[f"{n}.example"] for n in range(21, 40) if n % 10 != 9]
@@ -112,7 +112,7 @@ async def test_an_id_from_the_future_is_told(gateway: Running, press: Press) -> 
         assert gap["data"]["requested"] == cursor
         assert "future" in gap["data"]["reason"]
         await press.print(1)
-        assert serials(await receive(client, 1)) == [40]
+        assert serials(await certificates(client, 1)) == [40]
 
 
 async def test_what_is_no_longer_retained_is_told(start: Start, press: Press) -> None:
@@ -132,7 +132,7 @@ async def test_what_is_no_longer_retained_is_told(start: Start, press: Press) ->
         assert gap["data"]["oldest"] == rest[0]["id"].rpartition("-")[0]
         assert serials(rest) == [40, 41, 42, 43]
         await press.print(1)
-        assert serials(await receive(client, 1)) == [44]
+        assert serials(await certificates(client, 1)) == [44]
 
 
 async def test_many_resume_at_once_and_each_gets_exactly_the_rest(
@@ -143,11 +143,11 @@ async def test_many_resume_at_once_and_each_gets_exactly_the_rest(
         await press.print(4)
     await settled(gateway, press)
     async with websocket(gateway.ws + "/?cursor=0") as client:
-        messages = await receive(client, 240)
+        messages = await certificates(client, 240)
 
     async def come_back(seen: int) -> list[int]:
         async with websocket(f"{gateway.ws}/?cursor={messages[seen]['id']}") as client:
-            return serials(await receive(client, 239 - seen))
+            return serials(await certificates(client, 239 - seen))
 
     places = range(0, 239, 3)
     found = await asyncio.gather(*(come_back(seen) for seen in places))

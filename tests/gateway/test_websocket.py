@@ -59,7 +59,7 @@ async def test_messages_of_clients_mean_nothing(start: Start, press: Press) -> N
         await client.send("subscribe")
         await client.send(b"\x00")
         await press.print(1)
-        assert serials(await receive(client, 1)) == [0]
+        assert serials(await certificates(client, 1)) == [0]
 
 
 async def test_a_closing_handshake_is_answered(start: Start) -> None:
@@ -112,7 +112,7 @@ async def test_a_client_that_vanishes_is_forgotten(start: Start, press: Press) -
         await client.upgrade()
     async with websocket(gateway.ws + "/") as client:
         await press.print(3)
-        assert serials(await receive(client, 3)) == [0, 1, 2]
+        assert serials(await certificates(client, 3)) == [0, 1, 2]
 
 
 async def test_stopping_sends_clients_elsewhere(start: Start, press: Press) -> None:
