@@ -283,9 +283,15 @@ class Worker:
     async def _drop(self, log_id: str) -> None:
         """Be done with a log that is over, for ever and for every worker."""
         held = await self._end(log_id)
-        if held is not None and await self._bus.leases.drop(held.lease):
+        if held is None:
+            return
+        log, at = held.follower.log, held.follower.pipeline.next
+        if await self._bus.leases.drop(held.lease):
             self._logs.pop(log_id, None)
-            _log.info("retired log", log=held.follower.log.name, at=held.follower.pipeline.next)
+            _log.info("retired log", log=log.name, at=at)
+        else:  # somebody wants it after all
+            await self._bus.leases.release(held.lease)
+            _log.info("gave up log", log=log.name, at=at)
 
     async def _end(self, log_id: str) -> Held | None:
         """Stop following a log; None if somebody did already."""
