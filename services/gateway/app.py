@@ -3,23 +3,23 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
+import msgspec
 import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
-from certadmin.address import address_of, listen
-from certadmin.server import Answer as AdminAnswer
-from certadmin.server import Page, text
+from certadmin import address
 from certadmin.server import serve as admin_server
 from certbus.connection import check_server, connect
 from certbus.keys import Keys
 from certbus.limits import ConnectionCounts, RateLimits
 from certbus.reader import Follower
 from certconf import Config, Present
+from gateway.admin import pages
 from gateway.admission.door import Door
 from gateway.admission.policy import policy_of
 from gateway.api.cert import Certificates
@@ -28,9 +28,10 @@ from gateway.fanout import Fanout
 from gateway.feed import feed
 from gateway.history import History
 from gateway.http1 import HTTPConnection
+from gateway.listening import BACKLOG, listen, tune, url_of
 from gateway.machine import Machine
 from gateway.meter import Meter
-from gateway.metrics import CONTENT_TYPE, Numbers, metrics
+from gateway.metrics import Numbers, metrics
 from gateway.patience import watch
 from gateway.reload import Reload
 from gateway.replay import Replay
@@ -42,14 +43,19 @@ from gateway.table import table
 from gateway.tls import Certificate, server_options
 from gateway.whereabouts import announce, new_name
 
-_BACKLOG: Final = 4096
-_UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it
-_GRACE: Final = 30.0  # seconds
 _BEATS: Final = 3  # signs of life before a gateway is forgotten
 _REDIS_PAUSE: Final = 1.0  # seconds between attempts to look at Redis
 _RESTART: Final = 1012  # "Service Restart", in the IANA registry of close codes
 
 log = structlog.get_logger(__name__)
+
+
+class _Redis(msgspec.Struct, frozen=True):
+    """Where everything is read from, and little is written to."""
+
+    primary: Redis
+    replica: Redis
+    keys: Keys
 
 
 async def serve(
@@ -89,39 +95,26 @@ async def serve(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(primary.aclose)
         stack.push_async_callback(replica.aclose)
-        listening = stack.enter_context(listener or _listen(config.host, config.port))
+        listening = stack.enter_context(listener or listen(config.host, config.port))
         tune(listening, settings)
-        admin_listening = stack.enter_context(listen(admin)) if admin else None
-        keys = Keys(config.redis_prefix)
-        door = _door(config, primary, keys)
-        await _serve(
-            config,
-            present or Present(config),
-            settings,
-            keys,
-            primary,
-            replica,
-            door,
-            listening,
-            admin_listening,
-            stop,
-            ready,
-        )
+        admin_listening = stack.enter_context(address.listen(admin)) if admin else None
+        bus = _Redis(primary, replica, Keys(config.redis_prefix))
+        present = present or Present(config)
+        await _serve(config, present, settings, bus, listening, admin_listening, stop, ready)
 
 
 async def _serve(
     config: Config,
     present: Present,
     settings: Settings,
-    keys: Keys,
-    primary: Redis,
-    replica: Redis,
-    door: Door,
+    bus: _Redis,
     listening: socket.socket,
     admin_listening: socket.socket | None,
     stop: asyncio.Event,
     ready: Callable[[str], None] | None,
 ) -> None:
+    primary, replica, keys = bus.primary, bus.replica, bus.keys
+    door = _door(config, primary, keys)
     follower = Follower(replica, keys, settings.streams, primary=primary)
     history = History(replica, keys, settings.history_bytes)
     certificate = _certificate(config)
@@ -134,7 +127,7 @@ async def _serve(
         name = new_name()
         numbers = Numbers(service, history, follower, door.refused, present.reloads)
         own_metrics = metrics(meter, numbers)
-        own_address = address_of(admin_listening) if admin_listening else None
+        own_address = address.address_of(admin_listening) if admin_listening else None
         sight = Sight(primary, keys)
         machine = Machine(sight, name, own_address, own_metrics, follower, service)
         certificates = Certificates(primary, replica, keys)
@@ -145,13 +138,13 @@ async def _serve(
         server = await loop.create_server(
             lambda: HTTPConnection(service, routes, door),
             sock=listening,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             **server_options(certificate, settings),
         )
         if admin_listening is not None:
-            pages = _pages(own_metrics, lambda: _unready(follower, stop))
-            await stack.enter_async_context(admin_server(admin_listening, pages))
-        url = _url(listening, "https" if certificate else "http")
+            own_pages = pages(own_metrics, follower, stop)
+            await stack.enter_async_context(admin_server(admin_listening, own_pages))
+        url = url_of(listening, "https" if certificate else "http")
         tasks = [
             group.create_task(task)
             for task in (
@@ -180,37 +173,6 @@ async def _serve(
                 task.cancel()
 
 
-def _pages(
-    own_metrics: Callable[[], bytes], unready: Callable[[], str | None]
-) -> Mapping[str, Page]:
-    """What is answered at the address of this process alone.
-
-    Whoever supervises it asks whether it still answers (/health); whoever sends it clients,
-    whether it can serve them (/ready).
-    """
-
-    async def health() -> AdminAnswer:
-        return text("OK")
-
-    async def ready() -> AdminAnswer:
-        why = unready()
-        return text(why or "OK", 503 if why else 200)
-
-    async def measured() -> AdminAnswer:
-        return AdminAnswer(200, CONTENT_TYPE, own_metrics())
-
-    return {"/health": health, "/ready": ready, "/metrics": measured}
-
-
-def _unready(follower: Follower, stop: asyncio.Event) -> str | None:
-    """Why new clients should go elsewhere; None if they need not."""
-    if stop.is_set():
-        return "stopping: its clients are being sent elsewhere"
-    if not follower.connected:
-        return f"not following Redis: {follower.last_error or 'not reached yet'}"
-    return None
-
-
 async def _check(client: Redis) -> None:
     """Refuse a Redis that cannot hold streams, as soon as it can be asked."""
     while True:
@@ -231,32 +193,3 @@ def _door(config: Config, primary: Redis, keys: Keys) -> Door:
     ttl = config.connection_limit.forget_after_secs
     counts = ConnectionCounts(primary, keys, secrets.token_hex(8), ttl)
     return Door(policy_of(config), RateLimits(primary, keys), counts, beat=ttl / _BEATS)
-
-
-def tune(listening: socket.socket, settings: Settings) -> None:
-    """Set what accepted connections inherit (tcp(7))."""
-    listening.setblocking(False)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-    # A vanished peer acknowledges nothing; one that reads nothing is told first.
-    patience = int((settings.client_timeout + settings.close_timeout + _GRACE) * 1000)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Open the shared address; the kernel deals connections out to all who listen on it.
-
-    `::` is every address, of IPv4 as well.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server(
-        (host, port),
-        family=family,
-        backlog=_BACKLOG,
-        reuse_port=True,
-        dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
-    )
-
-
-def _url(listening: socket.socket, scheme: str) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
