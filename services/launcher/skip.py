@@ -60,7 +60,8 @@ async def _skip(client: Redis, keys: Keys, log: LogStatus, end: int, reason: str
 
 def _confirmed(log: LogStatus, end: int) -> bool:
     """Show what will not be streamed, and ask."""
-    if log.next is None or end <= log.next:
+    most = max(log.tree_size or 0, log.newest or 0)
+    if log.next is None or not log.next < end <= most:
         return True  # there is nothing to ask: the answer will be why not
     print(f"log       {log.name}  {log.url}")
     if log.last_error:
