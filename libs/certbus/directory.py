@@ -100,7 +100,7 @@ class Roster(msgspec.Struct, frozen=True):
 
     Attributes:
         epoch: of Redis' data; None if there is none yet.
-        loads: of each worker that is alive: its logs, and what each costs it.
+        loads: of each worker that is alive and knows logs: those it holds, and what each costs it.
     """
 
     epoch: str | None
@@ -228,9 +228,13 @@ async def roster(client: Redis, keys: Keys) -> Roster:
         epoch, members = await pipeline.execute()
         workers = sorted(member.decode() for member in members)
         for worker in workers:
-            pipeline.hget(keys.worker(worker), "loads")
-        loads = await pipeline.execute() if workers else []
-    held = {worker: _loads(said) for worker, said in zip(workers, loads, strict=True)}
+            pipeline.hmget(keys.worker(worker), "loads", "knows")
+        replies = await pipeline.execute() if workers else []
+    held = {
+        worker: _loads(loads)
+        for worker, (loads, knows) in zip(workers, replies, strict=True)
+        if knows != b"0"
+    }
     return Roster(epoch and epoch.decode(), held)
 
 

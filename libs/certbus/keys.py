@@ -48,7 +48,8 @@ that was skipped last, and why), `skip_at` (ms), `circuit` (closed, half-open or
 once it is drained `retired` (ms): then nobody gets its lease, and the hash expires 30 days later. Under
 an id that turned out not to be the best one, nothing but `renamed`: the log's id.
 
-Of `worker:<id>`, `loads` decides who follows which log: JSON, log id -> milliseconds of CPU a second.
+Of `worker:<id>`, `loads` decides who follows which log: JSON, log id -> milliseconds of CPU a second;
+whose `knows` is 0 has found no logs yet.
 
 <name> is an operator's in lower case, or the host of a log whose operator is not known. <who> is `token:<name>` for who has a token, else `address:<address>`. An <address> is an IPv4
 address, or the /64 network of an IPv6 address: that is what one site has.

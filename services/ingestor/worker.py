@@ -151,7 +151,8 @@ class Worker:
         now = asyncio.get_running_loop().time()
         for held in self._held.values():
             held.load.observe(now, held.follower.pipeline.tally)
-        said = {**self._whereabouts, **totals(self._held.values(), self._mine())}
+        counted = totals(self._held.values(), self._mine())
+        said = {**self._whereabouts, **counted, "knows": len(self._logs)}
         await self._bus.directory.worker_alive(self._id, said)
 
     def _mine(self) -> dict[str, float]:
