@@ -3,12 +3,13 @@
 import gzip
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
 from ingestor.backoff import Backoff
 from ingestor.ctclient.circuit import MAX_PAUSE
-from ingestor.ctclient.errors import BadAnswer, Refused, TooLarge, Unreachable
+from ingestor.ctclient.errors import BadAnswer, LogError, Refused, TooLarge, Unreachable
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client, retry_after
 from tests.ingestor.hostile import NOWHERE, Answer, HostileServer, hostile_server, redirect
 
@@ -150,3 +151,23 @@ def test_backoff_grows_to_its_maximum_and_stays_within_its_jitter() -> None:
         delays = {Backoff(1.0, 20.0)(attempt) for _ in range(100)}
         assert all(ceiling / 2 <= delay <= ceiling for delay in delays)
         assert len(delays) > 1
+
+
+async def test_each_request_is_measured_by_how_it_ended(server: HostileServer) -> None:
+    server.answers["/ok"] = [Answer(b"x")]
+    server.answers["/busy"] = [Answer(status="429 Too Many Requests")]
+    server.answers["/down"] = [Answer(status="503 Service Unavailable"), Answer(b"x")]
+    server.answers["/cut"] = [Answer(b"x" * 100, cut=10)]
+    server.answers["/silent"] = [Answer(silent=True)]
+    measured: list[tuple[str, float]] = []
+    async with http_client() as http:
+        retry = Retry(2, SHORT)
+        fetcher = Fetcher(http, "Log", retry, 0.2, lambda *told: measured.append(told))
+        for path in ("/ok", "/down", "/missing", "/busy", "/cut", "/silent"):
+            with suppress(LogError):
+                await fetcher.get(f"{server.url}{path}", LIMIT)
+    assert [outcome for outcome, _ in measured] == [
+        *("ok", "server_error", "ok", "refused"),
+        *("rate_limited", "rate_limited", "broken", "broken", "timeout", "timeout"),
+    ]
+    assert all(spent > 0 for _, spent in measured)

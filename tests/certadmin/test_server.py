@@ -1,0 +1,90 @@
+"""The address of one process: whatever is asked there, it answers or hangs up, and goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from certadmin.address import address_of, listen
+from certadmin.client import Reply, ask
+from certadmin.server import Answer, serve, text
+
+
+async def _well() -> Answer:
+    return text("OK")
+
+
+async def _broken() -> Answer:
+    raise ZeroDivisionError
+
+
+async def _endless() -> Answer:
+    return text("x" * (5 * 1024 * 1024))
+
+
+@pytest.fixture(params=["tcp", "unix"])
+async def address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    wanted = "127.0.0.1:0" if request.param == "tcp" else f"unix:{tmp_path}/a.sock"
+    listening = listen(wanted)
+    pages = {"/health": _well, "/broken": _broken, "/endless": _endless}
+    async with serve(listening, pages):
+        yield address_of(listening)
+
+
+async def say(address: str, request: bytes) -> bytes:
+    """Everything that comes back until it hangs up."""
+    if address.startswith("unix:"):
+        reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
+    else:
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(request)
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_pages(address: str) -> None:
+    assert await ask(address, "/health", 5) == Reply(200, b"OK")
+    assert await ask(address, "/health?x=1", 5) == Reply(200, b"OK")
+    assert await ask(address, "/endless", 5) is None, "longer than anybody wants"
+    head = await say(address, b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert head.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 2\r\n" in head
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", b"405"),
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"hello\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nx: " + b"x" * 40_000 + b"\r\n\r\n", b"431"),
+    ],
+)
+async def test_mistakes(address: str, request_head: bytes, status: bytes) -> None:
+    assert (await say(address, request_head)).split(b" ")[1] == status
+    assert await ask(address, "/health", 5) == Reply(200, b"OK")
+
+
+async def test_a_page_that_fails_stops_nothing(address: str) -> None:
+    with capture_logs() as lines:
+        reply = await ask(address, "/broken", 5)
+    assert reply is not None
+    assert reply.status == 500
+    assert [line["path"] for line in lines] == ["/broken"]
+    assert await ask(address, "/health", 5) == Reply(200, b"OK")
+
+
+async def test_nobody_there_is_no_answer(tmp_path: Path) -> None:
+    assert await ask(f"unix:{tmp_path}/none.sock", "/health", 5) is None
+    with listen("127.0.0.1:0") as silent:
+        assert await ask(address_of(silent), "/health", 0.1) is None
+
+
+def test_ports_end() -> None:
+    with pytest.raises(OSError, match="ports end at 65535"):
+        listen("127.0.0.1:70000")
