@@ -6,14 +6,17 @@ from tests.deploy.docker import Stack
 
 
 @pytest.fixture(scope="module")
-def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """The demo stack, running. When a test fails, what the services said is printed."""
+def running() -> Iterator[Stack]:
     stack = Stack()
-    failed = request.session.testsfailed
     try:
         stack.up()
         yield stack
     finally:
-        if request.session.testsfailed > failed:
-            print(stack.logs())
         stack.down()
+
+
+@pytest.fixture
+def stack(running: Stack, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """The demo stack, running. When a test fails, what the services said is part of the report."""
+    yield running
+    request.node.add_report_section("teardown", "services", running.logs())

@@ -28,7 +28,8 @@ async def test_without_a_command_it_is_a_whole_server_with_its_data_in_the_volum
     volume: str,
 ) -> None:
     environment = ("--env=CERTSTREAM_LOG_LISTS=[]", f"--volume={volume}:/data")
-    container = docker("run", "--detach", *RESTRICTED, *environment, IMAGE)
+    options = (*RESTRICTED, "--health-interval=2s")
+    container = docker("run", "--detach", *options, *environment, IMAGE)
     try:
         await until(lambda: health(container) == "healthy", "it is healthy", 60)
         assert docker("exec", container, "id", "-u") == "10001"

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ KINDS: Sequence[tuple[str, Form, int]] = (
     ("http", "domains", 20),
 )
 CLIENTS = 200
+MUCH = 4000  # letters of a verdict about 200 clients
 OURS = ("ingestor", "gateway", "simlog")
 MOUNTED = {"/run/certstream", "/etc/certstream"}
 
@@ -67,14 +69,11 @@ async def test_nothing_is_lost_while_everything_is_restarted(stack: Stack) -> No
         await asyncio.to_thread(stack.compose, "restart", "redis")
         entries = await complete(stack)
         owed = len({entry.sha256 for entry in entries})
-        await until(
-            lambda: all(each.certificates >= owed for each in clients),
-            "everybody has everything",
-            60,
-        )
+        with suppress(AssertionError):  # the oracle says better what somebody lacks
+            await until(lambda: all(each.certificates >= owed for each in clients), seconds=60)
         assert reconnections(clients) == before, "Redis away is no reason to leave"
     verdict = judge(entries, [each.delivery for each in clients])
-    assert verdict.flawless, f"\n{verdict}"
+    assert verdict.flawless, f"\n{verdict}"[:MUCH]
     assert {each.received for each in verdict.findings} == {owed}
 
 
