@@ -24,9 +24,14 @@ def adds_up(log: LogStatus) -> bool:
 
 async def assert_exactly_once(site: Site) -> None:
     """Every certificate of every log is in Redis once, and every entry accounted for."""
-    published = await site.published()
-    assert max(Counter(sha256 for _, _, sha256 in published).values()) == 1
     logs = await site.logs()
+    # Logs that grow have more by the time that the stream is read.
+    published = [
+        (name, index, sha256)
+        for name, index, sha256 in await site.published()
+        if name in logs and index < (logs[name].next or 0)
+    ]
+    assert max(Counter(sha256 for _, _, sha256 in published).values()) == 1
     assert all(adds_up(log) for log in logs.values())
     assert len(published) == sum(log.published for log in logs.values())
     for name in logs:
@@ -156,6 +161,7 @@ async def test_a_new_owner_goes_on_with_the_circuit(site: Site) -> None:
         "ct_log.retry_max_attempts": 1,
         "ct_log.retry_initial_delay_ms": 60_000,
         "ct_log.retry_max_delay_ms": 60_000,
+        "ct_log.health_check_interval_secs": 60,
         "ct_log.unhealthy_threshold": 1,
     }
     async with hostile_server() as hostile:
