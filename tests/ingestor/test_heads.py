@@ -69,3 +69,36 @@ def test_one_head_that_is_not_older_ends_a_rewind() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     heads = following(*range(1, 1000))
     assert heads.receive(head(1, tree=1), 0) == Older(proven=False, rewound=False)
+
+
+def test_one_head_is_pursued_however_many_newer_ones_are_shown() -> None:
+    heads = following(5)
+    assert heads.choose(head(7), known=5) == head(7)
+    assert heads.choose(head(9), known=5) == head(7)
+    assert heads.choose(head(9), known=7) == head(9)
+
+
+def test_a_smaller_head_is_nearer() -> None:
+    heads = following(5)
+    heads.choose(head(9), known=5)
+    assert heads.choose(head(7), known=5) == head(7)
+    # But not one that adds nothing.
+    assert heads.choose(head(5), known=5) == head(7)
+
+
+def test_the_head_followed_comes_before_any_newer_one() -> None:
+    heads = following(5, 7)
+    assert heads.choose(head(9), known=6) == head(7)
+
+
+def test_a_head_that_is_given_up_makes_way_for_the_newest() -> None:
+    heads = following(5)
+    heads.choose(head(7), known=5)
+    heads.give_up()
+    assert heads.choose(head(9), known=5) == head(9)
+
+
+def test_two_roots_of_the_size_pursued_are_a_split() -> None:
+    heads = following(5)
+    heads.choose(head(7), known=5)
+    assert heads.receive(head(7, tree=1), 0) == Split(head(7))

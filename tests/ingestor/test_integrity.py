@@ -139,6 +139,23 @@ async def test_wrong_proofs_hold_back_what_needs_them(site: Site) -> None:
     await assert_frontier_leads_to_head(site)
 
 
+async def test_wrong_proofs_are_no_split(site: Site) -> None:
+    """Stale tree heads, of which a wrong proof says that they are of another tree."""
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=200)
+    await site.ingestor("a", **FROM_START)
+    await until(lambda: shown(site, "proven"), "proven logs")
+    stale = {"kind": "stale", "share": 0.5, "entries": 37, "only": "head"}
+    await switch(site, "*", stale, {"kind": "wrong_proofs", "only": "proofs"})
+    before = {name: log.stale for name, log in (await by_path(site)).items()}
+
+    async def shown_often() -> bool:
+        return all(log.stale > before[name] + 20 for name, log in (await by_path(site)).items())
+
+    await until(shown_often, "stale tree heads, and wrong proofs of them")
+    for log in (await by_path(site)).values():
+        assert "split" not in log.alarms_by_kind
+
+
 async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=0, mmd=1)
     key = await site.simlog.save("log_list_pubkey.pem")
