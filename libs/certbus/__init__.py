@@ -2,5 +2,6 @@
 
 `keys` is the map of Redis. Ingestors use `leases` and `publisher` (and keep Redis within its
 memory with `trimmer`), gateways use `reader`, `lookup` and `limits`, both report to the
-`directory`. `embedded` runs a private redis-server.
+`directory`. `shelf` has the log lists, `roll` the ids of logs, and which are over. `embedded` runs
+a private redis-server.
 """
