@@ -27,22 +27,16 @@ from ctparse.precert import is_committed
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
 from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log
-from ingestor.ctclient.errors import BadAnswer, Lie, LieKind, LogError, Refused, Unproven
+from ingestor.ctclient.errors import Lie, LieKind, LogError, Unproven
 from ingestor.ctclient.protocol import Inclusion, LogClient
 from ingestor.follow.ahead import Window
 from ingestor.integrity.alarms import Alarms, State
 from ingestor.integrity.contradiction import contradict
 from ingestor.integrity.growth import Growth, doubtful, grown, joined, leaves, unknown
 from ingestor.integrity.heads import Heads, Newer, Older, Same, Split
+from ingestor.integrity.refusals import Refusals
 from ingestor.integrity.survey import MOST, Survey
 from ingestor.outage import Patience
-
-# How often a log has to say that it has no proof before it is believed.
-_ATTEMPTS = 3
-# Seconds before a log that gives none is asked for one to start from again, if it is published
-# all the same.
-_PAUSE = 60.0
-_LONGEST_PAUSE = 3600.0
 
 
 def check_signature(log: Log, key: LogKey | None, head: TreeHead) -> None:
@@ -94,18 +88,13 @@ class Guard:
         self._mode = mode
         self._ledger = ledger
         self._patience = patience
-        self._hope = hope
         self._clock = clock
         self._heads = Heads(log.mmd)
         self._frontier: Frontier | None = None
         self._survey: Survey | None = None
         self._signed: TreeHead | None = None  # the last one whose signature was verified
         self._sure = False  # whether anything was proven, and nothing published unproven since
-        self._refusals = 0  # of proofs, since anything was proven
-        self._refused_since = 0.0  # by the clock
-        self._mute = False  # whether the log has given no proof when one was needed
-        self._start_again = 0.0  # not asked for a proof to start from before, by the clock
-        self._pause = _PAUSE
+        self._refusals = Refusals(hope, enforced=mode == "enforce")
 
     @property
     def state(self) -> State:
@@ -156,7 +145,7 @@ class Guard:
                 return self._survey.target
             starts = self._frontier is None
             target = self._heads.choose(head, next_index - starts)
-            if starts and next_index <= target.size and self._clock() >= self._start_again:
+            if starts and next_index <= target.size and self._refusals.may_ask(self._clock()):
                 await self._start(next_index, target)
         except (Lie, Unproven) as error:
             await self._bear(error)
@@ -213,15 +202,14 @@ class Guard:
         elif not error.certain:
             raise error
         else:
-            self._refusals = 0
+            self._refusals.begin_anew()
             self._heads.give_up()
             await self.alarms.no_proof(error)
         if enforced:
             raise error
         self._frontier, self._sure = None, False
         self._heads.forget()
-        self._start_again = self._clock() + self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._refusals.leave_alone(self._clock())
 
     def _refuse_unknown(self, run: Sequence[Window]) -> None:
         """Without one of its leaves, nothing can be said of a tree."""
@@ -308,7 +296,7 @@ class Guard:
                 too_many = target.size - frontier.size > MOST
                 if too_many or not error.certain or self._mode != "enforce":
                     raise
-                self._survey, self._mute = Survey(frontier, target), True
+                self._survey, self._refusals.mute = Survey(frontier, target), True
             else:
                 return True
         survey = self._survey
@@ -325,17 +313,6 @@ class Guard:
             raise await self._disproved(target, "root_mismatch", problem)
         return False
 
-    def _no_hope(self, error: LogError) -> bool:
-        """Whether a log that gave no proof has none, as far as its answers until now can tell."""
-        if self._mode == "enforce" and not _is_refusal(error):
-            return False
-        now = self._clock()
-        self._refusals += 1
-        if self._refusals == 1:
-            self._refused_since = now
-        lasts = now - self._refused_since >= self._hope
-        return self._mute or (lasts and self._refusals >= _ATTEMPTS)
-
     async def _prove(
         self, frontier: Frontier, last: bytes, run: Sequence[Window], target: TreeHead
     ) -> None:
@@ -348,7 +325,7 @@ class Guard:
             return
         unproven = f"{what}: no proof that the tree of {target.size} has them"
         proof = await self._inclusion(unproven, frontier.size, target, last)
-        self._mute = False
+        self._refusals.given()
         try:
             if joined(frontier, last, proof.leaf, proof.path, target):
                 return
@@ -368,8 +345,9 @@ class Guard:
                 f"{problem} ({error.problem}); `integrity: warn` for this log, or "
                 f"ct_log.integrity, lets it through unproven"
             )
+            certain = self._refusals.believed(error, self._clock())
             raise Unproven(
-                self._log.name, error.url, problem, (target,), certain=self._no_hope(error)
+                self._log.name, error.url, problem, (target,), certain=certain
             ) from error
 
     async def _mismatch(self, size: int, last: bytes, target: TreeHead) -> LieKind:
@@ -399,8 +377,7 @@ class Guard:
 
     def _proven(self) -> None:
         self._sure = True
-        self._refusals = 0
-        self._pause = _PAUSE
+        self._refusals.proven()
         self.alarms.proven()
 
 
@@ -411,10 +388,3 @@ def _is_readable(certificate: bytes) -> bool:
     except Unreadable:
         return False
     return True
-
-
-def _is_refusal(error: LogError) -> bool:
-    """Whether a log says that it has no proof; else it said nothing, and may have one."""
-    if isinstance(error, Refused):
-        return 400 <= error.status < 500 and error.status != 429
-    return isinstance(error, BadAnswer)
