@@ -36,6 +36,7 @@ from certbus.codec import Codec
 from certbus.connection import connect
 from certbus.directory import snapshot
 from certbus.embedded import EmbeddedRedis
+from certbus.issuers import IssuerShelf
 from certbus.keys import STREAMS, Keys
 from certbus.leases import Leases
 from certbus.ledger import Ledger
@@ -204,8 +205,19 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
         ledger, reader = Ledger(redis, KEYS), CertificateReader()
         circuits, operators, patience = Circuits(redis, KEYS), Operators(redis, KEYS), Patience()
         config = Config(ct_log=CTLog(default_operator_rate_limit_ms=0))
+        issuers, meter = IssuerShelf(redis, KEYS), Meter()
         assembly = Assembly(
-            config, http, publisher, leases, ledger, circuits, operators, reader, patience, Meter()
+            config,
+            http,
+            publisher,
+            leases,
+            ledger,
+            circuits,
+            operators,
+            issuers,
+            reader,
+            patience,
+            meter,
         )
         log = Log(id="url-" + "0" * 64, name="bench", url=url, kind=Kind(kind))
         if kind == "static-ct":

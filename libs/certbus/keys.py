@@ -18,6 +18,7 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | `lists` | set | for ever | ids of all log lists |
 | `list:<list id>` | hash | for ever | the last good copy of a log list: `body` and `signature` as served, `rank` (older ones compare as less), `digest` (SHA-256 of the body, hex), `version`, `made` (ms), `etag`, `modified`, `name`, `url`; and `checked` (ms; when its server had nothing newer), `due` (ms; when to ask again), `failures` (in a row), `problem`, `problem_at` (ms) |
 | `listed:<list id>` | hash | for ever | log id -> what the list last said of a log that it wants followed: JSON, `rank` of the list and `log` |
+| `issuers` | hash | 7 days | issuer certificates that logs of the static-ct API name: SHA-256 (32 bytes) -> DER; at most 4096 of at most 8 KiB |
 | `lease:<log id>` | string | the lease's TTL | id of the worker that owns the log |
 | `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
@@ -121,6 +122,10 @@ class Keys(msgspec.Struct, frozen=True):
 
     def listed(self, list_id: str) -> str:
         return f"{self.prefix}listed:{list_id}"
+
+    @property
+    def issuers(self) -> str:
+        return f"{self.prefix}issuers"
 
     def lease(self, log_id: str) -> str:
         return f"{self.prefix}lease:{log_id}"

@@ -16,6 +16,7 @@ from certadmin.server import serve as admin_server
 from certbus.circuits import Circuits
 from certbus.connection import check_server, connect
 from certbus.directory import Directory, roster
+from certbus.issuers import IssuerShelf
 from certbus.keys import Keys
 from certbus.leases import Leases
 from certbus.ledger import Ledger
@@ -101,8 +102,19 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         ledger = Ledger(redis, keys)
         reader = CertificateReader()
         circuits, operators = Circuits(redis, keys), Operators(redis, keys)
+        issuers = IssuerShelf(redis, keys)
         assembly = Assembly(
-            config, http, publisher, leases, ledger, circuits, operators, reader, patience, meter
+            config,
+            http,
+            publisher,
+            leases,
+            ledger,
+            circuits,
+            operators,
+            issuers,
+            reader,
+            patience,
+            meter,
         )
         bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(roster, redis, keys))
         whereabouts = {

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from certbus.circuits import Circuits
+from certbus.issuers import IssuerShelf
 from certbus.leases import Lease, Leases
 from certbus.ledger import Ledger
 from certbus.operators import Operators
@@ -22,7 +23,7 @@ from ingestor.catalog.log import Kind, Log
 from ingestor.ctclient.breaker import Breaker
 from ingestor.ctclient.circuit import Circuit, Rules
 from ingestor.ctclient.fetch import Fetcher, Retry
-from ingestor.ctclient.issuers import Issuers
+from ingestor.ctclient.issuers import Issuers, Shelf
 from ingestor.ctclient.protocol import LogClient
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from ingestor.ctclient.static_ct import Identity, StaticCtLog
@@ -49,6 +50,7 @@ class Assembly(msgspec.Struct, frozen=True):
         ledger: what Redis keeps of each log's tree.
         circuits: how the circuit of each log stands.
         operators: whose turn it is to ask an operator.
+        issuers: what other logs and workers have fetched of these.
         reader: remembers what certificates have in common, across logs.
         patience: what to do while Redis is away.
         meter: counts what they do.
@@ -62,6 +64,7 @@ class Assembly(msgspec.Struct, frozen=True):
     ledger: Ledger
     circuits: Circuits
     operators: Operators
+    issuers: IssuerShelf
     reader: CertificateReader
     patience: Patience
     meter: Meter
@@ -107,7 +110,8 @@ class Assembly(msgspec.Struct, frozen=True):
         if log.kind is Kind.RFC6962:
             return Rfc6962Log(log.base, fetcher), breaker
         identity = Identity(log.digest, log.origin)
-        return StaticCtLog(log.base, fetcher, Issuers(log.base, fetcher), identity), breaker
+        issuers = Issuers(log.base, fetcher, Shelf(self.issuers, self.patience))
+        return StaticCtLog(log.base, fetcher, issuers, identity), breaker
 
     def follower(self, log: Log, lease: Lease) -> Follower:
         """What follows `log` under `lease`."""
