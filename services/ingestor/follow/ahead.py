@@ -14,8 +14,9 @@ from ingestor.ctclient.errors import TooLarge
 from ingestor.ctclient.protocol import LogClient
 from ingestor.follow.windows import WindowSize
 
-# Seconds that a run waits for the windows after its first. Those that come with it need no proof
-# of their own; at the tree head a whole run needs none.
+# Seconds, at least, that a run waits for the windows after its first. Those that come with it need
+# no proof of their own; at the tree head a whole run needs none. Where requests wait for their
+# turns, a proof would cost a window more of them than the window did.
 _GATHER = 0.5
 
 
@@ -38,6 +39,7 @@ async def windows(
     Raises:
         LogError: a window cannot be had. All windows before it have been handed on.
     """
+    loop = asyncio.get_running_loop()
     fetching: deque[asyncio.Task[Window]] = deque()
 
     def fill() -> None:
@@ -50,8 +52,10 @@ async def windows(
     try:
         fill()
         while fetching:
+            began = loop.time()
             await asyncio.wait([fetching[0]])
-            await asyncio.wait(fetching, timeout=_GATHER, return_when=asyncio.FIRST_EXCEPTION)
+            gather = max(_GATHER, concurrency * (loop.time() - began))
+            await asyncio.wait(fetching, timeout=gather, return_when=asyncio.FIRST_EXCEPTION)
             run = [fetching[0].result()]
             fetching.popleft()
             while fetching and fetching[0].done() and fetching[0].exception() is None:
