@@ -190,11 +190,12 @@ async def test_ctrl_c_is_a_clean_end() -> None:
     assert err.endswith("no gaps\n")
 
 
-def certificate(number: int, *domains: str) -> str:
+def certificate(number: int, *domains: str, not_before: int | None = None) -> str:
     leaf = {
         "all_domains": list(domains),
         "subject": {"CN": domains[0]},
         "issuer": {"O": None, "CN": "Issuing CA"},
+        "not_before": not_before,
         "not_after": 1_800_000_000,
         "sha256": "AA:0B",
     }
@@ -241,6 +242,19 @@ async def test_a_template_says_what_is_printed() -> None:
     assert [client.request.path for client in server[1] if client.request] == ["/"]
 
 
+async def test_odd_dates_end_nothing() -> None:
+    """Certificates are made by strangers: dates may be missing, or in the year 10,000."""
+    odd = [
+        certificate(n, "a.example", not_before=date) for n, date in enumerate((None, 253402304399))
+    ]
+    async with (
+        sending(*odd, certificate(2, "a.example", not_before=0)) as (url, _),
+        tailing(url, "--format={not_before}.", "--limit=3") as process,
+    ):
+        code, out, _ = await finish(process)
+    assert (code, out) == (0, [".", ".", "1970-01-01T00:00:00Z."])
+
+
 async def test_json_of_what_matches() -> None:
     wanted = certificate(2, "b.example")
     async with (
@@ -285,6 +299,60 @@ async def test_a_token_is_sent_and_never_shown(tmp_path: Path) -> None:
     assert client.request.headers["Authorization"] == "Bearer sesame"
     assert code == 0
     assert not {"sesame", "seed"} & set(err.replace("=", " ").split())
+
+
+@pytest.mark.parametrize("scheme", ["ws", "http"])
+async def test_a_token_is_sent_in_utf_8(tmp_path: Path, scheme: str) -> None:
+    said: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    file = tmp_path / "token"
+    file.write_text("sésame\n", "utf-8")
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with (
+        server,
+        tailing(f"{scheme}://{address(server)}", f"--token-file={file}") as process,
+    ):
+        code, _, err = await finish(process)
+    assert (code, "answers 401" in err) == (1, True), err
+    assert b"authorization: bearer s\xc3\xa9same\r\n" in said[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--since", "soon"], "'soon' is neither so long ago, as in 90s"),
+        (["--token-file", "empty"], "empty has to hold one token, in one line"),
+        (["--token-file", "two"], "two has to hold one token, in one line"),
+        (["--token-file", "binary"], "binary is not text in UTF-8"),
+    ],
+)
+async def test_what_cannot_be_meant_is_told(
+    tmp_path: Path, arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in (("empty", b"\n"), ("two", b"a\nb"), ("binary", b"\xff")):
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    async with tailing(*arguments) as process:
+        code, _, err = await finish(process)
+    assert code == 2
+    assert told in err
+
+
+async def test_for_ever_ago_is_the_beginning() -> None:
+    async with (
+        sending(names(1)) as (url, clients),
+        tailing(url, f"--since={'9' * 400}d", "--limit=1") as process,
+    ):
+        code, _, err = await finish(process)
+    assert code == 0, err
+    assert [client.request.path for client in clients if client.request] == [
+        "/domains-only?cursor=0"
+    ]
 
 
 @pytest.fixture

@@ -84,9 +84,14 @@ def _redis(text: str) -> str:
 
 def _token(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        token = Path(path).read_text("utf-8").strip()
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"{path} is not text in UTF-8") from None
+    if not token.isprintable() or not token:
+        raise argparse.ArgumentTypeError(f"{path} has to hold one token, in one line")
+    return token
 
 
 def _cursor(text: str) -> str:
@@ -99,10 +104,15 @@ def _cursor(text: str) -> str:
 
 def _since(text: str) -> str:
     """A moment, or an id: both are cursors."""
-    if (duration := _DURATION.fullmatch(text)) is None:
+    if (duration := _DURATION.fullmatch(text)) is not None:
+        number, unit = duration.groups()
+        return str(int(max(time.time() - float(number) * _SECONDS[unit], 0) * 1000))
+    try:
         return _cursor(text)
-    number, unit = duration.groups()
-    return str(max(int((time.time() - float(number) * _SECONDS[unit]) * 1000), 0))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is neither so long ago, as in 90s, 10m, 2h or 1d, nor a message's id"
+        ) from None
 
 
 def _pattern(text: str) -> re.Pattern[str]:

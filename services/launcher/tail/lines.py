@@ -34,8 +34,8 @@ class _Leaf(msgspec.Struct, frozen=True):
     all_domains: list[str] = []
     subject: _Name = _Name()
     issuer: _Name = _Name()
-    not_before: int = 0
-    not_after: int = 0
+    not_before: int | None = None
+    not_after: int | None = None
     serial_number: str = ""
     sha256: str = ""
     sha1: str = ""
@@ -60,6 +60,9 @@ Printer = Callable[[bytes, Message], Sequence[str] | None]
 decode = msgspec.json.Decoder(Message).decode
 _names = msgspec.json.Decoder(list[str]).decode
 _certificate = msgspec.json.Decoder(_Certificate).decode
+
+_FIRST: Final = datetime(1000, 1, 1, tzinfo=UTC).timestamp()
+_BEYOND: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() + 1
 
 #: What a template may name -> what stands for it.
 FIELDS: Final[Mapping[str, Callable[[str, _Certificate], str]]] = {
@@ -136,5 +139,8 @@ def _domains(message: Message) -> list[str]:
     return _certificate(message.data).leaf_cert.all_domains
 
 
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _time(seconds: float | None) -> str:
+    """A moment as RFC 3339 has it; nothing if there is none, or its year has not four digits."""
+    if seconds is None or not _FIRST <= seconds < _BEYOND:
+        return ""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -39,7 +39,7 @@ def messages(
         RefusedError: the server answered with a client error.
         FAILURES: the connection could not be made or broke.
     """
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    headers = {} if token is None else {b"Authorization": f"Bearer {token}".encode()}
     if urlsplit(url).scheme in {"ws", "wss"}:
         return _websocket(_address(url, _PATHS[stream], {}, cursor), headers)
     return _sse(_address(url, "/sse", {"stream": stream}, cursor), headers)
@@ -55,11 +55,14 @@ def _address(url: str, path: str, query: dict[str, str], cursor: str | None) -> 
     return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))
 
 
-async def _websocket(url: str, headers: Mapping[str, str]) -> AsyncGenerator[bytes]:
+async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
     try:
         connection = await connect_websocket(
             url,
-            additional_headers=headers,
+            # It writes headers as Latin-1: these bytes as they are.
+            additional_headers=[
+                (k.decode("latin-1"), v.decode("latin-1")) for k, v in headers.items()
+            ],
             open_timeout=_CONNECT_SECONDS,
             max_size=None,
             ping_interval=30,
@@ -75,12 +78,12 @@ async def _websocket(url: str, headers: Mapping[str, str]) -> AsyncGenerator[byt
             yield message.encode() if isinstance(message, str) else message
 
 
-async def _sse(url: str, headers: Mapping[str, str]) -> AsyncGenerator[bytes]:
+async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
     """Server-sent events: of each event its data lines (WHATWG HTML section 9.2.6)."""
     timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS)
     async with (
         httpx.AsyncClient(timeout=timeout) as client,
-        client.stream("GET", url, headers={"Accept": "text/event-stream", **headers}) as response,
+        client.stream("GET", url, headers={b"Accept": b"text/event-stream", **headers}) as response,
     ):
         _check_status(response.status_code, url)
         response.raise_for_status()
