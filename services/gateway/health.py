@@ -62,7 +62,7 @@ def judge(
         ages: by stream, seconds since its newest batch that this gateway has.
         unhealthy_threshold: see `log_health`.
     """
-    logs = [log for log in seen.logs if log.retired is None] if seen else []
+    logs = current(seen.logs) if seen else []
     gateways = [member.fields for member in seen.gateways] if seen else []
     counts: Counter[Health] = Counter(log_health(log, now, unhealthy_threshold) for log in logs)
     status: Health

@@ -150,6 +150,21 @@ def test_the_verdict(changed: dict[str, object], status: str) -> None:
     assert report(found, dict.fromkeys(found.counts(), 0.0), 5).status == status
 
 
+def test_a_log_that_is_over_is_nobodys_trouble() -> None:
+    over = log(2, owner=None, state="retired", retired=int(NOW * 1000), retired_why="it is full")
+    over = msgspec.structs.replace(over, last_success=1)
+    found = seen(many=1, logs=[log(1), over])
+    told = report(found, dict.fromkeys(found.counts(), 0.0), 5)
+    assert (told.status, [each.name for each in told.logs]) == ("healthy", ["log1"])
+    assert msgspec.to_builtins(told.retired) == [
+        {"id": over.log_id, "name": "log2", "why": "it is full", "at": NOW, "next": 1000}
+    ]
+    lines = shown(found, 80)
+    assert "retired: log2" in [line.rstrip() for line in lines]
+    assert any(line.startswith("1/1 ") for line in lines)
+    assert not any("nobody reads it" in line for line in lines)
+
+
 def test_a_rate_is_an_average_over_the_last_seconds() -> None:
     rates = Rates(10)
     assert rates.after(0, {"a": 1_000_000}) == {"a": 0}, "what was there before is no rate"

@@ -4,14 +4,13 @@ Its JSON is a promise to scripts: names stay, new ones may come.
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from certbus.directory import LogStatus, Member, Snapshot, Span
-from gateway.health import Health, log_health
+from gateway.health import Health, current, log_health
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -23,7 +22,7 @@ class Log(msgspec.Struct, frozen=True):
         url: where it is.
         operator: who runs it.
         kind: rfc6962 or static-ct.
-        state: in the log list's words, or "configured".
+        state: in the log list's words, "configured", or "draining" if it is over.
         status: how it does.
         owner: the ingestor that reads it; null if none does.
         start: index of the first entry that was wanted; null while it is not known.
@@ -85,6 +84,24 @@ class Log(msgspec.Struct, frozen=True):
         if self.owner is None:
             return "nobody reads it"
         return ""
+
+
+class Retired(msgspec.Struct, frozen=True):
+    """One log that is over and drained: it is remembered for 30 days.
+
+    Attributes:
+        id: as in `Log.id`.
+        name: for people.
+        why: it is over.
+        at: when it was dropped, Unix seconds.
+        next: index of the entry that it would go on with.
+    """
+
+    id: str
+    name: str
+    why: str | None
+    at: int | None
+    next: int | None
 
 
 class Ingestor(msgspec.Struct, frozen=True):
@@ -171,7 +188,8 @@ class Report(msgspec.Struct, frozen=True):
         clients: of all gateways.
         redis_bytes: of memory that Redis uses.
         redis_max_bytes: that it may use; 0 if there is no limit.
-        logs: by name.
+        logs: that are not over, by name.
+        retired: logs that are, likewise.
         ingestors: by id.
         gateways: by id.
         streams: full, lite, domains, rejected.
@@ -185,6 +203,7 @@ class Report(msgspec.Struct, frozen=True):
     redis_bytes: int
     redis_max_bytes: int
     logs: list[Log]
+    retired: list[Retired]
     ingestors: list[Ingestor]
     gateways: list[Gateway]
     streams: list[Stream]
@@ -228,12 +247,14 @@ def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> 
     now = int(seen.now * 1000)
     logs = [
         _log(log, log_health(log, now, unhealthy_threshold), rates[f"log:{log.log_id}"])
-        for log in directory.logs
+        for log in current(directory.logs)
     ]
     logs.sort(key=lambda log: (_in_order(log.name), log.id))
+    retired = [_retired(log) for log in directory.logs if log.retired is not None]
+    retired.sort(key=lambda log: (_in_order(log.name), log.id))
     gateways = [_gateway(member, rates) for member in directory.gateways]
     return Report(
-        status=_status(directory, Counter(log.status for log in logs)),
+        status=_status(directory, [log.status for log in logs]),
         time=datetime.fromtimestamp(seen.now, UTC),
         certificates_per_second=_rounded(sum(log.published_per_second for log in logs)),
         messages_per_second=_rounded(sum(gateway.messages_per_second for gateway in gateways)),
@@ -241,6 +262,7 @@ def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> 
         redis_bytes=seen.memory[0],
         redis_max_bytes=seen.memory[1],
         logs=logs,
+        retired=retired,
         ingestors=[_ingestor(member, rates) for member in directory.workers],
         gateways=gateways,
         streams=[
@@ -257,11 +279,11 @@ def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> 
     )
 
 
-def _status(seen: Snapshot, counts: Mapping[Health, int]) -> Health:
-    healthy = counts.get("healthy", 0)
-    if not seen.workers or (seen.logs and not healthy):
+def _status(seen: Snapshot, logs: Sequence[Health]) -> Health:
+    healthy = logs.count("healthy")
+    if not seen.workers or (logs and not healthy):
         return "unhealthy"
-    return "healthy" if healthy == len(seen.logs) and seen.gateways else "degraded"
+    return "healthy" if healthy == len(logs) and seen.gateways else "degraded"
 
 
 def _log(log: LogStatus, status: Health, rate: float) -> Log:
@@ -269,7 +291,7 @@ def _log(log: LogStatus, status: Health, rate: float) -> Log:
     behind = 0 if log.next is None else max(size - log.next, 0)
     return Log(
         id=log.log_id,
-        name=log.name or log.url or log.log_id,
+        name=_name(log),
         url=log.url,
         operator=log.operator,
         kind=log.kind,
@@ -295,6 +317,14 @@ def _log(log: LogStatus, status: Health, rate: float) -> Log:
         last_error=log.last_error,
         last_error_at=_seconds(log.last_error_at),
     )
+
+
+def _retired(log: LogStatus) -> Retired:
+    return Retired(log.log_id, _name(log), log.retired_why, _seconds(log.retired), log.next)
+
+
+def _name(log: LogStatus) -> str:
+    return log.name or log.url or log.log_id
 
 
 def _ingestor(member: Member, rates: Mapping[str, float]) -> Ingestor:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launcher.status.report import Gateway, Ingestor, Log, Report, Stream
+from launcher.status.report import Gateway, Ingestor, Log, Report, Retired, Stream
 
 _STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -68,6 +68,7 @@ def view(report: Report, width: int, most_logs: int | None = None) -> Renderable
         numbers(report),
         Text(),
         logs(report.logs, width, most_logs),
+        *([_retired(report.retired)] if report.retired else []),
         Text(),
         _ingestors(report.ingestors),
         Text(),
@@ -122,6 +123,12 @@ def logs(found: Sequence[Log], width: int, most: int | None = None) -> Renderabl
         rest = Text(f"and {len(order) - most} more, less far behind", style="dim")
         return Group(table, rest)
     return table
+
+
+def _retired(found: Sequence[Retired]) -> Text:
+    """Those that are over, in one line."""
+    names = ", ".join(log.name for log in found)
+    return Text(f"retired: {names}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _verdict(report: Report) -> Text:
