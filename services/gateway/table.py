@@ -188,7 +188,7 @@ def table(
         ),
         Route(
             "/metrics",
-            "For Prometheus, of all gateways of this machine",
+            "For Prometheus, of all processes of this machine",
             lambda _: Later(machine.metrics),
             {200: Reply("Metrics.", media=("text/plain",))},
             switch="protocols.metrics",
