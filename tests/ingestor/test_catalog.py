@@ -85,6 +85,12 @@ def test_a_list_has_no_end_of_logs() -> None:
         parse(msgspec.json.encode(body))
 
 
+def test_a_list_has_no_end_of_operators() -> None:
+    body = {"operators": [0] * (MAX_LOGS + 1)}
+    with pytest.raises(Malformed, match="more than 2,000 operators"):
+        parse(msgspec.json.encode(body))
+
+
 GOOD = {"key": base64.b64encode(KEY).decode(), "url": "https://log.example/"}
 
 

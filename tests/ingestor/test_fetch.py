@@ -140,6 +140,8 @@ async def test_redirects_to_nowhere(server: HostileServer, fetcher: Fetcher, loc
         ("99999999999999999999", MAX_PAUSE),
         ("soon", None),
         ("-5", None),
+        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Thu, 01 Jan 1970 00:02:00 +99999999999999999", None),
     ],
 )
 def test_retry_after(value: str | None, wait: float | None) -> None:

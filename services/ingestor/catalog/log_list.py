@@ -94,12 +94,14 @@ def parse(body: bytes) -> LogList:
     """Read a list.
 
     Raises:
-        Malformed: it is not a log list, or names more than `MAX_LOGS` logs; says why.
+        Malformed: it is not a log list, or names more than `MAX_LOGS` logs or operators; says why.
     """
     try:
         read = _read(body, _List)
     except ValueError as error:
         raise Malformed(f"not a log list: {error}") from error
+    if len(read.operators) > MAX_LOGS:
+        raise Malformed(f"more than {MAX_LOGS:,} operators")
     logs: list[Log] = []
     unreadable: list[str] = []
     for operator, kind, entry in _entries(read, unreadable):

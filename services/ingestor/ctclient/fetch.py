@@ -296,7 +296,7 @@ def retry_after(value: str | None, now: float) -> float | None:
     else:
         try:
             date = email.utils.parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # a year, or a time zone, beyond all counting
             return None
         wait = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
     return min(max(wait, 0.0), MAX_PAUSE)
