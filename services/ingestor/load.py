@@ -14,8 +14,9 @@ IDLE = 1.0
 # Milliseconds an entry.
 _PUBLISHED = 0.05
 _DUPLICATE = 0.015
-# Seconds that the mean reaches back, about: long against a burst, short against a day.
-_MEMORY = 10.0
+# Seconds that the mean reaches back, about: long against bursts, as of a log that waits for its
+# operator's turn or catches up, and short against a day.
+MEMORY = 60.0
 
 
 class Load:
@@ -39,5 +40,5 @@ class Load:
         if self._at is not None and now > self._at:
             spent = now - self._at
             rate = IDLE + (done - self._done) / spent
-            self.value += (rate - self.value) * (1 - math.exp(-spent / _MEMORY))
+            self.value += (rate - self.value) * (1 - math.exp(-spent / MEMORY))
         self._done, self._at = done, now

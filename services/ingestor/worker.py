@@ -41,6 +41,8 @@ from ingestor.unclaimed import Unclaimed
 
 BEAT = 1.0
 LEASE_TTL = 5.0
+# Loads that have been uneven for so many beats are evened out.
+_TREND = 10
 # Everything that is known of the logs is written down again after so many beats.
 _DESCRIBE_EVERY = 60
 # A log whose task fails for a reason nobody foresaw is left alone this long.
@@ -103,6 +105,7 @@ class Worker:
         self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
         self._left_alone: dict[str, float] = {}  # log id -> loop time until which
         self._unclaimed = Unclaimed()
+        self._uneven = 0  # for how many beats logs should have moved
 
     @property
     def held(self) -> Sequence[Held]:
@@ -178,7 +181,11 @@ class Worker:
         long_free = self._unclaimed.long_free(free, now)
         kept = self._unclaimed.kept(self._held.keys(), now)
         unwanted = [i for i, log in self._held.items() if self._logs.get(i) != log.follower.log]
-        for log_id in unwanted or [i for i in gives(held, free, self._id) if i not in kept]:
+        given = [i for i in gives(held, free, self._id) if i not in kept]
+        self._uneven = self._uneven + 1 if given else 0
+        # Who has nothing has just come; else it takes time to tell a trend from a burst.
+        moving = self._uneven > _TREND or not all(held.values())
+        for log_id in unwanted or (given if moving else ()):
             await self._give_up(log_id)
         mine_to_take = takes(held, free, self._id)
         for log_id in mine_to_take:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.follow.pipeline import Tally
-from ingestor.load import IDLE, Load
+from ingestor.load import IDLE, MEMORY, Load
 from ingestor.share import gives, takes
 
 Held = dict[str, dict[str, float]]
@@ -121,16 +121,17 @@ def test_what_is_being_taken_is_not_given_up_for() -> None:
 
 def test_load_follows_what_is_done_and_forgets_slowly() -> None:
     load, tally = Load(), Tally()
-    for second in range(60):
+    seconds = int(5 * MEMORY)
+    for second in range(seconds):
         load.observe(second, tally)
         tally.published += 100
         tally.duplicates += 100
     assert load.value == pytest.approx(IDLE + 100 * 0.065, rel=0.05)
     busy = load.value
-    load.observe(60, tally)
-    load.observe(61, tally)
+    load.observe(seconds, tally)
+    load.observe(seconds + 1, tally)
     assert 0.8 * busy < load.value < busy
-    for second in range(62, 200):
+    for second in range(seconds + 2, 2 * seconds):
         load.observe(second, tally)
     assert load.value == pytest.approx(IDLE, rel=0.05)
 
