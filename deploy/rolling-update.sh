@@ -10,6 +10,6 @@ count=$(echo "$old" | wc -w)
 docker compose up --detach --wait --no-deps --no-recreate --scale gateway=$((2 * count)) "$@" gateway
 for container in $old; do
   docker stop "$container"
-  docker rm "$container"
+  docker rm --volumes "$container"
 done
 docker compose up --detach --scale gateway="$count" "$@"

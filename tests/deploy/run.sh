@@ -85,6 +85,7 @@ make_base() {
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" \
       >"$CACHE/debootstrap.log" 2>&1 &&
     cp "$CERTIFICATES" "$root$CERTIFICATES" && # the package index may have its own
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* &&
     tar --directory="$root" --create . | docker import - $DEBIAN >/dev/null &&
     rm -rf "$root"
 }

@@ -40,7 +40,7 @@ async def test_without_a_command_it_is_a_whole_server_with_its_data_in_the_volum
         await until(lambda: health(container) == "healthy", "it is healthy again", 60)
         assert "appendonly.aof" in docker("exec", container, "ls", "/data").split()
     finally:
-        docker("rm", "--force", container)
+        docker("rm", "--force", "--volumes", container)
 
 
 def health(container: str) -> str:
