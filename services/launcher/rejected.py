@@ -14,6 +14,7 @@ from certbus.keys import Keys
 from certbus.rejections import Rejection, rejections
 from launcher import options
 from launcher.choosing import NoSuchLog, choose
+from launcher.harmless import harmless
 from launcher.redis_at import run_with_redis
 
 _LIMIT = 50
@@ -113,10 +114,10 @@ def _print(shown: list[Rejection], names: Mapping[str, str], *, as_json: bool) -
     rows = [
         (
             f"{line.time:%Y-%m-%d %H:%M:%S}",
-            line.log,
+            harmless(line.log),
             f"{line.index}" if line.index == line.last else f"{line.index}-{line.last}",
             "skipped" if line.skipped else f"{line.size:,}",
-            line.reason if line.reason.isprintable() else ascii(line.reason),
+            harmless(line.reason),
         )
         for line in lines
     ]

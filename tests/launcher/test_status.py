@@ -109,6 +109,15 @@ def test_a_small_terminal_shows_those_in_trouble() -> None:
     assert "and 57 more, less far behind" in lines
 
 
+def test_a_log_cannot_command_the_terminal() -> None:
+    evil = log(1, name="[b]x[/b]\x1b[2J", operator="a\nb", last_error="\x1b[31m", failures=1)
+    lines = shown(seen(many=1, logs=[evil]), 200)
+    assert not any("\x1b" in line for line in lines)
+    (row,) = (line for line in lines if line.startswith(r"[b]x[/b]\x1b[2J "))
+    assert r"a\nb" in row
+    assert r"\x1b[31m" in row
+
+
 def test_what_a_script_gets() -> None:
     found = seen(many=11)
     counts = found.counts()

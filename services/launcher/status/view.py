@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from launcher.harmless import harmless
 from launcher.status.report import Gateway, Ingestor, Log, Report, Retired, Stream
 
 _STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
@@ -39,8 +40,8 @@ def _integrity(log: Log) -> Text:
 
 
 _LOGS: Final = (
-    Column("log", lambda log: Text(log.name, style=_STYLES[log.status]), left=True),
-    Column("operator", lambda log: log.operator, 170, left=True),
+    Column("log", lambda log: Text(harmless(log.name), style=_STYLES[log.status]), left=True),
+    Column("operator", lambda log: harmless(log.operator), 170, left=True),
     Column("next", lambda log: _count(log.next)),
     Column("behind", lambda log: _count(log.behind)),
     Column("certs/s", lambda log: f"{log.published_per_second:,.1f}"),
@@ -50,7 +51,7 @@ _LOGS: Final = (
     Column("proven", _integrity, 100, left=True),
     Column("circuit", lambda log: log.circuit, 130, left=True),
     Column("owner", lambda log: log.owner or "-", 190, left=True),
-    Column("", lambda log: Text(log.trouble, style="red"), left=True, takes=True),
+    Column("", lambda log: Text(harmless(log.trouble), style="red"), left=True, takes=True),
 )
 
 
@@ -127,7 +128,7 @@ def logs(found: Sequence[Log], width: int, most: int | None = None) -> Renderabl
 
 def _retired(found: Sequence[Retired]) -> Text:
     """Those that are over, in one line."""
-    names = ", ".join(log.name for log in found)
+    names = ", ".join(harmless(log.name) for log in found)
     return Text(f"retired: {names}", style="dim", no_wrap=True, overflow="ellipsis")
 
 

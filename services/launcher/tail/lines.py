@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from launcher.harmless import harmless
+
 NAMES: Final = "names"
 JSON: Final = "json"
 
@@ -126,11 +128,6 @@ def printer(form: str, match: re.Pattern[str] | None) -> Printer:
         return [form.format_map(values)]
 
     return {NAMES: print_names, JSON: print_json}.get(form, print_template)
-
-
-def harmless(text: str) -> str:
-    """Text as it is, unless it would write more than itself: names are made by strangers."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _domains(message: Message) -> list[str]:
