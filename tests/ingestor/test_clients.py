@@ -315,3 +315,16 @@ async def test_what_is_no_checkpoint(
     server.answers["/checkpoint"] = [Answer(body)]
     with pytest.raises(BadAnswer, match="checkpoint"):
         await sunlight.tree_head()
+
+
+async def test_proofs_in_one_tree_share_its_upper_tiles_and_its_last(
+    server: HostileServer, sunlight: StaticCtLog
+) -> None:
+    head = await sunlight.tree_head()
+    for index in (255, 511, 600):
+        await sunlight.inclusion(index, head.size)
+    assert server.count("/tile/1/000.p/2") == server.count("/tile/0/002.p/188") == 1
+    # A log that has answered wrongly once is not held to it.
+    await sunlight.tree_head()
+    await sunlight.inclusion(255, head.size)
+    assert server.count("/tile/1/000.p/2") == 2

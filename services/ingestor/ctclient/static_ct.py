@@ -22,6 +22,8 @@ TILE = 256
 _MAX_CHECKPOINT = 64 << 10
 _MAX_TILE = 64 << 20
 _MAX_HASH_TILE = 256 * 32
+# Hash tiles, of 8 KiB at most.
+_MAX_KEPT = 64
 _GONE = (404, 410)
 
 
@@ -60,9 +62,11 @@ class StaticCtLog:
         self._fetcher = fetcher
         self._issuers = issuers
         self._identity = identity
+        self._kept: dict[HashTile, bytes] = {}
 
     async def tree_head(self) -> TreeHead:
         """Read the checkpoint."""
+        self._kept.clear()  # so that a wrong tile is not believed for longer than one attempt
         url = f"{self._base}/checkpoint"
         body = await self._fetcher.get(url, _MAX_CHECKPOINT)
         identity = self._identity
@@ -106,11 +110,21 @@ class StaticCtLog:
         tiles: dict[HashTile, bytes] = {}
         # One after the other: a TaskGroup in which a task fails loses a cancellation (3.11).
         for tile in tiles_of(ranges, size):
-            _, tiles[tile] = await self._tile(tile.level, tile.n, tile.width, _MAX_HASH_TILE)
+            tiles[tile] = await self._hash_tile(tile)
         try:
             return [hash_of(each, tiles) for each in ranges]
         except Malformed as error:
             raise BadAnswer(self._fetcher.log, f"{self._base}/tile", str(error)) from error
+
+    async def _hash_tile(self, tile: HashTile) -> bytes:
+        """Fetch a hash tile; those that all proofs in a tree need, the upper and the last, once."""
+        body = self._kept.get(tile)
+        if body is None:
+            _, body = await self._tile(tile.level, tile.n, tile.width, _MAX_HASH_TILE)
+            is_shared = tile.level > 0 or tile.width < TILE
+            if is_shared and len(self._kept) < _MAX_KEPT:
+                self._kept[tile] = body
+        return body
 
     async def _tile(
         self, level: int | Literal["data"], number: int, width: int, limit: int
