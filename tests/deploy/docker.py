@@ -87,4 +87,4 @@ class Stack:
 
     def down(self) -> None:
         """Stop everything, and remove it with its data."""
-        self.compose("down", "--volumes", "--timeout=10")
+        self.compose("--profile=*", "down", "--volumes", "--timeout=10")
