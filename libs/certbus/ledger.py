@@ -21,7 +21,8 @@ EVIDENCE_KEPT = 64
 ALARMS_OF = "alarms."
 """What the names of the counters by kind begin with, in the hash of a log."""
 
-_FIELDS = ("frontier", "tree_size", "tree_timestamp", "tree_root", "tree_signature")
+_BELOW = "below_since"
+_FIELDS = ("frontier", "tree_size", "tree_timestamp", "tree_root", "tree_signature", _BELOW)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -30,10 +31,12 @@ class Kept(msgspec.Struct, frozen=True):
     Attributes:
         frontier: of everything before the log's `next`.
         tree_head: the tree head followed, which the frontier was proven to lead to.
+        below_since: since when the log has shown smaller ones only, in seconds since the epoch.
     """
 
     frontier: Frontier
     tree_head: TreeHead | None
+    below_since: float | None
 
 
 class Ledger:
@@ -54,28 +57,40 @@ class Ledger:
         It is not when nothing was proven, or `next` was moved by somebody who keeps no frontier.
         """
         values: list[Any] = await self._redis.hmget(self._keys.log(log_id), _FIELDS)
-        frontier, size, timestamp, root, signature = values
+        frontier, size, timestamp, root, signature, below = values
         if frontier is None:
             return None
         try:
             restored = Frontier.from_bytes(frontier)
             head = size and TreeHead(int(size), int(timestamp), root, signature)
+            since = None if below is None else int(below) / 1000
         except (ValueError, TypeError):
             return None
-        return Kept(restored, head) if restored.size == next_index else None
+        return Kept(restored, head, since) if restored.size == next_index else None
 
-    async def alarm(self, log_id: str, kind: str, problem: str, heads: Sequence[TreeHead]) -> None:
-        """Keep what shows that a log lied.
+    async def alarm(
+        self,
+        log_id: str,
+        kind: str,
+        problem: str,
+        heads: Sequence[TreeHead],
+        *,
+        keep: bool = True,
+    ) -> None:
+        """Count a lie, and keep what shows it.
 
         Args:
             log_id: the log.
             kind: of lie, one word.
             problem: one line, for a person.
             heads: the tree heads that it is about.
+            keep: whether it becomes evidence; if not, it is only counted.
         """
         key = self._keys.log(log_id)
         async with self._redis.pipeline(transaction=True) as transaction:
-            self._keep(transaction, log_id, kind, problem, heads)
+            if keep:
+                self._keep(transaction, log_id, kind, problem, heads)
+            transaction.hincrby(key, f"{ALARMS_OF}{kind}", 1)
             transaction.hincrby(key, "alarms", 1)
             said: dict[Any, Any] = {"alarm": f"{kind}: {problem[:500]}", "alarm_at": _now_ms()}
             transaction.hset(key, mapping=said)
@@ -85,11 +100,20 @@ class Ledger:
         """Keep that a log does not prove what it shows, which is no lie."""
         async with self._redis.pipeline(transaction=True) as transaction:
             self._keep(transaction, log_id, "no_proof", problem, heads)
+            transaction.hincrby(self._keys.log(log_id), f"{ALARMS_OF}no_proof", 1)
             await transaction.execute()
 
     async def stale(self, log_id: str) -> None:
         """Count a tree head that was older than the one followed."""
-        await self._redis.hincrby(self._keys.log(log_id), "stale", 1)
+        key = self._keys.log(log_id)
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.hincrby(key, "stale", 1)
+            transaction.hsetnx(key, _BELOW, _now_ms())
+            await transaction.execute()
+
+    async def as_large_as_ever(self, log_id: str) -> None:
+        """Note that a log shows a tree head no smaller than the one followed."""
+        await self._redis.hdel(self._keys.log(log_id), _BELOW)
 
     def _keep(
         self,
@@ -106,7 +130,6 @@ class Ledger:
             "tree_heads": msgspec.json.encode(heads),
         }
         transaction.xadd(self._keys.evidence(log_id), fields, maxlen=EVIDENCE_KEPT)
-        transaction.hincrby(self._keys.log(log_id), f"{ALARMS_OF}{kind}", 1)
 
 
 def _now_ms() -> int:

@@ -57,6 +57,10 @@ class Held(msgspec.Struct):
         caught_up = self.follower.pipeline.next >= health.tree_size
         return (health.successes >= self.reached + 2 and caught_up) or now >= drain.given_up
 
+    def repeat(self) -> None:
+        """Redis may have lost what it was told: tell all of it again."""
+        self.integrity, self.newest, self.told_at = "", 0, 0.0
+
     async def report(self, directory: Directory) -> None:
         """Tell the directory how the log has been answering since the last report."""
         health, log_id = self.follower.health, self.follower.log.id

@@ -220,6 +220,8 @@ class Worker:
         self._beats += 1
         if seen.epoch != self._epoch or self._beats % _DESCRIBE_EVERY == 0:
             self._described = {}
+            for held in self._held.values():
+                held.repeat()
         known = {log.id: _description(log) for log in self._logs.values()}
         new = [told for log_id, told in known.items() if self._described.get(log_id) != told]
         await self._bus.directory.describe(new)

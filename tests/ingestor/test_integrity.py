@@ -199,6 +199,55 @@ async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
     assert not (await findings(site)).troubles
 
 
+async def test_how_long_a_log_is_below_its_tree_survives_a_restart(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=0)
+    first = await site.ingestor("a", **FROM_START)
+    await until(site.complete, what="complete Redis")
+    await until(lambda: shown(site, "proven"), what="proven logs")
+    await switch(site, "*", {"kind": "rewind", "entries": 50})
+
+    async def below() -> bool:
+        return all(log.stale > 1 for log in (await site.logs()).values())
+
+    await until(below, what="older tree heads")
+    await first.stop()
+    for log in (await site.logs()).values():
+        since = int(await site.redis.hget(site.keys.log(log.log_id), "below_since") or 0)
+        a_day_ago = since - 86_400_000
+        await site.redis.hset(site.keys.log(log.log_id), "below_since", a_day_ago)
+    second = await site.ingestor("b", **FROM_START)
+
+    async def rewound() -> bool:
+        return all([(await alarms(site, log)).startswith("rewound: ") for log in PAIR])
+
+    await until(rewound, what="alarms")
+    await switch(site, "*")
+    await until(lambda: shown(site, "proven"), what="proven logs")
+    await second.stop()
+    for log in (await site.logs()).values():
+        assert not await site.redis.hexists(site.keys.log(log.log_id), "below_since")
+
+
+async def test_a_lie_in_each_window_is_counted_and_told_once(site: Site) -> None:
+    fault = "*:forged_precert:every=5"
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=200, fault=fault)
+    with capture_logs() as lines:
+        await site.ingestor("a", **FROM_START)
+
+        async def often() -> bool:
+            counts = [log.alarms_by_kind for log in (await site.logs()).values()]
+            return len(counts) == 2 and all(kinds.get("forged_precert", 0) > 4 for kinds in counts)
+
+        await until(often, what="lies")
+    told = [line for line in lines if line["event"] == "log lies"]
+    assert sorted(line["log"] for line in told) == ["rfc1", "static1"]
+    assert {line["entries"] for line in told} == {"rejected"}
+    for log in (await site.logs()).values():
+        assert await site.redis.xlen(site.keys.evidence(log.log_id)) == 1
+        assert log.alarms == log.alarms_by_kind["forged_precert"]
+        assert re.fullmatch(r"forged_precert: entry \d+: the leaf .*", log.alarm or "")
+
+
 async def test_warn_tells_and_publishes(site: Site) -> None:
     fault = "*1:swapped_leaf:index=620"
     await site.simlog.start(rfc6962=1, static_ct=1, preload=2000, rate=0, fault=fault)

@@ -84,6 +84,7 @@ class Lie(BadAnswer):
 
     Attributes:
         kind: which lie.
+        what: what it was, without the kind.
         heads: the tree heads that show it.
     """
 
@@ -92,6 +93,7 @@ class Lie(BadAnswer):
     ) -> None:
         super().__init__(log, url, f"{kind}: {problem}")
         self.kind = kind
+        self.what = problem
         self.heads = heads
 
 

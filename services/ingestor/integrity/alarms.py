@@ -6,9 +6,14 @@
 
 A log that has rewound goes on being rewound while its entries are proven, so that ends otherwise:
 by a tree head that is as large as the one followed.
+
+Where a lie comes and goes, each time is counted, but one of a kind in `TOLD` is told and kept: or
+some odd entries in each window would drown the log lines, and drive other evidence out.
 """
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -22,6 +27,9 @@ from ingestor.outage import Patience
 State = Literal["proven", "unsigned", "unproven", "lying", "off"]
 AlarmKind = LieKind | Literal["no_proof"]
 
+TOLD = 600.0
+"""Seconds for which nothing more is said of a kind of lie that was told."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -33,20 +41,32 @@ class Alarms:
         ledger: where they are kept.
         patience: what to do while Redis is away.
         enforced: whether what is not proven is held back.
+        clock: seconds.
 
     Attributes:
         counts: how many there were, by kind.
         stale_heads: how many tree heads were older than one before.
     """
 
-    def __init__(self, log: Log, ledger: Ledger, patience: Patience, *, enforced: bool) -> None:
+    def __init__(
+        self,
+        log: Log,
+        ledger: Ledger,
+        patience: Patience,
+        *,
+        enforced: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.counts: Counter[AlarmKind] = Counter()
         self.stale_heads = 0
         self._log = log
         self._ledger = ledger
         self._patience = patience
-        self._entries = "held back" if enforced else "published all the same"
+        self._enforced = enforced
+        self._clock = clock
         self._standing: set[AlarmKind] = set()
+        self._quiet_until: dict[AlarmKind, float] = {}
+        self._below = True  # whether Redis may say that the newest tree head was a smaller one
 
     @property
     def lying(self) -> bool:
@@ -63,14 +83,18 @@ class Alarms:
         if lie.kind in self._standing:
             return
         self._count(lie.kind)
-        _log.error(
-            "log lies",
-            log=self._log.name,
-            kind=lie.kind,
-            problem=lie.problem,
-            entries="as they were" if lie.kind == "rewound" else self._entries,
-        )
-        alarm = partial(self._ledger.alarm, self._log.id, lie.kind, lie.problem, lie.heads)
+        now = self._clock()
+        new = now >= self._quiet_until.get(lie.kind, now)
+        if new:
+            self._quiet_until[lie.kind] = now + TOLD
+            _log.error(
+                "log lies",
+                log=self._log.name,
+                kind=lie.kind,
+                problem=lie.what,
+                entries=self._fate(lie.kind),
+            )
+        alarm = partial(self._ledger.alarm, self._log.id, lie.kind, lie.what, lie.heads, keep=new)
         await self._patience(alarm)
 
     async def no_proof(self, error: Unproven) -> None:
@@ -82,7 +106,7 @@ class Alarms:
             "log proves nothing",
             log=self._log.name,
             problem=error.problem,
-            entries=self._entries,
+            entries=self._fate("no_proof"),
         )
         await self._patience(
             partial(self._ledger.no_proof, self._log.id, error.problem, error.heads)
@@ -91,15 +115,27 @@ class Alarms:
     async def stale(self) -> None:
         """The log has shown a tree head older than one before."""
         self.stale_heads += 1
+        self._below = True
         await self._patience(partial(self._ledger.stale, self._log.id))
 
     def proven(self) -> None:
         """Something was proven: what was wrong is over."""
         self._standing &= {"rewound"}
 
-    def as_large_as_ever(self) -> None:
+    async def as_large_as_ever(self) -> None:
         """The log has shown a tree head as large as the one followed."""
         self._standing.discard("rewound")
+        if self._below:
+            await self._patience(partial(self._ledger.as_large_as_ever, self._log.id))
+            self._below = False
+
+    def _fate(self, kind: AlarmKind) -> str:
+        """What becomes of the entries."""
+        if kind == "rewound":
+            return "as they were"
+        if not self._enforced:
+            return "published all the same"
+        return "rejected" if kind == "forged_precert" else "held back"
 
     def _count(self, kind: AlarmKind) -> None:
         self._standing.add(kind)

@@ -118,10 +118,13 @@ class Guard:
             return
         kept = await self._patience(partial(self._ledger.kept, self._log.id, next_index))
         self._frontier = self._survey = None
-        if kept is not None:
-            self._frontier = kept.frontier
-            if kept.tree_head is not None:
-                self._heads.follow(kept.tree_head)
+        if kept is None:
+            return
+        self._frontier = kept.frontier
+        if kept.tree_head is not None:
+            self._heads.follow(kept.tree_head)
+        if kept.below_since is not None:
+            self._heads.below_for(time.time() - kept.below_since, self._clock())
 
     async def admit(self, head: TreeHead, next_index: int) -> TreeHead:
         """Decide which tree to catch up with, now that the log has shown this head.
@@ -257,7 +260,7 @@ class Guard:
                     )
                     await self.alarms.lie(self._lie("rewound", problem, followed, head))
             case Newer() | Same():
-                self.alarms.as_large_as_ever()
+                await self.alarms.as_large_as_ever()
 
     async def _confirm(self, older: TreeHead, followed: TreeHead) -> None:
         """Prove that an older tree head is consistent; a replica that is behind may not know."""

@@ -75,6 +75,10 @@ class Heads:
         self._proven: OrderedDict[int, TreeHead] = OrderedDict()
         self._below_since: float | None = None
 
+    def below_for(self, seconds: float, now: float) -> None:
+        """For so long, until now, the log has shown smaller heads than the one followed only."""
+        self._below_since = now - seconds
+
     def receive(self, head: TreeHead, now: float) -> Verdict:
         """Judge a tree head that the log has shown.
 
