@@ -248,6 +248,14 @@ async def test_a_lie_in_each_window_is_counted_and_told_once(site: Site) -> None
         assert re.fullmatch(r"forged_precert: entry \d+: the leaf .*", log.alarm or "")
 
 
+async def test_an_emptied_redis_is_told_again_what_is_proven(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=20)
+    await site.ingestor("a", **FROM_START)
+    await until(lambda: shown(site, "proven"), what="proven logs")
+    await site.redis.flushall()
+    await until(lambda: shown(site, "proven"), what="proven logs in an emptied Redis")
+
+
 async def test_warn_tells_and_publishes(site: Site) -> None:
     fault = "*1:swapped_leaf:index=620"
     await site.simlog.start(rfc6962=1, static_ct=1, preload=2000, rate=0, fault=fault)
