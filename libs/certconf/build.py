@@ -34,7 +34,9 @@ _NAMES: Final[Mapping[object, str]] = {
 _SHOWN: Final = 60
 
 
-def build(cls: type[S], node: Node, problems: list[Problem], key: str = "") -> S | None:
+def build(
+    cls: type[S], node: Node, problems: list[Problem], key: str = "", base: S | None = None
+) -> S | None:
     """The struct that `node`'s members make; None if a required one is missing or wrong.
 
     A wrong optional member leaves the default, so that the checks after this see a whole struct.
@@ -44,6 +46,7 @@ def build(cls: type[S], node: Node, problems: list[Problem], key: str = "") -> S
         node: a mapping, or null for nothing but defaults.
         problems: where everything wrong is added.
         key: the dotted key of `node`, for the messages.
+        base: has what `node` leaves out; None if only the defaults of `cls` do.
     """
     if node.value is None:
         node = Node({}, node.origin)
@@ -62,11 +65,13 @@ def build(cls: type[S], node: Node, problems: list[Problem], key: str = "") -> S
         if name not in fields:
             problems.append(Problem(child.origin, path, f"no such setting{_hint(name, fields)}"))
             continue
-        value = _value(fields[name].type, child, path, problems)
+        value = _value(fields[name].type, child, path, problems, fields[name].default)
         if value is not msgspec.UNSET:
             values[name] = value
         else:
-            wrong = wrong or fields[name].required
+            wrong = wrong or (base is None and fields[name].required)
+    if base is not None:
+        return msgspec.structs.replace(base, **values)
     for name, field in fields.items():
         if field.required and name not in node.value:
             problems.append(Problem(node.origin, key, f"{name} is missing: {allowed(field.type)}"))
@@ -86,13 +91,13 @@ def settings(cls: type[msgspec.Struct] = Config, key: str = "") -> Iterator[str]
             yield path
 
 
-def _value(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
+def _value(kind: Any, node: Node, key: str, problems: list[Problem], default: object = None) -> Any:
     """The value of one setting, or UNSET after reporting what is wrong with it."""
     inner, optional = _without_none(kind)
     if node.value is None and optional:
         return None
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-        made = build(inner, node, problems, key)
+        made = build(inner, node, problems, key, default if isinstance(default, inner) else None)
         return msgspec.UNSET if made is None else made
     if get_origin(inner) is tuple:
         return _items(get_args(inner)[0], node, key, problems)

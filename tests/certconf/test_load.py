@@ -285,6 +285,16 @@ def test_an_empty_file_and_empty_sections_are_defaults() -> None:
     assert load("empty.yaml", {}).log_lists is None, "null is the default, [] is none"
 
 
+def test_what_a_section_leaves_out_keeps_its_default(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("retention: {full: {max_age_secs: 60}, domains: {max_bytes: 5}}")
+    config = load(file, {}, {"retention.lite.max_age_secs": 7200})
+    default = Config().retention
+    assert config.retention.full == msgspec.structs.replace(default.full, max_age_secs=60)
+    assert config.retention.lite == msgspec.structs.replace(default.lite, max_age_secs=7200)
+    assert config.retention.domains == msgspec.structs.replace(default.domains, max_bytes=5)
+
+
 def test_numbers_stay_text_where_text_is_meant() -> None:
     Path("config.yaml").write_text("auth: {tokens: [0123, on, 12:30:45, 2026-01-01]}")
     tokens = [token.reveal() for token in load(None, {}).auth.tokens]
