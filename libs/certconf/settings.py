@@ -26,6 +26,9 @@ BasePath = Annotated[
     str,
     Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", description="a path that begins with /, as /ct"),
 ]
+HeaderName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", description="a header's name, as X-Token")
+]
 WebURL = Annotated[
     str, Meta(pattern=r"^https?://[^\s/?#]+[^\s]*$", description="an http:// or https:// URL")
 ]
@@ -173,7 +176,7 @@ class Auth(msgspec.Struct, frozen=True):
     premium_tokens: tuple[Secret, ...] = ()
     holders: tuple[TokenHolder, ...] = ()
     #: Read beside Authorization, which is always read.
-    header_name: Text = "Authorization"
+    header_name: HeaderName = "Authorization"
     #: Whether `?token=` counts too: a browser's EventSource cannot send headers, but URLs are
     #: written to the logs of everything they pass.
     query_token: bool = False

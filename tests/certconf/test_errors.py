@@ -29,6 +29,10 @@ def problems(
         ("port: eighty", "config.yaml:1: port: 'eighty' is not a whole number from 1 to 65535"),
         ("port: 80.5", "config.yaml:1: port: 80.5 is not a whole number from 1 to 65535"),
         ("port:", "config.yaml:1: port: an empty value is not a whole number from 1 to 65535"),
+        (
+            "auth: {header_name: X Key}",
+            "config.yaml:1: auth.header_name: 'X Key' is not a header's name, as X-Token",
+        ),
         ("port: [80]", "config.yaml:1: port: a list is not a whole number from 1 to 65535"),
         ("prot: 80", "config.yaml:1: prot: no such setting: did you mean port?"),
         (
