@@ -199,6 +199,22 @@ async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
     assert not (await findings(site)).troubles
 
 
+async def test_a_size_that_nobody_signed_is_no_size(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=200)
+    await site.ingestor("a", **FROM_START)
+    await until(lambda: shown(site, "proven"), what="proven logs")
+    await switch(site, "*", {"kind": "bad_signature"})
+    sizes = await site.simlog.sizes()
+
+    async def shown_often() -> bool:
+        logs, grown = await site.logs(), await site.simlog.sizes()
+        return all(log.errors > 4 and grown[name] > sizes[name] + 300 for name, log in logs.items())
+
+    await until(shown_often, what="larger tree heads, signed by nobody")
+    for name, log in (await site.logs()).items():
+        assert max(log.newest or 0, log.tree_size or 0) <= sizes[name]
+
+
 async def test_how_long_a_log_is_below_its_tree_survives_a_restart(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=0)
     first = await site.ingestor("a", **FROM_START)

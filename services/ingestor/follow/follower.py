@@ -51,7 +51,7 @@ class Health(msgspec.Struct):
 
     Attributes:
         successes: how often everything up to the head was published.
-        tree_size: of the newest tree head that the log has shown.
+        tree_size: of the newest tree head that the log has shown, and signed.
         begun: when this process began to follow it, seconds since the epoch.
         caught_up: when everything up to the tree head was last published; 0 if never.
     """
@@ -152,8 +152,9 @@ class Follower:
             asked = loop.time()
             try:
                 newest = await self._client.tree_head()
-                quiet.seen(newest.size)
-                self.health.tree_size = newest.size
+                if self.guard.is_signed(newest):  # anybody can say any number
+                    quiet.seen(newest.size)
+                    self.health.tree_size = newest.size
                 head = await self.guard.admit(newest, self.pipeline.next)
                 await self._catch_up(head)
             except LogError as error:
