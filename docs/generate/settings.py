@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from types import ModuleType
 from typing import Any, Final, get_args, get_origin
 
@@ -20,6 +21,7 @@ from docs.generate.tables import code, table
 _VARIABLES: Final = {
     setting: f"{environment.PREFIX}{name}" for name, setting in environment.SETTINGS.items()
 }
+_DEFAULT: Final = Config()
 
 
 def settings() -> str:
@@ -65,7 +67,7 @@ _HEAD: Final = ["setting", "default", "allowed", "variable", "a change applies",
 def _row(cls: type, field: Any, path: str, notes: Mapping[tuple[str, str], str]) -> list[str]:
     return [
         code(path),
-        _default(field),
+        _shown(attrgetter(path)(_DEFAULT)),
         allowed_words(field.type),
         code(_VARIABLES.get(path, "")),
         _applies(path),
@@ -105,6 +107,10 @@ def _default(field: Any) -> str:
     value = field.default
     if value is msgspec.NODEFAULT:
         value = field.default_factory()
+    return _shown(value)
+
+
+def _shown(value: object) -> str:
     if value is None or value in ("", (), {}):
         return "none"
     if isinstance(value, Mapping):

@@ -273,7 +273,7 @@ class Config(msgspec.Struct, frozen=True):
     Attributes:
         base_path: path below which a proxy shows the server; it is answered below it, and as it is.
         trusted_proxies: whose X-Forwarded-For says where a client is.
-        log_lists: lists of logs to follow; None is Google's and Apple's, () only the configured
+        log_lists: lists of logs to follow; None is Google's and Apple's, [] only the configured
             logs.
         redis_url: None lets `certstream-server up` run a Redis of its own.
         redis_read_url: a replica that gateways read the streams from.
