@@ -11,6 +11,7 @@ from certconf.live import Service
 from certconf.problems import Origin
 from launcher import options, service
 from launcher.logsetup import FORMATS, LEVELS
+from launcher.output import nobody_reads
 from launcher.reloading import Reloader
 
 PROGRAM: Final = "certstream-server"
@@ -41,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser(arguments[:1]).parse_args(arguments)
     handler: Handler = chosen.handler
     try:
-        return handler(chosen)
+        code = handler(chosen)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()
+        return 0
     except ConfigError as error:
         print(f"{PROGRAM}: the configuration cannot be used:", file=sys.stderr)
         for problem in error.problems:
@@ -49,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except KeyboardInterrupt:
         return 130
+    return code
 
 
 def _parser(command: Sequence[str]) -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from certbus.keys import Keys
 from certbus.rejections import Rejection, rejections
 from launcher import options
 from launcher.choosing import NoSuchLog, choose
-from launcher.harmless import harmless
+from launcher.output import harmless
 from launcher.redis_at import run_with_redis
 
 _LIMIT = 50

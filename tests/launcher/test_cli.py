@@ -40,6 +40,16 @@ def test_the_overview_names_every_command(tmp_path: Path) -> None:
     assert named >= set(COMMANDS)
 
 
+def test_whoever_reads_may_go(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as gone:  # noqa: PTH123  (a file descriptor)
+        done = subprocess.run(
+            [*CERTSTREAM_SERVER, "config"], cwd=tmp_path, stdout=gone, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("command", ["ingest", "gateway"])
 def test_a_service_alone_needs_a_redis(command: str, tmp_path: Path) -> None:
     result = run(command, cwd=tmp_path)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launcher.harmless import harmless
+from launcher.output import harmless
 from launcher.status.report import Gateway, Ingestor, Log, Report, Retired, Stream
 
 _STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}

@@ -1,7 +1,6 @@
 """Printing, and what there was in the end."""
 
 import argparse
-import os
 import re
 import sys
 import time
@@ -14,6 +13,7 @@ from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 from launcher import logsetup, service
+from launcher.output import nobody_reads
 from launcher.tail import lines
 from launcher.tail.following import from_redis, from_server, without_query
 from launcher.tail.sources import RefusedError, Stream
@@ -44,8 +44,7 @@ def run(chosen: argparse.Namespace) -> int:
         _note(f"{where} does not speak certstream: {error}")
         code = 1
     except BrokenPipeError:
-        # Nobody reads any more, as with `| head`. Python would complain while flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_reads()
     _note(tally.summary())
     return code
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from launcher.harmless import harmless
+from launcher.output import harmless
 
 NAMES: Final = "names"
 JSON: Final = "json"
