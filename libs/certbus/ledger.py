@@ -54,7 +54,8 @@ class Ledger:
     async def kept(self, log_id: str, next_index: int) -> Kept | None:
         """Read where a log's tree stood at `next_index`; None if that is not known.
 
-        It is not when nothing was proven, or `next` was moved by somebody who keeps no frontier.
+        It is not when nothing was proven, or `next` was moved by somebody who keeps no frontier;
+        nor when what is kept contradicts itself, for that is no fault of the log.
         """
         values: list[Any] = await self._redis.hmget(self._keys.log(log_id), _FIELDS)
         frontier, size, timestamp, root, signature, below = values
@@ -66,7 +67,11 @@ class Ledger:
             since = None if below is None else int(below) / 1000
         except (ValueError, TypeError):
             return None
-        return Kept(restored, head, since) if restored.size == next_index else None
+        if restored.size != next_index:
+            return None
+        if head and head.size == restored.size and head.root != restored.root():
+            return None
+        return Kept(restored, head, since)
 
     async def alarm(
         self,

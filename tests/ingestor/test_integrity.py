@@ -215,6 +215,32 @@ async def test_a_size_that_nobody_signed_is_no_size(site: Site) -> None:
         assert max(log.newest or 0, log.tree_size or 0) <= sizes[name]
 
 
+async def test_no_log_is_blamed_for_a_frontier_that_was_changed_in_redis(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=20)
+    first = await site.ingestor("a", **FROM_START)
+
+    async def live() -> bool:
+        logs = (await site.logs()).values()
+        return len(logs) == 2 and all((log.next or 0) > 330 for log in logs)
+
+    await until(live, what="the backlog, and entries that came since")
+    await first.stop()
+    before = await site.logs()
+    for log in before.values():
+        assert log.next == log.tree_size
+        key = site.keys.log(log.log_id)
+        kept: Any = await site.redis.hget(key, "frontier")
+        await site.redis.hset(key, "frontier", kept[:-1] + bytes([kept[-1] ^ 1]))
+    await site.ingestor("b", **FROM_START)
+
+    async def went_on() -> bool:
+        logs = await site.logs()
+        return all((log.next or 0) > (before[name].next or 0) for name, log in logs.items())
+
+    await until(went_on, "entries after a restart")
+    assert {log.alarms for log in (await site.logs()).values()} == {0}
+
+
 async def test_how_long_a_log_is_below_its_tree_survives_a_restart(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=0)
     first = await site.ingestor("a", **FROM_START)
