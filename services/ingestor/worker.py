@@ -30,7 +30,7 @@ from certbus.directory import Directory, LogDescription, Roster
 from certbus.leases import Lease, Leases
 from ingestor.assembly import Assembly
 from ingestor.catalog.log import Log
-from ingestor.first_sight import Starts, find_start
+from ingestor.first_sight import Start, Starts, find_start
 from ingestor.follow.follower import Follower
 from ingestor.follow.pipeline import LeaseLost
 from ingestor.held import Held, totals
@@ -101,7 +101,7 @@ class Worker:
         self._held: dict[str, Held] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}  # for where to start
         self._loads: dict[str, float] = {}  # log id -> what it cost whoever held it last
-        self._why: dict[str, str] = {}  # log id -> why it starts where it does
+        self._found: dict[str, Start] = {}  # log id -> where it starts, by this worker's look
         self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
         self._left_alone: dict[str, float] = {}  # log id -> loop time until which
         self._unclaimed = Unclaimed()
@@ -242,7 +242,10 @@ class Worker:
 
     def _begin(self, log: Log, lease: Lease, tasks: asyncio.TaskGroup) -> None:
         follower = self._assembly.follower(log, lease)
-        why = self._why.pop(log.id, "where redis says it goes on")
+        start = self._found.pop(log.id, None)  # another worker may have been the first to say
+        why = "where redis says it goes on"
+        if start is not None and start.index == lease.next:
+            why = start.why
         _log.info(
             "following log", log=log.name, url=log.url, kind=log.kind.value, at=lease.next, why=why
         )
@@ -267,7 +270,7 @@ class Worker:
             check = self._assembly.signature_check(log)
             alarms = self._assembly.alarms(log)
             start = await find_start(log, client, breaker, self._starts, alarms, check)
-            self._why[log.id] = start.why
+            self._found[log.id] = start
             await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
         except Exception:  # noqa: BLE001  (one log's trouble must not end the others)
             _log.exception("finding a start failed", log=log.name, again_in_secs=_PENALTY)

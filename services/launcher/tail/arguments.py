@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="ws://localhost:8080",
         type=_server,
-        help="ws:// or wss:// (WebSocket), http:// or https:// (SSE); default %(default)s",
+        help="ws:// or wss:// (WebSocket), http:// or https:// (SSE); a path of its own is kept, "
+        "as /ct/full-stream below a prefix; default %(default)s",
     )
     parser.add_argument(
         "--redis", metavar="URL", type=_redis, help="read Redis itself instead of a server"
