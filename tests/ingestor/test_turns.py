@@ -18,7 +18,7 @@ from ingestor.ctclient.errors import LeftAlone, LogError, Refused
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from ingestor.ctclient.turns import LATE, Turns
 from ingestor.outage import Patience
-from tests.ingestor.hostile import Answer, HostileServer, hostile_server
+from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
 from tests.waiting import until
 
 LIMIT = 1000
@@ -61,6 +61,16 @@ async def test_requests_to_an_operator_are_spaced_whoever_sends_them(
     # What one request is late, the next one is early.
     for first, last in [(0, 11), (0, 6), (5, 11)]:
         assert times[last] - times[first] >= (last - first) * INTERVAL - LATE
+
+
+async def test_each_redirect_takes_a_turn(redis: Redis, web: HostileServer) -> None:
+    web.answers["/moved"] = [redirect("/moved/again")]
+    web.answers["/moved/again"] = [redirect("/calm")]
+    log = Asker(redis, "one", "Example", 2 * LATE)
+    assert await log.fetch(f"{web.url}/moved") == b"calm"
+    times = [request.time for request in web.requests]
+    assert len(times) == 3
+    assert times[2] - times[0] >= 2 * 2 * LATE - LATE
 
 
 async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:

@@ -1,7 +1,8 @@
 """One URL of a log -> one bounded body.
 
     turn        the log may be asked, and it is its operator's turn (`turns.py`)
-    attempt     GET, at most `MAX_REDIRECTS` redirects, all of it within `timeout` seconds
+    attempt     GET within `timeout` seconds
+    redirect    another turn and another GET, at most `MAX_REDIRECTS` times, never to plain HTTP
     body        read raw and counted against the caller's limit; gunzipped against the same limit
     status      200 is a body; 429, 5xx and a lost connection are tried again; the rest is an answer
     Retry-After is an answer, too, and leaves the whole log alone until it has passed
@@ -75,8 +76,6 @@ def http_client(contact: str = "", connect_timeout: float = 10.0) -> httpx.Async
     agent = f"certstream-server/{version('certstream-server')}"
     return httpx.AsyncClient(
         http2=True,
-        follow_redirects=True,
-        max_redirects=MAX_REDIRECTS,
         headers={
             "user-agent": f"{agent} (+{contact})" if contact else agent,
             "accept-encoding": "gzip",
@@ -159,44 +158,62 @@ class Fetcher:
     async def _attempt(
         self, url: str, limit: int, headers: Mapping[str, str] = NO_HEADERS
     ) -> Version:
-        """One request, in its turn."""
+        """One answer, through as many redirects as may be."""
+        place = url
+        for _ in range(MAX_REDIRECTS + 1):
+            found = await self._in_turn(url, place, limit, headers)
+            if isinstance(found, Version):
+                return found
+            place = found
+        raise BadAnswer(self.log, url, f"more than {MAX_REDIRECTS} redirects")
+
+    async def _in_turn(
+        self, url: str, place: str, limit: int, headers: Mapping[str, str]
+    ) -> Version | str:
+        """One request in its turn, for `url`: what is at `place`, or where it is instead."""
         if self._turns is not None:
             await self._turns.take(url)
         began = time.perf_counter()
         try:
-            version = await self._request(url, limit, headers)
+            found = await self._request(url, place, limit, headers)
         except LogError as error:
             self._measured(_outcome(error), time.perf_counter() - began)
             if self._turns is not None and isinstance(error, Refused):
                 await self._turns.refused(error)
             raise
         self._measured("ok", time.perf_counter() - began)
-        return version
+        return found
 
-    async def _request(self, url: str, limit: int, headers: Mapping[str, str]) -> Version:
+    async def _request(
+        self, url: str, place: str, limit: int, headers: Mapping[str, str]
+    ) -> Version | str:
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(url, limit, headers)
+                return await self._exchange(url, place, limit, headers)
         except TimeoutError as error:
             problem = f"no complete answer within {self._timeout:g} s"
             raise Unreachable(self.log, url, problem) from error
-        except httpx.TooManyRedirects as error:
-            problem = f"more than {MAX_REDIRECTS} redirects"
-            raise BadAnswer(self.log, url, problem) from error
         except LogError:
             raise
         # Not only httpx's own: a redirect may lead to what idna or the socket module trips over.
         except Exception as error:
             raise Unreachable(self.log, url, _problem(error)) from error
 
-    async def _exchange(self, url: str, limit: int, headers: Mapping[str, str]) -> Version:
-        async with self._http.stream("GET", url, headers=headers) as response:
+    async def _exchange(
+        self, url: str, place: str, limit: int, headers: Mapping[str, str]
+    ) -> Version | str:
+        async with self._http.stream("GET", place, headers=headers) as response:
+            if response.next_request is not None:
+                return self._redirected(url, response.next_request.url)
             if response.status_code != httpx.codes.OK:
                 raise self._refused(url, response)
-            if url.startswith("https:") and response.url.scheme != "https":
-                raise BadAnswer(self.log, url, f"redirected to plain HTTP, {response.url}")
             said = Validators(_repeatable(response, "etag"), _repeatable(response, "last-modified"))
             return Version(await self._body(url, response, limit), said)
+
+    def _redirected(self, url: str, to: httpx.URL) -> str:
+        if url.startswith("https:") and to.scheme != "https":
+            raise BadAnswer(self.log, url, f"redirected to plain HTTP, {to}")
+        return str(to)
 
     def _refused(self, url: str, response: httpx.Response) -> Refused:
         wait = retry_after(response.headers.get("retry-after"), time.time())
