@@ -105,9 +105,22 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if (config.tls_cert is None) != (config.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if config.tls_cert else ("tls_key", "tls_cert")
         yield (given, missing), f"needs {missing} beside it"
+    for setting in ("custom_logs", "static_logs", "log_lists"):
+        for number, item in enumerate(getattr(config, setting) or ()):
+            if _has_credentials(item.url):
+                message = "url holds a password or user: it would be logged, and shown to clients"
+                yield (f"{setting}[{number}]", setting), message
     for number, log_list in enumerate(config.log_lists or ()):
         if (problem := _untrustworthy(log_list)) is not None:
             yield (f"log_lists[{number}]", "log_lists"), problem
+
+
+def _has_credentials(url: str) -> bool:
+    """Whether there is a user or a password in a URL (RFC 3986 section 3.2.1)."""
+    try:
+        return "@" in urlsplit(url).netloc
+    except ValueError:
+        return False
 
 
 def _untrustworthy(log_list: LogList) -> str | None:
