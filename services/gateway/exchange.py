@@ -19,6 +19,9 @@ OPEN: Final = (
 )
 """Scripts of any origin may read the answer, and what its headers say (Fetch standard)."""
 
+UNKEPT: Final = ("Cache-Control", "no-store")
+"""True for this moment alone: no cache on the way may give it to anybody else."""
+
 METHODS: Final = "GET, HEAD, OPTIONS"
 
 
@@ -94,8 +97,7 @@ def in_json(value: object) -> Answer:
 
 def refuse(status: int, error: str, *headers: tuple[str, str]) -> Answer:
     """Answer with an error, said in JSON."""
-    kept = ("Cache-Control", "no-store")
-    return Answer(status, (JSON, *OPEN, kept, *headers), msgspec.json.encode(Problem(error)))
+    return Answer(status, (JSON, *OPEN, UNKEPT, *headers), msgspec.json.encode(Problem(error)))
 
 
 def disabled(setting: str) -> Answer:

@@ -18,7 +18,7 @@ from certadmin.client import ask
 from certbus.directory import Member, Snapshot
 from certbus.reader import Follower
 from gateway.api.sight import Sight
-from gateway.exchange import Answer, in_json
+from gateway.exchange import JSON, OPEN, UNKEPT, Answer
 from gateway.health import judge
 from gateway.merging import Told, merge
 from gateway.metrics import CONTENT_TYPE
@@ -77,7 +77,7 @@ class Machine:
                 (self._address, *asked), names, (self._own_metrics(), *texts), strict=True
             )
         ]
-        return Answer(200, (("Content-Type", CONTENT_TYPE),), merge(told))
+        return Answer(200, (("Content-Type", CONTENT_TYPE), UNKEPT), merge(told))
 
     def _here(self, members: Sequence[Member]) -> dict[str, Member]:
         """Those of this machine but this one, by address.
@@ -106,10 +106,8 @@ class Machine:
             },
             unhealthy_threshold=self._service.settings.unhealthy_threshold,
         )
-        answer = in_json(said)
-        if said.status != "unhealthy":
-            return answer
-        return msgspec.structs.replace(answer, status=503)
+        status = 503 if said.status == "unhealthy" else 200
+        return Answer(status, (JSON, *OPEN, UNKEPT), msgspec.json.encode(said))
 
     async def _look(self) -> bool:
         """Look at the directory; what was seen before stays if Redis does not answer."""

@@ -16,7 +16,7 @@ from gateway.api.openapi import Document
 from gateway.api.sight import Sight
 from gateway.api.stats import Stats, stats
 from gateway.api.subscribing import Event, events, not_a_page
-from gateway.exchange import OPEN, TEXT, Answer, Later, Problem, Request
+from gateway.exchange import OPEN, TEXT, UNKEPT, Answer, Later, Problem, Request
 from gateway.health import DeepHealth
 from gateway.machine import Machine
 from gateway.page import Page
@@ -175,7 +175,7 @@ def table(
         Route(
             "/health",
             "OK, for load balancers",
-            lambda _: Answer(200, (TEXT, *OPEN), b"OK"),
+            lambda _: Answer(200, (TEXT, *OPEN, UNKEPT), b"OK"),
             {200: Reply("It answers.", media=("text/plain",))},
             switch="protocols.health",
         ),

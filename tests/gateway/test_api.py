@@ -273,6 +273,11 @@ async def test_who_has_the_answer_is_not_sent_it_again(
         assert int(head.headers["content-length"]) == len(first.content)
 
 
+@pytest.mark.parametrize("path", ["/health", "/health/deep", "/metrics", "/nothing"])
+async def test_no_cache_answers_for_this_moment(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).headers["Cache-Control"] == "no-store"
+
+
 async def test_it_is_switched_while_it_runs(gateway: Running, client: httpx.AsyncClient) -> None:
     for is_on, status in ((False, 404), (True, 200)):
         protocols = msgspec.structs.replace(gateway.present.config.protocols, api=is_on)
