@@ -290,6 +290,31 @@ async def test_a_lie_in_each_window_is_counted_and_told_once(site: Site) -> None
         assert re.fullmatch(r"forged_precert: entry \d+: the leaf .*", log.alarm or "")
 
 
+async def test_a_log_that_lies_now_and_then_goes_on_and_fills_no_log_file(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=60)
+    with capture_logs() as lines:
+        await site.ingestor("a", **FROM_START)
+        await until(lambda: shown(site, "proven"), what="proven logs")
+        await switch(site, "*", {"kind": "fork", "at": 100, "share": 0.5, "only": "head"})
+
+        async def often() -> bool:
+            return all(log.errors > 8 for log in (await site.logs()).values())
+
+        await until(often, what="lies")
+        await switch(site, "*")
+        sizes = await site.simlog.sizes()
+
+        async def went_on() -> bool:
+            return all((log.next or 0) > sizes[name] for name, log in (await site.logs()).items())
+
+        await until(went_on, what="entries of honest logs")
+    for log in PAIR:
+        told = [line["event"] for line in lines if line.get("log") == log]
+        assert told.count("log unavailable, trying until it is back") == 1
+        assert told.count("log lies") <= 3  # one of a kind
+    assert not (await findings(site)).lies
+
+
 async def test_an_emptied_redis_is_told_again_what_is_proven(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=20)
     await site.ingestor("a", **FROM_START)

@@ -1,8 +1,8 @@
 """The circuit of one log at work: waits while it is open, and writes down what changes.
 
 Of an outage, its first failure is worth a line in the log, that its circuit opens, and the first
-success after it. All failures are counted in Redis, with the circuit, for the log's next owner and
-for whoever looks.
+success after it; of a log that fails now and then, one outage in `TOLD` is. All failures are
+counted in Redis, with the circuit, for the log's next owner and for whoever looks.
 """
 
 import asyncio
@@ -17,6 +17,9 @@ from ingestor.catalog.log import Log
 from ingestor.ctclient.circuit import Circuit
 from ingestor.ctclient.errors import LogError, Unproven
 from ingestor.outage import Patience
+
+TOLD = 60.0
+"""Seconds for which nothing is said of another outage, unless it lasts."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +56,8 @@ class Breaker:
         self._patience = patience
         self._clock = clock
         self._down_since: float | None = None
+        self._told = False  # that it is down
+        self._quiet_until = 0.0
 
     async def load(self) -> None:
         """Go on from where the log's last owner was."""
@@ -79,14 +84,9 @@ class Breaker:
             pass  # that is told, by the guard, when it lasts
         elif self._down_since is None:
             self._down_since = now
-            _log.warning(
-                "log unavailable, trying until it is back",
-                log=self._log.name,
-                url=error.url,
-                problem=error.problem,
-                next_attempt_secs=wait,
-            )
+            self._tell_down(error, now, wait)
         elif not self.circuit.closed and not was_open:
+            self._told = True
             _log.warning(
                 "log still unavailable, asked less often now",
                 log=self._log.name,
@@ -111,7 +111,21 @@ class Breaker:
         if self._down_since is not None and self.circuit.closed:
             down = round(self._clock() - self._down_since, 1)
             self._down_since = None
-            _log.info("log is back", log=self._log.name, down_secs=down, tree_size=tree_size)
+            if self._told:
+                _log.info("log is back", log=self._log.name, down_secs=down, tree_size=tree_size)
+            self._told = False
+
+    def _tell_down(self, error: LogError, now: float, wait: float) -> None:
+        if now < self._quiet_until:
+            return
+        self._told, self._quiet_until = True, now + TOLD
+        _log.warning(
+            "log unavailable, trying until it is back",
+            log=self._log.name,
+            url=error.url,
+            problem=error.problem,
+            next_attempt_secs=wait,
+        )
 
     async def _save(self) -> None:
         status = self.circuit.status
