@@ -93,7 +93,7 @@ def test_a_wrong_configuration_is_told_whole_before_anything_starts(
             ("tail", "--since=10m", "--cursor=1"),
             "--cursor: not allowed with argument --since",
         ),
-        (("tail", "--since", "soon"), "'soon' is not a cursor"),
+        (("tail", "--since", "soon"), "'soon' is neither so long ago"),
         (("tail", "--match", "("), "'(' is no regular expression"),
         (("tail", "--format", "{seen} {serial.x}"), "{serial.x} is none of the fields id, seen"),
         (("tail", "--format", "cn"), "'cn' is neither names nor json, nor has a field in braces"),
