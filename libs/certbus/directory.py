@@ -262,19 +262,20 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
             sorted(member.decode() for member in members) for members in (logs, workers, gateways)
         )
         for log_id in log_ids:
+            pipeline.get(keys.lease(log_id))
             pipeline.hgetall(keys.log(log_id))
         for member in worker_ids:
             pipeline.hgetall(keys.worker(member))
         for member in gateway_ids:
             pipeline.hgetall(keys.gateway(member))
-        hashes = iter([_text(reply) for reply in await pipeline.execute()])
+        replies = iter(await pipeline.execute())
     head = _text(head)
     return Snapshot(
         head.get("epoch"),
         head.get("last"),
-        [_log_status(log_id, next(hashes)) for log_id in log_ids],
-        [Member(member, next(hashes)) for member in worker_ids],
-        [Member(member, next(hashes)) for member in gateway_ids],
+        [_log_status(log_id, next(replies), _text(next(replies))) for log_id in log_ids],
+        [Member(member, _text(next(replies))) for member in worker_ids],
+        [Member(member, _text(next(replies))) for member in gateway_ids],
         [_stream_status(name, head) for name in (*STREAMS, "rejected")],
     )
 
@@ -295,7 +296,7 @@ async def spans(client: Redis, keys: Keys) -> dict[str, Span]:
     return found
 
 
-def _log_status(log_id: str, fields: dict[str, str]) -> LogStatus:
+def _log_status(log_id: str, lease: bytes | None, fields: dict[str, str]) -> LogStatus:
     known: dict[str, Any] = {
         name: fields[name] for name in LogStatus.__struct_fields__ if name in fields
     }
@@ -305,7 +306,9 @@ def _log_status(log_id: str, fields: dict[str, str]) -> LogStatus:
         for name, count in fields.items()
         if name.startswith(ALARMS_OF)
     }
-    known |= {"log_id": log_id, "alarms_by_kind": by_kind}
+    # `owner` in the hash is whose the newest lease was, even if that worker was killed.
+    owner = None if lease is None else lease.decode()
+    known |= {"log_id": log_id, "alarms_by_kind": by_kind, "owner": owner}
     if "retiring" in fields:
         known["state"] = "retired" if "retired" in fields else "draining"
     return msgspec.convert(known, LogStatus, strict=False)

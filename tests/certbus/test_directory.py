@@ -47,6 +47,12 @@ async def test_a_log_is_described_and_followed(one: Worker, client: Redis) -> No
     assert [log.log_id for log in (await snapshot(client, KEYS)).logs] == [LOG, OTHER_LOG]
 
 
+async def test_a_log_whose_worker_was_killed_is_nobodys(one: Worker, client: Redis) -> None:
+    await one.take(start=3)
+    await client.delete(KEYS.lease(LOG))  # as it expires
+    assert (await log_status(client)).owner is None
+
+
 async def test_members_come_and_go(client: Redis) -> None:
     directory = Directory(client, KEYS)
     await directory.worker_alive("w1", {"rate": 1.5, "host": "höst"})
