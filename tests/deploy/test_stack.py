@@ -1,6 +1,7 @@
 """The stack of deploy/compose.yml: scaled, restarted piece by piece, and nothing is lost."""
 
 import asyncio
+import json
 import os
 import subprocess
 from collections import Counter
@@ -148,6 +149,30 @@ def test_redis_is_out_of_reach_and_has_a_password(stack: Stack) -> None:
     assert "NOAUTH" in refused
     assert stack.redis("CONFIG", "GET", "maxmemory-policy")[1] == "noeviction"
     assert stack.redis("CONFIG", "GET", "appendonly")[1] == "yes"
+
+
+def test_no_secret_is_in_what_docker_knows(stack: Stack) -> None:
+    password = stack.compose("exec", "-T", "redis", "cat", "/run/certstream/redis_password")
+    assert len(password) == 64
+    for container in stack.containers():
+        facts = inspect(container)
+        assert password not in str(facts)
+        assert not [each for each in facts["Config"]["Env"] if "PASSWORD" in each], facts["Name"]
+
+
+def test_nothing_is_kept_in_a_volume_without_a_name(stack: Stack) -> None:
+    for container in stack.containers():
+        for mount in inspect(container)["Mounts"]:
+            assert mount["Type"] != "volume" or mount["Name"].startswith("certstream-test_"), mount
+
+
+def test_gateways_have_no_way_out(stack: Stack) -> None:
+    (gateway, *_) = stack.containers("gateway")
+    networks = inspect(gateway)["NetworkSettings"]["Networks"]
+    assert networks.keys() == {"certstream-test_bus", "certstream-test_edge"}
+    (bus, edge) = json.loads(docker("network", "inspect", *sorted(networks)))
+    assert bus["Internal"]
+    assert edge["Options"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
 
 
 async def test_a_replica_follows(stack: Stack) -> None:
