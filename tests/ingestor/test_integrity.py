@@ -62,10 +62,15 @@ async def switch(site: Site, logs: str, *faults: dict[str, object]) -> None:
 
 async def assert_frontier_leads_to_head(site: Site) -> None:
     for log in (await site.logs()).values():
-        kept: dict[Any, Any] = await site.redis.hgetall(site.keys.log(log.log_id))
-        frontier = Frontier.from_bytes(kept[b"frontier"])
-        assert frontier.size == log.next == log.tree_size
-        assert frontier.root() == kept[b"tree_root"]
+
+        async def leads_there(key: str = site.keys.log(log.log_id)) -> bool:
+            kept: dict[Any, Any] = await site.redis.hgetall(key)  # all of one moment
+            frontier = Frontier.from_bytes(kept[b"frontier"])
+            assert frontier.size == int(kept[b"next"])
+            at_head = frontier.size == int(kept[b"tree_size"])
+            return at_head and frontier.root() == kept[b"tree_root"]
+
+        await until(leads_there, f"the root of {log.name}")
 
 
 @pytest.mark.parametrize(
