@@ -16,8 +16,8 @@ up: $(VENV)/.runtime  ## stream from the real CT logs on http://localhost:8080
 demo: $(VENV)/.runtime  ## the same from simulated logs, without a network
 	@exec $(BIN)/certstream-server up --demo $(ARGS)
 
-test: $(VENV)/.dev  ## every test, on all cores (ARGS='-k name' picks)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+test: $(VENV)/.dev  ## every test, three at a time (ARGS='-k name' picks)
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 test-deploy: $(VENV)/.dev  ## the image and the Compose stack, in Docker (root)
 	tests/deploy/run.sh $(ARGS)
