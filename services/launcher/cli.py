@@ -12,7 +12,7 @@ from certconf.problems import Origin
 from launcher import options, service
 from launcher.logsetup import FORMATS, LEVELS
 from launcher.output import nobody_reads
-from launcher.reloading import Reloader
+from launcher.reloading import Reloader, hold_hang_ups
 
 PROGRAM: Final = "certstream-server"
 
@@ -308,12 +308,14 @@ def _add_version(commands: _Commands) -> None:
 
 
 def _up(chosen: argparse.Namespace) -> int:
+    hold_hang_ups()
     from launcher.up.command import run  # noqa: PLC0415
 
     return run(chosen)
 
 
 def _ingest(chosen: argparse.Namespace) -> int:
+    hold_hang_ups()
     config = _with_redis(chosen)
     from ingestor.app import serve  # noqa: PLC0415
 
@@ -326,6 +328,7 @@ def _ingest(chosen: argparse.Namespace) -> int:
 
 
 def _gateway(chosen: argparse.Namespace) -> int:
+    hold_hang_ups()
     config = _with_redis(chosen)
     from gateway.app import serve  # noqa: PLC0415
 

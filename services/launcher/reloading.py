@@ -23,6 +23,11 @@ log = structlog.get_logger(__name__)
 _STDERR: Final = 2
 
 
+def hold_hang_ups() -> None:
+    """Let SIGHUP wait until a `Reloader` listens: who asks that early means no harm either."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
 class Reloader:
     """Keeps a service's configuration up to date.
 
@@ -51,9 +56,13 @@ class Reloader:
         self._due = asyncio.Event()
         self._had_terminal = sys.stderr.isatty()
 
+    def listen(self) -> None:
+        """Take SIGHUP for a reason to read the configuration, from now on."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
     async def run(self) -> None:
         """Read the configuration whenever there is a reason to, until cancelled."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         async with asyncio.TaskGroup() as tasks:
             settings, file = self._present.config.hot_reload, self._present.config.file
             if settings.enabled and (path := settings.watch_path or file):

@@ -88,6 +88,7 @@ async def _until_signalled(serve: Serve, reloader: Reloader | None) -> None:
     if reloader is None:
         await serve(stop)
         return
+    reloader.listen()
     reloading = asyncio.create_task(reloader.run())
     try:
         await serve(stop)

@@ -152,6 +152,22 @@ async def test_a_hang_up_asks_for_a_reload(tmp_path: Path) -> None:
     assert said.read_text() == "stopped after 1 reloads"
 
 
+async def test_a_hang_up_while_it_starts_is_not_its_end(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    early = """
+import signal
+from launcher.reloading import hold_hang_ups
+hold_hang_ups()
+signal.raise_signal(signal.SIGHUP)
+"""
+    process = Process("reloading", [sys.executable, "-c", early + RELOADING, str(said)], tmp_path)
+    try:
+        await until(lambda: "read again" in process.log.read_text(), "it reads again", ENOUGH)
+    finally:
+        process.stop()
+    assert said.read_text() == "stopped after 1 reloads"
+
+
 @pytest.fixture
 def evicting_redis(tmp_path: Path) -> Iterator[str]:
     port = free_port()
