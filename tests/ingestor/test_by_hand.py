@@ -18,8 +18,8 @@ from certbus.reader import history
 from ctparse.entry import Entry
 from ctparse.merkle import leaf_hash
 from ctparse.static_ct import decode_tile
+from tests.ingestor.proving import FROM_START
 from tests.ingestor.site import Site
-from tests.ingestor.test_integrity import FROM_START
 from tests.waiting import until
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrity.md"

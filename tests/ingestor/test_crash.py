@@ -7,8 +7,7 @@ from pathlib import Path
 from certbus.ledger import Ledger
 from tests.e2e.processes import Process
 from tests.ingestor.crashing import POINTS
-from tests.ingestor.site import Site
-from tests.ingestor.test_integrity import (
+from tests.ingestor.proving import (
     PAIR,
     assert_frontier_leads_to_head,
     by_path,
@@ -16,6 +15,7 @@ from tests.ingestor.test_integrity import (
     shown,
     switch,
 )
+from tests.ingestor.site import Site
 from tests.waiting import until
 
 START = 500

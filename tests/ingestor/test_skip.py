@@ -14,8 +14,8 @@ import httpx
 from ctparse.entry import Entry
 from ctparse.rfc6962 import decode_entries
 from tests.e2e.processes import CERTSTREAM_SERVER
+from tests.ingestor.proving import FROM_START, by_path, findings, shown
 from tests.ingestor.site import Site
-from tests.ingestor.test_integrity import FROM_START, by_path, findings, shown
 from tests.waiting import until
 
 BAD = 620
