@@ -4,12 +4,12 @@ What opens and closes a circuit is the ingestor's part; a worker that takes a lo
 the one before it had learned, so a log that is down is not asked more often because it moved.
 """
 
-import time
 from typing import Any, Literal
 
 import msgspec
 from redis.asyncio import Redis
 
+from certbus.clock import now_ms
 from certbus.keys import Keys
 
 State = Literal["closed", "half-open", "open"]
@@ -70,7 +70,7 @@ class Circuits:
             reason: what is wrong; one line for a person.
         """
         key = self._keys.log(log_id)
-        told = {"last_error": reason[:500], "last_error_at": int(time.time() * 1000)}
+        told = {"last_error": reason[:500], "last_error_at": now_ms()}
         async with self._redis.pipeline(transaction=True) as transaction:
             transaction.hincrby(key, "errors", 1)
             self._put(transaction, key, status, told)

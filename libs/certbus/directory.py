@@ -4,7 +4,6 @@ Workers and gateways write it, `status` and the HTTP API show it. Nothing here d
 who owns a log is in `leases.py`, where it stands is kept by publish.lua.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus import scripts
+from certbus.clock import now_ms
 from certbus.connection import is_out_of_memory
 from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS, Keys
@@ -166,7 +166,7 @@ class Directory:
 
     async def log_succeeded(self, log_id: str) -> None:
         """Note that a log has just answered as it should."""
-        await self._redis.hset(self._keys.log(log_id), "last_success", _now_ms())
+        await self._redis.hset(self._keys.log(log_id), "last_success", now_ms())
 
     async def log_shows(self, log_id: str, size: int) -> None:
         """Note the size of the newest tree head that a log has shown."""
@@ -195,7 +195,7 @@ class Directory:
     async def _alive(
         self, index: str, member: str, key: str, fields: Mapping[str, str | float]
     ) -> None:
-        now = _now_ms()
+        now = now_ms()
         said: dict[Any, Any] = {"id": member, **fields}
         async with self._redis.pipeline(transaction=False) as pipeline:
             # First what a full Redis accepts.
@@ -224,7 +224,7 @@ async def roster(client: Redis, keys: Keys) -> Roster:
     """
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.hget(keys.head, "epoch")
-        pipeline.zrangebyscore(keys.workers, _now_ms(), "+inf")
+        pipeline.zrangebyscore(keys.workers, now_ms(), "+inf")
         epoch, members = await pipeline.execute()
         workers = sorted(member.decode() for member in members)
         for worker in workers:
@@ -251,7 +251,7 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    now = _now_ms()
+    now = now_ms()
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.hgetall(keys.head)
         pipeline.smembers(keys.logs)
@@ -324,7 +324,3 @@ def _stream_status(name: str, head: dict[str, str]) -> StreamStatus:
 
 def _text(reply: dict[bytes, bytes]) -> dict[str, Any]:
     return {name.decode(): value.decode("utf-8", "replace") for name, value in reply.items()}
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -5,7 +5,6 @@ log. Evidence is what an operator, or the log's auditors, need to see that a log
 itself: the tree heads with their signatures.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from certbus.clock import now_ms
 from certbus.keys import Keys
 from ctparse.merkle import Frontier
 from ctparse.treehead import TreeHead
@@ -97,7 +97,7 @@ class Ledger:
                 self._keep(transaction, log_id, kind, problem, heads)
             transaction.hincrby(key, f"{ALARMS_OF}{kind}", 1)
             transaction.hincrby(key, "alarms", 1)
-            said: dict[Any, Any] = {"alarm": f"{kind}: {problem[:500]}", "alarm_at": _now_ms()}
+            said: dict[Any, Any] = {"alarm": f"{kind}: {problem[:500]}", "alarm_at": now_ms()}
             transaction.hset(key, mapping=said)
             await transaction.execute()
 
@@ -113,7 +113,7 @@ class Ledger:
         key = self._keys.log(log_id)
         async with self._redis.pipeline(transaction=True) as transaction:
             transaction.hincrby(key, "stale", 1)
-            transaction.hsetnx(key, _BELOW, _now_ms())
+            transaction.hsetnx(key, _BELOW, now_ms())
             await transaction.execute()
 
     async def as_large_as_ever(self, log_id: str) -> None:
@@ -135,7 +135,3 @@ class Ledger:
             "tree_heads": msgspec.json.encode(heads),
         }
         transaction.xadd(self._keys.evidence(log_id), fields, maxlen=EVIDENCE_KEPT)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -5,12 +5,12 @@ published + duplicates + rejected + skipped = next - start.
 """
 
 import secrets
-import time
 
 import msgspec
 from redis.asyncio import Redis
 
 from certbus import scripts
+from certbus.clock import now_ms
 from certbus.keys import Keys
 
 _MAX_REASON = 500  # characters
@@ -48,7 +48,7 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
             log_id,
             end,
             " ".join(reason.split())[:_MAX_REASON],
-            int(time.time() * 1000),
+            now_ms(),
             secrets.token_hex(8),
         ],
     )
