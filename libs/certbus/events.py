@@ -21,6 +21,9 @@ from certbus.ids import ORIGIN, EntryId, parse_entry_id
 NOT_RETAINED = "no longer retained"
 """The reason of a `Gap` that trimming has made."""
 
+FUTURE = "this id is from the future: live from now on"
+"""The reason told for a cursor above every id that was given out."""
+
 
 class StreamBatch(msgspec.Struct, frozen=True, gc=False):
     """One batch of one stream.

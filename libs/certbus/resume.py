@@ -5,12 +5,11 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.events import NOT_RETAINED
+from certbus.events import FUTURE, NOT_RETAINED
 from certbus.ids import ORIGIN, Cursor, parse_entry_id
 from certbus.keys import Keys
 from certbus.reader import oldest, read_batch, read_head
 
-FUTURE = "this id is from the future: live from now on"
 UNKNOWN = "unknown id: redis has lost it"
 
 

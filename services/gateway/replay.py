@@ -15,7 +15,7 @@ from typing import Final
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certbus.events import NOT_RETAINED
+from certbus.events import FUTURE, NOT_RETAINED
 from certbus.ids import ORIGIN, Cursor, parse_entry_id
 from certbus.keys import Keys
 from certbus.reader import read_head
@@ -127,7 +127,7 @@ class Replay:
         if client.gone:
             return None
         if cursor.entry > last:
-            reason = "this id is from the future: live from now on"
+            reason = FUTURE
             place = ring.head
             self._meter.gap("future")
         elif ring.tail.cursor.entry > cursor.entry:

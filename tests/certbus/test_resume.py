@@ -2,10 +2,10 @@
 
 from redis.asyncio import Redis
 
-from certbus.events import NOT_RETAINED
+from certbus.events import FUTURE, NOT_RETAINED
 from certbus.ids import parse_cursor
 from certbus.reader import oldest
-from certbus.resume import FUTURE, UNKNOWN, Start, resume
+from certbus.resume import UNKNOWN, Start, resume
 from tests.certbus.bus import KEYS, Worker, following, retain
 from tests.certbus.test_reader import names, published
 
