@@ -1,8 +1,16 @@
-"""`python -m launcher` is `certstream-server`."""
+"""Where `certstream-server` and `python -m launcher` begin.
 
+SIGHUP, which asks a service to read its configuration again, ends a process that has no handler
+for it. So it is blocked before anything else is imported; `cli.main` unblocks it in the commands
+that end on it.
+"""
+
+import signal
 import sys
 
-from launcher.cli import main
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+from launcher.cli import main  # noqa: E402 - after that
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from certconf.problems import Origin
 from launcher import options, service
 from launcher.logsetup import FORMATS, LEVELS
 from launcher.output import nobody_reads
-from launcher.reloading import Reloader, hold_hang_ups
+from launcher.reloading import Reloader, release_hang_ups
 
 PROGRAM: Final = "certstream-server"
 
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     chosen = _parser(arguments[:1]).parse_args(arguments)
     handler: Handler = chosen.handler
+    if handler not in _RELOADING:
+        release_hang_ups()
     try:
         code = handler(chosen)
         sys.stdout.flush()
@@ -308,14 +310,12 @@ def _add_version(commands: _Commands) -> None:
 
 
 def _up(chosen: argparse.Namespace) -> int:
-    hold_hang_ups()
     from launcher.up.command import run  # noqa: PLC0415
 
     return run(chosen)
 
 
 def _ingest(chosen: argparse.Namespace) -> int:
-    hold_hang_ups()
     config = _with_redis(chosen)
     from ingestor.app import serve  # noqa: PLC0415
 
@@ -328,7 +328,6 @@ def _ingest(chosen: argparse.Namespace) -> int:
 
 
 def _gateway(chosen: argparse.Namespace) -> int:
-    hold_hang_ups()
     config = _with_redis(chosen)
     from gateway.app import serve  # noqa: PLC0415
 
@@ -338,6 +337,10 @@ def _gateway(chosen: argparse.Namespace) -> int:
         lambda stop: serve(config, stop, admin=config.admin, present=present),
         _reloader("gateway", chosen, present),
     )
+
+
+#: Commands that read their configuration again on SIGHUP: a `Reloader` unblocks it there.
+_RELOADING: Final = (_up, _ingest, _gateway)
 
 
 def _reloader(name: Service, chosen: argparse.Namespace, present: Present) -> Reloader:

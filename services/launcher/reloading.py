@@ -24,8 +24,13 @@ _STDERR: Final = 2
 
 
 def hold_hang_ups() -> None:
-    """Let SIGHUP wait until a `Reloader` listens: who asks that early means no harm either."""
+    """Block SIGHUP: one that arrives stays pending until it is unblocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
+def release_hang_ups() -> None:
+    """Unblock SIGHUP, which ends the process unless it has a handler."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 class Reloader:
@@ -59,7 +64,7 @@ class Reloader:
     def listen(self) -> None:
         """Take SIGHUP for a reason to read the configuration, from now on."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        release_hang_ups()
 
     async def run(self) -> None:
         """Read the configuration whenever there is a reason to, until cancelled."""

@@ -18,7 +18,7 @@ from certbus.publisher import UnsupportedFormat
 from certconf import Config
 from certconf.shown import shown
 from launcher import logsetup
-from launcher.reloading import Reloader
+from launcher.reloading import Reloader, hold_hang_ups
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +94,7 @@ async def _until_signalled(serve: Serve, reloader: Reloader | None) -> None:
         await serve(stop)
     finally:
         reloading.cancel()
+        hold_hang_ups()  # the loop removes its handler when it closes
 
 
 async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

@@ -7,10 +7,12 @@ asks the kernel for that when it starts (`service.die_with`).
 
 import asyncio
 import contextlib
+import re
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -36,6 +38,7 @@ SILENCE: Final = 20.0
 CERTSTREAM_SERVER: Final = (sys.executable, "-P", "-m", "launcher")
 
 _LINE_BYTES: Final = 1 << 20
+_LOOK_EVERY: Final = 0.02  # seconds between two looks whether a child handles a signal by now
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -55,25 +58,30 @@ class Child(msgspec.Struct, frozen=True):
 
 
 class Running:
-    """Children that are running now, to be told something."""
+    """The children that read their configuration again on SIGHUP, while they run.
+
+    SIGHUP ends a process that has no handler for it, and a child gets none from its parent: its
+    loop starts it with every signal at its default. So a child that is still starting gets the
+    signal once it has its handler.
+    """
 
     def __init__(self) -> None:
-        self._processes: set[asyncio.subprocess.Process] = set()
+        self._due: set[asyncio.Event] = set()
 
     @contextlib.contextmanager
-    def having(self, process: asyncio.subprocess.Process) -> Iterator[None]:
-        """Count a process among them, for the length of the block."""
-        self._processes.add(process)
+    def child(self) -> Iterator[asyncio.Event]:
+        """Count one more child among them for the length of the block: what `hang_up` sets."""
+        due = asyncio.Event()
+        self._due.add(due)
         try:
-            yield
+            yield due
         finally:
-            self._processes.discard(process)
+            self._due.discard(due)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to each of them."""
-        for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
+    def hang_up(self) -> None:
+        """Send SIGHUP to each of them, as soon as it has a handler."""
+        for due in self._due:
+            due.set()
 
 
 async def keep_running(
@@ -106,25 +114,55 @@ async def keep_running(
 async def _run(
     child: Child, on_line: Callable[[str], None] | None, grace: float, running: Running
 ) -> int:
-    process = await asyncio.create_subprocess_exec(
-        *child.command,
-        env=dict(child.environ),
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=None if on_line is None else asyncio.subprocess.PIPE,
-        start_new_session=True,
-        limit=_LINE_BYTES,
-    )
-    log.info("child started", child=child.name, child_pid=process.pid)
-    async with asyncio.TaskGroup() as group:
-        if process.stderr is not None and on_line is not None:
-            group.create_task(_relay(process.stderr, on_line))
-        watching = group.create_task(_stop_if_silent(child, process, grace))
-        try:
-            with running.having(process):
+    with running.child() as due:
+        process = await asyncio.create_subprocess_exec(
+            *child.command,
+            env=dict(child.environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=None if on_line is None else asyncio.subprocess.PIPE,
+            start_new_session=True,
+            limit=_LINE_BYTES,
+        )
+        log.info("child started", child=child.name, child_pid=process.pid)
+        async with asyncio.TaskGroup() as group:
+            if process.stderr is not None and on_line is not None:
+                group.create_task(_relay(process.stderr, on_line))
+            attending = (
+                group.create_task(_stop_if_silent(child, process, grace)),
+                group.create_task(_hang_up(process, due)),
+            )
+            try:
                 return await process.wait()
-        finally:
-            watching.cancel()
-            await _stop(process, grace)
+            finally:
+                for task in attending:
+                    task.cancel()
+                await _stop(process, grace)
+
+
+async def _hang_up(process: asyncio.subprocess.Process, due: asyncio.Event) -> None:
+    """Send SIGHUP to a process whenever it is due, and not before it has a handler."""
+    born = time.monotonic()
+    while True:
+        await due.wait()
+        if not _catches(process.pid, signal.SIGHUP, time.monotonic() - born):
+            await asyncio.sleep(_LOOK_EVERY)
+            continue
+        due.clear()
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGHUP)
+
+
+def _catches(pid: int, number: signal.Signals, age: float) -> bool:
+    """Whether a process of this age, in seconds, has a handler for a signal (Linux proc(5)).
+
+    Where the system does not say, one that has lived for a while is supposed to.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+    except OSError:
+        return age >= SETTLED
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 async def _stop_if_silent(child: Child, process: asyncio.subprocess.Process, grace: float) -> None:

@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from certbus.embedded import find_executable
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import free_port
-from tests.launcher.test_up import SCRIPT, UNREACHABLE, Up
+from tests.launcher.whole import SCRIPT, UNREACHABLE, Up
 from tests.waiting import until
 
 PASSWORD = "sesame-of-redis"

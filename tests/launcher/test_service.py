@@ -17,7 +17,7 @@ import redis.exceptions
 
 from certbus.connection import connect
 from tests.e2e.processes import Process, free_port, redis_server
-from tests.launcher.test_up import SCRIPT
+from tests.launcher.whole import SCRIPT
 from tests.waiting import until
 
 ENOUGH = 30.0

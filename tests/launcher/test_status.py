@@ -29,7 +29,7 @@ from launcher.status.view import view
 from tests.certbus.servers import RedisServer
 from tests.gateway.conftest import running_redis
 from tests.gateway.press import LOG, Press
-from tests.launcher.test_up import SCRIPT
+from tests.launcher.whole import SCRIPT
 
 NOW = 1_800_000_000.0
 ENOUGH = 60.0

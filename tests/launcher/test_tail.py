@@ -15,7 +15,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from tests.certbus.servers import RedisServer
 from tests.gateway.conftest import running_redis
 from tests.gateway.press import Press
-from tests.launcher.test_up import SCRIPT
+from tests.launcher.whole import SCRIPT
 
 ENOUGH = 30.0
 

@@ -8,7 +8,6 @@ first.
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -59,7 +58,7 @@ def _run(
         "up",
         Present(config),
         options.reader(chosen, config),
-        pass_on=lambda: running.signal(signal.SIGHUP),
+        pass_on=running.hang_up,
     )
     service.run(lambda stop: service.until(stop, everything), reloader)
 
