@@ -277,8 +277,8 @@ class Config(msgspec.Struct, frozen=True):
             logs.
         redis_url: None lets `certstream-server up` run a Redis of its own.
         redis_read_url: a replica that gateways read the streams from.
-        drain_secs: how long a gateway that stops may take to send its clients elsewhere; under
-            `certstream-server up`, at most 4.
+        drain_secs: how long a gateway that stops may take to send its clients elsewhere; whoever
+            stops it must wait at least 6 s longer, for clients that do not answer.
         admin: where one process alone gives /health and /metrics; `up` gives each of its own one.
         contact: for the User-Agent, so that log operators can reach whoever reads their logs.
         file: the config.yaml that was read, if any.

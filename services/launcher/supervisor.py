@@ -20,7 +20,7 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-#: Seconds a child gets between SIGTERM and SIGKILL.
+#: Seconds a child gets between SIGTERM and SIGKILL, unless its supervisor says otherwise.
 GRACE: Final = 4.0
 #: Seconds before a dead child is started again: doubling from the first to the last ...
 FIRST_PAUSE: Final = 0.25

@@ -14,8 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from certbus.connection import connect
+from certbus.directory import snapshot
 from certbus.embedded import CannotStart
+from certbus.keys import Keys
 from launcher.up.place import place
+from tests.e2e.processes import Process, free_port, redis_server
 from tests.launcher.whole import SCRIPT, START, STOP, UNREACHABLE, Begin, Up, following
 from tests.waiting import until
 
@@ -62,6 +66,38 @@ async def test_whatever_dies_is_started_again(begin: Begin) -> None:
     os.kill(server["redis_pid"], signal.SIGKILL)
     await until(lambda: _count(up, "embedded redis runs", 2), "a second redis", START)
     assert up.lines("embedded redis ended, starting it again")
+
+
+@pytest.mark.slow
+async def test_a_client_that_does_not_answer_costs_no_gateway_its_orderly_end(
+    begin: Begin, tmp_path: Path
+) -> None:
+    port = free_port()
+    command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    process = Process("redis", command, tmp_path)
+    url = f"redis://127.0.0.1:{port}/0"
+    up = begin(*following(UNREACHABLE), f"--redis-url={url}", "--set=drain_secs=5")
+    try:
+        await until(lambda: "Ready to accept" in process.log.read_text(), "redis answers", START)
+        await up.ready()
+        reader, writer = await asyncio.open_connection("127.0.0.1", up.port)
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert b" 101 " in await reader.readline()
+        async with connect(url) as client:
+
+            async def registered() -> bool:
+                return len((await snapshot(client, Keys())).gateways) == 1
+
+            await until(registered, f"the gateway is in the directory\n{up.process}", START)
+            assert await asyncio.to_thread(up.process.stop, signal.SIGTERM, START) == 0
+            assert not (await snapshot(client, Keys())).gateways
+        writer.close()
+    finally:
+        process.kill()
+    assert not up.lines("child does not stop, killing it"), str(up.process)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from certbus.connection import check_server, connect
 from certconf import load
+from gateway.settings import Settings
 from launcher import cli
 from simlog.loglist import LogList
 from simlog.spec import Spec, spread
@@ -153,7 +154,7 @@ def test_a_gateway_has_time_to_send_its_clients_elsewhere(objects: list[Object])
     before = int(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     text = named(objects, "ConfigMap", "certstream-config")["data"]["config.yaml"]
     drain = yaml.safe_load(text)["drain_secs"]
-    assert before + drain < spec["terminationGracePeriodSeconds"]
+    assert before + drain + Settings().close_timeout + 1 < spec["terminationGracePeriodSeconds"]
 
 
 def test_scaling_by_clients_comes_with_the_metrics(overlay: str, objects: list[Object]) -> None:

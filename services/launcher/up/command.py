@@ -28,6 +28,7 @@ from launcher.up.place import DEMO_STATE, place
 
 log = structlog.get_logger(__name__)
 
+_SPARE: Final = 1.0  # seconds beyond what a gateway takes at most to close its clients
 _REDIS_PAUSE: Final = 1.0  # seconds before a Redis that ended by itself is started again
 
 
@@ -101,6 +102,7 @@ async def _everything(
         configured = (*options.arguments(config, settings), *shared)
         environ = {**os.environ, "FORCE_COLOR": "1"} if panel else os.environ
         on_line = panel.line if panel else None
+        grace = _grace(config)
 
         def child(
             name: str,
@@ -110,7 +112,7 @@ async def _everything(
         ) -> Coroutine[Any, Any, None]:
             command = (*CERTSTREAM_SERVER, *arguments)
             started = Child(name, command, environ, answers)
-            return keep_running(started, on_line=on_line, running=among)
+            return keep_running(started, on_line=on_line, grace=grace, running=among)
 
         def watched(name: str, command: str) -> Coroutine[Any, Any, None]:
             admin = Address(own / f"{name}.sock")
@@ -131,6 +133,14 @@ async def _everything(
                     services.create_task(watched(f"ingestor-{number + 1}", "ingest"))
                 for number in range(chosen.gateways):
                     services.create_task(watched(f"gateway-{number + 1}", "gateway"))
+
+
+def _grace(config: Config) -> float:
+    """Seconds from SIGTERM to SIGKILL: what a gateway needs with clients that answer nothing."""
+    from gateway.settings import settings_of  # noqa: PLC0415
+
+    settings = settings_of(config)
+    return settings.stop_timeout + settings.close_timeout + _SPARE
 
 
 def _check_certificate(config: Config) -> None:
