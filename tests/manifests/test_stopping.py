@@ -15,7 +15,8 @@ UP = 10.0  # seconds that the Redis of `up` may take, after its gateways
 
 def needed(file: str | None) -> float:
     """Seconds that a gateway with this configuration takes at most."""
-    settings = settings_of(load(ROOT / file if file else None, {}))
+    config = load(ROOT / file if file else None, {}, {"redis_password_file": None})
+    settings = settings_of(config)
     return settings.stop_timeout + settings.close_timeout + SPARE
 
 
