@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus import scripts
-from certbus.clock import now_ms
-from certbus.connection import is_out_of_memory
 from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.ledger import ALARMS_OF
+
+MAX_TTL = 15.0
+"""Seconds for which a heartbeat holds at most."""
+
+_AHEAD_MS = int(2 * MAX_TTL * 1000)
+"""How far the score of a member that is alive can be ahead of TIME. Twice the TTL, so that a clock
+that is set back by a second or ten makes no member disappear until its next heartbeat."""
 
 
 class LogDescription(msgspec.Struct, frozen=True):
@@ -125,7 +129,12 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything, at one moment (nearly: it takes two round trips)."""
+    """Everything, at one moment (nearly: it takes three round trips).
+
+    `now` is TIME of that Redis in milliseconds since the epoch: what its times are compared with.
+    """
+
+    now: int
 
     epoch: str | None
     last: str | None
@@ -141,14 +150,17 @@ class Directory:
     Args:
         client: the primary.
         keys: names of the keys.
-        ttl: seconds after which a worker or gateway that was not heard of is gone.
+        ttl: seconds after which a worker or gateway that was not heard of is gone; at most
+            `MAX_TTL`.
     """
 
-    def __init__(self, client: Redis, keys: Keys, ttl: float = 15.0) -> None:
+    def __init__(self, client: Redis, keys: Keys, ttl: float = MAX_TTL) -> None:
         self._redis = client
         self._keys = keys
         self._ttl_ms = int(ttl * 1000)
         self._describe = scripts.load(client, "describe")
+        self._heartbeat = scripts.load(client, "heartbeat")
+        self._update_log = scripts.load(client, "update_log")
 
     async def describe(self, logs: Sequence[LogDescription]) -> None:
         """Write down logs, or what has changed about them; not those with a better id by now."""
@@ -166,7 +178,7 @@ class Directory:
 
     async def log_succeeded(self, log_id: str) -> None:
         """Note that a log has just answered as it should."""
-        await self._redis.hset(self._keys.log(log_id), "last_success", now_ms())
+        await self._update_log(keys=[self._keys.log(log_id)], args=["time", "last_success", 0])
 
     async def log_shows(self, log_id: str, size: int) -> None:
         """Note the size of the newest tree head that a log has shown."""
@@ -195,19 +207,15 @@ class Directory:
     async def _alive(
         self, index: str, member: str, key: str, fields: Mapping[str, str | float]
     ) -> None:
-        now = now_ms()
-        said: dict[Any, Any] = {"id": member, **fields}
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            # First what a full Redis accepts.
-            pipeline.pexpire(key, self._ttl_ms)
-            pipeline.zremrangebyscore(index, "-inf", now)
-            pipeline.hset(key, mapping=said)
-            pipeline.pexpire(key, self._ttl_ms)
-            pipeline.zadd(index, {member: now + self._ttl_ms})
-            replies = await pipeline.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, redis.exceptions.RedisError) and not is_out_of_memory(reply):
-                raise reply
+        await self._heartbeat(
+            keys=[index, key],
+            args=[
+                member,
+                self._ttl_ms,
+                _AHEAD_MS,
+                *(part for field in fields.items() for part in field),
+            ],
+        )
 
     async def _gone(self, index: str, member: str, key: str) -> None:
         async with self._redis.pipeline(transaction=True) as pipeline:
@@ -216,15 +224,27 @@ class Directory:
             await pipeline.execute()
 
 
+async def _time(client: Redis) -> int:
+    """TIME of Redis in milliseconds since the epoch."""
+    seconds, microseconds = await client.time()
+    return int(seconds * 1000 + microseconds // 1000)
+
+
+def _alive_between(now: int) -> tuple[int, int]:
+    """Return the scores of members that are alive; see heartbeat.lua about the upper bound."""
+    return now, now + _AHEAD_MS
+
+
 async def roster(client: Redis, keys: Keys) -> Roster:
     """Read which workers there are, and what they hold.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
+    alive = _alive_between(await _time(client))
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.hget(keys.head, "epoch")
-        pipeline.zrangebyscore(keys.workers, now_ms(), "+inf")
+        pipeline.zrangebyscore(keys.workers, *alive)
         epoch, members = await pipeline.execute()
         workers = sorted(member.decode() for member in members)
         for worker in workers:
@@ -251,12 +271,13 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    now = now_ms()
+    now = await _time(client)
+    alive = _alive_between(now)
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.hgetall(keys.head)
         pipeline.smembers(keys.logs)
-        pipeline.zrangebyscore(keys.workers, now, "+inf")
-        pipeline.zrangebyscore(keys.gateways, now, "+inf")
+        pipeline.zrangebyscore(keys.workers, *alive)
+        pipeline.zrangebyscore(keys.gateways, *alive)
         head, logs, workers, gateways = await pipeline.execute()
         log_ids, worker_ids, gateway_ids = (
             sorted(member.decode() for member in members) for members in (logs, workers, gateways)
@@ -271,6 +292,7 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
         replies = iter(await pipeline.execute())
     head = _text(head)
     return Snapshot(
+        now,
         head.get("epoch"),
         head.get("last"),
         [_log_status(log_id, next(replies), _text(next(replies))) for log_id in log_ids],

@@ -93,7 +93,8 @@ class Machine:
 
     async def _health(self) -> Answer:
         answers = await self._look() and self._follower.connected
-        now = time.time()
+        # Times in Redis are compared with its own clock.
+        now = self._seen.now / 1000 if self._seen else time.time()
         said = judge(
             self._seen,
             now=int(now * 1000),

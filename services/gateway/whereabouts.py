@@ -55,9 +55,9 @@ async def announce(
         "url": url,
         "host": socket.gethostname(),
         "admin": admin or "",
-        "started": int(time.time()),
     }
     rates = _Rates()
+    began = time.monotonic()
     following = False
     try:
         while True:
@@ -67,6 +67,7 @@ async def announce(
                 said = {
                     **whereabouts,
                     "following": int(following),
+                    "uptime": int(time.monotonic() - began),
                     **counts,
                     **rates.after(counts),
                 }

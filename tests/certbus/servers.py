@@ -1,6 +1,7 @@
 """Real redis-servers for the tests, each a private process: the wheel's and the machine's own."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import time
@@ -20,6 +21,10 @@ def executables() -> dict[str, str]:
     if (own := shutil.which("redis-server")) is not None:
         found["redis7"] = own
     return found
+
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+"""Where Debian's libfaketime is, if it is installed: it shifts the clock of one process."""
 
 
 class RedisServer:
@@ -50,6 +55,7 @@ class RedisServer:
             stderr=subprocess.DEVNULL,
             # Also when the tests are killed. (It calls nothing but prctl.)
             preexec_fn=end_with_parent(),  # noqa: PLW1509
+            env=self._environment(),
         )
         deadline = time.monotonic() + 20
         with redis.Redis(unix_socket_path=str(self.socket)) as client:
@@ -62,6 +68,9 @@ class RedisServer:
                     time.sleep(0.01)
                 else:
                     return
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)
 
     def kill(self) -> None:
         """End it as a crash of the machine would, apart from what the disk already has."""
@@ -86,3 +95,28 @@ class RedisServer:
         self.kill()
         shutil.rmtree(self.directory / "data")
         self.start()
+
+
+class ShiftedRedisServer(RedisServer):
+    """A redis-server whose clock a test may shift while it runs. Needs `FAKETIME`."""
+
+    def __init__(self, executable: str, directory: Path, **settings: str | int) -> None:
+        super().__init__(executable, directory, **settings)
+        self._offset = directory / "offset"
+        self.shift(0)
+
+    def shift(self, seconds: float) -> None:
+        """Set its clock to the machine's plus so many seconds."""
+        written = self._offset.with_suffix(".new")
+        written.write_text(f"{seconds:+f}\n")
+        written.replace(self._offset)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **super()._environment(),
+            # libc before jemalloc, which asks for the time before libfaketime is initialised.
+            "LD_PRELOAD": f"{FAKETIME}:libc.so.6",
+            "FAKETIME_TIMESTAMP_FILE": str(self._offset),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }

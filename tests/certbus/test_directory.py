@@ -23,7 +23,8 @@ ARGON = LogDescription(LOG, "Argon 2027", "https://log.example/", "Example", "rf
 async def test_an_empty_redis_has_an_empty_directory(client: Redis) -> None:
     streams = [StreamStatus(name, False, 0, 0, 0) for name in STREAMS]
     rejected = StreamStatus("rejected", True, 0, 0, 0)
-    assert await snapshot(client, KEYS) == Snapshot(None, None, [], [], [], [*streams, rejected])
+    seen = await snapshot(client, KEYS)
+    assert seen == Snapshot(seen.now, None, None, [], [], [], [*streams, rejected])
 
 
 async def test_a_log_is_described_and_followed(one: Worker, client: Redis) -> None:
@@ -109,8 +110,13 @@ async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:
     await client.pexpire(KEYS.worker("w1"), 1000)
     await allow(client, TOO_LITTLE)
     await directory.worker_alive("w1", {"rate": 2})
+    await directory.gateway_alive("g1", {"clients": 7})
+    await directory.log_succeeded(LOG)
     assert await client.pttl(KEYS.worker("w1")) > 1000
-    assert await client.hget(KEYS.worker("w1"), "rate") == b"1"
+    seen = await snapshot(client, KEYS)
+    assert seen.workers == [Member("w1", {"id": "w1", "rate": "2"})]
+    assert seen.gateways == [Member("g1", {"id": "g1", "clients": "7"})]
+    assert await client.hget(KEYS.log(LOG), "last_success") is not None
 
 
 async def test_another_refusal_than_a_full_redis_is_raised(client: Redis) -> None:

@@ -49,11 +49,11 @@ class Sight:
             return None
 
     def shown(self, show: Callable[[Snapshot, float], object]) -> Later:
-        """Answer with what `show` makes of what is seen and the Unix time."""
+        """Answer with what `show` makes of what is seen and its TIME in seconds."""
 
         async def ask() -> Answer:
             seen = await self.look()
-            return away() if seen is None else in_json(show(seen, time.time()))
+            return away() if seen is None else in_json(show(seen, seen.now / 1000))
 
         return Later(ask)
 

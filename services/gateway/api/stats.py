@@ -124,10 +124,9 @@ def stats(seen: Snapshot, now: float, budgets: Mapping[str, int]) -> Stats:
         budgets: bytes that Redis may hold of each stream.
     """
     gateways = seen.gateways
-    started = min((float(member.fields.get("started", now)) for member in gateways), default=now)
     published = sum(log.published for log in seen.logs)
     return Stats(
-        uptime_seconds=max(int(now - started), 0),
+        uptime_seconds=max((_uptime(member, now) for member in gateways), default=0),
         connections=Connections(
             *(int(_sum(gateways, name)) for name in ("clients", "websocket", "sse")),
             *(int(_sum(gateways, name)) for name in ("full", "lite", "domains")),
@@ -149,6 +148,13 @@ def stats(seen: Snapshot, now: float, budgets: Mapping[str, int]) -> Stats:
         ingestors=len(seen.workers),
         logs=len(current(seen.logs)),
     )
+
+
+def _uptime(gateway: Member, now: float) -> int:
+    """Return seconds since a gateway started; the previous release reports its start instead."""
+    if "uptime" in gateway.fields:
+        return int(gateway.fields["uptime"])
+    return max(int(now - float(gateway.fields.get("started", now))), 0)
 
 
 def _sum(members: Sequence[Member], name: str) -> float:

@@ -1,6 +1,5 @@
 """Asking Redis for what a report is made of."""
 
-import time
 from typing import Any
 
 from redis.asyncio import Redis
@@ -17,9 +16,10 @@ async def look(client: Redis, keys: Keys) -> Seen:
         redis.exceptions.RedisError: it cannot be asked.
     """
     memory: dict[str, Any] = await client.info("memory")
+    directory = await snapshot(client, keys)
     return Seen(
-        time.time(),
-        await snapshot(client, keys),
+        directory.now / 1000,
+        directory,
         await spans(client, keys),
         (int(memory["used_memory"]), int(memory.get("maxmemory", 0))),
     )

@@ -213,7 +213,7 @@ class Seen(msgspec.Struct, frozen=True):
     """What was asked of Redis at one moment.
 
     Attributes:
-        now: Unix time in seconds.
+        now: TIME of Redis, in seconds since the epoch.
         directory: logs, ingestors, gateways and streams.
         spans: of the streams.
         memory: bytes used, and that may be used (0: any number).
