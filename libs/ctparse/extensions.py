@@ -96,11 +96,15 @@ def extended_key_usage(value: bytes) -> str:
 def key_usage(value: bytes) -> str:
     """Spell the bits that are set: "Digital Signature, Key Encipherment"."""
     start, stop = der.only(value, der.BIT_STRING, "KeyUsage")
+    unused = value[start] if start < stop else 8
+    size = 8 * (stop - start - 1) - unused
+    if unused > 7 or size < 0:
+        raise der.DerError(f"KeyUsage: {stop - start} octets with {unused} unused bits")
     bits = value[start + 1 : stop]
     return ", ".join(
         usage
         for bit, usage in enumerate(_KEY_USAGES)
-        if bit // 8 < len(bits) and bits[bit // 8] & 0x80 >> bit % 8
+        if bit < size and bits[bit // 8] & 0x80 >> bit % 8
     )
 
 

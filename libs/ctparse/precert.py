@@ -5,8 +5,9 @@ section 3.2); the precertificate as it was submitted stands beside it, covered b
 compared byte by byte with the leaf: taking out the poison changes only the lengths around it.
 
 Logs that write the TBSCertificate anew, rather than cut the poison out, mend what the CA has
-encoded otherwise than DER says (an explicit FALSE, a number or a length with zeros before it, a
-year in another form). So what differs is compared once more, value by value.
+encoded otherwise than DER says (an explicit FALSE, an explicit version 1, a number or a length with
+zeros before it, a year in another form, a UTCTime without seconds). So what differs is compared
+once more, value by value.
 
 What a Precertificate Signing Certificate signed has another issuer in the leaf: not compared.
 """
@@ -23,6 +24,10 @@ _PRECERT_SIGNING = bytes.fromhex("060a2b06010401d679020404")
 _SEQUENCE = 0x30
 _EXTENSIONS = 0xA3
 _CONSTRUCTED = 0x20
+# [0] EXPLICIT INTEGER: version of a TBSCertificate, as `_values` shows it.
+_VERSION_1 = (0xA0, [(der.INTEGER, 0)])
+# YYMMDDhhmmZ, which RFC 5280 section 4.1.2.5.1 forbids.
+_WITHOUT_SECONDS = 11
 # MerkleTreeLeaf of a precertificate: version, type, timestamp, entry type, issuer_key_hash; then
 # three bytes of length, and the TBSCertificate.
 _TBS = 2 + 8 + 2 + 32 + 3
@@ -77,11 +82,21 @@ def _means_the_same(certificate: bytes, leaf: bytes) -> bool:
         outer, _ = _contents(certificate, 0)
         if certificate[outer] != _SEQUENCE or leaf[_TBS] != _SEQUENCE:
             return False
-        submitted = _values(certificate, *_contents(certificate, outer))
-        logged = _values(leaf, *_contents(leaf, _TBS))
+        submitted = _tbs_values(certificate, outer)
+        logged = _tbs_values(leaf, _TBS)
     except (IndexError, der.DerError, RecursionError):
         return False
     return submitted == logged and certificate.find(_POISON) >= 0
+
+
+def _tbs_values(data: bytes, at: int) -> list[tuple[int, object]]:
+    """What the TBSCertificate at `at` says; an explicit version 1 is the default, so left out.
+
+    Raises:
+        DerError: that is not all DER.
+    """
+    values = _values(data, *_contents(data, at))
+    return values[1:] if values[:1] == [_VERSION_1] else values
 
 
 def _values(data: bytes, start: int, end: int) -> list[tuple[int, object]]:
@@ -103,6 +118,8 @@ def _values(data: bytes, start: int, end: int) -> list[tuple[int, object]]:
             values.append((tag, int.from_bytes(contents, signed=True)))
         elif tag == der.UTC_TIME:  # of years 1950 to 2049 (RFC 5280 section 4.1.2.5.1)
             century = b"19" if contents[:2] >= b"50" else b"20"
+            if len(contents) == _WITHOUT_SECONDS and contents[-1:] == b"Z":
+                contents = contents[:-1] + b"00Z"
             values.append((der.GENERALIZED_TIME, century + contents))
         elif (tag, contents) != (der.BOOLEAN, b"\0"):  # FALSE is the default wherever it may stand
             values.append((tag, contents))

@@ -1,7 +1,8 @@
 """UTCTime and GeneralizedTime -> Unix seconds (RFC 5280 section 4.1.2.5).
 
 RFC 5280 allows one form of each, with seconds and "Z". X.690 and old certificates know more:
-seconds left out, fractions, offsets; all of them are read.
+seconds left out, fractions, offsets from UTC; these are read as well. A time with neither "Z" nor
+an offset is local time of an unknown zone, so it names no moment and is an error.
 """
 
 import datetime as dt
@@ -15,7 +16,7 @@ _UTC_TIME = re.compile(
 )
 _GENERALIZED_TIME = re.compile(
     rb"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)(?P<hour>\d\d)(?:(?P<minute>\d\d)(?P<second>\d\d)?)?"
-    rb"(?:[.,]\d+)?(?:Z|(?P<offset>[+-]\d{4}))?"
+    rb"(?:[.,]\d+)?(?:Z|(?P<offset>[+-]\d{4}))"
 )
 _FORMS = {der.UTC_TIME: _UTC_TIME, der.GENERALIZED_TIME: _GENERALIZED_TIME}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ctparse import der
-from ctparse.certificate import CertificateReader
+from ctparse.certificate import MAX_BYTES, CertificateReader
 from ctparse.entry import Unreadable
 from tests.ctparse.derbuild import (
     NULL,
@@ -98,7 +98,7 @@ class TestValidity:
             (time("500101000000Z"), -631152000),
             (time("20260520174812Z", der.GENERALIZED_TIME), 1779299292),
             (time("20260520174812.999Z", der.GENERALIZED_TIME), 1779299292),
-            (time("20260520174812", der.GENERALIZED_TIME), 1779299292),
+            (time("20260520194812+0200", der.GENERALIZED_TIME), 1779299292),
             (time("99991231235959Z", der.GENERALIZED_TIME), 253402300799),
         ],
     )
@@ -116,6 +116,11 @@ class TestValidity:
             time("260520174860Z"),
             time("260520-74812Z"),
             time("20260520174812Z"),
+            # Local time of an unknown zone (X.680 sections 46 and 47).
+            time("260520174812"),
+            time("2605201748"),
+            time("20260520174812", der.GENERALIZED_TIME),
+            time("20260520174812.999", der.GENERALIZED_TIME),
             time("00000520174812Z", der.GENERALIZED_TIME),
             time("26052017481\u00b2Z"),
             time(""),
@@ -301,6 +306,9 @@ class TestExtensions:
             ("2.5.29.15", "keyUsage", b"\x03\x02\x05\xa0", "Digital Signature, Key Encipherment"),
             ("2.5.29.15", "keyUsage", b"\x03\x03\x07\xff\x80", None),
             ("2.5.29.15", "keyUsage", b"\x03\x01\x00", ""),
+            # Unused bits that are set (X.690 section 8.6.2.3): one unused, two octets, all.
+            ("2.5.29.15", "keyUsage", b"\x03\x02\x01\x81", "Digital Signature"),
+            ("2.5.29.15", "keyUsage", b"\x03\x03\x07\x80\xff", "Digital Signature, Decipher Only"),
             ("2.5.29.19", "basicConstraints", b"\x30\x00", "CA:FALSE"),
             ("2.5.29.19", "basicConstraints", b"\x30\x06\x01\x01\xff\x02\x01\x00", "CA:TRUE"),
             ("2.5.29.19", "basicConstraints", b"\x30\x03\x01\x01\x01", "CA:TRUE"),
@@ -350,6 +358,13 @@ class TestExtensions:
             expected = every_usage if shown is None else shown
             assert leaf_cert(message)["extensions"] == {key: expected}
             assert message.problems == ()
+
+    @pytest.mark.parametrize("value", [b"\x03\x00", b"\x03\x02\x08\x80", b"\x03\x01\x07"])
+    def test_a_bit_string_with_an_impossible_count_of_unused_bits(self, value: bytes) -> None:
+        message = write(certificate(extension("2.5.29.15", value)))
+        assert leaf_cert(message)["extensions"] == {}
+        assert len(message.problems) == 1
+        assert "unused bits" in message.problems[0]
 
     @pytest.mark.parametrize(
         ("dotted", "value"),
@@ -484,9 +499,17 @@ class TestBounds:
 
     def test_a_certificate_of_megabytes_is_unreadable(self) -> None:
         filling = extension("2.5.29.99", bytes(3 << 20))
-        with pytest.raises(Unreadable, match="certificate of 3146223 bytes"):
+        with pytest.raises(Unreadable, match="certificate of 3,146,223 bytes"):
             write(certificate(filling))
 
-    def test_a_certificate_of_one_megabyte_is_read(self) -> None:
-        names = [dns(f"{number:06}.{'x' * 40}.example") for number in range(16_000)]
-        assert len(read(certificate(subject_alt_name(*names)))["all_domains"]) == 16_001
+    def test_the_largest_certificate_that_is_read(self) -> None:
+        around = len(certificate(extension("2.5.29.99", bytes(MAX_BYTES // 2)))) - MAX_BYTES // 2
+        largest = certificate(extension("2.5.29.99", bytes(MAX_BYTES - around)))
+        assert len(largest) == MAX_BYTES
+        assert problems(largest) == ()
+        with pytest.raises(Unreadable, match="more than 524,288"):
+            write(certificate(extension("2.5.29.99", bytes(MAX_BYTES - around + 1))))
+
+    def test_a_certificate_of_ten_thousand_names_is_read(self) -> None:
+        names = [dns(f"{number:06}.{'x' * 24}.example") for number in range(10_000)]
+        assert len(read(certificate(subject_alt_name(*names)))["all_domains"]) == 10_001

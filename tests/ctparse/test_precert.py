@@ -109,3 +109,41 @@ def test_what_der_forbids_is_not_another_precertificate() -> None:
         f"30{length + 3:02x}{criticality.replace('010100', '0101ff')}",
     )
     assert not is_committed(true, chain_certificates)
+
+
+ODD = (FIXTURES / "precert_utctime_without_seconds.json").read_bytes()
+
+
+def odd_precert(old: bytes = b"", new: bytes = b"") -> Entry:
+    """A precertificate whose notBefore has no seconds; `old` in it replaced by `new`."""
+    (entry,) = decode_entries(ODD, 0)
+    assert isinstance(entry, Entry)
+    assert old in entry.certificate
+    return msgspec.structs.replace(entry, certificate=entry.certificate.replace(old, new, 1))
+
+
+def test_a_log_may_add_the_seconds_of_a_utctime() -> None:
+    assert is_committed(odd_precert(), chain_certificates)
+    for other in (b"2401010001Z", b"2401010000+", b"240101000Z0", b"24010100 0Z"):
+        forged = odd_precert(b"\x17\x0b2401010000Z", b"\x17\x0b" + other)
+        assert not is_committed(forged, chain_certificates), other
+
+
+def test_a_log_may_leave_out_an_explicit_version_1() -> None:
+    entry = odd_precert()
+    submitted, leaf = entry.certificate, entry.leaf
+    version_3 = bytes.fromhex("a003020102")
+    version_1 = bytes.fromhex("a003020100")
+    tbs = bytes.fromhex("3081e0")  # of the leaf: its header, then version and the rest
+    assert tbs + version_3 in leaf
+    without = leaf.replace(tbs + version_3, bytes.fromhex("3081db"))
+    at = without.index(bytes.fromhex("3081db"))
+    without = without[: at - 1] + bytes((without[at - 1] - 5,)) + without[at:]
+    explicit = msgspec.structs.replace(
+        entry, certificate=submitted.replace(version_3, version_1, 1), leaf=without
+    )
+    assert is_committed(explicit, chain_certificates)
+    # Version 3, or the same bytes at another place, are another certificate.
+    assert not is_committed(
+        msgspec.structs.replace(explicit, certificate=submitted), chain_certificates
+    )
