@@ -3,6 +3,8 @@
 An entry goes one of two ways: `Entry` -> message, or, when it cannot be read, `Rejected`.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -18,6 +20,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
             contents of the `ASN.1Cert certificate_chain<0..2^24-1>` vector, for static-ct the
             concatenated SHA-256 fingerprints. Chains repeat endlessly, so this is a cache key.
         leaf: the MerkleTreeLeaf, whose hash the log's tree commits to (RFC 6962 section 3.4).
+        problem: why `chain` is empty although the log should have served one; one line, or empty.
     """
 
     index: int
@@ -26,6 +29,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     certificate: bytes
     chain: bytes
     leaf: bytes
+    problem: str = ""
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):
@@ -46,6 +50,18 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
 
 class Malformed(ValueError):
     """A whole answer, not a single entry, is not what its specification says. Says where."""
+
+
+class IncompleteChain(ValueError):
+    """Some certificates of a chain are not available. Its text says which.
+
+    Attributes:
+        certificates: the DER of those before the first that is missing, issuer first.
+    """
+
+    def __init__(self, problem: str, certificates: Sequence[bytes]) -> None:
+        super().__init__(problem)
+        self.certificates = certificates
 
 
 class Unreadable(ValueError):

@@ -20,7 +20,7 @@ from hashlib import sha1, sha256
 import msgspec
 
 from ctparse.certificate import Certificate, CertificateReader
-from ctparse.entry import Entry, Malformed, Unreadable
+from ctparse.entry import Entry, IncompleteChain, Malformed, Unreadable
 from ctparse.problems import note
 
 # The first certificate's serial number lies within these bytes; for static-ct, two fingerprints.
@@ -89,8 +89,9 @@ class MessageWriter:
             source: the log.
             link: index -> where the entry can be fetched (`cert_link`).
             resolve: `Entry.chain` -> the DER of its certificates, issuer first
-                (`rfc6962.chain_certificates`, or a look-up of fingerprints). It is asked once for
-                a chain and its answer kept, so it must be complete; if it raises, so does `write`.
+                (`rfc6962.chain_certificates`, or a look-up of fingerprints). Its answer is kept
+                and used again, unless it raises `IncompleteChain`: then the message has what is
+                available, and the next message with this chain asks again.
             chain_der: whether certificates of the chain carry `as_der`, too.
             reader: shared by the writers of a process, so that they share what it remembers.
         """
@@ -143,14 +144,19 @@ class MessageWriter:
             b"".join((head, b',"as_der":"', as_der, b'"},"chain":', chain.json, tail)),
             b"".join((head, b"}", tail)),
             f'{{"message_type":"dns_entries","data":{domains}}}'.encode(),
-            (*certificate.problems, *chain.problems),
+            (*certificate.problems, *chain.problems, *((entry.problem,) if entry.problem else ())),
         )
 
     def _chain(self, raw: bytes) -> _Chain:
         key = raw[:_CHAIN_HEAD], len(raw)
         chain = self._chains.get(key)
         if chain is None or chain.raw != raw:
-            chain = self._render_chain(raw)
+            try:
+                chain = self._render_chain(raw, self._resolve(raw))
+            except Malformed as error:
+                chain = self._render_chain(raw, (), f"chain: {error}")
+            except IncompleteChain as error:
+                return self._render_chain(raw, error.certificates, f"chain: {error}")
             self._chains_bytes += len(raw) + len(chain.json)
             if self._chains_bytes > _MAX_CHAINS_BYTES:
                 self._chains.clear()
@@ -158,14 +164,11 @@ class MessageWriter:
             self._chains[key] = chain
         return chain
 
-    def _render_chain(self, raw: bytes) -> _Chain:
+    def _render_chain(self, raw: bytes, certificates: Sequence[bytes], *why: str) -> _Chain:
+        """Write a chain; `why` says why it is not complete."""
         rendered: list[bytes] = []
         problems: list[str] = []
-        try:
-            certificates = self._resolve(raw)
-        except Malformed as error:
-            certificates = ()
-            note(problems, f"chain: {error}")
+        note(problems, *why)
         for position, der in enumerate(certificates):
             try:
                 certificate = self._reader.read(der)

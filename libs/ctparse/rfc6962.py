@@ -2,7 +2,9 @@
 
 A body that is not the JSON it should be is `Malformed` as a whole: whoever asked can ask again. A
 single entry whose structure does not hold is `Rejected` at its index, and the others go on.
-Structures are read to their last byte; bytes left over are as wrong as bytes missing.
+Structures are read to their last byte; bytes left over are as wrong as bytes missing. Only the leaf
+is in the tree: where extra_data cannot be read, an entry has an empty chain and a problem. A
+precertificate stands in extra_data itself, so without it the entry is `Rejected`.
 
 The chains of a body's entries repeat, so equal ones become one object: that saves memory, and
 whoever looks them up next finds them by identity.
@@ -46,7 +48,11 @@ class _SignedTreeHead(msgspec.Struct, gc=False):
 
 class _Served(msgspec.Struct, gc=False):
     leaf_input: bytes
-    extra_data: bytes
+    extra_data: bytes | None = None
+
+
+class _Leaf(msgspec.Struct, gc=False):
+    leaf_input: bytes
 
 
 class _ProofByHash(msgspec.Struct, gc=False):
@@ -71,6 +77,12 @@ class _UncheckedEntries(msgspec.Struct):
     entries: list[object]
 
 
+# RFC 8259 section 8.1 lets a parser ignore it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Commas in an answer, for each entry and besides: two separate an entry's members and entries.
+_COMMAS_EACH = 8
+_COMMAS = 64
+
 # What a decoder raises for bytes that somebody else chose.
 _BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -84,7 +96,7 @@ _UNCHECKED_DECODER = msgspec.json.Decoder(_UncheckedEntries)
 
 def _decoded(decoder: msgspec.json.Decoder[_T], body: bytes, what: str) -> _T:
     try:
-        return decoder.decode(body)
+        return decoder.decode(body.removeprefix(_BYTE_ORDER_MARK))
     except _BAD_JSON as error:
         raise Malformed(f"{what}: {error}") from error
 
@@ -139,12 +151,13 @@ def _hashes(proof: list[bytes], where: str) -> list[bytes]:
     return proof
 
 
-def decode_entries(body: bytes, first: int) -> list[Entry | Rejected]:
+def decode_entries(body: bytes, first: int, most: int | None = None) -> list[Entry | Rejected]:
     """Decode the answer to get-entries.
 
     Args:
         body: as served.
         first: index of the first entry, the `start` that was asked for.
+        most: entries that were asked for: what follows them is left out. None: all are decoded.
 
     Returns:
         The entries from `first` on, as many as the log chose to serve.
@@ -152,43 +165,52 @@ def decode_entries(body: bytes, first: int) -> list[Entry | Rejected]:
     Raises:
         Malformed: it is no answer to get-entries.
     """
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     try:
         served: list[_Served] | list[_Served | Rejected] = _ENTRIES_DECODER.decode(body).entries
     except msgspec.ValidationError:
-        served = _validate_one_by_one(body, first)
+        served = _validate_one_by_one(body, first, most)
     except _BAD_JSON as error:
         raise Malformed(f"get-entries: {error}") from error
     chains: dict[tuple[bytes, int], bytes] = {}
     entries: list[Entry | Rejected] = []
-    for index, entry in enumerate(served, first):
+    for index, entry in enumerate(served if most is None else served[:most], first):
         if isinstance(entry, Rejected):
             entries.append(entry)
             continue
         try:
             entries.append(_decode_entry(index, entry.leaf_input, entry.extra_data, chains))
-        except (StructureError, Malformed, StructError) as error:
+        except (StructureError, StructError) as error:
             leaf = entry.leaf_input
             entries.append(Rejected(index, f"get-entries: {error}", leaf, leaf))
     return entries
 
 
-def _validate_one_by_one(body: bytes, first: int) -> list[_Served | Rejected]:
+def _validate_one_by_one(body: bytes, first: int, most: int | None) -> list[_Served | Rejected]:
     """Find out which of the entries are not what they should be."""
+    # Decoding makes an object of every value, so a short body could otherwise fill the memory.
+    if most is not None and body.count(b",") > most * _COMMAS_EACH + _COMMAS:
+        raise Malformed(f"get-entries: more values than {most} entries have")
     try:
         unchecked = _UNCHECKED_DECODER.decode(body).entries
     except _BAD_JSON as error:
         raise Malformed(f"get-entries: {error}") from error
-    served: list[_Served | Rejected] = []
-    for index, entry in enumerate(unchecked, first):
-        try:
-            served.append(msgspec.convert(entry, _Served))
-        except msgspec.ValidationError as error:
-            served.append(Rejected(index, f"get-entries: {error}", msgspec.json.encode(entry)))
-    return served
+    return [_validated(entry, index) for index, entry in enumerate(unchecked[:most], first)]
+
+
+def _validated(entry: object, index: int) -> _Served | Rejected:
+    try:
+        return msgspec.convert(entry, _Served)
+    except msgspec.ValidationError:
+        pass
+    try:
+        return _Served(msgspec.convert(entry, _Leaf).leaf_input)
+    except msgspec.ValidationError as error:
+        return Rejected(index, f"get-entries: {error}", msgspec.json.encode(entry))
 
 
 def _decode_entry(
-    index: int, leaf: bytes, extra: bytes, chains: dict[tuple[bytes, int], bytes]
+    index: int, leaf: bytes, extra: bytes | None, chains: dict[tuple[bytes, int], bytes]
 ) -> Entry:
     version_and_type, timestamp, entry_type = _LEAF.unpack_from(leaf)
     if version_and_type:
@@ -201,15 +223,36 @@ def _decode_entry(
     elif entry_type == _PRECERT_ENTRY:
         high, low = _LENGTH.unpack_from(leaf, _TBS_AT)
         stop = _TBS_AT + 3 + (high << 16 | low)
+        if extra is None:
+            raise StructureError("extra_data, which holds the precertificate, is missing")
         high, low = _LENGTH.unpack_from(extra)
         chain_at = 3 + (high << 16 | low)
+        if chain_at > len(extra):
+            raise StructureError("pre_certificate ends after extra_data")
         certificate = extra[3:chain_at]
     else:
         raise StructureError(f"entry of unknown type {entry_type}")
     if stop + 2 + int.from_bytes(leaf[stop : stop + 2]) != len(leaf):
         raise StructureError("extensions do not end where MerkleTreeLeaf does")
-    high, low = _LENGTH.unpack_from(extra, chain_at)
-    chain = extra[chain_at + 3 :]
+    is_precert = entry_type == _PRECERT_ENTRY
+    try:
+        chain = _chain(extra, chain_at, chains)
+    except (StructureError, Malformed, StructError) as error:
+        problem = f"extra_data: {error}"
+        return Entry(index, timestamp, is_precert, certificate, b"", leaf, problem)
+    return Entry(index, timestamp, is_precert, certificate, chain, leaf)
+
+
+def _chain(extra: bytes | None, at: int, chains: dict[tuple[bytes, int], bytes]) -> bytes:
+    """The certificate_chain that begins at `at` and fills the rest of extra_data.
+
+    Raises:
+        StructureError, StructError, Malformed: there is none.
+    """
+    if extra is None:
+        raise StructureError("missing, or not base64")
+    high, low = _LENGTH.unpack_from(extra, at)
+    chain = extra[at + 3 :]
     if high << 16 | low != len(chain):
         raise StructureError("certificate_chain does not end where extra_data does")
     key = chain[:_CHAIN_HEAD], len(chain)
@@ -217,7 +260,7 @@ def _decode_entry(
     if known != chain:
         chain_certificates(chain)
         chains[key] = known = chain
-    return Entry(index, timestamp, entry_type == _PRECERT_ENTRY, certificate, known, leaf)
+    return known
 
 
 def chain_certificates(chain: bytes) -> tuple[bytes, ...]:

@@ -2,7 +2,10 @@
 
 A data tile is a run of entries without a length of their own, so where the framing of one breaks,
 nothing after it can be found: the tile is `Malformed` as a whole. An entry that is framed well but
-says what it must not (another index, half a fingerprint) is `Rejected` at its index.
+says what it must not (another index) is `Rejected` at its index. Its chain is no part of the tree:
+one that is no list of fingerprints costs the entry its chain, and is its problem.
+
+No error quotes what a log served: it may have redirected to a server that is not the log's.
 
 A checkpoint is a signed note. Of its signature lines, the RFC 6962 one holds a timestamp and the
 signature that get-sth would serve; the others are by witnesses or for other algorithms.
@@ -79,10 +82,10 @@ def parse_checkpoint(body: bytes) -> Checkpoint:
     except UnicodeDecodeError as error:
         raise Malformed(f"checkpoint: {error}") from error
     if note is None:
-        raise Malformed(f"checkpoint is not a signed note: {body[:100]!r}")
+        raise Malformed(f"checkpoint of {len(body):,} bytes is not a signed note")
     if note["extensions"]:
         # An RFC 6962 signature does not cover them.
-        raise Malformed(f"checkpoint has extension lines: {note['extensions'][:100]!r}")
+        raise Malformed("checkpoint has extension lines")
     lines = note["signatures"].rstrip("\n").split("\n")
     if len(lines) > _MAX_SIGNATURES:
         raise Malformed(f"checkpoint has {len(lines)} signatures")
@@ -98,7 +101,7 @@ def _signature(line: str) -> tuple[str, bytes, bytes]:
     name, _, encoded = line.removeprefix("— ").partition(" ")
     signature = _base64(encoded)
     if len(signature) <= _KEY_HASH_BYTES:
-        raise Malformed(f"checkpoint: signature of {len(signature)} bytes by {name}")
+        raise Malformed(f"checkpoint: signature of {len(signature)} bytes")
     return name, signature[:_KEY_HASH_BYTES], signature[_KEY_HASH_BYTES:]
 
 
@@ -106,7 +109,7 @@ def _base64(text: str) -> bytes:
     try:
         return a2b_base64(text, strict_mode=True)
     except (Base64Error, ValueError) as error:
-        raise Malformed(f"checkpoint: {text[:50]!r} is not base64: {error}") from error
+        raise Malformed(f"checkpoint: a root hash or signature is not base64: {error}") from error
 
 
 def tree_head(
@@ -123,7 +126,7 @@ def tree_head(
         Malformed: the checkpoint is another log's, or has no such line.
     """
     if origin is not None and checkpoint.origin != origin:
-        raise Malformed(f"checkpoint is for {checkpoint.origin!r}, not {origin!r}")
+        raise Malformed(f"checkpoint is for another origin than {origin!r}")
     key_hash = log_id and note_key_hash(checkpoint.origin, _RFC6962_SIGNATURE, log_id)
     for name, hint, signature in checkpoint.signatures:
         if name != checkpoint.origin or (key_hash and hint != key_hash):
@@ -134,7 +137,7 @@ def tree_head(
         except StructureError:
             continue
         return TreeHead(checkpoint.size, int.from_bytes(timestamp), checkpoint.root, signed)
-    raise Malformed(f"checkpoint of {checkpoint.origin!r} has no RFC 6962 signature by the log")
+    raise Malformed("checkpoint has no RFC 6962 signature by the log")
 
 
 def decode_tile(tile: bytes, first: int) -> list[Entry | Rejected]:
@@ -176,20 +179,22 @@ def _decode_entry(tile: bytes, at: int, index: int) -> tuple[Entry | Rejected, i
     else:
         raise StructureError(f"unknown type {entry_type} at byte {at}")
     wrong = _wrong_index(tile[extensions:leaf_stop], index)
-    if (end - chain) % FINGERPRINT_BYTES:
-        wrong = f"certificate_chain of {end - chain} bytes, not a multiple of {FINGERPRINT_BYTES}"
-    elif end - chain > _MAX_CHAIN * FINGERPRINT_BYTES:
-        wrong = f"chain of more than {_MAX_CHAIN} certificates"
     leaf = _LEAF_PREFIX + tile[at:leaf_stop]
     if wrong:
         return Rejected(index, wrong, tile[at:end], leaf), end
+    problem = ""
+    if (end - chain) % FINGERPRINT_BYTES:
+        problem = f"certificate_chain of {end - chain} bytes, not a multiple of {FINGERPRINT_BYTES}"
+    elif end - chain > _MAX_CHAIN * FINGERPRINT_BYTES:
+        problem = f"chain of more than {_MAX_CHAIN} certificates"
     entry = Entry(
         index,
         timestamp,
         entry_type == _PRECERT_ENTRY,
         tile[start:stop],
-        tile[chain:end],
+        b"" if problem else tile[chain:end],
         leaf,
+        problem,
     )
     return entry, end
 
@@ -207,7 +212,8 @@ def _wrong_index(extensions: bytes, index: int) -> str | None:
     except StructureError as error:
         return str(error)
     if len(found) != 1 or len(found[0]) != _LEAF_INDEX_BYTES:
-        return f"expected one leaf_index of {_LEAF_INDEX_BYTES} bytes, found {found}"
+        sizes = f", of {len(found[0])} bytes" if len(found) == 1 else ""
+        return f"expected one leaf_index of {_LEAF_INDEX_BYTES} bytes, found {len(found)}{sizes}"
     if (leaf_index := int.from_bytes(found[0])) != index:
         return f"leaf_index says {leaf_index}, position in the tile says {index}"
     return None

@@ -85,12 +85,8 @@ class TestEntries:
             (b"\1" + x509_leaf()[1:], vector(CHAIN)),
             (b"\0\1" + x509_leaf()[2:], vector(CHAIN)),
             (x509_leaf().replace(b"\0\0\0\0\x05\x30", b"\0\2\0\0\x05\x30"), vector(CHAIN)),
-            (x509_leaf(), b""),
-            (x509_leaf(), vector(CHAIN) + b"!"),
-            (x509_leaf(), vector(CHAIN)[:-1]),
-            (x509_leaf(), vector(CHAIN[:-1])),
-            (x509_leaf(), vector(CHAIN + b"\0\0")),
-            (precert_leaf(), vector(CHAIN)),
+            (precert_leaf(), b""),
+            (precert_leaf(), vector(b"submitted")[:-1]),
             (precert_leaf(), b"\0\xff\xff" + CHAIN),
             (precert_leaf()[:40], vector(b"submitted") + vector(CHAIN)),
             (precert_leaf() + b"!", vector(b"submitted") + vector(CHAIN)),
@@ -107,12 +103,67 @@ class TestEntries:
         assert after.index == 7
 
     @pytest.mark.parametrize(
+        "extra",
+        [
+            b"",
+            vector(CHAIN) + b"!",
+            vector(CHAIN)[:-1],
+            vector(CHAIN[:-1]),
+            vector(CHAIN + b"\0\0"),
+            vector(b"\0\0\0" * 101),
+        ],
+    )
+    def test_a_bad_chain_costs_nothing_but_itself(self, extra: bytes) -> None:
+        submitted = vector(b"submitted")
+        x509, precert = decode_entries(
+            body((x509_leaf(), extra), (precert_leaf(), submitted + extra)), 5
+        )
+        for entry, leaf, certificate in (
+            (x509, x509_leaf(), CERTIFICATE),
+            (precert, precert_leaf(), b"submitted"),
+        ):
+            assert isinstance(entry, Entry)
+            assert (entry.leaf, entry.certificate, entry.chain) == (leaf, certificate, b"")
+            assert entry.problem.startswith("extra_data: ")
+
+    @pytest.mark.parametrize(
         "spoil",
         [
             lambda entry: entry.pop("extra_data"),
+            lambda entry: entry.update(extra_data=None),
+            lambda entry: entry.update(extra_data=7),
+            lambda entry: entry.update(extra_data="!!!"),
+        ],
+    )
+    def test_without_extra_data_the_leaf_counts(
+        self, spoil: Callable[[dict[str, Any]], Any]
+    ) -> None:
+        served = json.loads(
+            body(
+                (x509_leaf(), vector(CHAIN)),
+                (precert_leaf(), vector(b"submitted") + vector(CHAIN)),
+                (x509_leaf(), vector(CHAIN)),
+            )
+        )
+        for entry in served["entries"][:2]:
+            spoil(entry)
+        x509, precert, after = decode_entries(json.dumps(served).encode(), 5)
+        assert isinstance(x509, Entry)
+        assert (x509.leaf, x509.certificate, x509.chain) == (x509_leaf(), CERTIFICATE, b"")
+        assert x509.problem.startswith("extra_data: ")
+        # The precertificate itself stands in extra_data alone.
+        assert isinstance(precert, Rejected)
+        assert (precert.index, precert.leaf) == (6, precert_leaf())
+        assert "extra_data" in precert.reason
+        assert isinstance(after, Entry)
+        assert after.problem == ""
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
             lambda entry: entry.update(leaf_input="not base64!"),
             lambda entry: entry.update(leaf_input=7),
-            lambda entry: entry.update(extra_data=None),
+            lambda entry: entry.update(leaf_input=None),
         ],
     )
     def test_bad_json_in_an_entry_rejects_it_alone(
@@ -126,6 +177,21 @@ class TestEntries:
         assert bad.index == 6
         assert json.loads(bad.raw) == served["entries"][1]
         assert isinstance(after, Entry)
+
+    def test_no_more_is_decoded_than_was_asked_for(self) -> None:
+        served = body(*[(x509_leaf(), vector(CHAIN))] * 3)
+        assert [entry.index for entry in decode_entries(served, 5, 2)] == [5, 6]
+        assert len(decode_entries(served, 5, 4)) == 3
+        assert [entry.index for entry in decode_entries(b'{"entries":[0,1,2,3]}', 5, 2)] == [5, 6]
+        with pytest.raises(Malformed, match="values"):
+            decode_entries(b'{"entries":[' + b"0," * 1000 + b"0]}", 5, 2)
+
+    def test_a_byte_order_mark_is_no_part_of_an_answer(self) -> None:
+        marked = b"\xef\xbb\xbf"
+        for served in (body((x509_leaf(), vector(CHAIN))), b'{"entries":["what"]}'):
+            assert decode_entries(marked + served, 0) == decode_entries(served, 0)
+        with pytest.raises(Malformed, match="get-entries: "):
+            decode_entries(marked + marked + b'{"entries":[]}', 0)
 
     def test_an_entry_that_is_no_object(self) -> None:
         (bad,) = decode_entries(b'{"entries":["what"]}', 5)
@@ -180,6 +246,10 @@ class TestTreeHead:
         tree_head = decode_sth(json.dumps(GOOD_STH | {"more": "of it"}).encode())
         assert (tree_head.size, tree_head.timestamp) == (12, 1700)
         assert (tree_head.root, tree_head.signature) == (b"r" * 32, b"\4\3\0\1s")
+
+    def test_a_byte_order_mark(self) -> None:
+        served = json.dumps(GOOD_STH).encode()
+        assert decode_sth(b"\xef\xbb\xbf" + served) == decode_sth(served)
 
     @pytest.mark.parametrize(
         "bad",

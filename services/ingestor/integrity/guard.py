@@ -230,7 +230,8 @@ class Guard:
             if (entry := unknown(window)) is not None:
                 problem = (
                     f"the leaf of entry {entry.index} is not known ({entry.reason}); "
-                    f"{self._log.way_past(entry.index + 1)}, `integrity: warn` publishes it"
+                    f"{self._log.way_past(entry.index + 1)}, `integrity: warn` rejects it and "
+                    f"publishes what follows unproven"
                 )
                 raise Unproven(self._log.name, self._log.base, problem, certain=True)
 
