@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import httpx
 import msgspec
 import structlog
 
@@ -25,6 +24,7 @@ from ingestor.ctclient.circuit import Circuit, Rules
 from ingestor.ctclient.fetch import Fetcher, Retry
 from ingestor.ctclient.issuers import Issuers, Shelf
 from ingestor.ctclient.protocol import LogClient
+from ingestor.ctclient.reach import HttpClients
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from ingestor.ctclient.static_ct import Identity, StaticCtLog
 from ingestor.ctclient.turns import Turns
@@ -44,7 +44,7 @@ class Assembly(msgspec.Struct, frozen=True):
 
     Attributes:
         config: the settings.
-        http: the one HTTP client.
+        http: the connection pools.
         publisher: into Redis.
         leases: this worker's.
         ledger: what Redis keeps of each log's tree.
@@ -58,7 +58,7 @@ class Assembly(msgspec.Struct, frozen=True):
     """
 
     config: Config
-    http: httpx.AsyncClient
+    http: HttpClients
     publisher: Publisher
     leases: Leases
     ledger: Ledger
@@ -100,7 +100,7 @@ class Assembly(msgspec.Struct, frozen=True):
         waited = meter.operator_wait.labels(log.operator or "unknown").inc
         turns = Turns(log, interval, circuit, self.operators, self.patience, waited)
         timeout, measured = settings.request_timeout_secs, meter.fetches(log.operator)
-        return Fetcher(self.http, log.name, self.retry, timeout, measured, turns)
+        return Fetcher(self.http, log.name, self.retry, timeout, measured, turns, log.listed_at)
 
     def client(self, log: Log) -> tuple[LogClient, Breaker]:
         """What reads `log`, and what decides when it may be read."""

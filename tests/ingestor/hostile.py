@@ -78,7 +78,7 @@ class HostileServer:
 
 
 @asynccontextmanager
-async def hostile_server() -> AsyncIterator[HostileServer]:
+async def hostile_server(host: str = "127.0.0.1") -> AsyncIterator[HostileServer]:
     hostile = HostileServer()
     connections: set[asyncio.Task[None]] = set()
 
@@ -87,8 +87,8 @@ async def hostile_server() -> AsyncIterator[HostileServer]:
         connections.add(task)
         task.add_done_callback(connections.discard)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    hostile.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(connected, host, 0)
+    hostile.url = f"http://{host}:{server.sockets[0].getsockname()[1]}"
     try:
         yield hostile
     finally:

@@ -117,6 +117,28 @@ def test_a_garbage_entry_costs_nothing_but_itself(entry: object, problem: str) -
     assert second.startswith("operator 2: ")
 
 
+def test_what_nothing_depends_on_makes_no_list_malformed() -> None:
+    said = {"version": "7", "operators": [{"name": "x", "logs": [GOOD]}]}
+    plain = parse(msgspec.json.encode(said))
+    assert [log.id for log in plain.logs] == [KEY_ID]
+    assert parse(b"\xef\xbb\xbf" + msgspec.json.encode(said)) == plain
+    unreadable: tuple[object, ...] = ("", "soon", 7, None, {})
+    for timestamp in unreadable:
+        assert parse(msgspec.json.encode({**said, "log_list_timestamp": timestamp})) == plain
+
+
+def test_only_a_list_over_http_or_a_file_names_logs_over_http() -> None:
+    entries = [{**GOOD, "url": f"{scheme}://log.example/"} for scheme in ("http", "https")]
+    body = msgspec.json.encode({"operators": [{"name": "x", "logs": entries}]})
+    for listed_at in ("http://lists.example", "file"):
+        read = parse(body, listed_at)
+        assert [log.url for log in read.logs] == ["http://log.example/", "https://log.example/"]
+        assert {log.listed_at for log in read.logs} == {listed_at}
+    read = parse(body, "https://lists.example")
+    assert [log.url for log in read.logs] == ["https://log.example/"]
+    assert "https:// only" in read.unreadable[0]
+
+
 def test_lists_of_apples_kind_are_ranked_by_their_number() -> None:
     def rank(**said: object) -> str:
         return parse(msgspec.json.encode({"operators": [], **said})).rank

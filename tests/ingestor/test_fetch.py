@@ -1,6 +1,7 @@
 """One URL -> one bounded body, whatever the server does."""
 
 import gzip
+import random
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -41,6 +42,56 @@ async def test_plain_and_gzip_bodies(server: HostileServer, fetcher: Fetcher) ->
     assert headers["user-agent"].startswith("certstream-server/")
     assert headers["user-agent"].endswith("(+ops@example.com)")
     assert headers["accept-encoding"] == "gzip"
+
+
+def members(body: bytes, count: int) -> bytes:
+    """Gzip in so many members."""
+    size = -(-len(body) // count)
+    return b"".join(
+        gzip.compress(body[at : at + size], mtime=0) for at in range(0, len(body), size)
+    )
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 100 * LIMIT])
+@pytest.mark.parametrize("count", [2, 3, 1000])
+async def test_a_gzip_body_of_several_members(
+    server: HostileServer, fetcher: Fetcher, count: int, limit: int
+) -> None:
+    body = random.Random(count).randbytes(LIMIT // 2) * (limit // LIMIT)
+    packed = members(body, count)
+    server.answers["/gzip"] = [
+        Answer(packed + tail, headers={"content-encoding": "gzip"}) for tail in (b"", bytes(9))
+    ]
+    for _ in range(2):
+        assert await fetcher.get(f"{server.url}/gzip", limit) == body
+    server.answers["/gzip"] = [Answer(packed[:-1], headers={"content-encoding": "gzip"})]
+    with pytest.raises(BadAnswer, match="ends early"):
+        await fetcher.get(f"{server.url}/gzip", limit)
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 300 * LIMIT])
+async def test_the_members_of_a_gzip_body_count_together(
+    server: HostileServer, fetcher: Fetcher, limit: int
+) -> None:
+    bomb = gzip.compress(bytes(limit // 4 + 1), mtime=0) * 4
+    server.answers["/bomb"] = [Answer(bomb, headers={"content-encoding": "gzip"})]
+    with pytest.raises(TooLarge, match=f"decompresses to more than {limit:,}"):
+        await fetcher.get(f"{server.url}/bomb", limit)
+
+
+async def test_a_gzip_body_of_endless_members(server: HostileServer, fetcher: Fetcher) -> None:
+    empty = gzip.compress(b"", mtime=0)
+    body = empty * (10 * LIMIT // len(empty))
+    server.answers["/gzip"] = [Answer(body, headers={"content-encoding": "gzip"})]
+    with pytest.raises(BadAnswer, match="more than 4,096 members"):
+        await fetcher.get(f"{server.url}/gzip", 10 * LIMIT)
+
+
+async def test_no_error_repeats_what_a_server_says(server: HostileServer, fetcher: Fetcher) -> None:
+    server.answers["/odd"] = [Answer(b"secret", status="418 secret", headers={"x": "secret"})]
+    with pytest.raises(Refused, match="HTTP 418") as caught:
+        await fetcher.get(f"{server.url}/odd", LIMIT)
+    assert "secret" not in caught.value.summary
 
 
 async def test_oversized_body_is_not_read_to_its_end(
@@ -144,6 +195,13 @@ async def test_redirects_to_nowhere(server: HostileServer, fetcher: Fetcher, loc
         ("-5", None),
         ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
         ("Thu, 01 Jan 1970 00:02:00 +99999999999999999", None),
+        ("Thu, 01 Jan 1970 01:02:00 +0100", 20.0),
+        ("Thursday, 01-Jan-70 00:02:00 GMT", 20.0),
+        ("Thu Jan  1 00:02:00 1970", 20.0),
+        # Local time where the server is, and nobody knows where that is.
+        ("Thu, 01 Jan 1970 00:02:00 CET", None),
+        ("Thu, 01 Jan 1970 00:02:00 JST", None),
+        ("Thu, 01 Jan 1970 00:02:00", None),
     ],
 )
 def test_retry_after(value: str | None, wait: float | None) -> None:

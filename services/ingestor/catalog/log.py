@@ -57,6 +57,8 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
         end_exclusive: seconds since the epoch; it takes no certificate that expires later
             (or at that moment). None: it has no temporal interval.
         mmd: its maximum merge delay, seconds.
+        listed_at: scheme and authority of the URL of the list that names it, or "file"; None if
+            it is configured. A listed log may not lead to addresses that its list could not.
         integrity: what becomes of what it does not prove, when this log has its own setting.
         batch_size: entries a request, when this log has its own setting.
         poll_interval_ms: milliseconds between tree heads, when this log has its own setting.
@@ -74,6 +76,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     origin: str | None = None
     end_exclusive: float | None = None
     mmd: float = 86400.0
+    listed_at: str | None = None
     integrity: Integrity | None = None
     batch_size: int | None = None
     poll_interval_ms: int | None = None

@@ -4,7 +4,8 @@ Formats: https://www.gstatic.com/ct/log_list/v3/log_list_schema.json and
 https://valid.apple.com/ct/log_list/schema_versions/log_list_schema_v5.json, which differ in what
 dates the list. RFC 6962 logs stand under `logs`, static-ct logs under `tiled_logs`; the state of a
 log is the one key of its `state` object. Fields that do not matter here are not looked at, so a
-newer schema still reads, and an entry that cannot be read costs nothing but itself.
+newer schema still reads, and an entry that cannot be read costs nothing but itself. Neither a byte
+order mark nor a time that is no time makes a list unreadable: nothing depends on them.
 """
 
 import base64
@@ -17,6 +18,7 @@ import msgspec
 
 from ctparse.entry import Malformed
 from ingestor.catalog.log import Kind, Log, log_id, normalise
+from ingestor.ctclient.reach import FILE
 
 # States in which a log has, or will have, certificates that browsers trust.
 FOLLOWED_STATES = frozenset({"qualified", "usable", "readonly"})
@@ -25,6 +27,7 @@ ENDED_STATES = frozenset({"retired", "rejected"})
 # A shard takes certificates that expire before its end; when that has passed, so has their use.
 # The margin lets whoever was behind read the last of them.
 MARGIN = 7 * 86400.0
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # The real lists have some 200 logs, most of them of the past.
 MAX_LOGS = 2000
 _MAX_NAME = 200
@@ -62,7 +65,7 @@ class _Operator(msgspec.Struct):
 class _List(msgspec.Struct):
     operators: list[msgspec.Raw]
     version: str | int = ""
-    log_list_timestamp: datetime | None = None
+    log_list_timestamp: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class LogList(msgspec.Struct, frozen=True):
@@ -90,14 +93,19 @@ class LogList(msgspec.Struct, frozen=True):
         return f"{int(max(self.made or 0.0, 0.0)):012d} {numbers[:200]}"
 
 
-def parse(body: bytes) -> LogList:
+def parse(body: bytes, listed_at: str = FILE) -> LogList:
     """Read a list.
+
+    Args:
+        body: as it was served.
+        listed_at: scheme and authority of its URL, or "file", as `Log.listed_at`. Only a list that
+            came over plain HTTP, or from a file, may name logs at plain HTTP.
 
     Raises:
         Malformed: it is not a log list, or names more than `MAX_LOGS` logs or operators; says why.
     """
     try:
-        read = _read(body, _List)
+        read = _read(body.removeprefix(_BYTE_ORDER_MARK), _List)
     except ValueError as error:
         raise Malformed(f"not a log list: {error}") from error
     if len(read.operators) > MAX_LOGS:
@@ -109,10 +117,10 @@ def parse(body: bytes) -> LogList:
             raise Malformed(f"more than {MAX_LOGS:,} logs")
         where = f"log {len(logs) + len(unreadable) + 1} ({operator})"
         try:
-            logs.append(_log(_read(entry, _Log), operator, kind))
+            logs.append(_log(_read(entry, _Log), operator, kind, listed_at))
         except ValueError as error:
             unreadable.append(f"{where}: {error}")
-    made = read.log_list_timestamp
+    made = _time(read.log_list_timestamp)
     return LogList(
         version=str(read.version)[:_MAX_NAME],
         made=None if made is None else _seconds(made),
@@ -146,10 +154,21 @@ def _read(text: bytes | msgspec.Raw, kind: type[T]) -> T:
         raise ValueError(str(error)) from error
 
 
-def _log(log: _Log, operator: str, kind: Kind) -> Log:
+def _time(text: msgspec.Raw) -> datetime | None:
+    """Read RFC 3339; None if it is something else."""
+    try:
+        return msgspec.json.decode(text, type=datetime)
+    except msgspec.DecodeError:
+        return None
+
+
+def _log(log: _Log, operator: str, kind: Kind, listed_at: str) -> Log:
     url = log.url if kind is Kind.RFC6962 else log.monitoring_url
     if not url.startswith(("https://", "http://")):
         raise ValueError(f"{_line(log.description)!r} has URL {url[:_MAX_NAME]!r}")
+    if url.startswith("http://") and listed_at.startswith("https://"):
+        problem = f"{_line(log.description)!r} has URL {url[:_MAX_NAME]!r}"
+        raise ValueError(f"{problem}: a list that was read over https:// may name https:// only")
     normalise(url)
     identity = log_id(log.key)
     if log.log_id and log.log_id.hex() != identity:
@@ -166,6 +185,7 @@ def _log(log: _Log, operator: str, kind: Kind) -> Log:
         state=_line(state),
         since=None if entered.timestamp is None else _seconds(entered.timestamp),
         key=log.key,
+        listed_at=listed_at,
         mmd=min(max(log.mmd, 0.0), _MAX_MMD),
         # "The submission prefix of the log as a schema-less URL with no trailing slashes."
         origin=log.submission_url.partition("://")[2].rstrip("/") or None,

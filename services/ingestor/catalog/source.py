@@ -22,6 +22,7 @@ from certconf.settings import LogList as Setting
 from ctparse.entry import Malformed
 from ctparse.signatures import BadKey, BadSignature, verify_log_list
 from ingestor.catalog.log_list import LogList, parse
+from ingestor.ctclient.reach import FILE
 
 DEFAULT = (GOOGLE_LIST, APPLE_LIST)
 """The lists that are followed when `log_lists` says nothing."""
@@ -90,6 +91,14 @@ class Source(msgspec.Struct, frozen=True):
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
+    def server(self) -> str:
+        """Scheme and authority of its URL, "file" if it is a file."""
+        parts = urlsplit(self.setting.url)
+        if parts.scheme not in ("https", "http"):
+            return FILE
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    @property
     def is_signed(self) -> bool:
         """Whether it can retire logs, and say whose key is whose."""
         return not self.setting.unsigned
@@ -112,7 +121,7 @@ class Source(msgspec.Struct, frozen=True):
             except (BadSignature, BadKey, ValueError, OSError) as error:
                 raise Refusal("signature", str(error)) from error
         try:
-            says = parse(copy.body)
+            says = parse(copy.body, self.server)
         except Malformed as error:
             raise Refusal("malformed", str(error)) from error
         if not says.logs:
