@@ -31,8 +31,9 @@ async def ask(address: str, path: str, seconds: float) -> Reply | None:
     """
     socket = address.removeprefix(UNIX) if address.startswith(UNIX) else None
     base = "http://process" if socket else f"http://{address}"
-    transport = httpx.AsyncHTTPTransport(uds=socket)
     try:
+        # There is no TLS to verify: reading the certificates would cost 40 ms each time.
+        transport = httpx.AsyncHTTPTransport(uds=socket, verify=False)
         async with (
             asyncio.timeout(seconds),
             httpx.AsyncClient(transport=transport, timeout=seconds, trust_env=False) as client,
@@ -44,5 +45,5 @@ async def ask(address: str, path: str, seconds: float) -> Reply | None:
                 if len(body) > _LONGEST:
                     return None
             return Reply(response.status_code, bytes(body))
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+    except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return None

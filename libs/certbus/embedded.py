@@ -160,6 +160,7 @@ class EmbeddedRedis:
         process = self._process
         assert process is not None
         client = connect(self.url)
+        unanswered = "it was not asked"
         try:
             async with asyncio.timeout(_START_TIMEOUT) as patience:
                 while process.returncode is None:
@@ -168,14 +169,16 @@ class EmbeddedRedis:
                     except redis.exceptions.BusyLoadingError:  # it reads its data: a GB takes 20 s
                         patience.reschedule(asyncio.get_running_loop().time() + _START_TIMEOUT)
                         await asyncio.sleep(0.02)
-                    except redis.exceptions.ConnectionError:
+                    except (redis.exceptions.RedisError, OSError) as error:
+                        unanswered = str(error)
                         await asyncio.sleep(0.02)  # not there yet
                     else:
                         return
         except TimeoutError:
             await self._stop()
             raise CannotStart(
-                f"redis-server did not answer within {_START_TIMEOUT:.0f} s; see {self._log_path}"
+                f"redis-server did not answer within {_START_TIMEOUT:.0f} s ({unanswered}); "
+                f"see {self._log_path}"
             ) from None
         finally:
             await client.aclose()
@@ -359,7 +362,7 @@ async def _shut_down(socket: str) -> None:
     client = connect(f"unix://{socket}")
     try:
         await client.shutdown()
-    except redis.exceptions.RedisError:
+    except (redis.exceptions.RedisError, OSError):
         return  # it hangs up on success; on failure the lock tells
     finally:
         await client.aclose()

@@ -103,10 +103,13 @@ async def keep_running(
     pause = FIRST_PAUSE
     while True:
         born = time.monotonic()
-        code = await _run(child, on_line, grace, running)
+        try:
+            why = _why(await _run(child, on_line, grace, running))
+        except OSError as error:  # no process, no memory or no descriptor for another one
+            why = f"cannot be started: {error}"
         if time.monotonic() - born >= SETTLED:
             pause = FIRST_PAUSE
-        log.error("child died, starting it again", child=child.name, why=_why(code), seconds=pause)
+        log.error("child died, starting it again", child=child.name, why=why, seconds=pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)
 

@@ -170,15 +170,18 @@ def _child_format(chosen: argparse.Namespace, panel: Panel | None) -> str:
 
 
 async def _keep_redis(server: EmbeddedRedis) -> None:
-    """Start the embedded Redis again whenever it ends by itself."""
+    """Start the embedded Redis again whenever it ends by itself, until it starts."""
     while True:
         status = await server.wait()
         log.error("embedded redis ended, starting it again", status=status)
-        await asyncio.sleep(_REDIS_PAUSE)
-        try:
-            await server.start()
-        except CannotStart as error:
-            log.error("embedded redis does not start", why=str(error))
+        started = False
+        while not started:
+            await asyncio.sleep(_REDIS_PAUSE)
+            try:
+                await server.start()
+                started = True
+            except CannotStart as error:
+                log.error("embedded redis does not start", why=str(error))
 
 
 def _memory(config: Config) -> int:
