@@ -5,14 +5,17 @@ gets lines to read, anything else one JSON object a line, also for what ends the
 show no local variables: those hold URLs with passwords, and whole certificates.
 """
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
+
+from launcher.output import harmless
 
 FORMATS: Final = ("auto", "console", "json")
 
@@ -89,13 +92,31 @@ def _renderers(*, console: bool) -> list[Any]:
             colors=_has_colors(),
             pad_event_to=32,
             sort_keys=False,
-            exception_formatter=structlog.dev.plain_traceback,
+            exception_formatter=_traceback,
         )
-        return [_short, renderer]
+        return [_short, _harmless, renderer]
     tracebacks = structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     )
     return [tracebacks, _ordered, structlog.processors.JSONRenderer()]
+
+
+def _harmless(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what a terminal would obey, in the event, its values and a stack."""
+    return {harmless(name): _without_controls(value, name) for name, value in event.items()}
+
+
+def _without_controls(value: Any, name: str) -> Any:
+    """A value of an event; one that is no string is shown by its repr, which escapes by itself."""
+    keep = "\n\t" if name in {"exception", "stack"} else ""
+    return harmless(value, keep) if isinstance(value, str) else value
+
+
+def _traceback(output: TextIO, info: structlog.typing.ExcInfo) -> None:
+    """Write a traceback for a person, its messages escaped (`exception_formatter` of structlog)."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, info)
+    output.write(harmless(text.getvalue(), keep="\n\t"))
 
 
 def _has_colors() -> bool:

@@ -13,6 +13,7 @@ from certbus.embedded import running
 from certbus.keys import Keys
 from certconf import Config
 from launcher import options
+from launcher.output import harmless
 from launcher.up.place import DEMO_STATE, place_of
 
 Work = Callable[[Redis, Keys], Awaitable[int]]
@@ -42,7 +43,7 @@ def run_with_redis(chosen: argparse.Namespace, name: str, work: Work) -> int:
     try:
         return asyncio.run(with_client())
     except redis.exceptions.RedisError as error:
-        print(f"certstream-server: Redis: {error}", file=sys.stderr)
+        print(f"certstream-server: Redis: {harmless(str(error))}", file=sys.stderr)
         return 1
 
 

@@ -14,7 +14,7 @@ from certbus.keys import Keys
 from certbus.rejections import Rejection, rejections
 from launcher import options
 from launcher.choosing import NoSuchLog, choose
-from launcher.output import harmless
+from launcher.output import harmless, print_json
 from launcher.redis_at import run_with_redis
 
 _LIMIT = 50
@@ -106,7 +106,7 @@ def _print(shown: list[Rejection], names: Mapping[str, str], *, as_json: bool) -
     lines = [_line(rejection, names) for rejection in shown]
     if as_json:
         for line in lines:
-            print(msgspec.json.encode(line).decode())
+            print_json(msgspec.json.encode(line))
         return
     if not lines:
         print("nothing is rejected")

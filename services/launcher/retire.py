@@ -11,6 +11,7 @@ from certbus.directory import LogStatus, snapshot
 from certbus.keys import Keys
 from certbus.roll import Retirement, Roll
 from launcher.choosing import NoSuchLog, choose
+from launcher.output import harmless
 from launcher.redis_at import run_with_redis
 
 _NO_REASON = "retired by an operator"
@@ -39,7 +40,7 @@ def run(chosen: argparse.Namespace) -> int:
         roll = Roll(client, keys)
         problem = await (_undo(roll, log) if chosen.undo else _retire(roll, log, chosen))
         if problem is not None:
-            print(f"certstream-server: {log.name}: {problem}", file=sys.stderr)
+            print(f"certstream-server: {harmless(f'{log.name}: {problem}')}", file=sys.stderr)
         return 1 if problem is not None else 0
 
     return run_with_redis(chosen, "retire", work)
@@ -61,14 +62,15 @@ async def _retire(roll: Roll, log: LogStatus, chosen: argparse.Namespace) -> str
     if not await roll.retire(log.log_id, Retirement("command", chosen.reason, 0.0, at, raw)):
         over = f"it is {log.state} already: {log.retired_why}"
         return over if log.retired_why else "it has no position yet"
-    print(f"{log.name}: {'dropped' if chosen.now else 'drained, then dropped'}: {chosen.reason}")
+    done = "dropped" if chosen.now else "drained, then dropped"
+    print(f"{harmless(log.name)}: {done}: {chosen.reason}")
     return None
 
 
 async def _undo(roll: Roll, log: LogStatus) -> str | None:
     """Returns why not."""
     if await roll.revive(log.log_id, "command"):
-        print(f"{log.name}: followed again, from entry {log.next}")
+        print(f"{harmless(log.name)}: followed again, from entry {log.next}")
         return None
     if log.retired_why:
         return (

@@ -10,6 +10,7 @@ from certbus.keys import Keys
 from certbus.skipping import CannotSkip, skip
 from launcher import options
 from launcher.choosing import NoSuchLog, choose
+from launcher.output import harmless
 from launcher.redis_at import run_with_redis
 
 _NO_REASON = "skipped by an operator"
@@ -51,10 +52,11 @@ async def _skip(client: Redis, keys: Keys, log: LogStatus, end: int, reason: str
     try:
         done = await skip(client, keys, log.log_id, end, reason)
     except CannotSkip as error:
-        print(f"certstream-server: {log.name}: {error}", file=sys.stderr)
+        print(f"certstream-server: {harmless(f'{log.name}: {error}')}", file=sys.stderr)
         return 1
     many = f"{done.end - done.first} entries" if done.end - done.first > 1 else "1 entry"
-    print(f"{log.name}: skipped {many}, {done.first} to {done.end - 1}; it goes on at {done.end}")
+    name = harmless(log.name)
+    print(f"{name}: skipped {many}, {done.first} to {done.end - 1}; it goes on at {done.end}")
     return 0
 
 
@@ -63,9 +65,9 @@ def _confirmed(log: LogStatus, end: int) -> bool:
     most = max(log.tree_size or 0, log.newest or 0)
     if log.next is None or not log.next < end <= most:
         return True  # there is nothing to ask: the answer will be why not
-    print(f"log       {log.name}  {log.url}")
+    print(harmless(f"log       {log.name}  {log.url}"))
     if log.last_error:
-        print(f"trouble   {log.last_error}")
+        print(harmless(f"trouble   {log.last_error}"))
     print(f"skip      {end - log.next} entries, {log.next} to {end - 1}: never to be streamed")
     try:
         answer = input("skip them? [y/N] ")

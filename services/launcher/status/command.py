@@ -15,6 +15,7 @@ from rich.text import Text
 from certbus.keys import Keys
 from certconf import Config
 from launcher import options
+from launcher.output import Printable, harmless, print_json
 from launcher.redis_at import run_with_redis
 from launcher.status.looking import look
 from launcher.status.rates import Rates
@@ -50,10 +51,10 @@ def run(chosen: argparse.Namespace) -> int:
         await asyncio.sleep(_BETWEEN)
         found = await _look(client, keys, config, rates)
         if chosen.json:
-            print(msgspec.json.encode(found).decode())
+            print_json(msgspec.json.encode(found))
         else:
             console = Console(highlight=False, markup=False)
-            console.print(view(found, console.width))
+            console.print(Printable(view(found, console.width)))
         return int(found.status == "unhealthy")
 
     return run_with_redis(chosen, "status", work)
@@ -73,8 +74,8 @@ async def _watch(client: Redis, keys: Keys, config: Config) -> int:
             try:
                 found = await _look(client, keys, config, rates)
             except redis.exceptions.RedisError as error:
-                live.update(Text(f"Redis: {error}", style="red"), refresh=True)
+                live.update(Text(f"Redis: {harmless(str(error))}", style="red"), refresh=True)
             else:
                 room = max(console.height - _OTHER_LINES, 3)
-                live.update(view(found, console.width, room), refresh=True)
+                live.update(Printable(view(found, console.width, room)), refresh=True)
             await asyncio.sleep(_WATCH)

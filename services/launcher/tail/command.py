@@ -13,7 +13,7 @@ from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 from launcher import logsetup, service
-from launcher.output import nobody_reads
+from launcher.output import harmless, harmless_json, nobody_reads
 from launcher.tail import lines
 from launcher.tail.following import from_redis, from_server, without_query
 from launcher.tail.sources import RefusedError, Stream
@@ -115,18 +115,23 @@ def _writer(form: str, match: re.Pattern[str] | None) -> Callable[[Sequence[str]
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
+    def plain_on_a_terminal(found: Sequence[str]) -> None:
+        plain([harmless_json(line) for line in found])
+
     def coloured(found: Sequence[str]) -> None:
         for line in found:
-            text = Text(line)
+            text = Text(harmless_json(line) if form == lines.JSON else line)
             if form == lines.JSON:
                 JSONHighlighter().highlight(text)
             if match is not None:
                 text.highlight_regex(match, "bold red")
             console.print(text, soft_wrap=True)
 
-    return coloured if console.is_terminal and not console.no_color else plain
+    if console.is_terminal and not console.no_color:
+        return coloured
+    return plain_on_a_terminal if console.is_terminal and form == lines.JSON else plain
 
 
 def _note(text: str) -> None:
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    console.print(Text(f"tail: {text}", style="yellow"), soft_wrap=True)
+    console.print(Text(f"tail: {harmless(text)}", style="yellow"), soft_wrap=True)

@@ -21,6 +21,7 @@ from rich.text import Text
 from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Config
+from launcher.output import Printable, harmless, marked
 from launcher.status.looking import look
 from launcher.status.rates import Rates
 from launcher.status.report import Report, report
@@ -61,7 +62,9 @@ class Panel:
 
     def line(self, text: str) -> None:
         """Show a child's log line above the panel."""
-        self._console.print(Text.from_ansi(text), soft_wrap=True)
+        line = Text.from_ansi(text)
+        line.plain = marked(line.plain)
+        self._console.print(line, soft_wrap=True)
 
     async def watch(self, redis_url: str, config: Config) -> None:
         """Show where to connect, and keep the numbers current, until cancelled."""
@@ -69,14 +72,16 @@ class Panel:
         rates = Rates(_RATE_SECONDS)
         async with connect(redis_url, name="panel") as client:
             while True:
+                content: RenderableType
                 try:
                     seen = await look(client, keys)
-                except redis.exceptions.RedisError as error:
-                    content: RenderableType = Text(f"Redis: {error}", style="red")
-                else:
                     growth = rates.after(time.monotonic(), seen.counts())
                     found = report(seen, growth, config.ct_log.unhealthy_threshold)
                     content = overview(found, self._console.width)
+                except redis.exceptions.RedisError as error:
+                    content = Text(f"Redis: {harmless(str(error))}", style="red")
+                except Exception as error:  # noqa: BLE001 - the server runs on without its panel
+                    content = Text(f"no status: {harmless(repr(error))}", style="red")
                 self._live.update(self._frame(content), refresh=True)
                 await asyncio.sleep(_EVERY)
 
@@ -84,6 +89,7 @@ class Panel:
         places = Table.grid(padding=(0, 2))
         for url, what in self._urls:
             places.add_row(Text(url, style="bold cyan"), Text(what, style="dim"))
+        content = Printable(content)
         return Frame(Group(places, Text(), content), title=_title(), subtitle="Ctrl-C stops")
 
 
