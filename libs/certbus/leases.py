@@ -87,8 +87,10 @@ class Leases:
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases, in one round trip, even if Redis is full.
 
+        A lease that expired is taken again, under its fence, if nobody has taken the log since.
+
         Returns:
-            Those that were lost: whoever works on them must stop.
+            Those that were lost: the tasks that publish under them must stop.
         """
         if not leases:
             return []

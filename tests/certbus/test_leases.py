@@ -1,8 +1,10 @@
 import asyncio
+from unittest.mock import ANY
 
 from redis.asyncio import Redis
 
 from certbus.publisher import Fenced, Published, Stale
+from certbus.roll import Retirement, Roll
 from tests.certbus.bus import (
     KEYS,
     LOG,
@@ -13,6 +15,7 @@ from tests.certbus.bus import (
     log_status,
     stored_names,
 )
+from tests.certbus.test_full import TOO_LITTLE, allow
 
 
 async def test_a_new_log_starts_where_the_caller_says_and_later_goes_on(
@@ -67,8 +70,49 @@ async def test_renewing_many_tells_which_are_lost(one: Worker, two: Worker, clie
     leases = [await one.take(log_id) for log_id in log_ids]
     await client.delete(*[KEYS.lease(log_id) for log_id in log_ids[::7]])
     assert await two.leases.acquire(log_ids[0], 0) is not None
-    assert await one.leases.renew(leases) == leases[::7]
+    assert await two.leases.acquire(log_ids[7], 0) is not None
+    assert await one.leases.renew(leases) == [leases[0], leases[7]]
     assert await one.leases.renew([]) == []
+
+
+async def test_a_lease_that_expired_is_taken_again_under_its_fence(
+    one: Worker, two: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    await client.delete(KEYS.lease(LOG))  # as it expires
+    assert await one.leases.renew([lease]) == []
+    assert 0 < await client.pttl(KEYS.lease(LOG)) <= 30_000
+    assert await two.leases.acquire(LOG, None) is None
+    assert await one.publisher.publish(lease, batch(1, ["b"])) == Published(ANY, 2)
+    assert (await log_status(client)).owner == "one"
+
+
+async def test_a_log_that_was_released_retired_or_renamed_is_not_taken_again(
+    one: Worker, client: Redis
+) -> None:
+    roll = Roll(client, KEYS)
+    released = await one.take()
+    await one.leases.release(released)
+    dropped = await one.take(OTHER_LOG)
+    await roll.retire(OTHER_LOG, Retirement("command", "over", 0.0, 0.0))
+    await one.leases.drop(dropped)
+    renamed = await one.take("url-1")
+    await roll.rename("url-1", "ef" * 32)
+    leases = [released, dropped, renamed]
+    assert await one.leases.renew(leases) == leases
+    for lease in leases:
+        assert await client.exists(KEYS.lease(lease.log_id)) == 0
+
+
+async def test_a_full_redis_lets_a_worker_take_its_expired_lease_again(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    await client.delete(KEYS.lease(LOG))
+    await allow(client, TOO_LITTLE)
+    assert await one.leases.renew([lease]) == []
+    assert await client.pttl(KEYS.lease(LOG)) > 0
 
 
 async def test_a_lost_lease_cannot_be_released(one: Worker, two: Worker, client: Redis) -> None:

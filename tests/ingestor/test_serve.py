@@ -269,6 +269,36 @@ async def test_redis_killed_and_restarted_is_waited_for(site: Site) -> None:
     await assert_exactly_once(site)
 
 
+async def test_leases_that_expired_while_redis_was_away_are_kept(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=300, rate=20)
+    await site.ingestor("a", **{"ct_log.start_index": 0})
+    await until(site.complete, what="complete Redis")
+    ids = [log.log_id for log in (await site.logs()).values()]
+    leases = [site.keys.lease(log_id) for log_id in ids]
+
+    async def fences() -> list[object]:
+        return [await site.redis.hget(site.keys.log(log_id), "fence") for log_id in ids]
+
+    before = await fences()
+    with capture_logs() as lines:
+        await site.redis.delete(*leases)  # as all expire in a Redis that is away for 5 s
+
+        async def renewed() -> bool:
+            return await site.redis.exists(*leases) == len(leases)
+
+        await until(renewed, what="renewed leases")
+        sizes = await site.simlog.sizes()
+
+        async def beyond() -> bool:
+            logs = await site.logs()
+            return all((logs[name].next or 0) >= size for name, size in sizes.items())
+
+        await until(beyond, what="entries that came after that")
+    assert await fences() == before
+    assert [line for line in lines if line["event"] == "lease lost"] == []
+    await assert_exactly_once(site)
+
+
 async def test_a_redis_that_hangs_does_not_keep_an_ingestor_from_stopping(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=100, rate=0)
     ingestor = await site.ingestor("a", **{"ct_log.start_index": 0})
