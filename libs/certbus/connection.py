@@ -1,24 +1,26 @@
-"""One way to connect to Redis, and what a Redis must be to hold the streams."""
+"""One way to connect to Redis, and what a Redis must be to hold the streams.
+
+Every error leaves a client as one of the family in `errors.py`. The connection itself makes it so,
+below redis-py's own retries, because those only know redis-py's classes.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import redis.exceptions
-from redis.asyncio import Redis
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
+from certbus.errors import ConnectionFailed, TimedOut, is_out_of_memory, of_reply
+
+__all__ = ["UnsuitableServer", "check_server", "connect", "is_out_of_memory"]
+
 OLDEST_REDIS = (6, 2)
-
-RETRYABLE = (
-    redis.exceptions.ConnectionError,  # also BusyLoadingError: Redis is reading its AOF
-    redis.exceptions.TimeoutError,
-)
-"""Errors that pass when Redis is back."""
-
 
 COMMAND_TIMEOUT = 15.0
 """Seconds. Longer than any blocking read of ours, short enough to notice a peer that hangs."""
@@ -43,7 +45,7 @@ def connect(url: str, *, password: str | None = None, name: str | None = None) -
     Raises:
         ValueError: the URL is none of these.
     """
-    return _Client.from_url(
+    pool = _Pool.from_url(
         url,
         password=password,
         protocol=2,
@@ -54,6 +56,7 @@ def connect(url: str, *, password: str | None = None, name: str | None = None) -
         socket_connect_timeout=5,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
     )
+    return _Client.from_pool(pool)
 
 
 class _Client(Redis):
@@ -84,9 +87,85 @@ async def _in_time(what: str) -> AsyncIterator[None]:
         async with asyncio.timeout(COMMAND_TIMEOUT):
             yield
     except TimeoutError as error:
-        raise redis.exceptions.TimeoutError(
-            f"no answer to {what} within {COMMAND_TIMEOUT:.0f} s"
-        ) from error
+        raise TimedOut(f"no answer to {what} within {COMMAND_TIMEOUT:.0f} s") from error
+    except OSError as error:
+        raise ConnectionFailed(f"{what}: {error}") from error
+    except redis.exceptions.InvalidResponse as error:  # this is no Redis, or not in step with us
+        raise ConnectionFailed(f"{what}: {error}") from error
+
+
+class _Reliable(AbstractConnection):
+    """A connection that notices its own end, and raises the errors of the family.
+
+    redis-py looks at `StreamReader.at_eof()` before it uses a connection again, which is false if
+    the connection ended by an error: a reset, or a time-out of TCP. uvloop then raises RuntimeError
+    from writing to it.
+    """
+
+    async def can_read(self) -> bool:
+        """Whether it must not be used again: it has ended, or has data that nobody asked for."""
+        if self._has_ended:
+            return True
+        return bool(await super().can_read())
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        self._ended_before_write = False
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            if not self._ended_before_write:
+                raise  # a bug
+            raise ConnectionFailed(f"the connection has ended: {error}") from error
+
+    async def disconnect(self, *args: Any, **options: Any) -> None:
+        # redis-py disconnects when a write fails, before it raises what failed.
+        self._ended_before_write = self._has_ended
+        await super().disconnect(*args, **options)
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            response = await super().read_response(*args, **options)
+        except redis.exceptions.ResponseError as error:
+            raise of_reply(error) from None
+        if isinstance(response, list):  # EXEC gives errors among the replies
+            for at, reply in enumerate(response):
+                if isinstance(reply, redis.exceptions.ResponseError):
+                    response[at] = of_reply(reply)
+        return response
+
+    @property
+    def _has_ended(self) -> bool:
+        if self._reader is None or self._writer is None:
+            return False  # it has not begun
+        return self._reader.exception() is not None or self._writer.is_closing()
+
+
+class _TCPConnection(_Reliable, Connection):
+    pass
+
+
+class _TLSConnection(_Reliable, SSLConnection):
+    pass
+
+
+class _UnixConnection(_Reliable, UnixDomainSocketConnection):
+    pass
+
+
+_CLASSES: dict[type[AbstractConnection], type[_Reliable]] = {
+    Connection: _TCPConnection,
+    SSLConnection: _TLSConnection,
+    UnixDomainSocketConnection: _UnixConnection,
+}
+
+
+class _Pool(ConnectionPool):
+    def __init__(
+        self, connection_class: type[AbstractConnection] = Connection, **options: Any
+    ) -> None:
+        super().__init__(_CLASSES[connection_class], **options)
 
 
 async def check_server(client: Redis, *, writable: bool = True) -> None:
@@ -112,14 +191,3 @@ async def check_server(client: Redis, *, writable: bool = True) -> None:
             f"Redis has maxmemory-policy {policy}, which silently deletes deduplication marks "
             "and leases when memory is short: CONFIG SET maxmemory-policy noeviction"
         )
-
-
-def is_out_of_memory(error: redis.exceptions.RedisError) -> bool:
-    """Whether Redis refused to write because it has reached maxmemory.
-
-    Redis 6.2 wraps the error of a script's command in one of its own, so the class does not tell.
-    """
-    return isinstance(error, redis.exceptions.OutOfMemoryError) or (
-        isinstance(error, redis.exceptions.ResponseError)
-        and "OOM command not allowed" in str(error)
-    )

@@ -1,8 +1,192 @@
-"""A proxy in front of Redis that loses replies to what Redis has executed."""
+"""A proxy in front of Redis that delays replies and cuts connections, as load balancers do."""
 
 import asyncio
+import socket
+import ssl
+import struct
 from pathlib import Path
-from typing import Self
+from typing import Final, Literal, Self
+
+import hiredis
+
+How = Literal["rst", "fin"]
+"""How a connection ends: by a TCP reset, or in an orderly way."""
+
+When = Literal["before", "after"]
+"""Before the reply is delivered (Redis has executed the request), or right after it."""
+
+_CHUNK: Final = 65536  # bytes
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: close(2) sends a reset
+
+
+class Proxy:
+    """Forwards TCP connections to the unix socket of a Redis, and cuts them when told to.
+
+    Args:
+        target: the unix socket.
+        tls: what clients connect with; None for plain TCP.
+
+    Attributes:
+        url: of the proxy.
+        delay: seconds by which each reply is late.
+        replies: how many replies were delivered or withheld.
+        cuts: how many connections were cut by the proxy.
+        refused: whether new connections are reset at once.
+    """
+
+    def __init__(self, target: Path, tls: ssl.SSLContext | None = None) -> None:
+        self.url = ""
+        self.delay = 0.0
+        self.replies = 0
+        self.cuts = 0
+        self.refused = False
+        self._target = target
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+        self._cut: tuple[How, When, int, bytes] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.url = f"redis://127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut("fin")
+
+    @property
+    def port(self) -> int:
+        """Where it listens, on 127.0.0.1."""
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._connections)
+
+    def cut(self, how: How) -> int:
+        """Cut all connections now.
+
+        Returns:
+            How many there were.
+        """
+        connections = tuple(self._connections)
+        for connection in connections:
+            connection.end(how)
+        self.cuts += len(connections)
+        return len(connections)
+
+    def cut_at(self, reply: int, how: How, when: When, marker: bytes = b"") -> None:
+        """Cut a connection at a reply.
+
+        Args:
+            reply: which one, counted from now over all connections; the next is 1.
+            how: the connection ends.
+            when: before the reply is delivered, or after.
+            marker: count only replies to requests that contain it.
+        """
+        assert reply > 0
+        self._cut = (how, when, reply, marker)
+
+    def is_over(self) -> bool:
+        """Whether the cut that `cut_at` ordered has been made."""
+        return self._cut is None
+
+    def due(self, requests: bytes) -> tuple[How, When] | None:
+        """Count one reply to (some of) `requests`; say whether to cut at it."""
+        self.replies += 1
+        if self._cut is None:
+            return None
+        how, when, left, marker = self._cut
+        if marker not in requests:
+            return None
+        if left > 1:
+            self._cut = (how, when, left - 1, marker)
+            return None
+        self._cut = None
+        self.cuts += 1
+        return how, when
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _Connection(self, reader, writer)
+        if self.refused:
+            connection.end("rst")
+            return
+        self._connections.add(connection)
+        try:
+            await connection.run(self._target)
+        finally:
+            self._connections.discard(connection)
+
+
+class _Connection:
+    """One connection of a client, with its own to Redis."""
+
+    def __init__(
+        self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._proxy = proxy
+        self._reader = reader
+        self._writer = writer
+        self._asked = b""  # since the last reply
+        self._upstream: asyncio.StreamWriter | None = None
+
+    def end(self, how: How) -> None:
+        """End the connection of the client, and the one to Redis."""
+        connection: socket.socket = self._writer.get_extra_info("socket")
+        if how == "rst" and connection.fileno() >= 0:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._writer.transport.abort()
+        self._writer.close()
+        if self._upstream is not None:
+            self._upstream.close()
+
+    async def run(self, target: Path) -> None:
+        """Forward until either side ends."""
+        try:
+            upstream, self._upstream = await asyncio.open_unix_connection(target)
+        except OSError:  # Redis is not there
+            self.end("rst")
+            return
+        tasks = [
+            asyncio.create_task(self._requests(self._upstream)),
+            asyncio.create_task(self._replies(upstream)),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._writer.close()
+            self._upstream.close()
+
+    async def _requests(self, upstream: asyncio.StreamWriter) -> None:
+        while data := await self._reader.read(_CHUNK):
+            self._asked += data
+            upstream.write(data)
+            await upstream.drain()
+
+    async def _replies(self, upstream: asyncio.StreamReader) -> None:
+        parser = hiredis.Reader()
+        while data := await upstream.read(_CHUNK):
+            parser.feed(data)
+            cut = None
+            while cut is None and parser.gets() is not False:
+                cut = self._proxy.due(self._asked)
+            if not parser.has_data():
+                self._asked = b""
+            await asyncio.sleep(self._proxy.delay)
+            if cut is None or cut[1] == "after":
+                self._writer.write(data)
+                await self._writer.drain()
+            if cut is not None:
+                self.end(cut[0])
+                return
 
 
 class LossyProxy:
