@@ -52,6 +52,7 @@ class Route(msgspec.Struct, frozen=True):
         parameters: of the request.
         switch: the setting that has to be on, as in "protocols.api"; "" if it is always there.
         stream: what a WebSocket gets here; "" if it is none.
+        also: further paths at which it is asked.
         revalidates: whether who has the answer already is told so (RFC 9110 section 13).
     """
 
@@ -62,4 +63,5 @@ class Route(msgspec.Struct, frozen=True):
     parameters: tuple[Parameter, ...] = ()
     switch: str = ""
     stream: str = ""
+    also: tuple[str, ...] = ()
     revalidates: bool = False

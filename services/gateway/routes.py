@@ -30,7 +30,7 @@ class Routes:
             if last.startswith("{"):
                 self._below[parent] = route
             else:
-                self._exact[route.path] = route
+                self._exact |= dict.fromkeys((route.path, *route.also), route)
 
     def find(self, path: str) -> Route | None:
         """The route of a path; None if there is nothing."""

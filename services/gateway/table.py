@@ -15,7 +15,7 @@ from gateway.api.messages import SHAPES, DomainsMessage, FullMessage, schema
 from gateway.api.openapi import Document
 from gateway.api.sight import Sight
 from gateway.api.stats import Stats, stats
-from gateway.api.subscribing import Event, events, not_a_page
+from gateway.api.subscribing import LAST_EVENT_ID, Event, events, not_a_page
 from gateway.exchange import OPEN, TEXT, UNKEPT, Answer, Later, Problem, Request
 from gateway.health import DeepHealth
 from gateway.machine import Machine
@@ -65,42 +65,7 @@ def table(
             stream="lite",
             revalidates=True,
         ),
-        Route(
-            "/full-stream",
-            "WebSocket: the stream full, with DER and chain",
-            not_a_page,
-            {426: Reply("This is a WebSocket.", Problem)},
-            (_CURSOR,),
-            stream="full",
-        ),
-        Route(
-            "/domains-only",
-            "WebSocket: the stream domains, names alone",
-            not_a_page,
-            {426: Reply("This is a WebSocket.", Problem)},
-            (_CURSOR,),
-            stream="domains",
-        ),
-        Route(
-            "/sse",
-            "The same streams as server-sent events",
-            lambda request: events(service, request),
-            {
-                200: Reply("Events without end.", Event, ("text/event-stream",)),
-                400: Reply("No such stream, or no cursor.", Problem),
-            },
-            (
-                Parameter(
-                    "stream",
-                    "query",
-                    "Which stream.",
-                    {"enum": ["lite", "full", "domains"], "default": "lite"},
-                ),
-                _CURSOR,
-                Parameter("Last-Event-ID", "header", "Likewise; goes before cursor.", _LAST),
-            ),
-            switch="protocols.sse",
-        ),
+        *subscriptions(service),
         Route(
             "/example.json",
             "A recent message of the stream full",
@@ -212,6 +177,55 @@ def table(
         ),
     ]
     return routes
+
+
+def subscriptions(service: Service) -> list[Route]:
+    """List the routes of streams, but for `/`, which is a page as well."""
+    return [
+        Route(
+            "/full-stream",
+            "WebSocket: the stream full, with DER and chain",
+            not_a_page,
+            {426: Reply("This is a WebSocket.", Problem)},
+            (_CURSOR,),
+            stream="full",
+            also=("/full-stream/",),
+        ),
+        Route(
+            "/domains-only",
+            "WebSocket: the stream domains, names alone",
+            not_a_page,
+            {426: Reply("This is a WebSocket.", Problem)},
+            (_CURSOR,),
+            stream="domains",
+            also=("/domains-only/",),
+        ),
+        Route(
+            "/sse",
+            "The same streams as server-sent events",
+            lambda request: events(service, request),
+            {
+                200: Reply("Events without end.", Event, ("text/event-stream",)),
+                400: Reply("No such stream, or no cursor.", Problem),
+            },
+            (
+                Parameter(
+                    "stream",
+                    "query",
+                    "Which stream.",
+                    {"enum": ["lite", "full", "domains"], "default": "lite"},
+                ),
+                _CURSOR,
+                Parameter("Last-Event-ID", "header", "Likewise; goes before cursor.", _LAST),
+                *(
+                    Parameter(name, "query", "The header's stand-in where none can be set.", _LAST)
+                    for name in LAST_EVENT_ID
+                ),
+            ),
+            switch="protocols.sse",
+            also=("/sse/",),
+        ),
+    ]
 
 
 def _show_schema(stream: str, _: Request) -> Answer:

@@ -30,6 +30,10 @@ _MAX_FRAMES: Final = 600  # in one beat of the heart
 _MAX_UNANSWERED: Final = 2  # pings
 _MAX_REASON: Final = 123  # bytes (RFC 6455 section 5.5)
 
+_VERSION: Final = "Sec-WebSocket-Version"
+_SUPPORTED: Final = "13"
+_LISTS: Final = frozenset({"sec-websocket-protocol", "sec-websocket-extensions"})
+
 _logger: Final = logging.getLogger("gateway.websocket")
 _logger.setLevel(logging.WARNING)  # its INFO is a line for every connection that closes
 
@@ -41,7 +45,7 @@ def accept(
 
     Args:
         path: as sent, with the query.
-        headers: as sent.
+        headers: as sent, names in lower case.
         method: as sent.
         version: of HTTP.
         compression: whether an offer of permessage-deflate is accepted.
@@ -49,10 +53,18 @@ def accept(
     Returns:
         101, or the error that the client made; and permessage-deflate if it was negotiated.
     """
+    given = [(name, value) for name, value in headers if not _is_empty_list(name, value)]
     factories = [SharedDeflate()] if compression else None
     handshake = ServerProtocol(extensions=factories, logger=_logger)
-    response = handshake.accept(Request(path, Headers(headers), method, f"HTTP/{version}"))
+    response = handshake.accept(Request(path, Headers(given), method, f"HTTP/{version}"))
+    if [value for name, value in headers if name == _VERSION.lower()] != [_SUPPORTED]:
+        response.headers[_VERSION] = _SUPPORTED  # RFC 6455 section 4.4
     return response, handshake.extensions
+
+
+def _is_empty_list(name: str, value: str) -> bool:
+    """Whether a header says no more than if it were absent (RFC 9110 section 5.6.1)."""
+    return name in _LISTS and not value.strip(" \t,")
 
 
 class WebSocketClient(Client):

@@ -9,6 +9,10 @@ from certbus.ids import parse_cursor
 from gateway.exchange import Answer, Request, Subscription, disabled, refuse
 from gateway.service import Service
 
+LAST_EVENT_ID: Final = ("lastEventId", "Last-Event-ID")
+"""Fields of the query in which clients that cannot set headers put the header Last-Event-ID:
+polyfills of EventSource, and clients of the Mercure protocol."""
+
 _SETTINGS: Final = {"full": "full", "lite": "lite", "domains": "domains_only"}
 
 
@@ -28,8 +32,6 @@ class Event(msgspec.Struct, frozen=True):
 
 def websocket(service: Service, stream: str, request: Request) -> Answer | Subscription:
     """Answer who asks for a WebSocket."""
-    if not service.settings.websocket:
-        return disabled("protocols.websocket")
     return _subscription(service, stream, request, request.query.get("cursor"))
 
 
@@ -57,14 +59,17 @@ def events(service: Service, request: Request) -> Answer | Subscription:
     stream = request.query.get("stream", "lite")
     if stream not in _SETTINGS:
         return refuse(400, f"stream={stream[:40]} is none of full, lite, domains")
-    # A browser that reconnects repeats the URL; its header is newer.
-    cursor = request.headers.get("last-event-id") or request.query.get("cursor")
+    # A client that reconnects repeats the URL; what it adds is newer.
+    said = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
+    cursor = next(filter(None, said), request.query.get("cursor"))
     return _subscription(service, stream, request, cursor)
 
 
 def _subscription(
     service: Service, stream: str, request: Request, cursor: str | None
 ) -> Answer | Subscription:
+    if request.websocket and not service.settings.websocket:
+        return disabled("protocols.websocket")
     if stream not in service.rings:
         return disabled(f"streams.{_SETTINGS[stream]}")
     try:
