@@ -5,6 +5,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -28,7 +29,7 @@ from gateway.fanout import Fanout
 from gateway.feed import feed
 from gateway.history import History
 from gateway.http1 import HTTPConnection
-from gateway.listening import BACKLOG, listen, tune, url_of
+from gateway.listening import Listener, limits, listen, tune, url_of
 from gateway.machine import Machine
 from gateway.meter import Meter
 from gateway.metrics import Numbers, metrics
@@ -134,12 +135,13 @@ async def _serve(
         listed = table(service, machine, sight, certificates, lambda: door.policy)
         routes = Routes(service, listed)
         reload = Reload(service, follower, door)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: HTTPConnection(service, routes, door),
-            sock=listening,
-            backlog=BACKLOG,
-            **server_options(certificate, settings),
+        listener = Listener(
+            listening,
+            partial(HTTPConnection, service, routes, door),
+            door.refused,
+            lambda: door.policy,
+            limits(),
+            server_options(certificate, settings),
         )
         if admin_listening is not None:
             own_pages = pages(own_metrics, follower, stop)
@@ -166,9 +168,9 @@ async def _serve(
             ready(url)
         try:
             await stop.wait()
-            await close_all(server, service, _RESTART, "restart")
+            await close_all(listener, service, _RESTART, "restart")
         finally:
-            server.close()
+            listener.close()
             for task in tasks:
                 task.cancel()
 

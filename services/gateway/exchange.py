@@ -1,5 +1,6 @@
 """What is asked over HTTP, and what becomes of it. Pure: no connection, no clock."""
 
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -18,6 +19,9 @@ OPEN: Final = (
     ),
 )
 """Scripts of any origin may read the answer, and what its headers say (Fetch standard)."""
+
+CORS: Final = "Access-Control-"
+"""How the names of all headers begin that say which origins may read an answer."""
 
 UNKEPT: Final = ("Cache-Control", "no-store")
 """True for this moment alone: no cache on the way may give it to anybody else."""
@@ -98,6 +102,16 @@ def in_json(value: object) -> Answer:
 def refuse(status: int, error: str, *headers: tuple[str, str]) -> Answer:
     """Answer with an error, said in JSON."""
     return Answer(status, (JSON, *OPEN, UNKEPT, *headers), msgspec.json.encode(Problem(error)))
+
+
+def retry_after(seconds: float) -> tuple[str, str]:
+    """The header Retry-After, with jitter: those who are refused together return at other times.
+
+    Args:
+        seconds: the least; at most one and a half times as many are said, and one more.
+    """
+    jitter = random.uniform(0, seconds / 2 + 1)  # noqa: S311  (spreads load, keeps no secret)
+    return "Retry-After", str(round(seconds + jitter))
 
 
 def disabled(setting: str) -> Answer:

@@ -24,6 +24,8 @@ REFUSED: Final = {
     "rate": "rate",
     "full": "connections",
     "site": "address",
+    "waiting": "waiting",
+    "descriptors": "descriptors",
 }
 """Why requests are turned away, in the words of `Door.refused` and of the metric."""
 
@@ -96,11 +98,16 @@ class NumbersCollector(Collector):
             f"{PREFIX}_redis_up", "Whether Redis is being followed.", numbers.follower.connected
         )
         refused = CounterMetricFamily(
-            f"{PREFIX}_refused", "Requests turned away at the door.", labels=["reason"]
+            f"{PREFIX}_refused", "Requests and connections refused.", labels=["reason"]
         )
         for why, reason in REFUSED.items():
             refused.add_metric([reason], numbers.refused.get(why, 0))
         yield refused
+        yield CounterMetricFamily(
+            f"{PREFIX}_connection_errors",
+            "Unexpected errors, each of which ended one connection: faults of this program.",
+            service.errors.count,
+        )
         reloads = CounterMetricFamily(
             f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
         )

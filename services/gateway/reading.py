@@ -1,5 +1,6 @@
 """A request's head as h11 has parsed it -> what the router goes by. Pure."""
 
+import re
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -8,6 +9,21 @@ import h11
 from gateway.exchange import Request
 
 _MAX_FIELDS: Final = 32
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_ABSOLUTE: Final = re.compile(rb"https?://", re.IGNORECASE)
+
+
+class UnacceptableError(ValueError):
+    """A request that is answered with an error whatever it asks for, and ends its connection.
+
+    Args:
+        status: of the answer.
+        error: what is wrong, for a person.
+    """
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
 
 
 def read(received: h11.Request, base_path: str) -> Request:
@@ -17,10 +33,12 @@ def read(received: h11.Request, base_path: str) -> Request:
     and some proxies take it off.
 
     Raises:
+        UnacceptableError: the request line, a header's value or the framing is malformed.
         ValueError: the query has too many fields.
     """
+    _check(received)
     target = received.target.decode()
-    if "://" in target.partition("?")[0]:  # absolute-form (RFC 9112 section 3.2.2)
+    if not target.startswith(("/", "*")):  # absolute-form (RFC 9112 section 3.2.2)
         split = urlsplit(target)
         target = f"{split.path or '/'}?{split.query}"
     path, _, query = target.partition("?")
@@ -41,3 +59,28 @@ def read(received: h11.Request, base_path: str) -> Request:
         headers,
         headers.get("upgrade", "").lower() == "websocket",
     )
+
+
+def _check(received: h11.Request) -> None:
+    """Refuse what h11 lets pass."""
+    target, version = received.target, received.http_version
+    if target == b"*":  # asterisk-form (RFC 9112 section 3.2.4)
+        if received.method != b"OPTIONS":
+            raise UnacceptableError(400, f"{received.method.decode()} * asks for nothing")
+    elif not target.startswith(b"/") and not _ABSOLUTE.match(target):
+        shown = target[:100].decode()
+        raise UnacceptableError(400, f"{shown!r} is neither a path nor an http:// or https:// URL")
+    if not version.startswith(b"1."):  # RFC 9110 section 2.5
+        error = f"HTTP/{version.decode()} is not supported: use HTTP/1.1"
+        raise UnacceptableError(505, error)
+    for name, value in received.headers:
+        if _CONTROL.search(value):  # RFC 9110 section 5.5
+            raise UnacceptableError(400, f"the header {name.decode()} contains a control character")
+    # RFC 9112 section 6.1: whoever forwarded this may have seen another end of the request.
+    names = {name for name, _ in received.headers}
+    if b"transfer-encoding" in names:
+        if b"content-length" in names:
+            error = "Content-Length and Transfer-Encoding exclude each other"
+            raise UnacceptableError(400, error)
+        if version == b"1.0":
+            raise UnacceptableError(400, "HTTP/1.0 has no Transfer-Encoding")

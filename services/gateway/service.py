@@ -5,6 +5,7 @@ import itertools
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.deflate import DEFLATED
+from gateway.errors import UnexpectedErrors
 from gateway.frames import SSE, WEBSOCKET, Form
 from gateway.lane import Lane
 from gateway.meter import Meter
@@ -41,6 +42,7 @@ class Service:
         lanes: by stream and form.
         websockets: beats for WebSocket clients.
         events: beats for SSE clients.
+        errors: that nobody foresaw, each of one connection.
         numbers: of connections, for the log.
         waiting: connections that are not clients yet.
         paused: clients whose transport takes no more for now.
@@ -55,8 +57,9 @@ class Service:
         self._replay = replay
         self.meter = meter
         self.change(settings)
-        self.websockets = Wheel(settings.heartbeat)
-        self.events = Wheel(settings.comment)
+        self.errors = UnexpectedErrors()
+        self.websockets = Wheel(settings.heartbeat, self.errors)
+        self.events = Wheel(settings.comment, self.errors)
         self.numbers = itertools.count(1)
         self.waiting: set[Closable] = set()
         self.paused: set[Client] = set()

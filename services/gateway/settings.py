@@ -32,7 +32,10 @@ class Settings(msgspec.Struct, frozen=True):
         comment: between two comment lines of an SSE client.
         client_timeout: how long a client may read nothing of what waits for it.
         close_timeout: how long a client may take to answer a closing handshake.
-        request_timeout: how long a request's head may take, or the next one to begin.
+        request_timeout: from the first byte of a request, or from the start of the connection, to
+            the request's last byte.
+        idle_timeout: from an answer to the first byte of the next request.
+        answer_timeout: from a request's last byte to the first byte of its answer.
         stop_timeout: how long clients have to go elsewhere when the gateway stops.
     """
 
@@ -54,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True):
     client_timeout: float = 60.0
     close_timeout: float = 5.0
     request_timeout: float = 10.0
+    idle_timeout: float = 10.0
+    answer_timeout: float = 15.0
     stop_timeout: float = 4.0
 
     def offers(self, switch: str) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+from gateway.listening import Listener
 from gateway.service import Service
 
 _STEP: Final = 0.05  # seconds between two lots of clients
@@ -11,13 +12,13 @@ _SPREAD: Final = 0.6  # of the time there is; the rest is for answers
 _LEAST: Final = 10  # clients in a lot
 
 
-async def close_all(server: asyncio.Server, service: Service, code: int, reason: str) -> None:
+async def close_all(listener: Listener, service: Service, code: int, reason: str) -> None:
     """Accept what is waiting, accept no more, and close all clients within the deadline.
 
     They are closed in lots over time, so that they do not all reconnect at once.
 
     Args:
-        server: that accepts connections.
+        listener: that accepts connections.
         service: whose clients are closed.
         code: of the closing handshake.
         reason: what comes before each client's last id.
@@ -25,7 +26,7 @@ async def close_all(server: asyncio.Server, service: Service, code: int, reason:
     loop = asyncio.get_running_loop()
     for _ in range(3):  # what is in the accept queue would be reset
         await asyncio.sleep(0)
-    server.close()
+    listener.close()
     for connection in tuple(service.waiting):
         connection.close()
     clients = [client for lane in service.lanes.values() for client in lane.clients]

@@ -84,7 +84,7 @@ class Certificate:
 
 
 def server_options(certificate: Certificate | None, settings: Settings) -> dict[str, Any]:
-    """What `create_server` needs for TLS: whoever does not finish a handshake is cut off."""
+    """Arguments of `connect_accepted_socket`: a TLS handshake that is not finished is cut off."""
     if certificate is None:
         return {}
     return {

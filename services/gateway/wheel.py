@@ -9,6 +9,8 @@ import asyncio
 import time
 from typing import Final, Protocol
 
+from gateway.errors import UnexpectedErrors
+
 TICK: Final = 0.25
 """Seconds between two spokes."""
 
@@ -31,9 +33,15 @@ class Rider(Protocol):
 
 
 class Wheel:
-    """Calls `beat` of each of its riders once in `period` seconds."""
+    """Calls `beat` of each of its riders once in `period` seconds.
 
-    def __init__(self, period: float) -> None:
+    Args:
+        period: in seconds.
+        errors: told of what a `beat` raises.
+    """
+
+    def __init__(self, period: float, errors: UnexpectedErrors) -> None:
+        self._errors = errors
         self._tick = min(TICK, period)
         self._spokes: list[set[Rider]] = [set() for _ in range(round(period / self._tick))]
         self._dealt = 0
@@ -57,4 +65,7 @@ class Wheel:
                 await asyncio.sleep(due - clock())
                 now = int(time.time())
                 for rider in tuple(spoke):
-                    rider.beat(now)
+                    try:
+                        rider.beat(now)
+                    except Exception as error:  # noqa: BLE001
+                        self._errors.report(error)  # and serve the others

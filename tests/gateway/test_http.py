@@ -176,7 +176,7 @@ async def test_a_byte_now_and_then_gains_no_time(start: Start) -> None:
 
 
 async def test_an_idle_connection_is_closed(start: Start) -> None:
-    gateway = await start(Settings(request_timeout=0.2))
+    gateway = await start(Settings(idle_timeout=0.2))
     async with await Raw.open(gateway.port) as client:
         client.send(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
         await client.answer()

@@ -17,7 +17,7 @@ from gateway.admission.policy import HEALTH, METRICS, Policy, is_of_the_api
 from gateway.admission.rates import Rates
 from gateway.admission.tokens import Holder, holder_of, offered
 from gateway.admission.visitor import Visitor, client_address, is_within, site
-from gateway.exchange import Answer, Request, refuse
+from gateway.exchange import Answer, Request, refuse, retry_after
 
 _FULL_FOR: Final = 30  # seconds after which one who found no room may come again
 
@@ -33,7 +33,8 @@ class Door:
 
     Attributes:
         refused: requests turned away, by why: "token", "network", "rate", "site" (as many
-            connections of one client as may be), "full" (of all).
+            connections of one client as may be), "full" (of all); and connections without a
+            stream that were refused or closed: "waiting" (as many as may be), "descriptors".
         rates: to be run.
         connections: to be run.
     """
@@ -63,28 +64,42 @@ class Door:
             return True
         return visitor.holder is not None and visitor.holder.digest in self._known
 
-    def identify(self, request: Request, peer: str) -> Visitor | Answer:
-        """Say who is asking, or that this one may not.
+    def restricts(self, request: Request) -> bool:
+        """Whether some networks alone may ask this, so that not every origin may read it."""
+        policy = self._policy
+        if request.path == METRICS:
+            return policy.metrics is not None
+        return policy.api is not None and is_of_the_api(request.path)
+
+    def identify(self, request: Request, peer: str) -> tuple[Visitor, Answer | None]:
+        """Say who is asking.
 
         Args:
             request: what is asked.
             peer: address that the connection comes from.
+
+        Returns:
+            Who it is; and a refusal if that one may not ask this. Then it is a visitor without a
+            token, as which the request is to be counted.
         """
         policy = self._policy
         forwarded = request.headers.get("x-forwarded-for")
         address = client_address(peer, forwarded, policy.trusted_proxies)
         stranger = Visitor(site(address))
         if is_free(request):
-            return stranger
+            return stranger, None
         if request.path == METRICS and policy.metrics is not None:
-            return stranger if is_within(address, policy.metrics) else self._elsewhere("metrics")
+            inside = is_within(address, policy.metrics)
+            return stranger, None if inside else self._elsewhere("metrics")
         barred = policy.api is not None and not is_within(address, policy.api)
         if barred and is_of_the_api(request.path):
-            return self._elsewhere("api")
+            return stranger, self._elsewhere("api")
         if policy.holders is None:
-            return stranger
+            return stranger, None
         holder = self._holder(request, policy.holders)
-        return holder if isinstance(holder, Answer) else Visitor(stranger.site, holder)
+        if isinstance(holder, Answer):
+            return stranger, holder
+        return Visitor(stranger.site, holder), None
 
     def waits(self, request: Request) -> bool:
         """Whether `admit` and `enter` have anything to wait for."""
@@ -115,13 +130,13 @@ class Door:
         let_in = await self.connections.enter(visitor.site)
         if let_in.count:
             return Ticket(self, visitor)
-        again = ("Retry-After", str(_FULL_FOR))
+        again = retry_after(_FULL_FOR)
         if let_in.full:
             return self._refuse("full", 503, "as many clients are connected as may be", again)
         most = self._policy.most_of_one
         error = f"{most} connections from {visitor.site} are as many as may be"
         limits = (("RateLimit-Limit", str(most)), ("RateLimit-Remaining", "0"))
-        reset = ("RateLimit-Reset", str(_FULL_FOR))
+        reset = ("RateLimit-Reset", again[1])
         return self._refuse("site", 429, error, again, *limits, reset)
 
     def enter_unlimited(self, visitor: Visitor) -> "Ticket":
