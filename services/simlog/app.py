@@ -44,7 +44,11 @@ async def serve(
         url = (public_url or _url(listener)).rstrip("/")
         world = World(spec)
         await _advance(world)
-        async with listening(Routes(world, url).respond, listener), asyncio.TaskGroup() as group:
+        routes = Routes(world, url)
+        async with (
+            listening(routes.respond, listener, routes.load.answered),
+            asyncio.TaskGroup() as group,
+        ):
             clock = group.create_task(_tick(world))
             log.info("simulated logs are served", url=url, logs=list(world.logs), seed=spec.seed)
             if ready is not None:

@@ -18,6 +18,6 @@ def stream(seed: int, label: str, number: int, length: int) -> BytesIO:
     return BytesIO(draw(seed, label, number, length))
 
 
-def fraction(portion: bytes) -> float:
+def fraction(portion: bytes | memoryview) -> float:
     """A number in [0, 1) from four bytes of chance."""
     return int.from_bytes(portion) / (1 << 32)

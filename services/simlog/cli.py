@@ -13,6 +13,7 @@ import uvloop
 
 from simlog import faults
 from simlog.app import serve
+from simlog.field.operators import field_spec
 from simlog.spec import LogSpec, Spec, spread
 
 DESCRIPTION = """\
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     world.add_argument("--static-ct", type=int, default=2, metavar="N", help="logs (%(default)s)")
     world.add_argument("--operators", type=int, default=2, metavar="N", help="(%(default)s)")
     world.add_argument(
-        "--rate", type=float, default=20.0, help="new certificates a second (%(default)s)"
+        "--rate",
+        type=float,
+        help="new certificates a second (20); with --field entries a second (as measured)",
     )
     world.add_argument(
         "--preload", type=int, default=0, metavar="N", help="certificates there at the start"
@@ -87,6 +90,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="maximum merge delay in the log list (86400 for RFC 6962, 60 for static-ct)",
     )
+    world.add_argument(
+        "--field",
+        action="store_true",
+        help="28 logs that grow, answer and refuse as the public ones do; --rate scales them",
+    )
     wrong = parser.add_argument_group("what is wrong with it", FAULTS)
     wrong.add_argument(
         "--fault",
@@ -109,15 +117,22 @@ def spec_from_args(arguments: argparse.Namespace) -> Spec:
     Raises:
         ValueError: an option is out of its range; says which.
     """
+    start = time.time() if arguments.start is None else arguments.start
+    if arguments.field:
+        spec = field_spec(start, arguments.seed, rate=arguments.rate, preload=arguments.preload)
+        given = [faults.parse(text) for text in arguments.fault]
+        return msgspec.structs.replace(
+            spec, logs=_with_faults(spec.logs, given, arguments.troubles), total=arguments.total
+        )
     return Spec(
         logs=_with_faults(
             spread(arguments.rfc6962, arguments.static_ct, arguments.operators),
             [faults.parse(text) for text in arguments.fault],
             arguments.troubles,
         ),
-        start=time.time() if arguments.start is None else arguments.start,
+        start=start,
         seed=arguments.seed,
-        rate=arguments.rate,
+        rate=20.0 if arguments.rate is None else arguments.rate,
         preload=arguments.preload,
         total=arguments.total,
         duplicates=arguments.duplicates,

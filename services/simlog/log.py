@@ -153,9 +153,13 @@ class Log:
         self.tree.append(leaf_hash(self.entry(index).leaf))
 
     def publish(self, timestamp: int) -> None:
-        """Make a tree head over everything taken in so far."""
+        """Show a tree head over everything taken in so far."""
+        self.head = self.sign(timestamp)
+
+    def sign(self, timestamp: int) -> Head:
+        """Make a tree head over everything taken in so far, to be shown now or later."""
         size = len(self.tree)
-        self.head = Head(self.key, size, timestamp, self.tree.root(size))
+        return Head(self.key, size, timestamp, self.tree.root(size))
 
     def entry(self, index: int) -> Entry:
         """The entry at an index that exists."""

@@ -17,6 +17,12 @@ Query = Mapping[str, str]
 def respond(log: Shown, path: str, query: Query, max_entries: int) -> Response:
     """Answer a request below the log's URL.
 
+    Args:
+        log: the log as it is shown.
+        path: below its URL.
+        query: parameters.
+        max_entries: of a get-entries answer, unless the log's profile names its page.
+
     Raises:
         Refused: 400 for parameters that make no sense, 404 for what is not there.
     """
@@ -87,6 +93,9 @@ def _get_entries(log: Shown, query: Query, max_entries: int) -> Response:
         raise Refused(400, f"need start <= end: start={start} end={end}")
     if start >= size:
         raise Refused(400, f"need start < tree size: start={start} tree size={size}")
+    profile = log.spec.profile
+    if profile is not None:
+        max_entries = profile.page - start % profile.page * profile.is_aligned
     stop = min(end + 1, size, start + max_entries)
     entries = (log.entry(index) for index in range(start, stop))
     body = b",".join(
@@ -94,7 +103,7 @@ def _get_entries(log: Shown, query: Query, max_entries: int) -> Response:
         % (b64encode(entry.leaf), b64encode(extra_data(entry)))
         for entry in entries
     )
-    return Response(b'{"entries":[%b]}' % body, "application/json")
+    return Response(b'{"entries":[%b]}' % body, "application/json", entries=stop - start)
 
 
 ENDPOINTS: Mapping[str, Callable[[Shown, Query], dict[str, object]]] = {

@@ -7,6 +7,8 @@
 /config.yaml                        a CERTSTREAM_CONFIG that follows exactly them
 /record                             every entry and every lie, for the oracle
 /requests                           how often each operator and log was asked
+/heads                              when each log with a profile showed which tree head
+/load                               CPU of this process, and how late its answers were
 /control                            which faults are in force; from this machine only
 /world.json, /                      where the world stands, for programs and for people
 """
@@ -18,9 +20,11 @@ import msgspec
 
 from simlog import control, record, rfc6962, traffic
 from simlog.lies import Lies
+from simlog.load import Load
 from simlog.log import Shown
 from simlog.loglist import LogList
 from simlog.server import Refused, Request, Response
+from simlog.spec import LogSpec
 from simlog.static_ct import StaticLog
 from simlog.troubled import Troubled
 from simlog.world import World
@@ -29,7 +33,11 @@ Endpoint = Callable[[Request], Response]
 
 
 class Routes:
-    """The paths of a world that is served at `url` (no trailing slash)."""
+    """The paths of a world that is served at `url` (no trailing slash).
+
+    Attributes:
+        load: what serving them costs.
+    """
 
     def __init__(self, world: World, url: str) -> None:
         issuers = [issuer for each in world.certificates.authorities for issuer in each.chain]
@@ -39,18 +47,21 @@ class Routes:
         self._unsigned = LogList(world, url, signed=False)
         self._lists = {"log_list": self._list, "unsigned_list": self._unsigned}
         self._lies = Lies(world.spec.seed)
-        self._troubled = Troubled(world.switches, self._lies, world.spec.max_entries)
+        self._troubled = Troubled(world, self._lies)
+        self.load = Load()
         self._traffic = traffic.nothing_yet(world.spec.logs)
         self._static = {
             name: StaticLog(log.spec, world.spec, issuers)
             for name, log in world.logs.items()
-            if log.spec.kind == "static-ct"
+            if log.spec.kind == "static-ct" or _has_data_tiles(log.spec)
         }
         self._endpoints: dict[str, Endpoint] = {
             "": lambda _: self._overview(),
             "world.json": lambda _: self._status(),
             "record": lambda _: self._record(),
             "requests": lambda _: Response(msgspec.json.encode(self._traffic), "application/json"),
+            "heads": lambda _: self._heads(),
+            "load": lambda _: Response(msgspec.json.encode(self.load.report()), "application/json"),
             "config.yaml": lambda _: Response(self._list.config, "application/yaml"),
             "log_list.json": lambda request: self._list.serve(_known(request)),
             "log_list.sig": lambda _: self._list.serve_signature(),
@@ -72,8 +83,8 @@ class Routes:
         if request.method != "GET":
             raise Refused(405, f"{request.method} is not possible here, only GET")
         if log := self._world.logs.get(name):
-            response = self._troubled.respond(log, path, request.query, self._endpoints_of_log)
-            self._traffic.count(log.spec, response.status)
+            response = self._troubled.respond(log, path, request, self._endpoints_of_log)
+            self._traffic.count(log.spec, response)
             return response
         if not path and (endpoint := self._endpoints.get(name)):
             return endpoint(request)
@@ -82,11 +93,19 @@ class Routes:
     def _endpoints_of_log(self, log: Shown, path: str, query: Mapping[str, str]) -> Response:
         if log.spec.kind == "static-ct":
             return self._static[log.spec.name].respond(log, path, self._list.url_of(log))
+        if tiles := self._static.get(log.spec.name):
+            tile = tiles.full_data_tile(log, path)
+            if tile is not None:
+                return tile
         return rfc6962.respond(log, path, query, self._world.spec.max_entries)
 
     def _record(self) -> Response:
         lines = chain(self._world.record(), list(self._lies.told.values()))
         return Response(record.write(lines), "application/x-ndjson")
+
+    def _heads(self) -> Response:
+        shown = {name: list(heads.shown) for name, heads in self._world.heads.items()}
+        return Response(msgspec.json.encode(shown), "application/json")
 
     def _status(self) -> Response:
         logs = [
@@ -111,6 +130,10 @@ class Routes:
             *(f"{self._url}/{name}" for name in self._endpoints if name),
         ]
         return Response(("\n".join(lines) + "\n").encode())
+
+
+def _has_data_tiles(log: LogSpec) -> bool:
+    return log.profile is not None and log.profile.has_data_tiles
 
 
 def _known(request: Request) -> str:

@@ -4,9 +4,11 @@ Certificates are numbered from 0. Number n is due at a time that only the specif
 so they come evenly, and a process that fell behind or was restarted knows what it owes.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import count
+from functools import lru_cache
+from itertools import accumulate, count
 
 import msgspec
 
@@ -60,12 +62,40 @@ def submissions(spec: Spec) -> Iterator[Submission]:
             yield Submission(time, repeated, log)
 
 
+def mean_logs(spec: Spec) -> float:
+    """Return how many logs a certificate enters on average."""
+    return sum(spec.duplicates**more for more in range(_most_homes(spec)))
+
+
+def _most_homes(spec: Spec) -> int:
+    """The most logs of one certificate, so that no log is drawn twice."""
+    return _most_of(tuple(log.growth for log in spec.logs))
+
+
+@lru_cache(maxsize=8)
+def _most_of(growths: tuple[float, ...]) -> int:
+    return int(sum(growths) / max(growths) + 1e-9)
+
+
 def _homes(spec: Spec, certificate: int) -> Iterator[tuple[int, int]]:
-    """Yield the logs that get a certificate, each with its lag behind the first."""
-    logs = list(range(len(spec.logs)))
-    chance = draw(spec.seed, "submission", certificate, 12 * len(logs))
-    for at in range(0, len(chance), 12):
-        pick, again, lag = (fraction(chance[at + n : at + n + 4]) for n in (0, 4, 8))
-        yield logs.pop(int(pick * len(logs))), int(lag * LAG)
-        if again >= spec.duplicates:
-            return
+    """Yield the logs that get a certificate, each with its lag behind the first.
+
+    Systematic sampling over the logs in random order: points at equal distances on a line on
+    which each log has a stretch in proportion to its growth. So each log gets its share, however
+    many logs are drawn, and none twice.
+    """
+    most, count = _most_homes(spec), len(spec.logs)
+    chance = memoryview(draw(spec.seed, "submission", certificate, 4 + 8 * most + 4 * count))
+    homes = 1
+    while homes < most and fraction(chance[4 * homes : 4 * homes + 4]) < spec.duplicates:
+        homes += 1
+    shuffle = chance[4 + 8 * most :]
+    order = sorted(range(count), key=lambda log: bytes(shuffle[4 * log : 4 * log + 4]))
+    ends = list(accumulate(spec.logs[log].growth for log in order))
+    step = ends.pop() / homes
+    offset = fraction(chance[:4])
+    drawn = [order[bisect_right(ends, (part + offset) * step)] for part in range(homes)]
+    lags = chance[4 * most + 4 : 8 * most + 4]
+    first = int(fraction(lags[:4]) * homes)
+    for number, log in enumerate(drawn[first:] + drawn[:first]):
+        yield log, int(fraction(lags[4 * number : 4 * number + 4]) * LAG)

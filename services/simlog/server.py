@@ -8,10 +8,11 @@ Requests of one connection are answered in order.
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from http.client import responses as PHRASES  # noqa: N812
-from itertools import chain
+from itertools import chain, count
 from urllib.parse import parse_qsl
 
 import h11
@@ -28,7 +29,13 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What was asked for, and from which address; the names of headers are in lower case."""
+    """What was asked for.
+
+    Attributes:
+        peer: address of the client.
+        headers: with names in lower case.
+        connection: number of the TCP connection.
+    """
 
     method: str
     path: str
@@ -36,6 +43,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes = b""
     peer: str = ""
     headers: Mapping[str, str] = {}
+    connection: int = 0
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -48,6 +56,7 @@ class Response(msgspec.Struct, frozen=True):
         status: of HTTP.
         headers: further ones.
         delay: seconds until it is sent.
+        entries: of a log that the body holds.
     """
 
     body: bytes | Iterable[bytes]
@@ -55,6 +64,7 @@ class Response(msgspec.Struct, frozen=True):
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     delay: float = 0.0
+    entries: int = 0
 
 
 class BrokenOff(Exception):
@@ -71,14 +81,20 @@ class Refused(Exception):
 
 Handler = Callable[[Request], Response]
 
+Lateness = Callable[[float], None]
+"""Takes how many seconds later than planned an answer was sent."""
+
 
 @asynccontextmanager
-async def listening(handle: Handler, listener: socket.socket) -> AsyncIterator[None]:
+async def listening(
+    handle: Handler, listener: socket.socket, late: Lateness = lambda _: None
+) -> AsyncIterator[None]:
     """Serve on a listening socket while the context is open."""
     conversations: set[asyncio.Task[None]] = set()
+    numbers = count(1)
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(_converse(reader, writer, handle))
+        task = asyncio.create_task(_converse(reader, writer, handle, next(numbers), late))
         conversations.add(task)
         task.add_done_callback(conversations.discard)
 
@@ -93,7 +109,11 @@ async def listening(handle: Handler, listener: socket.socket) -> AsyncIterator[N
 
 
 async def _converse(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    handle: Handler,
+    number: int,
+    late: Lateness,
 ) -> None:
     connection = h11.Connection(h11.SERVER)
     peer = writer.get_extra_info("peername")[0]
@@ -101,12 +121,14 @@ async def _converse(
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         while connection.our_state is not h11.MUST_CLOSE:
-            request = await _next_request(connection, reader, peer)
+            request = await _next_request(connection, reader, peer, number)
             if request is None:
                 return
+            received = time.monotonic()
             response = _answer(handle, request)
             if response.delay:
-                await asyncio.sleep(response.delay)
+                await asyncio.sleep(max(0.0, received + response.delay - time.monotonic()))
+            late(time.monotonic() - received - response.delay)
             await _send(connection, writer, response)
             if connection.our_state is h11.DONE:
                 connection.start_next_cycle()
@@ -125,7 +147,7 @@ async def _converse(
 
 
 async def _next_request(
-    connection: h11.Connection, reader: asyncio.StreamReader, peer: str
+    connection: h11.Connection, reader: asyncio.StreamReader, peer: str, number: int
 ) -> Request | None:
     """Read one whole request; None when the client has closed the connection."""
     method = target = ""
@@ -144,7 +166,7 @@ async def _next_request(
                 raise h11.RemoteProtocolError(f"body above {LARGEST_REQUEST_BODY:,} bytes")
         elif isinstance(event, h11.EndOfMessage):
             path, _, query = target.partition("?")
-            return Request(method, path, dict(parse_qsl(query)), bytes(body), peer, headers)
+            return Request(method, path, dict(parse_qsl(query)), bytes(body), peer, headers, number)
         elif isinstance(event, h11.ConnectionClosed):
             return None
 

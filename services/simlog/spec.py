@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from simlog.faults import AnyFault
+from simlog.profile import Profile
 
 Kind = Literal["rfc6962", "static-ct"]
 
@@ -17,12 +18,16 @@ class LogSpec(msgspec.Struct, frozen=True):
         kind: which API it serves.
         operator: who runs it, for the log list.
         faults: what is wrong with it, and when.
+        growth: its share of all entries, relative to the other logs.
+        profile: how it answers; None: at once, without limits, heads at the world's interval.
     """
 
     name: str
     kind: Kind
     operator: str
     faults: tuple[AnyFault, ...] = ()
+    growth: float = 1.0
+    profile: Profile | None = None
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +74,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         for name in names:
             if not name.replace("-", "").isalnum() or not name.isascii():
                 raise ValueError(f"logs: {name!r} is part of a URL: letters, digits and '-' only")
+        if any(log.growth <= 0 for log in self.logs):
+            raise ValueError("logs: growth is not above 0")
         if not 0 <= self.duplicates < 1:
             raise ValueError(f"duplicates: {self.duplicates} is not in [0, 1)")
         if self.interval <= 0:

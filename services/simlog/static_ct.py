@@ -89,6 +89,18 @@ class StaticLog:
             return self._tile(log, tile)
         raise Refused(404, f"no /{path} in a static-ct log of {log.head.size} entries")
 
+    def full_data_tile(self, log: Shown, path: str) -> Response | None:
+        """Answer with a full data tile, or return None for any other path.
+
+        Some RFC 6962 logs serve these beside their own API, and nothing else of static-ct.
+
+        Raises:
+            Refused: 404 for a tile that the tree does not fill yet.
+        """
+        tile = named_tile(path)
+        is_full = tile is not None and tile.level == "data" and tile.width == TILE
+        return self._tile(log, tile) if tile is not None and is_full else None
+
     def checkpoint(self, log: Shown) -> bytes:
         """The newest tree head as a signed note (c2sp.org/tlog-checkpoint)."""
         head, name = log.head, origin(log.spec)
@@ -116,7 +128,8 @@ class StaticLog:
             return Response(body, "application/octet-stream", headers=(IMMUTABLE,))
         make = self._full_data_tile if width == TILE else _data_tile
         headers = (("content-encoding", "gzip"), IMMUTABLE)
-        return Response(make(log, n, width), "application/octet-stream", headers=headers)
+        body = make(log, n, width)
+        return Response(body, "application/octet-stream", headers=headers, entries=width)
 
 
 def _data_tile(log: Shown, n: int, width: int) -> bytes:

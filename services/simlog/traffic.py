@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from simlog.server import Response
 from simlog.spec import LogSpec
 
 BUCKET = 100
@@ -24,12 +25,16 @@ class Counted(msgspec.Struct):
 
     Attributes:
         total: since the start.
+        answers: how many held entries.
+        entries: that these held.
         statuses: how many were answered with which HTTP status.
         buckets: when each tenth of a second with requests began, in milliseconds since the epoch,
             and how many it had; oldest first.
     """
 
     total: int = 0
+    answers: int = 0
+    entries: int = 0
     statuses: dict[int, int] = {}
     buckets: list[list[int]] = []
 
@@ -58,11 +63,14 @@ class Traffic(msgspec.Struct):
     operators: dict[str, Counted]
     logs: dict[str, Counted]
 
-    def count(self, log: LogSpec, status: int) -> None:
+    def count(self, log: LogSpec, response: Response) -> None:
         """Count one request."""
         bucket = time.time_ns() // 1_000_000 // BUCKET * BUCKET
         for counted in (self.operators[log.operator], self.logs[log.name]):
             counted.total += 1
+            counted.answers += response.entries > 0
+            counted.entries += response.entries
+            status = response.status
             counted.statuses[status] = counted.statuses.get(status, 0) + 1
             if counted.buckets and counted.buckets[-1][0] == bucket:
                 counted.buckets[-1][1] += 1

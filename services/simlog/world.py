@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from simlog.certificates import Certificates
+from simlog.field.heads import HeadSchedule
 from simlog.log import Log, LogKey
 from simlog.record import Recorded, recorded
 from simlog.schedule import Submission, submissions
@@ -17,6 +18,7 @@ class World:
         spec: what it is made of.
         logs: by name, in the order of the specification.
         switches: what is wrong with them.
+        heads: when each log with a profile shows its tree heads, by name.
         complete: whether every certificate that there will be is under a tree head.
     """
 
@@ -29,6 +31,11 @@ class World:
             for log, key in zip(spec.logs, keys, strict=True)
         }
         self.switches = Switches(spec)
+        self.heads = {
+            log.name: HeadSchedule(log.profile.heads, spec.seed, log.name, spec.start)
+            for log in spec.logs
+            if log.profile is not None
+        }
         self.complete = False
         self._submissions = submissions(spec)
         self._next = next(self._submissions, None)
@@ -37,7 +44,8 @@ class World:
     def advance(self, now: float, limit: int) -> bool:
         """Take in at most `limit` submissions that are due at `now` (seconds since the epoch).
 
-        When nothing due is left, every log publishes a tree head.
+        When nothing due is left, every log publishes a tree head; one with a profile only when
+        its schedule says so.
 
         Returns:
             Whether something due is left, so that the caller can serve requests in between.
@@ -50,7 +58,7 @@ class World:
         else:
             return True
         for log in self._by_position:
-            log.publish(int(1000 * now))
+            self._publish(log, now)
         self.complete = self._next is None
         return False
 
@@ -59,6 +67,16 @@ class World:
         for name, log in self.logs.items():
             for index in range(log.head.size):
                 yield recorded(name, index, log.entry(index), malformed=log.is_malformed(index))
+
+    def _publish(self, log: Log, now: float) -> None:
+        schedule = self.heads.get(log.spec.name)
+        if schedule is None:
+            log.publish(int(1000 * now))
+        elif not schedule.shown:
+            log.publish(int(1000 * now))
+            schedule.start(now, log.head)
+        elif head := schedule.advance(now, log.sign):
+            log.head = head
 
     def _take(self, submission: Submission) -> None:
         log = self._by_position[submission.log]
