@@ -7,6 +7,7 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
+from certbus.health import CODES
 from certconf import Config, Present
 from docs.generate.tables import code, table
 from gateway.meter import GapReason
@@ -15,7 +16,7 @@ from gateway.metrics import REFUSED, Numbers, NumbersCollector
 from gateway.service import Service
 from gateway.settings import Settings
 from ingestor.integrity.alarms import AlarmKind, State
-from ingestor.meter import FetchOutcome
+from ingestor.meter import FailureReason, FetchOutcome
 from ingestor.meter import Meter as IngestorMeter
 from ingestor.metrics import ListCollector, WorkerCollector
 
@@ -24,7 +25,8 @@ def gateway_metrics() -> str:
     """Those of a gateway that does nothing."""
     nobody: Any = SimpleNamespace(size=0, connected=False)
     meter = GatewayMeter()
-    numbers = Numbers(Service(Settings(), nobody, meter), nobody, nobody, {}, _reloads())
+    service = Service(Settings(), nobody, meter)
+    numbers = Numbers(service, nobody, nobody, {}, _reloads(), tuple)
     return _table(meter.registry, NumbersCollector(numbers))
 
 
@@ -44,11 +46,13 @@ def label_values() -> str:
     rows = {
         "gateway_gaps_total{reason}": get_args(GapReason),
         "gateway_refused_total{reason}": REFUSED.values(),
+        "gateway_problem{code}": CODES,
         "ingestor_entries_total{outcome}": ("published", "duplicate", "rejected"),
         "ingestor_fetches_total{outcome}": get_args(FetchOutcome),
         "ingestor_integrity_state{state}": get_args(State),
         "ingestor_integrity_alarms_total{kind}": kinds,
         "ingestor_logs{state}": ("followed", "held", "waiting"),
+        "ingestor_publish_failures_total{reason}": get_args(FailureReason),
     }
     return table(
         ["metric and label", "values"],

@@ -105,10 +105,12 @@ class Roster(msgspec.Struct, frozen=True):
     Attributes:
         epoch: of Redis' data; None if there is none yet.
         loads: of each worker that is alive and knows logs: those it holds, and what each costs it.
+        writes: of each worker that is alive: the streams that its configuration names.
     """
 
     epoch: str | None
     loads: dict[str, dict[str, float]]
+    writes: dict[str, str] = {}
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
@@ -248,14 +250,19 @@ async def roster(client: Redis, keys: Keys) -> Roster:
         epoch, members = await pipeline.execute()
         workers = sorted(member.decode() for member in members)
         for worker in workers:
-            pipeline.hmget(keys.worker(worker), "loads", "knows")
+            pipeline.hmget(keys.worker(worker), "loads", "knows", "writes")
         replies = await pipeline.execute() if workers else []
     held = {
         worker: _loads(loads)
-        for worker, (loads, knows) in zip(workers, replies, strict=True)
+        for worker, (loads, knows, _) in zip(workers, replies, strict=True)
         if knows != b"0"
     }
-    return Roster(epoch and epoch.decode(), held)
+    writes = {
+        worker: streams.decode("utf-8", "replace")
+        for worker, (_, _, streams) in zip(workers, replies, strict=True)
+        if streams is not None
+    }
+    return Roster(epoch and epoch.decode(), held, writes)
 
 
 def _loads(said: bytes | None) -> dict[str, float]:

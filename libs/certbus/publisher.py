@@ -118,6 +118,7 @@ class Publisher:
         settings: what is published, and how.
         free_memory: called when Redis is full; removes some of what is retained and returns how
             many bytes (`Trimmer.free`).
+        rejected: called each time that Redis is full, with the error and how often in a row.
     """
 
     def __init__(
@@ -126,7 +127,9 @@ class Publisher:
         keys: Keys,
         settings: PublisherSettings,
         free_memory: Callable[[], Awaitable[int]],
+        rejected: Callable[[redis.exceptions.RedisError, int], None] = lambda _, __: None,
     ) -> None:
+        self._rejected = rejected
         self._redis = client
         self._keys = keys
         self._settings = settings
@@ -211,6 +214,7 @@ class Publisher:
                     raise
                 pause = _OOM_PAUSES[min(attempt, len(_OOM_PAUSES) - 1)]
                 attempt += 1
+                self._rejected(error, attempt)
                 freed = await self._free_memory()
                 log.warning("redis is full", log_id=lease.log_id, freed=freed, attempt=attempt)
                 await asyncio.sleep(pause)

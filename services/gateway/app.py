@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -16,6 +17,7 @@ from redis.asyncio import Redis
 from certadmin import address
 from certadmin.server import serve as admin_server
 from certbus.connection import check_server, connect
+from certbus.health import Faults
 from certbus.keys import Keys
 from certbus.limits import ConnectionCounts, RateLimits
 from certbus.reader import Follower
@@ -119,18 +121,28 @@ async def _serve(
     follower = Follower(replica, keys, settings.streams, primary=primary)
     history = History(replica, keys, settings.history_bytes)
     certificate = _certificate(config)
-    meter = Meter()
+    faults = Faults(time.monotonic)
+    meter = Meter(faults)
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         replay = Replay(history, primary, keys, lambda: follower.positions, group, meter)
         service = Service(settings, replay.begin, meter)
         rings = service.rings
         fanout = Fanout(service.lanes.values(), meter)
         name = new_name()
-        numbers = Numbers(service, history, follower, door.refused, present.reloads)
+        numbers = Numbers(
+            service,
+            history,
+            follower,
+            door.refused,
+            present.reloads,
+            lambda: machine.problems,
+        )
         own_metrics = metrics(meter, numbers)
         own_address = address.address_of(admin_listening) if admin_listening else None
         sight = Sight(primary, keys)
-        machine = Machine(sight, name, own_address, own_metrics, follower, service)
+        machine = Machine(
+            sight, name, own_address, own_metrics, follower, service, faults, door.refused
+        )
         certificates = Certificates(primary, replica, keys)
         listed = table(service, machine, sight, certificates, lambda: door.policy)
         routes = Routes(service, listed)
@@ -158,7 +170,8 @@ async def _serve(
                 watch(service),
                 door.rates.run(),
                 door.connections.run(),
-                announce(primary, keys, name, service, follower, url, own_address),
+                announce(primary, keys, name, service, follower, url, own_address, faults),
+                machine.watch(),
                 reload.run(present, config),
                 *([certificate.run()] if certificate else []),
             )

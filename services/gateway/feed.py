@@ -8,7 +8,7 @@ from certbus.events import NewEpoch, StreamBatch
 from certbus.ids import parse_entry_id
 from certbus.reader import Follower
 from gateway import notices
-from gateway.meter import Meter, reason_of
+from gateway.meter import Meter
 from gateway.ring import Ring
 
 _AT_ONCE: Final = 256 * 1024  # bytes put into rings before the loop gets its turn
@@ -31,16 +31,16 @@ async def feed(
             case NewEpoch():
                 for ring in rings.values():
                     ring.append_notice(notices.of_event(event))
-                    meter.gap(reason_of(event))
+                    meter.noticed(event)
             case _ if event.stream not in rings:
                 continue
             case StreamBatch():
                 rings[event.stream].append(event.id, event.prev, event.messages)
-                meter.read(parse_entry_id(event.id))
+                meter.read(event.stream, parse_entry_id(event.id))
                 taken += sum(map(len, event.messages))
             case _:
                 rings[event.stream].append_notice(notices.of_event(event))
-                meter.gap(reason_of(event))
+                meter.noticed(event)
         notify()
         if taken > _AT_ONCE:
             taken = 0

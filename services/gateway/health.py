@@ -1,34 +1,36 @@
-"""How the whole service does, out of what the directory says. Pure: no connection, no clock."""
+"""/health/deep: the health of the whole service, as one gateway sees it. Pure.
+
+What it is judged by is in `certbus.health`, which `status` uses, too.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
-from certbus.directory import LogStatus, Snapshot
+from certbus.directory import Snapshot
+from certbus.health import Health, HealthProblem, Judgement, current, log_health, number
 
-Health = Literal["healthy", "degraded", "unhealthy"]
-
-_PATIENCE: Final = 300_000
-"""Milliseconds that a log may take to answer as it should."""
+__all__ = ["DeepHealth", "Health", "current", "deep", "log_health"]
 
 
 class DeepHealth(msgspec.Struct, frozen=True):
     """The whole service.
 
     Attributes:
-        status: "unhealthy" without Redis, or if there are logs and none of them is healthy;
-            "degraded" if one of them is not.
+        status: "unhealthy" with a critical problem, "degraded" with any other one.
         logs_healthy: how many are; likewise the next two.
-        logs_degraded: fail now and then, or were not heard of yet.
-        logs_unhealthy: have not answered for a while, or lie.
+        logs_degraded: fail now and then, or have not answered yet.
+        logs_unhealthy: have not answered for a while, or contradict what they signed.
         logs_total: how many there are.
         active_connections: clients of all gateways.
         uptime_secs: of this gateway.
         redis: whether it answers.
         gateways: that run.
         stream_lag_secs: by stream, how old the newest batch is that this gateway has.
+        ingestors: that run.
+        problems: what is wrong, critical problems first; docs/runbook.md explains each code.
     """
 
     status: Health
@@ -41,70 +43,40 @@ class DeepHealth(msgspec.Struct, frozen=True):
     redis: Literal["connected", "away"]
     gateways: int
     stream_lag_secs: dict[str, float]
+    ingestors: int
+    problems: list[HealthProblem]
 
 
-def judge(
+def deep(
+    judged: Judgement,
     seen: Snapshot | None,
     *,
-    now: int,
     redis: bool,
     uptime: float,
     ages: Mapping[str, float],
-    unhealthy_threshold: int,
 ) -> DeepHealth:
-    """Say how the service does.
+    """Show a judgement.
 
     Args:
+        judged: the service.
         seen: the directory, as last seen; None if it never was.
-        now: milliseconds since the epoch.
         redis: whether Redis answers.
         uptime: of this gateway, in seconds.
         ages: by stream, seconds since its newest batch that this gateway has.
-        unhealthy_threshold: see `log_health`.
     """
-    logs = current(seen.logs) if seen else []
-    gateways = [member.fields for member in seen.gateways] if seen else []
-    counts: Counter[Health] = Counter(log_health(log, now, unhealthy_threshold) for log in logs)
-    status: Health
-    if not redis or (logs and not counts["healthy"]):
-        status = "unhealthy"
-    else:
-        status = "healthy" if counts["healthy"] == len(logs) else "degraded"
+    counts: Counter[Health] = Counter(judged.logs.values())
+    gateways = seen.gateways if seen else []
     return DeepHealth(
-        status=status,
+        status=judged.status,
         logs_healthy=counts["healthy"],
         logs_degraded=counts["degraded"],
         logs_unhealthy=counts["unhealthy"],
-        logs_total=len(logs),
-        active_connections=sum(int(fields.get("clients", 0)) for fields in gateways),
+        logs_total=len(judged.logs),
+        active_connections=sum(int(number(member.fields, "clients")) for member in gateways),
         uptime_secs=int(uptime),
         redis="connected" if redis else "away",
         gateways=len(gateways),
         stream_lag_secs={stream: round(age, 3) for stream, age in ages.items()},
+        ingestors=len(seen.workers) if seen else 0,
+        problems=judged.problems,
     )
-
-
-def current(logs: Iterable[LogStatus]) -> list[LogStatus]:
-    """Those that are not over: a retired log is drained, and remembered for a while."""
-    return [log for log in logs if log.retired is None]
-
-
-def log_health(log: LogStatus, now: int, unhealthy_threshold: int) -> Health:
-    """Say how a log does: the one definition, for /health/deep and /api/logs.
-
-    Args:
-        log: as Redis knows it.
-        now: milliseconds since the epoch.
-        unhealthy_threshold: failures in a row that make it unhealthy.
-
-    Returns:
-        "unhealthy" if it is left alone for failing, has failed that often in a row, has not
-        answered for five minutes, or lies. "degraded" if it has just failed, is being tried again,
-        or was never heard of yet.
-    """
-    if log.circuit == "open" or log.failures >= unhealthy_threshold or log.integrity == "lying":
-        return "unhealthy"
-    success, failure = log.last_success or 0, log.last_error_at or 0
-    if now - success > _PATIENCE:
-        return "unhealthy" if success or failure else "degraded"
-    return "degraded" if log.failures or log.circuit != "closed" else "healthy"

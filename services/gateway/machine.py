@@ -6,7 +6,7 @@ Whoever asks often, or many at once, is given the answer of a moment ago.
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -16,16 +16,20 @@ import msgspec
 from certadmin.address import UNIX
 from certadmin.client import ask
 from certbus.directory import Member, Snapshot
+from certbus.health import Faults, Judgement, judge
 from certbus.reader import Follower
 from gateway.api.sight import Sight
 from gateway.exchange import JSON, OPEN, UNKEPT, Answer
-from gateway.health import judge
+from gateway.health import deep
 from gateway.merging import Told, merge
 from gateway.metrics import CONTENT_TYPE
 from gateway.service import Service
 
 _PATIENCE: Final = 1.0  # seconds for the other gateways
 _FRESH: Final = 0.5  # seconds for which an answer is given again
+_JUDGE_EVERY: Final = 5.0  # seconds between two judgements that nobody asked for
+_STARTING: Final = 10.0  # seconds in which ingestors may be starting, too
+_EXHAUSTED_FOR: Final = 30.0  # seconds after the last refusal
 
 
 class Machine:
@@ -38,6 +42,12 @@ class Machine:
         own_metrics: writes those of this gateway.
         follower: says whether Redis is being followed.
         service: whose streams' age is told.
+        faults: what this gateway saw itself.
+        refused: refused requests by reason, see `Door.refused`.
+
+    Attributes:
+        problems: codes of what is wrong with the service, by the newest judgement, which is at
+            most a few seconds old while `watch` runs.
     """
 
     def __init__(
@@ -48,7 +58,13 @@ class Machine:
         own_metrics: Callable[[], bytes],
         follower: Follower,
         service: Service,
+        faults: Faults,
+        refused: Mapping[str, int],
     ) -> None:
+        self._refused = refused
+        self._refused_before = 0
+        self.problems: frozenset[str] = frozenset()
+        self._faults = faults
         self._sight = sight
         self._name = name
         self._address = admin or name
@@ -91,24 +107,57 @@ class Machine:
             if member.fields.get("host") == host and member.id != self._name
         }
 
+    async def watch(self) -> None:
+        """Keep `problems` current, until cancelled."""
+        while True:
+            await self._look()
+            self._observe()
+            self._judge()
+            await asyncio.sleep(_JUDGE_EVERY)
+
     async def _health(self) -> Answer:
         answers = await self._look() and self._follower.connected
-        # Times in Redis are compared with its own clock.
-        now = self._seen.now / 1000 if self._seen else time.time()
-        said = judge(
+        self._observe()
+        said = deep(
+            self._judge(),
             self._seen,
-            now=int(now * 1000),
             redis=answers,
-            uptime=time.monotonic() - self._started,
+            uptime=self._uptime,
             ages={
-                ring.stream: now - ring.head.cursor.entry.ms / 1000
-                for ring in self._service.rings.values()
-                if ring.newest is not None
+                stream: age
+                for stream, age in self._service.meter.ages(self._service.rings).items()
+                if self._service.rings[stream].newest is not None
             },
-            unhealthy_threshold=self._service.settings.unhealthy_threshold,
         )
         status = 503 if said.status == "unhealthy" else 200
         return Answer(status, (JSON, *OPEN, UNKEPT), msgspec.json.encode(said))
+
+    def _observe(self) -> None:
+        """Note what only a counter shows."""
+        refused = self._refused.get("full", 0)
+        if refused > self._refused_before:
+            text = "clients are refused: connection_limit.max_connections is reached"
+            self._faults.note("connections_exhausted", text, _EXHAUSTED_FOR)
+        self._refused_before = refused
+
+    @property
+    def _uptime(self) -> float:
+        return time.monotonic() - self._started
+
+    def _judge(self) -> Judgement:
+        server = self._sight.server
+        if not isinstance(server, str) and not self._follower.connected:
+            server = "this gateway does not read the streams"
+        judged = judge(
+            self._seen,
+            server,
+            now=int(time.time() * 1000),
+            unhealthy_threshold=self._service.settings.unhealthy_threshold,
+            own=self._faults.current(),
+            starting=self._uptime < _STARTING,
+        )
+        self.problems = frozenset(problem.code for problem in judged.problems)
+        return judged
 
     async def _look(self) -> bool:
         """Look at the directory; what was seen before stays if Redis does not answer."""

@@ -4,16 +4,27 @@ Nothing here is done for each message or each client: what costs is done once a 
 """
 
 import time
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from certbus.events import NOT_RETAINED, Gap, NewEpoch, Repeat
+from certbus.health import Faults
 from certbus.ids import EntryId
+from gateway.ring import Ring
 
 PREFIX = "certstream_gateway"
 
-GapReason = Literal["trimmed", "lost", "emptied", "unreadable", "future"]
+GapReason = Literal["trimmed", "lost", "emptied", "unreadable", "future", "unknown"]
+
+_LOSSES: Final = {
+    "emptied": ("redis_emptied", "Redis came back without its data"),
+    "lost": ("redis_rewound", "Redis came back without its last writes"),
+}
+"""What the reader of the streams may find, and the fault that it is."""
+
+_LOSS_SHOWN: Final = 900.0  # seconds for which a loss is reported
 
 _DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _FLUSH_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
@@ -22,11 +33,17 @@ _FLUSH_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 class Meter:
     """Counters and histograms of one gateway.
 
+    Args:
+        faults: gets what the reader of the streams finds wrong with Redis.
+
     Attributes:
         registry: has them all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Faults | None = None) -> None:
+        self._faults = faults or Faults(time.monotonic)
+        self._started = time.monotonic()
+        self._arrived: dict[str, float] = {}  # stream -> when its newest batch was read
         registry = self.registry = CollectorRegistry()
         self._delivery = Histogram(
             f"{PREFIX}_delivery_seconds",
@@ -52,6 +69,8 @@ class Meter:
             ["reason"],
             registry=registry,
         )
+        for reason in get_args(GapReason):  # also those that are zero: alerts ask whether they grow
+            self._gaps.labels(reason)
         self._requests = Counter(
             f"{PREFIX}_http_requests",
             "Requests answered at the public address, by the route and the status.",
@@ -63,9 +82,26 @@ class Meter:
         """A request was answered, with a stream or otherwise."""
         self._requests.labels(route, status).inc()
 
-    def read(self, entry: EntryId) -> None:
-        """A batch was read from Redis."""
+    def read(self, stream: str, entry: EntryId) -> None:
+        """A batch of a stream was read from Redis."""
         self._redis_lag.set(_age(entry))
+        self._arrived[stream] = time.monotonic()
+
+    def ages(self, rings: Mapping[str, Ring]) -> dict[str, float]:
+        """The age of the newest batch of each stream, in seconds.
+
+        At least as old as it has been here, so that a clock of Redis that was ahead does not hide
+        a stream that brings nothing. A stream that has brought nothing yet is as old as this
+        process.
+        """
+        now, here = time.time(), time.monotonic()
+        return {
+            stream: max(
+                here - self._arrived.get(stream, self._started),
+                0.0 if ring.newest is None else now - ring.head.cursor.entry.ms / 1000,
+            )
+            for stream, ring in rings.items()
+        }
 
     def delivered(self, entry: EntryId) -> None:
         """Everything up to this batch was written to all clients of a lane."""
@@ -74,6 +110,13 @@ class Meter:
     def flushed(self, spent: float) -> None:
         """All lanes were flushed, which took so many seconds of work."""
         self._flush.observe(spent)
+
+    def noticed(self, event: Gap | Repeat | NewEpoch) -> None:
+        """The reader of the streams found that something is missing."""
+        reason = reason_of(event)
+        self.gap(reason)
+        if reason in _LOSSES:
+            self._faults.note(*_LOSSES[reason], _LOSS_SHOWN)
 
     def gap(self, reason: GapReason) -> None:
         """Clients were told that something is missing."""

@@ -1,7 +1,6 @@
 """What a gateway can be measured by, in Prometheus' terms. Read from the service when asked."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -10,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from certbus.health import CODES
 from certbus.reader import Follower
 from gateway.history import History
 from gateway.meter import PREFIX, Meter
@@ -39,6 +39,7 @@ class Numbers(msgspec.Struct, frozen=True):
         follower: reads the streams.
         refused: requests turned away, by why.
         reloads: times that the configuration was read again, by result.
+        problems: gives the codes of what is wrong with the service.
     """
 
     service: Service
@@ -46,6 +47,7 @@ class Numbers(msgspec.Struct, frozen=True):
     follower: Follower
     refused: Mapping[str, int]
     reloads: Mapping[str, int]
+    problems: Callable[[], Collection[str]]
 
 
 class NumbersCollector(Collector):
@@ -75,13 +77,13 @@ class NumbersCollector(Collector):
         )
         age = GaugeMetricFamily(
             f"{PREFIX}_stream_age_seconds",
-            "Age of its newest batch.",
+            "Age of its newest batch; of this process, while there is none.",
             labels=["stream"],
         )
+        ages = service.meter.ages(service.rings)
         for stream, held in service.rings.items():
             ring.add_metric([stream], held.size)
-            if held.newest is not None:
-                age.add_metric([stream], time.time() - held.head.cursor.entry.ms / 1000)
+            age.add_metric([stream], ages[stream])
         yield from (clients, sent, size, ring, age)
         yield GaugeMetricFamily(
             f"{PREFIX}_paused_clients", "Clients that take no more for now.", len(service.paused)
@@ -114,6 +116,15 @@ class NumbersCollector(Collector):
         for result, count in numbers.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
+        problems = GaugeMetricFamily(
+            f"{PREFIX}_problem",
+            "1 while /health/deep shows a problem with this code, 0 otherwise.",
+            labels=["code", "severity"],
+        )
+        found = numbers.problems()
+        for code, severity in CODES.items():
+            problems.add_metric([code, severity], code in found)
+        yield problems
 
 
 def metrics(meter: Meter, numbers: Numbers) -> Callable[[], bytes]:

@@ -14,6 +14,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.directory import Directory
+from certbus.health import FAULTS, STREAMS_SERVED, Faults
 from certbus.keys import STREAMS, Keys
 from certbus.reader import Follower
 from gateway.frames import SSE, WEBSOCKET
@@ -38,6 +39,7 @@ async def announce(
     follower: Follower,
     url: str,
     admin: str | None,
+    faults: Faults,
 ) -> None:
     """Keep the directory informed, until cancelled.
 
@@ -49,6 +51,7 @@ async def announce(
         follower: said to be following once it has found where the streams are.
         url: where it listens.
         admin: its own address, for the others on this machine; None if it has none.
+        faults: what this gateway saw itself.
     """
     directory = Directory(client, keys)
     whereabouts: dict[str, str | float] = {
@@ -68,6 +71,8 @@ async def announce(
                     **whereabouts,
                     "following": int(following),
                     "uptime": int(time.monotonic() - began),
+                    STREAMS_SERVED: " ".join(service.settings.streams),
+                    FAULTS: faults.field(),
                     **counts,
                     **rates.after(counts),
                 }

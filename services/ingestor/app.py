@@ -4,11 +4,13 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
+from redis.exceptions import RedisError
 
 from certadmin.address import address_of, listen
 from certadmin.server import Answer, Page
@@ -16,6 +18,7 @@ from certadmin.server import serve as admin_server
 from certbus.circuits import Circuits
 from certbus.connection import check_server, connect
 from certbus.directory import Directory, roster
+from certbus.health import FAULTS, STREAMS_WRITTEN, Faults
 from certbus.issuers import IssuerShelf
 from certbus.keys import Keys
 from certbus.leases import Leases
@@ -44,6 +47,10 @@ from ingestor.worker import LEASE_TTL, Bus, Worker
 # Log lists: the library itself tries again, later.
 _ONCE = Retry(attempts=1, backoff=LOG_LIST)
 _LIST_TIMEOUT = 10.0  # seconds
+# Trimming makes room at once where streams are what fills Redis. A batch that was rejected this
+# often shows that it does not; the fault is reported until this many seconds after the last time.
+_FULL_AFTER = 3
+_FULL_FOR = 6.0
 
 _log = structlog.get_logger(__name__)
 
@@ -95,9 +102,11 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         admin = stack.enter_context(listen(config.admin)) if config.admin else None
         http = await stack.enter_async_context(http_client(config.contact or ""))
         keys = Keys(config.redis_prefix)
-        patience, meter = Patience(), Meter()
+        patience, meter, faults = Patience(), Meter(), Faults(time.monotonic)
         trimmer = Trimmer(redis, keys, retention(config))
-        publisher = Publisher(redis, keys, publisher_settings(config), trimmer.free)
+        publisher = Publisher(
+            redis, keys, publisher_settings(config), trimmer.free, _on_full(meter, faults)
+        )
         leases = Leases(redis, keys, worker_id, LEASE_TTL)
         ledger = Ledger(redis, keys)
         reader = CertificateReader()
@@ -122,7 +131,12 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
             "pid": str(os.getpid()),
             "admin": address_of(admin) if admin else "",
         }
-        worker = Worker(worker_id, bus, assembly, patience, starts(config), whereabouts)
+
+        def says() -> Mapping[str, str]:
+            streams = publisher_settings(present.config).streams
+            return {STREAMS_WRITTEN: " ".join(streams), FAULTS: faults.field()}
+
+        worker = Worker(worker_id, bus, assembly, patience, starts(config), whereabouts, says)
         fetcher = partial(Fetcher, http, retry=_ONCE, timeout=_LIST_TIMEOUT)
         shelf, roll = Shelf(redis, keys), Roll(redis, keys)
         catalog = Catalog(present, shelf, roll, fetcher, patience, worker.follow)
@@ -137,6 +151,18 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
             tasks.create_task(apply_changes(present, config, publisher, trimmer, patience))
             tasks.create_task(catalog.run())
             await worker.run()
+
+
+def _on_full(meter: Meter, faults: Faults) -> Callable[[RedisError, int], None]:
+    """What counts and reports that a full Redis rejected a batch."""
+
+    def rejected(error: RedisError, attempt: int) -> None:
+        meter.rejected(error)
+        if attempt >= _FULL_AFTER:
+            text = f"Redis is full and rejected a batch {attempt} times; see maxmemory"
+            faults.note("redis_full", text, _FULL_FOR)
+
+    return rejected
 
 
 def _pages(health: Health, metrics: Callable[[], Answer]) -> Mapping[str, Page]:

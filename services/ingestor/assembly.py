@@ -104,6 +104,7 @@ class Assembly(msgspec.Struct, frozen=True):
 
     def client(self, log: Log) -> tuple[LogClient, Breaker]:
         """What reads `log`, and what decides when it may be read."""
+        self.meter.log(log.name)  # its series begin at 0, also if it never answers
         circuit = Circuit(self.rules)
         fetcher = self.fetcher(log, circuit)
         breaker = Breaker(log, circuit, self.circuits, self.patience)

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from certbus.directory import Directory
+from certbus.health import RATES
 from certbus.leases import Lease
 from ingestor.follow.follower import Follower
 from ingestor.load import Load
+from ingestor.rate import Rate
 
 # Logs answer every second; that they do is worth a write less often.
 _SUCCESS_EVERY = 5.0
@@ -21,6 +23,7 @@ class Held(msgspec.Struct):
         follower: what follows it.
         task: in which it does.
         load: what it costs.
+        rate: certificates of it that are published.
         successes: how many of its successes the directory has been told.
         told_at: loop time when it was last told of a success.
         integrity: what it has been told of what is proven.
@@ -31,6 +34,7 @@ class Held(msgspec.Struct):
     follower: Follower
     task: asyncio.Task[None]
     load: Load
+    rate: Rate = msgspec.field(default_factory=Rate)
     successes: int = 0
     told_at: float = 0.0
     integrity: str = ""
@@ -86,9 +90,11 @@ def totals(followed: Iterable[Held], loads: Mapping[str, float]) -> dict[str, st
     """
     held = list(followed)
     tallies = [log.follower.pipeline.tally for log in held]
+    rates = {log.follower.log.id: round(log.rate.per_second, 2) for log in held}
     return {
         "logs": len(held),
         "loads": msgspec.json.encode({log: round(cost, 2) for log, cost in loads.items()}).decode(),
+        RATES: msgspec.json.encode(rates).decode(),
         "published": sum(tally.published for tally in tallies),
         "duplicates": sum(tally.duplicates for tally in tallies),
         "rejected": sum(tally.rejected for tally in tallies),

@@ -3,17 +3,21 @@
 Labels are bounded: logs and operators are those that are followed, all others are of fixed sets.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, get_args
 
 import redis.exceptions
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from certbus.batch import Batch, Fenced, Missing, Outcome, Published, Repeated, Stale
+from certbus.connection import is_out_of_memory
 
 PREFIX = "certstream_ingestor"
 
-FetchOutcome = Literal["ok", "rate_limited", "server_error", "refused", "timeout", "broken"]
+FetchOutcome = Literal[
+    "ok", "rate_limited", "server_error", "refused", "timeout", "unreachable", "broken"
+]
+FailureReason = Literal["fenced", "missing", "stale", "full", "refused", "timeout", "away"]
 Measured = Callable[[FetchOutcome, float], None]
 """Told of each request: how it ended, and seconds."""
 
@@ -63,6 +67,8 @@ class Meter:
             ["reason"],
             registry=registry,
         )
+        for reason in get_args(FailureReason):  # also those that are zero: alerts need an increase
+            self._publish_failures.labels(reason)
         self.operator_wait = Counter(
             f"{PREFIX}_operator_wait_seconds",
             "Time that requests waited for their turn with an operator.",
@@ -74,12 +80,18 @@ class Meter:
         """What is to be told of each request to this operator."""
         operator = operator or "unknown"
         seconds = self._fetch_seconds.labels(operator)
+        for outcome in get_args(FetchOutcome):
+            self._fetches.labels(operator, outcome)
 
         def measured(outcome: FetchOutcome, spent: float) -> None:
             seconds.observe(spent)
             self._fetches.labels(operator, outcome).inc()
 
         return measured
+
+    def rejected(self, error: redis.exceptions.RedisError) -> None:
+        """Count one attempt to publish that a full Redis rejected; the publisher repeats it."""
+        self._publish_failures.labels(_reason(error)).inc()
 
     def log(self, name: str) -> "LogMeter":
         """The part of it that concerns one log."""
@@ -115,11 +127,20 @@ class LogMeter:
         self._rejected.inc(len(batch.rejected))
 
 
-def _reason(outcome: Outcome | Exception) -> str:
+_OUTCOMES: Final[Mapping[type, FailureReason]] = {
+    Fenced: "fenced",
+    Missing: "missing",
+    Stale: "stale",
+}
+
+
+def _reason(outcome: Outcome | Exception) -> FailureReason:
     """Why a batch was not taken, out of a fixed set."""
     match outcome:
         case Fenced() | Missing() | Stale():
-            return type(outcome).__name__.lower()
+            return _OUTCOMES[type(outcome)]
+        case redis.exceptions.RedisError() if is_out_of_memory(outcome):
+            return "full"
         case redis.exceptions.TimeoutError():
             return "timeout"
         case redis.exceptions.ConnectionError() | OSError():

@@ -77,6 +77,7 @@ class Worker:
         patience: what to do while Redis is away.
         starts: where logs start that Redis does not know.
         whereabouts: what the directory is told of this process beside its numbers.
+        says: the same, asked at each heartbeat.
     """
 
     def __init__(
@@ -87,7 +88,10 @@ class Worker:
         patience: Patience,
         starts: Starts,
         whereabouts: Mapping[str, str],
+        says: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        self._says = says
+        self._writes: Mapping[str, str] = {}  # worker -> the streams that its configuration names
         self._id = worker_id
         self._whereabouts = whereabouts
         self._bus = bus
@@ -154,8 +158,9 @@ class Worker:
         now = asyncio.get_running_loop().time()
         for held in self._held.values():
             held.load.observe(now, held.follower.pipeline.tally)
+            held.rate.observe(now, held.follower.pipeline.tally.published)
         counted = totals(self._held.values(), self._mine())
-        said = {**self._whereabouts, **counted, "knows": len(self._logs)}
+        said = {**self._whereabouts, **self._says(), **counted, "knows": len(self._logs)}
         await self._bus.directory.worker_alive(self._id, said)
 
     def _mine(self) -> dict[str, float]:
@@ -166,6 +171,7 @@ class Worker:
     async def _share(self, tasks: asyncio.TaskGroup) -> None:
         """Hold the logs that this worker should, and tell how they are."""
         seen = await self._bus.roster()
+        self._compare(seen.writes)
         await self._describe(seen)
         mine = self._mine()
         others = self._logs.keys() - mine.keys()
@@ -196,6 +202,16 @@ class Worker:
         await asyncio.gather(*(log.report(self._bus.directory) for log in self._held.values()))
         for log_id in [i for i, held in self._held.items() if held.is_drained(time.time())]:
             await self._drop(log_id)
+
+    def _compare(self, writes: Mapping[str, str]) -> None:
+        """Report ingestors whose configurations name different streams, once for each change."""
+        if writes != self._writes and len(set(writes.values())) > 1:
+            _log.warning(
+                "ingestor streams differ",
+                streams={worker: streams.split() for worker, streams in writes.items()},
+                effect="the ingestor that was configured last decides for all",
+            )
+        self._writes = writes
 
     async def _renew(self) -> None:
         """Renew all leases; stop following what was lost."""

@@ -117,8 +117,19 @@ async def filled(redis_url: str, prefix: str, **configured: Any) -> AsyncIterato
         Press(redis_url, prefix) as press,
     ):
         await press.publish(REAL)
-        await Directory(press.redis, press.keys).log_succeeded(LOG)
-        yield port
+        beating = asyncio.create_task(beat(Directory(press.redis, press.keys)))
+        try:
+            yield port
+        finally:
+            beating.cancel()
+
+
+async def beat(directory: Directory) -> None:
+    """Send heartbeats as an ingestor does whose one log answers."""
+    while True:
+        await directory.log_succeeded(LOG)
+        await directory.worker_alive("worker", {"logs": 1})
+        await asyncio.sleep(1)
 
 
 async def schemathesis(port: int, place: Path, *arguments: str) -> None:

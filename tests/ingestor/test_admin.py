@@ -105,7 +105,7 @@ async def test_trouble_is_told(site: Site, tmp_path: Path) -> None:
     await until(troubled)
     assert (await deep())["logs"][0]["last_error"].startswith(site.simlog.url)
     assert (await get(admin, "/health")).status == 200  # it is the log's trouble
-    failed = ("certstream_ingestor_fetches_total", "Simulated Operator 1", "broken")
+    failed = ("certstream_ingestor_fetches_total", "Simulated Operator 1", "unreachable")
     assert (await samples(admin))[failed] > 0
 
 

@@ -23,6 +23,7 @@ from certbus.directory import (
     Span,
     StreamStatus,
 )
+from certbus.server import ServerState
 from launcher.status.rates import Rates
 from launcher.status.report import Seen, report
 from launcher.status.view import view
@@ -78,7 +79,8 @@ def seen(many: int, **changed: object) -> Seen:
     )
     directory = msgspec.structs.replace(directory, **changed)
     spans = {"full": Span(int(NOW * 1000) - 90_000, int(NOW * 1000) - 500)}
-    return Seen(NOW, directory, spans, (5 << 20, 1 << 30))
+    server = ServerState(int(NOW * 1000), 5 << 20, 1 << 30)
+    return Seen(NOW, directory, spans, server)
 
 
 def shown(found: Seen, width: int, most: int | None = None) -> list[str]:

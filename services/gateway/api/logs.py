@@ -100,7 +100,8 @@ def logs(seen: Snapshot, now: float, unhealthy_threshold: int) -> Logs:
 
 
 def _log(log: LogStatus, now: int, unhealthy_threshold: int) -> Log:
-    at, size = log.next or 0, log.tree_size or 0
+    # The newest tree head may not be proven yet; what it covers is not published either.
+    at, size = log.next or 0, max(log.tree_size or 0, log.newest or 0)
     return Log(
         name=log.name,
         url=log.url,

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from certbus.directory import Snapshot, snapshot
 from certbus.keys import Keys
+from certbus.server import ServerState, server_state
 from gateway.exchange import Answer, Later, in_json, refuse
 
 _FRESH: Final = 1.0  # seconds for which what was seen is shown again
@@ -24,6 +25,10 @@ class Sight:
     Args:
         client: the primary.
         keys: names of the keys.
+
+    Attributes:
+        server: what Redis said of itself at the last look; why it did not answer, otherwise. Names
+            no address: the public sees it.
     """
 
     def __init__(self, client: Redis, keys: Keys) -> None:
@@ -32,6 +37,7 @@ class Sight:
         self._turn = asyncio.Lock()
         self._seen: Snapshot | None = None
         self._until = 0.0
+        self.server: ServerState | str = "not asked yet"
 
     async def look(self) -> Snapshot | None:
         """What is seen; None if Redis does not answer."""
@@ -44,8 +50,10 @@ class Sight:
     async def _read(self) -> Snapshot | None:
         try:
             async with asyncio.timeout(_PATIENCE):
+                self.server = await server_state(self._redis)
                 return await snapshot(self._redis, self._keys)
-        except (redis.exceptions.RedisError, OSError, TimeoutError):
+        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
+            self.server = f"{type(error).__name__}; the log of this gateway has the details"
             return None
 
     def shown(self, show: Callable[[Snapshot, float], object]) -> Later:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from certbus.directory import Member, Snapshot, StreamStatus
-from gateway.health import current
+from certbus.health import current, number
 
 
 class Connections(msgspec.Struct, frozen=True):
@@ -153,12 +153,12 @@ def stats(seen: Snapshot, now: float, budgets: Mapping[str, int]) -> Stats:
 def _uptime(gateway: Member, now: float) -> int:
     """Return seconds since a gateway started; the previous release reports its start instead."""
     if "uptime" in gateway.fields:
-        return int(gateway.fields["uptime"])
-    return max(int(now - float(gateway.fields.get("started", now))), 0)
+        return int(number(gateway.fields, "uptime"))
+    return max(int(now - (number(gateway.fields, "started") or now)), 0)
 
 
 def _sum(members: Sequence[Member], name: str) -> float:
-    return sum(float(member.fields.get(name, 0)) for member in members)
+    return sum(number(member.fields, name) for member in members)
 
 
 def _memory(streams: Sequence[StreamStatus], budgets: Mapping[str, int]) -> Memory:

@@ -375,6 +375,8 @@ def _outcome(error: LogError) -> FetchOutcome:
             return "refused"
         case _ if isinstance(error.__cause__, TimeoutError | httpx.TimeoutException):
             return "timeout"
+        case _ if isinstance(error.__cause__, httpx.ConnectError | OSError):
+            return "unreachable"
         case _:
             return "broken"
 

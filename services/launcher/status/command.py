@@ -19,7 +19,7 @@ from launcher.output import Printable, harmless, print_json
 from launcher.redis_at import run_with_redis
 from launcher.status.looking import look
 from launcher.status.rates import Rates
-from launcher.status.report import Report, report
+from launcher.status.report import Report, report, unreachable
 from launcher.status.view import view
 
 _BETWEEN: Final = 1.0  # seconds between the two looks that a rate needs
@@ -46,10 +46,12 @@ def run(chosen: argparse.Namespace) -> int:
         config, _ = options.configuration(chosen)
         if chosen.watch:
             return await _watch(client, keys, config)
-        rates = Rates(_RATE)
-        await _look(client, keys, config, rates)
-        await asyncio.sleep(_BETWEEN)
-        found = await _look(client, keys, config, rates)
+        try:
+            found = await _once(client, keys, config)
+        except redis.exceptions.RedisError as error:
+            if not chosen.json:
+                raise
+            found = unreachable(str(error), time.time())
         if chosen.json:
             print_json(msgspec.json.encode(found))
         else:
@@ -58,6 +60,19 @@ def run(chosen: argparse.Namespace) -> int:
         return int(found.status == "unhealthy")
 
     return run_with_redis(chosen, "status", work)
+
+
+async def _once(client: Redis, keys: Keys, config: Config) -> Report:
+    """One report. Processes say how fast their counters grow; those of an older release do not."""
+    seen = await look(client, keys)
+    growth: dict[str, float] = {}
+    if seen.counts().keys() - seen.rates().keys():
+        rates = Rates(_RATE)
+        rates.after(time.monotonic(), seen.counts())
+        await asyncio.sleep(_BETWEEN)
+        seen = await look(client, keys)
+        growth = rates.after(time.monotonic(), seen.counts())
+    return report(seen, growth, config.ct_log.unhealthy_threshold)
 
 
 async def _look(client: Redis, keys: Keys, config: Config, rates: Rates) -> Report:

@@ -1,11 +1,12 @@
 """Asking Redis for what a report is made of."""
 
-from typing import Any
+import time
 
 from redis.asyncio import Redis
 
 from certbus.directory import snapshot, spans
 from certbus.keys import Keys
+from certbus.server import server_state
 from launcher.status.report import Seen
 
 
@@ -15,11 +16,11 @@ async def look(client: Redis, keys: Keys) -> Seen:
     Raises:
         redis.exceptions.RedisError: it cannot be asked.
     """
-    memory: dict[str, Any] = await client.info("memory")
     directory = await snapshot(client, keys)
     return Seen(
         directory.now / 1000,
         directory,
         await spans(client, keys),
-        (int(memory["used_memory"]), int(memory.get("maxmemory", 0))),
+        await server_state(client),
+        time.time(),
     )

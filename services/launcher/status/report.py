@@ -4,13 +4,14 @@ Its JSON is a promise to scripts: names stay, new ones may come.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
 
 from certbus.directory import LogStatus, Member, Snapshot, Span
-from gateway.health import Health, current, log_health
+from certbus.health import RATES, Health, HealthProblem, current, judge, number, rates_of
+from certbus.server import ServerState
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -180,8 +181,7 @@ class Report(msgspec.Struct, frozen=True):
     """The whole service.
 
     Attributes:
-        status: "unhealthy" if no ingestor runs, or there are logs and none of them is healthy;
-            "degraded" if one of them is not, or no gateway runs.
+        status: "unhealthy" with a critical problem, "degraded" with any other one.
         time: of this report.
         certificates_per_second: published by all ingestors, of the last seconds.
         messages_per_second: sent by all gateways, likewise.
@@ -193,6 +193,7 @@ class Report(msgspec.Struct, frozen=True):
         ingestors: by id.
         gateways: by id.
         streams: full, lite, domains, rejected.
+        problems: what is wrong, critical problems first; docs/runbook.md explains each code.
     """
 
     status: Health
@@ -207,6 +208,7 @@ class Report(msgspec.Struct, frozen=True):
     ingestors: list[Ingestor]
     gateways: list[Gateway]
     streams: list[Stream]
+    problems: list[HealthProblem]
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -216,16 +218,18 @@ class Seen(msgspec.Struct, frozen=True):
         now: TIME of Redis, in seconds since the epoch.
         directory: logs, ingestors, gateways and streams.
         spans: of the streams.
-        memory: bytes used, and that may be used (0: any number).
+        server: what Redis says of itself; why it cannot be asked, otherwise.
+        clock: Unix time in seconds by the clock of this host; None for `now`.
     """
 
     now: float
     directory: Snapshot
     spans: Mapping[str, Span]
-    memory: tuple[int, int]
+    server: ServerState | str
+    clock: float | None = None
 
     def counts(self) -> dict[str, float]:
-        """The counters whose growth is told."""
+        """The counters whose growth is shown, unless their process says how fast they grow."""
         seen = self.directory
         return {
             **{f"log:{log.log_id}": log.published for log in seen.logs},
@@ -234,19 +238,49 @@ class Seen(msgspec.Struct, frozen=True):
             **{f"bytes:{member.id}": _number(member, "sent_bytes") for member in seen.gateways},
         }
 
+    def rates(self) -> dict[str, float]:
+        """How fast those counters grow that their processes have watched for ten seconds."""
+        seen = self.directory
+        said = {member.id: rates_of(member, RATES) for member in seen.workers}
+        known = {f"log:{log}": rate for rates in said.values() for log, rate in rates.items()}
+        known |= {
+            f"worker:{member.id}": sum(said[member.id].values())
+            for member in seen.workers
+            if RATES in member.fields
+        }
+        if all(RATES in member.fields for member in seen.workers):  # a log that nobody reads
+            known = {f"log:{log.log_id}": 0.0 for log in seen.logs} | known
+        for member in seen.gateways:
+            for counter, field in (
+                ("sent", "sent_per_second"),
+                ("bytes", "sent_bytes_per_second"),
+            ):
+                if field in member.fields:
+                    known[f"{counter}:{member.id}"] = _number(member, field)
+        return known
+
+
+def unreachable(why: str, now: float) -> Report:
+    """The report when Redis cannot be asked."""
+    return report(Seen(now, Snapshot(int(now * 1000), None, None, [], [], [], []), {}, why), {}, 1)
+
 
 def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> Report:
     """Put it together.
 
     Args:
         seen: what was asked.
-        rates: of `seen.counts()`.
+        rates: of `seen.counts()`, where `seen.rates()` does not have them.
         unhealthy_threshold: failures in a row that make a log unhealthy.
     """
     directory = seen.directory
     now = int(seen.now * 1000)
+    rates = {**rates, **seen.rates()}
+    server = None if isinstance(seen.server, str) else seen.server
+    clock = now if seen.clock is None else int(seen.clock * 1000)
+    judged = judge(directory, seen.server, now=clock, unhealthy_threshold=unhealthy_threshold)
     logs = [
-        _log(log, log_health(log, now, unhealthy_threshold), rates[f"log:{log.log_id}"])
+        _log(log, judged.logs[log.log_id], rates[f"log:{log.log_id}"])
         for log in current(directory.logs)
     ]
     logs.sort(key=lambda log: (_in_order(log.name), log.id))
@@ -254,13 +288,13 @@ def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> 
     retired.sort(key=lambda log: (_in_order(log.name), log.id))
     gateways = [_gateway(member, rates) for member in directory.gateways]
     return Report(
-        status=_status(directory, [log.status for log in logs]),
+        status=judged.status,
         time=datetime.fromtimestamp(seen.now, UTC),
         certificates_per_second=_rounded(sum(log.published_per_second for log in logs)),
         messages_per_second=_rounded(sum(gateway.messages_per_second for gateway in gateways)),
         clients=sum(gateway.clients for gateway in gateways),
-        redis_bytes=seen.memory[0],
-        redis_max_bytes=seen.memory[1],
+        redis_bytes=server.used_memory if server else 0,
+        redis_max_bytes=server.max_memory if server else 0,
         logs=logs,
         retired=retired,
         ingestors=[_ingestor(member, rates) for member in directory.workers],
@@ -276,14 +310,8 @@ def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> 
             )
             for stream in directory.streams
         ],
+        problems=judged.problems,
     )
-
-
-def _status(seen: Snapshot, logs: Sequence[Health]) -> Health:
-    healthy = logs.count("healthy")
-    if not seen.workers or (logs and not healthy):
-        return "unhealthy"
-    return "healthy" if healthy == len(logs) and seen.gateways else "degraded"
 
 
 def _log(log: LogStatus, status: Health, rate: float) -> Log:
@@ -368,7 +396,7 @@ def _ages(now: int, span: Span | None) -> tuple[float | None, float | None]:
 
 
 def _number(member: Member, name: str) -> float:
-    return float(member.fields.get(name) or 0)
+    return number(member.fields, name)
 
 
 def _seconds(ms: int | None) -> int | None:

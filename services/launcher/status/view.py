@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certbus.health import HealthProblem
 from launcher.output import harmless
 from launcher.status.report import Gateway, Ingestor, Log, Report, Retired, Stream
 
@@ -65,6 +66,7 @@ def view(report: Report, width: int, most_logs: int | None = None) -> Renderable
     """
     return Group(
         _verdict(report),
+        *_problems(report.problems),
         Text(),
         numbers(report),
         Text(),
@@ -142,6 +144,15 @@ def _verdict(report: Report) -> Text:
         f"  logs: {told or 'none'}  Redis: {used}{most}  ",
         (f"{report.time:%H:%M:%S} UTC", "dim"),
     )
+
+
+def _problems(found: Sequence[HealthProblem]) -> list[Text]:
+    """What is wrong, a line each; the terminal wraps a long one."""
+    styles = {"critical": "bold red", "warning": "yellow"}
+    return [
+        Text.assemble((problem.code, styles[problem.severity]), f"  {harmless(problem.text)}")
+        for problem in found
+    ]
 
 
 def _ingestors(found: Sequence[Ingestor]) -> RenderableType:

@@ -1,0 +1,70 @@
+"""The state of the Redis server itself: clock, memory, disk, role."""
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import redis.exceptions
+from redis.asyncio import Redis
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """What Redis says of itself at one moment.
+
+    Attributes:
+        now: its clock (TIME), milliseconds since the epoch.
+        used_memory: bytes.
+        max_memory: bytes that it may use; 0 for no limit.
+        uncounted: bytes of `used_memory` that do not count towards `max_memory` (buffers of
+            replicas and of the append-only file).
+        disk_error: why Redis rejects all writes with MISCONF; None if it does not.
+        is_replica: whether it rejects writes because it is a replica.
+    """
+
+    now: int
+    used_memory: int = 0
+    max_memory: int = 0
+    uncounted: int = 0
+    disk_error: str | None = None
+    is_replica: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has reached maxmemory, and so rejects commands that need more."""
+        return 0 < self.max_memory <= self.used_memory - self.uncounted
+
+
+async def server_state(client: Redis) -> ServerState:
+    """Ask Redis for its state, in one round trip.
+
+    Raises:
+        redis.exceptions.RedisError: it cannot be asked.
+    """
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.time()
+        for section in ("memory", "persistence", "replication"):
+            pipeline.info(section)
+        (seconds, micros), memory, persistence, replication = await pipeline.execute()
+    return ServerState(
+        now=seconds * 1000 + micros // 1000,
+        used_memory=int(memory.get("used_memory", 0)),
+        max_memory=int(memory.get("maxmemory", 0)),
+        uncounted=int(memory.get("mem_not_counted_for_evict", 0)),
+        disk_error=await _disk_error(client, persistence),
+        is_replica=replication.get("role", "master") != "master",
+    )
+
+
+async def _disk_error(client: Redis, persistence: dict[str, Any]) -> str | None:
+    """Why Redis rejects all writes because of its disk; None if it does not."""
+    if persistence.get("aof_enabled") and persistence.get("aof_last_write_status") == "err":
+        return "it cannot write its append-only file"
+    if persistence.get("rdb_last_bgsave_status") != "err":
+        return None
+    # A snapshot that failed has that effect only with these two settings.
+    with suppress(redis.exceptions.ResponseError):  # a Redis may forbid CONFIG
+        stops = await client.config_get("stop-writes-on-bgsave-error")
+        saves = await client.config_get("save")
+        if stops.get("stop-writes-on-bgsave-error") == "yes" and saves.get("save"):
+            return "it could not save its last snapshot"
+    return None
