@@ -4,18 +4,24 @@ What opens and closes a circuit is the ingestor's part; a worker that takes a lo
 the one before it had learned, so a log that is down is not asked more often because it moved.
 """
 
-from typing import Any, Literal
+import time
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.clock import now_ms
+from certbus import scripts
 from certbus.keys import Keys
 
 State = Literal["closed", "half-open", "open"]
 """Asked as usual; asked a little, to find out; not asked until `retry_at`."""
 
 _FIELDS = ("circuit", "failures", "retry_at")
+
+_LONGEST_MS = 3600 * 1000
+"""The longest pause that a circuit makes: one that ends later was stored before the clock of Redis
+was set back."""
 
 
 class CircuitStatus(msgspec.Struct, frozen=True):
@@ -24,7 +30,8 @@ class CircuitStatus(msgspec.Struct, frozen=True):
     Attributes:
         state: see `State`.
         failures: in a row.
-        retry_at: the log is not asked before, milliseconds since the epoch; None: at any time.
+        retry_at: the log is not asked before, milliseconds since the epoch by the clock of this
+            process; None: at any time. Redis stores it by its own clock.
     """
 
     state: State = "closed"
@@ -38,28 +45,35 @@ class Circuits:
     Args:
         client: the primary.
         keys: names of the keys.
+        clock: seconds since the epoch, of this process.
     """
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: Keys, clock: Callable[[], float] = time.time) -> None:
         self._redis = client
         self._keys = keys
+        self._clock = clock
+        self._update_log = scripts.load(client, "update_log")
 
     async def load(self, log_id: str) -> CircuitStatus:
         """Read how a log's circuit stands; closed, if nothing readable is known."""
-        values: list[Any] = await self._redis.hmget(self._keys.log(log_id), _FIELDS)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hmget(self._keys.log(log_id), _FIELDS)
+            (seconds, microseconds), values = await pipeline.execute()
         state, failures, retry_at = (value and value.decode() for value in values)
         known = {"state": state or "closed", "failures": failures or 0, "retry_at": retry_at}
         try:
-            return msgspec.convert(known, CircuitStatus, strict=False)
+            stored = msgspec.convert(known, CircuitStatus, strict=False)
         except msgspec.ValidationError:
             return CircuitStatus()
+        if stored.retry_at is None:
+            return stored
+        pause = min(stored.retry_at - (seconds * 1000 + microseconds // 1000), _LONGEST_MS)
+        return msgspec.structs.replace(stored, retry_at=int(self._clock() * 1000) + pause)
 
     async def save(self, log_id: str, status: CircuitStatus) -> None:
         """Write down how a log's circuit stands."""
-        key = self._keys.log(log_id)
-        async with self._redis.pipeline(transaction=True) as transaction:
-            self._put(transaction, key, status, {})
-            await transaction.execute()
+        await self._update_log(keys=[self._keys.log(log_id)], args=self._changes(status))
 
     async def failed(self, log_id: str, status: CircuitStatus, reason: str) -> None:
         """Count one failure of a log, and write down what it has led to.
@@ -69,17 +83,22 @@ class Circuits:
             status: of its circuit now.
             reason: what is wrong; one line for a person.
         """
-        key = self._keys.log(log_id)
-        told = {"last_error": reason[:500], "last_error_at": now_ms()}
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.hincrby(key, "errors", 1)
-            self._put(transaction, key, status, told)
-            await transaction.execute()
+        error: list[str | int] = [
+            "add",
+            "errors",
+            1,
+            "set",
+            "last_error",
+            reason[:500],
+            "time",
+            "last_error_at",
+            0,
+        ]
+        await self._update_log(keys=[self._keys.log(log_id)], args=[*error, *self._changes(status)])
 
-    def _put(self, pipeline: Any, key: str, status: CircuitStatus, more: dict[str, Any]) -> None:
-        said = {"circuit": status.state, "failures": status.failures, **more}
-        if status.retry_at is None:
-            pipeline.hdel(key, "retry_at")
-        else:
-            said["retry_at"] = status.retry_at
-        pipeline.hset(key, mapping=said)
+    def _changes(self, status: CircuitStatus) -> list[str | int]:
+        """Return the changes of update_log.lua that store a circuit."""
+        pause: list[str | int] = ["delete", "retry_at", ""]
+        if status.retry_at is not None:
+            pause = ["time", "retry_at", status.retry_at - int(self._clock() * 1000)]
+        return ["set", "circuit", status.state, "set", "failures", status.failures, *pause]

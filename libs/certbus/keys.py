@@ -23,7 +23,7 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
 | `limit:rate:<who>` | hash | until it says nothing any more | what someone has asked: `tokens` in the bucket `at` (ms), `burst` used since `burst_at` (ms), requests in the window that began at `window` (ms): `now`, and in the one `before` |
-| `limit:operator:<name>` | hash | until it says nothing any more | requests to one operator of logs: `next` (µs: the next free turn), `refused_by` (the last log that answered 429), `refused_until` (µs: not to be asked before) |
+| `limit:operator:<name>` | hash | until it says nothing any more | requests to one operator of logs: `next` (µs: the next free turn), `refused_by` (the last log that answered 429), `refused_until` (µs: not to be asked before), `at` (µs: when these were written) |
 | `limit:gateways` | sorted set | 4 TTLs of a gateway's count | gateways that count connections, scored by when they are given up (ms) |
 | `limit:connections` | hash | the same | connections to all gateways: address -> number; `*` -> all |
 | `limit:connections:<gateway>` | hash | the same | connections to one gateway, likewise |

@@ -14,7 +14,6 @@ import msgspec
 from redis.asyncio import Redis
 
 from certbus import scripts
-from certbus.clock import now_ms
 from certbus.keys import Keys
 
 RETIRED_SHOWN_MS = 30 * 24 * 3600 * 1000
@@ -125,7 +124,7 @@ class Leases:
         log_id = lease.log_id
         reply = await self._drop(
             keys=[self._keys.log(log_id), self._keys.lease(log_id), self._keys.evidence(log_id)],
-            args=[self._worker, lease.fence, now_ms(), RETIRED_SHOWN_MS],
+            args=[self._worker, lease.fence, RETIRED_SHOWN_MS],
         )
         return bool(reply)
 

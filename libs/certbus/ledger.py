@@ -12,7 +12,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from certbus.clock import now_ms
+from certbus import scripts
 from certbus.keys import Keys
 from ctparse.merkle import Frontier
 from ctparse.treehead import TreeHead
@@ -31,12 +31,12 @@ class Kept(msgspec.Struct, frozen=True):
     Attributes:
         frontier: of everything before the log's `next`.
         tree_head: the tree head followed, which the frontier was proven to lead to.
-        below_since: since when the log has shown smaller ones only, in seconds since the epoch.
+        below_for: seconds for which the log has shown smaller ones only; None if it has not.
     """
 
     frontier: Frontier
     tree_head: TreeHead | None
-    below_since: float | None
+    below_for: float | None
 
 
 class Ledger:
@@ -50,6 +50,7 @@ class Ledger:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
+        self._update_log = scripts.load(client, "update_log")
 
     async def kept(self, log_id: str, next_index: int) -> Kept | None:
         """Read where a log's tree stood at `next_index`; None if that is not known.
@@ -57,21 +58,25 @@ class Ledger:
         It is not when nothing was proven, or `next` was moved by somebody who keeps no frontier;
         nor when what is kept contradicts itself, for that is no fault of the log.
         """
-        values: list[Any] = await self._redis.hmget(self._keys.log(log_id), _FIELDS)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hmget(self._keys.log(log_id), _FIELDS)
+            (seconds, microseconds), values = await pipeline.execute()
         frontier, size, timestamp, root, signature, below = values
         if frontier is None:
             return None
         try:
             restored = Frontier.from_bytes(frontier)
             head = size and TreeHead(int(size), int(timestamp), root, signature)
-            since = None if below is None else int(below) / 1000
+            now = seconds + microseconds / 1_000_000
+            below_for = None if below is None else max(now - int(below) / 1000, 0.0)
         except (ValueError, TypeError):
             return None
         if restored.size != next_index:
             return None
         if head and head.size == restored.size and head.root != restored.root():
             return None
-        return Kept(restored, head, since)
+        return Kept(restored, head, below_for)
 
     async def alarm(
         self,
@@ -97,8 +102,15 @@ class Ledger:
                 self._keep(transaction, log_id, kind, problem, heads)
             transaction.hincrby(key, f"{ALARMS_OF}{kind}", 1)
             transaction.hincrby(key, "alarms", 1)
-            said: dict[Any, Any] = {"alarm": f"{kind}: {problem[:500]}", "alarm_at": now_ms()}
-            transaction.hset(key, mapping=said)
+            said: list[str | int] = [
+                "set",
+                "alarm",
+                f"{kind}: {problem[:500]}",
+                "time",
+                "alarm_at",
+                0,
+            ]
+            await self._update_log(keys=[key], args=said, client=transaction)
             await transaction.execute()
 
     async def no_proof(self, log_id: str, problem: str, heads: Sequence[TreeHead]) -> None:
@@ -110,11 +122,9 @@ class Ledger:
 
     async def stale(self, log_id: str) -> None:
         """Count a tree head that was older than the one followed."""
-        key = self._keys.log(log_id)
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.hincrby(key, "stale", 1)
-            transaction.hsetnx(key, _BELOW, now_ms())
-            await transaction.execute()
+        await self._update_log(
+            keys=[self._keys.log(log_id)], args=["add", "stale", 1, "time_once", _BELOW, 0]
+        )
 
     async def as_large_as_ever(self, log_id: str) -> None:
         """Note that a log shows a tree head no smaller than the one followed."""

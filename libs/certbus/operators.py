@@ -29,8 +29,8 @@ class Operators:
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._keys = keys
-        self._turn = scripts.load(client, "turn")
-        self._refused = scripts.load(client, "refused")
+        self._turn = scripts.load(client, "operator", "turn")
+        self._refused = scripts.load(client, "operator", "refused")
 
     async def turn(self, operator: str, interval: float) -> float:
         """Take the next free turn, even if Redis is full.

@@ -15,6 +15,7 @@ from certbus import scripts
 from certbus.keys import Keys
 
 _MAX_LINE = 500  # characters of what is shown
+_FURTHEST_MS = 2 * 3600 * 1000  # a list is due within this: it is asked for every hour at least
 _ABANDONED_MS = 10 * 60 * 1000
 _TEXTS = ("name", "url", "version", "digest", "etag", "modified", "problem")
 
@@ -145,7 +146,11 @@ class Shelf:
         When it does not, somebody else will be asked to.
         """
         key = self._keys.list(list_id)
-        return bool(await self._claim(keys=[key, self._keys.lists], args=[list_id, _ms(seconds)]))
+        return bool(
+            await self._claim(
+                keys=[key, self._keys.lists], args=[list_id, _ms(seconds), _FURTHEST_MS]
+            )
+        )
 
     async def checked(self, list_id: str, next_in: float, etag: str, modified: str) -> None:
         """Note that the copy is its server's newest.

@@ -10,7 +10,6 @@ import msgspec
 from redis.asyncio import Redis
 
 from certbus import scripts
-from certbus.clock import now_ms
 from certbus.keys import Keys
 
 _MAX_REASON = 500  # characters
@@ -48,7 +47,6 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
             log_id,
             end,
             " ".join(reason.split())[:_MAX_REASON],
-            now_ms(),
             secrets.token_hex(8),
         ],
     )

@@ -8,7 +8,12 @@
 local LEASE, LOG, LOGS = KEYS[1], KEYS[2], KEYS[3]
 local worker, ttl, random, log_id, start = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-if redis.call('EXISTS', LEASE) == 1 then
+local left = redis.call('PTTL', LEASE)
+if left ~= -2 then
+  if left > tonumber(ttl) then
+    -- Set before the clock of Redis was set back. Its holder, if it lives, renews it well within this.
+    redis.call('PEXPIRE', LEASE, ttl)
+  end
   return false
 end
 local log = redis.call('HMGET', LOG, 'next', 'fence', 'renamed', 'retired')

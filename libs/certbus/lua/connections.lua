@@ -2,6 +2,7 @@
 -- in `limit:gateways` hold in `limit:connections:<gateway>`; the field '*' of each is its total.
 
 local TOTAL = '*'
+local AHEAD = 60000 -- ms that a score can be ahead of TIME at least, whatever the TTL
 
 local function add(key, field, count)
   if count ~= 0 and redis.call('HINCRBY', key, field, count) <= 0 then
@@ -27,9 +28,15 @@ end
 
 -- A gateway that stops renewing has gone, and all its connections with it: 3 ms for a thousand
 -- addresses, so one gateway a call.
-local function forget_a_dead_one(gateways, sum, now)
-  for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', gateways, '-inf', now, 'LIMIT', 0, 1)) do
-    forget(gateways, sum, gateway)
+-- So has one whose score is further ahead than any renewal makes it: it was written before the clock
+-- of Redis was set back. (A gateway that is forgotten while it lives counts anew.)
+local function forget_a_dead_one(gateways, sum, now, ttl)
+  local furthest = string.format('(%.0f', now + math.max(4 * ttl, AHEAD))
+  for _, range in ipairs({ { '-inf', now }, { furthest, '+inf' } }) do
+    local dead = redis.call('ZRANGEBYSCORE', gateways, range[1], range[2], 'LIMIT', 0, 1)
+    for _, gateway in ipairs(dead) do
+      forget(gateways, sum, gateway)
+    end
   end
 end
 

@@ -15,7 +15,7 @@ local most, most_of_one = tonumber(ARGV[4]) or math.huge, tonumber(ARGV[5]) or m
 local held = SUM .. ':' .. gateway
 
 local now = now_ms()
-forget_a_dead_one(GATEWAYS, SUM, now)
+forget_a_dead_one(GATEWAYS, SUM, now, ttl)
 local total_told = tonumber(redis.call('HGET', held, TOTAL) or 0)
 if not redis.call('ZSCORE', GATEWAYS, gateway) or total_told ~= tonumber(ARGV[3]) then
   return false

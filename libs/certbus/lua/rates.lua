@@ -11,6 +11,8 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local AHEAD = 2000 -- ms that a state can be ahead of TIME and is still used
+
 local replies = {}
 for i = 1, #KEYS do
   local capacity, refill, burst, burst_ms, window, most = unpack(ARGV, 6 * i - 5, 6 * i)
@@ -20,6 +22,9 @@ for i = 1, #KEYS do
   local state = redis.call('HMGET', KEYS[i], 'tokens', 'at', 'burst', 'burst_at', 'window', 'now', 'before')
   for field = 1, 7 do
     state[field] = tonumber(state[field])
+  end
+  if (state[2] or 0) > now + AHEAD then
+    state = {} -- written before the clock of Redis was set back: nobody waits for it to catch up
   end
   local at = state[2] or now
   local tokens = math.min((state[1] or capacity) + math.max(now - at, 0) * refill, capacity)

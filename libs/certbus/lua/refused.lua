@@ -5,21 +5,14 @@
 -- operator are left alone for it.
 -- Returns 1 if the operator is left alone, else 0.
 
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+local now = now_us()
 local log, until_ = ARGV[1], now + ARGV[2] * 1000
 
-local state = redis.call('HMGET', KEYS[1], 'next', 'refused_by', 'refused_until')
-local turn = tonumber(state[1] or 0)
-local by, before = state[2], tonumber(state[3] or 0)
+local turn, by, before = read_operator(KEYS[1], now)
 local all = by and by ~= log and before > now
 if all then
   turn = math.max(turn, math.min(math.max(before, until_), now + ARGV[3] * 1000))
 end
-local expire = math.max(turn, until_, before)
-
-redis.call('PEXPIRE', KEYS[1], 1)
-redis.call('HSET', KEYS[1], 'next', string.format('%.0f', turn),
-  'refused_by', log, 'refused_until', string.format('%.0f', until_))
-redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.ceil(expire / 1000)))
+write_operator(KEYS[1], now, math.max(turn, until_, before),
+  'next', microseconds(turn), 'refused_by', log, 'refused_until', microseconds(until_))
 return all and 1 or 0

@@ -123,8 +123,8 @@ class Guard:
         self._frontier = kept.frontier
         if kept.tree_head is not None:
             self._heads.follow(kept.tree_head)
-        if kept.below_since is not None:
-            self._heads.below_for(time.time() - kept.below_since, self._clock())
+        if kept.below_for is not None:
+            self._heads.below_for(kept.below_for, self._clock())
 
     def is_signed(self, head: TreeHead) -> bool:
         """Whether the log has signed a tree head, as far as that is looked at."""
