@@ -37,6 +37,10 @@ bench: $(VENV)/.dev  ## measure for five minutes, and write the tables of docs/p
 bench-full: $(VENV)/.dev  ## measure everything, with plots
 	$(BIN)/python -m bench --full $(ARGS)
 
+adversity: $(VENV)/.dev  ## runs under random faults (SEED=1 RUNS=1 SECONDS=60 PARALLEL=1)
+	$(BIN)/python -m tests.adversity --seed $(or $(SEED),1) --runs $(or $(RUNS),1) \
+		--seconds $(or $(SECONDS),60) --parallel $(or $(PARALLEL),1) $(ARGS)
+
 rules:  ## make the Prometheus operator's alert rules of deploy/prometheus/alerts.yml
 	@cd deploy/prometheus && { \
 		printf '# Made of alerts.yml by `make rules`.\napiVersion: monitoring.coreos.com/v1\n'; \
@@ -71,4 +75,4 @@ $(VENV)/bin/python:
 		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: help up demo test test-deploy check format bench bench-full rules docs lock clean
+.PHONY: help up demo test test-deploy check format bench bench-full adversity rules docs lock clean

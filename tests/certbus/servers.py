@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -45,9 +46,8 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        data = self.directory / "data"
-        data.mkdir(exist_ok=True)
-        settings = {**self._settings, "dir": data, "unixsocket": self.socket}
+        self.data.mkdir(exist_ok=True)
+        settings = {**self._settings, "dir": self.data, "unixsocket": self.socket}
         options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         self._process = subprocess.Popen(
             [self._executable, *options],
@@ -72,6 +72,16 @@ class RedisServer:
     def _environment(self) -> dict[str, str]:
         return dict(os.environ)
 
+    @property
+    def data(self) -> Path:
+        """The directory in which it keeps what it holds."""
+        return self.directory / "data"
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal that it lives through."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """End it as a crash of the machine would, apart from what the disk already has."""
         if self._process is not None:
@@ -81,19 +91,19 @@ class RedisServer:
 
     def save_aside(self) -> None:
         """Copy the append-only file as it is now. Every answered write is in it."""
-        shutil.copytree(self.directory / "data", self.directory / "aside")
+        shutil.copytree(self.data, self.directory / "aside")
 
     def wind_back(self) -> None:
         """Crash, and come back with what `save_aside` had saved."""
         self.kill()
-        shutil.rmtree(self.directory / "data")
-        (self.directory / "aside").rename(self.directory / "data")
+        shutil.rmtree(self.data)
+        (self.directory / "aside").rename(self.data)
         self.start()
 
     def lose_everything(self) -> None:
         """Crash, and come back empty."""
         self.kill()
-        shutil.rmtree(self.directory / "data")
+        shutil.rmtree(self.data)
         self.start()
 
 

@@ -94,19 +94,8 @@ async def server_sent_events(
     client = Client(f"SSE {where}", form)
 
     async def receive() -> None:
-        event: dict[str, str] = {}
-        async for line in response.aiter_lines():
-            field, _, value = line.partition(":")
-            if line:
-                event[field] = value.removeprefix(" ")
-            elif "data" in event:
-                text = keep(event["data"])
-                message_id = msgspec.json.decode(text, type=_Identified).id
-                assert event.get("id", "") == message_id, event
-                client.messages.append(text)
-                event = {}
-            else:
-                event = {}
+        async for text in events(response.aiter_lines()):
+            client.messages.append(keep(text))
 
     url = f"http://{address}/sse?stream={form}"
     timeout = httpx.Timeout(10, read=None)
@@ -117,6 +106,22 @@ async def server_sent_events(
         assert response.headers["content-type"].startswith("text/event-stream")
         async with _background(receive()):
             yield client
+
+
+async def events(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The data of server-sent events, which each must have its message's id."""
+    event: dict[str, str] = {}
+    async for line in lines:
+        field, _, value = line.partition(":")
+        if line:
+            event[field] = value.removeprefix(" ")
+        elif "data" in event:
+            message_id = msgspec.json.decode(event["data"], type=_Identified).id
+            assert event.get("id", "") == message_id, event
+            yield event["data"]
+            event = {}
+        else:
+            event = {}
 
 
 @asynccontextmanager

@@ -1,0 +1,133 @@
+"""The command: `python -m tests.adversity`, or `make adversity SEED=1 RUNS=60 SECONDS=60`."""
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from tests.adversity.faults import AnyFault, Server, draw
+from tests.adversity.run import NOT_QUIET, Result, judge, run
+from tests.certbus.servers import FAKETIME, executables
+
+RESULT = "result.json"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("adversity", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the first run (%(default)s)")
+    parser.add_argument("--runs", type=int, default=1, help="each with the next seed (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of faults (%(default)s)")
+    parser.add_argument("--rate", type=float, default=30.0, help="certificates/s (%(default)s)")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at once (%(default)s)")
+    parser.add_argument("--directory", type=Path, help="for evidence (a temporary one)")
+    parser.add_argument("--keep", action="store_true", help="also that of runs that passed")
+    parser.add_argument("--judge", action="store_true", help="only judge the evidence again")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    chosen.directory = chosen.directory or Path(tempfile.mkdtemp(prefix="adversity-"))
+    chosen.directory.mkdir(parents=True, exist_ok=True)
+    if chosen.judge:
+        return _judge_again(_directory(chosen, chosen.seed))
+    if chosen.one:
+        return _one(chosen)
+    return asyncio.run(_many(chosen))
+
+
+def _one(chosen: argparse.Namespace) -> int:
+    found = executables()
+    servers: list[Server] = [name for name in ("redis6", "redis7") if name in found]
+    if not FAKETIME.exists():
+        print(f"adversity: without {FAKETIME} the clock of Redis stays right", file=sys.stderr)
+    plan = draw(chosen.seed, chosen.seconds, chosen.rate, servers, clock=FAKETIME.exists())
+    directory = _directory(chosen, chosen.seed)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that every child is ended
+    result = asyncio.run(run(plan, directory))
+    (directory / RESULT).write_bytes(msgspec.json.encode(result))
+    (directory / "verdict.txt").write_text(f"{result.details}\n")
+    return 1 if result.troubles else 0
+
+
+def _judge_again(directory: Path) -> int:
+    result = msgspec.json.decode((directory / RESULT).read_bytes(), type=Result)
+    quiet = all(trouble.kind != NOT_QUIET for trouble in result.troubles)
+    troubles, numbers = judge(directory, result.plan, result.lost_since, quiet=quiet)
+    again = msgspec.structs.replace(result, troubles=troubles, numbers=numbers)
+    print(again.details)
+    return 1 if troubles else 0
+
+
+def _directory(chosen: argparse.Namespace, seed: int) -> Path:
+    return Path(chosen.directory).absolute() / f"seed-{seed}"
+
+
+async def _many(chosen: argparse.Namespace) -> int:
+    """Run each seed in a process of its own, and print what came of it."""
+    places = asyncio.Semaphore(chosen.parallel)
+    results: list[Result] = []
+    broken: list[int] = []
+
+    async def one(seed: int) -> None:
+        async with places:
+            arguments = [
+                *("--one", f"--seed={seed}", f"--seconds={chosen.seconds}"),
+                *(f"--rate={chosen.rate}", f"--directory={chosen.directory}"),
+            ]
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.adversity", *arguments
+            )
+            try:
+                await process.wait()
+            except asyncio.CancelledError:
+                process.terminate()
+                await process.wait()
+                raise
+            directory = _directory(chosen, seed)
+            if not (directory / RESULT).exists():
+                broken.append(seed)
+                print(f"seed {seed}: the run itself broke off; see {directory}", flush=True)
+                return
+            result = msgspec.json.decode((directory / RESULT).read_bytes(), type=Result)
+            results.append(result)
+            print(result, flush=True)
+            if result.troubles:
+                print(f"  evidence: {directory}", flush=True)
+            elif not chosen.keep:
+                shutil.rmtree(directory)
+
+    async with asyncio.TaskGroup() as group:
+        for seed in range(chosen.seed, chosen.seed + chosen.runs):
+            group.create_task(one(seed))
+    print(_summary(results, broken))
+    return 1 if broken or any(result.troubles for result in results) else 0
+
+
+def _summary(results: list[Result], broken: list[int]) -> str:
+    drawn = Counter(_kind(fault) for result in results for fault in result.plan.faults)
+    failed = sorted(result.plan.seed for result in results if result.troubles)
+    return "\n".join(
+        [
+            f"{len(results)} runs, {len(results) - len(failed)} passed, {len(failed)} failed",
+            *(f"  {number:4} {kind}" for kind, number in drawn.most_common()),
+            *([f"failed: seeds {', '.join(map(str, failed))}"] if failed else []),
+            *([f"broken off: seeds {', '.join(map(str, sorted(broken)))}"] if broken else []),
+        ]
+    )
+
+
+def _kind(fault: AnyFault) -> str:
+    return type(fault).__name__
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONPATH") is None:
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    sys.exit(main())

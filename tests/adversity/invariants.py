@@ -1,0 +1,332 @@
+"""What must hold after a run, whatever went wrong in it. Pure.
+
+Of what Redis held (`lines.py`) and of each client:
+
+* Each entry that the logs serve was published, in some line.
+* A message that Redis still holds has reached every client that began before it, gap or no gap: a
+  gap is for what cannot be delivered.
+* A message that Redis does not hold any more, because it was trimmed or was lost with its line,
+  has reached the client, or its certificate has under another id, or the client got a `gap` at the
+  place where it is missing: after everything that the client has from before it, and before
+  anything from behind it.
+* A certificate comes a second time only after a `gap` with another reason than trimming.
+* Between two gaps, ids ascend.
+* What clients get was in Redis, and says what its certificate says.
+* No line has a certificate twice, unless the clock of Redis was ahead, which lets marks expire.
+* No gap is sent for nothing.
+
+And of each log: published + duplicates + rejected + skipped = next - start.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from certbus.events import NOT_RETAINED
+from simlog.examine import Form, Truth
+from simlog.oracle import Tally
+from tests.adversity.clients import Line as Noted
+from tests.adversity.lines import Held, Line
+
+SHOWN: Final = 4
+"""How many examples of one kind of trouble are printed."""
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """One way in which a promise was broken.
+
+    Attributes:
+        where: a client, a log, a process, or Redis.
+        kind: which promise.
+        examples: of what.
+    """
+
+    where: str
+    kind: str
+    examples: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = "".join(f"\n    {example}" for example in self.examples[:SHOWN])
+        return f"{self.where}: {len(self.examples)} {self.kind}{shown}"
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A message that a client got.
+
+    Attributes:
+        at: seconds since the epoch.
+        id: its id.
+        order: the same as numbers.
+        sha256: of its certificate; empty if Redis never held it.
+        problems: what it says that its certificate does not.
+    """
+
+    at: float
+    id: str
+    order: tuple[int, ...]
+    sha256: str
+    problems: tuple[str, ...]
+
+
+class Gap(msgspec.Struct, frozen=True, gc=False):
+    """A gap message that a client got."""
+
+    at: float
+    requested: str
+    oldest: str | None
+    reason: str
+
+    @property
+    def announces_repeats(self) -> bool:
+        """Whether certificates may come again after it."""
+        return self.reason != NOT_RETAINED
+
+
+class Client(msgspec.Struct, frozen=True):
+    """What a client got, in the order of arrival.
+
+    Attributes:
+        name: of the client.
+        form: of its messages.
+        items: everything but heartbeats.
+    """
+
+    name: str
+    form: Form
+    items: tuple[Message | Gap, ...]
+
+
+class _Text(msgspec.Struct):
+    message_type: str
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Data(msgspec.Struct):
+    requested: str
+    oldest: str | None
+    reason: str
+
+
+Identify = Callable[[str, tuple[str, ...]], str | None]
+
+
+def identify(lines: Iterable[Line]) -> Identify:
+    """Make what finds the certificate of a message by its id and names."""
+    certificates = {(held.id, held.names): held.sha256 for line in lines for held in line.messages}
+    return lambda message_id, names: certificates.get((message_id, names))
+
+
+def client(name: str, form: Form, noted: Iterable[Noted], truth: Truth, known: Identify) -> Client:
+    """Make a client's items of what it has written down."""
+    items: list[Message | Gap] = []
+    for line in noted:
+        if line.kind != "text":
+            continue
+        text = msgspec.json.decode(line.what, type=_Text)
+        if text.message_type == "heartbeat":
+            continue
+        if text.message_type == "gap":
+            data = msgspec.json.decode(text.data, type=_Data)
+            items.append(Gap(line.at, data.requested, data.oldest, data.reason))
+            continue
+        examined = truth.examine(form, line.what)
+        sha256 = known(examined.id, examined.names) or ""
+        problems = examined.problems
+        if form != "domains" and sha256 and examined.sha256 != sha256:
+            problems = (*problems, f"is about {examined.sha256}, in Redis about {sha256}")
+        items.append(Message(line.at, examined.id, examined.order, sha256, problems))
+    return Client(name, form, tuple(items))
+
+
+def of_client(
+    one: Client, lines: Sequence[Line], may_be_lost_since: float | None, *, quiet: bool = True
+) -> list[Trouble]:
+    """Judge what one client got.
+
+    Args:
+        one: the client.
+        lines: of Redis, in the order of time; the last one goes on.
+        may_be_lost_since: when Redis first lost something, or its clock was ahead; None: never.
+        quiet: whether it had the time to get everything; if not, the end of the last line may
+            be missing.
+    """
+    found: dict[str, list[str]] = {
+        "unknown to Redis": [],
+        "altered": [],
+        "repeated without a gap before": _repeated(one.items),
+        "out of order": _disordered(one.items),
+        "lost although Redis holds them": [],
+        "lost without a gap": [],
+        "gaps for nothing": _unfounded(one.items, lines, may_be_lost_since),
+    }
+    for item in one.items:
+        if isinstance(item, Message):
+            if not any((item.id, item.sha256) in line.places for line in lines):
+                found["unknown to Redis"].append(item.id)
+            found["altered"] += [f"{item.id}: {problem}" for problem in item.problems]
+    held, gone = _lost(one, lines, quiet=quiet)
+    found["lost although Redis holds them"] = held
+    found["lost without a gap"] = gone
+    return [Trouble(one.name, kind, tuple(what)) for kind, what in found.items() if what]
+
+
+def _repeated(items: Sequence[Message | Gap]) -> list[str]:
+    seen: dict[str, int] = {}
+    announced = -1
+    repeated = []
+    for index, item in enumerate(items):
+        if isinstance(item, Gap):
+            if item.announces_repeats:
+                announced = index
+            continue
+        before = seen.get(item.sha256) if item.sha256 else None
+        if before is not None and announced < before:
+            first = items[before]
+            assert isinstance(first, Message)
+            repeated.append(f"{item.id} at {item.at:.2f}, before as {first.id} at {first.at:.2f}")
+        seen[item.sha256] = index
+    return repeated
+
+
+def _disordered(items: Sequence[Message | Gap]) -> list[str]:
+    return [
+        f"{after.id} after {before.id} at {after.at:.2f}"
+        for before, after in pairwise(items)
+        if isinstance(before, Message)
+        and isinstance(after, Message)
+        and after.order <= before.order
+    ]
+
+
+def _unfounded(
+    items: Sequence[Message | Gap], lines: Sequence[Line], may_be_lost_since: float | None
+) -> list[str]:
+    unfounded = []
+    for index, item in enumerate(items):
+        if not isinstance(item, Gap):
+            continue
+        if item.announces_repeats:
+            if may_be_lost_since is None or item.at < may_be_lost_since:
+                unfounded.append(f"{item}: Redis has lost nothing")
+            continue
+        before = next((i for i in reversed(items[:index]) if isinstance(i, Message)), None)
+        after = next((i for i in items[index + 1 :] if isinstance(i, Message)), None)
+        if before is None or after is None:
+            continue
+        for line in lines:
+            one = line.places.get((before.id, before.sha256))
+            next_one = line.places.get((after.id, after.sha256))
+            if one is not None and next_one == one + 1:
+                unfounded.append(f"{item}: nothing is between {before.id} and {after.id}")
+    return unfounded
+
+
+def _lost(one: Client, lines: Sequence[Line], *, quiet: bool) -> tuple[list[str], list[str]]:
+    """What the client lacks: first what Redis still holds, then what no gap was sent for."""
+    messages = [item for item in one.items if isinstance(item, Message)]
+    if not messages:
+        return ["everything"], []
+    received = {message.sha256 for message in messages}
+    owed: dict[str, tuple[int, int]] = {}  # certificate -> newest line and place that have it
+    for number, line in enumerate(lines):
+        begin = line.places.get((messages[0].id, messages[0].sha256), 0)
+        for place, held in enumerate(line.messages[begin:], begin):
+            if held.sha256 not in received:
+                owed[held.sha256] = number, place
+    held_still: list[str] = []
+    unreported: list[str] = []
+    by_line: dict[int, list[int]] = {}
+    for number, place in owed.values():
+        by_line.setdefault(number, []).append(place)
+    for number, places in by_line.items():
+        line = lines[number]
+        retained = line.retained[one.form] if number == len(lines) - 1 else frozenset()
+        gone = []
+        if number == len(lines) - 1 and not quiet:
+            furthest = max(line.places.get((m.id, m.sha256), -1) for m in messages)
+        else:
+            furthest = len(line.messages)
+        for place in sorted(place for place in places if place < furthest):
+            held = line.messages[place]
+            if held.id in retained:
+                held_still.append(_named(held, line))
+            else:
+                gone.append(place)
+        reported = _reported(one.items, line, gone)
+        unreported += [_named(line.messages[p], line) for p in gone if p not in reported]
+    return held_still, unreported
+
+
+def _reported(items: Sequence[Message | Gap], line: Line, missing: Sequence[int]) -> set[int]:
+    """Which of the missing places of a line a gap stands for."""
+    at = [
+        None if isinstance(item, Gap) else line.places.get((item.id, item.sha256), -1)
+        for item in items
+    ]
+    reported = set()
+    before, follows = -2, False
+    for place in missing:
+        if place != before + 1:  # else nothing that was received is between them
+            newest, index = -1, -1
+            for number, got in enumerate(at):
+                if got is not None and newest < got < place:
+                    newest, index = got, number
+            follows = _gap_follows(at, index, place)
+        before = place
+        if follows:
+            reported.add(place)
+    return reported
+
+
+def _gap_follows(at: Sequence[int | None], index: int, place: int) -> bool:
+    """Whether a gap comes after an item, before anything from behind the place or another line."""
+    for got in at[index + 1 :]:
+        if got is None:
+            return True
+        if got == -1 or got > place:
+            return False
+    return False
+
+
+def _named(held: Held, line: Line) -> str:
+    return f"{held.id} of line {line.name} ({held.sha256[:16]})"
+
+
+def of_redis(lines: Sequence[Line], truth: Truth, *, marks_may_expire: bool) -> list[Trouble]:
+    """Judge what was published."""
+    published = {held.sha256 for line in lines for held in line.messages}
+    missing = [
+        f"{entry.log} {entry.index} ({sha256[:16]})"
+        for sha256 in truth.owed - published
+        for entry in [truth.by_sha256[sha256]]
+    ]
+    troubles = [Trouble("redis", "never published", tuple(missing))] if missing else []
+    for line in lines:
+        if line.troubles:
+            troubles.append(Trouble(f"line {line.name}", "wrong in Redis", line.troubles))
+        seen: dict[str, str] = {}
+        twice = []
+        for held in line.messages:
+            if held.sha256 in seen:
+                twice.append(f"{held.id}, before as {seen[held.sha256]}")
+            seen[held.sha256] = held.id
+        if twice and not marks_may_expire:
+            troubles.append(Trouble(f"line {line.name}", "published twice", tuple(twice)))
+    return troubles
+
+
+def of_logs(tallies: Iterable[Tally], sizes: Mapping[str, int]) -> list[Trouble]:
+    """Judge the accounts, when everything is quiet."""
+    wrong = []
+    sizes = dict(sizes)
+    for tally in tallies:
+        done = tally.published + tally.duplicates + tally.rejected + tally.skipped
+        size = sizes.pop(tally.log, 0)
+        if done != tally.next - tally.start or tally.next != size:
+            wrong.append(f"{tally} of a log with {size} entries")
+        if tally.rejected or tally.skipped:
+            wrong.append(f"{tally}: no entry is unreadable")
+    wrong += [f"{log}: no account of {size} entries" for log, size in sizes.items()]
+    return [Trouble("logs", "wrong accounts", tuple(wrong))] if wrong else []

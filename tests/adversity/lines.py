@@ -1,0 +1,151 @@
+"""What Redis held, from its append-only files: the truth that clients are judged by. Pure.
+
+A *line* is one history of Redis: what one append-only file records. Redis that is restarted
+continues its line; one that is emptied, or replaced by a copy that is behind, begins another one.
+Every write that Redis answered, or showed to any reader, is in the file, because Redis writes the
+file before it answers (`appendfsync no` is about the disk, not about the file). The file is never
+rewritten here, so it also has what was trimmed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import hiredis
+import msgspec
+
+from certbus.codec import Codec
+from certbus.keys import STREAMS, Keys
+from simlog.examine import Truth
+
+_CHUNK: Final = 1 << 20
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """One message.
+
+    Attributes:
+        id: as clients get it.
+        sha256: of its certificate.
+        names: its DNS names.
+    """
+
+    id: str
+    sha256: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One history of Redis.
+
+    Attributes:
+        name: of the directory, for people.
+        messages: everything that was published, in order.
+        retained: of each stream, the ids of the messages that it held at the end of the line.
+        troubles: what the streams of one server never are.
+    """
+
+    name: str
+    messages: tuple[Held, ...]
+    retained: Mapping[str, frozenset[str]]
+    troubles: tuple[str, ...] = ()
+
+    @cached_property
+    def places(self) -> dict[tuple[str, str], int]:
+        """Where in `messages` an id with a certificate is. Lines may give one id to two of them."""
+        return {(held.id, held.sha256): place for place, held in enumerate(self.messages)}
+
+
+def read(directory: Path, truth: Truth) -> Line:
+    """Read the line that a data directory of Redis holds.
+
+    Args:
+        directory: with `appendonly.aof` (Redis 6.2) or `appendonlydir` (Redis 7).
+        truth: what certificates there are.
+    """
+    keys = Keys()
+    names = {keys.stream(stream).encode(): stream for stream in STREAMS}
+    published: dict[str, list[Held]] = {stream: [] for stream in STREAMS}
+    kept: dict[str, dict[str, int]] = {stream: {} for stream in STREAMS}  # entry id -> messages
+    codec = Codec()
+    troubles: list[str] = []
+    for command in _committed(_files(directory)):
+        word = command[0].upper()
+        if word == b"FLUSHALL" or len(command) < 2 or command[1] not in names:
+            continue
+        stream = names[command[1]]
+        if word == b"XADD":
+            entry = command[2].decode()
+            fields = dict(zip(command[3::2], command[4::2], strict=True))
+            texts = codec.unpack(fields[b"codec"].decode(), fields[b"m"])
+            kept[stream][entry] = len(texts)
+            for position, text in enumerate(texts):
+                message_id = f"{entry}-{position}"
+                named = text.replace(b"{", b'{"id":"%b",' % message_id.encode(), 1)
+                examined = truth.examine(stream, named)
+                troubles += [f"{message_id} of {stream}: {why}" for why in examined.problems]
+                published[stream].append(Held(message_id, examined.sha256, examined.names))
+        elif word == b"XTRIM":
+            least = _order(command[-1].decode())
+            for entry in [entry for entry in kept[stream] if _order(entry) < least]:
+                del kept[stream][entry]
+        elif word in (b"DEL", b"UNLINK"):
+            kept[stream].clear()
+        else:
+            troubles.append(f"{word!r} of {stream}")
+    ids = {stream: [held.id for held in messages] for stream, messages in published.items()}
+    troubles += [
+        f"{stream} has other ids than full" for stream in STREAMS if ids[stream] != ids["full"]
+    ]
+    return Line(
+        directory.name,
+        tuple(published["full"]),
+        {
+            stream: frozenset(
+                f"{entry}-{n}" for entry, count in entries.items() for n in range(count)
+            )
+            for stream, entries in kept.items()
+        },
+        tuple(troubles),
+    )
+
+
+def _order(entry: str) -> tuple[int, int]:
+    ms, _, seq = entry.partition("-")
+    return int(ms), int(seq or 0)
+
+
+def _files(directory: Path) -> list[Path]:
+    if (single := directory / "appendonly.aof").is_file():
+        return [single]
+    parts = (directory / "appendonlydir").glob("*.incr.aof")
+    return sorted(parts, key=lambda path: int(path.name.split(".")[-3]))
+
+
+def _committed(files: list[Path]) -> Iterator[list[bytes]]:
+    """The commands that Redis executes when it loads the files: no transaction that is cut off."""
+    transaction: list[list[bytes]] | None = None
+    for command in _commands(files):
+        match command[0].upper():
+            case b"MULTI":
+                transaction = []
+            case b"EXEC":
+                yield from transaction or ()
+                transaction = None
+            case _ if transaction is not None:
+                transaction.append(command)
+            case _:
+                yield command
+
+
+def _commands(files: list[Path]) -> Iterator[list[bytes]]:
+    for path in files:
+        reader = hiredis.Reader()
+        with path.open("rb") as file:
+            while data := file.read(_CHUNK):
+                reader.feed(data)
+                while (command := reader.gets()) is not False:
+                    yield command

@@ -1,0 +1,331 @@
+"""One run: start everything, let the faults of a plan happen, wait until all is quiet, judge."""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+from redis.exceptions import RedisError
+
+from certbus.connection import connect
+from certbus.directory import snapshot
+from certbus.keys import Keys
+from simlog import record
+from simlog.examine import Truth
+from simlog.oracle import Tally
+from tests.adversity import invariants, lines
+from tests.adversity.clients import profiles, transcripts
+from tests.adversity.cluster import LINES, START, Cluster
+from tests.adversity.faults import (
+    PUBLISH,
+    AnyFault,
+    Cut,
+    CutAtReply,
+    Delay,
+    EmptyRedis,
+    FillRedis,
+    Kill,
+    Plan,
+    Refuse,
+    RestartRedis,
+    RewindRedis,
+    ShiftClock,
+    Stop,
+)
+from tests.adversity.invariants import Trouble
+from tests.waiting import until
+
+RECORD: Final = "record"
+NOT_QUIET: Final = "not quiet in time"
+
+PATIENCE: Final = 40.0
+"""Seconds without any progress after which the server has failed to recover from the faults."""
+
+RECOVERY: Final = 240.0
+"""Seconds after which it has, progress or not: a busy machine is slow, but not as slow."""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """A fault that happened.
+
+    Attributes:
+        at: when it began, seconds since the epoch.
+        fault: its text.
+        error: what went wrong in doing it; empty if nothing did.
+    """
+
+    at: float
+    fault: str
+    error: str = ""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What came of a run.
+
+    Attributes:
+        plan: what was to happen.
+        began: when the first fault could happen, seconds since the epoch.
+        applied: what happened.
+        troubles: what must not have; none: the run passed.
+        numbers: how much there was, for people.
+        lost_since: when Redis first lost something, or its clock was ahead; None: never.
+    """
+
+    plan: Plan
+    began: float
+    applied: list[Applied]
+    troubles: list[Trouble]
+    numbers: dict[str, int]
+    lost_since: float | None = None
+
+    def __str__(self) -> str:
+        plan = self.plan
+        verdict = "failed" if self.troubles else "passed"
+        counted = ", ".join(f"{number} {name}" for name, number in self.numbers.items())
+        return "\n".join(
+            [
+                f"seed {plan.seed}: {verdict} ({plan.server}, {plan.retained} bytes retained)",
+                *(
+                    f"  {done.at - self.began:6.2f} s  {done.fault} {done.error}".rstrip()
+                    for done in self.applied
+                ),
+                f"  {counted}",
+                *_summary(self.troubles),
+            ]
+        )
+
+    @property
+    def details(self) -> str:
+        """Every trouble with examples."""
+        return "\n".join([str(self), "", *map(str, self.troubles)])
+
+
+def _summary(troubles: Sequence[Trouble]) -> list[str]:
+    """One line and one example for each kind of trouble, wherever it was."""
+    kinds: dict[str, list[Trouble]] = {}
+    for trouble in troubles:
+        kinds.setdefault(trouble.kind, []).append(trouble)
+    lines = []
+    for kind, found in kinds.items():
+        where = ", ".join(f"{trouble.where} ({len(trouble.examples)})" for trouble in found)
+        lines.append(f"  {kind.upper()}: {where}")
+        lines += [f"    e.g. {example[:400]}" for example in found[0].examples[:2]]
+    return lines
+
+
+async def run(plan: Plan, directory: Path) -> Result:
+    """Run a plan in an empty directory, which keeps what every process wrote."""
+    async with Cluster(directory, plan) as cluster:
+        run = _Run(cluster, plan)
+        await run.all()
+        return run.result
+
+
+class _Run:
+    def __init__(self, cluster: Cluster, plan: Plan) -> None:
+        self._cluster = cluster
+        self._plan = plan
+        self._clients = transcripts(cluster.directory)
+        self._applied: list[Applied] = []
+        self._troubles: list[Trouble] = []
+        self._began = 0.0
+        self._lost_since: float | None = None
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def result(self) -> Result:
+        return Result(
+            self._plan,
+            self._began,
+            self._applied,
+            self._troubles,
+            self._numbers,
+            self._lost_since,
+        )
+
+    async def all(self) -> None:
+        """Do everything."""
+        cluster = self._cluster
+        await cluster.start()
+        await until(self._everybody_began, "each client has a message", START)
+        watching = asyncio.create_task(cluster.watch())
+        self._began = time.time()
+        async with asyncio.TaskGroup() as group:
+            for fault in self._plan.faults:
+                group.create_task(self._happen(fault))
+        # What ends a fault may itself wait for Redis.
+        assert cluster.clients is not None
+        cluster.clients.send(signal.SIGUSR1)
+        ended = time.time()
+        if missing := await self._quiet():
+            self._troubles.append(Trouble("run", NOT_QUIET, (missing,)))
+        self._numbers["seconds to quiet"] = round(time.time() - ended)
+        await asyncio.sleep(1)  # anything that comes now is more than there should be
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await self._judge()
+
+    async def _happen(self, fault: AnyFault) -> None:
+        copy: Path | None = None
+        if isinstance(fault, RewindRedis):
+            await self._until(fault.at - fault.age)
+            copy = self._cluster.directory / f"copy-{fault.at}"
+            if not await self._cluster.copy_redis(copy):
+                copy = None
+        await self._until(fault.at)
+        at, error = time.time(), ""
+        if isinstance(fault, EmptyRedis | RewindRedis) or (
+            isinstance(fault, ShiftClock) and fault.offset > 0
+        ):
+            self._lost_since = at if self._lost_since is None else self._lost_since
+        try:
+            await self._apply(fault, copy)
+        except Exception as problem:  # noqa: BLE001 - it is told with the fault
+            error = f"({type(problem).__name__} {problem})"
+        self._applied.append(Applied(at, str(fault), error))
+        self._applied.sort(key=lambda done: done.at)
+
+    async def _until(self, at: float) -> None:
+        await asyncio.sleep(max(self._began + at - time.time(), 0))
+
+    async def _apply(self, fault: AnyFault, copy: Path | None) -> None:
+        cluster, proxy = self._cluster, self._cluster.proxy
+        match fault:
+            case Kill():
+                await cluster.kill(fault.processes, fault.down)
+            case Stop():
+                await cluster.stop_for(fault.process, fault.seconds)
+            case Cut():
+                proxy.cut(fault.how)
+            case CutAtReply():
+                marker = PUBLISH if fault.publishing else b""
+                proxy.cut_at(fault.reply, fault.how, fault.when, marker)
+            case Delay():
+                await cluster.delay_for(fault.seconds, fault.delay)
+            case Refuse():
+                proxy.cut(fault.how)
+                await cluster.refuse_for(fault.seconds)
+            case RestartRedis():
+                await cluster.replace_redis(fault.down)
+            case EmptyRedis():
+                await cluster.empty_redis(fault.down, ingestors=fault.ingestors)
+            case RewindRedis():
+                await cluster.replace_redis(fault.down, copy)
+            case ShiftClock():
+                await cluster.shift_clock_for(fault.offset, fault.seconds)
+            case FillRedis():
+                await cluster.fill_for(fault.share, fault.seconds)
+
+    def _everybody_began(self) -> bool:
+        for client in self._clients:
+            client.update()
+        return all(client.last_id for client in self._clients)
+
+    async def _quiet(self) -> str:
+        """Wait until everything has been read and delivered.
+
+        Returns:
+            What has not; empty if everything has.
+        """
+        end = time.monotonic() + RECOVERY
+        progress, since = -1, time.monotonic()
+        while True:
+            try:
+                missing, done = await self._missing()
+            except (httpx.HTTPError, RedisError, TimeoutError, AssertionError) as error:
+                missing, done = f"{type(error).__name__} {error}", progress
+            now = time.monotonic()
+            if done > progress:
+                progress, since = done, now
+            if not missing or now > end or now - since > PATIENCE:
+                return missing
+            await asyncio.sleep(0.3)
+
+    async def _missing(self) -> tuple[str, int]:
+        """What has not been read or delivered, and a number that grows while any of it is."""
+        sizes, complete = await self._cluster.sizes()
+        next_of = {tally.log: tally.next for tally in await self._tallies()}
+        missing = [
+            f"{log} is at {next_of.get(log)} of {size}"
+            for log, size in sizes.items()
+            if next_of.get(log) != size
+        ]
+        newest = await self._cluster.newest_ids()
+        for client, profile in zip(self._clients, profiles(), strict=True):
+            client.update()
+            if client.last_id != newest[profile.form]:
+                missing.append(f"{client.name} is at {client.last_id} of {newest[profile.form]}")
+        if not complete:
+            missing.append("the logs still grow")
+        received = sum(client.messages for client in self._clients)
+        return ", ".join(missing), received + sum(sizes.values()) + sum(next_of.values())
+
+    async def _tallies(self) -> list[Tally]:
+        async with connect(self._cluster.redis.url) as client, asyncio.timeout(5):
+            logs = (await snapshot(client, Keys())).logs
+        return [
+            Tally(
+                log.name,
+                log.start or 0,
+                log.next or 0,
+                log.published,
+                log.duplicates,
+                log.rejected,
+                log.skipped,
+            )
+            for log in logs
+        ]
+
+    async def _judge(self) -> None:
+        cluster = self._cluster
+        (cluster.directory / RECORD).write_bytes(await cluster.get(f"{cluster.logs_url}/record"))
+        sizes, _ = await cluster.sizes()
+        self._troubles += invariants.of_logs(await self._tallies(), sizes)
+        await cluster.end()
+        if cluster.troubles:
+            self._troubles.append(Trouble("processes", "troubles", tuple(cluster.troubles)))
+        self._troubles += cluster.exceptions()
+        quiet = all(trouble.kind != NOT_QUIET for trouble in self._troubles)
+        troubles, numbers = judge(cluster.directory, self._plan, self._lost_since, quiet=quiet)
+        self._troubles += troubles
+        self._numbers |= numbers
+
+
+def judge(
+    directory: Path, plan: Plan, lost_since: float | None, *, quiet: bool
+) -> tuple[list[Trouble], dict[str, int]]:
+    """Judge what Redis held and what each client got.
+
+    Args:
+        directory: of a run that has ended.
+        plan: of the run.
+        lost_since: when Redis first lost something, or its clock was ahead; None: never.
+        quiet: whether every client had the time to get everything.
+    """
+    truth = Truth(record.read((directory / RECORD).read_bytes()))
+    paths = sorted((directory / LINES).iterdir(), key=lambda path: int(path.name))
+    held = [lines.read(path, truth) for path in paths]
+    ahead = any(isinstance(fault, ShiftClock) for fault in plan.faults)
+    troubles = invariants.of_redis(held, truth, marks_may_expire=ahead)
+    numbers = Counter(
+        {
+            "certificates": len(truth.owed),
+            "lines": len(held),
+            "messages published": sum(len(line.messages) for line in held),
+        }
+    )
+    known = invariants.identify(held)
+    for transcript, profile in zip(transcripts(directory), profiles(), strict=True):
+        transcript.update()
+        one = invariants.client(transcript.name, profile.form, transcript.lines, truth, known)
+        gaps = sum(isinstance(item, invariants.Gap) for item in one.items)
+        numbers["connections"] += sum(line.kind == "open" for line in transcript.lines)
+        numbers["messages received"] += len(one.items) - gaps
+        numbers["gaps received"] += gaps
+        troubles += invariants.of_client(one, held, lost_since, quiet=quiet)
+    return troubles, dict(numbers)

@@ -1,0 +1,88 @@
+"""The judge of the runs under random faults, with made-up lines and clients."""
+
+import pytest
+
+from certbus.events import NOT_RETAINED
+from tests.adversity.invariants import Client, Gap, Message, of_client
+from tests.adversity.lines import Held, Line
+
+LOST = "the server lost it"
+
+
+def line(name: str, *messages: str, retained: str | None = None) -> Line:
+    """A line of messages such as "3a": id 3-0-0, about certificate a."""
+    held = tuple(Held(f"{text[:-1]}-0-0", text[-1], (text[-1],)) for text in messages)
+    kept = messages if retained is None else retained.split()
+    ids = frozenset(f"{text[:-1]}-0-0" for text in kept)
+    return Line(name, held, {"full": ids, "lite": ids, "domains": ids})
+
+
+def client(received: str) -> Client:
+    """A client that got this: messages as in `line`, "trimmed" and "lost" for gaps."""
+    items: list[Message | Gap] = []
+    for at, word in enumerate(received.split()):
+        if word in ("trimmed", "lost"):
+            items.append(Gap(at, "0-0", None, NOT_RETAINED if word == "trimmed" else LOST))
+        else:
+            order = (int(word[:-1]), 0, 0)
+            items.append(Message(at, f"{word[:-1]}-0-0", order, word[-1], ()))
+    return Client("client", "lite", tuple(items))
+
+
+ONE = (line("0", "1a", "2b", "3c", "4d"),)
+TRIMMED = (line("0", "1a", "2b", "3c", "4d", retained="4d"),)
+EMPTIED = (line("0", "1a", "2b", "3c"), line("1", "5d", "6e"))
+REWOUND = (line("0", "1a", "2b", "3c", "4d"), line("1", "1a", "2b", "5c", "6d", "7e"))
+SKIPPED = (REWOUND[0], line("1", "1a", "5f", "6d", "7e"))
+
+
+def kinds(received: str, lines: tuple[Line, ...], lost_since: float | None = 0) -> set[str]:
+    return {trouble.kind for trouble in of_client(client(received), lines, lost_since)}
+
+
+@pytest.mark.parametrize(
+    ("received", "lines"),
+    [
+        ("1a 2b 3c 4d", ONE),
+        ("2b 3c 4d", ONE),  # it began there
+        ("1a trimmed 4d", TRIMMED),
+        ("1a 2b 3c lost 5d 6e", EMPTIED),
+        ("1a lost 5d 6e", EMPTIED),
+        ("1a 2b 3c 4d lost 5c 6d 7e", REWOUND),
+        ("1a 2b 3c 4d lost 7e", REWOUND),  # it has those certificates
+        ("1a 2b 3c lost 5c 6d 7e", REWOUND),
+        ("1a 2b 3c lost 2b 5c 6d 7e", REWOUND),
+    ],
+)
+def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
+    assert kinds(received, lines) == set()
+
+
+@pytest.mark.parametrize(
+    ("received", "lines", "kind"),
+    [
+        ("1a 2b 4d", ONE, "lost although Redis holds them"),
+        ("1a 2b 3c", ONE, "lost although Redis holds them"),
+        ("1a lost 4d", ONE, "lost although Redis holds them"),
+        ("1a 4d", TRIMMED, "lost without a gap"),
+        ("trimmed 1a 4d", TRIMMED, "lost without a gap"),
+        ("1a 4d trimmed", TRIMMED, "lost without a gap"),
+        ("1a 2b 5d 6e", EMPTIED, "lost without a gap"),
+        ("1a 2b 5d lost 6e", EMPTIED, "lost without a gap"),
+        ("1a lost 2b 5d 6e", EMPTIED, "lost without a gap"),
+        ("1a 2b 3c 4d lost 6d 7e", SKIPPED, "lost although Redis holds them"),
+        ("1a 2b 2b 3c 4d", ONE, "repeated without a gap before"),
+        ("1a 2b 3c 4d 5c 6d 7e", REWOUND, "repeated without a gap before"),
+        ("1a 2b 3c trimmed 5c 6d 7e", REWOUND, "repeated without a gap before"),
+        ("1a 2b 4d 3c", ONE, "out of order"),
+        ("1a 2b 3c 4d 9z", ONE, "unknown to Redis"),
+        ("1a 2b trimmed 3c 4d", ONE, "gaps for nothing"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong(received: str, lines: tuple[Line, ...], kind: str) -> None:
+    assert kind in kinds(received, lines)
+
+
+def test_a_gap_before_anything_was_lost_is_for_nothing() -> None:
+    assert kinds("1a 2b 3c lost 4d", ONE, lost_since=3.5) == {"gaps for nothing"}
+    assert kinds("1a 2b 3c lost 4d", ONE, lost_since=None) == {"gaps for nothing"}
