@@ -16,6 +16,8 @@ _length7 = Struct("!BB").pack
 _length16 = Struct("!BBH").pack
 _length64 = Struct("!BBQ").pack
 
+_LINE_BREAKS: Final = [(chr(code).encode(), b"\\u%04x" % code) for code in (0x0085, 0x2028, 0x2029)]
+
 NO_NAMES: Final = b'"data":[]}'
 """How a `dns_entries` message without names ends. It keeps its position, but is not sent."""
 
@@ -66,7 +68,7 @@ def text_frames(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
 
 def event(payload: bytes) -> bytes:
     """One message as an event without an id: a client's `Last-Event-ID` stays what it was."""
-    return b"data: %b\n\n" % payload
+    return b"data: %b\n\n" % _on_one_line(payload)
 
 
 def events(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
@@ -75,9 +77,23 @@ def events(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
     for position, message in enumerate(messages, first):
         if message.endswith(NO_NAMES):
             continue
+        text = message if message.isascii() else _on_one_line(message)
         number = b"%b-%d" % (entry.encode(), position)
-        parts += b"id: ", number, b'\ndata: {"id":"', number, b'",', message[1:], b"\n\n"
+        parts += b"id: ", number, b'\ndata: {"id":"', number, b'",', text[1:], b"\n\n"
     return b"".join(parts)
+
+
+def _on_one_line(message: bytes) -> bytes:
+    r"""Escape the characters that are line breaks for some clients: U+0085, U+2028 and U+2029.
+
+    Only CR, LF or both end a line of an event stream (HTML standard, section 9.2.6), but clients
+    that split lines with a library's function end them at these as well. They occur in strings
+    alone, where JSON takes the escape for the character (RFC 8259 section 7). In UTF-8 no other
+    character has their bytes.
+    """
+    for character, escape in _LINE_BREAKS:
+        message = message.replace(character, escape)
+    return message
 
 
 WEBSOCKET = Form("websocket", text_frames, text_frame)

@@ -1,3 +1,6 @@
+import json
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +48,27 @@ def test_events_have_the_id_twice_and_a_message_a_line() -> None:
     assert frames.events("17-3", 4, [b'{"a":1}', b'{"b":2}']) == (
         b'id: 17-3-4\ndata: {"id":"17-3-4","a":1}\n\nid: 17-3-5\ndata: {"id":"17-3-5","b":2}\n\n'
     )
+
+
+def test_events_have_no_line_breaks_but_their_own() -> None:
+    """Some clients split lines where Unicode does, not where the format does."""
+    names = "a\u0085b\u2028c\u2029d\\\u2028\u00e9\u20ac\U0001f512"
+    message = msgspec.json.encode({"data": [names]})
+    assert "\u2028" in message.decode(), "the character itself is in the message"
+    sent = frames.events("1-0", 0, [message])
+    lines = sent.decode().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["id", "data", ""]
+    assert json.loads(lines[1].removeprefix("data: ")) == {"id": "1-0-0", "data": [names]}
+    (notice, _) = frames.event(message).decode().splitlines()
+    assert json.loads(notice.removeprefix("data: ")) == {"data": [names]}
+
+
+@given(st.text())
+def test_events_say_the_same_as_frames(name: str) -> None:
+    message = msgspec.json.encode({"data": [name]})
+    (frame,) = parse(frames.text_frames("1-0", 0, [message]))
+    _, line, _ = frames.events("1-0", 0, [message]).split(b"\n", 2)
+    assert json.loads(line.removeprefix(b"data: ")) == json.loads(bytes(frame.data))
 
 
 def test_a_certificate_without_names_keeps_its_position_but_is_not_sent() -> None:
