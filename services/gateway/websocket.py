@@ -105,23 +105,24 @@ class WebSocketClient(Client):
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent, in bites, so that a flood is noticed before it is parsed."""
-        self._unanswered = 0
-        for start in range(0, len(data), _BITE):
-            self._protocol.receive_data(data[start : start + _BITE])
-            self._frames += len(self._protocol.events_received())
-            self._send()
-            if self.transport.is_closing():
-                return
-            if self._frames > _MAX_FRAMES:
-                self.close(CloseCode.POLICY_VIOLATION, "too many frames")
-                return
+        try:
+            for start in range(0, len(data), _BITE):
+                self._parse(data[start : start + _BITE])
+                if self.transport.is_closing():
+                    return
+                if self._frames > _MAX_FRAMES:
+                    self.close(CloseCode.POLICY_VIOLATION, "too many frames")
+                    return
+        except Exception as error:  # noqa: BLE001
+            self.service.errors.report(error, connection=self.number)
+            self.transport.abort()
 
     def eof_received(self) -> None:
         """The client has closed its side, with or without a handshake; asyncio closes ours."""
         self._protocol.receive_eof()
 
     def beat(self, now: int) -> None:
-        """Send a heartbeat; give up a client that answers no pings.
+        """Send a heartbeat; close a client that has not sent a whole frame since two pings.
 
         One that is paused has its answer still behind what it has not read.
         """
@@ -149,6 +150,14 @@ class WebSocketClient(Client):
         if held is not None:
             self.transport.write(held)
         super().resume_writing()
+
+    def _parse(self, data: bytes) -> None:
+        self._protocol.receive_data(data)
+        frames = len(self._protocol.events_received())
+        if frames:  # a frame that is not whole answers nothing, so it has until two pings more
+            self._unanswered = 0
+        self._frames += frames
+        self._send()
 
     def _send(self) -> None:
         """Send what the protocol has to say: pongs, and its part of the closing handshake."""

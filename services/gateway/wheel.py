@@ -20,9 +20,11 @@ class Rider(Protocol):
 
     Attributes:
         spoke: which one it rides on; the wheel's own note.
+        transport: aborted when `beat` raises.
     """
 
     spoke: int
+    transport: asyncio.Transport
 
     def beat(self, now: int) -> None:
         """Do what is due once in a turn.
@@ -69,3 +71,4 @@ class Wheel:
                         rider.beat(now)
                     except Exception as error:  # noqa: BLE001
                         self._errors.report(error)  # and serve the others
+                        rider.transport.abort()

@@ -93,13 +93,13 @@ class Raw:
         async with asyncio.timeout(10):
             try:
                 return not await self.reader.read()
-            except ConnectionResetError:
+            except ConnectionError:
                 return True
 
     async def ends(self) -> bool:
         """Whether the peer closes, after whatever it still has to say."""
         async with asyncio.timeout(10):
-            with suppress(ConnectionResetError):
+            with suppress(ConnectionError):
                 while await self.reader.read(1 << 16):
                     pass
         return True

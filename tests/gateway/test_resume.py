@@ -1,6 +1,7 @@
 """Clients that come back, and clients that never were quick: nothing is lost, or it is told."""
 
 import asyncio
+import itertools
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,16 @@ import pytest
 from certbus.directory import snapshot
 from certbus.ids import parse_cursor
 from certbus.trimmer import Retention, Trimmer
+from gateway import patience
 from gateway.settings import Settings
-from tests.gateway.clients import Raw, certificates, masked, receive, serials, websocket
+from tests.gateway.clients import (
+    Raw,
+    certificates,
+    masked,
+    receive,
+    serials,
+    websocket,
+)
 from tests.gateway.conftest import Running, Start
 from tests.gateway.press import Press
 from tests.waiting import until
@@ -240,11 +249,29 @@ async def test_a_closed_slow_client_that_reads_again_is_told_why_and_resumes(
         while (frame := await stuck.frame())[0] != 8:
             count += frame[1].startswith(b'{"id"')
         reason = frame[1][2:].decode()
-        assert "read nothing" in reason
+        assert "read 0 bytes" in reason
         stuck.send(masked(8, frame[1][:2]))
     cursor = reason.partition("?cursor=")[2]
     async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
         assert serials(await certificates(client, 600 - count)) == list(range(count, 600))
+
+
+async def test_a_client_that_takes_a_byte_now_and_then_is_closed(
+    start: Start, press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few bytes gain no time: what counts is how many are taken in the time there is."""
+    looks = itertools.count()
+    untaken = patience.untaken
+    monkeypatch.setattr(patience, "untaken", lambda transport: untaken(transport) - next(looks))
+    settings = Settings(client_timeout=1.0, close_timeout=0.5, stop_timeout=1)
+    gateway = await (await start(settings)).following()
+    async with await Raw.open(gateway.port) as stuck:
+        await stuck.upgrade()
+        stuck.read_nothing()
+        for _ in range(30):
+            await press.print(20, padding=50_000)
+        await until(partial(has_clients, gateway, press, 1))
+        await until(partial(has_clients, gateway, press, 0), "it is closed")
 
 
 async def has_clients(gateway: Running, press: Press, count: int) -> bool:

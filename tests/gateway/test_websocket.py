@@ -8,6 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from gateway.settings import Settings
+from gateway.websocket import WebSocketClient
 from tests.gateway.clients import (
     Raw,
     certificates,
@@ -104,6 +105,61 @@ async def test_a_flood_is_cut_off(start: Start, frame: bytes) -> None:
                 opcode, payload = await client.frame()
         assert (opcode, struct.unpack("!H", payload[:2])[0]) == (CLOSE, 1008)
         assert answered < 2000
+
+
+async def test_half_a_frame_is_not_waited_for(start: Start) -> None:
+    """Whatever comes of it a byte at a time: a pong counts when it is whole."""
+    gateway = await start(Settings(heartbeat=0.2, close_timeout=0.5))
+    async with (
+        await Raw.open(gateway.port) as slow,
+        await Raw.open(gateway.port) as halting,
+        await Raw.open(gateway.port) as answering,
+    ):
+        for client in (slow, halting, answering):
+            await client.upgrade()
+        half = masked(TEXT, b"x" * 4000)
+        halting.send(half[:100])
+        ends = [asyncio.create_task(client.ends()) for client in (slow, halting)]
+        for position in range(len(half) - 1):
+            slow.send(half[position : position + 1])
+            opcode, _ = await answering.frame()
+            if opcode == PING:
+                answering.send(masked(PONG))
+            if all(task.done() for task in ends):
+                break
+        assert [await task for task in ends] == [True, True]
+        answering.send(masked(PING, b"still there"))
+        opcode, _ = await answering.frame()
+        while opcode != PONG:
+            opcode, _ = await answering.frame()
+
+
+@pytest.mark.parametrize("method", ["_send", "beat"])
+async def test_an_unexpected_error_ends_one_client_alone(
+    start: Start, press: Press, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What goes wrong in one client's protocol is counted, and reaches no other client."""
+    gateway = await (await start(Settings(heartbeat=1.0, close_timeout=0.5))).following()
+    async with (
+        await Raw.open(gateway.port) as faulty,
+        await Raw.open(gateway.port) as other,
+    ):
+        await faulty.upgrade()
+        await other.upgrade("/full-stream")
+        original = getattr(WebSocketClient, method)
+
+        def fail(client: WebSocketClient, *arguments: int) -> None:
+            if client.lane.ring.stream == "lite":
+                raise ZeroDivisionError
+            original(client, *arguments)
+
+        monkeypatch.setattr(WebSocketClient, method, fail)
+        faulty.send(masked(PING))
+        assert await faulty.ends()
+        opcode, payload = await other.frame()
+        assert (opcode, b"heartbeat" in payload) == (TEXT, True)
+        await press.print(1)
+        assert (await other.text())["data"]["leaf_cert"]["serial_number"] == "0"
 
 
 async def test_a_client_that_vanishes_is_forgotten(start: Start, press: Press) -> None:
