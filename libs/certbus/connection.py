@@ -7,23 +7,28 @@ below redis-py's own retries, because those only know redis-py's classes.
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 import redis.exceptions
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
 from certbus.errors import ConnectionFailed, TimedOut, is_out_of_memory, of_reply
 
-__all__ = ["UnsuitableServer", "check_server", "connect", "is_out_of_memory"]
+__all__ = ["UnsuitableServer", "check_server", "connect", "is_out_of_memory", "once"]
 
 OLDEST_REDIS = (6, 2)
 
 COMMAND_TIMEOUT = 15.0
 """Seconds. Longer than any blocking read of ours, short enough to notice a peer that hangs."""
+
+CONNECTIONS: Final = 64
+"""Connections of one client at most. A command that finds all of them in use waits for its turn,
+within its own time-out: what has to be read at any time needs a client of its own."""
 
 
 class UnsuitableServer(Exception):
@@ -34,8 +39,8 @@ def connect(url: str, *, password: str | None = None, name: str | None = None) -
     """Make a client; it connects on first use.
 
     Replies are bytes in their RESP2 shapes, whatever redis-py's default becomes. A command is
-    tried again on a new connection if the old one turns out to be dead: each script of this
-    package notices when it has already been executed.
+    tried again on a new connection if the old one turns out to be dead, although Redis may have
+    executed it: see `once` for those that must not be executed twice.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
@@ -54,9 +59,18 @@ def connect(url: str, *, password: str | None = None, name: str | None = None) -
         driver_info=None,
         socket_timeout=None,
         socket_connect_timeout=5,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
+        retry=_Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=2),
     )
     return _Client.from_pool(pool)
+
+
+def once(client: Redis) -> Redis:
+    """Make a client on the same connections that sends each command once.
+
+    For what counts: a command whose reply is lost may have been executed, and would count twice.
+    The caller decides what to do. Closing the first client closes both.
+    """
+    return _SendsOnce(connection_pool=client.connection_pool)
 
 
 class _Client(Redis):
@@ -67,31 +81,62 @@ class _Client(Redis):
     be cancelled keeps a whole process from stopping.
     """
 
+    sends_once = False
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        async with _in_time(str(args[0])):
+        async with _in_time(str(args[0]), self.connection_pool, self.sends_once):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.sends_once = self.sends_once
+        return pipeline
+
+
+class _SendsOnce(_Client):
+    sends_once = True
 
 
 class _Pipeline(Pipeline):
+    sends_once = False
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        async with _in_time("pipeline"):
+        async with _in_time("pipeline", self.connection_pool, self.sends_once):
             return await super().execute(raise_on_error)
 
 
 @asynccontextmanager
-async def _in_time(what: str) -> AsyncIterator[None]:
+async def _in_time(what: str, pool: ConnectionPool, sends_once: bool) -> AsyncIterator[None]:
+    assert isinstance(pool, _Pool)
     try:
-        async with asyncio.timeout(COMMAND_TIMEOUT):
-            yield
+        async with asyncio.timeout(COMMAND_TIMEOUT), pool.places:
+            before = _sends_once.set(sends_once)
+            try:
+                yield
+            finally:
+                _sends_once.reset(before)
     except TimeoutError as error:
         raise TimedOut(f"no answer to {what} within {COMMAND_TIMEOUT:.0f} s") from error
     except OSError as error:
         raise ConnectionFailed(f"{what}: {error}") from error
     except redis.exceptions.InvalidResponse as error:  # this is no Redis, or not in step with us
         raise ConnectionFailed(f"{what}: {error}") from error
+
+
+_sends_once: ContextVar[bool] = ContextVar("_sends_once", default=False)
+_NEVER_AGAIN: Final = Retry(NoBackoff(), 0)
+
+
+class _Retry(Retry):
+    """redis-py's retries, but for commands that are sent once.
+
+    A connection has its retries, and knows nothing of the client that uses it.
+    """
+
+    async def call_with_retry(self, *args: Any, **options: Any) -> Any:
+        if _sends_once.get():
+            return await _NEVER_AGAIN.call_with_retry(*args, **options)
+        return await super().call_with_retry(*args, **options)
 
 
 class _Reliable(AbstractConnection):
@@ -162,10 +207,18 @@ _CLASSES: dict[type[AbstractConnection], type[_Reliable]] = {
 
 
 class _Pool(ConnectionPool):
+    """A pool that nobody finds empty.
+
+    Attributes:
+        places: to be held while a connection is in use. Fair, and sound when a waiter is
+            cancelled, which redis-py's BlockingConnectionPool is not with every Python.
+    """
+
     def __init__(
         self, connection_class: type[AbstractConnection] = Connection, **options: Any
     ) -> None:
         super().__init__(_CLASSES[connection_class], **options)
+        self.places = asyncio.Semaphore(min(CONNECTIONS, self.max_connections))
 
 
 async def check_server(client: Redis, *, writable: bool = True) -> None:

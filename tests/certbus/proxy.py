@@ -31,6 +31,7 @@ class Proxy:
         delay: seconds by which each reply is late.
         replies: how many replies were delivered or withheld.
         cuts: how many connections were cut by the proxy.
+        most: how many connections there were at once, at most.
         refused: whether new connections are reset at once.
     """
 
@@ -39,6 +40,7 @@ class Proxy:
         self.delay = 0.0
         self.replies = 0
         self.cuts = 0
+        self.most = 0
         self.refused = False
         self._target = target
         self._tls = tls
@@ -117,6 +119,7 @@ class Proxy:
             connection.end("rst")
             return
         self._connections.add(connection)
+        self.most = max(self.most, len(self._connections))
         try:
             await connection.run(self._target)
         finally:

@@ -11,6 +11,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect, is_out_of_memory
+from certbus.errors import WriteRefused
 from certbus.keys import STREAMS
 from certbus.publisher import Batch, Publisher, PublisherSettings
 from tests.certbus.bus import (
@@ -62,7 +63,7 @@ async def allow(client: Redis, memory: int) -> None:
 
 async def fill(client: Redis) -> None:
     """Use up all memory, in small steps, as Redis refuses only once it has more than it may."""
-    with suppress(redis.exceptions.OutOfMemoryError):
+    with suppress(WriteRefused):
         for number in itertools.count():
             await client.setrange(f"filler{number}", 2**13, "x")
 

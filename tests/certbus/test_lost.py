@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 import redis.exceptions
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from certbus.connection import connect
+from certbus.connection import connect, once
 from certbus.publisher import Fenced, Missing, Published, Repeated, Stale
 from tests.certbus.bus import (
     LOG,
@@ -38,9 +36,7 @@ class TestReply:
         self, proxy: LossyProxy, client: Redis, retried_by: str
     ) -> None:
         async with connect(proxy.url) as lossy:
-            if retried_by == "the caller":
-                lossy.connection_pool.connection_kwargs["retry"] = Retry(NoBackoff(), 0)
-            worker = Worker(lossy, "lossy")
+            worker = Worker(once(lossy) if retried_by == "the caller" else lossy, "lossy")
             lease = await worker.take()
             await worker.publisher.publish(lease, batch(0, ["a"]))
             window = batch(1, ["b", "c"], duplicates=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from certbus.connection import connect
+from certbus.connection import CONNECTIONS, connect, once
 from certbus.errors import UNAVAILABLE, ConnectionFailed
 from tests.certbus.proxy import How, Proxy, When
 from tests.certbus.servers import RedisServer
@@ -121,6 +121,42 @@ async def lossy_pause(proxy: Proxy) -> None:
         if proxy.replies > seen + 20:
             return
         await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_what_counts_is_sent_once(lossy: Redis, proxy: Proxy, how: How) -> None:
+    """Redis has executed it, but the reply is lost: only the caller knows what to do."""
+    counting = once(lossy)
+    await counting.incr("n")
+    proxy.cut_at(1, how, "before", b"INCR")
+    with pytest.raises(ConnectionFailed):
+        await counting.incr("n")
+    async with counting.pipeline() as pipeline:
+        pipeline.incr("n")
+        proxy.cut_at(1, how, "before", b"INCR")
+        with pytest.raises(ConnectionFailed):
+            await pipeline.execute()
+    assert await lossy.get("n") == b"3"
+    proxy.cut_at(1, how, "before", b"INCR")
+    await lossy.incr("n")
+    assert await lossy.get("n") == b"5"  # another client sends it again
+
+
+async def test_commands_wait_for_a_connection_instead_of_failing(
+    proxy: Proxy, client: Redis
+) -> None:
+    proxy.delay = 0.02
+    async with connect(proxy.url) as busy:
+        replies = await asyncio.gather(*(busy.incr("n") for _ in range(5 * CONNECTIONS)))
+        assert sorted(replies) == list(range(1, 5 * CONNECTIONS + 1))
+        assert proxy.most == CONNECTIONS
+        waiting = [asyncio.ensure_future(busy.incr("n")) for _ in range(3 * CONNECTIONS)]
+        await until(lambda: proxy.connections == CONNECTIONS, "all connections in use")
+        for task in waiting[::2]:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(await asyncio.gather(*(busy.ping() for _ in range(CONNECTIONS))))
+    assert await client.ping()
 
 
 async def test_other_runtime_errors_stay_bugs(
