@@ -4,24 +4,26 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Final
 
 import msgspec
-import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
 from certadmin import address
 from certadmin.server import serve as admin_server
+from certadmin.supervision import supervise
 from certbus.connection import check_server, connect
+from certbus.errors import UNAVAILABLE
 from certbus.health import Faults
 from certbus.keys import Keys
 from certbus.limits import ConnectionCounts, RateLimits
 from certbus.reader import Follower
 from certconf import Config, Present
+from certconf.secret import Secret
 from gateway.admin import pages
 from gateway.admission.door import Door
 from gateway.admission.policy import policy_of
@@ -33,7 +35,7 @@ from gateway.history import History
 from gateway.http1 import HTTPConnection
 from gateway.listening import Listener, limits, listen, tune, url_of
 from gateway.machine import Machine
-from gateway.meter import Meter
+from gateway.meter import Meter, TaskName
 from gateway.metrics import Numbers, metrics
 from gateway.patience import watch
 from gateway.reload import Reload
@@ -54,10 +56,20 @@ log = structlog.get_logger(__name__)
 
 
 class _Redis(msgspec.Struct, frozen=True):
-    """Where everything is read from, and little is written to."""
+    """Where everything is read from, and little is written to.
+
+    Attributes:
+        primary: for everything but reading the streams.
+        replica: for reading the streams where clients ask for it; may be the primary.
+        reader: a client for the reader of the streams alone, which no client may hold up.
+        reader_primary: likewise, to the primary; None if `reader` reads from it.
+        keys: names of the keys.
+    """
 
     primary: Redis
     replica: Redis
+    reader: Redis
+    reader_primary: Redis | None
     keys: Keys
 
 
@@ -91,17 +103,25 @@ async def serve(
     settings = settings or settings_of(config)
     if config.redis_url is None:
         raise ValueError("a gateway needs redis_url (CERTSTREAM_REDIS_URL, --redis-url)")
-    primary = connect(config.redis_url.reveal(), name="gateway")
-    replica = primary
-    if config.redis_read_url is not None:
-        replica = connect(config.redis_read_url.reveal(), name="gateway")
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(primary.aclose)
-        stack.push_async_callback(replica.aclose)
+
+        def client(url: Secret, name: str) -> Redis:
+            made = connect(url.reveal(), name=name)
+            stack.push_async_callback(made.aclose)
+            return made
+
+        primary = client(config.redis_url, "gateway")
+        if config.redis_read_url is None:
+            replica, reader_primary = primary, None
+            reader = client(config.redis_url, "gateway-reader")
+        else:
+            replica = client(config.redis_read_url, "gateway")
+            reader = client(config.redis_read_url, "gateway-reader")
+            reader_primary = client(config.redis_url, "gateway-reader")
         listening = stack.enter_context(listener or listen(config.host, config.port))
         tune(listening, settings)
         admin_listening = stack.enter_context(address.listen(admin)) if admin else None
-        bus = _Redis(primary, replica, Keys(config.redis_prefix))
+        bus = _Redis(primary, replica, reader, reader_primary, Keys(config.redis_prefix))
         present = present or Present(config)
         await _serve(config, present, settings, bus, listening, admin_listening, stop, ready)
 
@@ -118,7 +138,7 @@ async def _serve(
 ) -> None:
     primary, replica, keys = bus.primary, bus.replica, bus.keys
     door = _door(config, primary, keys)
-    follower = Follower(replica, keys, settings.streams, primary=primary)
+    follower = Follower(bus.reader, keys, settings.streams, primary=bus.reader_primary)
     history = History(replica, keys, settings.history_bytes)
     certificate = _certificate(config)
     faults = Faults(time.monotonic)
@@ -159,22 +179,29 @@ async def _serve(
             own_pages = pages(own_metrics, follower, stop)
             await stack.enter_async_context(admin_server(admin_listening, own_pages))
         url = url_of(listening, "https" if certificate else "http")
+        supervised: dict[TaskName, Callable[[], Awaitable[None]]] = {
+            "fanout": fanout.run,
+            "websockets": service.websockets.run,
+            "events": service.events.run,
+            "stalled": partial(watch, service),
+            "rates": door.rates.run,
+            "connections": door.connections.run,
+            "announce": partial(
+                announce, primary, keys, name, service, follower, url, own_address, faults
+            ),
+            "machine": machine.watch,
+            "reload": partial(reload.run, present, config),
+        }
+        if certificate is not None:
+            supervised["certificate"] = certificate.run
         tasks = [
-            group.create_task(task)
-            for task in (
-                _check(replica),
-                feed(follower, rings, fanout.notify, meter),
-                fanout.run(),
-                service.websockets.run(),
-                service.events.run(),
-                watch(service),
-                door.rates.run(),
-                door.connections.run(),
-                announce(primary, keys, name, service, follower, url, own_address, faults),
-                machine.watch(),
-                reload.run(present, config),
-                *([certificate.run()] if certificate else []),
-            )
+            # Without these two a gateway serves nobody: their errors end the process.
+            group.create_task(_check(replica)),
+            group.create_task(feed(follower, rings, fanout.notify, meter)),
+            *(
+                group.create_task(supervise(task, work, partial(meter.failed, task)))
+                for task, work in supervised.items()
+            ),
         ]
         log.info("clients can connect", url=url, streams=settings.streams)
         if ready is not None:
@@ -191,7 +218,7 @@ async def _serve(
 async def _check(client: Redis) -> None:
     """Refuse a Redis that cannot hold streams, as soon as it can be asked."""
     while True:
-        with suppress(redis.exceptions.RedisError):  # the reader of the streams says so in the log
+        with suppress(*UNAVAILABLE):  # the reader of the streams says so in the log
             await check_server(client, writable=False)
             return
         await asyncio.sleep(_REDIS_PAUSE)

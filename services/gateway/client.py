@@ -193,6 +193,12 @@ class Client(asyncio.Protocol, ABC):
         if self.ticket is not None:
             self.ticket.give_back()
 
+    def fail(self, error: BaseException) -> None:
+        """End this client, and no other, after an error that nobody foresaw."""
+        self.service.errors.report(error, connection=self.number)
+        self.lane.live.discard(self)
+        self.transport.abort()
+
     def _cut_off_later(self) -> None:
         """Do not wait for ever for a client that does not take or answer what was written."""
         self.service.leaving(self)

@@ -83,13 +83,16 @@ class Lane:
         self.flushed = end
         served = 0
         for number, client in enumerate(tuple(self.live), 1):
-            if client.at is start and not client.paused:
-                client.at = end
-                if data:
-                    client.transport.write(data)
-                served += 1
-            elif client.at.number < end.number:
-                client.pump()
+            try:
+                if client.at is start and not client.paused:
+                    client.at = end
+                    if data:
+                        client.transport.write(data)
+                    served += 1
+                elif client.at.number < end.number:
+                    client.pump()
+            except Exception as error:  # noqa: BLE001
+                client.fail(error)  # and write to the others
             if not number % _STRIDE and perf_counter() - began > _TURN:
                 spent += perf_counter() - began
                 await asyncio.sleep(0)

@@ -26,6 +26,20 @@ _LOSSES: Final = {
 
 _LOSS_SHOWN: Final = 900.0  # seconds for which a loss is reported
 
+TaskName = Literal[
+    "announce",
+    "certificate",
+    "connections",
+    "events",
+    "fanout",
+    "machine",
+    "rates",
+    "reload",
+    "stalled",
+    "websockets",
+]
+"""Tasks that fail alone, see `certadmin.supervision`."""
+
 _DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _FLUSH_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
@@ -77,6 +91,18 @@ class Meter:
             ["route", "status"],
             registry=registry,
         )
+        self._failures = Counter(
+            f"{PREFIX}_task_failures",
+            "Tasks that ended by an error, which is a bug; each is begun again.",
+            ["task"],
+            registry=registry,
+        )
+        for task in get_args(TaskName):
+            self._failures.labels(task)
+
+    def failed(self, task: TaskName) -> None:
+        """A task ended by an error that nobody foresaw."""
+        self._failures.labels(task).inc()
 
     def answered(self, route: str, status: int) -> None:
         """A request was answered, with a stream or otherwise."""

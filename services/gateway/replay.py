@@ -10,11 +10,12 @@ ring takes over. What cannot be had any more is told with a gap message, never s
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
-import redis.exceptions
 from redis.asyncio import Redis
 
+from certbus.errors import UNAVAILABLE
 from certbus.events import FUTURE, NOT_RETAINED
 from certbus.ids import ORIGIN, Cursor, parse_entry_id
 from certbus.keys import Keys
@@ -25,6 +26,7 @@ from gateway.history import History
 from gateway.lane import WRITE_BYTES
 from gateway.meter import Meter
 from gateway.ring import Overrun, Position, Ring
+from gateway.shared_read import SharedRead
 
 _PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds until the ring or Redis is asked again
 
@@ -52,14 +54,20 @@ class Replay:
     ) -> None:
         self._meter = meter
         self._history = history
-        self._primary = primary
-        self._keys = keys
+        self._head = SharedRead(partial(read_head, primary, keys))
         self._begun = begun
         self._group = group
 
     def begin(self, client: Client, cursor: Cursor) -> None:
         """Serve a client that has everything up to `cursor`, until the ring takes over."""
-        self._group.create_task(self._serve(client, cursor))
+        self._group.create_task(self._run(client, cursor))
+
+    async def _run(self, client: Client, cursor: Cursor) -> None:
+        """Serve a client; what goes wrong with it ends it alone."""
+        try:
+            await self._serve(client, cursor)
+        except Exception as error:  # noqa: BLE001
+            client.fail(error)
 
     async def _serve(self, client: Client, cursor: Cursor) -> None:
         ring = client.lane.ring
@@ -71,7 +79,7 @@ class Replay:
                 return
             try:
                 gone_on = await self._go_on(client, cursor)
-            except redis.exceptions.RedisError:  # the reader of the streams says so in the log
+            except UNAVAILABLE:  # the reader of the streams says so in the log
                 gone_on = cursor
             if gone_on is None:
                 return
@@ -123,7 +131,7 @@ class Replay:
     async def _at_the_end(self, client: Client, cursor: Cursor) -> Cursor | None:
         """Everything that Redis retains of the stream is older than the cursor."""
         ring = client.lane.ring
-        last = parse_entry_id((await read_head(self._primary, self._keys)).last)
+        last = parse_entry_id((await self._head()).last)
         if client.gone:
             return None
         if cursor.entry > last:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.directory import Directory
+from certbus.errors import UNAVAILABLE
 from certbus.health import FAULTS, STREAMS_SERVED, Faults
 from certbus.keys import STREAMS, Keys
 from certbus.reader import Follower
@@ -64,7 +64,7 @@ async def announce(
     following = False
     try:
         while True:
-            with suppress(redis.exceptions.RedisError):  # the streams' reader says so in the log
+            with suppress(*UNAVAILABLE):  # the streams' reader says so in the log
                 following = bool(follower.positions)
                 counts = _counts(service)
                 said = {
@@ -79,7 +79,7 @@ async def announce(
                 await directory.gateway_alive(name, said)
             await asyncio.sleep(_BEAT if following else _FIRST_BEAT)
     finally:
-        with suppress(redis.exceptions.RedisError, TimeoutError):
+        with suppress(*UNAVAILABLE, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
                 await directory.gateway_gone(name)
 

@@ -12,6 +12,10 @@ from certbus.connection import connect
 from certbus.embedded import find_executable
 from tests.certbus.proxy import Proxy
 from tests.certbus.servers import RedisServer
+from tests.gateway.conftest import prefix, shared_redis, start
+from tests.gateway.press import Press
+
+__all__ = ["prefix", "shared_redis", "start"]  # fixtures
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -44,3 +48,10 @@ async def lossy(proxy: Proxy) -> AsyncIterator[Redis]:
     """A client whose connections the proxy cuts."""
     async with connect(proxy.url) as lossy:
         yield lossy
+
+
+@pytest.fixture
+async def press(server: RedisServer, prefix: str) -> AsyncIterator[Press]:
+    """What publishes, by a connection that nothing happens to."""
+    async with Press(server.url, prefix) as press:
+        yield press

@@ -14,8 +14,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Final
 
-import redis.exceptions
-
+from certbus.errors import UNAVAILABLE
 from certbus.limits import Connected, ConnectionCounts, LetIn
 from gateway.admission.policy import Policy
 from gateway.admission.shared import Shared, UnavailableError
@@ -94,7 +93,7 @@ class Connections:
                     self._let_in_alone()
                     await self._stop_telling()
         finally:
-            with suppress(redis.exceptions.RedisError, TimeoutError):
+            with suppress(*UNAVAILABLE, TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
                     await self._counts.end()
 

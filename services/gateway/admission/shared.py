@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
-import redis.exceptions
 import structlog
+
+from certbus.errors import UNAVAILABLE
 
 _PATIENCE: Final = 0.5  # seconds that Redis may take
 _PAUSE: Final = 1.0  # seconds before it is asked again once it did not answer
@@ -34,6 +35,8 @@ class Shared:
     async def ask(self, question: Awaitable[T]) -> T:
         """Wait for an answer.
 
+        Whatever else goes wrong is a bug, and logged as one, but clients must not wait for it.
+
         Raises:
             UnavailableError: there is none in time, or there was none a moment ago.
         """
@@ -41,12 +44,18 @@ class Shared:
         try:
             async with asyncio.timeout(_PATIENCE):
                 answer = await question
-        except (redis.exceptions.RedisError, TimeoutError) as error:
+        except Exception as error:
             self._not_before = clock() + _PAUSE
             if not self._away:
                 self._away = True
                 why = str(error) or "no answer in time"
-                log.warning("limits hold for this gateway alone", what=self._what, why=why)
+                is_bug = not isinstance(error, (*UNAVAILABLE, TimeoutError))
+                log.warning(
+                    "limits hold for this gateway alone",
+                    what=self._what,
+                    why=why,
+                    exc_info=is_bug,
+                )
             raise UnavailableError from error
         if self._away:
             self._away = False

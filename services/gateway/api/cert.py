@@ -5,11 +5,11 @@ import re
 from typing import Annotated, Final
 
 import msgspec
-import redis.exceptions
 import structlog
 from msgspec import Meta
 from redis.asyncio import Redis
 
+from certbus.errors import UNAVAILABLE
 from certbus.ids import message_id
 from certbus.keys import Keys
 from certbus.lookup import Place, locate, message_at
@@ -80,7 +80,7 @@ class Certificates:
             try:
                 async with asyncio.timeout(_PATIENCE), self._places:
                     found = await self._find(digest)
-            except (redis.exceptions.RedisError, OSError, TimeoutError):
+            except (*UNAVAILABLE, TimeoutError):
                 return away()
             except msgspec.ValidationError as error:
                 log.error("unreadable message", hash=digest.hex(), error=str(error))

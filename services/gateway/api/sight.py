@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.directory import Snapshot, snapshot
+from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
 from certbus.server import ServerState, server_state
 from gateway.exchange import Answer, Later, in_json, refuse
@@ -52,7 +52,7 @@ class Sight:
             async with asyncio.timeout(_PATIENCE):
                 self.server = await server_state(self._redis)
                 return await snapshot(self._redis, self._keys)
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
+        except (*UNAVAILABLE, TimeoutError) as error:
             self.server = f"{type(error).__name__}; the log of this gateway has the details"
             return None
 
