@@ -7,6 +7,7 @@ them lie small steps, a module each:
     environment.py  CERTSTREAM_* variables -> nodes that remember their variable
     peers.py        keys of certstream-server-rust's file: older names, and those without a
                     meaning here
+    hosts.py        what a host may be called
     build.py        nodes -> frozen structs, collecting every problem on the way
 
 A configuration may change while a service runs: live.py says what of it then applies, and

@@ -14,7 +14,7 @@ import msgspec
 
 from certconf.document import Node
 from certconf.network import Network
-from certconf.problems import Problem
+from certconf.problems import Problem, WrongForm
 from certconf.secret import RedisURL, Secret
 from certconf.settings import FACTS, Config
 
@@ -136,8 +136,10 @@ def _scalar(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
         value = "off"  # as YAML reads it on the command line
     try:
         return msgspec.convert(value, kind, strict=False, dec_hook=_custom)
-    except (msgspec.ValidationError, OverflowError):
-        problems.append(_problem(node, key, allowed(kind), secret=_is_secret(kind)))
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
+        # Of our own types the cause says what is wrong, and repeats no secret.
+        why = f": {error.__cause__}" if isinstance(error.__cause__, WrongForm) else ""
+        problems.append(_problem(node, key, f"{allowed(kind)}{why}", secret=_is_secret(kind)))
         return msgspec.UNSET
 
 
@@ -145,7 +147,15 @@ def _custom(kind: type, value: object) -> object:
     """The types msgspec does not know."""
     if not isinstance(value, str) or not value:
         raise ValueError("not a text")
-    return Path(value).expanduser() if kind is Path else kind(value)
+    if kind is not Path:
+        value.encode()  # bytes that are not UTF-8, from a variable, have no other place
+        return kind(value)
+    if "\0" in value:
+        raise WrongForm("a path has no NUL")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # pathlib's own: no such user, or no home directory
+        raise WrongForm(str(error)) from None
 
 
 def _problem(node: Node, key: str, allowed: str, *, secret: bool = False) -> Problem:

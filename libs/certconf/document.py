@@ -85,6 +85,15 @@ def plain(value: object, origin: Origin) -> Node:
     return Node(value, origin, str(value))
 
 
+def unfolded(node: Node) -> object:
+    """A node as dicts, lists, None and texts as they were written: `plain` makes the same of it."""
+    if isinstance(node.value, dict):
+        return {name: unfolded(child) for name, child in node.value.items()}
+    if isinstance(node.value, list):
+        return [unfolded(child) for child in node.value]
+    return None if node.value is None else node.text
+
+
 def walk(node: Node, key: str = "") -> Iterator[tuple[str, Node]]:
     """Every node below `node` with its dotted key, in the order written."""
     if isinstance(node.value, dict):
@@ -138,8 +147,8 @@ def _resolved(node: yaml.Node) -> object:
     """The scalar as YAML means it; a text where its tag is one no configuration has use for."""
     try:
         return _SCALARS.construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError, OverflowError):
-        return node.value
+    except (yaml.YAMLError, ValueError, OverflowError, LookupError, TypeError, AttributeError):
+        return node.value  # also `!!bool maybe`, for which PyYAML has no error of its own
 
 
 def _unusable(source: str, line: int | None, message: str) -> UnusableError:

@@ -4,6 +4,7 @@ An empty variable is one that is not set: compose files pass unset ones on as em
 """
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -67,8 +68,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "ADMIN": "admin",
 }
 
-#: Not settings: where the file is, which `load` reads itself.
-_OTHERS: Final = frozenset({"CONFIG"})
+#: Not settings: where the file is, which `load` reads itself, and what `up` passes to its children.
+_OTHERS: Final = frozenset({"CONFIG", "OVERRIDES"})
 _COMMA_SEPARATED: Final = frozenset({"AUTH_TOKENS"})
 _YAML: Final = frozenset({"LOG_LISTS"})
 
@@ -106,7 +107,7 @@ def _node(name: str, text: str, origin: Origin, problems: list[Problem]) -> Node
         return Node([scalar(word, origin) for word in words if word], origin)
     if name in _YAML:
         try:
-            return parse(text.encode(), origin.source, problems)
+            return parse(os.fsencode(text), origin.source, problems)
         except UnusableError as error:
             problems.append(error.problem)
             return Node(None, origin)

@@ -10,6 +10,7 @@ import msgspec
 from certconf import environment, peers
 from certconf.build import build
 from certconf.document import Node, UnusableError, parse, plain, walk
+from certconf.hosts import is_host
 from certconf.problems import ConfigError, Origin, Problem
 from certconf.secret import RedisURL
 from certconf.settings import GOOGLE_LIST, Config, LogList
@@ -17,6 +18,7 @@ from certconf.settings import GOOGLE_LIST, Config, LogList
 #: Where the file is looked for when CERTSTREAM_CONFIG does not say.
 FILES: Final = ("config.yaml", "config.yml", "/etc/certstream/config.yaml")
 COMMAND_LINE: Final = Origin("command line")
+_SYSTEM_STATE: Final = Path("/var/lib/certstream-server")
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -102,6 +104,12 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if ct_log.retry_initial_delay_ms > ct_log.retry_max_delay_ms:
         keys = ("ct_log.retry_initial_delay_ms", "ct_log.retry_max_delay_ms")
         yield keys, f"is above retry_max_delay_ms, {ct_log.retry_max_delay_ms}"
+    if not is_host(config.host):
+        yield ("host",), f"{config.host[:60]!r} is neither an address nor the name of a host"
+    if config.admin is not None and not config.admin.startswith("unix:"):
+        host = config.admin.rpartition(":")[0]
+        if not is_host(host[1:-1] if host.startswith("[") and host.endswith("]") else host):
+            yield ("admin",), f"{config.admin[:60]!r} is neither host:port nor unix:<path>"
     if (config.tls_cert is None) != (config.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if config.tls_cert else ("tls_key", "tls_cert")
         yield (given, missing), f"needs {missing} beside it"
@@ -160,7 +168,7 @@ def _with_redis_password(
     if config.redis_password_file is None:
         return config
     try:
-        password = config.redis_password_file.read_text().strip()
+        password = config.redis_password_file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         origin = origins["redis_password_file"]
@@ -182,5 +190,9 @@ def _state_dir(config: Config, environ: Mapping[str, str], origins: Mapping[str,
     """Where it was set, else where the XDG base directory specification puts state."""
     if "state_dir" in origins:
         return config.state_dir
-    base = environ.get("XDG_STATE_HOME")
-    return Path(base) / "certstream-server" if base else config.state_dir.expanduser()
+    if base := environ.get("XDG_STATE_HOME"):
+        return Path(base) / "certstream-server"
+    try:
+        return config.state_dir.expanduser()
+    except RuntimeError:  # this user has no home directory
+        return _SYSTEM_STATE

@@ -31,6 +31,10 @@ class Problem(msgspec.Struct, frozen=True):
         return ": ".join(part for part in (str(self.origin), self.key, self.message) if part)
 
 
+class WrongForm(ValueError):
+    """A text is not what its setting needs; says why, without the text."""
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; `problems` has every reason, in the order written."""
 

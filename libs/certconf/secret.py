@@ -1,10 +1,34 @@
 """Values that must not appear in a log, an error or a repr."""
 
+import re
+from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+
+from certconf.hosts import is_host
+from certconf.problems import WrongForm
 
 MASK: Final = "***"
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
+
+_DATABASE: Final = re.compile(r"(/\d{0,9})?", re.ASCII)
+_ANY: Final = re.compile(r".+", re.DOTALL)
+#: Options in the query of a Redis URL that redis-py understands and this server has use for.
+_OPTIONS: Final[Mapping[str, re.Pattern[str]]] = {
+    "db": re.compile(r"\d{1,9}", re.ASCII),
+    "username": _ANY,
+    "password": _ANY,
+}
+#: The same for `rediss://`: whose certificate is trusted, and which one is shown.
+_TLS_OPTIONS: Final[Mapping[str, re.Pattern[str]]] = {
+    "ssl_cert_reqs": re.compile(r"none|optional|required"),
+    "ssl_check_hostname": re.compile(r"true|false", re.IGNORECASE),
+    "ssl_ca_certs": _ANY,
+    "ssl_ca_path": _ANY,
+    "ssl_certfile": _ANY,
+    "ssl_keyfile": _ANY,
+    "ssl_password": _ANY,
+}
 
 
 class Secret:
@@ -44,16 +68,27 @@ class RedisURL(Secret):
         """Check the URL's form.
 
         Raises:
-            ValueError: not the URL of a Redis; the text is not repeated in it.
+            WrongForm: it is not the URL of a Redis; says why, without any of the text but the
+                names of options.
         """
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname, parts.port
+            text.encode()
+        except ValueError:  # its message may hold a part of a password
+            raise WrongForm(
+                "a port is a number, and / and [ in a password are %2F and %5B"
+            ) from None
         if parts.scheme not in REDIS_SCHEMES:
-            raise ValueError("not a redis://, rediss:// or unix:// URL")
+            raise WrongForm("it begins with none of redis://, rediss:// and unix://")
         if parts.scheme == "unix":
-            if not parts.path.startswith("/"):
-                raise ValueError("not an absolute socket path: unix:///run/redis.sock")
-        elif not parts.hostname or (parts.port is not None and parts.port < 1):
-            raise ValueError("a URL without a host, or with a wrong port")
+            if not parts.path.startswith("/") or "\0" in text:
+                raise WrongForm("a socket's path is absolute: unix:///run/redis.sock")
+        elif not host or not is_host(host) or port == 0:
+            raise WrongForm("a host is missing or not a name or address, or the port is 0")
+        elif not _DATABASE.fullmatch(unquote(parts.path)):
+            raise WrongForm("after the host comes the number of a database, as in redis://host/0")
+        _check_options(parts.query, tls=parts.scheme == "rediss")
         super().__init__(text)
 
     def with_password(self, password: str) -> "RedisURL":
@@ -71,3 +106,13 @@ class RedisURL(Secret):
             host = f"{user.partition(':')[0]}:{MASK}@{host}"
         # redis-py also takes the password from the query (`?password=`); none of it is shown.
         return urlunsplit((parts.scheme, host, parts.path, MASK if parts.query else "", ""))
+
+
+def _check_options(query: str, *, tls: bool) -> None:
+    options = {**_OPTIONS, **(_TLS_OPTIONS if tls else {})}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in options:
+            needs = "needs rediss://" if name in _TLS_OPTIONS else "is none of its options"
+            raise WrongForm(f"{name[:40]!r} {needs}: {', '.join(options)}")
+        if not options[name].fullmatch(value):
+            raise WrongForm(f"the option {name} has a wrong value")

@@ -275,7 +275,9 @@ class Config(msgspec.Struct, frozen=True):
         trusted_proxies: whose X-Forwarded-For says where a client is.
         log_lists: lists of logs to follow; None is Google's and Apple's, [] only the configured
             logs.
-        redis_url: None lets `certstream-server up` run a Redis of its own.
+        redis_url: None lets `certstream-server up` run a Redis of its own. Options in its query are
+            db, username and password; for rediss:// also ssl_cert_reqs, ssl_check_hostname,
+            ssl_ca_certs, ssl_ca_path, ssl_certfile, ssl_keyfile and ssl_password.
         redis_read_url: a replica that gateways read the streams from.
         drain_secs: how long a gateway that stops may take to send its clients elsewhere; whoever
             stops it must wait at least 6 s longer, for clients that do not answer.

@@ -1,6 +1,7 @@
 """The subcommands of `certstream-server`."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -39,6 +40,8 @@ class _Commands(Protocol):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the process's exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the locale cannot show is no reason to end
+        sys.stdout.reconfigure(errors="backslashreplace")
     chosen = _parser(arguments[:1]).parse_args(arguments)
     handler: Handler = chosen.handler
     if handler not in _RELOADING:

@@ -30,6 +30,8 @@ LEVELS: Final[Mapping[str, int]] = {
     "critical": logging.CRITICAL,
 }
 
+_SHOWN: Final = 200  # characters of an object's repr
+
 #: Libraries that say at INFO what we count instead.
 _CHATTY: Final = ("httpx", "httpcore", "hpack", "websockets", "asyncio", "watchfiles")
 
@@ -68,6 +70,7 @@ def configure(level: str, form: str, service: str) -> None:
     set_level(level)
     structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
     sys.excepthook = _log_uncaught
+    sys.unraisablehook = _log_unraisable
 
 
 def set_level(level: str) -> None:
@@ -84,6 +87,21 @@ def _log_uncaught(
 ) -> None:
     """Stands for `sys.excepthook`: one line of the log instead of a bare traceback."""
     structlog.get_logger(__name__).critical("failed", exc_info=(kind, error, traceback))
+
+
+def _log_unraisable(unraisable: Any) -> None:
+    """Stands for `sys.unraisablehook`: for errors where nobody could catch one.
+
+    Python's `ssl` is such a place: a client that calls a server by a name that is not ASCII in its
+    TLS handshake (RFC 6066 section 3) makes it raise, and then refuses the handshake.
+    """
+    log, error = structlog.get_logger(__name__), unraisable.exc_value
+    if isinstance(error, UnicodeDecodeError) and isinstance(unraisable.object, bytes):
+        log.debug("tls handshake refused", why="the server name is not ASCII")
+        return
+    info = (unraisable.exc_type, error, unraisable.exc_traceback)
+    what = f"{unraisable.err_msg or 'in'} {unraisable.object!r}"
+    log.error("error ignored", what=what[:_SHOWN], exc_info=info)
 
 
 def _renderers(*, console: bool) -> list[Any]:

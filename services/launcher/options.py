@@ -1,7 +1,7 @@
 """Options that are settings, and the Config they make of defaults, file, variables and themselves.
 
-A setting given on the command line travels to child processes as `--set`, so that a child ends
-with the very configuration its parent checked.
+A setting given on the command line travels to child processes in their environment, so that a
+child ends with the very configuration its parent checked.
 """
 
 import argparse
@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-import yaml
-
-from certconf import Config, load
+from certconf import Config, Problem, document, load
 from launcher.logsetup import FORMATS
 
 #: Option -> the setting it is a short form of.
@@ -26,6 +24,10 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "start_index": "ct_log.start_index",
     "admin": "admin",
 }
+
+
+#: The variable in which `up` passes the settings of its command line to its children, as JSON.
+_PASSED: Final = "CERTSTREAM_OVERRIDES"
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:
@@ -115,17 +117,27 @@ def reader(options: argparse.Namespace, config: Config) -> Callable[[], Config]:
 
 def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     """The settings of the command line, by dotted name."""
-    overrides: dict[str, Any] = dict(options.assignments)
+    supervised = getattr(options, "parent_pid", None) is not None
+    passed = os.environ.get(_PASSED) if supervised else None
+    overrides: dict[str, Any] = {**json.loads(passed or "{}"), **dict(options.assignments)}
     for option, setting in _SETTINGS.items():
         if (value := getattr(options, option, None)) is not None:
             overrides[setting] = value
     return overrides
 
 
-def arguments(config: Config, overrides: Mapping[str, Any]) -> Sequence[str]:
-    """The arguments with which a child process makes the same Config."""
-    file = [f"--config={config.file}"] if config.file else []
-    return [*file, *(f"--set={key}={json.dumps(value)}" for key, value in overrides.items())]
+def arguments(config: Config) -> Sequence[str]:
+    """The arguments with which a child process, in `environment`, makes the same Config."""
+    return [f"--config={config.file}"] if config.file else []
+
+
+def environment(overrides: Mapping[str, Any]) -> Mapping[str, str]:
+    """The environment of a child process, with the settings of its parent's command line.
+
+    Not arguments: everybody on a machine can read those of every process, and these settings may
+    hold the password of a Redis, or tokens.
+    """
+    return {**os.environ, _PASSED: json.dumps(overrides)}
 
 
 def count(text: str) -> int:
@@ -146,7 +158,11 @@ def _assignment(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    problems: list[Problem] = []
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise argparse.ArgumentTypeError(f"the value of {key} is not YAML: {value!r}") from None
+        node = document.parse(os.fsencode(value), "its value", problems)
+    except document.UnusableError as error:
+        problems.append(error.problem)
+    if problems:
+        raise argparse.ArgumentTypeError(f"the value of {key} {problems[0].message}")
+    return key.strip(), document.unfolded(node) if value.strip() else None

@@ -15,7 +15,7 @@ COMMANDS = (
 )
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | bytes, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*CERTSTREAM_SERVER, *arguments],
         cwd=cwd,
@@ -83,7 +83,13 @@ def test_a_wrong_configuration_is_told_whole_before_anything_starts(
     ("arguments", "message"),
     [
         (("up", "--set", "port"), "argument --set: 'port' is not KEY=VALUE"),
-        (("up", "--set", "port=[1"), "the value of port is not YAML: '[1'"),
+        (("up", "--set", "port=[1"), "the value of port is not YAML: while parsing"),
+        (("config", "--set", "contact=&a [*a]"), "the value of contact is too large"),
+        (("config", "--set", "contact={a: 1, a: 2}"), "the value of contact is given twice"),
+        (("config", "--state-dir", "~nosuchuser/x"), "'~nosuchuser/x' is not a path: "),
+        (("config", "--port", b"80\xe9"), "is not a whole number from 1 to 65535"),
+        (("config", "--redis-url", "redis://h/0?colour=red"), "'colour' is none of its options"),
+        (("tail", "--redis", "redis://me:hun/ter2@h"), "a port is a number, and / and ["),
         (("up", "--gateways", "0"), "'0' is not a whole number of at least 1"),
         (("up", "--from-start", "--from-index", "7"), "not allowed with argument --from-start"),
         (("gateway", "--admin", "9100"), "'9100' is neither HOST:PORT nor unix:PATH"),
@@ -103,7 +109,7 @@ def test_a_wrong_configuration_is_told_whole_before_anything_starts(
     ],
 )
 def test_mistakes_on_the_command_line(
-    arguments: tuple[str, ...], message: str, tmp_path: Path
+    arguments: tuple[str | bytes, ...], message: str, tmp_path: Path
 ) -> None:
     result = run(*arguments, cwd=tmp_path)
     assert result.returncode != 0

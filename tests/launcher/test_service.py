@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import ssl
 import subprocess
 import sys
 import termios
@@ -119,6 +120,57 @@ def test_a_fault_shown_to_a_person_keeps_variables_to_itself() -> None:
     assert result.returncode == 1
     assert "KeyError: 'ours'" in result.stderr
     assert "hunter2" not in result.stderr
+
+
+NAMELESS = """
+import asyncio, ssl, sys
+from certconf import Config
+from launcher import service
+
+async def serve(stop):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sni_callback = lambda *_: None
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await stop.wait()
+
+service.prepare("gateway", Config(log_level=sys.argv[1]), "json", None)
+service.run(serve)
+"""
+
+
+def hello(server_name: bytes) -> bytes:
+    """A TLS client's first bytes, with this server name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    outgoing = ssl.MemoryBIO()
+    stand_in = "a" * (len(server_name) - 5) + ".test"
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=stand_in)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read().replace(stand_in.encode(), server_name)
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+async def test_a_server_name_that_is_not_ascii_makes_no_traceback(
+    level: str, tmp_path: Path
+) -> None:
+    process = Process("nameless", [sys.executable, "-c", NAMELESS, level], tmp_path)
+    try:
+
+        def listens() -> bool:
+            return process.log.read_text().strip().rpartition("\n")[2].isdecimal()
+
+        await until(listens, "it listens", ENOUGH)
+        port = int(process.log.read_text().splitlines()[-1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(hello("m\xfcnchen.example".encode("latin-1")))
+        await reader.read()  # until the server has refused the handshake
+        writer.close()
+    finally:
+        assert process.stop() == 0
+    said = process.log.read_text()
+    assert "Traceback" not in said
+    assert ("tls handshake refused" in said) == (level == "debug")
 
 
 async def test_a_terminal_that_was_closed_ends_it(tmp_path: Path) -> None:

@@ -137,6 +137,19 @@ async def test_a_hang_up_makes_all_read_the_configuration_again(
     await up.ready()
 
 
+async def test_no_secret_of_its_command_line_is_in_that_of_a_child(begin: Begin) -> None:
+    token = "--set=auth={enabled: true, tokens: [sesame]}"
+    up = begin(*following(UNREACHABLE), token, "--set=redis_read_url=redis://:sesame@h:1/0")
+    await up.ready()
+    up.remember_descendants()
+    lines = [" ".join(child.cmdline()) for child in up.descendants]
+    assert len(lines) == 3
+    assert not [line for line in lines if "sesame" in line]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        refused = await client.get(f"http://127.0.0.1:{up.port}/sse")
+    assert refused.status_code == 401, "they have the settings all the same"
+
+
 async def test_one_scrape_shows_the_whole_machine(begin: Begin) -> None:
     up = begin(*following(UNREACHABLE), "--gateways=2")
     await up.ready()

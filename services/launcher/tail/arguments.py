@@ -79,7 +79,8 @@ def _redis(text: str) -> str:
     try:
         RedisURL(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        message = f"not a redis://, rediss:// or unix:// URL: {error}"
+        raise argparse.ArgumentTypeError(message) from None
     return text
 
 

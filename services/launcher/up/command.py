@@ -99,8 +99,8 @@ async def _everything(
             _print_urls(config)
 
         shared = (f"--parent-pid={os.getpid()}", f"--log-format={_child_format(chosen, panel)}")
-        configured = (*options.arguments(config, settings), *shared)
-        environ = {**os.environ, "FORCE_COLOR": "1"} if panel else os.environ
+        configured = (*options.arguments(config), *shared)
+        environ = {**options.environment(settings), **({"FORCE_COLOR": "1"} if panel else {})}
         on_line = panel.line if panel else None
         grace = _grace(config)
 
