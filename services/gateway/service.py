@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 
 
 class Closable(Protocol):
-    """A connection, as far as stopping is concerned."""
+    """A connection without a stream, as far as stopping is concerned."""
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """Where answers go."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it waits for this server, not for its client."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, after the answer that is being made."""
 
 
 class Service:
@@ -85,6 +93,19 @@ class Service:
                 if (stream, form) not in self.lanes:
                     self.lanes[stream, form] = Lane(ring, form, self._replay, self.meter)
         return gone
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether an answer is being made."""
+        return any(connection.is_answering for connection in self.waiting)
+
+    def cut_off(self) -> int:
+        """End all connections that are being closed, or have no stream, at once; say how many."""
+        transports = [client.transport for client in self._leaving]
+        transports += [connection.transport for connection in self.waiting]
+        for transport in transports:
+            transport.abort()
+        return len(transports)
 
     def leaving(self, client: "Client") -> None:
         """Note that a client is being closed."""
