@@ -19,6 +19,10 @@ MAX_UNPACKED = 16 * 1024 * 1024
 """Bytes. Batches of at most 4 MiB are published; the rest is room for other publishers."""
 
 
+MAX_MESSAGES = 10_000
+"""In one batch: a cursor has at most four digits for a message's position. 256 are published."""
+
+
 class Undecodable(ValueError):
     """A stored batch is not what its codec says. Says in which way."""
 
@@ -44,9 +48,15 @@ class Codec:
             blob: what `pack` gave.
 
         Raises:
-            Undecodable: unknown codec, damaged blob, or more than `MAX_UNPACKED` bytes.
+            Undecodable: unknown codec, damaged blob, more than `MAX_UNPACKED` bytes or more than
+                `MAX_MESSAGES` messages.
         """
-        return self._joined(name, blob).split(b"\n")
+        joined = self._joined(name, blob)
+        # The first 10,000 newlines are looked for, never all of 16 MiB of them.
+        messages = joined.split(b"\n", MAX_MESSAGES)
+        if len(messages) > MAX_MESSAGES:
+            raise Undecodable(f"has more than {MAX_MESSAGES} messages")
+        return messages
 
     def pick(self, name: str, blob: bytes, position: int) -> bytes | None:
         """Unpack one message alone: half the time of `unpack`.
@@ -57,7 +67,7 @@ class Codec:
             position: of the message; None is given if there are not that many.
 
         Raises:
-            Undecodable: as `unpack`.
+            Undecodable: unknown codec, damaged blob, or more than `MAX_UNPACKED` bytes.
         """
         joined = self._joined(name, blob)
         start = 0
@@ -72,6 +82,8 @@ class Codec:
         if name == "zstd":
             return self._decompress(blob)
         if name == "none":
+            if len(blob) > MAX_UNPACKED:
+                raise Undecodable(f"has {len(blob)} bytes, more than {MAX_UNPACKED}")
             return blob
         raise Undecodable(f"unknown codec {name!r}: written by a newer version?")
 

@@ -1,14 +1,6 @@
-"""What reading a stream yields, and how a reader knows that it has missed nothing. Pure.
+"""What reading a stream yields: batches, and what is reported of them. Pure.
 
-Every batch names in `prev` the batch published before it. A reader that has everything up to X
-and reads on gets F as the first batch after X:
-
-    F.prev = X    F continues it
-    F.prev > X    the batches after X up to F.prev are gone: trimmed, or the stream was not written
-    F.prev < X    Redis lost what it had acknowledged after F.prev (its last second, after a
-                  crash); the logs' entries come again, under new ids
-
-An emptied Redis begins a new chain at 0-0, under a new epoch (`head.epoch`).
+`continuity.py` says what follows a batch, and when there is a gap before it.
 """
 
 from collections.abc import Mapping
@@ -16,13 +8,19 @@ from collections.abc import Mapping
 import msgspec
 
 from certbus.codec import Codec, Undecodable
-from certbus.ids import ORIGIN, EntryId, parse_entry_id
+from certbus.continuity import Link
+from certbus.ids import ORIGIN, parse_entry_id
 
 NOT_RETAINED = "no longer retained"
 """The reason of a `Gap` that trimming has made."""
 
 FUTURE = "this id is from the future: live from now on"
-"""The reason told for a cursor above every id that was given out."""
+"""The reason reported for a cursor above every id that was given out."""
+
+RESET = "the server's store was emptied; earlier ids are void"
+"""The reason reported for what was read before Redis was emptied."""
+
+_ODD = "unreadable"
 
 
 class StreamBatch(msgspec.Struct, frozen=True, gc=False):
@@ -46,6 +44,23 @@ class StreamBatch(msgspec.Struct, frozen=True, gc=False):
     last: int
     messages: list[bytes]
 
+    @property
+    def link(self) -> Link:
+        """What tells it from every other batch."""
+        return Link(parse_entry_id(self.id), parse_entry_id(self.prev), f"{self.log}:{self.first}")
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """An entry of a stream that is no batch.
+
+    Attributes:
+        link: its id; `prev` as far as it can be read, else the id of the entry before it.
+        error: what is wrong with it.
+    """
+
+    link: Link
+    error: str
+
 
 class Gap(msgspec.Struct, frozen=True):
     """Batches that this reader will never get.
@@ -68,12 +83,13 @@ class Repeat(msgspec.Struct, frozen=True):
 
     Attributes:
         stream: where.
-        since: entry id of the newest batch that Redis still has of what was seen.
+        since: entry id of the newest batch that Redis still has of what was seen; None if it has
+            none of it, or nobody knows: everything retained comes again.
         seen: entry id of the newest batch that was seen.
     """
 
     stream: str
-    since: str
+    since: str | None
     seen: str
 
 
@@ -92,24 +108,6 @@ class NewEpoch(msgspec.Struct, frozen=True):
 Event = StreamBatch | Gap | Repeat | NewEpoch
 
 
-def discontinuity(stream: str, position: EntryId, entry: str, prev: str) -> Gap | Repeat | None:
-    """Compare a batch with what was read before it.
-
-    Args:
-        stream: name of the stream.
-        position: the newest batch that was read; ORIGIN if the oldest one is wanted, whatever
-            came before it.
-        entry: id of the batch that was read after it.
-        prev: that batch's `prev`.
-    """
-    before = parse_entry_id(prev)
-    if before == position or str(position) == ORIGIN:
-        return None
-    if before < position:
-        return Repeat(stream, since=prev, seen=str(position))
-    return Gap(stream, str(position), entry, NOT_RETAINED)
-
-
 def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes]) -> StreamBatch:
     """Make a batch of a stream entry.
 
@@ -117,6 +115,7 @@ def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, byte
         Undecodable: the entry is not what publish.lua writes.
     """
     try:
+        expected = int(fields[b"n"])
         messages = codec.unpack(fields[b"codec"].decode(), fields[b"m"])
         batch = StreamBatch(
             stream,
@@ -127,7 +126,6 @@ def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, byte
             int(fields[b"last"]),
             messages,
         )
-        expected = int(fields[b"n"])
     except KeyError as error:
         raise Undecodable(f"entry {entry_id} has no field {error}") from error
     except ValueError as error:
@@ -135,3 +133,29 @@ def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, byte
     if len(messages) != expected:
         raise Undecodable(f"entry {entry_id} has {len(messages)} messages instead of {expected}")
     return batch
+
+
+def read_link(entry_id: str, fields: Mapping[bytes, bytes], before: str = ORIGIN) -> Link:
+    """What tells a stream entry from every other, without unpacking it.
+
+    Args:
+        entry_id: its id.
+        fields: its fields.
+        before: what is taken for its `prev` if that cannot be read.
+    """
+    entry = parse_entry_id(entry_id)
+    try:
+        prev = parse_entry_id(fields[b"prev"].decode())
+        return Link(entry, prev, f"{fields[b'log'].decode()}:{int(fields[b'first'])}")
+    except (KeyError, ValueError):
+        return Link(entry, parse_entry_id(before), _ODD)
+
+
+def decode_entry(
+    codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes], before: str = ORIGIN
+) -> StreamBatch | Unreadable:
+    """Make a batch of a stream entry, or say why it is none. See `read_link`."""
+    try:
+        return decode(codec, stream, entry_id, fields)
+    except Undecodable as error:
+        return Unreadable(read_link(entry_id, fields, before), str(error))

@@ -11,6 +11,10 @@ from typing import NamedTuple
 ORIGIN = "0-0"
 """The id before every other: what `prev` says in the first batch of an epoch."""
 
+MAX_PART = (1 << 64) - 1
+"""Redis holds each half of an entry id in 64 bits."""
+
+_ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})", re.ASCII)
 _CURSOR = re.compile(r"([0-9]{1,16})(?:-([0-9]{1,16})(?:-([0-9]{1,4}))?)?", re.ASCII)
 
 
@@ -40,10 +44,14 @@ def parse_entry_id(text: str) -> EntryId:
     """Read `<ms>-<seq>`.
 
     Raises:
-        ValueError: it is not of that form.
+        ValueError: it is not of that form, or a half of it needs more than 64 bits.
     """
-    ms, _, seq = text.partition("-")
-    return EntryId(int(ms), int(seq))
+    match = _ENTRY_ID.fullmatch(text)
+    if match is not None:
+        ms, seq = int(match[1]), int(match[2])
+        if ms <= MAX_PART and seq <= MAX_PART:
+            return EntryId(ms, seq)
+    raise ValueError(f"{text[:60]!r} is not an entry id: expected <ms>-<seq>")
 
 
 def parse_cursor(text: str) -> Cursor:

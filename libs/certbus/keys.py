@@ -29,7 +29,8 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | `limit:connections:<gateway>` | hash | the same | connections to one gateway, likewise |
 
 `head`: `format` (of this contract), `epoch` (random, made with the hash: another epoch means that
-Redis was emptied), `last` (newest entry id), `streams` (names of those being written, as the
+Redis was emptied), `first` (id of the epoch's first batch; absent if an earlier release published
+it, or nothing was published yet), `last` (newest entry id), `streams` (names of those being written, as the
 newest configuration has it), `remember` (ms that a mark lives, likewise), and for each stream
 `<name>.bytes`, `<name>.entries`, `<name>.messages`: what it holds.
 

@@ -1,16 +1,26 @@
 """Resuming: from a cursor to where a `Follower` goes on, as a gateway does it for its clients."""
 
-from typing import Any
+from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.events import FUTURE, NOT_RETAINED
-from certbus.ids import ORIGIN, Cursor, parse_entry_id
+from certbus.codec import Codec
+from certbus.continuity import OLDEST, Action, Place, Reason, judge
+from certbus.events import FUTURE, NOT_RETAINED, RESET, Unreadable, decode_entry
+from certbus.ids import ORIGIN, Cursor
 from certbus.keys import Keys
-from certbus.reader import oldest, read_batch, read_head
+from certbus.reader import Piece, read_piece
 
 UNKNOWN = "unknown id: redis has lost it"
+
+_WORDS: Final[dict[Reason, str]] = {
+    "reset": RESET,
+    "lost": UNKNOWN,
+    "trimmed": NOT_RETAINED,
+    "future": FUTURE,
+    "unknown": UNKNOWN,
+}
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -39,33 +49,28 @@ async def resume(client: Redis, keys: Keys, stream: str, cursor: Cursor) -> Star
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    before: Any = await client.xrevrange(keys.stream(stream), max=str(cursor.entry), count=1)
-    if not before:
-        return await _before_all(client, keys, stream, cursor)
-    newest = before[0][0].decode()
-    if cursor.position is None:
-        return Start(newest)
-    if newest == str(cursor.entry):
-        return Start(newest, await _rest(client, keys, stream, newest, cursor.position))
-    last = (await read_head(client, keys)).last
-    is_future = cursor.entry > parse_entry_id(last)
-    return Start(last, gap=FUTURE) if is_future else Start(newest, gap=UNKNOWN)
-
-
-async def _before_all(client: Redis, keys: Keys, stream: str, cursor: Cursor) -> Start:
-    """Everything retained follows."""
-    first = await oldest(client, keys, stream)
-    if first is None:
-        return Start((await read_head(client, keys)).last)
-    entry, prev = cursor.entry, parse_entry_id(first.prev)
-    if str(entry) == ORIGIN or prev == entry or (prev < entry and cursor.position is None):
+    place = Place(cursor.entry, cursor.position)
+    if place == OLDEST:
         return Start(ORIGIN)
-    return Start(ORIGIN, gap=NOT_RETAINED if prev > entry else UNKNOWN)
+    piece = await read_piece(client, keys, stream, str(place.entry), 2)
+    view = piece.view(place.entry)
+    verdict = judge(place, view)
+    gap = None if verdict.gap is None else _WORDS[verdict.gap]
+    match verdict.action:
+        case Action.INSIDE:
+            return Start(str(place.entry), _rest(stream, piece, cursor.position))
+        case Action.NEXT if view.after is not None:
+            # The follower compares what it reads first with what this says that it has.
+            return Start(str(view.after.prev), gap=gap)
+        case Action.END:
+            return Start(piece.head.last, gap=gap)
+    return Start(ORIGIN, gap=gap)
 
 
-async def _rest(
-    client: Redis, keys: Keys, stream: str, entry: str, position: int
-) -> list[tuple[str, bytes]]:
-    batch = await read_batch(client, keys, stream, entry)
-    messages = [] if batch is None else batch.messages
-    return [(f"{entry}-{at}", text) for at, text in enumerate(messages) if at > position]
+def _rest(stream: str, piece: Piece, position: int | None) -> list[tuple[str, bytes]]:
+    if position is None:
+        return []
+    entry, fields = piece.entries[0]
+    batch = decode_entry(Codec(), stream, entry.decode(), fields)
+    messages = [] if isinstance(batch, Unreadable) else batch.messages
+    return [(f"{entry.decode()}-{at}", text) for at, text in enumerate(messages) if at > position]

@@ -144,7 +144,7 @@ async def _serve(
     faults = Faults(time.monotonic)
     meter = Meter(faults)
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
-        replay = Replay(history, primary, keys, lambda: follower.positions, group, meter)
+        replay = Replay(history, primary, keys, follower, group, meter)
         service = Service(settings, replay.begin, meter)
         rings = service.rings
         fanout = Fanout(service.lanes.values(), meter)
@@ -197,7 +197,7 @@ async def _serve(
         tasks = [
             # Without these two a gateway serves nobody: their errors end the process.
             group.create_task(_check(replica)),
-            group.create_task(feed(follower, rings, fanout.notify, meter)),
+            group.create_task(feed(follower, rings, history, fanout.notify, meter)),
             *(
                 group.create_task(supervise(task, work, partial(meter.failed, task)))
                 for task, work in supervised.items()

@@ -91,11 +91,11 @@ class Client(asyncio.Protocol, ABC):
         if cursor.entry > lane.ring.head.cursor.entry:
             return False  # of a gateway that is ahead, or of none: Redis knows
         try:
-            data, place = lane.ring.resume(cursor, lane.form)
+            data, place, messages = lane.ring.resume(cursor, lane.form)
         except Overrun:
             return False
         self._replayed = False
-        self.write(data, place)
+        self.write(data, place, messages)
         self.pump()
         return True
 
@@ -109,14 +109,19 @@ class Client(asyncio.Protocol, ABC):
         """Write a message that has no id."""
         self.transport.write(self.lane.form.notice(notice))
 
-    def write(self, data: bytes, place: Position) -> bool:
+    def write(self, data: bytes, place: Position, messages: int) -> bool:
         """Write what leads to a place.
+
+        Args:
+            data: messages, encoded.
+            place: behind them.
+            messages: how many they are.
 
         Returns:
             Whether the transport takes more.
         """
         lane = self.lane
-        lane.sent += max(place.total - self.at.total, 0)
+        lane.sent += messages
         lane.sent_bytes += len(data)
         self.at = place
         self.transport.write(data)
@@ -140,7 +145,7 @@ class Client(asyncio.Protocol, ABC):
         except Overrun:
             self._hand_over(self.at.cursor)
             return
-        if not self.write(data, place):
+        if not self.write(data, place, place.total - self.at.total):
             return
         if place.number == lane.ring.head.number:
             lane.live.add(self)

@@ -1,8 +1,20 @@
 """What a client is told about messages it will not get, or get again."""
 
+from typing import Final
+
 import msgspec
 
-from certbus.events import Gap, NewEpoch, Repeat
+from certbus.continuity import Reason
+from certbus.events import FUTURE, NOT_RETAINED, RESET, Gap, NewEpoch, Repeat
+
+WORDS: Final[dict[Reason, str]] = {
+    "reset": RESET,
+    "lost": "the server lost what it had published after an id before this one; it comes again",
+    "trimmed": NOT_RETAINED,
+    "future": FUTURE,
+    "unknown": "unknown id: the server has lost it",
+}
+"""What a client reads as the reason of a gap."""
 
 
 class _Data(msgspec.Struct):
@@ -32,8 +44,11 @@ def of_event(event: Gap | Repeat | NewEpoch) -> bytes:
     match event:
         case Gap():
             return gap(event.requested, event.oldest, event.reason)
+        case Repeat(since=None):
+            reason = "the server lost what it had published; what it still has comes again"
+            return gap(event.seen, None, reason)
         case Repeat():
             reason = f"the server lost what followed {event.since}; it comes again under new ids"
             return gap(event.seen, None, reason)
         case NewEpoch():
-            return gap("0-0", None, "the server's store was emptied; earlier ids are void")
+            return gap("0-0", None, RESET)

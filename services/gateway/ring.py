@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from certbus.continuity import NOTHING
 from certbus.ids import ORIGIN, Cursor, EntryId, message_id, parse_entry_id
 from gateway.frames import Form
 
@@ -112,9 +113,11 @@ class Ring:
 
     def __init__(self, stream: str, max_bytes: int, first: int = 0) -> None:
         self.stream = stream
-        self.head = Position(first, Cursor(parse_entry_id(ORIGIN), None), 0)
+        self.head = Position(first, Cursor(NOTHING, None), 0)
         self.has_begun = False
         self.size = 0
+        self._origin: int | None = None  # the slot from which on it has all of the present epoch
+        self._is_cut_at_notice = False  # the slot that gave way last was a notice
         self._max_bytes = max_bytes
         self._slots: deque[Slot] = deque()
 
@@ -156,9 +159,15 @@ class Ring:
         """Say behind which batch an empty ring begins."""
         self.has_begun = True
         self.head = Position(self.head.number, Cursor(parse_entry_id(entry), None), self.head.total)
+        self._is_cut_at_notice = False
+        if entry == ORIGIN:
+            self._origin = self.head.number
 
     def append(self, entry: str, prev: str, messages: Sequence[bytes]) -> None:
         """Add a batch.
+
+        A batch whose id is not above that of the one before it voids all batches before it: Redis
+        lost them, and its clock is behind. Notices that precede the new batch stay.
 
         Args:
             entry: its id.
@@ -167,11 +176,11 @@ class Ring:
         """
         entry_id = parse_entry_id(entry)
         if entry_id <= self.head.cursor.entry:
-            # Ids begin anew in an emptied Redis whose clock is behind: the old ones are void.
-            self._slots.clear()
-            self.size = 0
-        if not self._slots:
+            self._void(prev)
+        elif not self._slots:
             self.start(prev)
+        if prev == ORIGIN:
+            self._origin = self.head.number
         first = 0
         for end in _cuts(messages):
             after = Position(
@@ -180,11 +189,22 @@ class Ring:
             self._add(Slot(entry, first, messages[first:end], self.head, after))
             first = end
 
-    def append_notice(self, message: bytes) -> None:
-        """Add a message that has no id. Whoever resumes from before this place gets it, too."""
+    def append_notice(
+        self, message: bytes, *, behind: str | None = None, resets: bool = False
+    ) -> None:
+        """Add a message that has no id. Who resumes from before this place gets it, too.
+
+        Args:
+            message: JSON text.
+            behind: id of the entry that it stands for, if it stands for one.
+            resets: whether an epoch begins behind it.
+        """
         head = self.head
-        after = Position(head.number + 1, head.cursor, head.total + 1)
+        cursor = head.cursor if behind is None else Cursor(parse_entry_id(behind), None)
+        after = Position(head.number + 1, cursor, head.total + 1)
         self._add(Slot("", 0, (message,), head, after, notice=True))
+        if resets:
+            self._origin = after.number
 
     def read(self, position: Position, form: Form, limit: int) -> tuple[bytes, Position]:
         """Encode what follows a position.
@@ -217,45 +237,74 @@ class Ring:
                 break
         return (parts[0] if len(parts) == 1 else b"".join(parts)), position
 
-    def resume(self, cursor: Cursor, form: Form) -> tuple[bytes, Position]:
+    def resume(self, cursor: Cursor, form: Form) -> tuple[bytes, Position, int]:
         """Find the place behind a message.
 
         Args:
-            cursor: the message. Without a position, it stands for every message whose batch has
-                this id or an older one, and no such batch needs to exist.
+            cursor: the message. Without a position, it stands for all messages of a batch; 0-0 for
+                nothing of the present epoch.
             form: in which to encode.
 
         Returns:
-            The rest of the slot that the message is in, encoded, and the position behind that.
+            The rest of the slot that the message is in, encoded, the position behind that, and how
+            many messages the rest has.
 
         Raises:
             Overrun: the ring does not hold everything behind it, or does not know its batch.
         """
+        if not self.has_begun:
+            raise Overrun
+        if cursor.entry == NOTHING:
+            return b"", self._behind_origin(), 0
         wanted = _order(cursor)
-        if not self.has_begun or wanted < _order(self.tail.cursor):
+        if wanted < _order(self.tail.cursor):
             raise Overrun
-        data, place = b"", self.head
-        known = {self.head.cursor.entry}
+        entry = str(cursor.entry)
+        place = self.head
         for slot in self._slots:
-            before, after = slot.before.cursor, slot.after.cursor
-            if _order(before) >= wanted:
-                place, known = slot.before, {before.entry}
+            before = slot.before.cursor
+            if before.entry == cursor.entry and slot.entry != entry:
+                place = slot.before  # the whole batch is before it
                 break
-            if _order(after) > wanted:
-                inside = after.entry == cursor.entry
-                data = slot.encode(form, wanted[1] + 1 - slot.first if inside else 0)
-                place, known = slot.after, {before.entry, after.entry}
-                break
-        if cursor.position is not None and cursor.entry not in known:
+            if slot.entry == entry and _order(slot.after.cursor) > wanted:
+                skip = wanted[1] + 1 - slot.first
+                return slot.encode(form, skip), slot.after, len(slot.messages) - skip
+        if place.cursor.entry != cursor.entry or (place is self.tail and self._is_cut_at_notice):
             raise Overrun
-        return data, place
+        return b"", place, 0
+
+    def _behind_origin(self) -> Position:
+        """The place from which on everything of the present epoch follows."""
+        if self._origin is None or self._origin < self.tail.number:
+            raise Overrun
+        index = self._origin - self.tail.number
+        return self._slots[index].before if index < len(self._slots) else self.head
+
+    def _void(self, prev: str) -> None:
+        """Remove all slots but the notices at the end, which are behind `prev` from now on."""
+        notices = deque[Slot]()
+        while self._slots and self._slots[-1].notice:
+            notices.appendleft(self._slots.pop())
+        cursor = Cursor(parse_entry_id(prev), None)
+        first = notices[0].before if notices else self.head
+        place = Position(first.number, cursor, first.total)
+        for slot in notices:
+            slot.before = place
+            slot.after = place = Position(place.number + 1, cursor, place.total + 1)
+        self._slots = notices
+        self.size = sum(slot.size for slot in notices)
+        self.head = place
+        self.has_begun = True
+        self._is_cut_at_notice = False
 
     def _add(self, slot: Slot) -> None:
         self._slots.append(slot)
         self.head = slot.after
         self.size += slot.size
         while self.size > self._max_bytes and len(self._slots) > 1:
-            self.size -= self._slots.popleft().size
+            slot = self._slots.popleft()
+            self.size -= slot.size
+            self._is_cut_at_notice = slot.notice
 
 
 def _order(cursor: Cursor) -> tuple[EntryId, int]:

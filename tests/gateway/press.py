@@ -49,6 +49,13 @@ class Press:
     ) -> None:
         await self.redis.aclose()
 
+    async def start_at(self, number: int) -> None:
+        """Have certificate `number` be the next one; nothing was published yet."""
+        await self.redis.delete(self.keys.lease(LOG), self.keys.log(LOG))  # taken from 0 on
+        lease = await self._leases.acquire(LOG, number)
+        assert lease is not None
+        self._lease, self.printed = lease, number
+
     async def print(self, count: int, padding: int | None = None) -> str:
         """Publish a batch of the next `count` certificates and give its entry id.
 

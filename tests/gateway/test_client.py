@@ -43,7 +43,7 @@ async def test_a_client_that_pauses_during_its_replay_is_not_replayed_twice() ->
     old = Ring("lite", 1 << 20, first=-1000)  # as the history numbers its pieces
     old.append("1-0", "0-0", [b'{"n":1}'])
     data, place = old.read(old.tail, SSE, 1)
-    client.write(data, place)
+    client.write(data, place, 1)
     client.pause_writing()
     client.resume_writing()
     assert len(replays) == 1, "the one that is under way goes on"

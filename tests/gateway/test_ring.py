@@ -96,7 +96,7 @@ def test_resuming_behind_any_message_gives_exactly_the_rest(
         ring.append(f"{number}-0", f"{number - 1}-0", [b"m" * (SLOT_BYTES // 2)] * size)
     every = all_ids(*sizes)
     seen = data.draw(st.integers(0, len(every) - 1))
-    rest, place = ring.resume(parse_cursor(every[seen]), IDS)
+    rest, place, _ = ring.resume(parse_cursor(every[seen]), IDS)
     assert read_all(ring, place, rest) == every[seen + 1 :]
 
 
@@ -106,7 +106,6 @@ def test_resuming_behind_any_message_gives_exactly_the_rest(
         ("0", all_ids(2, 2)),
         ("1-0", ["2-0-0", "2-0-1"]),
         ("1", ["2-0-0", "2-0-1"]),
-        ("1-5", ["2-0-0", "2-0-1"]),  # a time between two batches
         ("2-0", []),
         ("2-0-1", []),
         ("1-0-999", ["2-0-0", "2-0-1"]),  # behind every position of its batch
@@ -114,11 +113,11 @@ def test_resuming_behind_any_message_gives_exactly_the_rest(
 )
 def test_cursors_without_a_message(cursor: str, rest: list[str]) -> None:
     ring = ring_of(2, 2)
-    data, place = ring.resume(parse_cursor(cursor), IDS)
+    data, place, _ = ring.resume(parse_cursor(cursor), IDS)
     assert read_all(ring, place, data) == rest
 
 
-@pytest.mark.parametrize("cursor", ["0-5-1", "1-7-0", "2-1-0"])
+@pytest.mark.parametrize("cursor", ["0-5-1", "1-7-0", "2-1-0", "1-5", "3"])
 def test_a_message_of_an_unknown_batch_is_refused(cursor: str) -> None:
     ring = ring_of(2, 2)
     with pytest.raises(Overrun):
@@ -129,7 +128,7 @@ def test_what_the_ring_has_dropped_is_refused() -> None:
     ring = ring_of(5, 5, 5, max_bytes=10)
     with pytest.raises(Overrun):
         ring.resume(Cursor(EntryId(1, 0), 3), IDS)
-    data, place = ring.resume(Cursor(EntryId(1, 0), 4), IDS)
+    data, place, _ = ring.resume(Cursor(EntryId(1, 0), 4), IDS)
     assert len(read_all(ring, place, data)) == 10
 
 
@@ -139,7 +138,7 @@ def test_what_a_ring_begins_behind_may_have_a_rest() -> None:
     ring.append("8-0", "7-0", [b"m"])
     with pytest.raises(Overrun):
         ring.resume(parse_cursor("7-0-3"), IDS)
-    data, place = ring.resume(parse_cursor("7-0"), IDS)
+    data, place, _ = ring.resume(parse_cursor("7-0"), IDS)
     assert read_all(ring, place, data) == ["8-0-0"]
 
 
@@ -148,7 +147,7 @@ def test_a_notice_is_read_at_its_place_by_whoever_comes_from_before() -> None:
     ring.append_notice(b"gap")
     ring.append("5-0", "4-0", [b"m"])
     assert read_all(ring, ring.tail) == ["1-0-0", "gap", "5-0-0"]
-    data, place = ring.resume(parse_cursor("1-0-0"), IDS)
+    data, place, _ = ring.resume(parse_cursor("1-0-0"), IDS)
     assert read_all(ring, place, data) == ["gap", "5-0-0"]
 
 
@@ -156,6 +155,53 @@ def test_ids_that_begin_anew_void_the_old_ones() -> None:
     ring = ring_of(1, 1)
     ring.append("1-0", "0-0", [b"m", b"m"])
     assert read_all(ring, ring.tail) == ["1-0-0", "1-0-1"]
+
+
+def test_a_notice_before_ids_that_begin_anew_stays() -> None:
+    ring = ring_of(1, 1)
+    behind = ring.head
+    ring.append_notice(b"gap")
+    ring.append("1-5", "1-0", [b"m"])
+    assert read_all(ring, ring.tail) == ["gap", "1-5-0"]
+    assert read_all(ring, behind) == ["gap", "1-5-0"], "who had everything misses nothing"
+    data, place, _ = ring.resume(parse_cursor("1-0"), IDS)
+    assert read_all(ring, place, data) == ["gap", "1-5-0"]
+    with pytest.raises(Overrun):
+        ring.resume(parse_cursor("2-0-0"), IDS)
+
+
+def test_what_is_behind_a_notice_that_gave_way_is_refused() -> None:
+    ring = ring_of(1, max_bytes=1)
+    ring.append_notice(b"n")
+    ring.append("2-0", "0-0", [b"m"])
+    with pytest.raises(Overrun):
+        ring.resume(parse_cursor("1-0-0"), IDS)
+
+
+def test_the_present_epoch_begins_behind_the_notice_of_it() -> None:
+    ring = Ring("lite", MANY)
+    ring.start("0-0")
+    ring.append("1-0", "0-0", [b"m"])
+    ring.append_notice(b"gap", resets=True)
+    ring.append("2-0", "0-0", [b"m"])
+    data, place, _ = ring.resume(parse_cursor("0"), IDS)
+    assert read_all(ring, place, data) == ["2-0-0"]
+    data, place, _ = ring.resume(parse_cursor("1-0-0"), IDS)
+    assert read_all(ring, place, data) == ["gap", "2-0-0"]
+
+
+def test_a_ring_that_begins_within_an_epoch_does_not_have_all_of_it() -> None:
+    ring = Ring("lite", MANY)
+    ring.start("7-0")
+    ring.append("8-0", "7-0", [b"m"])
+    with pytest.raises(Overrun):
+        ring.resume(parse_cursor("0"), IDS)
+
+
+def test_the_rest_of_a_slot_is_counted() -> None:
+    ring = ring_of(5, 2)
+    assert ring.resume(parse_cursor("1-0-1"), IDS)[2] == 3
+    assert ring.resume(parse_cursor("1-0-4"), IDS)[2] == 0
 
 
 def test_the_newest_message() -> None:

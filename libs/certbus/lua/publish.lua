@@ -68,6 +68,7 @@ end
 
 local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember')
 local epoch, last = head[1] or batch.epoch, head[2] or '0-0'
+local begins = last == '0-0' -- nothing was published in this epoch yet
 local streams, remember = head[3] or batch.streams, tonumber(head[4] or batch.remember)
 if streams ~= batch.streams then
   return { 'streams', streams }
@@ -150,6 +151,9 @@ end
 
 if n > 0 or #batch.rejected > 0 or not head[1] then
   held.last = n > 0 and id or last
+  if begins and n > 0 then
+    held.first = id
+  end
   held.epoch, held.format, held.streams, held.remember = epoch, batch.format, streams, remember
   set_all(HEAD, held)
 end

@@ -1,0 +1,377 @@
+"""Who continues where: one state machine for everything that reads a stream in order. Pure.
+
+The reader of the live streams, the ring, the history, replays and `tail --redis` all ask here. So
+there is one answer to what follows a batch, whatever has happened to Redis: batches trimmed, the
+last second lost, emptied, taken over by a primary whose clock is behind, or restored from a copy.
+
+**What Redis shows.** `head.epoch` is random and made with the data, so another one means that
+Redis was emptied. `head.first` is the id of the epoch's first batch, `head.last` that of its newest
+one, over all streams. Each batch names in `prev` the batch published before it, in whatever
+stream: a chain that begins at 0-0. A `View` is what Redis showed of one stream at one moment.
+
+**Where a reader is.** A `Place` is one of these states:
+
+    oldest      it has nothing, and wants everything retained, whatever was trimmed before that
+    empty       it has everything of an epoch in which nothing was published: behind 0-0, exactly
+    behind      it has everything up to a whole batch, which it read in a known epoch
+    cursor      a client says that it has everything up to a message, or up to a batch; of which
+                epoch the id is, nobody knows
+    moment      a client wants what is newer than an id, which need not be that of any batch
+
+**Transitions.** `judge` compares a place with a view. The first line that applies counts; E is the
+place's entry id, N the first retained batch above E, *known* a place in the state empty or behind:
+
+    the place                              goes on                       reason of the gap
+    oldest                                 at the oldest batch           -
+    known, and Redis shows no epoch        waits: the epoch will tell    -
+    known, of another epoch                at the oldest batch           reset
+    E below head.first                     at the oldest batch           reset
+    E is retained, and the same batch      behind E's message            -
+    E is retained, but another batch       back to the fork              lost
+    E in a range recorded as emptied       at the oldest batch           reset
+    E in a range recorded as lost          back to the fork              lost
+    E above head.last, known               back to the fork              lost
+    E above head.last                      with what is published next   future
+    no N, E is head.last, a whole batch    with what is published next   -
+    no N                                   with what is published next   trimmed
+    N.prev = E, a whole batch              at N                          -
+    N.prev >= E                            at N                          trimmed
+    N.prev < E, known                      back to the fork              lost
+    N.prev < E, moment                     at N                          -
+    N.prev < E, cursor                     at N                          unknown
+
+*Back to the fork*: to the newest batch that this reader has and Redis has still. A `Trail` keeps
+the last `KNOWN` links of what the reader of a stream has read, `Search` finds the newest of them
+that the stream has still, in about log2(KNOWN) questions. With none, the reader goes on at the
+oldest retained batch: messages may come twice, which the gap says, but none is left out.
+What was between the fork and the reader is recorded (`Losses`), so a client that stands there goes
+back to the same fork, even if it comes later and only has a cursor.
+
+**What is certain, and what is not.** In the states empty and behind, each message that Redis
+retains is read, or a gap comes first. A cursor carries no epoch, so an id of a former epoch that is
+between two ids of this one is `unknown`: a gap again. An id that Redis has given twice, before and
+after it lost something, names the newer batch. A moment has no batch to be compared with: it gets
+what is newer, as asked.
+
+A batch is the same as another one if id, `prev`, log and first index agree.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from certbus.ids import MAX_PART, ORIGIN, Cursor, EntryId, parse_entry_id
+
+KNOWN: Final = 1024
+"""Links that are kept of each stream."""
+
+_RANGES: Final = 16  # of what was lost, kept of each stream
+
+NOTHING: Final = parse_entry_id(ORIGIN)
+"""The id before every other."""
+
+Reason = Literal["reset", "lost", "trimmed", "future", "unknown"]
+"""Why there is a gap before what follows."""
+
+
+class Link(NamedTuple):
+    """What tells a batch from every other.
+
+    Attributes:
+        id: its entry id.
+        prev: entry id of the batch published before it.
+        what: log id and index of its first entry, as text.
+    """
+
+    id: EntryId
+    prev: EntryId
+    what: str
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a reader of one stream is.
+
+    Attributes:
+        entry: it has everything up to this batch; 0-0 without an epoch: it wants the oldest.
+        position: of the last message it has in that batch; None for all of them.
+        epoch: in which it read the batch; None if only the id is known.
+        link: the batch, if it read it.
+    """
+
+    entry: EntryId
+    position: int | None = None
+    epoch: str | None = None
+    link: Link | None = None
+
+    @property
+    def is_oldest(self) -> bool:
+        """Whether it wants everything retained."""
+        return self.epoch is None and self.entry == NOTHING
+
+    @property
+    def cursor(self) -> Cursor:
+        """What it has, without how it is known."""
+        return Cursor(self.entry, self.position)
+
+
+OLDEST: Final = Place(NOTHING)
+
+
+class View(msgspec.Struct, frozen=True):
+    """What Redis showed of one stream at one moment.
+
+    Attributes:
+        epoch: of Redis' data; None if nothing was ever written, or it was emptied.
+        first: id of the epoch's first batch; None if there is none, or it is not known.
+        last: id of the newest batch of all streams.
+        at: the batch that has the place's id, if the stream retains it.
+        after: the first batch above the place's id, if the stream retains any.
+    """
+
+    epoch: str | None
+    first: EntryId | None
+    last: EntryId
+    at: Link | None = None
+    after: Link | None = None
+
+
+class Action(Enum):
+    """How a reader goes on."""
+
+    WAIT = "wait"
+    """It looks again later."""
+    INSIDE = "inside"
+    """Behind its message, in the batch that the view has `at` the place."""
+    NEXT = "next"
+    """With the batch that the view has `after` the place."""
+    OLDEST = "oldest"
+    """With the oldest batch that the stream retains."""
+    BACK = "back"
+    """With what follows the newest batch that it has and Redis has still."""
+    END = "end"
+    """With what is published next: nothing newer is retained."""
+
+
+class Verdict(NamedTuple):
+    """How a reader goes on, and the gap it reports before that.
+
+    Attributes:
+        action: how.
+        gap: why something is missing or comes again; None if nothing does.
+    """
+
+    action: Action
+    gap: Reason | None = None
+
+
+class Lost(NamedTuple):
+    """A range of ids that Redis has lost.
+
+    Attributes:
+        after: the ids lost are above this one,
+        upto: and not above this one.
+        emptied: Redis was emptied.
+        fork: the newest batch before them that Redis had still; None for none.
+    """
+
+    after: EntryId
+    upto: EntryId
+    emptied: bool
+    fork: EntryId | None
+
+
+class Losses:
+    """The ranges of ids that a reader of a stream has seen Redis lose. Bounded."""
+
+    def __init__(self) -> None:
+        self._ranges: deque[Lost] = deque(maxlen=_RANGES)
+
+    def add(self, lost: Lost) -> None:
+        """Record one."""
+        if lost.upto > lost.after:
+            self._ranges.append(lost)
+
+    def find(self, entry: EntryId) -> Lost | None:
+        """The newest of them in which an id is."""
+        for lost in reversed(self._ranges):
+            if lost.after < entry <= lost.upto:
+                return lost
+        return None
+
+
+_NONE = Losses()
+
+
+def judge(place: Place, view: View, losses: Losses = _NONE) -> Verdict:
+    """Say how a reader goes on: the table of this module's docstring.
+
+    Args:
+        place: where it is.
+        view: what Redis showed of the stream.
+        losses: what the reader of the live stream has seen Redis lose.
+    """
+    return _by_epoch(place, view) or _by_id(place, view, losses) or _by_chain(place, view)
+
+
+def _by_epoch(place: Place, view: View) -> Verdict | None:
+    """The first part of the table: what the epoch decides."""
+    known = place.epoch is not None
+    if place.is_oldest:
+        return Verdict(Action.OLDEST)
+    if known and view.epoch is None:
+        return Verdict(Action.WAIT)
+    is_older = view.first is not None and place.entry < view.first
+    if place.epoch != view.epoch if known else is_older:
+        return Verdict(Action.OLDEST, "reset")
+    return None
+
+
+def _by_id(place: Place, view: View, losses: Losses) -> Verdict | None:
+    """The second part: what is known of the id."""
+    entry = place.entry
+    known = place.epoch is not None
+    if view.at is not None:
+        same = place.link is None or place.link == view.at
+        return Verdict(Action.INSIDE) if same else Verdict(Action.BACK, "lost")
+    if not known and (lost := losses.find(entry)) is not None:
+        return Verdict(Action.OLDEST, "reset") if lost.emptied else Verdict(Action.BACK, "lost")
+    if entry > view.last:
+        return Verdict(Action.BACK, "lost") if known else Verdict(Action.END, "future")
+    return None
+
+
+def _by_chain(place: Place, view: View) -> Verdict:
+    """The third part: the id is not above `head.last`, and the stream does not retain it."""
+    whole = place.position is None
+    known = place.epoch is not None
+    if view.after is None:
+        at_last = whole and place.entry == view.last
+        return Verdict(Action.END, None if at_last else "trimmed")
+    prev = view.after.prev
+    if prev >= place.entry:
+        follows = whole and prev == place.entry
+        return Verdict(Action.NEXT, None if follows else "trimmed")
+    if known:
+        return Verdict(Action.BACK, "lost")
+    return Verdict(Action.NEXT, None if whole else "unknown")
+
+
+def first_of(first: EntryId | None, oldest: Link | None) -> EntryId | None:
+    """The id of the epoch's first batch.
+
+    Args:
+        first: `head.first`; None where a release before this field began the epoch.
+        oldest: the oldest batch of a stream: if it is the epoch's first, that shows it.
+    """
+    if first is None and oldest is not None and oldest.prev == NOTHING:
+        return oldest.id
+    return first
+
+
+class Trail:
+    """What the reader of one stream has read: where it is, and by which links it came there.
+
+    Args:
+        place: where it begins.
+
+    Attributes:
+        place: where it is.
+        losses: what it has seen Redis lose.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.losses = Losses()
+        self._links: deque[Link] = deque(maxlen=KNOWN)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The newest batches that it has, the oldest of them first."""
+        return tuple(self._links)
+
+    def remember(self, links: Iterable[Link]) -> None:
+        """Add batches that precede those it reads, the oldest first."""
+        self._links.extend(links)
+
+    def take(self, link: Link, epoch: str | None) -> None:
+        """Go on by one batch."""
+        self._links.append(link)
+        self.place = Place(link.id, None, epoch, link)
+
+    def skip(self, entry: EntryId, epoch: str | None) -> None:
+        """Go on past an entry that is no batch."""
+        self.place = Place(entry, None, epoch)
+
+    def go_back(self, fork: Link | None, epoch: str | None) -> None:
+        """Go back to a batch of `links`; None for the oldest that is retained."""
+        seen = self.place.entry
+        if fork is None:
+            after = _below(self._links[0].id if self._links else seen)
+            self._links.clear()
+            self.place = OLDEST
+        else:
+            after = fork.id
+            while self._links[-1] != fork:
+                self._links.pop()
+            self.place = Place(fork.id, None, epoch, fork)
+        self.losses.add(Lost(after, seen, emptied=False, fork=fork and fork.id))
+
+    def begin_epoch(self, epoch: str, first: EntryId | None) -> None:
+        """Begin anew: Redis was emptied.
+
+        Args:
+            epoch: the new one.
+            first: id of the first batch of the one that ended; None if it is not known.
+        """
+        if first is None:
+            first = self._links[0].id if self._links else self.place.entry
+        self.losses.add(Lost(_below(first), self.place.entry, emptied=True, fork=None))
+        self._links.clear()
+        self.place = Place(NOTHING, None, epoch)
+
+
+def _below(entry: EntryId) -> EntryId:
+    """An id below another one, above every id of the millisecond before."""
+    return (
+        EntryId(entry.ms, entry.seq - 1) if entry.seq else EntryId(max(entry.ms - 1, 0), MAX_PART)
+    )
+
+
+class Search:
+    """Finds the newest of some links that a stream has still.
+
+    Redis keeps a beginning of the chain when it loses something, and trimming takes from its
+    oldest end. So of the links that are not trimmed the stream has all up to one, and no other.
+
+    Args:
+        links: what the reader has, the oldest first.
+        oldest: id of the oldest batch that the stream retains; None if it retains none.
+    """
+
+    def __init__(self, links: Iterable[Link], oldest: EntryId | None) -> None:
+        self._links = [link for link in links if oldest is not None and link.id >= oldest]
+        self._low = 0  # the stream has all before this one
+        self._high = len(self._links)  # and none from this one on
+
+    @property
+    def question(self) -> Link | None:
+        """Whether the stream has this batch is to be answered next; None if nothing is."""
+        if self._low == self._high:
+            return None
+        return self._links[(self._low + self._high) // 2]
+
+    def answer(self, *, has: bool) -> None:
+        """Answer the question."""
+        middle = (self._low + self._high) // 2
+        if has:
+            self._low = middle + 1
+        else:
+            self._high = middle
+
+    @property
+    def found(self) -> Link | None:
+        """The newest batch that both have; None if there is none."""
+        return self._links[self._low - 1] if self._low else None
