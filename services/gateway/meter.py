@@ -25,6 +25,7 @@ _LOSSES: Final = {
 """What the reader of the streams may find, and the fault that it is."""
 
 _LOSS_SHOWN: Final = 900.0  # seconds for which a loss is reported
+_FAILURE_SHOWN: Final = 60.0  # likewise, a task that failed; it is tried again within
 
 TaskName = Literal[
     "announce",
@@ -103,6 +104,8 @@ class Meter:
     def failed(self, task: TaskName) -> None:
         """A task ended by an error that nobody foresaw."""
         self._failures.labels(task).inc()
+        text = f"{task}: ended by an error and begun again; the log of the gateway has the error"
+        self._faults.note("task_failing", text, _FAILURE_SHOWN)
 
     def answered(self, route: str, status: int) -> None:
         """A request was answered, with a stream or otherwise."""

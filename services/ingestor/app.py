@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from certadmin.address import address_of, listen
 from certadmin.server import Answer, Page
 from certadmin.server import serve as admin_server
+from certadmin.supervision import supervise
 from certbus.circuits import Circuits
 from certbus.connection import check_server, connect
 from certbus.directory import Directory, roster
@@ -37,7 +38,7 @@ from ingestor.backoff import LOG_LIST
 from ingestor.catalog.catalog import Catalog
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
 from ingestor.health import Health
-from ingestor.meter import Meter
+from ingestor.meter import Meter, TaskName
 from ingestor.metrics import metrics
 from ingestor.outage import Patience
 from ingestor.reload import apply_changes
@@ -51,6 +52,8 @@ _LIST_TIMEOUT = 10.0  # seconds
 # often shows that it does not; the fault is reported until this many seconds after the last time.
 _FULL_AFTER = 3
 _FULL_FOR = 6.0
+# Seconds for which an error that nobody foresaw is reported; it is tried again within.
+_FAULT_SHOWN = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -136,7 +139,16 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
             streams = publisher_settings(present.config).streams
             return {STREAMS_WRITTEN: " ".join(streams), FAULTS: faults.field()}
 
-        worker = Worker(worker_id, bus, assembly, patience, starts(config), whereabouts, says)
+        worker = Worker(
+            worker_id,
+            bus,
+            assembly,
+            patience,
+            starts(config),
+            whereabouts,
+            says,
+            partial(_on_log_fault, faults),
+        )
         fetcher = partial(Fetcher, http, retry=_ONCE, timeout=_LIST_TIMEOUT)
         shelf, roll = Shelf(redis, keys), Roll(redis, keys)
         catalog = Catalog(present, shelf, roll, fetcher, patience, worker.follow)
@@ -147,9 +159,14 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         await patience(partial(check_server, redis))
         await patience(publisher.configure)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(trimmer.run(asyncio.Event()))
-            tasks.create_task(apply_changes(present, config, publisher, trimmer, patience))
-            tasks.create_task(catalog.run())
+            beside: dict[TaskName, Callable[[], Awaitable[None]]] = {
+                "trimming": partial(trimmer.run, asyncio.Event()),
+                "reload": partial(apply_changes, present, config, publisher, trimmer, patience),
+                "log_lists": catalog.run,
+            }
+            for name, work in beside.items():
+                failed = partial(_on_task_fault, meter, faults, name)
+                tasks.create_task(supervise(name, work, failed))
             await worker.run()
 
 
@@ -163,6 +180,20 @@ def _on_full(meter: Meter, faults: Faults) -> Callable[[RedisError, int], None]:
             faults.note("redis_full", text, _FULL_FOR)
 
     return rejected
+
+
+def _on_log_fault(faults: Faults, name: str, error: Exception, pause: float) -> None:
+    """Report a log that failed, until it has been tried again."""
+    if isinstance(error, RedisError):
+        text = f"{name}: Redis rejects a command for it; the log of the ingestor has the error"
+        faults.note("log_redis_error", text, pause + _FAULT_SHOWN)
+
+
+def _on_task_fault(meter: Meter, faults: Faults, name: TaskName) -> None:
+    """Count and report a task that failed."""
+    meter.task_failed(name)
+    text = f"{name}: ended by an error and begun again; the log of the ingestor has the error"
+    faults.note("task_failing", text, _FAULT_SHOWN)
 
 
 def _pages(health: Health, metrics: Callable[[], Answer]) -> Mapping[str, Page]:

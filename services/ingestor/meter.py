@@ -18,6 +18,9 @@ FetchOutcome = Literal[
     "ok", "rate_limited", "server_error", "refused", "timeout", "unreachable", "broken"
 ]
 FailureReason = Literal["fenced", "missing", "stale", "full", "refused", "timeout", "away"]
+TaskName = Literal["assignment", "heartbeat", "log_lists", "reload", "trimming"]
+"""Tasks that fail alone, see `certadmin.supervision`."""
+
 Measured = Callable[[FetchOutcome, float], None]
 """Told of each request: how it ended, and seconds."""
 
@@ -69,12 +72,35 @@ class Meter:
         )
         for reason in get_args(FailureReason):  # also those that are zero: alerts need an increase
             self._publish_failures.labels(reason)
+        self._task_failures = Counter(
+            f"{PREFIX}_task_failures",
+            "Tasks that ended by an error, which is a bug; each is begun again.",
+            ["task"],
+            registry=registry,
+        )
+        for task in get_args(TaskName):
+            self._task_failures.labels(task)
+        self._log_failures = Counter(
+            f"{PREFIX}_log_failures",
+            "Times that following a log ended by an error, of this program or in what Redis holds "
+            "of the log; it is followed again after a pause.",
+            ["log"],
+            registry=registry,
+        )
         self.operator_wait = Counter(
             f"{PREFIX}_operator_wait_seconds",
             "Time that requests waited for their turn with an operator.",
             ["operator"],
             registry=registry,
         )
+
+    def task_failed(self, task: TaskName) -> None:
+        """A task ended by an error that nobody foresaw."""
+        self._task_failures.labels(task).inc()
+
+    def log_failed(self, name: str) -> None:
+        """Following a log ended by an error that nobody foresaw."""
+        self._log_failures.labels(name).inc()
 
     def fetches(self, operator: str) -> Measured:
         """What is to be told of each request to this operator."""
@@ -95,6 +121,7 @@ class Meter:
 
     def log(self, name: str) -> "LogMeter":
         """The part of it that concerns one log."""
+        self._log_failures.labels(name)
         return LogMeter(self, name)
 
     def tried(self, outcome: Outcome | Exception, spent: float) -> None:

@@ -1,7 +1,8 @@
 """Living without Redis for a while: keep trying, say so once, go on when it is back.
 
 Every log's task shares one `Patience`, so that a Redis that goes away is one line in the log, not
-one for each of fifty logs every second.
+one for each of fifty logs every second. What Redis answers to one command because of that command,
+its key or its data is no outage: it is raised, and becomes the failure of the log it concerns.
 """
 
 import asyncio
@@ -9,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
-from redis.exceptions import RedisError
 
+from certbus.errors import UNAVAILABLE, problem_of
 from ingestor.backoff import REDIS
 
 T = TypeVar("T")
@@ -30,12 +31,12 @@ class Patience:
         self._away_since: float | None = None  # loop time
 
     async def __call__(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Await `ask()`, again and again while Redis fails. It must be safe to repeat."""
+        """Await `ask()`, again and again while Redis is unavailable. It must be safe to repeat."""
         attempt = 0
         while True:
             try:
                 answer = await ask()
-            except (RedisError, OSError) as error:
+            except UNAVAILABLE as error:
                 self._went(error)
             else:
                 self._came_back()
@@ -44,7 +45,7 @@ class Patience:
             attempt += 1
 
     def _went(self, error: Exception) -> None:
-        self.problem = str(error) or type(error).__name__
+        self.problem = problem_of(error)
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
             _log.warning("redis unavailable, trying until it is back", problem=self.problem)

@@ -26,9 +26,12 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
+from certadmin.supervision import supervise
 from certbus.directory import Directory, LogDescription, Roster
+from certbus.errors import UNAVAILABLE
 from certbus.leases import Lease, Leases
 from ingestor.assembly import Assembly
+from ingestor.backoff import Backoff
 from ingestor.catalog.log import Log
 from ingestor.first_sight import Start, Starts, find_start
 from ingestor.follow.follower import Follower
@@ -45,8 +48,10 @@ LEASE_TTL = 5.0
 _TREND = 10
 # Everything that is known of the logs is written down again after so many beats.
 _DESCRIBE_EVERY = 60
-# A log whose task fails for a reason nobody foresaw is left alone this long.
-_PENALTY = 30.0
+# A log that fails for a reason nobody foresaw is left alone so many seconds, longer each time ...
+PENALTY = Backoff(30.0, 900.0)
+# ... unless it was followed for this long.
+_SOUND = 600.0
 # Stopping waits no longer than this for a Redis that may be gone.
 _FAREWELL = 2.0
 
@@ -78,6 +83,8 @@ class Worker:
         starts: where logs start that Redis does not know.
         whereabouts: what the directory is told of this process beside its numbers.
         says: the same, asked at each heartbeat.
+        log_fault: called with the name of a log that failed, the error, and seconds until it is
+            tried again.
     """
 
     def __init__(
@@ -89,7 +96,9 @@ class Worker:
         starts: Starts,
         whereabouts: Mapping[str, str],
         says: Callable[[], Mapping[str, str]] = dict,
+        log_fault: Callable[[str, Exception, float], None] = lambda *_: None,
     ) -> None:
+        self._log_fault = log_fault
         self._says = says
         self._writes: Mapping[str, str] = {}  # worker -> the streams that its configuration names
         self._id = worker_id
@@ -109,6 +118,7 @@ class Worker:
         self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
         self._left_alone: dict[str, float] = {}  # log id -> loop time until which
         self._unclaimed = Unclaimed()
+        self._failures: dict[str, int] = {}  # log id -> how often it failed, in a row
         self._uneven = 0  # for how many beats logs should have moved
 
     @property
@@ -135,18 +145,24 @@ class Worker:
         """Work until cancelled; then give everything back."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_pulse())
-                while True:
-                    await self._patience(lambda: self._share(tasks))
-                    # Not wait_for: in Python 3.11 it may swallow the cancellation.
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(BEAT):
-                            await self._wake.wait()
-                    self._wake.clear()
+                failed = self._assembly.meter.task_failed
+                pulse = supervise("heartbeat", self._keep_pulse, partial(failed, "heartbeat"))
+                tasks.create_task(pulse)
+                share = partial(self._keep_sharing, tasks)
+                await supervise("assignment", share, partial(failed, "assignment"))
         finally:
             # In a task of its own: before Python 3.11.3, a time-out in a task that is being
             # cancelled is no TimeoutError but one more CancelledError.
             await asyncio.create_task(self._leave())
+
+    async def _keep_sharing(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            await self._patience(lambda: self._share(tasks))
+            # Not wait_for: in Python 3.11 it may swallow the cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT):
+                    await self._wake.wait()
+            self._wake.clear()
 
     async def _keep_pulse(self) -> None:
         while True:
@@ -199,7 +215,7 @@ class Worker:
         for log_id in set(long_free) - set(mine_to_take):
             if await self._take(log_id, tasks):
                 self._unclaimed.keep(log_id, now)
-        await asyncio.gather(*(log.report(self._bus.directory) for log in self._held.values()))
+        await asyncio.gather(*map(self._report, tuple(self._held.values())))
         for log_id in [i for i, held in self._held.items() if held.is_drained(time.time())]:
             await self._drop(log_id)
 
@@ -216,7 +232,7 @@ class Worker:
     async def _renew(self) -> None:
         """Renew all leases; stop following what was lost."""
         leases = [held.lease for held in self._held.values()]
-        for lease in await self._bus.leases.renew(leases):
+        for lease in await self._lost(leases):
             held = self._held.get(lease.log_id)
             if held is None or held.lease is not lease:
                 continue  # ended, or restored, while we asked
@@ -231,6 +247,35 @@ class Worker:
             _log.warning("lease lost", log=held.follower.log.name)
             await self._end(lease.log_id)
 
+    async def _lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """Renew leases together; each alone if what Redis holds of one of them is unusable."""
+        try:
+            return await self._bus.leases.renew(leases)
+        except RedisError as error:
+            if isinstance(error, UNAVAILABLE):
+                raise
+        lost: list[Lease] = []
+        for lease in leases:
+            try:
+                lost += await self._bus.leases.renew([lease])
+            except RedisError as error:
+                if isinstance(error, UNAVAILABLE):
+                    raise
+                if (held := self._held.get(lease.log_id)) is not None:
+                    self._failed(held.follower.log, error, "renewing its lease")
+                    await self._end(lease.log_id)
+        return lost
+
+    async def _report(self, held: Held) -> None:
+        """Tell the directory how a log is."""
+        try:
+            await held.report(self._bus.directory)
+        except RedisError as error:
+            if isinstance(error, UNAVAILABLE):
+                raise
+            self._failed(held.follower.log, error, "reporting its state")
+            await self._end(held.follower.log.id)
+
     async def _describe(self, seen: Roster) -> None:
         """Write down what is known of logs: when it changes, and again if Redis was emptied."""
         self._beats += 1
@@ -240,8 +285,23 @@ class Worker:
                 held.repeat()
         known = {log.id: _description(log) for log in self._logs.values()}
         new = [told for log_id, told in known.items() if self._described.get(log_id) != told]
-        await self._bus.directory.describe(new)
+        try:
+            await self._bus.directory.describe(new)
+        except RedisError as error:
+            if isinstance(error, UNAVAILABLE):
+                raise
+            await self._describe_each(new)
         self._described, self._epoch = known, seen.epoch
+
+    async def _describe_each(self, logs: Sequence[LogDescription]) -> None:
+        """Write down logs one by one: what Redis holds of one of them is unusable."""
+        for told in logs:
+            try:
+                await self._bus.directory.describe([told])
+            except RedisError as error:
+                if isinstance(error, UNAVAILABLE):
+                    raise
+                self._failed(self._logs[told.log_id], error, "describing it")
 
     async def _take(self, log_id: str, tasks: asyncio.TaskGroup) -> bool:
         """Take a log if it is free, or find out where it starts if that is not known."""
@@ -249,10 +309,17 @@ class Worker:
         if log_id in self._looking or self._left_alone.get(log_id, now) > now:
             return False
         log = self._logs[log_id]
-        lease = await self._bus.leases.acquire(log_id, None)
+        try:
+            lease = await self._bus.leases.acquire(log_id, None)
+            is_new = lease is None and await self._bus.leases.next_index(log_id) is None
+        except RedisError as error:
+            if isinstance(error, UNAVAILABLE):
+                raise
+            self._failed(log, error, "taking it")
+            return False
         if lease is not None:
             self._begin(log, lease, tasks)
-        elif await self._bus.leases.next_index(log_id) is None:
+        elif is_new:
             self._looking[log_id] = tasks.create_task(self._look(log))
         return lease is not None
 
@@ -270,13 +337,15 @@ class Worker:
 
     async def _run(self, log: Log, follower: Follower) -> None:
         """Follow one log; whatever happens to it stays with it."""
+        began = asyncio.get_running_loop().time()
         try:
             await follower.run()
         except LeaseLost:
             _log.warning("lease lost", log=log.name)
-        except Exception:  # noqa: BLE001  (one log's trouble must not end the others)
-            _log.exception("following failed", log=log.name, again_in_secs=_PENALTY)
-            self._leave_alone(log)
+        except Exception as error:  # noqa: BLE001  (one log's trouble must not end the others)
+            if asyncio.get_running_loop().time() - began > _SOUND:
+                self._failures.pop(log.id, None)
+            self._failed(log, error, "following it")
         self._held.pop(log.id, None)
 
     async def _look(self, log: Log) -> None:
@@ -288,16 +357,22 @@ class Worker:
             start = await find_start(log, client, breaker, self._starts, alarms, check)
             self._found[log.id] = start
             await self._patience(partial(self._bus.leases.set_start, log.id, start.index))
-        except Exception:  # noqa: BLE001  (one log's trouble must not end the others)
-            _log.exception("finding a start failed", log=log.name, again_in_secs=_PENALTY)
-            self._leave_alone(log)
+        except Exception as error:  # noqa: BLE001  (one log's trouble must not end the others)
+            self._failed(log, error, "finding where it starts")
         else:
             self._wake.set()
         finally:
             del self._looking[log.id]
 
-    def _leave_alone(self, log: Log) -> None:
-        self._left_alone[log.id] = asyncio.get_running_loop().time() + _PENALTY
+    def _failed(self, log: Log, error: Exception, what: str) -> None:
+        """Leave a log alone for a while, after an error that concerns it and no other."""
+        failures = self._failures.get(log.id, 0)
+        self._failures[log.id] = failures + 1
+        pause = round(PENALTY(failures), 1)
+        self._left_alone[log.id] = asyncio.get_running_loop().time() + pause
+        self._assembly.meter.log_failed(log.name)
+        _log.error("log failed", log=log.name, doing=what, again_in_secs=pause, exc_info=error)
+        self._log_fault(log.name, error, pause)
 
     async def _give_up(self, log_id: str) -> None:
         """Hand a log over to whoever has less to do."""
@@ -337,7 +412,7 @@ class Worker:
                 for held in self._held.values():
                     await self._bus.leases.release(held.lease)
                 await self._bus.directory.worker_gone(self._id)
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+        except (RedisError, TimeoutError) as error:
             _log.warning("leases not released, they will expire", problem=str(error))
 
 

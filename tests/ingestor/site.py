@@ -81,6 +81,10 @@ class Ingestor:
             serve(config, self._stop, worker_id=name, present=self.present)
         )
 
+    @property
+    def has_ended(self) -> bool:
+        return self._task.done()
+
     async def stop(self) -> None:
         """As SIGTERM does."""
         self._stop.set()
