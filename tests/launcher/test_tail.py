@@ -1,8 +1,10 @@
 """`certstream-server tail` against servers that break off: it goes on after what it had."""
 
 import asyncio
+import itertools
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +20,7 @@ from tests.gateway.press import Press
 from tests.launcher.whole import SCRIPT
 
 ENOUGH = 30.0
+CLOSE_SECONDS = 10.0  # that the library waits for the end of a connection, unless it is set
 
 
 def names(number: int) -> str:
@@ -144,6 +147,56 @@ async def test_nonsense_is_told_plainly(nonsense: str) -> None:
     assert (code, out) == (1, [])
     assert "does not speak certstream" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+async def test_lines_of_events_end_with_cr_and_lf_alone(end: str) -> None:
+    odd = "a\x85b\u2028c\u2029d\x0be\x0cf\x1cg"
+    data = json.dumps([odd, "after.example"], ensure_ascii=False)
+    message = f'{{"message_type":"dns_entries","id":"1-0-0","data":{data}}}'
+    first, second = message.split(',"data"')
+    events = [f": comment{end}{end}", f"id: 1-0-0{end}data: {first}{end}"]
+    events.append(f'data: ,"data"{second}{end}{end}')
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        for byte in "".join(events).encode():  # each by itself: also CR and LF
+            writer.write(bytes([byte]))
+            await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+        tailing(f"http://{address(server)}", "--json", "--limit=1") as process,
+    ):
+        out, err = await asyncio.wait_for(process.communicate(), ENOUGH)
+    assert process.returncode == 0, err
+    assert json.loads(out)["data"] == [odd, "after.example"]
+
+
+async def test_it_ends_at_its_limit_while_the_server_goes_on_sending() -> None:
+    """Not after ten seconds, in which the answer to its close waits behind messages."""
+
+    async def answer(client: ServerConnection) -> None:
+        for number in itertools.count():
+            await client.send(names(number))
+
+    async with (
+        serve(answer, "127.0.0.1", 0) as server,
+        tailing(f"ws://{address(server)}", "--limit=4") as process,
+    ):
+        assert process.stdout is not None
+        lines = [await process.stdout.readline() for _ in range(4)]
+        printed = time.monotonic()
+        code, _, err = await finish(process)
+        ended = time.monotonic() - printed
+    assert (code, lines[-1]) == (0, b"3.example\n")
+    assert ended < CLOSE_SECONDS
+    seconds = re.search(r"4 certificates in ([0-9.]+) s", err)
+    assert seconds is not None
+    assert float(seconds[1]) < CLOSE_SECONDS
 
 
 async def test_a_name_cannot_command_the_terminal() -> None:

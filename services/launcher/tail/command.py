@@ -67,6 +67,11 @@ class Tally:
         self.gaps = 0
         self._matching = matching
         self._began = time.monotonic()
+        self._ended: float | None = None
+
+    def end(self) -> None:
+        """Let no time count from now on: closing a connection is no part of the rate."""
+        self._ended = time.monotonic()
 
     def gap(self, text: str) -> None:
         """Tell of one, and count it."""
@@ -75,7 +80,7 @@ class Tally:
 
     def summary(self) -> str:
         """All of it in one line."""
-        seconds = time.monotonic() - self._began
+        seconds = (self._ended or time.monotonic()) - self._began
         what = f"{self.certificates:,} certificates"
         if self._matching:
             what = f"{self.printed:,} of {what}"
@@ -92,18 +97,21 @@ async def _print(
     limit: int | None,
 ) -> None:
     async with aclosing(texts):
-        async for text in texts:
-            message = lines.decode(text)
-            if not message.is_certificate:
-                continue
-            found = printer(text, message)
-            tally.certificates += 1
-            if found is None:
-                continue
-            tally.printed += 1
-            write(found)
-            if tally.printed == limit:
-                return
+        try:
+            async for text in texts:
+                message = lines.decode(text)
+                if not message.is_certificate:
+                    continue
+                found = printer(text, message)
+                tally.certificates += 1
+                if found is None:
+                    continue
+                tally.printed += 1
+                write(found)
+                if tally.printed == limit:
+                    return
+        finally:
+            tally.end()
 
 
 def _writer(form: str, match: re.Pattern[str] | None) -> Callable[[Sequence[str]], None]:

@@ -1,12 +1,16 @@
 """One connection each: the messages of a stream as they come, until it ends or fails."""
 
-from collections.abc import AsyncGenerator, Mapping
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from contextlib import suppress
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 Stream = Literal["full", "lite", "domains"]
 
@@ -17,6 +21,9 @@ _PATHS: Final = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"
 _CONNECT_SECONDS: Final = 10
 #: Servers say something at least every 30 s; silence beyond this means that nobody is there.
 _SILENCE_SECONDS: Final = 75
+#: For a server to answer the closing handshake. It is not needed: what came is printed already.
+_CLOSE_SECONDS: Final = 1
+_ENDS: Final = re.compile(rb"\r\n|\n|\r")
 
 
 class RefusedError(Exception):
@@ -65,6 +72,7 @@ async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator
             ],
             open_timeout=_CONNECT_SECONDS,
             max_size=None,
+            close_timeout=_CLOSE_SECONDS,
             ping_interval=30,
             ping_timeout=45,
         )
@@ -73,9 +81,24 @@ async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator
         if response is not None:
             _check_status(response.status_code, url)
         raise
-    async with connection:
+    try:
         async for message in connection:
             yield message.encode() if isinstance(message, str) else message
+    finally:
+        await _leave(connection)
+
+
+async def _leave(connection: ClientConnection) -> None:
+    """Close a connection, and read what stands before the server's answer to that.
+
+    While messages wait to be read, the library reads no more of the connection: it would not see
+    the answer, and wait for it until its time-out.
+    """
+    closing = asyncio.ensure_future(connection.close())
+    with suppress(ConnectionClosed):
+        while True:
+            await connection.recv()
+    await closing
 
 
 async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
@@ -87,13 +110,29 @@ async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes
     ):
         _check_status(response.status_code, url)
         response.raise_for_status()
-        data: list[str] = []
-        async for line in response.aiter_lines():
-            if line.startswith("data:"):
-                data.append(line[5:].removeprefix(" "))
+        data: list[bytes] = []
+        async for line in _lines(response.aiter_bytes()):
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
             elif not line and data:
-                yield "\n".join(data).encode()
+                yield b"\n".join(data)
                 data.clear()
+
+
+async def _lines(parts: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    """Lines of an event stream: they end with CR, LF or CRLF, and with nothing else.
+
+    `str.splitlines`, by which httpx goes, also ends one at U+0085, U+2028 and others, which may be
+    part of a name in a certificate.
+    """
+    rest = b""
+    after_cr = False  # the last part ended with CR: LF at the start of the next belongs to it
+    async for part in parts:
+        rest += part[1:] if after_cr and part.startswith(b"\n") else part
+        after_cr = part.endswith(b"\r") if part else after_cr
+        *lines, rest = _ENDS.split(rest)
+        for line in lines:
+            yield line
 
 
 def _check_status(status: int, url: str) -> None:
