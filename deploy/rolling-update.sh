@@ -1,6 +1,7 @@
 #!/bin/sh
-# Brings what changed (image, settings of compose.yml) into a running stack without all gateways being
-# away at once: as many new ones first, then the old ones go one after the other, then the rest.
+# Brings what changed (image, settings of compose.yml) into a running stack while clients stay served: as
+# many new gateways first; once the balancer uses them, the old ones go one after the other; then the rest.
+# The balancer itself stays as it is: without it nobody could connect.
 # Arguments go to `docker compose up`. A stack that was started with --env-file FILE needs COMPOSE_ENV_FILES=FILE.
 set -eu
 export COMPOSE_FILE="${COMPOSE_FILE:-$(dirname "$0")/compose.yml}"
@@ -8,9 +9,28 @@ export COMPOSE_FILE="${COMPOSE_FILE:-$(dirname "$0")/compose.yml}"
 old=$(docker compose ps --quiet gateway)
 count=$(echo "$old" | wc -w)
 [ "$count" -gt 0 ] || { echo "no gateway of this stack runs here: docker compose up starts it" >&2; exit 1; }
-docker compose up --detach --wait --no-deps --no-recreate --scale gateway=$((2 * count)) "$@" gateway
+
+# How many gateways the balancer sends clients to.
+in_use() {
+  docker exec "${old%%[!0-9a-f]*}" python3 -c '
+from urllib.request import urlopen
+lines = urlopen("http://balancer:8404/metrics", timeout=5).read().decode().splitlines()
+up = [line for line in lines if line.startswith("haproxy_server_status{proxy=\"gateways\"")]
+print(sum("state=\"UP\"" in line and line.endswith(" 1") for line in up))'
+}
+
+# With its dependencies, as always: --no-deps would count as another configuration of the new ones, and
+# the last step would replace them all at once.
+docker compose up --detach --wait --no-recreate --scale gateway=$((2 * count)) "$@" gateway
+tries=60
+until [ "$(in_use)" -ge $((2 * count)) ]; do
+  tries=$((tries - 1))
+  [ "$tries" -gt 0 ] || { echo "the balancer does not use the new gateways; the old ones stay" >&2; exit 1; }
+  sleep 1
+done
 for container in $old; do
   docker stop "$container"
   docker rm --volumes "$container"
 done
-docker compose up --detach --scale gateway="$count" "$@"
+# shellcheck disable=SC2046 # names of services are words
+docker compose up --detach --scale gateway="$count" "$@" $(docker compose config --services | grep -vx balancer)

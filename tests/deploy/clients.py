@@ -2,12 +2,15 @@
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
+import httpx
 import msgspec
-from websockets.exceptions import ConnectionClosed
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from launcher.tail.sources import FAILURES, messages
 from simlog.examine import Form
@@ -60,6 +63,73 @@ class Client:
                 if message_id := msgspec.json.decode(text, type=_Message).id:
                     self.certificates += 1
                     self._last = message_id
+
+
+class Visitor:
+    """A client that stays connected, and comes back at once whenever it is sent away.
+
+    Attributes:
+        connections: how many it had.
+        failures: why it did not get one, each time.
+        away: seconds, the longest time without one.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.connections = 0
+        self.failures: list[str] = []
+        self.away = 0.0
+        self._url = url
+        self._left: float | None = None
+
+    async def run(self) -> None:
+        """Be connected until cancelled."""
+        while True:
+            try:
+                await (self._events if self._url.startswith("http") else self._websocket)()
+            except ConnectionClosed:
+                pass
+            except (OSError, httpx.HTTPError, InvalidHandshake) as error:
+                if self._left is not None or not self.connections:
+                    self.failures.append(f"{self._url}: {error!r}")
+            self._left = self._left or time.monotonic()
+            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))
+
+    def _connected(self) -> None:
+        self.connections += 1
+        if self._left is not None:
+            self.away = max(self.away, time.monotonic() - self._left)
+        self._left = None
+
+    async def _websocket(self) -> None:
+        async with connect(self._url, proxy=None, max_queue=None) as connection:
+            self._connected()
+            async for _ in connection:
+                pass
+
+    async def _events(self) -> None:
+        patience = httpx.Timeout(10, read=None)
+        async with (
+            # Without TLS: reading the certificates each time would keep all of them waiting.
+            httpx.AsyncClient(trust_env=False, verify=False, timeout=patience) as http,
+            http.stream("GET", self._url) as response,
+        ):
+            response.raise_for_status()
+            self._connected()
+            async for _ in response.aiter_bytes():
+                pass
+
+
+@asynccontextmanager
+async def visiting(urls: Sequence[str]) -> AsyncIterator[list[Visitor]]:
+    """A visitor of each URL."""
+    visitors = [Visitor(url) for url in urls]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(visitor.run()) for visitor in visitors]
+        try:
+            yield visitors
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from simlog import record
 from simlog.examine import Form
 from simlog.oracle import judge
-from tests.deploy.clients import Client, following
+from tests.deploy.clients import Client, following, visiting
 from tests.deploy.docker import ROOT, Stack, docker, inspect
 from tests.waiting import until
 
@@ -31,6 +31,7 @@ KINDS: Sequence[tuple[str, Form, int]] = (
     ("http", "domains", 20),
 )
 CLIENTS = 200
+AWAY = 2.0  # seconds that an update may keep a client away
 MUCH = 4000  # letters of a verdict about 200 clients
 OURS = ("ingestor", "gateway", "simlog")
 MOUNTED = {"/run/certstream", "/etc/certstream"}
@@ -186,13 +187,33 @@ async def test_a_replica_follows(stack: Stack) -> None:
     assert stack.redis("XLEN", "certstream:stream:lite", service="redis-replica") == streams
 
 
-async def test_an_update_replaces_every_gateway_and_leaves_as_many(stack: Stack) -> None:
+async def test_an_update_replaces_every_gateway_and_no_client_is_refused(stack: Stack) -> None:
+    stack.up()
     before = set(stack.containers("gateway"))
+    (balancer,) = stack.containers("balancer")
+    started = inspect(balancer)["State"]["StartedAt"]
     script = [str(ROOT / "deploy/rolling-update.sh"), "--no-build"]
-    await asyncio.to_thread(
-        subprocess.run, script, check=True, env={**os.environ, **stack.environment}
-    )
+    changed = {"LOG_LEVEL": "debug"}
+    urls = (f"ws://{stack.address}/domains-only", f"http://{stack.address}/sse?stream=domains")
+    async with visiting(30 * urls) as visitors:
+        await until(lambda: all(each.connections for each in visitors), "all are connected", 30)
+        result = await asyncio.to_thread(
+            subprocess.run,
+            script,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **stack.environment, **changed},
+        )
+        assert result.returncode == 0, result.stderr[-MUCH:]
+        await until(lambda: all(each.connections > 1 for each in visitors), "all came back", 30)
+    failures = [failure for each in visitors for failure in each.failures]
+    assert not failures, f"{len(failures)} failures:\n" + "\n".join(failures)[:MUCH]
+    assert max(each.away for each in visitors) < AWAY
     after = set(stack.containers("gateway"))
     assert len(after) == len(before)
     assert not after & before
+    for gateway in after:
+        assert "CERTSTREAM_LOG_LEVEL=debug" in inspect(gateway)["Config"]["Env"]
+    assert stack.containers("balancer") == [balancer]
+    assert inspect(balancer)["State"]["StartedAt"] == started
     assert (await get(f"http://{stack.address}/health")).status_code == 200
