@@ -27,6 +27,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "stream:lite": "redis-cli XREVRANGE certstream:stream:lite + - COUNT 1",
     "stream:domains": "redis-cli XINFO STREAM certstream:stream:domains",
     "stream:rejected": "redis-cli XREVRANGE certstream:stream:rejected + - COUNT 1",
+    "windows": "redis-cli HGETALL certstream:windows",
     "cert:<window>": "redis-cli BITCOUNT certstream:cert:$WINDOW",
     "cert:<window>:<bucket>": (
         "redis-cli --no-raw HGETALL certstream:cert:$WINDOW:$(( 0x${SHA256:0:4} >> 2 ))"

@@ -14,6 +14,9 @@ from certbus.ids import ORIGIN, parse_entry_id
 NOT_RETAINED = "no longer retained"
 """The reason of a `Gap` that trimming has made."""
 
+FORGOTTEN = "deduplication marks were lost: certificates that were sent before may come again"
+"""The reason of a `Gap` before a batch that says so; no message is missing there."""
+
 FUTURE = "this id is from the future: live from now on"
 """The reason reported for a cursor above every id that was given out."""
 
@@ -34,6 +37,8 @@ class StreamBatch(msgspec.Struct, frozen=True, gc=False):
         first: index of the window's first entry in the log.
         last: index of the window's last entry; not every entry between is a message here.
         messages: JSON texts in log order, without newlines.
+        forgot: whether deduplication marks were lost before it: from it on, certificates may come
+            that were published before.
     """
 
     stream: str
@@ -43,6 +48,7 @@ class StreamBatch(msgspec.Struct, frozen=True, gc=False):
     first: int
     last: int
     messages: list[bytes]
+    forgot: bool = False
 
     @property
     def link(self) -> Link:
@@ -125,6 +131,7 @@ def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, byte
             int(fields[b"first"]),
             int(fields[b"last"]),
             messages,
+            b"forgot" in fields,
         )
     except KeyError as error:
         raise Undecodable(f"entry {entry_id} has no field {error}") from error

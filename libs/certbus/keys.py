@@ -7,9 +7,10 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | key | type | lifetime | what |
 | --- | --- | --- | --- |
 | `head` | hash | for ever | see below |
-| `stream:full`, `stream:lite`, `stream:domains` | stream | trimmed by age and bytes | one entry a batch, the same entry id and the same order in all three: `prev` (id of the batch before), `log`, `first`, `last` (indexes of the first and last message in the log), `n` (messages), `codec`, `m` (the n JSON messages joined by newlines, packed) |
+| `stream:full`, `stream:lite`, `stream:domains` | stream | trimmed by age and bytes | one entry a batch, the same entry id and the same order in all three: `prev` (id of the batch before), `log`, `first`, `last` (indexes of the first and last message in the log), `n` (messages), `codec`, `m` (the n JSON messages joined by newlines, packed); `at` (ms; when it was made) if its id is ahead of that; `forgot` if marks were lost before it |
 | `stream:rejected` | stream | trimmed by bytes | entries that could not be read: `log`, `index`, `reason`, `raw` (may be cut short), `size` (of raw before the cut); with `last`, entries `index` to `last` that were skipped |
-| `cert:<window>` | bitmap, 4 MiB and 2 KiB | window's end + `remember` | filter over the marks of half an hour: bit at the first 25 bits of each SHA-256; behind it, which hashes there are |
+| `windows` | hash | for ever | of each window that has marks: `<window>.at` (ms; when the newest mark was made), `<window>.marks` (how many), `<window>.last` (entry id of the newest), and while it is removed `<window>.gone` (hashes that are gone) |
+| `cert:<window>` | bitmap, 4 MiB and 2 KiB | `remember` after its newest mark, or as long as the share of memory allows; at the latest 60 days later | filter over the marks of half an hour: bit at the first 25 bits of each SHA-256; behind it, which hashes there are |
 | `cert:<window>:<bucket>` | hash | the same | dedup mark and look-up index: rest of the SHA-256 -> `<entry id>-<position>` |
 | `sha1:<window>:<first byte>` | list | the same | look-up index: the next 9 bytes of a SHA-1, then `<entry id>-<position>`, for each certificate |
 | `logs` | set | for ever | ids of all logs |
@@ -31,8 +32,13 @@ of how it is to be verified, so that ingestors which trust different keys share 
 `head`: `format` (of this contract), `epoch` (random, made with the hash: another epoch means that
 Redis was emptied), `first` (id of the epoch's first batch; absent if an earlier release published
 it, or nothing was published yet), `last` (newest entry id), `streams` (names of those being written, as the
-newest configuration has it), `remember` (ms that a mark lives, likewise), and for each stream
-`<name>.bytes`, `<name>.entries`, `<name>.messages`: what it holds.
+newest configuration has it), `remember` (ms that a mark lives, likewise), `clock` (ms; TIME at a
+recent trimming), `jumped` (ms; when TIME was seen to jump, until it has held for a minute), and for each
+stream `<name>.bytes`, `<name>.entries`, `<name>.messages`: what it holds, and `<name>.ahead` (an entry id
+and ms: entries up to that id whose times are ahead of TIME count as made then).
+
+Every time is TIME of this Redis. `last` is an order, not a time: it never becomes less, and is ahead of
+TIME for as long as the clock was once.
 
 `log:<log id>`: `start`, `next` (index of the next entry to publish), `fence` (`<n>:<random>` of
 the newest lease), `owner` (its worker), the counters `published`, `duplicates`, `rejected`,
@@ -78,6 +84,10 @@ WINDOW_MS = 30 * 60 * 1000
 """Length of a window of marks. Part of the contract; lua/marks.lua has it too."""
 
 
+DEFAULT_REMEMBER_MS = 60 * 60 * 1000
+"""How long a published certificate is known, if no configuration says so."""
+
+
 class Keys(msgspec.Struct, frozen=True):
     """Names of the keys under one prefix."""
 
@@ -103,6 +113,10 @@ class Keys(msgspec.Struct, frozen=True):
     def sha1_marks(self) -> str:
         """What the keys of the SHA-1 index begin with."""
         return f"{self.prefix}sha1:"
+
+    @property
+    def windows(self) -> str:
+        return f"{self.prefix}windows"
 
     @property
     def logs(self) -> str:

@@ -4,7 +4,7 @@ The deduplication marks are the index. They live at least as long as the streams
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 
 from certbus.codec import Codec, Undecodable
-from certbus.ids import ORIGIN, parse_cursor, parse_entry_id
+from certbus.ids import EntryId, parse_cursor, parse_entry_id
 from certbus.keys import WINDOW_MS, Keys
 
 _SHA1_KEPT: Final = 10  # bytes, as in lua/marks.lua
@@ -53,12 +53,20 @@ async def locate(client: Redis, keys: Keys, digest: bytes) -> Place | None:
         raise ValueError(f"a digest of {len(digest)} bytes is neither a SHA-256 nor a SHA-1")
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.time()
-        pipeline.hmget(keys.head, "remember", "last")
-        (seconds, _), (remember, last) = await pipeline.execute()
-    # As in lua/marks.lua: where a clock was set back, the newest marks are in a window to come.
-    newest = parse_entry_id(ORIGIN if last is None else last.decode())
-    now = max(seconds * 1000, newest.ms)
-    windows = range(now // WINDOW_MS, (now - int(remember or 0)) // WINDOW_MS - 1, -1)
+        pipeline.hget(keys.head, "remember")
+        pipeline.hgetall(keys.windows)
+        (seconds, _), remember, stored = await pipeline.execute()
+    now = seconds * 1000
+    oldest = (now - int(remember or 0)) // WINDOW_MS
+    # As in lua/marks.lua: windows whose number is ahead of TIME are found by the hash alone.
+    newest_ids = {
+        window: EntryId(window * WINDOW_MS, 0) for window in range(oldest, now // WINDOW_MS + 1)
+    }
+    for field, value in stored.items():
+        window, _, name = field.decode().partition(".")
+        if name == "last":
+            newest_ids[int(window)] = parse_entry_id(value.decode())
+    windows = sorted(newest_ids, key=newest_ids.__getitem__, reverse=True)
     find = _find_sha256 if len(digest) == _SHA256_SIZE else _find_sha1
     place = await find(client, keys, windows, digest)
     if place is None:
@@ -67,7 +75,9 @@ async def locate(client: Redis, keys: Keys, digest: bytes) -> Place | None:
     return Place(str(cursor.entry), cursor.position or 0)
 
 
-async def _find_sha256(client: Redis, keys: Keys, windows: range, digest: bytes) -> bytes | None:
+async def _find_sha256(
+    client: Redis, keys: Keys, windows: Sequence[int], digest: bytes
+) -> bytes | None:
     bucket = digest[0] << 6 | digest[1] >> 2
     async with client.pipeline(transaction=False) as pipeline:
         for window in windows:
@@ -76,7 +86,9 @@ async def _find_sha256(client: Redis, keys: Keys, windows: range, digest: bytes)
     return next((place for place in places if place is not None), None)
 
 
-async def _find_sha1(client: Redis, keys: Keys, windows: range, digest: bytes) -> bytes | None:
+async def _find_sha1(
+    client: Redis, keys: Keys, windows: Sequence[int], digest: bytes
+) -> bytes | None:
     lists = [f"{keys.sha1_marks}{window}:{digest[0]}" for window in windows]
     # A place is never mistaken for a digest: it is longer. (The type of lpos() says text only.)
     rest: Any = digest[1:_SHA1_KEPT]

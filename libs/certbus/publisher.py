@@ -38,7 +38,7 @@ from certbus.batch import (
 from certbus.codec import LEVEL, Codec, Name
 from certbus.connection import is_out_of_memory
 from certbus.ids import ORIGIN, parse_entry_id
-from certbus.keys import FORMAT, STREAMS, Keys
+from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, Keys
 from certbus.leases import Lease
 from ctparse.entry import Rejected
 from ctparse.treehead import TreeHead
@@ -78,7 +78,7 @@ class PublisherSettings(msgspec.Struct, frozen=True):
     """
 
     streams: tuple[str, ...] = STREAMS
-    remember_ms: int = 60 * 60 * 1000
+    remember_ms: int = DEFAULT_REMEMBER_MS
     codec: Name = "zstd"
     level: int = LEVEL
 
@@ -185,7 +185,7 @@ class Publisher:
         if not sha256s:
             return []
         answer: bytes = await self._known(
-            keys=[self._keys.head],
+            keys=[self._keys.head, self._keys.windows],
             args=[self._keys.marks, b"".join(sha256s), self._settings.remember_ms],
         )
         return [mark == ord("1") for mark in answer]
@@ -255,6 +255,7 @@ class Publisher:
                 self._keys.head,
                 self._keys.log(lease.log_id),
                 self._keys.rejected,
+                self._keys.windows,
                 *map(self._keys.stream, streams),
             ],
             args=[

@@ -31,6 +31,7 @@ from certbus.continuity import (
     judge,
 )
 from certbus.events import (
+    FORGOTTEN,
     NOT_RETAINED,
     Event,
     Gap,
@@ -325,6 +326,8 @@ class Follower:
             trail.skip(link.id, place.epoch or self._epoch or "")
             return [Gap(stream, before, entry_id, f"unreadable: {batch.error}")], True
         trail.take(link, place.epoch or self._epoch or "")
+        if batch.forgot and not events:
+            events.append(Gap(stream, before, entry_id, FORGOTTEN))
         return [*events, batch], True
 
     async def _look(self, suspect: str | None = None) -> list[Event]:

@@ -7,7 +7,9 @@ publisher that is refused asks for a share more: Redis recovers without being gi
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import redis.exceptions
@@ -15,11 +17,16 @@ import structlog
 from redis.asyncio import Redis
 
 from certbus import scripts
-from certbus.keys import STREAMS, Keys
+from certbus.keys import DEFAULT_REMEMBER_MS, STREAMS, Keys
 
 INTERVAL = 1.0  # seconds between two rounds
 _WORK = 1024 * 1024  # bytes a script call looks at: about a millisecond of Redis
 _SHARE = 16  # what is freed when Redis is full: this part of each stream
+_KEYS_AT_ONCE = 2048  # of marks, removed in a script call: about a millisecond of Redis
+_MEMORY_EVERY = 60.0  # seconds between two questions for maxmemory
+
+MARKS_SHARE = 0.5
+"""Part of Redis' `maxmemory` that deduplication marks may use."""
 _REJECTED_BYTES = 16 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
@@ -51,6 +58,12 @@ class Trimmer:
         client: the primary.
         keys: names of the keys.
         retention: for each stream; also for one that is no longer written.
+
+    Attributes:
+        remembered: seconds for which every published certificate is known, as of the last round:
+            the deduplication window that holds in effect. None before the first.
+        ahead: seconds by which the newest entry id is ahead of TIME, likewise.
+        marks_bytes: memory that deduplication marks use, about, likewise.
     """
 
     def __init__(
@@ -59,7 +72,13 @@ class Trimmer:
         self._redis = client
         self._keys = keys
         self.keep(retention)
-        self._trim = scripts.load(client, "trim")
+        self._trim = scripts.load(client, "ages", "trim")
+        self._expire_marks = scripts.load(client, "ages", "expire_marks")
+        self.remembered: float | None = None
+        self.ahead: float | None = None
+        self.marks_bytes: int | None = None
+        self._marks_most = 0  # bytes; 0 for any number
+        self._ask_memory_at = 0.0  # monotonic
 
     def keep(self, retention: Mapping[str, Retention]) -> None:
         """Hold the streams to other limits from now on."""
@@ -79,12 +98,38 @@ class Trimmer:
                     await stop.wait()
 
     async def trim(self) -> int:
-        """Remove what is too old or too much.
+        """Remove what is too old or too much: messages, then deduplication marks.
 
         Returns:
-            Bytes removed.
+            Bytes of messages removed.
         """
-        return sum([await self._trim_stream(name, 0) for name in self._retention])
+        removed = sum([await self._trim_stream(name, 0) for name in self._retention])
+        await self.expire_marks()
+        return removed
+
+    async def expire_marks(self) -> None:
+        """Remove deduplication marks that are too old, or beyond their share of memory."""
+        if time.monotonic() >= self._ask_memory_at:
+            memory: dict[str, Any] = await self._redis.info("memory")
+            self._marks_most = int(int(memory.get("maxmemory", 0)) * MARKS_SHARE)
+            self._ask_memory_at = time.monotonic() + _MEMORY_EVERY
+        more = True
+        while more:
+            more, remembered, ahead, self.marks_bytes = await self._expire_marks(
+                keys=[
+                    self._keys.head,
+                    self._keys.windows,
+                    *(self._keys.stream(name) for name in STREAMS),
+                ],
+                args=[
+                    self._keys.marks,
+                    self._keys.sha1_marks,
+                    DEFAULT_REMEMBER_MS,
+                    self._marks_most,
+                    _KEYS_AT_ONCE,
+                ],
+            )
+            self.remembered, self.ahead = remembered / 1000, ahead / 1000
 
     async def free(self) -> int:
         """Trim, and remove a share of each stream's bytes beyond that.
@@ -95,7 +140,9 @@ class Trimmer:
         names = list(self._retention)
         fields = await self._redis.hmget(self._keys.head, [f"{name}.bytes" for name in names])
         held = dict(zip(names, (int(value or 0) for value in fields), strict=True))
-        return sum([await self._trim_stream(name, held[name] // _SHARE + 1) for name in names])
+        freed = sum([await self._trim_stream(name, held[name] // _SHARE + 1) for name in names])
+        await self.expire_marks()  # those that no retained message needs any more
+        return freed
 
     async def _trim_stream(self, name: str, free: int) -> int:
         retention = self._retention[name]

@@ -3,17 +3,33 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from certbus.circuits import Circuits, CircuitStatus
 from certbus.directory import Directory, roster, snapshot
+from certbus.events import FORGOTTEN, Gap, StreamBatch
 from certbus.ledger import Ledger
 from certbus.limits import Connected, ConnectionCounts, LetIn, Rate, RateLimits
+from certbus.lookup import locate
 from certbus.operators import Operators
+from certbus.publisher import Published, PublisherSettings, Repeated
 from certbus.shelf import Shelf
-from tests.certbus.bus import KEYS, LOG, OTHER_LOG, Worker, batch, log_status
+from tests.certbus.bus import (
+    KEYS,
+    LOG,
+    OTHER_LOG,
+    Worker,
+    batch,
+    following,
+    log_status,
+    message,
+    retain,
+    stored,
+    stored_names,
+)
 from tests.certbus.servers import FAKETIME, ShiftedRedisServer
 from tests.waiting import until
 
@@ -208,3 +224,178 @@ async def test_times_of_a_log_are_those_of_redis(
         assert at is not None
         assert 0 <= now - at < 10_000
     assert (status.alarms, status.stale, status.errors) == (1, 1, 1)
+
+
+STEP = 50.0
+"""Seconds that the clock may go on between two trimmings without being taken for a jump."""
+
+
+async def let_pass(
+    server: ShiftedRedisServer, worker: Worker, since: float, seconds: float
+) -> float:
+    """Let time pass by the clock of Redis, with a trimming now and then; returns the new shift."""
+    shift = since
+    while shift < since + seconds:
+        shift += STEP
+        server.shift(shift)
+        await worker.trimmer.trim()
+    return shift
+
+
+class TestPublishing:
+    @pytest.mark.parametrize("shift", SHIFTS)
+    async def test_a_clock_that_is_wrong_for_a_moment_loses_and_repeats_nothing(
+        self, client: Redis, server: ShiftedRedisServer, shift: float
+    ) -> None:
+        worker = Worker(client, "one", retention=retain(10**9, max_age_secs=3600))
+        lease = await worker.take()
+        await worker.publisher.configure()
+        for index, (name, moment) in enumerate([("a", 0.0), ("b", shift), ("c", 0.0)]):
+            server.shift(moment)
+            await worker.trimmer.trim()
+            outcome = await worker.publisher.publish(lease, batch(index, [name]))
+            assert outcome == Published(outcome.id, index + 1)  # type: ignore[union-attr]
+            await worker.trimmer.trim()
+        assert await stored_names(client) == ["a", "b", "c"]
+        assert await worker.publisher.known([message(n).sha256 for n in "abcd"]) == [
+            *(True, True, True, False)
+        ]
+        assert await worker.publisher.publish(lease, batch(3, ["b", "a", "d", "c"])) == Repeated(
+            [0, 1, 3]
+        )
+        for name in "abc":
+            assert await locate(client, KEYS, message(name).sha256) is not None
+            assert await locate(client, KEYS, message(name).sha1) is not None
+
+    @pytest.mark.parametrize("shift", [60.0, 30 * DAYS])
+    async def test_what_was_published_while_the_clock_was_ahead_grows_old_from_then_on(
+        self, client: Redis, server: ShiftedRedisServer, shift: float
+    ) -> None:
+        worker = Worker(client, "one", retention=retain(10**9, max_age_secs=600))
+        lease = await worker.take()
+        await worker.publisher.configure()
+        server.shift(shift)
+        await worker.publisher.publish(lease, batch(0, ["ahead"]))
+        server.shift(0)
+        await worker.publisher.publish(lease, batch(1, ["after"]))
+        entries: Any = await client.xrange(KEYS.stream("lite"))
+        (_, ahead), (entry, after) = entries
+        assert b"at" not in ahead
+        assert int(after[b"at"]) < int(entry.split(b"-")[0])
+        seconds, _ = await client.time()
+        assert abs(int(after[b"at"]) / 1000 - seconds) < 10
+
+        at = await let_pass(server, worker, 0, 300)
+        assert await stored_names(client) == ["ahead", "after"]
+        at = await let_pass(server, worker, at, 600)
+        assert await stored_names(client) == []
+        # The marks live as long as configured, and no longer.
+        assert await worker.publisher.known([message("ahead").sha256]) == [True]
+        await let_pass(server, worker, at, 3600)
+        assert await client.hgetall(KEYS.windows) == {}
+        assert [key async for key in client.scan_iter(f"{KEYS.marks}*")] == []
+        assert [key async for key in client.scan_iter(f"{KEYS.sha1_marks}*")] == []
+        assert await worker.publisher.known([message("ahead").sha256]) == [False]
+
+    async def test_a_jump_that_holds_for_a_minute_is_believed(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        worker = Worker(client, "one", retention=retain(10**9, max_age_secs=600))
+        lease = await worker.take()
+        await worker.publisher.publish(lease, batch(0, ["a"]))
+        await worker.trimmer.trim()
+        server.shift(30 * DAYS)
+        assert await worker.trimmer.trim() == 0
+        server.shift(30 * DAYS + STEP)
+        assert await worker.trimmer.trim() == 0
+        server.shift(30 * DAYS + 2 * STEP)
+        assert await worker.trimmer.trim() > 0
+        assert await stored_names(client) == []
+
+    async def test_that_the_newest_id_is_ahead_is_seen(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        worker = Worker(client, "one")
+        lease = await worker.take()
+        server.shift(30 * DAYS)
+        await worker.publisher.publish(lease, batch(0, ["a"]))
+        await worker.trimmer.trim()
+        assert worker.trimmer.ahead == 0
+        server.shift(0)
+        await worker.trimmer.trim()
+        assert worker.trimmer.ahead is not None
+        assert abs(worker.trimmer.ahead - 30 * DAYS) < 10
+
+
+async def test_lost_marks_are_reported_before_what_may_come_again(
+    client: Redis, one: Worker
+) -> None:
+    lease = await one.take()
+    async with following(client, ["lite"]) as reader:
+        await reader.ready()
+        await one.publisher.publish(lease, batch(0, ["a"]))
+        for key in [key async for key in client.scan_iter(f"{KEYS.marks}*")]:
+            await client.delete(key)  # as a clock that is years ahead for a moment does
+        await one.publisher.publish(lease, batch(1, ["a"]))
+        await one.publisher.publish(lease, batch(2, ["b"]))
+        events = await reader.until(lambda events: len(events) == 4)
+    first, gap, again, after = events
+    assert isinstance(first, StreamBatch)
+    assert isinstance(again, StreamBatch)
+    assert isinstance(after, StreamBatch)
+    assert gap == Gap("lite", first.id, again.id, FORGOTTEN)
+    assert [first.forgot, again.forgot, after.forgot] == [False, True, False]
+
+
+class TestShareOfMemory:
+    @pytest.fixture
+    def server(self, executable: str, tmp_path: Path) -> Iterator[ShiftedRedisServer]:
+        if not FAKETIME.exists():
+            pytest.skip(f"no {FAKETIME}")
+        server = ShiftedRedisServer(executable, tmp_path, maxmemory=32 * 1024 * 1024)
+        server.start()
+        yield server
+        server.kill()
+
+    async def test_the_oldest_window_goes_unless_a_retained_message_needs_it(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        """A window takes 4 MiB at least: half of 32 MiB has room for three."""
+        settings = PublisherSettings(remember_ms=86_400_000)
+        worker = Worker(client, "one", settings, retention=retain(10**9, 0))
+        lease = await worker.take()
+        await worker.publisher.configure()
+        for number in range(5):
+            server.shift(number * 1800.0)
+            await worker.publisher.publish(lease, batch(number, [str(number)]))
+        await worker.trimmer.trim()
+        digests = [message(str(number)).sha256 for number in range(5)]
+        assert await worker.publisher.known(digests) == [True] * 5, "all are retained"
+        assert worker.trimmer.marks_bytes is not None
+        assert worker.trimmer.marks_bytes > 16 * 1024 * 1024
+        assert worker.trimmer.remembered is not None
+        assert worker.trimmer.remembered >= 4 * 1800
+
+        newest = (await stored(client))[-1].id
+        for stream in ("full", "lite", "domains"):
+            await client.xtrim(KEYS.stream(stream), minid=newest, approximate=False)
+        await worker.trimmer.trim()
+        assert await worker.publisher.known(digests) == [False, False, True, True, True]
+        assert worker.trimmer.remembered < 3 * 1800
+        assert await locate(client, KEYS, message("4").sha256) is not None
+        names = [key async for key in client.scan_iter(f"{KEYS.marks}*")]
+        assert len(names) == 6, "a filter and a hash for each certificate that is known"
+
+    async def test_a_full_redis_loses_messages_then_the_marks_that_none_needs(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        settings = PublisherSettings(remember_ms=86_400_000)
+        worker = Worker(client, "one", settings, retention=retain(10**9, 0))
+        lease = await worker.take()
+        await worker.publisher.configure()
+        for number in range(12):  # 48 MiB of filters alone
+            server.shift(number * 1800.0)
+            await worker.publisher.publish(lease, batch(number, [str(number)]))
+        assert (await log_status(client)).published == 12
+        used = (await client.info("memory"))["used_memory"]
+        assert used <= 40 * 1024 * 1024, "maxmemory, a filter more, and what is freed at the time"

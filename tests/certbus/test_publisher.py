@@ -322,7 +322,8 @@ async def test_marks_are_where_look_up_finds_them_and_expire(one: Worker, client
     ]
     assert len(marks) == 5  # the filter, and a bucket for each digest
     for key in marks:
-        assert remember < await client.pttl(key) <= remember + 30 * 60 * 1000
+        # Redis removes them by itself only long after an ingestor should have.
+        assert await client.pttl(key) > remember + 30 * 24 * 3600 * 1000
 
 
 async def test_a_restarted_redis_knows_no_scripts_and_everything_else(
@@ -378,8 +379,11 @@ async def test_marks_made_before_a_clock_was_set_back_still_count(
             prefix, _, rest = key.decode().partition(kind)
             window, *bucket = rest.split(":")
             await client.rename(key, f"{prefix}{kind}{':'.join([str(int(window) + 1), *bucket])}")
-    seconds, _ = await client.time()
-    await client.hset(KEYS.head, "last", f"{(seconds + 30 * 60) * 1000}-0")
+    fields: dict[bytes, bytes] = await client.hgetall(KEYS.windows)  # type: ignore[assignment]
+    await client.delete(KEYS.windows)
+    for field, value in fields.items():
+        number, _, name = field.decode().partition(".")
+        await client.hset(KEYS.windows, f"{int(number) + 1}.{name}", value)
 
     assert await one.publisher.known([message("a").sha256]) == [True]
     assert await one.publisher.publish(lease, batch(1, ["a", "b"])) == Repeated([0])

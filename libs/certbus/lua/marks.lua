@@ -1,16 +1,14 @@
 -- Where the mark of a digest is. Put before the scripts that need it; keys.py has the layout.
 
-local WINDOW = 30 * 60 * 1000 -- ms; WINDOW_MS in keys.py
+local WINDOW = 30 * 60 * 1000 -- ms; WINDOW_MS in keys.py, LENGTH in expire_marks.lua
 local SHA256, SHA1 = 32, 20 -- bytes
 local call, byte, sub, floor = redis.call, string.byte, string.sub, math.floor
 local CHUNK = 256 -- digests in one question to a filter: Lua hands a few thousand arguments on
 
--- The time, in ms; or that of the newest entry, where a clock was set back: marks that were made in
--- a window which is yet to come must be found.
-local function now_ms(last)
+-- TIME in ms.
+local function now_ms()
   local time = call('TIME')
-  local now = time[1] * 1000 + floor(time[2] / 1000)
-  return math.max(now, tonumber(string.match(last or '', '^%d+')) or 0)
+  return time[1] * 1000 + floor(time[2] / 1000)
 end
 
 local function window_at(ms)
@@ -47,9 +45,39 @@ local function field(digests, offset)
   return sub(digests, offset + 2, offset + SHA256)
 end
 
--- Which SHA-256 digests are marked: a table with true at the number, from 0, of each that is.
--- They are `stride` bytes apart. The filter of a window says at once that most of them are not.
-local function find_marks(prefix, digests, stride, now, remember)
+-- Reads the hash `windows`, which names each window that has marks, also one whose number is ahead of
+-- TIME because the clock of Redis was set back since. Returns a table: window -> table of its fields.
+local function read_windows(key)
+  local stored, windows = call('HGETALL', key), {}
+  for i = 1, #stored, 2 do
+    local window, name = string.match(stored[i], '^(%d+)%.(%a+)$')
+    if window then
+      windows[window] = windows[window] or {}
+      windows[window][name] = stored[i + 1]
+    end
+  end
+  return windows
+end
+
+-- Which windows a look-up asks, a list of numbers: those in `windows`, and those that TIME allows for,
+-- which a release before `windows` may have made.
+local function windows_to_ask(windows, now, remember)
+  local ask = {}
+  for window in pairs(windows) do
+    ask[#ask + 1] = tonumber(window)
+  end
+  for window = window_at(now), window_at(now - remember), -1 do
+    if not windows[string.format('%d', window)] then
+      ask[#ask + 1] = window
+    end
+  end
+  return ask
+end
+
+-- Which SHA-256 digests are marked in one of the windows `ask`: a table with true at the number, from
+-- 0, of each that is. They are `stride` bytes apart. The filter of a window says at once that most of
+-- them are not.
+local function find_marks(prefix, digests, stride, ask)
   local marked = {}
   local total = floor(#digests / stride)
   for start = 0, total - 1, CHUNK do
@@ -59,7 +87,7 @@ local function find_marks(prefix, digests, stride, now, remember)
       question[n + 1], question[n + 2] = 'GET', 'u1'
       question[n + 3] = filter_bit(digests, number * stride)
     end
-    for window = window_at(now), window_at(now - remember), -1 do
+    for _, window in ipairs(ask) do
       local filter = filter_key(prefix, window)
       local bits = call('BITFIELD_RO', filter, unpack(question))
       for i, bit in ipairs(bits) do

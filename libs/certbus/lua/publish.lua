@@ -4,7 +4,7 @@
 -- and checks everything first; its first write is the one that a full Redis refuses; nothing
 -- after that can fail.
 --
--- KEYS: head, log:<id>, stream:rejected, then one stream for each of batch.streams.
+-- KEYS: head, log:<id>, stream:rejected, windows, then one stream for each of batch.streams.
 -- ARGV: batch (JSON, `_Header` of publisher.py); the digests, SHA-256 and SHA-1 of each message;
 -- the packed messages for each stream; the raw bytes of each rejected entry; then names and values
 -- of more fields of the log.
@@ -20,13 +20,16 @@
 local DIGESTS = SHA256 + SHA1 -- bytes of both digests of a message
 local SHA1_KEPT = 10 -- bytes of a SHA-1 that are kept, with the one in the key; also in lookup.py
 local STREAM_COUNTERS = { '.bytes', '.entries', '.messages' }
+-- ms beyond `remember` after which Redis removes marks by itself. expire_marks.lua removes them long
+-- before; a clock that is ahead for a moment by less than this takes no mark away.
+local SAFETY = 60 * 24 * 3600 * 1000
 local ENTRY_OVERHEAD = 128 -- bytes that Redis needs for an entry beside its payload
 
-local HEAD, LOG, REJECTED = KEYS[1], KEYS[2], KEYS[3]
+local HEAD, LOG, REJECTED, WINDOWS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local batch = cjson.decode(ARGV[1])
 local n, digests = batch.n, ARGV[2]
 local blobs = 2 -- ARGV[blobs + i] is for the i-th stream
-local raws = blobs + #KEYS - 3
+local raws = blobs + #KEYS - 4
 local fields = raws + #batch.rejected
 
 -- Reads `names` of a hash as a table of numbers; absent is 0, anything else is an error.
@@ -74,8 +77,9 @@ if streams ~= batch.streams then
   return { 'streams', streams }
 end
 
-local now = now_ms(last)
-local marked = find_marks(batch.marks, digests, DIGESTS, now, remember)
+local now = now_ms()
+local windows = read_windows(WINDOWS)
+local marked = find_marks(batch.marks, digests, DIGESTS, windows_to_ask(windows, now, remember))
 local repeated = { 'repeated' }
 for position = 0, n - 1 do
   if marked[position] then
@@ -86,7 +90,30 @@ if #repeated > 1 then
   return repeated
 end
 
--- The new id: above the last one, above every one this worker was given, and not in the past.
+-- Windows whose marks Redis expired, or somebody deleted, while they were to be kept: from this batch
+-- on, certificates may come that clients have already.
+local forgotten = {}
+if n > 0 and next(windows) then
+  local filters, numbers = {}, {}
+  for window, fields in pairs(windows) do
+    if not fields.gone then
+      filters[#filters + 1], numbers[#numbers + 1] = filter_key(batch.marks, window), window
+    end
+  end
+  if #filters > 0 and call('EXISTS', unpack(filters)) < #filters then
+    for i, filter in ipairs(filters) do
+      if call('EXISTS', filter) == 0 then
+        for name in pairs(windows[numbers[i]]) do
+          forgotten[#forgotten + 1] = numbers[i] .. '.' .. name
+        end
+      end
+    end
+  end
+end
+
+-- The new id: above the last one, above every one this worker was given, and not in the past. Ids are
+-- an order: where they are ahead of TIME, because its clock was, the sequence grows and the entry says
+-- in `at` when it was made.
 local id_ms, id_seq = now, 0
 for _, floor in ipairs({ last, batch.floor }) do
   local ms, seq = string.match(floor, '^(%d+)-(%d+)$')
@@ -107,7 +134,7 @@ local held = numbers(HEAD, counted)
 local counters = numbers(LOG, { 'published', 'duplicates', 'rejected' })
 call('XLEN', REJECTED) -- fails here, not later, if it is no stream
 if n > 0 then
-  for i = 4, #KEYS do
+  for i = 5, #KEYS do
     -- Only someone else's hand can put an entry above `last` into a stream, or another type there.
     if #call('XRANGE', KEYS[i], id, '+', 'COUNT', 1) > 0 then
       return redis.error_reply('ERR ' .. KEYS[i] .. ' has entries above ' .. last .. ' of head')
@@ -123,12 +150,20 @@ local function count(name, bytes, messages)
   held[name .. '.messages'] = held[name .. '.messages'] + messages
 end
 
+local more = {} -- fields that few entries have
+if id_ms > now then
+  more = { 'at', string.format('%.0f', now) }
+end
+if #forgotten > 0 then
+  more[#more + 1], more[#more + 2] = 'forgot', '1'
+end
+
 if n > 0 then
   local i = 0
   for name in string.gmatch(streams, '%S+') do
     i = i + 1
-    call('XADD', KEYS[3 + i], id, 'prev', last, 'log', batch.log, 'first', batch.first,
-      'last', batch.next - 1, 'n', n, 'codec', batch.codec, 'm', ARGV[blobs + i])
+    call('XADD', KEYS[4 + i], id, 'prev', last, 'log', batch.log, 'first', batch.first,
+      'last', batch.next - 1, 'n', n, 'codec', batch.codec, 'm', ARGV[blobs + i], unpack(more))
     count(name, #ARGV[blobs + i], n)
   end
 end
@@ -160,8 +195,18 @@ end
 
 -- Marks last: they are many, and by now nothing can refuse them.
 if n > 0 then
+  if #forgotten > 0 then
+    call('HDEL', WINDOWS, unpack(forgotten))
+  end
   local window = window_at(now)
-  local expire = string.format('%.0f', (window + 1) * WINDOW + remember)
+  local name = string.format('%d', window)
+  local known = windows[name] or {}
+  call('HSET', WINDOWS, name .. '.at', string.format('%.0f', now),
+    name .. '.marks', string.format('%.0f', tonumber(known.marks or 0) + n), name .. '.last', id)
+  if known.gone then
+    call('HDEL', WINDOWS, name .. '.gone') -- it was being removed, and is used again
+  end
+  local expire = string.format('%.0f', now + remember + SAFETY)
   local filter = filter_key(batch.marks, window)
   local sha1_list = filter_key(batch.sha1_marks, window) .. ':'
 

@@ -4,7 +4,10 @@
 -- may hold, bytes to remove at least whatever the other two say, bytes to look at in one call.
 -- Returns {entries removed, bytes removed, 1 if there is more to do}.
 --
--- XTRIM comes first: unlike HSET it is allowed when Redis is full, and lets HSET through after it.
+-- An entry is as old as its field `at` says, if it has one, else as its id. Where that is ahead of TIME,
+-- the entry was made while the clock of Redis was ahead: it is as old as the trimmer's knowledge of it
+-- (`<stream>.ahead`: the newest id then, and TIME). While ages are not to be believed (ages.lua),
+-- nothing is removed by age.
 
 local ENTRY_OVERHEAD = 128 -- as publish.lua counts
 
@@ -17,8 +20,43 @@ local held = redis.call('HMGET', HEAD, bytes_field, entries_field, messages_fiel
 local bytes, entries = tonumber(held[1] or 0), tonumber(held[2] or 0)
 local messages = tonumber(held[3] or 0)
 
-local time = redis.call('TIME')
-local oldest = max_age > 0 and time[1] * 1000 + math.floor(time[2] / 1000) - max_age or 0
+local now = now_ms()
+local oldest = is_settled(HEAD, now) and max_age > 0 and now - max_age or 0
+
+local ahead_field = name .. '.ahead'
+local ahead_id, ahead_at = string.match(redis.call('HGET', HEAD, ahead_field) or '', '^(%S+) (%d+)$')
+ahead_at = tonumber(ahead_at or '')
+
+local function numbers_of(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+-- Whether the first id is not above the second.
+local function is_covered(id, last)
+  local ms, seq = numbers_of(id)
+  local last_ms, last_seq = numbers_of(last)
+  return ms < last_ms or (ms == last_ms and seq <= last_seq)
+end
+
+-- When an entry was made: ms of TIME, never ahead of it.
+local function made_at(id, fields)
+  local made = numbers_of(id)
+  for i = 1, #fields, 2 do
+    if fields[i] == 'at' then
+      made = tonumber(fields[i + 1]) or made
+    end
+  end
+  if made <= now then
+    return made
+  end
+  if not ahead_id or not is_covered(id, ahead_id) or ahead_at > now then
+    ahead_id = redis.call('XREVRANGE', STREAM, '+', '-', 'COUNT', 1)[1][1]
+    ahead_at = now
+    redis.call('HSET', HEAD, ahead_field, ahead_id .. ' ' .. text(ahead_at))
+  end
+  return ahead_at
+end
 
 local function measure(fields)
   local size, n = ENTRY_OVERHEAD, 1
@@ -41,7 +79,7 @@ while true do
     break
   end
   local id_ms, id_seq = string.match(entry[1], '^(%d+)-(%d+)$')
-  if tonumber(id_ms) >= oldest and bytes <= max_bytes and removed_bytes >= free then
+  if made_at(entry[1], entry[2]) >= oldest and bytes <= max_bytes and removed_bytes >= free then
     break
   end
   if removed_bytes >= work then
@@ -60,12 +98,9 @@ if removed > 0 then
 end
 if redis.call('XLEN', STREAM) == 0 then
   -- Whatever the counts say: someone may have trimmed or deleted the stream by hand.
-  redis.call('HDEL', HEAD, bytes_field, entries_field, messages_field)
+  redis.call('HDEL', HEAD, bytes_field, entries_field, messages_field, ahead_field)
 elseif removed > 0 then
-  local function text(number)
-    return string.format('%.0f', math.max(number, 0))
-  end
-  redis.call('HSET', HEAD, bytes_field, text(bytes), entries_field, text(entries),
-    messages_field, text(messages))
+  redis.call('HSET', HEAD, bytes_field, text(math.max(bytes, 0)),
+    entries_field, text(math.max(entries, 0)), messages_field, text(math.max(messages, 0)))
 end
 return { removed, removed_bytes, more }

@@ -1,0 +1,107 @@
+-- Removes the oldest window of marks, if it is to be removed, a bounded part of it a call.
+--
+-- A window goes `remember` ms after its newest mark. When the marks have more than their share of
+-- memory, the oldest goes before that, unless a message that is retained has its mark in it.
+--
+-- KEYS: head, windows, then the streams that look-ups and deduplication serve. ARGV: prefix of the
+-- SHA-256 marks, prefix of the SHA-1 index, ms of `remember` if head does not say, bytes that marks
+-- may use (0: any), keys to remove in one call.
+-- Returns {1 if there is more to do, ms that marks reach back, ms that the newest id is ahead of TIME,
+-- bytes that marks use, as far as is known}.
+
+local HEAD, WINDOWS = KEYS[1], KEYS[2]
+local marks, sha1_marks, share, work = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local LENGTH = 30 * 60 * 1000 -- ms; WINDOW_MS in keys.py
+local FILTER_BYTES, MARK_BYTES = 4 * 1024 * 1024, 92 -- bench/redis_cost.py measures them
+local BUCKETS, SHA1_LISTS = 16384, 256
+local CHUNK = 256
+
+local now = now_ms()
+local is_believed = is_settled(HEAD, now)
+local head = redis.call('HMGET', HEAD, 'remember', 'last')
+local remember, last = tonumber(head[1] or ARGV[3]), head[2] or '0-0'
+local ahead = math.max(tonumber(string.match(last, '^%d+')) - now, 0)
+
+local function id_numbers(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+-- Ids are an order, times are not: windows are as old as the ids of their newest marks.
+local function is_before(id, other)
+  local ms, seq = id_numbers(id)
+  local other_ms, other_seq = id_numbers(other)
+  return ms < other_ms or (ms == other_ms and seq < other_seq)
+end
+
+local windows, order, bytes = {}, {}, 0
+local stored = redis.call('HGETALL', WINDOWS)
+for i = 1, #stored, 2 do
+  local number, name = string.match(stored[i], '^(%d+)%.(%a+)$')
+  if number then
+    if not windows[number] then
+      windows[number] = { number = number, last = '0-0', at = 0, marks = 0 }
+      order[#order + 1] = windows[number]
+    end
+    windows[number][name] = name == 'last' and stored[i + 1] or tonumber(stored[i + 1])
+  end
+end
+for _, window in ipairs(order) do
+  bytes = bytes + FILTER_BYTES + window.marks * MARK_BYTES
+  if window.at > now then -- made while the clock was ahead: from now on it is as old as this
+    window.at = now
+    redis.call('HSET', WINDOWS, window.number .. '.at', text(now))
+  end
+end
+table.sort(order, function(a, b) return is_before(a.last, b.last) end)
+
+local function is_needed(window)
+  for i = 3, #KEYS do
+    local oldest = redis.call('XRANGE', KEYS[i], '-', '+', 'COUNT', 1)[1]
+    if oldest and not is_before(window.last, oldest[1]) then
+      return true
+    end
+  end
+  return false
+end
+
+local oldest, more = order[1], 0
+local current = string.format('%d', math.floor(now / LENGTH))
+if oldest and (oldest.gone or oldest.number ~= current and (
+    is_believed and oldest.at < now - remember or
+    share > 0 and bytes > share and not is_needed(oldest))) then
+  local filter = string.format('%s%s', marks, oldest.number)
+  local sha1_list = string.format('%s%s:', sha1_marks, oldest.number)
+  local first = oldest.gone or 0
+  local stop = math.min(first + work, BUCKETS + SHA1_LISTS)
+  if first == 0 then
+    redis.call('UNLINK', filter)
+  end
+  for start = first, stop - 1, CHUNK do
+    local keys = {}
+    for n = start, math.min(start + CHUNK, stop) - 1 do
+      keys[#keys + 1] = n < BUCKETS and string.format('%s:%d', filter, n)
+        or string.format('%s%d', sha1_list, n - BUCKETS)
+    end
+    redis.call('UNLINK', unpack(keys))
+  end
+  if stop < BUCKETS + SHA1_LISTS then
+    redis.call('HSET', WINDOWS, oldest.number .. '.gone', text(stop))
+  else
+    local number = oldest.number
+    redis.call('HDEL', WINDOWS, number .. '.at', number .. '.marks', number .. '.last', number .. '.gone')
+    table.remove(order, 1)
+  end
+  more = 1
+end
+
+-- How far back every certificate is known: since the oldest window that is whole began. What was
+-- published before the first window of all was never forgotten.
+local since = now
+for _, window in ipairs(order) do
+  if not window.gone then
+    since = math.min(since, math.min(window.at, tonumber(window.number) * LENGTH))
+  end
+end
+return { more, now - since, ahead, bytes }
