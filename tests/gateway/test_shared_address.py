@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from certadmin.address import listen
@@ -219,6 +219,27 @@ def test_what_cannot_be_read_counts_as_not_given() -> None:
     assert found["a_total", "x"] == found["a_total", "y"] == 2
     up = {gateway: value for (name, gateway), value in found.items() if name.endswith("_up")}
     assert up == {"x": 1, "y": 1, "z": 0, "w": 0}
+
+
+def test_odd_labels_and_names_are_kept() -> None:
+    registry = CollectorRegistry()
+    odd = 'a "quoted" {log}, back\\slash\nand\u2028line 1'
+    gauge = Gauge("a_gauge", 'What "it" {is}\\.', ["log"], registry=registry)
+    gauge.labels(odd).set(float("-inf"))
+    gauge.labels("").set(1e-9)
+    plain = generate_latest(registry)
+    name = 'x"y\\z\n'
+    merged = merge([Told("gateway", name, plain), Told("ingestor", "i", plain)])
+    (family,) = (
+        family
+        for family in text_string_to_metric_families(merged.decode())
+        if family.name == "a_gauge"
+    )
+    assert [(sample.labels, sample.value) for sample in family.samples] == [
+        ({kind: called, "log": log}, value)
+        for kind, called in (("gateway", name), ("ingestor", "i"))
+        for log, value in ((odd, float("-inf")), ("", 1e-9))
+    ]
 
 
 def test_histograms_stay_histograms() -> None:
