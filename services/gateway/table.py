@@ -169,7 +169,7 @@ def table(
             Route(
                 f"/schemas/{stream}.json",
                 f"JSON Schema of the messages of the stream {stream}",
-                partial(_show_schema, stream),
+                partial(_show, _schema_answer(stream)),
                 {200: Reply("The schema.", media=(_SCHEMA[1],))},
                 revalidates=True,
             )
@@ -228,5 +228,9 @@ def subscriptions(service: Service) -> list[Route]:
     ]
 
 
-def _show_schema(stream: str, _: Request) -> Answer:
+def _schema_answer(stream: str) -> Answer:
     return Answer(200, (_SCHEMA, *OPEN), msgspec.json.encode(schema(stream)))
+
+
+def _show(answer: Answer, _: Request) -> Answer:
+    return answer

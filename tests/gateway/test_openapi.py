@@ -14,6 +14,13 @@ import pytest
 
 from certbus.circuits import Circuits, CircuitStatus
 from certbus.directory import Directory
+from gateway.admission.policy import Policy
+from gateway.api.openapi import Document
+from gateway.exchange import Request
+from gateway.meter import Meter
+from gateway.service import Service
+from gateway.settings import Settings
+from gateway.table import subscriptions
 from tests.certbus.servers import RedisServer
 from tests.gateway.clients import certificates, websocket
 from tests.gateway.conftest import Running, Start
@@ -100,6 +107,21 @@ async def test_answers_are_as_the_document_says(busy: Running) -> None:
                 compared += "$ref" in schema
         assert compared >= 9
         assert (await client.get("/api/logs")).json()["logs"][0]["retry_at"] == 0
+
+
+async def test_documents_are_made_once_for_each_configuration() -> None:
+    service = Service(Settings(), lambda client, cursor: None, Meter())
+    policy = Policy()
+    asked = Request("GET", "/openapi.json", {}, {})
+    document = Document(service, lambda: policy, subscriptions(service))
+    first = document.respond(asked)
+    assert document.respond(asked) is first
+    service.change(Settings(sse=False))
+    second = document.respond(asked)
+    assert (b"/sse" in first.body, b'"/sse"' in second.body) == (True, False)
+    assert document.respond(asked) is second
+    policy = Policy(api=())
+    assert document.respond(asked) is not second
 
 
 async def test_what_is_switched_off_is_not_documented(start: Start) -> None:

@@ -14,6 +14,7 @@ from gateway.admission.policy import METRICS, Policy, is_of_the_api, needs_no_to
 from gateway.exchange import Answer, Problem, Request, in_json
 from gateway.route import Reply, Route
 from gateway.service import Service
+from gateway.settings import Settings
 
 _ABOUT: Final = """\
 Every certificate that Certificate Transparency logs receive, as a live stream.
@@ -50,13 +51,17 @@ class Document:
         self._service = service
         self._policy = policy
         self._routes = routes
+        self._made: tuple[Settings, Policy, Answer] | None = None
 
     def respond(self, _: Request) -> Answer:
-        """Show it."""
-        return in_json(self._document())
-
-    def _document(self) -> dict[str, Any]:
+        """Show it. It is made once for each configuration, for that takes milliseconds."""
         settings, policy = self._service.settings, self._policy()
+        made = self._made
+        if made is None or made[0] is not settings or made[1] is not policy:
+            made = self._made = settings, policy, in_json(self._document(settings, policy))
+        return made[2]
+
+    def _document(self, settings: Settings, policy: Policy) -> dict[str, Any]:
         offered = [route for route in self._routes if settings.offers(route.switch)]
         shapes = {Problem: None} | {
             reply.shape: None
