@@ -138,7 +138,6 @@ def judge(
     seen: Snapshot | None,
     server: ServerState | str,
     *,
-    now: int,
     unhealthy_threshold: int,
     own: Mapping[str, str] | None = None,
     starting: bool = False,
@@ -148,29 +147,30 @@ def judge(
     Args:
         seen: the directory, as last seen; None if it never was.
         server: what Redis says of itself; why it cannot be asked, otherwise.
-        now: this process's clock, milliseconds since the epoch.
         unhealthy_threshold: see `log_health`.
         own: faults that the caller saw itself, code -> text. They count even if the heartbeat
             with them does not reach Redis.
         starting: whether the caller started a moment ago, so that what is not there yet may be
             about to come.
     """
-    # Times in Redis are compared with its own clock.
-    stored = seen.now if seen else now
-    logs = {log.log_id: log_health(log, stored, unhealthy_threshold) for log in _current(seen)}
+    logs: dict[str, Health] = {}
+    if seen is not None:  # times in Redis are compared with its own clock
+        logs = {
+            log.log_id: log_health(log, seen.now, unhealthy_threshold) for log in current(seen.logs)
+        }
     found: list[tuple[str, str]] = list((own or {}).items())
     if isinstance(server, str):
         code = "starting" if starting else "redis_unreachable"
         found.append((code, f"Redis does not answer: {server}"))
     else:
-        found += _of_server(server, seen, now)
+        found += _of_server(server, seen)
     refused = {"redis_misconf", "redis_read_only"} & {code for code, _ in found}
     if seen is not None:
         # What Redis refuses to write includes heartbeats: who runs is not known then.
         if not isinstance(server, str) and not refused:
             found += _of_members(seen, starting=starting)
         found += _of_streams(seen)
-        found += _of_logs(_current(seen), logs)
+        found += _of_logs(current(seen.logs), logs)
         found += _reported([*seen.workers, *seen.gateways])
     problems = _sorted(found)
     return Judgement(_status(problems), problems, logs)
@@ -218,11 +218,7 @@ def rates_of(member: Member, name: str) -> dict[str, float]:
         return {}
 
 
-def _current(seen: Snapshot | None) -> list[LogStatus]:
-    return current(seen.logs) if seen else []
-
-
-def _of_server(server: ServerState, seen: Snapshot | None, now: int) -> Iterable[tuple[str, str]]:
+def _of_server(server: ServerState, seen: Snapshot | None) -> Iterable[tuple[str, str]]:
     if server.is_full:
         yield (
             "redis_full",
@@ -238,11 +234,10 @@ def _of_server(server: ServerState, seen: Snapshot | None, now: int) -> Iterable
         )
     if server.is_replica:
         yield "redis_read_only", "redis_url names a replica, which rejects all writes (READONLY)"
-    ahead = server.now - now
-    if abs(ahead) > CLOCK_TOLERANCE_MS:
-        code = "redis_clock_ahead" if ahead > 0 else "redis_clock_behind"
-        side = "ahead of" if ahead > 0 else "behind"
-        yield code, f"the clock of Redis is {_seconds(abs(ahead))} {side} this host's clock"
+    if abs(server.ahead) > CLOCK_TOLERANCE_MS:
+        code = "redis_clock_ahead" if server.ahead > 0 else "redis_clock_behind"
+        side = "ahead of" if server.ahead > 0 else "behind"
+        yield code, f"the clock of Redis is {_seconds(abs(server.ahead))} {side} this host's clock"
     last = _milliseconds(seen.last if seen else None)
     if last is not None and last - server.now > CLOCK_TOLERANCE_MS:
         yield (

@@ -7,12 +7,16 @@ import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
+from certbus.clock import now_ms
+
 
 class ServerState(msgspec.Struct, frozen=True):
     """What Redis says of itself at one moment.
 
     Attributes:
         now: its clock (TIME), milliseconds since the epoch.
+        ahead: milliseconds that its clock is ahead of this host's (below 0: behind), less what the
+            answer took: 0 if that can explain the difference.
         used_memory: bytes.
         max_memory: bytes that it may use; 0 for no limit.
         uncounted: bytes of `used_memory` that do not count towards `max_memory` (buffers of
@@ -22,6 +26,7 @@ class ServerState(msgspec.Struct, frozen=True):
     """
 
     now: int
+    ahead: int = 0
     used_memory: int = 0
     max_memory: int = 0
     uncounted: int = 0
@@ -35,18 +40,22 @@ class ServerState(msgspec.Struct, frozen=True):
 
 
 async def server_state(client: Redis) -> ServerState:
-    """Ask Redis for its state, in one round trip.
+    """Ask Redis for its state, in two round trips.
 
     Raises:
         redis.exceptions.RedisError: it cannot be asked.
     """
+    asked = now_ms()
+    seconds, micros = await client.time()
+    answered = now_ms()
+    now = seconds * 1000 + micros // 1000
     async with client.pipeline(transaction=False) as pipeline:
-        pipeline.time()
         for section in ("memory", "persistence", "replication"):
             pipeline.info(section)
-        (seconds, micros), memory, persistence, replication = await pipeline.execute()
+        memory, persistence, replication = await pipeline.execute()
     return ServerState(
-        now=seconds * 1000 + micros // 1000,
+        now=now,
+        ahead=now - answered if now > answered else min(now - asked, 0),
         used_memory=int(memory.get("used_memory", 0)),
         max_memory=int(memory.get("maxmemory", 0)),
         uncounted=int(memory.get("mem_not_counted_for_evict", 0)),

@@ -151,7 +151,6 @@ class Machine:
         judged = judge(
             self._seen,
             server,
-            now=int(time.time() * 1000),
             unhealthy_threshold=self._service.settings.unhealthy_threshold,
             own=self._faults.current(),
             starting=self._uptime < _STARTING,

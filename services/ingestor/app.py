@@ -174,8 +174,8 @@ def _on_full(meter: Meter, faults: Faults) -> Callable[[RedisError, int], None]:
     """What counts and reports that a full Redis rejected a batch."""
 
     def rejected(error: RedisError, attempt: int) -> None:
-        meter.rejected(error)
         if attempt >= _FULL_AFTER:
+            meter.rejected(error)
             text = f"Redis is full and rejected a batch {attempt} times; see maxmemory"
             faults.note("redis_full", text, _FULL_FOR)
 

@@ -116,7 +116,7 @@ class Meter:
         return measured
 
     def rejected(self, error: redis.exceptions.RedisError) -> None:
-        """Count one attempt to publish that a full Redis rejected; the publisher repeats it."""
+        """Count an attempt to publish that Redis rejected and that the publisher repeats."""
         self._publish_failures.labels(_reason(error)).inc()
 
     def log(self, name: str) -> "LogMeter":

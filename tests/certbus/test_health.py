@@ -31,7 +31,7 @@ def judged(server: ServerState | str = WELL, **changed: Any) -> Judgement:
     own = changed.pop("own", None)
     starting = changed.pop("starting", False)
     seen = msgspec.structs.replace(SEEN, **changed)
-    return judge(seen, server, now=NOW, unhealthy_threshold=5, own=own, starting=starting)
+    return judge(seen, server, unhealthy_threshold=5, own=own, starting=starting)
 
 
 def codes(judgement: Judgement) -> list[str]:
@@ -55,14 +55,14 @@ NOBODY = Member("old", {"following": "1"})
     ("server", "fields", "expected"),
     [
         ("ConnectionError", {}, ["redis_unreachable"]),
-        (ServerState(NOW, 100, 100), {}, ["redis_full"]),
-        (ServerState(NOW, 105, 100, 10), {}, []),
-        (ServerState(NOW, 100, 0), {}, []),
+        (ServerState(NOW, 0, 100, 100), {}, ["redis_full"]),
+        (ServerState(NOW, 0, 105, 100, 10), {}, []),
+        (ServerState(NOW, 0, 100, 0), {}, []),
         (ServerState(NOW, disk_error="no room"), {"workers": []}, ["redis_misconf"]),
         (ServerState(NOW, is_replica=True), {"gateways": []}, ["redis_read_only"]),
-        (ServerState(NOW + 120_000), {}, ["redis_clock_ahead"]),
-        (ServerState(NOW - 120_000), {}, ["redis_clock_behind", "stream_ids_ahead"]),
-        (ServerState(NOW - 4_000), {}, []),
+        (ServerState(NOW + 120_000, 120_000), {}, ["redis_clock_ahead"]),
+        (ServerState(NOW - 120_000, -120_000), {}, ["redis_clock_behind", "stream_ids_ahead"]),
+        (ServerState(NOW - 4_000, -4_000), {}, []),
         (WELL, {"last": f"{NOW + 30 * 86_400_000}-0"}, ["stream_ids_ahead"]),
         (WELL, {"last": "not an id"}, []),
         (WELL, {"workers": []}, ["no_ingestor"]),
@@ -164,7 +164,7 @@ def test_a_fault_lasts_for_a_while_after_it_was_last_noted() -> None:
 
 async def test_the_state_of_a_real_server(client: Redis) -> None:
     state = await server_state(client)
-    assert not state.is_full
+    assert (state.is_full, state.ahead) == (False, 0)
     assert (state.disk_error, state.is_replica) == (None, False)
     assert abs(state.now - (await client.time())[0] * 1000) < 60_000
     await allow(client, 1)

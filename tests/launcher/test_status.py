@@ -79,7 +79,7 @@ def seen(many: int, **changed: object) -> Seen:
     )
     directory = msgspec.structs.replace(directory, **changed)
     spans = {"full": Span(int(NOW * 1000) - 90_000, int(NOW * 1000) - 500)}
-    server = ServerState(int(NOW * 1000), 5 << 20, 1 << 30)
+    server = ServerState(int(NOW * 1000), 0, 5 << 20, 1 << 30)
     return Seen(NOW, directory, spans, server)
 
 

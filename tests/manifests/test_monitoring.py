@@ -11,6 +11,7 @@ import httpx
 import yaml
 
 from certbus.embedded import find_executable
+from certbus.health import CODES
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import Process, free_port
 from tests.manifests.tools import DEPLOY, ROOT, promtool, require
@@ -135,6 +136,12 @@ def test_every_alert_says_what_to_do() -> None:
         assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
         assert rule["annotations"].keys() == {"summary", "description", "runbook"}
         assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+def test_every_fault_is_in_the_runbooks_table() -> None:
+    rows = re.findall(r"^\| (`\w+`.*?) \| (\w+) \|", RUNBOOK.read_text(), re.MULTILINE)
+    told = {code: severity for codes, severity in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert told == dict(CODES)
 
 
 def test_the_operators_rules_are_the_same() -> None:

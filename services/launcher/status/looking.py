@@ -1,7 +1,5 @@
 """Asking Redis for what a report is made of."""
 
-import time
-
 from redis.asyncio import Redis
 
 from certbus.directory import snapshot, spans
@@ -22,5 +20,4 @@ async def look(client: Redis, keys: Keys) -> Seen:
         directory,
         await spans(client, keys),
         await server_state(client),
-        time.time(),
     )

@@ -219,14 +219,12 @@ class Seen(msgspec.Struct, frozen=True):
         directory: logs, ingestors, gateways and streams.
         spans: of the streams.
         server: what Redis says of itself; why it cannot be asked, otherwise.
-        clock: Unix time in seconds by the clock of this host; None for `now`.
     """
 
     now: float
     directory: Snapshot
     spans: Mapping[str, Span]
     server: ServerState | str
-    clock: float | None = None
 
     def counts(self) -> dict[str, float]:
         """The counters whose growth is shown, unless their process says how fast they grow."""
@@ -277,8 +275,7 @@ def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> 
     now = int(seen.now * 1000)
     rates = {**rates, **seen.rates()}
     server = None if isinstance(seen.server, str) else seen.server
-    clock = now if seen.clock is None else int(seen.clock * 1000)
-    judged = judge(directory, seen.server, now=clock, unhealthy_threshold=unhealthy_threshold)
+    judged = judge(directory, seen.server, unhealthy_threshold=unhealthy_threshold)
     logs = [
         _log(log, judged.logs[log.log_id], rates[f"log:{log.log_id}"])
         for log in current(directory.logs)
