@@ -81,6 +81,19 @@ def silent(phases: Sequence[Phase], place: Path) -> None:
     _check(phases, place, [{**test, "eval_time": f"{at}m"} for at in range(0, end, 2)])
 
 
+def present(phases: Sequence[Phase], place: Path, expressions: Sequence[str]) -> None:
+    """Check with promtool that each expression has a value at the end."""
+    end = sum(phase.minutes for phase in phases) - 1
+    _check(
+        phases,
+        place,
+        [
+            {"expr": f"absent({expression})", "eval_time": f"{end}m", "exp_samples": list[object]()}
+            for expression in expressions
+        ],
+    )
+
+
 def _check(phases: Sequence[Phase], place: Path, tests: Sequence[Mapping[str, object]]) -> None:
     keys = sorted({key for phase in phases for key in phase.last.values})
     document = {

@@ -17,7 +17,8 @@ from tests.certbus.servers import RedisServer
 from tests.e2e.processes import Process, free_port
 from tests.e2e.site import Site
 from tests.gateway.clients import websocket
-from tests.manifests.scraped import Phase, Scrape, firing, scrape, silent
+from tests.manifests.scraped import Phase, Scrape, firing, present, scrape, silent
+from tests.manifests.test_monitoring import dashboard_expressions, names
 from tests.manifests.tools import require
 from tests.waiting import until
 
@@ -95,6 +96,14 @@ async def test_an_hour_without_a_fault_and_faults_of_redis(site: Site, tmp_path:
         async with websocket(f"ws://{measured.gateway}/domains-only"):
             well = await measured.phase(60)
             silent([well], place)
+            panels = [
+                expression
+                for expression in dashboard_expressions()
+                if not names([expression], "redis_")
+                and "log_list_age" not in expression  # this deployment has no log list
+            ]
+            assert len(panels) > 35
+            present([well], place, panels)
             well = Phase(well.first, well.last, 10)
 
             async with httpx.AsyncClient(trust_env=False) as http:

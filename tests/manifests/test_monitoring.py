@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import yaml
 
+from certbus.connection import connect
 from certbus.embedded import find_executable
 from certbus.health import CODES
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import Process, free_port
-from tests.manifests.tools import DEPLOY, ROOT, promtool, require
+from tests.manifests.tools import DEPLOY, ROOT, promtool, require, run
 from tests.waiting import until
 
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
@@ -114,6 +115,57 @@ async def test_what_they_are_about_redis_exporter_measures(tmp_path: Path) -> No
         exporter.kill()
         server.kill()
     assert names(expressions(), "redis_") <= found
+
+
+async def test_compose_measures_its_redis(tmp_path: Path) -> None:
+    """With the password that its first service makes, and from Prometheus' configuration."""
+    program = require("prometheus-redis-exporter", "redis_exporter")
+    services = yaml.safe_load((DEPLOY / "compose.yml").read_text())["services"]
+    exporter = services["redis-exporter"]
+    assert exporter["profiles"] == services["prometheus"]["profiles"] == ["monitoring"]
+    jobs = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    targets = [config["targets"] for job in jobs for config in job.get("static_configs", ())]
+    assert ["redis-exporter:9121"] in targets
+
+    port, redis_port = free_port(), free_port()
+    here = {
+        "/run/certstream": str(tmp_path),
+        "redis://redis:6379": f"redis://127.0.0.1:{redis_port}",
+    }
+
+    def local(text: str) -> str:
+        for theirs, ours in here.items():
+            text = text.replace(theirs, ours)
+        return text.replace("$$", "$")
+
+    (script,) = services["password"]["command"]
+    for _ in range(2):  # the second time it keeps the password
+        run(["sh", "-euc", local(script)])
+    password = (tmp_path / "redis_password").read_text().strip()
+    server = RedisServer(find_executable(), tmp_path, port=redis_port)
+    server.start()
+    client = connect(server.url)
+    await client.config_set("requirepass", password)
+    options = [local(option) for option in exporter["command"]]
+    process = Process(
+        "exporter", [program, *options, f"--web.listen-address=127.0.0.1:{port}"], tmp_path
+    )
+
+    async def measured() -> bool:
+        assert process.running, process
+        try:
+            answer = await http.get(f"http://127.0.0.1:{port}/metrics")
+        except httpx.TransportError:
+            return False
+        return "redis_up 1" in answer.text and "redis_memory_used_bytes" in answer.text
+
+    try:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            await until(measured, "Redis is measured", 40)
+    finally:
+        await client.aclose()
+        process.kill()
+        server.kill()
 
 
 def test_the_alerts_do_what_their_tests_say() -> None:
