@@ -134,6 +134,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Everything, at one moment (nearly: it takes three round trips).
 
     `now` is TIME of that Redis in milliseconds since the epoch: what its times are compared with.
+    `dedup_window` is how long every published certificate is known in effect, in milliseconds; None
+    before any ingestor has trimmed.
     """
 
     now: int
@@ -144,6 +146,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     workers: list[Member]
     gateways: list[Member]
     streams: list[StreamStatus]
+    dedup_window: int | None = None
 
 
 class Directory:
@@ -306,6 +309,7 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
         [Member(member, _text(next(replies))) for member in worker_ids],
         [Member(member, _text(next(replies))) for member in gateway_ids],
         [_stream_status(name, head) for name in (*STREAMS, "rejected")],
+        int(head["window"]) if head.get("window", "").isdecimal() else None,
     )
 
 

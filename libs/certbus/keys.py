@@ -9,7 +9,7 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | `head` | hash | for ever | see below |
 | `stream:full`, `stream:lite`, `stream:domains` | stream | trimmed by age and bytes | one entry a batch, the same entry id and the same order in all three: `prev` (id of the batch before), `log`, `first`, `last` (indexes of the first and last message in the log), `n` (messages), `codec`, `m` (the n JSON messages joined by newlines, packed); `at` (ms; when it was made) if its id is ahead of that; `forgot` if marks were lost before it |
 | `stream:rejected` | stream | trimmed by bytes | entries that could not be read: `log`, `index`, `reason`, `raw` (may be cut short), `size` (of raw before the cut); with `last`, entries `index` to `last` that were skipped |
-| `windows` | hash | for ever | of each window that has marks: `<window>.at` (ms; when the newest mark was made), `<window>.marks` (how many), `<window>.last` (entry id of the newest), and while it is removed `<window>.gone` (hashes that are gone) |
+| `windows` | hash | for ever | of each window that has marks: `<window>.at` (ms; when the newest mark was made), `<window>.marks` (how many), `<window>.last` (entry id of the newest), and while it is removed `<window>.gone` (hashes that are gone); `cut` (ms; since when every certificate is known, where marks went early) |
 | `cert:<window>` | bitmap, 4 MiB and 2 KiB | `remember` after its newest mark, or as long as the share of memory allows; at the latest 60 days later | filter over the marks of half an hour: bit at the first 25 bits of each SHA-256; behind it, which hashes there are |
 | `cert:<window>:<bucket>` | hash | the same | dedup mark and look-up index: rest of the SHA-256 -> `<entry id>-<position>` |
 | `sha1:<window>:<first byte>` | list | the same | look-up index: the next 9 bytes of a SHA-1, then `<entry id>-<position>`, for each certificate |
@@ -33,8 +33,8 @@ of how it is to be verified, so that ingestors which trust different keys share 
 Redis was emptied), `first` (id of the epoch's first batch; absent if an earlier release published
 it, or nothing was published yet), `last` (newest entry id), `streams` (names of those being written, as the
 newest configuration has it), `remember` (ms that a mark lives, likewise), `clock` (ms; TIME at a
-recent trimming), `jumped` (ms; when TIME was seen to jump, until it has held for a minute), and for each
-stream `<name>.bytes`, `<name>.entries`, `<name>.messages`: what it holds, and `<name>.ahead` (an entry id
+recent trimming), `jumped` (ms; when TIME was seen to jump, until it has held for a minute), `window` (ms for which every
+published certificate is known in effect), and for each stream `<name>.bytes`, `<name>.entries`, `<name>.messages`: what it holds, and `<name>.ahead` (an entry id
 and ms: entries up to that id whose times are ahead of TIME count as made then).
 
 Every time is TIME of this Redis. `last` is an order, not a time: it never becomes less, and is ahead of

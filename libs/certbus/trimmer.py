@@ -8,7 +8,7 @@ publisher that is refused asks for a share more: Redis recovers without being gi
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -58,23 +58,31 @@ class Trimmer:
         client: the primary.
         keys: names of the keys.
         retention: for each stream; also for one that is no longer written.
+        reached: called in each round with `remembered` and `configured`.
 
     Attributes:
         remembered: seconds for which every published certificate is known, as of the last round:
             the deduplication window that holds in effect. None before the first.
+        configured: seconds for which it should be, likewise.
         ahead: seconds by which the newest entry id is ahead of TIME, likewise.
         marks_bytes: memory that deduplication marks use, about, likewise.
     """
 
     def __init__(
-        self, client: Redis, keys: Keys, retention: Mapping[str, Retention] = DEFAULT_RETENTION
+        self,
+        client: Redis,
+        keys: Keys,
+        retention: Mapping[str, Retention] = DEFAULT_RETENTION,
+        reached: Callable[[float, float], None] = lambda _, __: None,
     ) -> None:
         self._redis = client
         self._keys = keys
         self.keep(retention)
         self._trim = scripts.load(client, "ages", "trim")
         self._expire_marks = scripts.load(client, "ages", "expire_marks")
+        self._reached = reached
         self.remembered: float | None = None
+        self.configured: float | None = None
         self.ahead: float | None = None
         self.marks_bytes: int | None = None
         self._marks_most = 0  # bytes; 0 for any number
@@ -115,7 +123,7 @@ class Trimmer:
             self._ask_memory_at = time.monotonic() + _MEMORY_EVERY
         more = True
         while more:
-            more, remembered, ahead, self.marks_bytes = await self._expire_marks(
+            more, remembered, configured, ahead, self.marks_bytes = await self._expire_marks(
                 keys=[
                     self._keys.head,
                     self._keys.windows,
@@ -129,7 +137,10 @@ class Trimmer:
                     _KEYS_AT_ONCE,
                 ],
             )
-            self.remembered, self.ahead = remembered / 1000, ahead / 1000
+            self.remembered, self.configured = remembered / 1000, configured / 1000
+            self.ahead = ahead / 1000
+        if self.remembered is not None and self.configured is not None:
+            self._reached(self.remembered, self.configured)
 
     async def free(self) -> int:
         """Trim, and remove a share of each stream's bytes beyond that.

@@ -28,7 +28,7 @@ from certbus.operators import Operators
 from certbus.publisher import Publisher
 from certbus.roll import Roll
 from certbus.shelf import Shelf
-from certbus.trimmer import Trimmer
+from certbus.trimmer import MARKS_SHARE, Trimmer
 from certconf.present import Present
 from certconf.problems import ConfigError, Origin, Problem
 from certconf.settings import Config
@@ -106,7 +106,7 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         http = await stack.enter_async_context(http_client(config.contact or ""))
         keys = Keys(config.redis_prefix)
         patience, meter, faults = Patience(), Meter(), Faults(time.monotonic)
-        trimmer = Trimmer(redis, keys, retention(config))
+        trimmer = Trimmer(redis, keys, retention(config), partial(_on_marks, faults))
         publisher = Publisher(
             redis, keys, publisher_settings(config), trimmer.free, _on_full(meter, faults)
         )
@@ -153,7 +153,7 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         shelf, roll = Shelf(redis, keys), Roll(redis, keys)
         catalog = Catalog(present, shelf, roll, fetcher, patience, worker.follow)
         if admin is not None:
-            measured = metrics(meter, worker, catalog, patience, present.reloads)
+            measured = metrics(meter, worker, catalog, patience, present.reloads, trimmer)
             pages = _pages(Health(redis, patience, worker), measured)
             await stack.enter_async_context(admin_server(admin, pages))
         await patience(partial(check_server, redis))
@@ -180,6 +180,17 @@ def _on_full(meter: Meter, faults: Faults) -> Callable[[RedisError, int], None]:
             faults.note("redis_full", text, _FULL_FOR)
 
     return rejected
+
+
+def _on_marks(faults: Faults, remembered: float, configured: float) -> None:
+    """Report deduplication marks that reach back less far than they should."""
+    if remembered >= configured:
+        return faults.end("dedup_window_shortened")
+    text = (
+        f"certificates are known for {remembered:,.0f} s instead of {configured:,.0f} s: marks "
+        f"have {MARKS_SHARE:.0%} of maxmemory; see maxmemory, dedup.ttl_secs and retention"
+    )
+    return faults.note("dedup_window_shortened", text, _FAULT_SHOWN)
 
 
 def _on_log_fault(faults: Faults, name: str, error: Exception, pause: float) -> None:

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from certadmin.server import Answer
 from certbus.circuits import State as CircuitState
+from certbus.trimmer import Trimmer
 from ingestor.catalog.catalog import Catalog
 from ingestor.held import Held
 from ingestor.integrity.alarms import AlarmKind, State
@@ -58,6 +59,34 @@ class WorkerCollector(Collector):
         for result, count in self._reloads.items():
             reloads.add_metric([result], count)
         yield reloads
+
+
+class MarksCollector(Collector):
+    """Reads what a trimmer knows of deduplication marks and of the clock of Redis."""
+
+    def __init__(self, trimmer: Trimmer) -> None:
+        self._trimmer = trimmer
+
+    def collect(self) -> Iterator[Metric]:
+        """Give all metrics as they are now."""
+        trimmer = self._trimmer
+        for name, what, value in (
+            (
+                "dedup_window_seconds",
+                "Time for which every published certificate is known, in effect.",
+                trimmer.remembered,
+            ),
+            ("dedup_marks_bytes", "Memory of Redis that marks use, about.", trimmer.marks_bytes),
+            (
+                "entry_id_ahead_seconds",
+                "By how much the newest entry id is ahead of the clock of Redis.",
+                trimmer.ahead,
+            ),
+        ):
+            metric = GaugeMetricFamily(f"{PREFIX}_{name}", what)
+            if value is not None:  # before the first round
+                metric.add_metric([], value)
+            yield metric
 
 
 class ListCollector(Collector):
@@ -136,6 +165,7 @@ def metrics(
     catalog: Catalog,
     patience: Patience,
     reloads: Mapping[str, int],
+    trimmer: Trimmer,
 ) -> Callable[[], Answer]:
     """Make what writes the metrics of this process as text."""
     # No series beside each counter that says when it began.
@@ -143,5 +173,6 @@ def metrics(
     registry = meter.registry
     registry.register(WorkerCollector(worker, patience, reloads))
     registry.register(ListCollector(catalog))
+    registry.register(MarksCollector(trimmer))
     ProcessCollector(registry=registry)
     return lambda: Answer(200, CONTENT_TYPE, generate_latest(registry))

@@ -344,6 +344,9 @@ async def test_lost_marks_are_reported_before_what_may_come_again(
     assert isinstance(again, StreamBatch)
     assert isinstance(after, StreamBatch)
     assert gap == Gap("lite", first.id, again.id, FORGOTTEN)
+    await one.trimmer.trim()
+    assert one.trimmer.remembered is not None
+    assert one.trimmer.remembered < 60
     assert [first.forgot, again.forgot, after.forgot] == [False, True, False]
 
 
@@ -374,14 +377,17 @@ class TestShareOfMemory:
         assert worker.trimmer.marks_bytes is not None
         assert worker.trimmer.marks_bytes > 16 * 1024 * 1024
         assert worker.trimmer.remembered is not None
-        assert worker.trimmer.remembered >= 4 * 1800
+        assert worker.trimmer.remembered == settings.remember_ms / 1000, "nothing was forgotten"
 
         newest = (await stored(client))[-1].id
         for stream in ("full", "lite", "domains"):
             await client.xtrim(KEYS.stream(stream), minid=newest, approximate=False)
         await worker.trimmer.trim()
         assert await worker.publisher.known(digests) == [False, False, True, True, True]
-        assert worker.trimmer.remembered < 3 * 1800
+        assert worker.trimmer.remembered < 3 * 1800 < settings.remember_ms / 1000
+        window = (await snapshot(client, KEYS)).dedup_window
+        assert window is not None
+        assert abs(window / 1000 - worker.trimmer.remembered) < 60
         assert await locate(client, KEYS, message("4").sha256) is not None
         names = [key async for key in client.scan_iter(f"{KEYS.marks}*")]
         assert len(names) == 6, "a filter and a hash for each certificate that is known"

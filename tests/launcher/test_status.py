@@ -76,6 +76,7 @@ def seen(many: int, **changed: object) -> Seen:
         [Member("worker-1", {"logs": str(many), "host": "here", "pid": "77"})],
         gateways,
         [StreamStatus("full", True, 3, 40, 5_000_000), StreamStatus("lite", False, 0, 0, 0)],
+        5_400_000,
     )
     directory = msgspec.structs.replace(directory, **changed)
     spans = {"full": Span(int(NOW * 1000) - 90_000, int(NOW * 1000) - 500)}

@@ -6,14 +6,17 @@
 -- KEYS: head, windows, then the streams that look-ups and deduplication serve. ARGV: prefix of the
 -- SHA-256 marks, prefix of the SHA-1 index, ms of `remember` if head does not say, bytes that marks
 -- may use (0: any), keys to remove in one call.
--- Returns {1 if there is more to do, ms that marks reach back, ms that the newest id is ahead of TIME,
--- bytes that marks use, as far as is known}.
+-- Returns {1 if there is more to do, ms for which every published certificate is known, `remember`, ms
+-- that the newest id is ahead of TIME, bytes that marks use, as far as is known}.
+--
+-- `windows` also has `cut`: since when every certificate is known (ms), where marks went before
+-- `remember` had passed. The window that holds in effect is kept in `head` as `window` (ms).
 
 local HEAD, WINDOWS = KEYS[1], KEYS[2]
 local marks, sha1_marks, share, work = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local LENGTH = 30 * 60 * 1000 -- ms; WINDOW_MS in keys.py
-local FILTER_BYTES, MARK_BYTES = 4 * 1024 * 1024, 92 -- bench/redis_cost.py measures them
+local FILTER_BYTES, MARK_BYTES = 4 * 1024 * 1024, 98 -- bench/redis_cost.py measures them
 local BUCKETS, SHA1_LISTS = 16384, 256
 local CHUNK = 256
 
@@ -66,7 +69,7 @@ local function is_needed(window)
   return false
 end
 
-local oldest, more = order[1], 0
+local oldest, more, is_cut = order[1], 0, false
 local current = string.format('%d', math.floor(now / LENGTH))
 if oldest and (oldest.gone or oldest.number ~= current and (
     is_believed and oldest.at < now - remember or
@@ -74,6 +77,7 @@ if oldest and (oldest.gone or oldest.number ~= current and (
   local filter = string.format('%s%s', marks, oldest.number)
   local sha1_list = string.format('%s%s:', sha1_marks, oldest.number)
   local first = oldest.gone or 0
+  is_cut = oldest.at >= now - remember
   local stop = math.min(first + work, BUCKETS + SHA1_LISTS)
   if first == 0 then
     redis.call('UNLINK', filter)
@@ -96,12 +100,26 @@ if oldest and (oldest.gone or oldest.number ~= current and (
   more = 1
 end
 
--- How far back every certificate is known: since the oldest window that is whole began. What was
--- published before the first window of all was never forgotten.
-local since = now
-for _, window in ipairs(order) do
-  if not window.gone then
-    since = math.min(since, math.min(window.at, tonumber(window.number) * LENGTH))
+-- What is known in effect. Nothing was ever forgotten unless there is a `cut`.
+local cut = tonumber(redis.call('HGET', WINDOWS, 'cut') or '')
+if is_cut then
+  cut = now
+  for _, window in ipairs(order) do
+    if not window.gone then
+      cut = math.min(cut, window.at, tonumber(window.number) * LENGTH)
+    end
+  end
+  redis.call('HSET', WINDOWS, 'cut', text(cut))
+end
+local effect = remember
+if cut then
+  effect = math.min(math.max(now - cut, 0), remember)
+  if effect == remember then
+    redis.call('HDEL', WINDOWS, 'cut')
   end
 end
-return { more, now - since, ahead, bytes }
+local shown = tonumber(redis.call('HGET', HEAD, 'window') or '')
+if head[1] and (not shown or math.abs(shown - effect) >= 60000 or (effect == remember) ~= (shown == remember)) then
+  redis.call('HSET', HEAD, 'window', text(effect))
+end
+return { more, effect, remember, ahead, bytes }

@@ -197,6 +197,7 @@ end
 if n > 0 then
   if #forgotten > 0 then
     call('HDEL', WINDOWS, unpack(forgotten))
+    call('HSET', WINDOWS, 'cut', string.format('%.0f', now))
   end
   local window = window_at(now)
   local name = string.format('%d', window)

@@ -188,6 +188,8 @@ class Report(msgspec.Struct, frozen=True):
         clients: of all gateways.
         redis_bytes: of memory that Redis uses.
         redis_max_bytes: that it may use; 0 if there is no limit.
+        dedup_window_seconds: for which every published certificate is known, in effect; null while
+            no ingestor has reported it.
         logs: that are not over, by name.
         retired: logs that are, likewise.
         ingestors: by id.
@@ -203,6 +205,7 @@ class Report(msgspec.Struct, frozen=True):
     clients: int
     redis_bytes: int
     redis_max_bytes: int
+    dedup_window_seconds: int | None
     logs: list[Log]
     retired: list[Retired]
     ingestors: list[Ingestor]
@@ -292,6 +295,7 @@ def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> 
         clients=sum(gateway.clients for gateway in gateways),
         redis_bytes=server.used_memory if server else 0,
         redis_max_bytes=server.max_memory if server else 0,
+        dedup_window_seconds=_seconds(directory.dedup_window),
         logs=logs,
         retired=retired,
         ingestors=[_ingestor(member, rates) for member in directory.workers],

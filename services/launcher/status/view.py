@@ -139,9 +139,11 @@ def _verdict(report: Report) -> Text:
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     used = _bytes(report.redis_bytes)
     most = f" of {_bytes(report.redis_max_bytes)}" if report.redis_max_bytes else ""
+    window = report.dedup_window_seconds
+    dedup = "" if window is None else f"dedup: {window // 60} min  "
     return Text.assemble(
         (report.status, f"bold {_STYLES[report.status]}"),
-        f"  logs: {told or 'none'}  Redis: {used}{most}  ",
+        f"  logs: {told or 'none'}  Redis: {used}{most}  {dedup}",
         (f"{report.time:%H:%M:%S} UTC", "dim"),
     )
 
