@@ -113,7 +113,7 @@ class Cluster(Site):
         self.clients = self._start(
             "clients",
             [sys.executable, "-m", "tests.adversity.clients", *arguments],
-            {"PYTHONPATH": str(Path(__file__).parents[2])},
+            {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]])},
         )
         await until(self._everybody_is_connected, "everybody is connected", START)
         self._start_of_logs = time.time() + LEAD / 2
