@@ -36,6 +36,7 @@ from tests.waiting import until
 
 LINES = "lines"
 START = 60.0
+STOP = 30.0
 MOST_RESTARTS = 20
 LEAD = 20.0
 """Seconds that the logs and the ingestors may take to start; the logs grow from its half on."""
@@ -161,6 +162,22 @@ class Cluster(Site):
         for victim in victims:
             victim.restart()
             self._down.discard(victim.name)
+
+    async def restart(self, name: str) -> None:
+        """SIGTERM, and start again. A process that is asked to end must do so, with 0."""
+        if name in self._down:
+            return
+        self._down.add(name)
+        process = self.process(name)
+        try:
+            status = await asyncio.to_thread(process.stop, seconds=STOP)
+            # It may be asked before it has begun to listen for signals.
+            if status not in (0, -signal.SIGTERM):
+                self.troubles.append(f"{name} ended with {status}: {last_words(process.log)}")
+        except AssertionError:
+            self.troubles.append(f"{name} does not end within {STOP} s of SIGTERM")
+        process.restart()
+        self._down.discard(name)
 
     async def stop_for(self, name: str, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after `seconds`."""

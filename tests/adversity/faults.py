@@ -51,6 +51,12 @@ class Kill(Fault, frozen=True, kw_only=True):
     down: float
 
 
+class Restart(Fault, frozen=True, kw_only=True):
+    """SIGTERM, and a new start when the process has ended, as an upgrade does."""
+
+    process: str
+
+
 class Stop(Fault, frozen=True, kw_only=True):
     """SIGSTOP, and SIGCONT after `seconds`."""
 
@@ -137,6 +143,7 @@ class FillRedis(Fault, frozen=True, kw_only=True):
 
 AnyFault = (
     Kill
+    | Restart
     | Stop
     | Cut
     | CutAtReply
@@ -206,6 +213,10 @@ def _kill(chance: random.Random, at: float, left: float) -> Kill:
     return Kill(at=at, processes=victims, down=_seconds(chance, 0, 2, left))
 
 
+def _restart(chance: random.Random, at: float, _: float) -> Restart:
+    return Restart(at=at, process=chance.choice((*INGESTORS, *GATEWAYS)))
+
+
 def _stop(chance: random.Random, at: float, left: float) -> Stop:
     """Shorter or longer than the lease of a log, which is 5 s."""
     low, high = chance.choice(((0.2, 3), (6, 11)))
@@ -259,7 +270,7 @@ def _fill_redis(chance: random.Random, at: float, left: float) -> FillRedis:
 
 
 _MAKERS: tuple[Callable[[random.Random, float, float], AnyFault], ...] = (
-    *(_kill, _kill, _stop, _stop),
+    *(_kill, _kill, _stop, _stop, _restart),
     *(_cut, _cut_at_reply, _delay, _refuse),
     *(_restart_redis, _empty_redis, _rewind_redis, _fill_redis),
 )

@@ -32,6 +32,7 @@ from tests.adversity.faults import (
     Kill,
     Plan,
     Refuse,
+    Restart,
     RestartRedis,
     RewindRedis,
     ShiftClock,
@@ -198,6 +199,8 @@ class _Run:
         match fault:
             case Kill():
                 await cluster.kill(fault.processes, fault.down)
+            case Restart():
+                await cluster.restart(fault.process)
             case Stop():
                 await cluster.stop_for(fault.process, fault.seconds)
             case Cut():
@@ -210,6 +213,16 @@ class _Run:
             case Refuse():
                 proxy.cut(fault.how)
                 await cluster.refuse_for(fault.seconds)
+            case _:
+                await self._apply_to_redis(fault, copy)
+
+    async def _apply_to_redis(
+        self,
+        fault: RestartRedis | EmptyRedis | RewindRedis | ShiftClock | FillRedis,
+        copy: Path | None,
+    ) -> None:
+        cluster = self._cluster
+        match fault:
             case RestartRedis():
                 await cluster.replace_redis(fault.down)
             case EmptyRedis():
