@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.service import die_with
 from tests.adversity.faults import AnyFault, Server, draw
 from tests.adversity.run import NOT_QUIET, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables
@@ -29,13 +30,14 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="for evidence (a temporary one)")
     parser.add_argument("--keep", action="store_true", help="also that of runs that passed")
     parser.add_argument("--judge", action="store_true", help="only judge the evidence again")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     chosen.directory = chosen.directory or Path(tempfile.mkdtemp(prefix="adversity-"))
     chosen.directory.mkdir(parents=True, exist_ok=True)
     if chosen.judge:
         return _judge_again(_directory(chosen, chosen.seed))
-    if chosen.one:
+    if chosen.parent_pid is not None:
+        die_with(chosen.parent_pid)
         return _one(chosen)
     return asyncio.run(_many(chosen))
 
@@ -78,18 +80,13 @@ async def _many(chosen: argparse.Namespace) -> int:
     async def one(seed: int) -> None:
         async with places:
             arguments = [
-                *("--one", f"--seed={seed}", f"--seconds={chosen.seconds}"),
-                *(f"--rate={chosen.rate}", f"--directory={chosen.directory}"),
+                *(f"--parent-pid={os.getpid()}", f"--directory={chosen.directory}"),
+                *(f"--seed={seed}", f"--seconds={chosen.seconds}", f"--rate={chosen.rate}"),
             ]
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.adversity", *arguments
             )
-            try:
-                await process.wait()
-            except asyncio.CancelledError:
-                process.terminate()
-                await process.wait()
-                raise
+            await process.wait()
             directory = _directory(chosen, seed)
             if not (directory / RESULT).exists():
                 broken.append(seed)
