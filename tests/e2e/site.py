@@ -22,7 +22,7 @@ from simlog.record import Recorded
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port, redis_server
 from tests.waiting import until
 
-START = 20.0
+START = 60.0
 FORMS: tuple[Form, ...] = ("full", "lite", "domains")
 assert FORMS == STREAMS
 
