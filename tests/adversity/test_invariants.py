@@ -1,5 +1,6 @@
 """The judge of the runs under random faults, with made-up lines and clients."""
 
+import msgspec
 import pytest
 
 from certbus.events import NOT_RETAINED
@@ -33,6 +34,7 @@ ONE = (line("0", "1a", "2b", "3c", "4d"),)
 TRIMMED = (line("0", "1a", "2b", "3c", "4d", retained="4d"),)
 EMPTIED = (line("0", "1a", "2b", "3c"), line("1", "5d", "6e"))
 REWOUND = (line("0", "1a", "2b", "3c", "4d"), line("1", "1a", "2b", "5c", "6d", "7e"))
+RETAINED = dict.fromkeys(("full", "lite", "domains"), frozenset[str]())
 SKIPPED = (REWOUND[0], line("1", "1a", "5f", "6d", "7e"))
 
 
@@ -76,11 +78,20 @@ def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
         ("1a 2b 3c trimmed 5c 6d 7e", REWOUND, "repeated without a gap before"),
         ("1a 2b 4d 3c", ONE, "out of order"),
         ("1a 2b 3c 4d 9z", ONE, "unknown to Redis"),
-        ("1a 2b trimmed 3c 4d", ONE, "gaps for nothing"),
     ],
 )  # fmt: skip
 def test_what_is_wrong(received: str, lines: tuple[Line, ...], kind: str) -> None:
     assert kind in kinds(received, lines)
+
+
+def test_a_gap_within_a_batch_is_for_nothing() -> None:
+    one = client("1a trimmed 2b")
+    first, gap, second = one.items
+    assert isinstance(second, Message)
+    same = msgspec.structs.replace(second, id="1-0-1", order=(1, 0, 1))
+    lines = (Line("0", (Held("1-0-0", "a", ("a",)), Held("1-0-1", "b", ("b",))), RETAINED),)
+    troubles = of_client(msgspec.structs.replace(one, items=(first, gap, same)), lines, 0)
+    assert [trouble.kind for trouble in troubles] == ["gaps for nothing"]
 
 
 def test_a_gap_before_anything_was_lost_is_for_nothing() -> None:
