@@ -41,7 +41,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "lists": "redis-cli SMEMBERS certstream:lists",
     "list:<list id>": "redis-cli HMGET certstream:list:$LIST name version made checked problem",
     "listed:<list id>": "redis-cli HKEYS certstream:listed:$LIST",
-    "issuers": "redis-cli HLEN certstream:issuers",
+    "issuers:<part>": "redis-cli HLEN certstream:issuers:0",
     "lease:<log id>": "redis-cli GET certstream:lease:$LOG",
     "workers": "redis-cli ZRANGE certstream:workers 0 -1 WITHSCORES",
     "gateways": "redis-cli ZRANGE certstream:gateways 0 -1 WITHSCORES",

@@ -12,6 +12,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from certbus import scripts
+from certbus.ids import new_event
 from certbus.keys import Keys
 
 State = Literal["closed", "half-open", "open"]
@@ -75,15 +76,21 @@ class Circuits:
         """Write down how a log's circuit stands."""
         await self._update_log(keys=[self._keys.log(log_id)], args=self._changes(status))
 
-    async def failed(self, log_id: str, status: CircuitStatus, reason: str) -> None:
+    async def failed(
+        self, log_id: str, status: CircuitStatus, reason: str, event: str = ""
+    ) -> None:
         """Count one failure of a log, and write down what it has led to.
 
         Args:
             log_id: the log.
             status: of its circuit now.
             reason: what is wrong; one line for a person.
+            event: identifies the failure: it is counted once, however often this is repeated.
         """
         error: list[str | int] = [
+            "once",
+            "error_event",
+            event or new_event(),
             "add",
             "errors",
             1,

@@ -6,6 +6,7 @@ compared as numbers.
 """
 
 import re
+import secrets
 from typing import NamedTuple
 
 ORIGIN = "0-0"
@@ -70,3 +71,8 @@ def parse_cursor(text: str) -> Cursor:
 def message_id(entry_id: str, position: int) -> str:
     """Id of message number `position` of a batch."""
     return f"{entry_id}-{position}"
+
+
+def new_event() -> str:
+    """Make what identifies one event, so that a call that is repeated counts it once."""
+    return secrets.token_hex(8)

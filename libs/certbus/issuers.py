@@ -5,6 +5,7 @@ hundreds anew for each log, and for each worker that takes it, would use up its 
 minutes. What is found here is what its fingerprint says, whoever put it there.
 """
 
+import random
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -22,7 +23,11 @@ LARGEST = 8 << 10
 """Bytes of one. Whatever is larger, or more, every worker fetches for itself."""
 
 LIFE = 7 * 24 * 3600
-"""Seconds after which all are forgotten, those that no log names any more among them."""
+"""Seconds after which a part of them is forgotten, those that no log names any more among them; a
+quarter less to a quarter more, so that not all are fetched again at once."""
+
+PARTS = 16
+"""By the first four bits of the fingerprint. Each is a key, and expires by itself."""
 
 
 class IssuerShelf:
@@ -35,27 +40,36 @@ class IssuerShelf:
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
-        self._key = keys.issuers
+        self._keys = keys
 
     async def get(self, fingerprints: Sequence[bytes]) -> dict[bytes, bytes]:
         """Find the DER of those that are known, by fingerprint."""
         if not fingerprints:
             return {}
-        values: list[Any] = await self._redis.hmget(self._key, list(fingerprints))
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for fingerprint in fingerprints:
+                pipeline.hget(self._keys.issuers(_part(fingerprint)), fingerprint)
+            values: list[Any] = await pipeline.execute()
         found = zip(fingerprints, values, strict=True)
         return {key: der for key, der in found if der and sha256(der).digest() == key}
 
     async def put(self, fingerprint: bytes, der: bytes) -> None:
         """Keep one, if there is room."""
-        held = await self._redis.hlen(self._key)
-        if held >= MOST or len(der) > LARGEST:
+        key = self._keys.issuers(_part(fingerprint))
+        held = await self._redis.hlen(key)
+        if held >= MOST // PARTS or len(der) > LARGEST:
             return
         async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.hset(self._key, fingerprint, der)
+            transaction.hset(key, fingerprint, der)
             if held == 0:
-                transaction.expire(self._key, LIFE)
+                life = LIFE * random.uniform(0.75, 1.25)  # noqa: S311  (no secret depends on it)
+                transaction.expire(key, int(life))
             try:
                 await transaction.execute()
             except redis.exceptions.RedisError as error:
                 if not is_out_of_memory(error):  # a full Redis does without
                     raise
+
+
+def _part(fingerprint: bytes) -> int:
+    return fingerprint[0] * PARTS >> 8

@@ -19,7 +19,7 @@ of how it is to be verified, so that ingestors which trust different keys share 
 | `lists` | set | for ever | ids of all log lists |
 | `list:<list id>` | hash | for ever | the last good copy of a log list: `body` and `signature` as served, `rank` (older ones compare as less), `digest` (SHA-256 of the body, hex), `version`, `made` (ms), `etag`, `modified`, `name`, `url`; and `checked` (ms; when its server had nothing newer), `due` (ms; when to ask again), `failures` (in a row), `problem`, `problem_at` (ms) |
 | `listed:<list id>` | hash | for ever | log id -> what the list last said of a log that it wants followed: JSON, `rank` of the list and `log` |
-| `issuers` | hash | 7 days | issuer certificates that logs of the static-ct API name: SHA-256 (32 bytes) -> DER; at most 4096 of at most 8 KiB |
+| `issuers:<part>` | hash | 5 to 9 days | issuer certificates that logs of the static-ct API name: SHA-256 (32 bytes) -> DER; 16 parts by its first four bits, of at most 256 of at most 8 KiB |
 | `lease:<log id>` | string | the lease's TTL | id of the worker that owns the log |
 | `workers`, `gateways` | sorted set | for ever | their ids, scored by when the heartbeat expires (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | heartbeat's TTL | what it is doing |
@@ -51,7 +51,9 @@ many lies were found), `alarms.<kind>` (how many of a kind; docs/integrity.md na
 than one before), `below_since` (ms; since when they are all smaller than the one followed), `newest` (size of the newest tree head shown and signed, proven or not), `skip` (the range
 that was skipped last, and why), `skip_at` (ms), `circuit` (closed, half-open or open), `failures` (in a row), `errors` (in all),
 `retry_at` (ms; not asked before), and what the directory says of it: `name`, `url`, `operator`,
-`kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms). Of a log that is over:
+`kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms). `error_event`, `alarm_event` and
+`skip_event` are random: what was counted last, so that a call that is repeated because its reply was
+lost counts nothing twice. Of a log that is over:
 `retiring` (JSON: `by`, `why`, `since`, `at`, and `log`, all it takes to drain it), `retired_why`, and
 once it is drained `retired` (ms): then nobody gets its lease, and the hash expires 30 days later. Under
 an id that turned out not to be the best one, nothing but `renamed`: the log's id.
@@ -138,9 +140,8 @@ class Keys(msgspec.Struct, frozen=True):
     def listed(self, list_id: str) -> str:
         return f"{self.prefix}listed:{list_id}"
 
-    @property
-    def issuers(self) -> str:
-        return f"{self.prefix}issuers"
+    def issuers(self, part: int) -> str:
+        return f"{self.prefix}issuers:{part:x}"
 
     def lease(self, log_id: str) -> str:
         return f"{self.prefix}lease:{log_id}"

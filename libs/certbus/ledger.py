@@ -6,13 +6,12 @@ itself: the tree heads with their signatures.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 
 from certbus import scripts
+from certbus.ids import new_event
 from certbus.keys import Keys
 from ctparse.merkle import Frontier
 from ctparse.treehead import TreeHead
@@ -86,6 +85,7 @@ class Ledger:
         heads: Sequence[TreeHead],
         *,
         keep: bool = True,
+        event: str = "",
     ) -> None:
         """Count a lie, and keep what shows it.
 
@@ -95,53 +95,48 @@ class Ledger:
             problem: one line, for a person.
             heads: the tree heads that it is about.
             keep: whether it becomes evidence; if not, it is only counted.
+            event: identifies the finding: it is counted once, however often this is repeated.
         """
-        key = self._keys.log(log_id)
-        async with self._redis.pipeline(transaction=True) as transaction:
-            if keep:
-                self._keep(transaction, log_id, kind, problem, heads)
-            transaction.hincrby(key, f"{ALARMS_OF}{kind}", 1)
-            transaction.hincrby(key, "alarms", 1)
-            said: list[str | int] = [
-                "set",
-                "alarm",
-                f"{kind}: {problem[:500]}",
-                "time",
-                "alarm_at",
-                0,
-            ]
-            await self._update_log(keys=[key], args=said, client=transaction)
-            await transaction.execute()
+        changes = self._once(event)
+        if keep:
+            changes += self._evidence(log_id, kind, problem, heads)
+        changes += ["add", f"{ALARMS_OF}{kind}", 1, "add", "alarms", 1]
+        changes += ["set", "alarm", f"{kind}: {problem[:500]}", "time", "alarm_at", 0]
+        await self._update(log_id, changes)
 
-    async def no_proof(self, log_id: str, problem: str, heads: Sequence[TreeHead]) -> None:
-        """Keep that a log does not prove what it shows, which is no lie."""
-        async with self._redis.pipeline(transaction=True) as transaction:
-            self._keep(transaction, log_id, "no_proof", problem, heads)
-            transaction.hincrby(self._keys.log(log_id), f"{ALARMS_OF}no_proof", 1)
-            await transaction.execute()
+    async def no_proof(
+        self, log_id: str, problem: str, heads: Sequence[TreeHead], event: str = ""
+    ) -> None:
+        """Keep that a log does not prove what it shows, which is no lie; `event` as for `alarm`."""
+        evidence = self._evidence(log_id, "no_proof", problem, heads)
+        count: list[str | int] = ["add", f"{ALARMS_OF}no_proof", 1]
+        await self._update(log_id, [*self._once(event), *evidence, *count])
 
-    async def stale(self, log_id: str) -> None:
-        """Count a tree head that was older than the one followed."""
-        await self._update_log(
-            keys=[self._keys.log(log_id)], args=["add", "stale", 1, "time_once", _BELOW, 0]
-        )
+    async def stale(self, log_id: str, event: str = "") -> None:
+        """Count a tree head that was older than the one followed; `event` as for `alarm`."""
+        change: list[str | int] = ["add", "stale", 1, "time_once", _BELOW, 0]
+        await self._update(log_id, [*self._once(event), *change])
 
     async def as_large_as_ever(self, log_id: str) -> None:
         """Note that a log shows a tree head no smaller than the one followed."""
         await self._redis.hdel(self._keys.log(log_id), _BELOW)
 
-    def _keep(
-        self,
-        transaction: Pipeline,
-        log_id: str,
-        kind: str,
-        problem: str,
-        heads: Sequence[TreeHead],
-    ) -> None:
-        fields: dict[Any, Any] = {
+    async def _update(self, log_id: str, changes: list[str | int]) -> None:
+        keys = [self._keys.log(log_id), self._keys.evidence(log_id)]
+        await self._update_log(keys=keys, args=changes)
+
+    def _once(self, event: str) -> list[str | int]:
+        """The change of update_log.lua that makes a repeated call do nothing."""
+        return ["once", "alarm_event", event or new_event()]
+
+    def _evidence(
+        self, log_id: str, kind: str, problem: str, heads: Sequence[TreeHead]
+    ) -> list[str | int]:
+        """The change of update_log.lua that keeps what shows a lie."""
+        fields = {
             "kind": kind,
             "problem": problem[:500],
             "log": log_id,
-            "tree_heads": msgspec.json.encode(heads),
+            "tree_heads": msgspec.json.encode(heads).decode(),
         }
-        transaction.xadd(self._keys.evidence(log_id), fields, maxlen=EVIDENCE_KEPT)
+        return ["evidence", EVIDENCE_KEPT, msgspec.json.encode(fields).decode()]

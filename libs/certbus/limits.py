@@ -13,6 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from certbus import scripts
+from certbus.connection import once
 from certbus.keys import Keys
 
 
@@ -67,7 +68,7 @@ class RateLimits:
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._keys = keys
-        self._take = scripts.load(client, "rates")
+        self._take = scripts.load(once(client), "rates")  # a request counts once
 
     async def take(self, asks: Sequence[tuple[str, Rate]]) -> list[Decision]:
         """Count one request each of those who ask; one may be there more than once.

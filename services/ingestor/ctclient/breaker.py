@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 
 from certbus.circuits import Circuits
+from certbus.ids import new_event
 from ingestor.catalog.log import Log
 from ingestor.ctclient.circuit import Circuit
 from ingestor.ctclient.errors import LogError, Unproven
@@ -96,7 +97,8 @@ class Breaker:
                 next_attempt_secs=wait,
             )
         failed = partial(self._circuits.failed, self._log.id)
-        await self._patience(partial(failed, self.circuit.status, error.summary))
+        event = new_event()  # it is counted once, however often Redis has to be asked
+        await self._patience(partial(failed, self.circuit.status, error.summary, event))
 
     async def progressed(self) -> None:
         """The log could be read, and something of it was published."""

@@ -19,6 +19,7 @@ from typing import Literal
 
 import structlog
 
+from certbus.ids import new_event
 from certbus.ledger import Ledger
 from ingestor.catalog.log import Log
 from ingestor.ctclient.errors import Lie, LieKind, Unproven
@@ -95,7 +96,7 @@ class Alarms:
                 entries=self._fate(lie.kind),
             )
         alarm = partial(self._ledger.alarm, self._log.id, lie.kind, lie.what, lie.heads, keep=new)
-        await self._patience(alarm)
+        await self._patience(partial(alarm, event=new_event()))
 
     async def no_proof(self, error: Unproven) -> None:
         """The log has given no proof for so long that somebody should know."""
@@ -109,14 +110,14 @@ class Alarms:
             entries=self._fate("no_proof"),
         )
         await self._patience(
-            partial(self._ledger.no_proof, self._log.id, error.problem, error.heads)
+            partial(self._ledger.no_proof, self._log.id, error.problem, error.heads, new_event())
         )
 
     async def stale(self) -> None:
         """The log has shown a tree head older than one before."""
         self.stale_heads += 1
         self._below = True
-        await self._patience(partial(self._ledger.stale, self._log.id))
+        await self._patience(partial(self._ledger.stale, self._log.id, new_event()))
 
     def proven(self) -> None:
         """Something was proven: what was wrong is over."""

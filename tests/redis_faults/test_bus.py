@@ -1,0 +1,194 @@
+"""Each component that talks to Redis, with connections that are cut at any reply.
+
+Each scenario runs once for each reply that it needs, with a cut at that reply, until it ends
+without one. Redis has executed what it is about: either only the reply is lost, or nothing.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from itertools import pairwise
+
+import pytest
+from redis.asyncio import Redis
+
+from certbus.circuits import Circuits, CircuitStatus
+from certbus.connection import connect
+from certbus.directory import Directory, snapshot
+from certbus.errors import UNAVAILABLE
+from certbus.ids import new_event
+from certbus.keys import Keys
+from certbus.ledger import Ledger
+from certbus.limits import Connected, ConnectionCounts, LetIn, Rate, RateLimits
+from certbus.operators import Operators
+from certbus.publisher import Published, Stale
+from certbus.reader import Follower, history
+from certbus.skipping import Skipped, skip
+from ctparse.treehead import TreeHead
+from tests.certbus.bus import KEYS, LOG, Following, Worker, assert_adds_up, batch, log_status
+from tests.certbus.proxy import How, Proxy, When
+
+HEAD = TreeHead(100, 1_790_000_000_000, bytes(32), b"signature")
+RATE = Rate(capacity=10, refill=0.001, burst=0, burst_window=60, window=60, window_requests=100)
+
+Scenario = Callable[[Redis, Redis], Awaitable[None]]
+
+each_cut = pytest.mark.parametrize(
+    ("how", "when"), [(how, when) for how in ("rst", "fin") for when in ("before", "after")]
+)
+
+
+async def at_every_reply(
+    proxy: Proxy, client: Redis, how: How, when: When, scenario: Scenario
+) -> None:
+    """Run `scenario(lossy, client)` with a cut at its first reply, its second, and so on."""
+    for reply in range(1, 100):
+        await client.flushall()
+        await client.script_flush()
+        async with connect(proxy.url) as lossy:
+            proxy.cut_at(reply, how, when)
+            async with asyncio.timeout(30):
+                await scenario(lossy, client)
+        if not proxy.is_over():
+            assert reply > 2
+            return
+    raise AssertionError("the scenario needs more than a hundred replies")
+
+
+async def publishing(lossy: Redis, client: Redis) -> None:
+    worker = Worker(lossy, f"lossy-{secrets.token_hex(4)}", ttl=0.2)
+    lease = await worker.leases.acquire(LOG, 0)
+    while lease is None:  # the reply was lost: a lease that nobody knows runs out
+        lease = await worker.leases.acquire(LOG, 0)
+    for first in range(3):
+        window = batch(first, [f"n{first}"])
+        assert await worker.publisher.known([window.messages[0].sha256]) == [False]
+        outcome = await worker.publisher.publish(lease, window)
+        assert isinstance(outcome, Published) or outcome == Stale(window.next)
+        assert await worker.leases.renew([lease]) == []
+    await worker.leases.release(lease)
+    batches = await history(client, KEYS, "lite", "0-0", 10)
+    assert [b"n%d" % n in b.messages[0] for n, b in enumerate(batches)] == [True] * 3
+    assert_adds_up(await log_status(client))
+
+
+async def reading(lossy: Redis, client: Redis) -> None:
+    worker = Worker(client, "sound")
+    lease = await worker.take()
+    await worker.publisher.publish(lease, batch(0, ["a"]))
+    after = dict.fromkeys(("full", "lite", "domains"), "0-0")
+    running = Following(Follower(lossy, KEYS, tuple(after), after))
+    try:
+        await running.until(lambda events: len(events) == 3)
+        await worker.publisher.publish(lease, batch(1, ["b"]))
+        events = await running.until(lambda events: len(events) == 6)
+        assert {type(event).__name__ for event in events} == {"StreamBatch"}
+    finally:
+        await running.stop()
+
+
+async def skipping(lossy: Redis, client: Redis) -> None:
+    worker = Worker(client, "sound")
+    await worker.take()
+    await Directory(client, KEYS).log_shows(LOG, 100)
+    assert await skip(lossy, KEYS, LOG, 10, "gone") == Skipped(0, 10)
+    assert await skip(lossy, KEYS, LOG, 12, "gone: 3-4") == Skipped(10, 12)
+    status = await log_status(client)
+    assert (status.next, status.skipped) == (12, 12)
+    assert await client.xlen(KEYS.rejected) == 2
+
+
+async def counting_failures(lossy: Redis, client: Redis) -> None:
+    """By who repeats a call until it succeeds, as ingestors do."""
+    await Worker(client, "sound").take()
+    circuits, ledger = Circuits(lossy, KEYS), Ledger(lossy, KEYS)
+    for _ in range(2):
+        await repeated(partial(circuits.failed, LOG, CircuitStatus(), "away", new_event()))
+        await repeated(partial(ledger.alarm, LOG, "split", "x", [HEAD], event=new_event()))
+        await repeated(partial(ledger.no_proof, LOG, "x", [HEAD], new_event()))
+        await repeated(partial(ledger.stale, LOG, new_event()))
+    fields = ["errors", "alarms", "alarms.split", "alarms.no_proof", "stale"]
+    assert await client.hmget(KEYS.log(LOG), fields) == [b"2"] * 5
+    assert await client.xlen(KEYS.evidence(LOG)) == 4
+
+
+async def repeated(ask: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            return await ask()
+        except UNAVAILABLE:
+            await asyncio.sleep(0.01)
+
+
+async def asking_for_rates(lossy: Redis, client: Redis) -> None:
+    """A request counts once, even if the answer is lost; whoever asked decides alone then."""
+    limits = RateLimits(lossy, KEYS)
+    asked = 0
+    for _ in range(4):
+        with suppress(*UNAVAILABLE):
+            await limits.take([("address:x", RATE)])
+        asked += 1
+    (decision,) = await RateLimits(client, KEYS).take([("address:x", RATE)])
+    # The cut request may not have reached Redis.
+    assert decision.remaining in (10 - asked - 1, 10 - asked)
+
+
+async def counting_connections(lossy: Redis, client: Redis) -> None:
+    counts = ConnectionCounts(lossy, KEYS, secrets.token_hex(4), ttl=60)
+    held = 0
+    await counts.begin()
+    for _ in range(4):
+        let_in = None
+        while let_in is None:
+            let_in = await counts.count(100, 100, [Connected("a", held, 1)])
+            if let_in is None:
+                await counts.begin()
+        assert let_in == [LetIn(1, full=False)]
+        held += 1
+    assert await counts.count(100, 100, [Connected("a", held, 0)]) == [LetIn(0, full=False)]
+    other = ConnectionCounts(client, KEYS, "other", ttl=60)
+    await other.begin()
+    assert await other.count(4, None, [Connected("b", 0, 1)]) == [LetIn(0, full=True)]
+    await counts.end()
+    assert await other.count(4, None, [Connected("b", 0, 1)]) == [LetIn(1, full=False)]
+
+
+async def taking_turns(lossy: Redis, client: Redis) -> None:
+    """A turn whose reply is lost is not used; no two are closer than the interval."""
+    operators = Operators(lossy, Keys())
+    waits = [await operators.turn("op", 10) for _ in range(4)]
+    assert all(later - earlier > 5 for earlier, later in pairwise(waits))
+    assert waits[-1] < 10 * 5
+    assert await operators.refused("op", LOG, 20) in (False, True)
+
+
+async def announcing(lossy: Redis, client: Redis) -> None:
+    directory = Directory(lossy, KEYS)
+    await directory.gateway_alive("g", {"clients": 1})
+    await directory.worker_alive("w", {"logs": 1})
+    seen = await snapshot(lossy, KEYS)
+    assert [member.id for member in (*seen.gateways, *seen.workers)] == ["g", "w"]
+    await directory.gateway_gone("g")
+    assert (await snapshot(lossy, KEYS)).gateways == []
+
+
+@each_cut
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        publishing,
+        reading,
+        skipping,
+        counting_failures,
+        asking_for_rates,
+        counting_connections,
+        taking_turns,
+        announcing,
+    ],
+)
+async def test_a_cut_at_any_reply_is_survived(
+    proxy: Proxy, client: Redis, how: How, when: When, scenario: Scenario
+) -> None:
+    await at_every_reply(proxy, client, how, when, scenario)
