@@ -1,6 +1,9 @@
 """Addresses as they are written: `host:port`, or `unix:<path>`."""
 
+import errno
 import socket
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +16,8 @@ def listen(address: str) -> socket.socket:
     """Open an admin address.
 
     Args:
-        address: `host:port`, or `unix:<path>`; a socket that a dead process left there is replaced.
+        address: `host:port`, an IPv6 address in brackets; or `unix:<path>`, where a socket that a
+            dead process left is replaced, and nothing else.
 
     Raises:
         OSError: it cannot be had.
@@ -21,7 +25,7 @@ def listen(address: str) -> socket.socket:
     """
     if address.startswith(UNIX):
         path = Path(address.removeprefix(UNIX))
-        path.unlink(missing_ok=True)
+        _remove_socket(path)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(path))
         path.chmod(_MODE)
@@ -32,9 +36,35 @@ def listen(address: str) -> socket.socket:
             raise ValueError(f"{address!r} is neither host:port nor unix:<path>")
         if int(port) > _LAST_PORT:
             raise OSError(f"{address!r}: ports end at {_LAST_PORT}")
-        listening = socket.create_server((host.strip("[]"), int(port)))
+        listening = _open(host.removeprefix("[").removesuffix("]"), int(port))
     listening.setblocking(False)
     return listening
+
+
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Return the first address of a host to listen at, and of which family it is.
+
+    Raises:
+        OSError: the host has none.
+    """
+    family, _, _, _, found = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return family, found  # type: ignore[return-value]  # of IPv6 with two more items
+
+
+def _open(host: str, port: int) -> socket.socket:
+    """Listen at the first address of a host. `::` is every address, of IPv4 as well."""
+    family, address = resolve(host, port)
+    both = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, dualstack_ipv6=both)
+
+
+def _remove_socket(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "there is a file that is not a socket", str(path))
+        path.unlink()
 
 
 def address_of(listening: socket.socket) -> str:

@@ -20,6 +20,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,10 @@ _STOP_TIMEOUT = 10.0
 _MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux, 104 elsewhere
 _MAX_LOG = 1024 * 1024  # bytes of redis.log before it is moved to redis.log.1
 _PR_SET_PDEATHSIG = 1
+#: What redis-server keeps in its directory: the append-only file (from 7.0 on a directory of them),
+#: a snapshot, temporary files of both, and its log.
+_DATA = ("appendonly*", "appendonlydir/*", "dump.rdb", "temp-*", "redis.log*")
+_OTHERS = 0o077  # permissions of everybody but the owner
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +89,7 @@ class EmbeddedRedis:
         with self._usable():
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._owner_lock = self._lock_state()
+            self._make_private()
         try:
             await self.start()
         except BaseException:
@@ -150,7 +156,7 @@ class EmbeddedRedis:
                     stderr=output,
                     pass_fds=[redis_lock],  # it holds redis.lock as long as it lives
                     start_new_session=True,  # Ctrl-C is for its owner, who stops it last
-                    preexec_fn=end_with_parent(),
+                    preexec_fn=_before_exec(),
                 )
         finally:
             os.close(redis_lock)
@@ -227,6 +233,14 @@ class EmbeddedRedis:
                 "Mend that, or set another one: state_dir, CERTSTREAM_STATE_DIR or --state-dir"
             ) from None
 
+    def _make_private(self) -> None:
+        """Take the data that is there from everybody else: the directory may be open to them."""
+        for pattern in _DATA:
+            for path in self._dir.glob(pattern):
+                mode = stat.S_IMODE(path.lstat().st_mode)
+                if not path.is_symlink() and mode & _OTHERS:
+                    path.chmod(mode & ~_OTHERS)
+
     def _lock_state(self) -> int:
         path = self._dir / "owner.lock"
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -281,7 +295,8 @@ class EmbeddedRedis:
     def _open_log(self) -> BinaryIO:
         if self._log_path.exists() and self._log_path.stat().st_size > _MAX_LOG:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
-        return self._log_path.open("ab")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        return os.fdopen(os.open(self._log_path, flags, 0o600), "ab")
 
 
 def running(state_dir: Path) -> str | None:
@@ -337,6 +352,18 @@ def _arguments(directory: Path, socket: Path, max_memory: int) -> list[str]:
         "hash-max-ziplist-entries": 512,  # also the name that newer versions still know
     }
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def _before_exec() -> Callable[[], None]:
+    """Make what the server does before exec: its files are for its user alone."""
+    bind = end_with_parent()
+
+    def in_child() -> None:
+        os.umask(0o077)
+        if bind is not None:
+            bind()
+
+    return in_child
 
 
 def end_with_parent() -> Callable[[], None] | None:

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
+from certadmin.address import resolve
 from gateway.admission.policy import Policy
 from gateway.admission.visitor import client_address, is_within
 from gateway.errors import Seldom
@@ -303,9 +304,9 @@ def listen(host: str, port: int) -> socket.socket:
 
     `::` is every address, of IPv4 as well.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family, found = resolve(host, port)
     return socket.create_server(
-        (host, port),
+        found,
         family=family,
         backlog=BACKLOG,
         reuse_port=True,

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.syntax import Syntax
 
-from certconf import Config, locate
-from certconf.problems import Origin
+from certadmin.address import UNIX
+from certconf import Config, ConfigError, locate
+from certconf.problems import Origin, Problem
 from certconf.shown import shown
 from launcher import options
+from launcher.up.address import unusable
 
 _DEFAULT = "default"
 _COLUMN = 44  # where the comments begin
@@ -39,6 +41,7 @@ def run(chosen: argparse.Namespace) -> int:
     """
     config, origins = locate(chosen.config, os.environ, options.overrides_of(chosen))
     if chosen.check:
+        _check_addresses(config, origins)
         for notice in config.notices:
             print(f"note: {notice}")
         print(f"OK: {config.file or 'no file; defaults, variables and command line'}")
@@ -52,6 +55,27 @@ def run(chosen: argparse.Namespace) -> int:
         else:
             print(text)
     return 0
+
+
+def _check_addresses(config: Config, origins: Mapping[str, Origin]) -> None:
+    """Find out whether this machine can listen where it is told to, or does.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    asked = [("host", config.host, config.port)]
+    if config.admin is not None and not config.admin.startswith(UNIX):
+        host, _, port = config.admin.rpartition(":")
+        asked.append(("admin", host.removeprefix("[").removesuffix("]"), int(port)))
+    problems = [
+        Problem(
+            origins.get(key, Origin(_DEFAULT)), key, f"cannot listen on {host} port {port}: {why}"
+        )
+        for key, host, port in asked
+        if (why := unusable(host, port)) is not None
+    ]
+    if problems:
+        raise ConfigError(tuple(problems))
 
 
 def as_json(config: Config, origins: Mapping[str, Origin]) -> dict[str, Any]:

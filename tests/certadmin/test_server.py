@@ -1,6 +1,7 @@
 """The address of one process: whatever is asked there, it answers or hangs up, and goes on."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -31,6 +32,43 @@ async def address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     pages = {"/health": _well, "/broken": _broken, "/endless": _endless}
     async with serve(listening, pages):
         yield address_of(listening)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="there is no IPv6 here")
+@pytest.mark.parametrize("wanted", ["[::1]:0", "::1:0", "[::]:0", "localhost:0", "127.0.0.1:0"])
+async def test_the_family_is_that_of_the_address(wanted: str) -> None:
+    listening = listen(wanted)
+    async with serve(listening, {"/health": _well}):
+        port = listening.getsockname()[1]
+        reached = ["127.0.0.1"] if listening.family == socket.AF_INET else ["[::1]"]
+        for host in [*reached, *(["127.0.0.1"] if wanted == "[::]:0" else [])]:
+            assert await ask(f"{host}:{port}", "/health", 10) == Reply(200, b"OK")
+
+
+def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("port: 80\n")
+    with pytest.raises(FileExistsError, match=r"not a socket.*config\.yaml"):
+        listen(f"unix:{file}")
+    assert file.read_text() == "port: 80\n"
+    (tmp_path / "link").symlink_to(file)
+    with pytest.raises(FileExistsError):
+        listen(f"unix:{tmp_path}/link")
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_socket_that_was_left_is_replaced(tmp_path: Path) -> None:
+    for _ in range(2):
+        with listen(f"unix:{tmp_path}/a.sock"):
+            pass
 
 
 async def say(address: str, request: bytes) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,38 @@ async def test_it_serves_and_keeps_what_it_has(tmp_path: Path, executable: str) 
         connect(server.url) as client,
     ):
         assert await stored_names(client) == ["a", "b"]
+
+
+@pytest.mark.parametrize("before", [None, 0o644])
+async def test_its_data_is_for_its_user_alone(
+    before: int | None, tmp_path: Path, executable: str
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    state.chmod(0o755)
+    old_umask = os.umask(0o022)
+    try:
+        server = EmbeddedRedis(state, executable=executable)
+        async with server, connect(server.url) as client:
+            await client.set("a", "b")
+        files = [path for path in state.rglob("*") if path.is_file()]
+        for path in files:
+            path.chmod(before or stat.S_IMODE(path.stat().st_mode))
+        async with server, connect(server.url) as client:
+            assert await client.get("a") == b"b"
+            await client.bgrewriteaof()
+            await until(lambda: b"rewrite finished" in log_of(state), "the rewrite", 30)
+    finally:
+        os.umask(old_umask)
+    data = [path for path in state.rglob("*") if path.is_file()]
+    assert any("appendonly" in path.name for path in data)
+    modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode) & 0o077) for path in data}
+    locks = {"owner.lock", "redis.lock"}  # nothing secret is in them
+    assert {mode for name, mode in modes.items() if name not in locks} == {"0o0"}, modes
+
+
+def log_of(state: Path) -> bytes:
+    return (state / "redis.log").read_bytes()
 
 
 async def test_a_second_one_is_told_who_has_the_state(tmp_path: Path, executable: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,32 @@ def config(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").write_text(FILE)
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("host=nowhere.invalid", "host: cannot listen on nowhere.invalid port 9191: "),
+        ("host=192.0.2.1", "host: cannot listen on 192.0.2.1 port 9191: Cannot assign"),
+        ("host=a b", "host: 'a b' is neither an address nor the name of a host"),
+        ("admin=192.0.2.1:9100", "admin: cannot listen on 192.0.2.1 port 9100: Cannot assign"),
+        ("admin='[2001:db8::1]:9100'", "admin: cannot listen on 2001:db8::1 port 9100: "),
+        ("admin=a b:9100", "admin: 'a b:9100' is neither host:port nor unix:<path>"),
+    ],
+)
+def test_an_address_to_listen_at_is_tried(directory: Path, setting: str, problem: str) -> None:
+    result = config(directory, "--check", f"--set={setting}")
+    assert result.returncode == 2
+    assert f"command line: {problem}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_server_that_runs_there_already_is_no_mistake(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        listening = ("--set=host=127.0.0.1", f"--port={port}", f"--set=admin=127.0.0.1:{port}")
+        result = config(directory, "--check", *listening)
+    assert result.returncode == 0, result.stderr
 
 
 def test_each_value_and_where_it_was_said(directory: Path) -> None:

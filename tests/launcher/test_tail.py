@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 
+from certbus.connection import connect
 from tests.certbus.servers import RedisServer
 from tests.gateway.conftest import running_redis
 from tests.gateway.press import Press
 from tests.launcher.whole import SCRIPT
+from tests.waiting import until
 
 ENOUGH = 30.0
 CLOSE_SECONDS = 10.0  # that the library waits for the end of a connection, unless it is set
@@ -222,6 +224,33 @@ async def test_what_it_says_of_redis_is_not_among_the_names() -> None:
         code, out, _ = await finish(process)
     assert b"cannot read from redis, trying again" in line
     assert (code, out) == (0, [])
+
+
+async def test_a_redis_that_wants_a_password_ends_it(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    with running_redis() as server:
+        url = server.url
+        async with connect(url) as client:
+            await client.config_set("requirepass", "sesame")
+        for arguments in ((), (f"--redis-password-file={file}",)):
+            file.write_text("wrong\n")
+            async with tailing(f"--redis={url}", *arguments) as process:
+                code, _, err = await finish(process)
+            assert code == 1
+            assert "redis refuses: " in err
+            assert "--redis-password-file" in err
+            assert "Traceback" not in err
+        file.write_text("sesame\n")
+        async with tailing(f"--redis={url}", f"--redis-password-file={file}") as process:
+            async with connect(url, password="sesame") as client:
+
+                async def follows() -> bool:
+                    found = await client.client_list()
+                    return any(each["name"] == "tail" for each in found)
+
+                await until(follows, "it is let in", ENOUGH)
+            process.send_signal(2)
+            assert (await finish(process))[0] == 0
 
 
 async def test_ctrl_c_is_a_clean_end() -> None:

@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redis", metavar="URL", type=_redis, help="read Redis itself instead of a server"
     )
+    parser.add_argument(
+        "--redis-password-file",
+        metavar="FILE",
+        type=_token,
+        dest="redis_password",
+        help="the password of that Redis, unless the URL has one",
+    )
     parser.add_argument("--prefix", default=Keys().prefix, help="of the keys there (%(default)s)")
     parser.add_argument(
         "--token-file", metavar="FILE", type=_token, dest="token", help="what a server asks for"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
+from certconf import RedisURL
 from launcher import logsetup, service
 from launcher.output import harmless, harmless_json, nobody_reads
 from launcher.tail import lines
@@ -28,7 +29,10 @@ def run(chosen: argparse.Namespace) -> int:
     stream: Stream = "full" if chosen.full else "lite" if tells_more else "domains"
     tally = Tally(matching=chosen.match is not None)
     if chosen.redis:
-        texts = from_redis(chosen.redis, chosen.prefix, stream, chosen.cursor, _note, tally.gap)
+        url = RedisURL(chosen.redis)
+        if chosen.redis_password:
+            url = url.with_password(chosen.redis_password)
+        texts = from_redis(url.reveal(), chosen.prefix, stream, chosen.cursor, _note, tally.gap)
     else:
         texts = from_server(chosen.url, stream, chosen.cursor, chosen.token, _note, tally.gap)
     writer = _writer(form, chosen.match)

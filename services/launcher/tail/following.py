@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import redis.exceptions
+from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.events import Gap, NewEpoch, Repeat
@@ -17,9 +18,14 @@ from certbus.keys import Keys
 from certbus.reader import Follower
 from certbus.resume import Start, resume
 from launcher.tail.lines import decode
-from launcher.tail.sources import FAILURES, Stream, messages
+from launcher.tail.sources import FAILURES, RefusedError, Stream, messages
 
 _LONGEST_PAUSE: Final = 10.0  # seconds
+
+_REFUSALS: Final = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.NoPermissionError,
+)
 
 Tell = Callable[[str], None]
 """Given one line for a person."""
@@ -64,6 +70,7 @@ async def from_redis(
     """What a gateway would send, read where gateways read it; the follower reconnects itself."""
     keys = Keys(prefix)
     async with connect(url, name="tail") as client:
+        await _let_in(client)
         start = None
         while cursor is not None and start is None:
             try:
@@ -88,6 +95,22 @@ async def from_redis(
                 case batch:
                     for position, text in enumerate(batch.messages):
                         yield _numbered(f"{batch.id}-{position}", text)
+
+
+async def _let_in(client: Redis) -> None:
+    """Find out whether Redis lets this client in at all, if it answers.
+
+    Raises:
+        RefusedError: it does not; trying again would not help.
+    """
+    try:
+        await client.ping()
+    except redis.exceptions.RedisError as error:
+        # As cause: what redis-py makes of it on a unix socket.
+        if not any(isinstance(each, _REFUSALS) for each in (error, error.__cause__)):
+            return  # away for now: whoever reads it says so
+        what = "give the password in --redis-password-file, or in the URL"
+        raise RefusedError(f"redis refuses: {error} ({what})") from None
 
 
 def without_query(url: str) -> str:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
+from certadmin.address import resolve
 from certconf import Config
 
 #: Addresses that mean "every interface", and what a person on this machine calls them.
@@ -23,22 +24,35 @@ def check_free(host: str, port: int) -> None:
     Raises:
         TakenError: they will not.
     """
+    if (error := _try(host, port)) is None:
+        return
+    if isinstance(error, socket.gaierror):
+        message = f"host {host} cannot be resolved: {error.strerror}"
+    elif error.errno == errno.EADDRINUSE:
+        message = f"port {port} is in use: choose another with --port, or stop its owner"
+    else:
+        message = f"cannot listen on {host} port {port}: {error.strerror}"
+    raise TakenError(message)
+
+
+def unusable(host: str, port: int) -> str | None:
+    """Say why this machine can never listen there; None if it can, or does already."""
+    error = _try(host, port)
+    return None if error is None or error.errno == errno.EADDRINUSE else str(error.strerror)
+
+
+def _try(host: str, port: int) -> OSError | None:
+    """Bind the address for a moment, and return why not."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise TakenError(f"host {host} cannot be resolved: {error.strerror}") from None
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past TIME_WAIT
-        try:
+        family, address = resolve(host, port)
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past TIME_WAIT
+            if family == socket.AF_INET6:  # else `::` would meet a server of IPv4 alone
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
             probe.bind(address)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                message = f"port {port} is in use: choose another with --port, or stop its owner"
-            else:
-                message = f"cannot listen on {host} port {port}: {error.strerror}"
-            raise TakenError(message) from None
+    except OSError as error:
+        return error
+    return None
 
 
 def urls(config: Config) -> Iterator[tuple[str, str]]:
