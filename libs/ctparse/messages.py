@@ -147,6 +147,20 @@ class MessageWriter:
             (*certificate.problems, *chain.problems, *((entry.problem,) if entry.problem else ())),
         )
 
+    def size(self, entry: Entry) -> int:
+        """Bytes of DER that `write` is to parse: the certificate, and a chain not seen lately."""
+        raw = entry.chain
+        chain = self._chains.get((raw[:_CHAIN_HEAD], len(raw)))
+        if chain is not None and chain.raw == raw:
+            return len(entry.certificate)
+        try:
+            certificates = self._resolve(raw)
+        except Malformed:
+            certificates = ()
+        except IncompleteChain as error:
+            certificates = error.certificates
+        return len(entry.certificate) + sum(map(len, certificates))
+
     def _chain(self, raw: bytes) -> _Chain:
         key = raw[:_CHAIN_HEAD], len(raw)
         chain = self._chains.get(key)

@@ -19,6 +19,7 @@ from ctparse.signatures import BadKey, LogKey, load_log_key
 from ctparse.treehead import TreeHead
 from ingestor.backoff import Backoff
 from ingestor.catalog.log import Kind, Log
+from ingestor.cpu import Cpu
 from ingestor.ctclient.breaker import Breaker
 from ingestor.ctclient.circuit import Circuit, Rules
 from ingestor.ctclient.fetch import Fetcher, Retry
@@ -55,6 +56,7 @@ class Assembly(msgspec.Struct, frozen=True):
         patience: what to do while Redis is away.
         meter: counts what they do.
         moments: when to poll the next log, as a part of its interval.
+        cpu: what they take turns at.
     """
 
     config: Config
@@ -69,6 +71,7 @@ class Assembly(msgspec.Struct, frozen=True):
     patience: Patience
     meter: Meter
     moments: Iterator[float] = msgspec.field(default_factory=moments)
+    cpu: Cpu = msgspec.field(default_factory=Cpu)
 
     @property
     def retry(self) -> Retry:
@@ -109,10 +112,10 @@ class Assembly(msgspec.Struct, frozen=True):
         fetcher = self.fetcher(log, circuit)
         breaker = Breaker(log, circuit, self.circuits, self.patience)
         if log.kind is Kind.RFC6962:
-            return Rfc6962Log(log.base, fetcher), breaker
+            return Rfc6962Log(log.base, fetcher, self.cpu), breaker
         identity = Identity(log.digest, log.origin)
         issuers = Issuers(log.base, fetcher, Shelf(self.issuers, self.patience))
-        return StaticCtLog(log.base, fetcher, issuers, identity), breaker
+        return StaticCtLog(log.base, fetcher, issuers, identity, self.cpu), breaker
 
     def follower(self, log: Log, lease: Lease) -> Follower:
         """What follows `log` under `lease`."""
@@ -132,9 +135,13 @@ class Assembly(msgspec.Struct, frozen=True):
             moment=next(self.moments),
         )
         meter = self.meter.log(log.name)
-        pipeline = Pipeline(self.publisher, self.leases, lease, writer, self.patience, meter)
+        pipeline = Pipeline(
+            self.publisher, self.leases, lease, writer, self.patience, meter, self.cpu
+        )
         hope = 2 * self.retry.backoff.maximum
-        guard = Guard(log, client, _key(log), self._mode(log), self.ledger, self.patience, hope)
+        guard = Guard(
+            log, client, _key(log), self._mode(log), self.ledger, self.patience, hope, self.cpu
+        )
         return Follower(log, client, pipeline, guard, breaker, pace)
 
     def alarms(self, log: Log) -> Alarms:

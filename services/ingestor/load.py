@@ -36,7 +36,8 @@ class Load:
 
     def observe(self, now: float, tally: Tally) -> None:
         """Learn from what was done until now (seconds of any clock that only goes on)."""
-        done = tally.published * _PUBLISHED + tally.duplicates * _DUPLICATE
+        read = tally.published + tally.rejected  # a rejected one was parsed, as far as that went
+        done = read * _PUBLISHED + tally.duplicates * _DUPLICATE
         if self._at is not None and now > self._at:
             spent = now - self._at
             rate = IDLE + (done - self._done) / spent

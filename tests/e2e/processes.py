@@ -33,6 +33,10 @@ class Process:
         self._popen = self._start()
 
     @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
     def running(self) -> bool:
         return self._popen.poll() is None
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
 import msgspec
+import yaml
 from redis.asyncio import Redis
 
 from certbus.directory import LogStatus, snapshot
@@ -18,6 +20,19 @@ from certconf import Config, Present, load
 from ingestor.app import serve
 from tests.e2e.processes import Process, free_port
 from tests.waiting import until
+
+HURRIED: Mapping[str, object] = {
+    "ct_log.poll_interval_ms": 50,
+    "ct_log.retry_initial_delay_ms": 20,
+    "ct_log.retry_max_delay_ms": 200,
+    "ct_log.health_check_interval_secs": 0.5,
+    "ct_log.integrity": "enforce",
+}
+ONCE: Mapping[str, object] = {
+    "ct_log.start_index": 0,
+    "ct_log.retry_max_attempts": 1,
+    "ct_log.default_operator_rate_limit_ms": 0,
+}
 
 
 class Simlog:
@@ -52,6 +67,12 @@ class Simlog:
     async def config(self) -> Path:
         """A config.yaml that names exactly these logs."""
         return await self.save("config.yaml")
+
+    @staticmethod
+    def settings(config: Path) -> dict[str, list[object]]:
+        """The logs that a config.yaml names."""
+        read = yaml.safe_load(config.read_text())
+        return {kind: read.get(kind) or [] for kind in ("custom_logs", "static_logs")}
 
     async def save(self, name: str) -> Path:
         """Keep what is served under that name as a file."""
@@ -108,15 +129,15 @@ class Site:
         self.stack = AsyncExitStack()
 
     async def ingestor(self, name: str, **overrides: object) -> Ingestor:
-        hurried = {
-            "ct_log.poll_interval_ms": 50,
-            "ct_log.retry_initial_delay_ms": 20,
-            "ct_log.retry_max_delay_ms": 200,
-            "ct_log.health_check_interval_secs": 0.5,
-            "ct_log.integrity": "enforce",
-        }
-        settings = {**hurried, "redis_url": self.server.url, **overrides}
-        config = load(await self.simlog.config(), {}, settings)
+        settings = {**HURRIED, "redis_url": self.server.url, **overrides}
+        return self._run(load(await self.simlog.config(), {}, settings), name)
+
+    async def odd_ingestor(self, logs: Mapping[str, object], **overrides: object) -> Ingestor:
+        """One that follows these logs from their start, and no simulated ones."""
+        settings = {**HURRIED, **ONCE, "redis_url": self.server.url, "log_lists": [], **logs}
+        return self._run(load(None, {}, {**settings, **overrides}), "odd")
+
+    def _run(self, config: Config, name: str) -> Ingestor:
         ingestor = Ingestor(config, name)
         self.stack.push_async_callback(ingestor.close)
         return ingestor

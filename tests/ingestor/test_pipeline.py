@@ -177,7 +177,7 @@ async def test_certificates_published_by_another_log_meanwhile(bench: Bench) -> 
     window: list[Entry | Rejected] = [entry(index) for index in range(300)]
     digests = [sha256(each.certificate).digest() for each in window if isinstance(each, Entry)]
     # What `first` learns before the other log overtakes it.
-    batch, _ = first._batch(0, window, digests, 0, set(), HEAD, 256)
+    batch, _ = await first._batch(0, window, digests, 0, set(), HEAD, 256)
     await other.publish(0, window[100:200], HEAD)
     await first._send(batch)
     log = await bench.log()
@@ -189,7 +189,7 @@ async def test_a_reply_that_was_lost(bench: Bench) -> None:
     pipeline, _ = await bench.pipeline()
     window: list[Entry | Rejected] = [entry(index) for index in range(10)]
     digests = [sha256(each.certificate).digest() for each in window if isinstance(each, Entry)]
-    batch, _ = pipeline._batch(0, window, digests, 0, set(), HEAD, 256)
+    batch, _ = await pipeline._batch(0, window, digests, 0, set(), HEAD, 256)
     await bench.publisher.publish(pipeline.lease, batch)
     await pipeline._send(batch)
     assert pipeline.next == 10

@@ -16,6 +16,7 @@ from ctparse.rfc6962 import (
     decode_sth,
 )
 from ctparse.treehead import TreeHead
+from ingestor.cpu import Cpu
 from ingestor.ctclient.errors import BadAnswer, LogError, TooLarge
 from ingestor.ctclient.fetch import Fetcher
 from ingestor.ctclient.protocol import Inclusion
@@ -25,11 +26,12 @@ T = TypeVar("T")
 _MAX_STH = 64 << 10
 _MAX_PROOF = 64 << 10
 _MAX_ENTRY_AND_PROOF = 4 << 20
-# An entry takes 5 to 8 KB as base64 in JSON. A window is allowed ten times that, and one entry
-# alone more than any real chain needs: what exceeds it is given up, or it would stop the log.
+# An entry takes 5 to 8 KB as base64 in JSON. A window is allowed ten times that, up to what 2,048
+# such entries take, and one entry alone more than any real chain needs: what exceeds it is given
+# up, or it would stop the log.
 _MAX_ENTRY = 64 << 10
 _MIN_WINDOW = 4 << 20
-_MAX_WINDOW = 64 << 20
+_MAX_WINDOW = 16 << 20
 MAX_ALONE = 16 << 20
 
 
@@ -39,12 +41,14 @@ class Rfc6962Log:
     Args:
         base: the log's URL without a slash at the end.
         fetcher: bound to this log.
+        cpu: shared by the logs of this process.
     """
 
     tile = None
 
-    def __init__(self, base: str, fetcher: Fetcher) -> None:
+    def __init__(self, base: str, fetcher: Fetcher, cpu: Cpu | None = None) -> None:
         self._base = base
+        self._cpu = cpu or Cpu()
         self._fetcher = fetcher
 
     async def tree_head(self) -> TreeHead:
@@ -63,13 +67,13 @@ class Rfc6962Log:
                 raise
             return [Rejected(start, f"entry larger than {MAX_ALONE:,} bytes", b"")]
         try:
-            entries = decode_entries(body, start)
+            # Entries beyond those that were asked for may be beyond the tree head, too.
+            entries = await self._cpu.run(len(body), decode_entries, body, start, end - start)
         except Malformed as error:
             raise BadAnswer(self._fetcher.log, url, str(error)) from error
         if not entries:
             raise BadAnswer(self._fetcher.log, url, "no entries, though the tree head covers them")
-        # Nobody may slip in entries beyond the tree head that was shown.
-        return entries[: end - start]
+        return entries
 
     async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:
         """Ask get-proof-by-hash, and if that does not help get-entry-and-proof."""

@@ -13,6 +13,7 @@ from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.hash_tiles import HashTile, consistency_ranges, hash_of, inclusion_ranges, tiles_of
 from ctparse.static_ct import decode_tile, parse_checkpoint, tile_path, tree_head
 from ctparse.treehead import TreeHead
+from ingestor.cpu import Cpu
 from ingestor.ctclient.errors import BadAnswer, Refused
 from ingestor.ctclient.fetch import Fetcher
 from ingestor.ctclient.issuers import Issuers
@@ -47,6 +48,7 @@ class StaticCtLog:
         fetcher: bound to this log.
         issuers: issuers of this log.
         identity: what its checkpoints are told by.
+        cpu: shared by the logs of this process.
     """
 
     tile = TILE
@@ -57,11 +59,13 @@ class StaticCtLog:
         fetcher: Fetcher,
         issuers: Issuers,
         identity: Identity,
+        cpu: Cpu | None = None,
     ) -> None:
         self._base = base
         self._fetcher = fetcher
         self._issuers = issuers
         self._identity = identity
+        self._cpu = cpu or Cpu()
         self._kept: dict[HashTile, bytes] = {}
 
     async def tree_head(self) -> TreeHead:
@@ -81,7 +85,7 @@ class StaticCtLog:
         width = min(end - number * TILE, TILE)
         url, body = await self._tile("data", number, width, _MAX_TILE)
         try:
-            entries = decode_tile(body, number * TILE)
+            entries = await self._cpu.run(len(body), decode_tile, body, number * TILE)
         except Malformed as error:
             raise BadAnswer(self._fetcher.log, url, str(error)) from error
         if len(entries) < width:

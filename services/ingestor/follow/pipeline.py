@@ -6,8 +6,9 @@ Asking Redis first is what makes duplicates cheap: most entries of a busy second
 known, and reading a certificate costs ten times what hashing it does. The answer may be out of
 date a moment later, so the publish script checks again and says which ones were overtaken.
 
-What runs once an entry is a plain loop over lists: no task, no await, nothing but hashing and, for
-what is new, writing its message.
+What runs once an entry is a plain loop over lists: no task, nothing but hashing and, for what is
+new, writing its message. It awaits where a log's share of the CPU ends, or an entry is a large one
+(`cpu.py`).
 """
 
 import asyncio
@@ -36,6 +37,7 @@ from certbus.publisher import Publisher
 from ctparse.entry import Entry, Rejected, Unreadable
 from ctparse.messages import Message, MessageWriter
 from ctparse.treehead import TreeHead
+from ingestor.cpu import LARGE, Cpu, Slices
 from ingestor.integrity.growth import Growth
 from ingestor.meter import LogMeter
 from ingestor.outage import Patience
@@ -85,6 +87,7 @@ class Pipeline:
         writer: entry -> messages, for this log.
         patience: what to do while Redis is away.
         meter: counts for this log.
+        cpu: shared by the logs of this process.
         clock: seconds since the epoch, for `seen`.
 
     Attributes:
@@ -103,6 +106,7 @@ class Pipeline:
         writer: MessageWriter,
         patience: Patience,
         meter: LogMeter,
+        cpu: Cpu | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.lease = lease
@@ -111,7 +115,10 @@ class Pipeline:
         self.tally = Tally()
         self._publisher = publisher
         self._leases = leases
+        self._writer = writer
         self._write = writer.write
+        self._cpu = cpu or Cpu()
+        self._slices = Slices(self._cpu)
         self._patience = patience
         self._meter = meter
         self._clock = clock
@@ -137,7 +144,8 @@ class Pipeline:
                 entries); go on from there.
             LeaseLost: another worker owns the log.
         """
-        digests = [sha256(e.certificate).digest() if type(e) is Entry else b"" for e in entries]
+        size = sum([len(e.certificate) for e in entries if type(e) is Entry])
+        digests = await self._cpu.run(size, _digests, entries)
         # One question for the whole window; a certificate that is twice in it is asked for once.
         asked = [digest for digest in dict.fromkeys(digests) if digest]
         known = await self._patience(partial(self._publisher.known, asked))
@@ -147,13 +155,13 @@ class Pipeline:
         limit = LIVE_MESSAGES if caught_up else MAX_MESSAGES
         while at < len(entries):
             start = at
-            batch, at = self._batch(first, entries, digests, at, done, head, limit)
+            batch, at = await self._batch(first, entries, digests, at, done, head, limit)
             if growth is not None:
                 batch = msgspec.structs.replace(batch, frontier=growth.through(start, at))
             await self._send(batch)
         self.newest = _newest(entries) or self.newest
 
-    def _batch(
+    async def _batch(
         self,
         window: int,
         entries: list[Entry | Rejected],
@@ -178,19 +186,27 @@ class Pipeline:
         rejected: list[Rejected] = []
         size = 0
         end = start
+        slices = self._slices
+        slices.begin()
         while end < len(entries) and max(len(messages), len(rejected)) < limit:
             entry, digest = entries[end], digests[end]
             if digest not in done:
-                written = self._message(entry, digest)
+                if type(entry) is Entry and self._writer.size(entry) > LARGE:
+                    written = await self._in_thread(entry, digest)
+                else:
+                    written = self._message(entry, digest)
+                size += len(written.full if isinstance(written, Message) else written.raw)
+                if size > MAX_BYTES and end > start:
+                    break  # it opens the next batch
                 if isinstance(written, Message):
-                    size += len(written.full)
-                    if size > MAX_BYTES:
-                        break  # it opens the next batch
                     messages.append(written)
                     done.add(digest)
                 else:
                     rejected.append(written)
+                if slices.over:
+                    await slices.wait()
             end += 1
+        slices.pause()
         batch = Batch(
             first=window + start,
             next=window + end,
@@ -200,6 +216,13 @@ class Pipeline:
             tree_head=head,
         )
         return batch, end
+
+    async def _in_thread(self, entry: Entry, digest: bytes) -> Message | Rejected:
+        """Write the message of a large entry."""
+        self._slices.pause()
+        written = await self._cpu.in_thread(self._message, entry, digest)
+        self._slices.begin()
+        return written
 
     def _message(self, entry: Entry | Rejected, digest: bytes) -> Message | Rejected:
         """An entry's message, or why it has none."""
@@ -269,6 +292,11 @@ class Pipeline:
                 "redis had lost the log, made it again", log_id=lease.log_id, next=self.next
             )
             self.lease = restored
+
+
+def _digests(entries: Sequence[Entry | Rejected]) -> list[bytes]:
+    """SHA-256 of each certificate; empty for what is rejected."""
+    return [sha256(e.certificate).digest() if type(e) is Entry else b"" for e in entries]
 
 
 def _newest(entries: Sequence[Entry | Rejected]) -> float | None:

@@ -20,13 +20,14 @@ from functools import partial
 
 from certbus.ledger import Ledger
 from certconf.settings import Integrity
-from ctparse.certificate import CertificateReader
-from ctparse.entry import Rejected, Unreadable
+from ctparse.certificate import MAX_BYTES, CertificateReader
+from ctparse.entry import Entry, Rejected, Unreadable
 from ctparse.merkle import BadProof, Frontier
 from ctparse.precert import is_committed
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
 from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log
+from ingestor.cpu import LARGE, Cpu, Slices
 from ingestor.ctclient.errors import Lie, LieKind, LogError, Unproven
 from ingestor.ctclient.protocol import Inclusion, LogClient
 from ingestor.follow.ahead import Window
@@ -64,6 +65,7 @@ class Guard:
         ledger: where frontier and evidence are kept.
         patience: what to do while Redis is away.
         hope: seconds that a log may go on saying that it has no proof before it is believed.
+        cpu: shared by the logs of this process.
         clock: seconds.
 
     Attributes:
@@ -79,6 +81,7 @@ class Guard:
         ledger: Ledger,
         patience: Patience,
         hope: float,
+        cpu: Cpu | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.alarms = Alarms(log, ledger, patience, enforced=mode == "enforce")
@@ -89,6 +92,8 @@ class Guard:
         self._ledger = ledger
         self._patience = patience
         self._clock = clock
+        self._cpu = cpu or Cpu()
+        self._slices = Slices(self._cpu)
         self._heads = Heads(log.mmd)
         self._frontier: Frontier | None = None
         self._survey: Survey | None = None
@@ -182,7 +187,10 @@ class Guard:
         frontier = self._frontier
         if self._mode == "off" or frontier is None:
             return [None] * len(run)
-        hashes = [leaves(window.entries) for window in run]
+        hashes = []
+        for window in run:
+            size = sum([len(entry.leaf) for entry in window.entries])
+            hashes.append(await self._cpu.run(size, leaves, window.entries))
         try:
             self._refuse_unknown(run)
             if not await self._is_proven(frontier, hashes, run, target):
@@ -241,16 +249,29 @@ class Guard:
         Only the leaf is in the tree. One that is forged, or of an odd encoding, is no reason to
         hold back what comes after it.
         """
+        slices = self._slices
+        slices.begin()
         for position, entry in enumerate(window.entries):
             if isinstance(entry, Rejected) or not entry.is_precert:
                 continue
-            if is_committed(entry, self._client.chain) or not _is_readable(entry.certificate):
+            if slices.over:
+                await slices.wait()
+            if len(entry.certificate) <= LARGE:
+                forged = _is_forged(entry, self._client.chain)
+            elif len(entry.certificate) <= MAX_BYTES:
+                slices.pause()
+                forged = await self._cpu.in_thread(_is_forged, entry, self._client.chain)
+                slices.begin()
+            else:  # it is rejected for its size
+                continue
+            if not forged:
                 continue
             problem = f"entry {entry.index}: the leaf does not commit to this precertificate"
             await self.alarms.lie(self._lie("forged_precert", problem))
             if self._mode == "enforce":
                 rejected = Rejected(entry.index, problem, entry.certificate, entry.leaf)
                 window.entries[position] = rejected
+        slices.pause()
 
     async def _judge(self, head: TreeHead) -> None:
         if head != self._signed:
@@ -393,6 +414,11 @@ class Guard:
         self._sure = True
         self._refusals.proven()
         self.alarms.proven()
+
+
+def _is_forged(entry: Entry, resolve: Callable[[bytes], Sequence[bytes]]) -> bool:
+    """Whether a precertificate that could be published is not the one of its leaf."""
+    return not is_committed(entry, resolve) and _is_readable(entry.certificate)
 
 
 def _is_readable(certificate: bytes) -> bool:
