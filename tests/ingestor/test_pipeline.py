@@ -140,10 +140,13 @@ class Padded(MessageWriter):
     """Makes messages as large as a test wants."""
 
     def __init__(self, size: Callable[[int], int]) -> None:
-        self._size = size
+        self._full = size
+
+    def size(self, entry: Entry) -> int:
+        return len(entry.certificate)
 
     def write(self, entry: Entry, sha256: bytes, seen: float) -> Message:
-        full = b"x" * self._size(entry.index)
+        full = b"x" * self._full(entry.index)
         return Message(sha256, sha256[:20], full, b"{}", b"{}", ())
 
 

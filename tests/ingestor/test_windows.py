@@ -120,6 +120,9 @@ class MemoryLog:
     def chain(self, chain: bytes) -> Sequence[bytes]:
         return [chain]
 
+    def lacking(self) -> Sequence[LogError]:
+        return ()
+
 
 async def _collect(log: MemoryLog, start: int, head: int, size: int, concurrency: int) -> list[int]:
     got = []
