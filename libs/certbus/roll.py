@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from certbus import scripts
 from certbus.keys import Keys
+from certbus.leases import RETIRED_SHOWN_MS
 from certbus.ledger import EVIDENCE_KEPT
 
 
@@ -160,12 +161,13 @@ class Roll:
             list_id: the list that says so, if one does.
 
         Returns:
-            False if nobody follows the log, or somebody has said so already.
+            False if the log is not known, or has no position yet while a list says so, or if it is
+            retired already.
         """
         listed = [] if list_id is None else [self._keys.listed(list_id)]
         reply = await self._retire(
             keys=[self._keys.log(log_id), *listed],
-            args=[log_id, msgspec.json.encode(retirement), retirement.why],
+            args=[log_id, msgspec.json.encode(retirement), retirement.why, RETIRED_SHOWN_MS],
         )
         return bool(reply)
 

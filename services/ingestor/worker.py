@@ -202,6 +202,8 @@ class Worker:
         now = asyncio.get_running_loop().time()
         long_free = self._unclaimed.long_free(free, now)
         kept = self._unclaimed.kept(self._held.keys(), now)
+        for log_id in self._looking.keys() - self._logs.keys():
+            self._looking[log_id].cancel()  # removed, or retired, before anything was read of it
         unwanted = [i for i, log in self._held.items() if self._logs.get(i) != log.follower.log]
         given = [i for i in gives(held, free, self._id) if i not in kept]
         self._uneven = self._uneven + 1 if given else 0
@@ -392,6 +394,7 @@ class Worker:
         log, at = held.follower.log, held.follower.pipeline.next
         if await self._bus.leases.drop(held.lease):
             self._logs.pop(log_id, None)
+            self._described.pop(log_id, None)  # if it comes back, all of it is new
             _log.info("retired log", log=log.name, at=at)
         else:  # somebody wants it after all
             await self._bus.leases.release(held.lease)

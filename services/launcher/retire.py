@@ -61,8 +61,8 @@ async def _retire(roll: Roll, log: LogStatus, chosen: argparse.Namespace) -> str
     raw = msgspec.Raw(msgspec.json.encode(known))
     if not await roll.retire(log.log_id, Retirement("command", chosen.reason, 0.0, at, raw)):
         over = f"it is {log.state} already: {log.retired_why}"
-        return over if log.retired_why else "it has no position yet"
-    done = "dropped" if chosen.now else "drained, then dropped"
+        return over if log.retired_why else "it is not known any more"
+    done = "dropped" if chosen.now or log.next is None else "drained, then dropped"
     print(f"{harmless(log.name)}: {done}: {chosen.reason}")
     return None
 

@@ -1,10 +1,11 @@
 -- Says where a log starts, if it is not known yet.
 --
 -- KEYS: log:<id>, logs. ARGV: log id, index.
--- Returns 1, or 0 if the log has a start already, or a better id.
+-- Returns 1, or 0 if the log has a start already, or a better id, or is retired.
 
 local LOG, LOGS = KEYS[1], KEYS[2]
-if redis.call('HEXISTS', LOG, 'next') == 1 or redis.call('HEXISTS', LOG, 'renamed') == 1 then
+local log = redis.call('HMGET', LOG, 'next', 'renamed', 'retired')
+if log[1] or log[2] or log[3] then
   return 0
 end
 redis.call('SADD', LOGS, ARGV[1])
