@@ -103,6 +103,11 @@ class Circuits:
         ]
         await self._update_log(keys=[self._keys.log(log_id)], args=[*error, *self._changes(status)])
 
+    async def noted(self, log_id: str, reason: str) -> None:
+        """Write down what is wrong with a log that can be read all the same."""
+        error: list[str | int] = ["set", "last_error", reason[:500], "time", "last_error_at", 0]
+        await self._update_log(keys=[self._keys.log(log_id)], args=error)
+
     def _changes(self, status: CircuitStatus) -> list[str | int]:
         """Return the changes of update_log.lua that store a circuit."""
         pause: list[str | int] = ["delete", "retry_at", ""]

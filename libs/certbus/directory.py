@@ -48,8 +48,8 @@ class LogStatus(msgspec.Struct, frozen=True):
 
     The counters add up: published + duplicates + rejected + skipped = next - start. `circuit`,
     `failures` (in a row) and `retry_at` are those of `circuits.CircuitStatus`; `errors` are all
-    failures there ever were. A log that is over is `draining`, later `retired` (since then), and
-    `retired_why` says why.
+    failures there ever were. `barren` counts the entries rejected since the last that was not. A
+    log that is over is `draining`, later `retired` (since then), and `retired_why` says why.
     """
 
     log_id: str
@@ -82,6 +82,7 @@ class LogStatus(msgspec.Struct, frozen=True):
     alarm_at: int | None = None
     stale: int = 0
     newest: int | None = None
+    barren: int = 0
     skip: str | None = None
     skip_at: int | None = None
     alarms_by_kind: dict[str, int] = {}
@@ -188,6 +189,10 @@ class Directory:
     async def log_shows(self, log_id: str, size: int) -> None:
         """Note the size of the newest tree head that a log has shown."""
         await self._redis.hset(self._keys.log(log_id), "newest", size)
+
+    async def log_barren(self, log_id: str, entries: int) -> None:
+        """Note how many entries of a log were rejected since the last that was not."""
+        await self._redis.hset(self._keys.log(log_id), "barren", entries)
 
     async def log_integrity(self, log_id: str, state: str) -> None:
         """Note what is proven of a log: proven, unsigned, unproven, lying or off."""

@@ -71,6 +71,9 @@ log id -> number."""
 CLOCK_TOLERANCE_MS: Final = 5_000
 """How far two clocks may differ before that is a problem."""
 
+BARREN: Final = 100
+"""Entries rejected in a row after which a log is unhealthy although others were published."""
+
 _LOG_SILENCE_MS: Final = 300_000  # after which a log that answered once is unhealthy
 _NAMES: Final = 5  # named in one text; the others are counted
 _TEXT: Final = 500  # characters
@@ -191,15 +194,25 @@ def log_health(log: LogStatus, now: int, unhealthy_threshold: int) -> Health:
 
     Returns:
         "unhealthy" if its circuit is open, it has failed that often in a row, has not answered for
-        five minutes, or contradicts what it signed. "degraded" if it has just failed, is being
-        tried again, or has not answered yet.
+        five minutes, contradicts what it signed, or yields nothing because its entries are
+        rejected. "degraded" if it has just failed, is being tried again, has not answered yet, or
+        nothing proves its entries.
     """
     if log.circuit == "open" or log.failures >= unhealthy_threshold or log.integrity == "lying":
+        return "unhealthy"
+    if log.barren >= BARREN or (log.barren and not log.published + log.duplicates):
         return "unhealthy"
     success, failure = log.last_success or 0, log.last_error_at or 0
     if now - success > _LOG_SILENCE_MS:
         return "unhealthy" if success or failure else "degraded"
-    return "degraded" if log.failures or log.circuit != "closed" else "healthy"
+    if log.failures or log.circuit != "closed" or _is_unproven(log):
+        return "degraded"
+    return "healthy"
+
+
+def _is_unproven(log: LogStatus) -> bool:
+    """Whether the log was found to give no proof of its entries, and has given none since."""
+    return log.integrity == "unproven" and log.alarms_by_kind.get("no_proof", 0) > 0
 
 
 def number(fields: Mapping[str, str], name: str) -> float:
@@ -292,8 +305,8 @@ def _of_logs(logs: Sequence[LogStatus], health: Mapping[str, Health]) -> Iterabl
         return sorted(log.name or log.log_id for log in logs if wanted(log))
 
     bad = named(lambda log: health[log.log_id] == "unhealthy")
-    weak = named(lambda log: health[log.log_id] == "degraded")
-    if bad and len(bad) + len(weak) == len(logs):
+    weak = named(lambda log: health[log.log_id] == "degraded" and not _is_unproven(log))
+    if bad and all(health[log.log_id] != "healthy" for log in logs):
         yield "no_log_healthy", f"none of {len(logs)} logs is healthy"
     if bad:
         yield "log_unhealthy", f"{len(bad)} of {len(logs)} logs: {_names(bad)}"
@@ -302,9 +315,7 @@ def _of_logs(logs: Sequence[LogStatus], health: Mapping[str, Health]) -> Iterabl
     misbehaving = named(lambda log: log.integrity == "lying")
     if misbehaving:
         yield "log_misbehaving", f"logs that contradict what they signed: {_names(misbehaving)}"
-    unproven = named(
-        lambda log: log.integrity == "unproven" and log.alarms_by_kind.get("no_proof", 0)
-    )
+    unproven = named(_is_unproven)
     if unproven:
         yield "log_unproven", f"logs that give no proof of their entries: {_names(unproven)}"
 

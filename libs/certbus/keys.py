@@ -48,7 +48,7 @@ entries divide into, after their number in 8 bytes: written in the same step as 
 while that number is `next`), `integrity` (proven, unsigned, unproven, lying or off), `alarms` (how
 many lies were found), `alarms.<kind>` (how many of a kind; docs/integrity.md names them), `alarm`,
 `alarm_at` (ms; the newest), `stale` (how many tree heads were older
-than one before), `below_since` (ms; since when they are all smaller than the one followed), `newest` (size of the newest tree head shown and signed, proven or not), `skip` (the range
+than one before), `below_since` (ms; since when they are all smaller than the one followed), `newest` (size of the newest tree head shown and signed, proven or not), `barren` (entries rejected since the last that was not), `skip` (the range
 that was skipped last, and why), `skip_at` (ms), `circuit` (closed, half-open or open), `failures` (in a row), `errors` (in all),
 `retry_at` (ms; not asked before), and what the directory says of it: `name`, `url`, `operator`,
 `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms). `error_event`, `alarm_event` and

@@ -86,6 +86,7 @@ class Ledger:
         *,
         keep: bool = True,
         event: str = "",
+        error: str = "",
     ) -> None:
         """Count a lie, and keep what shows it.
 
@@ -96,21 +97,32 @@ class Ledger:
             heads: the tree heads that it is about.
             keep: whether it becomes evidence; if not, it is only counted.
             event: identifies the finding: it is counted once, however often this is repeated.
+            error: what the log's `last_error` says from now on; empty: what it said.
         """
         changes = self._once(event)
         if keep:
             changes += self._evidence(log_id, kind, problem, heads)
         changes += ["add", f"{ALARMS_OF}{kind}", 1, "add", "alarms", 1]
         changes += ["set", "alarm", f"{kind}: {problem[:500]}", "time", "alarm_at", 0]
+        changes += _last_error(error)
         await self._update(log_id, changes)
 
     async def no_proof(
-        self, log_id: str, problem: str, heads: Sequence[TreeHead], event: str = ""
+        self,
+        log_id: str,
+        problem: str,
+        heads: Sequence[TreeHead],
+        event: str = "",
+        error: str = "",
     ) -> None:
-        """Keep that a log does not prove what it shows, which is no lie; `event` as for `alarm`."""
+        """Keep that a log does not prove what it shows, which is no lie.
+
+        `event` and `error` are as for `alarm`.
+        """
         evidence = self._evidence(log_id, "no_proof", problem, heads)
         count: list[str | int] = ["add", f"{ALARMS_OF}no_proof", 1]
-        await self._update(log_id, [*self._once(event), *evidence, *count])
+        changes = [*self._once(event), *evidence, *count, *_last_error(error)]
+        await self._update(log_id, changes)
 
     async def stale(self, log_id: str, event: str = "") -> None:
         """Count a tree head that was older than the one followed; `event` as for `alarm`."""
@@ -140,3 +152,10 @@ class Ledger:
             "tree_heads": msgspec.json.encode(heads).decode(),
         }
         return ["evidence", EVIDENCE_KEPT, msgspec.json.encode(fields).decode()]
+
+
+def _last_error(error: str) -> list[str | int]:
+    """The changes of update_log.lua that store an error; none if it is empty."""
+    if not error:
+        return []
+    return ["set", "last_error", error[:500], "time", "last_error_at", 0]

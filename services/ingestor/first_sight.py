@@ -86,7 +86,7 @@ async def find_start(
         except LogError as error:
             await breaker.failed(error)
             if isinstance(error, Lie):
-                await alarms.lie(error)
+                await alarms.lie(error, 0)
         else:
             await breaker.progressed()
             return choose(log, head.size, starts)

@@ -28,6 +28,7 @@ class Held(msgspec.Struct):
         told_at: loop time when it was last told of a success.
         integrity: what it has been told of what is proven.
         newest: likewise, of the log's size while that is more than was published.
+        barren: what it has been told of entries that were all rejected.
         reached: its successes when it was first due to be drained.
     """
 
@@ -39,6 +40,7 @@ class Held(msgspec.Struct):
     told_at: float = 0.0
     integrity: str = ""
     newest: int = 0
+    barren: int | None = None
     reached: int | None = None
 
     @property
@@ -63,7 +65,7 @@ class Held(msgspec.Struct):
 
     def repeat(self) -> None:
         """Redis may have lost what it was told: tell all of it again."""
-        self.integrity, self.newest, self.told_at = "", 0, 0.0
+        self.integrity, self.newest, self.barren, self.told_at = "", 0, None, 0.0
 
     async def report(self, directory: Directory) -> None:
         """Tell the directory how the log has been answering since the last report."""
@@ -76,6 +78,10 @@ class Held(msgspec.Struct):
         if health.tree_size != self.newest and health.tree_size > self.follower.pipeline.next:
             await directory.log_shows(log_id, health.tree_size)
             self.newest = health.tree_size
+        barren = self.follower.pipeline.barren
+        if barren != self.barren and barren is not None:
+            await directory.log_barren(log_id, barren)
+            self.barren = barren
         if health.successes != self.successes and now - self.told_at >= _SUCCESS_EVERY:
             await directory.log_succeeded(log_id)
             self.successes, self.told_at = health.successes, now

@@ -100,6 +100,15 @@ class Breaker:
         event = new_event()  # it is counted once, however often Redis has to be asked
         await self._patience(partial(failed, self.circuit.status, error.summary, event))
 
+    async def noted(self, error: LogError) -> None:
+        """Something is wrong with the log, which can be read all the same."""
+        self.last_error = error.summary
+        now = self._clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + TOLD
+            _log.warning("log degraded", log=self._log.name, url=error.url, problem=error.problem)
+        await self._patience(partial(self._circuits.noted, self._log.id, error.summary))
+
     async def progressed(self) -> None:
         """The log could be read, and something of it was published."""
         before = self.circuit.status

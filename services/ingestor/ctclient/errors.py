@@ -4,6 +4,7 @@ LogError
 Unreachable   no answer: DNS, connect, TLS, time-out, connection cut
 LeftAlone     not asked: it is to be left alone for now
 Refused       an answer with a status that is not 200, perhaps with Retry-After
+  TileGone    neither a partial tile nor the full one that takes its place is there
 BadAnswer     an answer that is not what the specification says
 TooLarge    an answer beyond the size we accept; a smaller window may fit
 Lie           an answer that contradicts what the log signed, or shows that it was not the log's
@@ -69,6 +70,10 @@ class Refused(LogError):
         super().__init__(log, url, problem)
         self.status = status
         self.retry_after = retry_after
+
+
+class TileGone(Refused):
+    """A log has neither a partial tile that it had, nor the full tile instead."""
 
 
 class BadAnswer(LogError):

@@ -7,6 +7,7 @@ import msgspec
 
 from ctparse.entry import Entry, Rejected
 from ctparse.treehead import TreeHead
+from ingestor.ctclient.errors import LogError
 
 
 class Inclusion(msgspec.Struct, frozen=True):
@@ -55,3 +56,6 @@ class LogClient(Protocol):
 
     def chain(self, chain: bytes) -> Sequence[bytes]:
         """The issuers' DER, issuer first, for `Entry.chain` of an entry returned lately."""
+
+    def lacking(self) -> Sequence[LogError]:
+        """What is not available beside the entries returned lately: each error once."""

@@ -112,3 +112,7 @@ class Rfc6962Log:
     def chain(self, chain: bytes) -> Sequence[bytes]:
         """The entry carries its chain itself."""
         return chain_certificates(chain)
+
+    def lacking(self) -> list[LogError]:
+        """Nothing: entries carry all that belongs to them."""
+        return []

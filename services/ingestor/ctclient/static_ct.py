@@ -14,7 +14,7 @@ from ctparse.hash_tiles import HashTile, consistency_ranges, hash_of, inclusion_
 from ctparse.static_ct import decode_tile, parse_checkpoint, tile_path, tree_head
 from ctparse.treehead import TreeHead
 from ingestor.cpu import Cpu
-from ingestor.ctclient.errors import BadAnswer, Refused
+from ingestor.ctclient.errors import BadAnswer, LogError, Refused, TileGone
 from ingestor.ctclient.fetch import Fetcher
 from ingestor.ctclient.issuers import Issuers
 from ingestor.ctclient.protocol import Inclusion
@@ -25,7 +25,8 @@ _MAX_TILE = 64 << 20
 _MAX_HASH_TILE = 256 * 32
 # Hash tiles, of 8 KiB at most.
 _MAX_KEPT = 64
-_GONE = (404, 410)
+# 403 is how object stores say it to whoever may not list them.
+_GONE = (403, 404, 410)
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -140,13 +141,29 @@ class StaticCtLog:
         except Refused as error:
             if width == TILE or error.status not in _GONE:
                 raise
+            partial = error
         url = f"{self._base}/{tile_path(level, number)}"
-        return url, await self._fetcher.get(url, limit)
+        try:
+            return url, await self._fetcher.get(url, limit)
+        except Refused as error:
+            if error.status not in _GONE:
+                raise
+            raise TileGone(
+                partial.log, partial.url, partial.problem, partial.status, partial.retry_after
+            ) from error
 
     def link(self, index: int) -> str:
         """The full tile that has the entry, or will have it."""
         return f"{self._base}/{tile_path('data', index // TILE)}"
 
     def chain(self, chain: bytes) -> Sequence[bytes]:
-        """The issuers, fetched when the entry was."""
+        """The issuers, fetched when the entry was.
+
+        Raises:
+            IncompleteChain: one of them is not available.
+        """
         return self._issuers.certificates(chain)
+
+    def lacking(self) -> list[LogError]:
+        """Why issuers are not available, each once."""
+        return self._issuers.lacking()

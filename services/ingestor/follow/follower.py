@@ -5,6 +5,7 @@ cancelled. A log that cannot be read is tried again for ever, when its circuit b
 """
 
 import asyncio
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -12,10 +13,12 @@ from contextlib import aclosing
 import msgspec
 import structlog
 
+from certbus.health import BARREN
+from ctparse.entry import Rejected
 from ctparse.treehead import TreeHead
 from ingestor.catalog.log import Log
 from ingestor.ctclient.breaker import Breaker
-from ingestor.ctclient.errors import Lie, LogError, Unproven
+from ingestor.ctclient.errors import BadAnswer, Lie, LogError, TileGone, Unproven
 from ingestor.ctclient.protocol import LogClient
 from ingestor.follow.ahead import Window, windows
 from ingestor.follow.moment import Quiet, next_poll
@@ -26,6 +29,7 @@ from ingestor.integrity.guard import Guard
 
 # Failures in a row after which an entry may be one that can never be read.
 _HOPEFUL = 4
+_LATER = "; its entries are read from a tile of a larger tree, when the log has one"
 
 _log = structlog.get_logger(__name__)
 
@@ -160,7 +164,7 @@ class Follower:
             except LogError as error:
                 await self.breaker.failed(error)
                 if isinstance(error, Lie):
-                    await self.guard.alarms.lie(error)
+                    await self.guard.alarms.lie(error, self.pipeline.next)
             except Moved as moved:
                 _log.info("redis goes on from another entry", log=self.log.name, next=moved.next)
                 await self.guard.load(moved.next)
@@ -178,7 +182,9 @@ class Follower:
                 raise
             except LogError as error:
                 self._unreadable(head)
-                error.problem += self._way_out
+                if isinstance(error, TileGone) or self._unread.times >= _HOPEFUL:
+                    self.guard.unreachable()
+                error.problem += _LATER if isinstance(error, TileGone) else self._way_out
                 raise
 
     async def _pass(self, head: TreeHead) -> None:
@@ -197,8 +203,33 @@ class Follower:
     ) -> None:
         for window, growth in zip(run, growths, strict=True):
             await self.pipeline.publish(window.first, window.entries, head, growth)
+            await self._look_at_yield(window)
+        for error in self._client.lacking():
+            await self._lacks(error)
         await self.breaker.progressed()
         self._unread = Unread()
+
+    async def _lacks(self, error: LogError) -> None:
+        """Something beside the entries is not available; they are published without it."""
+        if isinstance(error, Lie):
+            await self.guard.alarms.lie(error, self.pipeline.next)
+        else:
+            await self.breaker.noted(error)
+
+    async def _look_at_yield(self, window: Window) -> None:
+        """Say what is wrong with a log whose entries are all rejected."""
+        barren, tally = self.pipeline.barren or 0, self.pipeline.tally
+        useless = barren >= BARREN or (barren > 0 and not tally.published + tally.duplicates)
+        if not useless or not window.entries:
+            return
+        end, last = self.pipeline.next, window.entries[-1]
+        why = f": {last.reason}" if isinstance(last, Rejected) else ""
+        problem = (
+            f"entries {end - barren} to {end - 1} were all rejected{why}; `certstream-server "
+            f"rejected --log {shlex.quote(self.log.name)}` shows them; a log that cannot be read "
+            f"is dropped by `certstream-server retire {shlex.quote(self.log.name)} --now`"
+        )
+        await self.breaker.noted(BadAnswer(self.log.name, self.log.base, problem))
 
     def _unreadable(self, head: TreeHead) -> None:
         """Note that the entries to publish next cannot be read; ask for fewer of them."""

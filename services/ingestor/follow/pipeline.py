@@ -96,6 +96,7 @@ class Pipeline:
         newest: when the log accepted the newest entry that was published, seconds since the epoch;
             None before the first.
         tally: what was done so far.
+        barren: entries rejected since the last that was not; None before the first.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Pipeline:
         self.next = lease.next
         self.newest: float | None = None
         self.tally = Tally()
+        self.barren: int | None = None
         self._publisher = publisher
         self._leases = leases
         self._writer = writer
@@ -256,6 +258,10 @@ class Pipeline:
                 case Fenced() if self.lease is lease:
                     raise LeaseLost
         self.next = batch.next
+        if batch.messages or batch.duplicates:
+            self.barren = 0
+        else:
+            self.barren = (self.barren or 0) + len(batch.rejected)
         self.tally.published += len(batch.messages)
         self.tally.duplicates += batch.duplicates
         self.tally.rejected += len(batch.rejected)

@@ -79,8 +79,24 @@ class Alarms:
         """Whether proofs are missing."""
         return "no_proof" in self._standing
 
-    async def lie(self, lie: Lie) -> None:
-        """The log has lied."""
+    def way_out(self, error: Lie | Unproven, next_index: int) -> str:
+        """What becomes of the entries, and what an operator can do: the end of `last_error`."""
+        if isinstance(error, Lie) and error.kind in ("rewound", "forged_precert", "wrong_issuer"):
+            return {
+                "rewound": f"; nothing is published until the log has more than {next_index} "
+                'entries; for a log that was wiped, see "A log that begins anew" in the runbook',
+                "forged_precert": "; `certstream-server rejected` shows it",
+                "wrong_issuer": "; the chain is published without it",
+            }[error.kind]
+        if not self._enforced:
+            return f"; entries from {next_index} on are published unproven"
+        return (
+            f"; entries from {next_index} on are withheld; `integrity: warn` for this log, or "
+            "ct_log.integrity, publishes them unproven"
+        )
+
+    async def lie(self, lie: Lie, next_index: int) -> None:
+        """The log has lied, while the entry `next_index` was the next to publish."""
         if lie.kind in self._standing:
             return
         self._count(lie.kind)
@@ -96,22 +112,24 @@ class Alarms:
                 entries=self._fate(lie.kind),
             )
         alarm = partial(self._ledger.alarm, self._log.id, lie.kind, lie.what, lie.heads, keep=new)
-        await self._patience(partial(alarm, event=new_event()))
+        error = lie.summary + self.way_out(lie, next_index)
+        await self._patience(partial(alarm, event=new_event(), error=error))
 
-    async def no_proof(self, error: Unproven) -> None:
+    async def no_proof(self, error: Unproven, next_index: int) -> None:
         """The log has given no proof for so long that somebody should know."""
         if "no_proof" in self._standing:
             return
         self._count("no_proof")
+        way_out = self.way_out(error, next_index)
         _log.warning(
             "log proves nothing",
             log=self._log.name,
-            problem=error.problem,
+            problem=error.problem + way_out,
             entries=self._fate("no_proof"),
         )
-        await self._patience(
-            partial(self._ledger.no_proof, self._log.id, error.problem, error.heads, new_event())
-        )
+        kept = partial(self._ledger.no_proof, self._log.id, error.problem + way_out, error.heads)
+        summary = error.summary + way_out
+        await self._patience(partial(kept, event=new_event(), error=summary))
 
     async def stale(self) -> None:
         """The log has shown a tree head older than one before."""

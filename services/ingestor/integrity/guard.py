@@ -21,7 +21,7 @@ from functools import partial
 from certbus.ledger import Ledger
 from certconf.settings import Integrity
 from ctparse.certificate import MAX_BYTES, CertificateReader
-from ctparse.entry import Entry, Rejected, Unreadable
+from ctparse.entry import Entry, IncompleteChain, Rejected, Unreadable
 from ctparse.merkle import BadProof, Frontier
 from ctparse.precert import is_committed
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
@@ -98,6 +98,8 @@ class Guard:
         self._frontier: Frontier | None = None
         self._survey: Survey | None = None
         self._signed: TreeHead | None = None  # the last one whose signature was verified
+        self._next = 0  # index of the next entry to publish
+        self._unreachable = False  # whether the tree pursued cannot be read to its end
         self._sure = False  # whether anything was proven, and nothing published unproven since
         self._refusals = Refusals(hope, enforced=mode == "enforce")
 
@@ -157,14 +159,19 @@ class Guard:
             self._frontier = Frontier()
         if self._survey is not None and next_index >= self._survey.target.size:
             self._survey = None
+        self._next = next_index
         try:
             await self._judge(head)
+            if self._unreachable:
+                await self._pass_over(head)
             if self._survey is not None:
                 return self._survey.target
             starts = self._frontier is None
             target = self._heads.choose(head, next_index - starts)
             if starts and next_index <= target.size and self._refusals.may_ask(self._clock()):
                 await self._start(next_index, target)
+            if self._frontier is None and self._mode == "warn":
+                return head  # nothing is proven for now: read what there is
         except (Lie, Unproven) as error:
             await self._bear(error)
             return head
@@ -185,6 +192,7 @@ class Guard:
             Unproven: there is no proof that they are.
         """
         frontier = self._frontier
+        self._next = run[0].first
         if self._mode == "off" or frontier is None:
             return [None] * len(run)
         hashes = []
@@ -204,6 +212,29 @@ class Guard:
             await self._sift(window)
         return [Growth(frontier, each) for each in hashes]
 
+    def unreachable(self) -> None:
+        """The tree pursued cannot be read to its end: go for the newest one."""
+        self._unreachable = True
+        self._survey = None
+        self._heads.give_up()
+
+    async def _pass_over(self, head: TreeHead) -> None:
+        """Follow a newer tree although the one followed is not reached, if it continues that one.
+
+        Raises:
+            Lie: it does not.
+        """
+        followed = self._heads.followed
+        if followed is not None and self._next < followed.size < head.size:
+            match await contradict(self._client, followed, head):
+                case True:
+                    raise self._split(followed, head)
+                case None:
+                    return
+            self._heads.follow(head)
+        if followed is None or followed.size <= head.size:
+            self._unreachable = False
+
     def reached(self) -> None:
         """Everything up to the tree head is published."""
         if self._frontier is not None:
@@ -219,14 +250,15 @@ class Guard:
         if isinstance(error, Lie):
             self._survey = None
             self._heads.give_up()
-            await self.alarms.lie(error)
+            await self.alarms.lie(error, self._next)
         elif not error.certain:
             raise error
         else:
             self._refusals.begin_anew()
             self._heads.give_up()
-            await self.alarms.no_proof(error)
+            await self.alarms.no_proof(error, self._next)
         if enforced:
+            error.problem += self.alarms.way_out(error, self._next)
             raise error
         self._frontier, self._sure = None, False
         self._heads.forget()
@@ -238,8 +270,7 @@ class Guard:
             if (entry := unknown(window)) is not None:
                 problem = (
                     f"the leaf of entry {entry.index} is not known ({entry.reason}); "
-                    f"{self._log.way_past(entry.index + 1)}, `integrity: warn` rejects it and "
-                    f"publishes what follows unproven"
+                    f"{self._log.way_past(entry.index + 1)}"
                 )
                 raise Unproven(self._log.name, self._log.base, problem, certain=True)
 
@@ -256,22 +287,34 @@ class Guard:
                 continue
             if slices.over:
                 await slices.wait()
-            if len(entry.certificate) <= LARGE:
-                forged = _is_forged(entry, self._client.chain)
-            elif len(entry.certificate) <= MAX_BYTES:
-                slices.pause()
-                forged = await self._cpu.in_thread(_is_forged, entry, self._client.chain)
-                slices.begin()
-            else:  # it is rejected for its size
-                continue
-            if not forged:
-                continue
+            if len(entry.certificate) > MAX_BYTES:
+                continue  # it is rejected for its size
             problem = f"entry {entry.index}: the leaf does not commit to this precertificate"
-            await self.alarms.lie(self._lie("forged_precert", problem))
+            try:
+                if not await self._is_forged(entry):
+                    continue
+            except IncompleteChain as error:
+                # A Precertificate Signing Certificate may have issued it: no lie is shown.
+                problem = f"{problem}, as far as its chain is known: {error}"
+            else:
+                await self.alarms.lie(self._lie("forged_precert", problem), self._next)
             if self._mode == "enforce":
                 rejected = Rejected(entry.index, problem, entry.certificate, entry.leaf)
                 window.entries[position] = rejected
         slices.pause()
+
+    async def _is_forged(self, entry: Entry) -> bool:
+        """Whether a precertificate that could be published is not the one of its leaf.
+
+        Raises:
+            IncompleteChain: its issuer, which may make a difference, is not known.
+        """
+        if len(entry.certificate) <= LARGE:
+            return _is_forged(entry, self._client.chain)
+        self._slices.pause()
+        forged = await self._cpu.in_thread(_is_forged, entry, self._client.chain)
+        self._slices.begin()
+        return forged
 
     async def _judge(self, head: TreeHead) -> None:
         if head != self._signed:
@@ -290,7 +333,8 @@ class Guard:
                         f"newest tree head has {head.size} entries, {followed.size} were signed "
                         f"more than {self._log.mmd:g} s ago"
                     )
-                    await self.alarms.lie(self._lie("rewound", problem, followed, head))
+                    lie = self._lie("rewound", problem, followed, head)
+                    await self.alarms.lie(lie, self._next)
             case Newer() | Same():
                 await self.alarms.as_large_as_ever()
 
@@ -376,10 +420,7 @@ class Guard:
         try:
             return await self._client.inclusion(size - 1, target.size, last)
         except LogError as error:
-            problem = (
-                f"{problem} ({error.problem}); `integrity: warn` for this log, or "
-                f"ct_log.integrity, lets it through unproven"
-            )
+            problem = f"{problem} ({error.problem})"
             certain = self._refusals.believed(error, self._clock())
             raise Unproven(
                 self._log.name, error.url, problem, (target,), certain=certain
