@@ -61,7 +61,7 @@ clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The dev environment is the runtime one and more, so one virtual environment serves both.
-$(VENV)/.runtime: pyproject.toml requirements/runtime.lock | $(VENV)/bin/python
+$(VENV)/.runtime: pyproject.toml requirements/runtime.lock | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
@@ -70,9 +70,11 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@touch $@
 
-$(VENV)/bin/python:
+# pip is what venv makes last: without it, the environment is not whole.
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
 .PHONY: help up demo test test-deploy check format bench bench-full adversity rules docs lock clean
