@@ -1,13 +1,16 @@
 """Connections without a stream: how many there may be, and who is refused."""
 
 import asyncio
+import errno
 import json
+import os
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -134,6 +137,40 @@ async def test_a_limit_for_one_client_holds_for_idle_connections(
                 _, headers, _ = await client.answer()
                 kept += headers.get("connection") != "close"
         assert kept == 3
+
+
+class Exhausted:
+    """A listening socket for which the kernel has no descriptors for a while."""
+
+    def __init__(self, listening: socket.socket, times: int) -> None:
+        self._listening = listening
+        self._left = times
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self._left:
+            self._left -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._listening.accept()
+
+    def close(self) -> None:
+        self._listening.close()
+
+
+async def test_no_descriptors_at_all_are_waited_for() -> None:
+    service = Service(Settings(), lambda client, cursor: None, Meter())
+    routes = Routes(service, [Route("/page", "", lambda _: Answer(200, (), b"here"), {})])
+    refused: Counter[str] = Counter()
+    with listen("127.0.0.1", 0) as listening:
+        tune(listening, service.settings)
+        exhausted = cast("socket.socket", Exhausted(listening, 3))
+        connect = partial(HTTPConnection, service, routes, None)
+        accepting = Listener(exhausted, connect, refused, Policy, Limits(MANY), {})
+        assert (await page(listening.getsockname()[1]))[0] == 200
+        assert refused == {"descriptors": 3}
+        accepting.close()
 
 
 async def test_streams_take_no_place_among_those_without(start: Start) -> None:
