@@ -33,7 +33,7 @@ def gateway_metrics() -> str:
 def ingestor_metrics() -> str:
     """Those of an ingestor that follows nothing."""
     library = SimpleNamespace(ages=dict, refusals={})
-    nobody: Any = SimpleNamespace(held=(), waiting=0, problem=None, library=library)
+    nobody: Any = SimpleNamespace(held=(), waiting=0, problem=None, reached=True, library=library)
     meter = IngestorMeter()
     return _table(
         meter.registry, WorkerCollector(nobody, nobody, _reloads()), ListCollector(nobody)
@@ -47,6 +47,7 @@ def label_values() -> str:
         "gateway_gaps_total{reason}": get_args(GapReason),
         "gateway_refused_total{reason}": REFUSED.values(),
         "gateway_problem{code}": CODES,
+        "gateway_buffer_limit_bytes{buffer}": ("rings", "history"),
         "ingestor_entries_total{outcome}": ("published", "duplicate", "rejected"),
         "ingestor_fetches_total{outcome}": get_args(FetchOutcome),
         "ingestor_integrity_state{state}": get_args(State),

@@ -29,6 +29,12 @@ _PATIENCE: Final = 1.0  # seconds for the other gateways
 _FRESH: Final = 0.5  # seconds for which an answer is given again
 _JUDGE_EVERY: Final = 5.0  # seconds between two judgements that nobody asked for
 _STARTING: Final = 10.0  # seconds in which ingestors may be starting, too
+_EXHAUSTED: Final = {
+    "full": ("connections_exhausted", "connection_limit.max_connections is reached"),
+    "descriptors": ("descriptors_exhausted", "file descriptors are used up; see LimitNOFILE"),
+}
+"""Why requests are refused, as in `Door.refused`, and the fault that it is."""
+
 _EXHAUSTED_FOR: Final = 30.0  # seconds after the last refusal
 
 
@@ -62,7 +68,7 @@ class Machine:
         refused: Mapping[str, int],
     ) -> None:
         self._refused = refused
-        self._refused_before = 0
+        self._refused_before: dict[str, int] = {}
         self.problems: frozenset[str] = frozenset()
         self._faults = faults
         self._sight = sight
@@ -134,11 +140,11 @@ class Machine:
 
     def _observe(self) -> None:
         """Note what only a counter shows."""
-        refused = self._refused.get("full", 0)
-        if refused > self._refused_before:
-            text = "clients are refused: connection_limit.max_connections is reached"
-            self._faults.note("connections_exhausted", text, _EXHAUSTED_FOR)
-        self._refused_before = refused
+        for why, (code, text) in _EXHAUSTED.items():
+            refused = self._refused.get(why, 0)
+            if refused > self._refused_before.get(why, 0):
+                self._faults.note(code, f"clients are refused: {text}", _EXHAUSTED_FOR)
+            self._refused_before[why] = refused
 
     @property
     def _uptime(self) -> float:

@@ -93,6 +93,15 @@ class NumbersCollector(Collector):
             "Connections without a stream.",
             len(service.waiting),
         )
+        limits = GaugeMetricFamily(
+            f"{PREFIX}_buffer_limit_bytes",
+            "Bytes of messages that it holds at most: its memory converges to the sum of these, "
+            "the process itself and its connections.",
+            labels=["buffer"],
+        )
+        limits.add_metric(["rings"], service.settings.ring_bytes * len(service.rings))
+        limits.add_metric(["history"], service.settings.history_bytes)
+        yield limits
         yield GaugeMetricFamily(
             f"{PREFIX}_history_bytes", "Read from Redis for lagging clients.", numbers.history.size
         )

@@ -51,7 +51,9 @@ class WorkerCollector(Collector):
         states.add_metric(["waiting"], worker.waiting)
         yield states
         yield GaugeMetricFamily(
-            f"{PREFIX}_redis_up", "Whether Redis answers.", self._patience.problem is None
+            f"{PREFIX}_redis_up",
+            "Whether Redis answers, be it by refusing to write.",
+            self._patience.reached,
         )
         reloads = CounterMetricFamily(
             f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]

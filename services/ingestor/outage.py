@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from certbus.errors import UNAVAILABLE, problem_of
+from certbus.errors import UNAVAILABLE, WriteRefused, problem_of
 from ingestor.backoff import REDIS
 
 T = TypeVar("T")
@@ -24,10 +24,12 @@ class Patience:
 
     Attributes:
         problem: why the last attempt failed; None if it did not.
+        reached: whether Redis answered it, be it by refusing to write.
     """
 
     def __init__(self) -> None:
         self.problem: str | None = "not asked yet"
+        self.reached = False
         self._away_since: float | None = None  # loop time
 
     async def __call__(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -46,12 +48,14 @@ class Patience:
 
     def _went(self, error: Exception) -> None:
         self.problem = problem_of(error)
+        self.reached = isinstance(error, WriteRefused)
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
             _log.warning("redis unavailable, trying until it is back", problem=self.problem)
 
     def _came_back(self) -> None:
         self.problem = None
+        self.reached = True
         if self._away_since is not None:
             away = asyncio.get_running_loop().time() - self._away_since
             self._away_since = None

@@ -54,6 +54,8 @@ def _embedded(config: Config) -> str | None:
 
 def _nothing_runs(config: Config) -> str:
     return (
-        f"no `up` runs with the state directory {config.state_dir}: start it, or say where to look "
-        "with --state-dir, or --redis-url for a Redis of your own"
+        f"no `up` runs with the state directory {config.state_dir}, and no `up --demo` listens on "
+        f"{config.host} port {config.port}. Start one, or name the one that runs: --state-dir DIR, "
+        "--set port=PORT for a demo on another port (--set host=ADDRESS likewise), or --redis-url "
+        "URL for a Redis of your own"
     )

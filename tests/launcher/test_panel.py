@@ -27,3 +27,16 @@ def test_lines_of_children_stand_above_and_are_not_markup() -> None:
     panel.line("\x1b[1m[bold]\x1b[0m [/nonsense]")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "[bold] [/nonsense]\n"
+
+
+def test_a_long_line_is_cut_between_words() -> None:
+    console = Console(file=io.StringIO(), width=30)
+    panel = Panel((("ws://localhost:1/", "lite"),), console)
+    words = ["following", "log", "log=Argon2027h1", "at=1234567", "url=" + "x" * 40, "end"]
+    panel.line(" ".join(words))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 30
+    assert lines[0].split() == words[:3]
+    assert lines[1].split() == words[3:4]
+    assert "".join(lines).replace(" ", "") == "".join(words), "nothing is lost"

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,6 +29,7 @@ from launcher.status.rates import Rates
 from launcher.status.report import Seen, report
 from launcher.status.view import view
 from tests.certbus.servers import RedisServer
+from tests.e2e.processes import free_port
 from tests.gateway.conftest import running_redis
 from tests.gateway.press import LOG, Press
 from tests.launcher.whole import SCRIPT
@@ -239,6 +241,37 @@ async def test_of_a_real_redis(redis: RedisServer) -> None:
         assert code == 0
         assert out.startswith("healthy  logs: 1 healthy")
         assert "Pressed" in out
+
+
+def test_it_says_how_to_reach_a_server_elsewhere(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    found = subprocess.run(
+        [SCRIPT, "status", f"--state-dir={tmp_path}", f"--set=port={port}"],
+        env={k: v for k, v in environment.items() if not k.startswith("CERTSTREAM_")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ENOUGH,
+    )
+    assert found.returncode == 1
+    for way in (f"port {port}", str(tmp_path), "--state-dir DIR", "--set port=PORT", "--redis-url"):
+        assert way in found.stderr
+
+
+def test_rates_are_those_that_processes_watched_for_ten_seconds() -> None:
+    workers = [Member("worker-1", {"rates": f'{{"{1:064x}": 12.5, "{2:064x}": 0.5}}'})]
+    gateways = [Member("g", {"sent_per_second": "7.5", "sent_bytes_per_second": "900"})]
+    found = seen(many=3, workers=workers, gateways=gateways)
+    assert not found.counts().keys() - found.rates().keys(), "one look is enough"
+    said = report(found, {}, 5)
+    assert {log.name: log.published_per_second for log in said.logs} == {
+        "log1": 12.5,
+        "log2": 0.5,
+        "silent": 0,
+    }
+    assert said.ingestors[0].published_per_second == said.certificates_per_second == 13
+    assert (said.messages_per_second, said.gateways[0].bytes_per_second) == (7.5, 900)
 
 
 async def test_without_a_redis_it_fails_and_says_so() -> None:

@@ -61,10 +61,13 @@ class Panel:
         self._live.stop()
 
     def line(self, text: str) -> None:
-        """Show a child's log line above the panel."""
+        """Show a child's log line above the panel, a long one in several lines, cut between words.
+
+        The terminal itself would cut it inside a word.
+        """
         line = Text.from_ansi(text)
         line.plain = marked(line.plain)
-        self._console.print(line, soft_wrap=True)
+        self._console.print(line)
 
     async def watch(self, redis_url: str, config: Config) -> None:
         """Show where to connect, and keep the numbers current, until cancelled."""
