@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus import scripts
+from certbus.errors import UNAVAILABLE
 from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.ledger import ALARMS_OF
@@ -281,7 +283,7 @@ def _loads(said: bytes | None) -> dict[str, float]:
 
 
 async def snapshot(client: Redis, keys: Keys) -> Snapshot:
-    """Read the whole directory.
+    """Read the whole directory. What is unusable of one log or process is left out of its own line.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
@@ -304,7 +306,7 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
             pipeline.hgetall(keys.worker(member))
         for member in gateway_ids:
             pipeline.hgetall(keys.gateway(member))
-        replies = iter(await pipeline.execute())
+        replies = map(_usable, await pipeline.execute(raise_on_error=False))
     head = _text(head)
     return Snapshot(
         now,
@@ -349,7 +351,23 @@ def _log_status(log_id: str, lease: bytes | None, fields: dict[str, str]) -> Log
     known |= {"log_id": log_id, "alarms_by_kind": by_kind, "owner": owner}
     if "retiring" in fields:
         known["state"] = "retired" if "retired" in fields else "draining"
-    return msgspec.convert(known, LogStatus, strict=False)
+    try:
+        return msgspec.convert(known, LogStatus, strict=False)
+    except msgspec.ValidationError:  # text where a number belongs
+        texts = LogDescription.__struct_fields__[1:]
+        described = {field: fields[field] for field in texts if field in fields}
+        return msgspec.convert({**described, "log_id": log_id, "owner": owner}, LogStatus)
+
+
+def _usable(reply: Any) -> Any:
+    """A reply of a pipeline; None if Redis rejected the command because of its key.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is unavailable.
+    """
+    if isinstance(reply, UNAVAILABLE):
+        raise reply
+    return None if isinstance(reply, redis.exceptions.ResponseError) else reply
 
 
 def _stream_status(name: str, head: dict[str, str]) -> StreamStatus:
@@ -360,5 +378,8 @@ def _stream_status(name: str, head: dict[str, str]) -> StreamStatus:
     )
 
 
-def _text(reply: dict[bytes, bytes]) -> dict[str, Any]:
-    return {name.decode(): value.decode("utf-8", "replace") for name, value in reply.items()}
+def _text(reply: dict[bytes, bytes] | None) -> dict[str, Any]:
+    return {
+        name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for name, value in (reply or {}).items()
+    }

@@ -123,3 +123,24 @@ async def test_another_refusal_than_a_full_redis_is_raised(client: Redis) -> Non
     await client.set(KEYS.worker("w1"), "no hash")
     with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
         await Directory(client, KEYS).worker_alive("w1", {"rate": 1})
+
+
+async def test_what_is_unusable_hides_nothing_else(one: Worker, client: Redis) -> None:
+    directory = Directory(client, KEYS)
+    await directory.describe([ARGON])
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    await directory.worker_alive("w1", {"rate": 1})
+    await directory.worker_alive("w2", {"rate": 2})
+    await client.delete(KEYS.worker("w1"))
+    await client.set(KEYS.worker("w1"), "no hash")
+    await client.sadd(KEYS.logs, OTHER_LOG, "ef" * 32)
+    await client.set(KEYS.log(OTHER_LOG), "no hash")
+    await client.hset(KEYS.log("ef" * 32), mapping={"name": "Odd", "next": "many"})
+    seen = await snapshot(client, KEYS)
+    assert {log.log_id: (log.name, log.next) for log in seen.logs} == {
+        LOG: ("Argon 2027", 1),
+        OTHER_LOG: ("", None),
+        "ef" * 32: ("Odd", None),
+    }
+    assert seen.workers == [Member("w1", {}), Member("w2", {"id": "w2", "rate": "2"})]

@@ -206,7 +206,7 @@ async def test_a_failure_nobody_foresaw_at_first_sight_stays_with_its_log(
             sizes, logs = await site.simlog.sizes(), await site.logs()
             return any(logs[name].next == size for name, size in sizes.items() if name in logs)
 
-        await until(lambda: any(line["event"] == "finding a start failed" for line in lines))
+        await until(lambda: any(line["event"] == "log failed" for line in lines))
         await until(other_is_complete, what="the other log complete")
 
 
