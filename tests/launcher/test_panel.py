@@ -1,6 +1,9 @@
 """What the panel makes of the directory."""
 
 import io
+import os
+import pty
+import termios
 
 from rich.console import Console
 
@@ -19,6 +22,19 @@ def test_the_numbers_and_the_logs_furthest_behind() -> None:
     assert lines[0].split() == ["19/20", "40", "190", "3", "4", "1", "2"]
     rows = [line.split()[0] for line in lines[4:]]
     assert rows == ["silent", *(f"log{n}" for n in range(19, 8, -1)), "and"]
+
+
+def test_a_key_writes_nothing_into_the_frame() -> None:
+    terminal, end = pty.openpty()
+    try:
+        with os.fdopen(end, "w") as file:
+            before = termios.tcgetattr(file)
+            assert before[3] & termios.ECHOCTL
+            with Panel((), Console(file=file, force_terminal=True, width=60)):
+                assert not termios.tcgetattr(file)[3] & termios.ECHOCTL
+            assert termios.tcgetattr(file) == before
+    finally:
+        os.close(terminal)
 
 
 def test_lines_of_children_stand_above_and_are_not_markup() -> None:

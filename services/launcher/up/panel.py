@@ -5,11 +5,13 @@ from Redis' directory, so it holds for every ingestor and gateway there is, not 
 """
 
 import asyncio
+import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self
 
 import redis.exceptions
 from rich.console import Console, Group, RenderableType
@@ -30,6 +32,7 @@ from launcher.status.view import logs, numbers
 _EVERY: Final = 1.0  # seconds between two looks
 _MOST_LOGS: Final = 12
 _FRAME: Final = 4  # columns
+_LOCAL_MODES: Final = 3  # where tcgetattr has them
 _RATE_SECONDS: Final = 10.0  # that a rate is averaged over
 
 
@@ -49,6 +52,8 @@ class Panel:
         )
 
     def __enter__(self) -> Self:
+        self._shown = ExitStack()
+        self._shown.enter_context(_no_echo_of_controls(self._console.file))
         self._live.start(refresh=True)
         return self
 
@@ -59,6 +64,7 @@ class Panel:
         traceback: TracebackType | None,
     ) -> None:
         self._live.stop()
+        self._shown.close()
 
     def line(self, text: str) -> None:
         """Show a child's log line above the panel, a long one in several lines, cut between words.
@@ -94,6 +100,25 @@ class Panel:
             places.add_row(Text(url, style="bold cyan"), Text(what, style="dim"))
         content = Printable(content)
         return Frame(Group(places, Text(), content), title=_title(), subtitle="Ctrl-C stops")
+
+
+@contextmanager
+def _no_echo_of_controls(file: IO[str]) -> Iterator[None]:
+    """Keep a terminal from writing `^C` into the frame, which moves all that is drawn after it."""
+    try:
+        terminal = file.fileno()
+        before = termios.tcgetattr(terminal)
+    except (OSError, termios.error):  # it is none
+        yield
+        return
+    quiet = [*before]
+    quiet[_LOCAL_MODES] &= ~termios.ECHOCTL
+    termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # it was closed meanwhile
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def _title() -> str:
