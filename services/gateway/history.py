@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from certbus.codec import Codec
 from certbus.continuity import Link, Place, View, first_of
-from certbus.events import NOT_RETAINED, Gap, StreamBatch, Unreadable, decode_entry
+from certbus.events import FORGOTTEN, NOT_RETAINED, Gap, StreamBatch, Unreadable, decode_entry
 from certbus.ids import ORIGIN, EntryId, parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.reader import Entry, oldest_id, read_piece
@@ -73,6 +73,9 @@ class Piece:
             return
         if link.prev != at:
             gap = Gap(stream, str(at), entry.id, NOT_RETAINED)
+            ring.append_notice(notices.of_event(gap))
+        elif entry.forgot:
+            gap = Gap(stream, str(at), entry.id, FORGOTTEN)
             ring.append_notice(notices.of_event(gap))
         ring.append(entry.id, entry.prev, entry.messages)
         self._sizes[link.id] = len(entry.messages)

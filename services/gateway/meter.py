@@ -9,14 +9,16 @@ from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from certbus.events import NOT_RETAINED, Gap, NewEpoch, Repeat
+from certbus.events import FORGOTTEN, NOT_RETAINED, Gap, NewEpoch, Repeat
 from certbus.health import Faults
 from certbus.ids import EntryId
 from gateway.ring import Ring
 
 PREFIX = "certstream_gateway"
 
-GapReason = Literal["trimmed", "lost", "emptied", "unreadable", "future", "unknown"]
+GapReason = Literal["trimmed", "lost", "emptied", "unreadable", "repeated", "future", "unknown"]
+
+_GAPS: Final[dict[str, GapReason]] = {NOT_RETAINED: "trimmed", FORGOTTEN: "repeated"}
 
 _LOSSES: Final = {
     "emptied": ("redis_emptied", "Redis came back without its data"),
@@ -160,7 +162,7 @@ def reason_of(event: Gap | Repeat | NewEpoch) -> GapReason:
         case NewEpoch():
             return "emptied"
         case Gap():
-            return "trimmed" if event.reason == NOT_RETAINED else "unreadable"
+            return _GAPS.get(event.reason, "unreadable")
 
 
 def _age(entry: EntryId) -> float:

@@ -3,6 +3,7 @@
 import re
 
 from certbus.continuity import Place
+from certbus.events import FORGOTTEN
 from certbus.ids import parse_entry_id
 from gateway.frames import SSE
 from gateway.history import History
@@ -35,3 +36,20 @@ async def test_nothing_retained_that_is_newer(press: Press) -> None:
     newest = parse_entry_id(entry)
     assert (await history.read("full", Place(newest, BATCH - 1))).links
     assert not (await history.read("full", Place(newest._replace(ms=newest.ms + 60_000)))).links
+
+
+async def test_lost_marks_are_reported_before_what_may_come_again(press: Press) -> None:
+    first = await press.print(1)
+    for key in [key async for key in press.redis.scan_iter(f"{press.keys.marks}*")]:
+        await press.redis.delete(key)
+    again = await press.print(1)
+    history = History(press.redis, press.keys, 1 << 20)
+    piece = await history.read("full", Place(parse_entry_id(first), 0))
+    at = piece.ring.resume(Place(parse_entry_id(first), 0).cursor, SSE)[1]
+    data = b""
+    while at is not piece.ring.head:
+        more, at = piece.ring.read(at, SSE, 1)
+        data += more
+    notice, message = data.find(FORGOTTEN.encode()), data.find(b'"serial_number":"1"')
+    assert 0 < notice < message
+    assert again.encode() in data

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from certbus.events import FORGOTTEN
 from gateway.settings import Settings
 from tests.gateway.clients import Raw, certificates, masked, receive, serials, websocket
 from tests.gateway.conftest import Start
@@ -147,3 +148,20 @@ async def test_examples_are_samples_first_and_recent_messages_then(
             return (await example("/domains-only/example.json"))["id"] == f"{entry}-0"
 
         await until(domains_came)
+
+
+async def test_lost_marks_are_reported_and_no_message_is_left_out(
+    start: Start, press: Press
+) -> None:
+    gateway = await (await start()).following()
+    async with websocket(gateway.ws + "/") as client:
+        first = await press.print(1)
+        for key in [key async for key in press.redis.scan_iter(f"{press.keys.marks}*")]:
+            await press.redis.delete(key)
+        again = await press.print(2)
+        await press.print(1)
+        before, gap, *after = await receive(client, 5)
+    assert serials([before]) == [0]
+    assert gap["message_type"] == "gap"
+    assert gap["data"] == {"requested": first, "oldest": again, "reason": FORGOTTEN}
+    assert serials(after) == [1, 2, 3]
