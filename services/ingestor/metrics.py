@@ -126,6 +126,7 @@ def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
     entries = gauge("log_lag_entries", "Entries that the log has and Redis has not.")
     seconds = gauge("log_lag_seconds", "Age of the oldest of them at most; 0 if there are none.")
     circuits = gauge("circuit_state", "Whether the log is asked: 0 closed, 1 half-open, 2 open.")
+    missing = gauge("missing_issuers", "Issuers that the log names and does not serve.")
     integrity = gauge("integrity_state", "What is proven of the log; 1 at the present.", "state")
     alarms = CounterMetricFamily(
         f"{PREFIX}_integrity_alarms",
@@ -147,10 +148,12 @@ def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
         tree_size.add_metric([name], follower.health.tree_size)
         entries.add_metric([name], lag.entries)
         seconds.add_metric([name], lag.seconds)
+        missing.add_metric([name], follower.missing_issuers)
         circuits.add_metric([name], _CIRCUITS.index(follower.breaker.circuit.status.state))
         for state in get_args(State):
             integrity.add_metric([name, state], state == follower.guard.state)
-    yield from (next_index, tree_size, entries, seconds, circuits, integrity, alarms, stale)
+    yield from (next_index, tree_size, entries, seconds, circuits, missing, integrity)
+    yield from (alarms, stale)
 
 
 def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:

@@ -127,6 +127,7 @@ async def test_an_issuer_that_is_not_available(
             )
 
         await until(told, "what is missing")
+    assert await site.redis.hget(site.keys.log(found.log_id), "circuit") in (None, b"closed")
     batches = await history(site.redis, site.keys, "full", "0-0", 1000)
     messages = [json.loads(each)["data"] for batch in batches for each in batch.messages]
     chains = {each["cert_index"]: len(each["chain"]) for each in messages}

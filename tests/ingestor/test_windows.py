@@ -81,6 +81,7 @@ class MemoryLog:
     """A log of integers that answers late, in any order, and at most `most` at a time."""
 
     tile: int | None = None
+    missing_issuers = 0
 
     def __init__(self, most: int, fail_at: int | None = None, too_large: int = 1 << 30) -> None:
         self.asked = 0

@@ -57,5 +57,9 @@ class LogClient(Protocol):
     def chain(self, chain: bytes) -> Sequence[bytes]:
         """The issuers' DER, issuer first, for `Entry.chain` of an entry returned lately."""
 
+    @property
+    def missing_issuers(self) -> int:
+        """How many issuers entries name that the log does not serve."""
+
     def lacking(self) -> Sequence[LogError]:
         """What is not available beside the entries returned lately: each error once."""

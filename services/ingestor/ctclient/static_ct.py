@@ -164,6 +164,11 @@ class StaticCtLog:
         """
         return self._issuers.certificates(chain)
 
+    @property
+    def missing_issuers(self) -> int:
+        """Those that chains end before."""
+        return self._issuers.missing
+
     def lacking(self) -> list[LogError]:
         """Why issuers are not available, each once."""
         return self._issuers.lacking()

@@ -131,6 +131,11 @@ class Follower:
         self._unread = Unread()
 
     @property
+    def missing_issuers(self) -> int:
+        """How many issuers entries are published without."""
+        return self._client.missing_issuers
+
+    @property
     def lag(self) -> Lag:
         """How far Redis is behind the log, as far as the log has told."""
         entries = max(self.health.tree_size - self.pipeline.next, 0)
