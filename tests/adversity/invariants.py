@@ -34,6 +34,10 @@ SHOWN: Final = 4
 """How many examples of one kind of trouble are printed."""
 
 
+_EARLIER: Final = -1
+_LATER: Final = 1 << 62
+
+
 class Trouble(msgspec.Struct, frozen=True):
     """One way in which a promise was broken.
 
@@ -249,25 +253,24 @@ def _lost(one: Client, lines: Sequence[Line], *, quiet: bool) -> tuple[list[str]
                 held_still.append(_named(held, line))
             else:
                 gone.append(place)
-        reported = _reported(one.items, line, gone)
+        reported = _reported(one.items, lines, number, gone)
         unreported += [_named(line.messages[p], line) for p in gone if p not in reported]
     return held_still, unreported
 
 
-def _reported(items: Sequence[Message | Gap], line: Line, missing: Sequence[int]) -> set[int]:
+def _reported(
+    items: Sequence[Message | Gap], lines: Sequence[Line], number: int, missing: Sequence[int]
+) -> set[int]:
     """Which of the missing places of a line a gap stands for."""
-    at = [
-        None if isinstance(item, Gap) else line.places.get((item.id, item.sha256), -1)
-        for item in items
-    ]
+    at = [_place(item, lines, number) for item in items]
     reported = set()
     before, follows = -2, False
     for place in missing:
         if place != before + 1:  # else nothing that was received is between them
-            newest, index = -1, -1
-            for number, got in enumerate(at):
-                if got is not None and newest < got < place:
-                    newest, index = got, number
+            newest, index = _EARLIER, -1
+            for got_at, got in enumerate(at):
+                if got is not None and (newest < got < place or newest == got == _EARLIER):
+                    newest, index = got, got_at
             follows = _gap_follows(at, index, place)
         before = place
         if follows:
@@ -275,12 +278,22 @@ def _reported(items: Sequence[Message | Gap], line: Line, missing: Sequence[int]
     return reported
 
 
+def _place(item: Message | Gap, lines: Sequence[Line], number: int) -> int | None:
+    """The place of a message in a line, or as if it were before or behind all of them."""
+    if isinstance(item, Gap):
+        return None
+    key = (item.id, item.sha256)
+    if (place := lines[number].places.get(key)) is not None:
+        return place
+    return _LATER if any(key in line.places for line in lines[number + 1 :]) else _EARLIER
+
+
 def _gap_follows(at: Sequence[int | None], index: int, place: int) -> bool:
-    """Whether a gap comes after an item, before anything from behind the place or another line."""
+    """Whether a gap comes after an item, before anything from behind the place."""
     for got in at[index + 1 :]:
         if got is None:
             return True
-        if got == -1 or got > place:
+        if got > place:
             return False
     return False
 

@@ -33,6 +33,7 @@ def client(received: str) -> Client:
 ONE = (line("0", "1a", "2b", "3c", "4d"),)
 TRIMMED = (line("0", "1a", "2b", "3c", "4d", retained="4d"),)
 EMPTIED = (line("0", "1a", "2b", "3c"), line("1", "5d", "6e"))
+EMPTIED_AND_TRIMMED = (line("0", "1a", "2b"), line("1", "5d", "6e", retained="6e"))
 REWOUND = (line("0", "1a", "2b", "3c", "4d"), line("1", "1a", "2b", "5c", "6d", "7e"))
 RETAINED = dict.fromkeys(("full", "lite", "domains"), frozenset[str]())
 SKIPPED = (REWOUND[0], line("1", "1a", "5f", "6d", "7e"))
@@ -54,6 +55,7 @@ def kinds(received: str, lines: tuple[Line, ...], lost_since: float | None = 0) 
         ("1a 2b 3c 4d lost 7e", REWOUND),  # it has those certificates
         ("1a 2b 3c lost 5c 6d 7e", REWOUND),
         ("1a 2b 3c lost 2b 5c 6d 7e", REWOUND),
+        ("1a 2b lost 6e", EMPTIED_AND_TRIMMED),
     ],
 )
 def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
@@ -72,6 +74,7 @@ def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
         ("1a 2b 5d 6e", EMPTIED, "lost without a gap"),
         ("1a 2b 5d lost 6e", EMPTIED, "lost without a gap"),
         ("1a lost 2b 5d 6e", EMPTIED, "lost without a gap"),
+        ("1a lost 2b 6e", EMPTIED_AND_TRIMMED, "lost without a gap"),
         ("1a 2b 3c 4d lost 6d 7e", SKIPPED, "lost although Redis holds them"),
         ("1a 2b 2b 3c 4d", ONE, "repeated without a gap before"),
         ("1a 2b 3c 4d 5c 6d 7e", REWOUND, "repeated without a gap before"),
