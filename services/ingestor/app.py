@@ -137,6 +137,7 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
 
         def says() -> Mapping[str, str]:
             streams = publisher_settings(present.config).streams
+            _note_costly(faults, worker)
             return {STREAMS_WRITTEN: " ".join(streams), FAULTS: faults.field()}
 
         worker = Worker(
@@ -191,6 +192,18 @@ def _on_marks(faults: Faults, remembered: float, configured: float) -> None:
         f"have {MARKS_SHARE:.0%} of maxmemory; see maxmemory, dedup.ttl_secs and retention"
     )
     return faults.note("dedup_window_shortened", text, _FAULT_SHOWN)
+
+
+def _note_costly(faults: Faults, worker: Worker) -> None:
+    """Report logs whose entries take too much of the CPU."""
+    costly = [
+        f"{held.follower.log.name} ({held.cost.per_second:,.0f} ms of CPU a second)"
+        for held in worker.held
+        if held.is_costly
+    ]
+    if costly:
+        text = f"entries cost unusually much, the log waits for the others: {', '.join(costly)}"
+        faults.note("log_costly", text, _FAULT_SHOWN)
 
 
 def _on_log_fault(faults: Faults, name: str, error: Exception, pause: float) -> None:

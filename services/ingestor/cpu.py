@@ -63,9 +63,13 @@ class Slices:
 
     Args:
         cpu: shared with the others.
+
+    Attributes:
+        total: seconds that it has ever spent, those in a thread included.
     """
 
     def __init__(self, cpu: Cpu) -> None:
+        self.total = 0.0
         self._cpu = cpu
         self._began = 0.0
         self._spent = 0.0
@@ -81,10 +85,27 @@ class Slices:
 
     def pause(self) -> None:
         """Something is awaited now."""
-        self._spent += time.perf_counter() - self._began
+        spent = time.perf_counter() - self._began
+        self._spent += spent
+        self.total += spent
+
+    async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `work(...)`, run in a thread while others run; then parsing goes on."""
+        self.pause()
+        result, spent = await self._cpu.in_thread(_timed, lambda: work(*args, **kwargs))
+        self.total += spent
+        self.begin()
+        return result
 
     async def wait(self) -> None:
         """Let others run, and begin another slice."""
+        self.pause()
         await self._cpu.wait()
         self._spent = 0.0
         self.begin()
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What `work()` returns, and the seconds that it took."""
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began

@@ -14,6 +14,10 @@ from ingestor.rate import Rate
 
 # Logs answer every second; that they do is worth a write less often.
 _SUCCESS_EVERY = 5.0
+# What a log costs that costs too much: milliseconds a second, and milliseconds an entry. Ordinary
+# entries take some 0.1 ms.
+_COSTLY = 200.0
+_COSTLY_ENTRY = 5.0
 
 
 class Held(msgspec.Struct):
@@ -24,6 +28,8 @@ class Held(msgspec.Struct):
         task: in which it does.
         load: what it costs.
         rate: certificates of it that are published.
+        cost: milliseconds that are spent on writing messages of its entries.
+        handled: its entries.
         successes: how many of its successes the directory has been told.
         told_at: loop time when it was last told of a success.
         integrity: what it has been told of what is proven.
@@ -36,6 +42,8 @@ class Held(msgspec.Struct):
     task: asyncio.Task[None]
     load: Load
     rate: Rate = msgspec.field(default_factory=Rate)
+    cost: Rate = msgspec.field(default_factory=Rate)
+    handled: Rate = msgspec.field(default_factory=Rate)
     successes: int = 0
     told_at: float = 0.0
     integrity: str = ""
@@ -47,6 +55,23 @@ class Held(msgspec.Struct):
     def lease(self) -> Lease:
         """The lease as it is now; it may have been restored."""
         return self.follower.pipeline.lease
+
+    def observe(self, now: float) -> None:
+        """Learn from what was done until now, seconds of a clock that never goes back."""
+        tally = self.follower.pipeline.tally
+        self.load.observe(now, tally)
+        self.rate.observe(now, tally.published)
+        self.cost.observe(now, int(self.follower.pipeline.spent * 1000))
+        self.handled.observe(now, tally.published + tally.duplicates + tally.rejected)
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether the log takes much time, and takes it for entries that cost unusually much.
+
+        A log that is caught up with may take all the time that there is, for ordinary entries.
+        """
+        spent = self.cost.per_second
+        return spent > _COSTLY and spent > _COSTLY_ENTRY * self.handled.per_second
 
     def is_drained(self, now: float) -> bool:
         """Whether the log is over, and everything it has is published.

@@ -173,8 +173,7 @@ class Worker:
         await self._renew()
         now = asyncio.get_running_loop().time()
         for held in self._held.values():
-            held.load.observe(now, held.follower.pipeline.tally)
-            held.rate.observe(now, held.follower.pipeline.tally.published)
+            held.observe(now)
         counted = totals(self._held.values(), self._mine())
         said = {**self._whereabouts, **self._says(), **counted, "knows": len(self._logs)}
         await self._bus.directory.worker_alive(self._id, said)

@@ -219,12 +219,14 @@ class Pipeline:
         )
         return batch, end
 
+    @property
+    def spent(self) -> float:
+        """Seconds that were spent on writing messages of the log's entries."""
+        return self._slices.total
+
     async def _in_thread(self, entry: Entry, digest: bytes) -> Message | Rejected:
         """Write the message of a large entry."""
-        self._slices.pause()
-        written = await self._cpu.in_thread(self._message, entry, digest)
-        self._slices.begin()
-        return written
+        return await self._slices.in_thread(self._message, entry, digest)
 
     def _message(self, entry: Entry | Rejected, digest: bytes) -> Message | Rejected:
         """An entry's message, or why it has none."""

@@ -311,10 +311,7 @@ class Guard:
         """
         if len(entry.certificate) <= LARGE:
             return _is_forged(entry, self._client.chain)
-        self._slices.pause()
-        forged = await self._cpu.in_thread(_is_forged, entry, self._client.chain)
-        self._slices.begin()
-        return forged
+        return await self._slices.in_thread(_is_forged, entry, self._client.chain)
 
     async def _judge(self, head: TreeHead) -> None:
         if head != self._signed:
