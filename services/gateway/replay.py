@@ -149,6 +149,8 @@ class _Serving:
             return self._client.gone
         if self._client.gone:
             return True
+        if verdict.gap in _OF_REDIS and place.epoch is not None:
+            self._history.forget()  # it may lead to where the client is again
         if verdict.action is Action.BACK:
             self._go_back(view)
             return False

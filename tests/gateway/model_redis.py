@@ -1,0 +1,197 @@
+"""A Redis for property tests: the streams and nothing else, in memory, which loses data as told.
+
+It answers the commands that the delivery of a gateway sends. Time is that of a `VirtualLoop`, which
+passes as fast as there is nothing to do.
+"""
+
+import asyncio
+import copy
+import selectors
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from redis.exceptions import ConnectionError as ConnectionFailed
+
+from certbus.ids import ORIGIN, EntryId, parse_entry_id
+from certbus.keys import Keys
+
+KEYS = Keys("")
+STREAM = "lite"
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer when nothing else is to be done."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        loop = self
+
+        class Selector(selectors.DefaultSelector):
+            def select(self, timeout: float | None = None) -> Any:
+                if timeout:
+                    loop._now += timeout
+                return super().select(0)
+
+        super().__init__(Selector())
+
+    def time(self) -> float:
+        return self._now
+
+
+class Data:
+    """What a Redis holds.
+
+    Attributes:
+        entries: of the stream.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: str | None = None
+        self.first: str | None = None
+        self.last = ORIGIN
+        self.entries: list[Entry] = []
+
+    def publish(self, entry: str, number: int, *, written: bool = True, with_first: bool) -> None:
+        """Publish message `number` as a batch; to another stream only, unless this is `written`."""
+        if self.last == ORIGIN and with_first:
+            self.first = entry
+        if written:
+            fields = {
+                "prev": self.last,
+                "log": "a log",
+                "first": number,
+                "last": number,
+                "n": 1,
+                "codec": "none",
+                "m": f'{{"n":{number}}}',
+            }
+            made = {name.encode(): str(value).encode() for name, value in fields.items()}
+            self.entries.append((entry.encode(), made))
+        self.last = entry
+
+    @property
+    def ids(self) -> list[str]:
+        return [entry.decode() for entry, _ in self.entries]
+
+
+class ModelRedis:
+    """A server, or one that takes over from it: what is behind one address.
+
+    Attributes:
+        data: what it holds.
+        breaks: counts the times that connections broke.
+    """
+
+    def __init__(self) -> None:
+        self.data = Data()
+        self.breaks = 0
+        self._changed = asyncio.Event()
+
+    def touch(self) -> None:
+        """Let those look who wait for something new."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def copy(self) -> Data:
+        return copy.deepcopy(self.data)
+
+    async def hmget(self, _: str, names: list[str]) -> list[bytes | None]:
+        await asyncio.sleep(0)
+        return self._head(names)
+
+    def _head(self, names: list[str]) -> list[bytes | None]:
+        data = self.data
+        known = {
+            "epoch": data.epoch,
+            "first": data.first,
+            "last": None if data.last == ORIGIN else data.last,
+            "streams": STREAM,
+        }
+        return [None if (value := known[name]) is None else value.encode() for name in names]
+
+    async def xread(self, after: Mapping[str, str], count: int, block: int) -> Any:
+        (start,) = after.values()
+        breaks = self.breaks
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + block / 1000
+        while True:
+            await asyncio.sleep(0)
+            if self.breaks != breaks:
+                raise ConnectionFailed("it has gone")
+            found = self._range(f"({start}", count)
+            if found:
+                return [[KEYS.stream(STREAM).encode(), found]]
+            if loop.time() >= deadline:
+                return []
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
+
+    async def xrange(self, _: str, min: str, max: str = "+", count: int | None = None) -> Any:  # noqa: A002
+        await asyncio.sleep(0)
+        found = self._range(min, None)
+        if max != "+":
+            found = [e for e in found if _id(e) <= parse_entry_id(max)]
+        return found[:count]
+
+    async def xrevrange(self, _: str, max: str = "+", count: int | None = None) -> Any:  # noqa: A002
+        await asyncio.sleep(0)
+        found = [e for e in self.data.entries if max == "+" or _id(e) <= parse_entry_id(max)]
+        return found[::-1][:count]
+
+    def _range(self, start: str, count: int | None) -> list[Entry]:
+        entries = self.data.entries
+        if start == "-":
+            return entries[:count]
+        bound = parse_entry_id(start.lstrip("("))
+        behind = start.startswith("(")
+        return [e for e in entries if _id(e) > bound or (_id(e) == bound and not behind)][:count]
+
+    def pipeline(self, transaction: bool) -> "_Transaction":
+        assert transaction
+        return _Transaction(self)
+
+    def register_script(self, _: str) -> Any:
+        async def span(keys: list[str]) -> list[bytes]:
+            await asyncio.sleep(0)
+            ids = self.data.ids
+            return [ids[0].encode(), ids[-1].encode()] if ids else []
+
+        return span
+
+
+class _Transaction:
+    def __init__(self, redis: ModelRedis) -> None:
+        self._redis = redis
+        self._names: list[str] = []
+        self._range: tuple[str, int] = "", 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def hmget(self, _: str, names: list[str]) -> None:
+        self._names = names
+
+    def xrange(self, _: str, min: str, count: int) -> None:  # noqa: A002
+        self._range = min, count
+
+    async def execute(self) -> list[Any]:
+        await asyncio.sleep(0)
+        redis = self._redis
+        return [redis._head(self._names), redis._range(*self._range)]
+
+
+def _id(entry: Entry) -> EntryId:
+    return parse_entry_id(entry[0].decode())
