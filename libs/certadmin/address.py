@@ -1,6 +1,7 @@
 """Addresses as they are written: `host:port`, or `unix:<path>`."""
 
 import errno
+import ipaddress
 import socket
 import stat
 from contextlib import suppress
@@ -74,3 +75,23 @@ def address_of(listening: socket.socket) -> str:
         return f"{UNIX}{Path(name).absolute()}"
     host, port = name[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_here(address: str) -> bool:
+    """Whether an address is a unix socket or belongs to this machine.
+
+    What the directory says of a process may have been written by anybody who can write to Redis.
+
+    Args:
+        address: as `address_of` gives it; a host name is no address of this machine.
+    """
+    if address.startswith(UNIX):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(ipaddress.ip_address(host)), 0))  # only own addresses can be bound
+    except (OSError, ValueError):
+        return False
+    return True

@@ -258,7 +258,7 @@ async def roster(client: Redis, keys: Keys) -> Roster:
         pipeline.hget(keys.head, "epoch")
         pipeline.zrangebyscore(keys.workers, *alive)
         epoch, members = await pipeline.execute()
-        workers = sorted(member.decode() for member in members)
+        workers = sorted(map(_decoded, members))
         for worker in workers:
             pipeline.hmget(keys.worker(worker), "loads", "knows", "writes")
         replies = await pipeline.execute() if workers else []
@@ -272,7 +272,7 @@ async def roster(client: Redis, keys: Keys) -> Roster:
         for worker, (_, _, streams) in zip(workers, replies, strict=True)
         if streams is not None
     }
-    return Roster(epoch and epoch.decode(), held, writes)
+    return Roster(epoch and _decoded(epoch), held, writes)
 
 
 def _loads(said: bytes | None) -> dict[str, float]:
@@ -297,7 +297,7 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
         pipeline.zrangebyscore(keys.gateways, *alive)
         head, logs, workers, gateways = await pipeline.execute()
         log_ids, worker_ids, gateway_ids = (
-            sorted(member.decode() for member in members) for members in (logs, workers, gateways)
+            sorted(map(_decoded, members)) for members in (logs, workers, gateways)
         )
         for log_id in log_ids:
             pipeline.get(keys.lease(log_id))
@@ -347,16 +347,26 @@ def _log_status(log_id: str, lease: bytes | None, fields: dict[str, str]) -> Log
         if name.startswith(ALARMS_OF)
     }
     # `owner` in the hash is whose the newest lease was, even if that worker was killed.
-    owner = None if lease is None else lease.decode()
+    owner = None if lease is None else _decoded(lease)
     known |= {"log_id": log_id, "alarms_by_kind": by_kind, "owner": owner}
     if "retiring" in fields:
         known["state"] = "retired" if "retired" in fields else "draining"
     try:
         return msgspec.convert(known, LogStatus, strict=False)
-    except msgspec.ValidationError:  # text where a number belongs
-        texts = LogDescription.__struct_fields__[1:]
-        described = {field: fields[field] for field in texts if field in fields}
-        return msgspec.convert({**described, "log_id": log_id, "owner": owner}, LogStatus)
+    except msgspec.ValidationError:
+        return msgspec.convert(_readable(known), LogStatus, strict=False)
+
+
+def _readable(known: dict[str, Any]) -> dict[str, Any]:
+    """Those fields of a log that hold what belongs there; the others are as if absent."""
+    readable = {"log_id": known["log_id"]}
+    for name, value in known.items():
+        try:
+            msgspec.convert({**readable, name: value}, LogStatus, strict=False)
+        except msgspec.ValidationError:
+            continue
+        readable[name] = value
+    return readable
 
 
 def _usable(reply: Any) -> Any:
@@ -374,12 +384,18 @@ def _stream_status(name: str, head: dict[str, str]) -> StreamStatus:
     return StreamStatus(
         name,
         name == "rejected" or name in head.get("streams", "").split(),
-        *(int(head.get(f"{name}.{counter}", 0)) for counter in ("entries", "messages", "bytes")),
+        *(_count(head.get(f"{name}.{counter}")) for counter in ("entries", "messages", "bytes")),
     )
 
 
+def _count(text: str | None) -> int:
+    """A number of things; 0 for text that is none."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
 def _text(reply: dict[bytes, bytes] | None) -> dict[str, Any]:
-    return {
-        name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-        for name, value in (reply or {}).items()
-    }
+    return {_decoded(name): _decoded(value) for name, value in (reply or {}).items()}

@@ -10,6 +10,7 @@ log, because /health/deep is public by default.
 Pure: no connection, no clock.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal
@@ -218,9 +219,10 @@ def _is_unproven(log: LogStatus) -> bool:
 def number(fields: Mapping[str, str], name: str) -> float:
     """A number from a heartbeat; 0 if it is missing or no number."""
     try:
-        return float(fields.get(name) or 0)
+        value = float(fields.get(name) or 0)
     except ValueError:
         return 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def rates_of(member: Member, name: str) -> dict[str, float]:

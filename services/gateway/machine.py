@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from certadmin.address import UNIX
+from certadmin.address import UNIX, is_here
 from certadmin.client import ask
 from certbus.directory import Member, Snapshot
 from certbus.health import Faults, Judgement, judge
@@ -189,7 +189,7 @@ class _Fresh:
 
 async def _ask(admin: str | None) -> bytes | None:
     """Get a process's metrics; None if it does not give them in time."""
-    reply = await ask(admin, "/metrics", _PATIENCE) if admin else None
+    reply = await ask(admin, "/metrics", _PATIENCE) if admin and is_here(admin) else None
     return reply.body if reply is not None and reply.status == HTTPStatus.OK else None
 
 

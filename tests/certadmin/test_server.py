@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from certadmin.address import address_of, listen
+from certadmin.address import address_of, is_here, listen
 from certadmin.client import Reply, ask
 from certadmin.server import Answer, serve, text
 
@@ -126,3 +126,20 @@ async def test_nobody_there_is_no_answer(tmp_path: Path) -> None:
 def test_ports_end() -> None:
     with pytest.raises(OSError, match="ports end at 65535"):
         listen("127.0.0.1:70000")
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        ("unix:/run/a.sock", True),
+        ("127.0.0.1:9100", True),
+        ("[::1]:9100", socket.has_ipv6),
+        ("192.0.2.1:80", False),  # RFC 5737: nobody's
+        ("169.254.169.254:80", False),
+        ("[2001:db8::1]:80", False),
+        ("metadata.example:80", False),
+        ("", False),
+    ],
+)
+def test_addresses_of_this_machine_are_told_from_others(address: str, here: bool) -> None:
+    assert is_here(address) == here

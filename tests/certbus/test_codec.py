@@ -5,7 +5,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certbus.codec import MAX_UNPACKED, Codec, Name, Undecodable
+from certbus.codec import MAX_MESSAGES, MAX_UNPACKED, Codec, Name, Undecodable
 
 LINES = st.lists(st.binary().map(lambda line: line.replace(b"\n", b"")), min_size=1)
 
@@ -61,3 +61,17 @@ def test_a_changed_byte_never_crashes(data: st.DataObject) -> None:
     blob[at] = data.draw(st.integers(0, 255))
     with suppress(Undecodable):
         assert Codec().unpack("zstd", bytes(blob))
+
+
+@pytest.mark.parametrize("name", ["none", "zstd"])
+def test_a_batch_of_newlines_is_refused_before_it_is_split(name: Name) -> None:
+    codec = Codec(name)
+    newlines = codec.pack([b""] * (MAX_MESSAGES + 1))
+    with pytest.raises(Undecodable, match=f"more than {MAX_MESSAGES} messages"):
+        codec.unpack(name, newlines)
+    assert len(codec.unpack(name, codec.pack([b""] * MAX_MESSAGES))) == MAX_MESSAGES
+
+
+def test_a_batch_that_is_not_packed_is_bounded_as_well() -> None:
+    with pytest.raises(Undecodable, match=f"more than {MAX_UNPACKED}"):
+        Codec("none").unpack("none", b"x" * (MAX_UNPACKED + 1))

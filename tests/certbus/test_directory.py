@@ -12,6 +12,7 @@ from certbus.directory import (
     roster,
     snapshot,
 )
+from certbus.health import number
 from certbus.keys import STREAMS
 from tests.certbus.bus import KEYS, LOG, OTHER_LOG, Worker, batch, log_status
 from tests.certbus.test_full import TOO_LITTLE, allow
@@ -144,3 +145,24 @@ async def test_what_is_unusable_hides_nothing_else(one: Worker, client: Redis) -
         "ef" * 32: ("Odd", None),
     }
     assert seen.workers == [Member("w1", {}), Member("w2", {"id": "w2", "rate": "2"})]
+
+
+async def test_odd_members_spoil_nothing_but_themselves(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    directory = Directory(client, KEYS)
+    await directory.worker_alive("good", {"logs": 1})
+    await directory.gateway_alive("odd", {"clients": "many", "sent": "nan"})
+    await directory.worker_alive("typed", {})
+    await client.set(KEYS.worker("typed"), "no hash")
+    await client.hset(
+        KEYS.log(LOG), mapping={b"errors": b"lots", b"name\xff": b"\xff", "name": "A"}
+    )
+    await client.hset(KEYS.head, "lite.bytes", "-1e3")
+    seen = await snapshot(client, KEYS)
+    assert [member.fields.get("logs") for member in seen.workers] == ["1", None]
+    assert number(seen.gateways[0].fields, "clients") == 0
+    assert number(seen.gateways[0].fields, "sent") == 0
+    (log,) = seen.logs
+    assert (log.name, log.next, log.errors) == ("A", 1, 0)
+    assert [stream.bytes for stream in seen.streams if stream.name == "lite"] == [0]

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
 
 from certbus.connection import connect
@@ -15,6 +16,7 @@ from certbus.reader import (
     Event,
     Gap,
     Head,
+    Malformed,
     NewEpoch,
     Repeat,
     StreamBatch,
@@ -307,3 +309,60 @@ async def test_messages_arrive_byte_for_byte(client: Redis) -> None:
             read = await newest(client, KEYS, stream)
             assert read is not None
             assert read.messages == [getattr(each, stream) for each in both]
+
+
+@pytest.mark.parametrize("field", ["last", "first"])
+async def test_text_that_is_no_id_is_an_error_that_passes(
+    one: Worker, client: Redis, field: str
+) -> None:
+    lease = await one.take()
+    await published(one, lease, 0, "a")
+    stored = await client.hget(KEYS.head, field)
+    assert stored is not None
+    for odd in ("latest", "1-2-3", "\u0661-0", "99999999999999999999-0", "-1-0", ""):
+        await client.hset(KEYS.head, field, odd or "x")
+        with pytest.raises(Malformed, match=f"has {field}: "):
+            await read_head(client, KEYS)
+    async with following(client, ["lite"]) as reading:
+        await until(lambda: reading.follower.last_error is not None)
+        assert "is not an entry id" in str(reading.follower.last_error)
+        await client.hset(KEYS.head, field, stored)
+        await until(lambda: reading.follower.connected)
+        await published(one, lease, 1, "b")
+        await reading.until(lambda events: names(events) == ["b"])
+
+
+async def test_bytes_that_are_no_text_in_the_state_of_the_streams(client: Redis) -> None:
+    await client.hset(KEYS.head, mapping={"epoch": b"\xff", "streams": b"lite \xff nothing"})
+    head = await read_head(client, KEYS)
+    assert (head.epoch, head.streams) == ("\ufffd", ("lite",))
+
+
+async def test_entries_that_are_no_batch_are_not_the_end_of_a_stream(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    await published(one, lease, 0, "a")
+    for _ in range(3 * COUNT):
+        last = await client.xadd(KEYS.stream("lite"), {"m": "no batch"})
+    await client.hset(KEYS.head, "last", last)
+    await published(one, lease, 1, "b")
+    assert len(await history(client, KEYS, "lite", "0-0", COUNT)) == 2
+    async with following(client, ["lite"], after={"lite": "0-0"}) as reading:
+        await reading.until(lambda events: names(events) == ["a", "b"])
+
+
+async def test_a_reader_that_began_on_an_empty_redis_misses_what_its_stream_did_not_get(
+    client: Redis,
+) -> None:
+    lite_only = Worker(client, "lite", PublisherSettings(streams=("lite",)))
+    everything = Worker(client, "all")
+    async with following(client, ["lite", "full"]) as reading:
+        await reading.ready()
+        await lite_only.publisher.configure()
+        lease = await lite_only.take()
+        await published(lite_only, lease, 0, "a")
+        await everything.publisher.configure()
+        second = await published(lite_only, lease, 1, "b")
+        await reading.until(lambda events: names(events, "full") == ["b"])
+        assert told(reading.events) == [Gap("full", "0-0", second, "no longer retained")]

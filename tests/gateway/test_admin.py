@@ -10,12 +10,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from certadmin.address import listen
+from certbus.directory import snapshot
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer
-from tests.gateway.clients import Raw, receive, websocket
+from tests.gateway.clients import Raw, certificates, receive, websocket
 from tests.gateway.conftest import Start
 from tests.gateway.press import Press
 from tests.waiting import until
+
+SMALL_RING = Settings(ring_bytes=1, stop_timeout=1)
 
 
 async def ask(path: Path, request: str) -> tuple[int, bytes]:
@@ -144,3 +147,33 @@ def test_addresses(tmp_path: Path) -> None:
     assert (tmp_path / "admin.sock").stat().st_mode & 0o777 == 0o600
     with pytest.raises(ValueError, match="neither"):
         listen("admin")
+
+
+async def test_made_up_ids_count_as_no_loss(start: Start, press: Press, tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    gateway = await (await start(admin=f"unix:{path}")).following()
+    last = await press.print(1)
+    last = await press.print(1)
+    ms, seq = last.split("-")
+    for cursor in ("1-0-0", "1-0", f"{ms}-{int(seq) + 7}-0", f"{int(ms) - 1}-7-0"):
+        async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
+            assert json.loads(await client.recv())["message_type"] == "gap"
+    _, body = await ask(path, "GET /metrics")
+    for reason in ("lost", "emptied"):
+        assert b'certstream_gateway_gaps_total{reason="%b"} 0.0' % reason.encode() in body
+
+
+async def test_messages_that_came_from_redis_are_counted_once(start: Start, press: Press) -> None:
+    gateway = await (await start(SMALL_RING)).following()
+    for _ in range(20):
+        await press.print(2)
+    async with websocket(gateway.ws + "/?cursor=0") as client:
+        await certificates(client, 40)
+        await press.print(1)
+        await certificates(client, 1)
+
+        async def sent() -> bool:
+            seen = await snapshot(press.redis, press.keys)
+            return [int(member.fields["sent"]) for member in seen.gateways] == [41]
+
+        await until(sent)
