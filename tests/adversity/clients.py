@@ -154,8 +154,9 @@ def _new_lines(path: Path, offset: int) -> Iterator[bytes]:
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         file.seek(offset)
         for line in file:
-            if line.endswith(b"\n"):
-                yield line[:-1]
+            if not line.endswith(b"\n"):
+                return  # its rest may follow at any time, and is not a line
+            yield line[:-1]
 
 
 class _Identified(msgspec.Struct):
