@@ -47,7 +47,7 @@ class Routes:
         self._unsigned = LogList(world, url, signed=False)
         self._lists = {"log_list": self._list, "unsigned_list": self._unsigned}
         self._lies = Lies(world.spec.seed)
-        self._troubled = Troubled(world, self._lies)
+        self._troubled = Troubled(world.spec, world.switches, world.heads, self._lies)
         self.load = Load()
         self._traffic = traffic.nothing_yet(world.spec.logs)
         self._static = {

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from simlog import breakage
 from simlog.asked import understand
 from simlog.field.behaviour import Behaviour, OperatorBudget
+from simlog.field.heads import HeadSchedule
 from simlog.lies import Lies, OtherHead
 from simlog.log import Log, Shown
 from simlog.server import Refused, Request, Response
-from simlog.world import World
+from simlog.spec import Spec
+from simlog.switches import Switches
 
 Endpoints = Callable[[Shown, str, Mapping[str, str]], Response]
 
@@ -22,13 +24,14 @@ Endpoints = Callable[[Shown, str, Mapping[str, str]], Response]
 class Troubled:
     """The logs of a world, with their limits and with what is wrong with them."""
 
-    def __init__(self, world: World, lies: Lies) -> None:
-        spec = world.spec
+    def __init__(
+        self, spec: Spec, switches: Switches, heads: Mapping[str, HeadSchedule], lies: Lies
+    ) -> None:
         budgets: defaultdict[str, OperatorBudget] = defaultdict(OperatorBudget)
-        self._switches = world.switches
+        self._switches = switches
         self._lies = lies
         self._max_entries = spec.max_entries
-        self._heads = world.heads
+        self._heads = heads
         self._behaviours = {
             log.name: Behaviour(log.profile, spec.seed, log.name, spec.start, budgets[log.operator])
             for log in spec.logs
