@@ -9,8 +9,8 @@ import pytest
 
 from certconf.build import settings
 from launcher import cli
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("libs", "services", "tests", "bench", "docs", "deploy")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")
 
 #: Debian's Python without python3-venv: `-m venv` makes a part, and fails for want of ensurepip.

@@ -16,6 +16,7 @@ from launcher.service import die_with
 from tests.adversity.faults import AnyFault, Server, draw
 from tests.adversity.run import NOT_QUIET, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables
+from tests.paths import ROOT
 
 RESULT = "result.json"
 
@@ -126,5 +127,5 @@ def _kind(fault: AnyFault) -> str:
 
 if __name__ == "__main__":
     if os.environ.get("PYTHONPATH") is None:
-        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+        os.environ["PYTHONPATH"] = str(ROOT)
     sys.exit(main())

@@ -32,6 +32,7 @@ from tests.certbus.proxy import Proxy
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer, executables
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port
 from tests.e2e.site import Site
+from tests.paths import ROOT
 from tests.waiting import until
 
 LINES = "lines"
@@ -114,7 +115,7 @@ class Cluster(Site):
         self.clients = self._start(
             "clients",
             [sys.executable, "-m", "tests.adversity.clients", *arguments],
-            {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]])},
+            {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])},
         )
         await until(self._everybody_is_connected, "everybody is connected", START)
         self._start_of_logs = time.time() + LEAD / 2

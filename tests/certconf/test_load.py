@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from certconf import GOOGLE_LIST, Config, ConfigError, Network, RedisURL, Secret, environment, load
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 PEER_FILE = FIXTURES / "peer_config.yaml"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+from tests.paths import FIXTURES
 
 
 @pytest.fixture(scope="session")

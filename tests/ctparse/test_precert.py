@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import json
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,8 +11,7 @@ from ctparse.entry import Entry
 from ctparse.precert import is_committed
 from ctparse.rfc6962 import chain_certificates, decode_entries
 from ctparse.static_ct import decode_tile
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+from tests.paths import FIXTURES
 
 
 def real_precerts() -> list[Entry]:

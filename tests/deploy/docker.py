@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 IMAGE = os.environ.get("CERTSTREAM_IMAGE", "certstream-server:test")
 _PATIENCE = 180  # seconds for one command
 

@@ -18,7 +18,7 @@ from simlog import record
 from simlog.examine import Form
 from simlog.oracle import judge
 from tests.deploy.clients import Client, following, visiting
-from tests.deploy.docker import ROOT, Stack, docker, inspect
+from tests.deploy.docker import Stack, docker, inspect
 from tests.waiting import until
 
 pytestmark = pytest.mark.deploy

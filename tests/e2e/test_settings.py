@@ -22,10 +22,11 @@ from certconf.environment import SETTINGS
 from tests.e2e.processes import Process, free_port
 from tests.e2e.site import Site
 from tests.gateway.certificates import pair
+from tests.paths import FIXTURES
 from tests.waiting import until
 
-PEER_FILE = Path(__file__).parents[1] / "fixtures" / "peer_config.yaml"
-PEER_STATE = Path(__file__).parents[1] / "fixtures" / "peer_state.json"
+PEER_FILE = FIXTURES / "peer_config.yaml"
+PEER_STATE = FIXTURES / "peer_state.json"
 HOST = "127.0.0.2"
 TOKEN = "s3cret"
 #: Accepted for what the peer means by them; a line in the log says what takes their place.

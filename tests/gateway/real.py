@@ -2,13 +2,13 @@
 
 import json
 from hashlib import sha256
-from pathlib import Path
 
 from ctparse import rfc6962
 from ctparse.entry import Entry
 from ctparse.messages import Message, MessageWriter, Source
+from tests.paths import FIXTURES
 
-_FIXTURE = Path(__file__).parents[1] / "fixtures" / "ct_entries.json"
+_FIXTURE = FIXTURES / "ct_entries.json"
 _SOURCE = Source("A log", "https://log.example/2026/", "An operator", "rfc6962")
 _SEEN = 1_779_302_893.25
 

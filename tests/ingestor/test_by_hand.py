@@ -20,9 +20,10 @@ from ctparse.merkle import leaf_hash
 from ctparse.static_ct import decode_tile
 from tests.ingestor.proving import FROM_START
 from tests.ingestor.site import Site
+from tests.paths import ROOT
 from tests.waiting import until
 
-PAGE = Path(__file__).parents[2] / "docs" / "integrity.md"
+PAGE = ROOT / "docs" / "integrity.md"
 FIRST_LINE = "url=https://log.example/2026h1/ index=123456 key=MFkw…\n"
 TREE, SIGNATURE, RFC6962, STATIC_CT = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
 

@@ -18,8 +18,8 @@ from ingestor.catalog.merge import merge
 from ingestor.catalog.peer_state import read_state
 from ingestor.catalog.source import packaged
 from ingestor.first_sight import Starts, choose
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 BOTH = frozenset(Kind)
 NOW = datetime(2026, 11, 22, tzinfo=UTC).timestamp()
 KEY = b"key of a log"

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,8 +24,8 @@ from ingestor.ctclient.static_ct import Identity, StaticCtLog
 from ingestor.follow.ahead import windows
 from ingestor.follow.windows import WindowSize
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 SUNLIGHT = FIXTURES / "sunlight"
 SUNLIGHT_LOG = json.loads((SUNLIGHT / "log.v3.json").read_bytes())
 

@@ -16,6 +16,7 @@ from tests.ingestor.proving import (
     switch,
 )
 from tests.ingestor.site import Site
+from tests.paths import ROOT
 from tests.waiting import until
 
 START = 500
@@ -43,7 +44,7 @@ class Crashing:
 
     def start(self, point: str, times: int) -> Process:
         command = [sys.executable, "-m", "tests.ingestor.crashing", point, str(times)]
-        root = str(Path(__file__).parents[2])
+        root = str(ROOT)
         environment = {"PYTHONPATH": root}
         return Process(
             f"{point} {times}", [*command, *self._arguments], self._directory, environment

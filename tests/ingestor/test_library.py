@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,8 +20,8 @@ from simlog.loglist import Edition
 from tests.ingestor import lists
 from tests.ingestor.hostile import Answer, hostile_server
 from tests.ingestor.site import Site
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 GOOGLES = parse(packaged("log_list.json"))
 
 Open = Callable[..., Library]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +23,8 @@ from ctparse.treehead import TreeHead
 from ingestor.follow.pipeline import LeaseLost, Moved, Pipeline
 from ingestor.meter import Meter
 from ingestor.outage import Patience
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 LOG = "ab" * 32
 KEYS = Keys()
 HEAD = TreeHead(10_000, 1_779_302_893_000, bytes(32), b"signature")

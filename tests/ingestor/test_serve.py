@@ -3,7 +3,6 @@
 import os
 import signal
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,6 +12,7 @@ from ctparse.treehead import TreeHead
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from tests.ingestor.hostile import NOWHERE, Answer, hostile_server, redirect
 from tests.ingestor.site import Site
+from tests.paths import FIXTURES
 from tests.waiting import until
 
 
@@ -342,7 +342,7 @@ async def test_a_signed_list_says_which_logs_there_are(site: Site) -> None:
 async def test_a_list_with_the_wrong_signature_is_refused(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=0, preload=100, rate=0)
     url = site.simlog.url
-    google = Path(__file__).parents[1] / "fixtures" / "log_list_pubkey.pem"
+    google = FIXTURES / "log_list_pubkey.pem"
     signed = {
         "url": f"{url}/log_list.json",
         "signature_url": f"{url}/log_list.sig",
