@@ -7,8 +7,8 @@ can serve them (/ready).
 import asyncio
 from collections.abc import Callable, Mapping
 
-from certadmin.server import Answer, Page, text
 from certbus.reader import Follower
+from certhttp.server import Answer, Page, text
 from gateway.metrics import CONTENT_TYPE
 
 

@@ -13,9 +13,6 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
-from certadmin import address
-from certadmin.server import serve as admin_server
-from certadmin.supervision import supervise
 from certbus.connection import check_server, connect
 from certbus.errors import UNAVAILABLE
 from certbus.health import Faults
@@ -24,6 +21,9 @@ from certbus.limits import ConnectionCounts, RateLimits
 from certbus.reader import Follower
 from certconf import Config, Present
 from certconf.secret import Secret
+from certhttp import address
+from certhttp.server import serve as admin_server
+from certhttp.supervision import supervise
 from gateway.admin import pages
 from gateway.admission.door import Door
 from gateway.admission.policy import policy_of
@@ -91,7 +91,7 @@ async def serve(
         settings: limits and intervals; None for those of `config`.
         listener: a listening socket; None for one of the configured address, which any number of
             gateways share.
-        admin: address of this process alone, see `certadmin.address.listen`; None for none.
+        admin: address of this process alone, see `certhttp.address.listen`; None for none.
         ready: called with the URL once connections are accepted.
         present: holds `config`, and newer ones as they come; None if none will.
 

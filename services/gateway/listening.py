@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from certadmin.address import resolve
+from certhttp.address import resolve
 from gateway.admission.policy import Policy
 from gateway.admission.visitor import client_address, is_within
 from gateway.errors import Seldom

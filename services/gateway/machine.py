@@ -13,11 +13,11 @@ from typing import Final
 
 import msgspec
 
-from certadmin.address import UNIX, is_here
-from certadmin.client import ask
 from certbus.directory import Member, Snapshot
 from certbus.health import Faults, Judgement, judge
 from certbus.reader import Follower
+from certhttp.address import UNIX, is_here
+from certhttp.client import ask
 from gateway.api.sight import Sight
 from gateway.exchange import JSON, OPEN, UNKEPT, Answer
 from gateway.health import deep

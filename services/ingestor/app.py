@@ -12,10 +12,6 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
-from certadmin.address import address_of, listen
-from certadmin.server import Answer, Page
-from certadmin.server import serve as admin_server
-from certadmin.supervision import supervise
 from certbus.circuits import Circuits
 from certbus.connection import check_server, connect
 from certbus.directory import Directory, roster
@@ -32,6 +28,10 @@ from certbus.trimmer import MARKS_SHARE, Trimmer
 from certconf.present import Present
 from certconf.problems import ConfigError, Origin, Problem
 from certconf.settings import Config
+from certhttp.address import address_of, listen
+from certhttp.server import Answer, Page
+from certhttp.server import serve as admin_server
+from certhttp.supervision import supervise
 from ctparse.certificate import CertificateReader
 from ingestor.assembly import Assembly
 from ingestor.backoff import LOG_LIST

@@ -6,7 +6,7 @@ from typing import Any, Final
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certadmin.server import Answer, json, text
+from certhttp.server import Answer, json, text
 from ingestor.held import Held
 from ingestor.outage import Patience
 from ingestor.worker import Worker

@@ -19,7 +19,7 @@ FetchOutcome = Literal[
 ]
 FailureReason = Literal["fenced", "missing", "stale", "full", "refused", "timeout", "away"]
 TaskName = Literal["assignment", "heartbeat", "log_lists", "reload", "trimming"]
-"""Tasks that fail alone, see `certadmin.supervision`."""
+"""Tasks that fail alone, see `certhttp.supervision`."""
 
 Measured = Callable[[FetchOutcome, float], None]
 """Told of each request: how it ended, and seconds."""

@@ -9,9 +9,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from certadmin.server import Answer
 from certbus.circuits import State as CircuitState
 from certbus.trimmer import Trimmer
+from certhttp.server import Answer
 from ingestor.catalog.catalog import Catalog
 from ingestor.held import Held
 from ingestor.integrity.alarms import AlarmKind, State

@@ -26,10 +26,10 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from certadmin.supervision import supervise
 from certbus.directory import Directory, LogDescription, Roster
 from certbus.errors import UNAVAILABLE
 from certbus.leases import Lease, Leases
+from certhttp.supervision import supervise
 from ingestor.assembly import Assembly
 from ingestor.backoff import Backoff
 from ingestor.catalog.log import Log

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.syntax import Syntax
 
-from certadmin.address import UNIX
 from certconf import Config, ConfigError, locate
 from certconf.problems import Origin, Problem
 from certconf.shown import shown
+from certhttp.address import UNIX
 from launcher import options
 from launcher.up.address import unusable
 

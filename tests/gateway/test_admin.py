@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from certadmin.address import listen
 from certbus.directory import snapshot
+from certhttp.address import listen
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer
 from tests.gateway.clients import Raw, certificates, receive, websocket

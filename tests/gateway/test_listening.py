@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import pytest
 
-from certadmin.client import ask as ask_admin
 from certconf.network import Network
+from certhttp.client import ask as ask_admin
 from gateway.admission.policy import Policy
 from gateway.exchange import Answer
 from gateway.http1 import HTTPConnection

@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certadmin.address import listen
 from certbus.circuits import Circuits, CircuitStatus
 from certbus.directory import Directory
+from certhttp.address import listen
 from gateway.merging import Told, merge
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer

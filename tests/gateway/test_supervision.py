@@ -7,8 +7,8 @@ import pytest
 from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
-from certadmin.supervision import supervise
 from certbus.ids import Cursor
+from certhttp.supervision import supervise
 from gateway import app
 from gateway.history import History
 from gateway.meter import Meter

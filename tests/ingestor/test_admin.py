@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from certadmin.client import Reply, ask
 from certbus.directory import snapshot
+from certhttp.client import Reply, ask
 from tests.ingestor.site import Site
 from tests.waiting import until
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from certadmin.client import ask
+from certhttp.client import ask
 from tests.ctparse.derbuild import certificate, dns, extension, subject_alt_name
 from tests.e2e.processes import CERTSTREAM_SERVER, Process
 from tests.ingestor.odd import OddEntry, OddLog, odd_logs

@@ -5,8 +5,8 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-from certadmin.address import resolve
 from certconf import Config
+from certhttp.address import resolve
 
 #: Addresses that mean "every interface", and what a person on this machine calls them.
 _ANY: Final = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104

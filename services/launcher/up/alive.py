@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from certadmin.address import UNIX
-from certadmin.client import ask
+from certhttp.address import UNIX
+from certhttp.client import ask
 
 _PATIENCE: Final = 5.0  # seconds for one answer
 _LONGEST_PATH: Final = 100  # bytes; the kernel's limit is 108 on Linux, 104 elsewhere

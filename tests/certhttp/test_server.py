@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from certadmin.address import address_of, is_here, listen
-from certadmin.client import Reply, ask
-from certadmin.server import Answer, serve, text
+from certhttp.address import address_of, is_here, listen
+from certhttp.client import Reply, ask
+from certhttp.server import Answer, serve, text
 
 
 async def _well() -> Answer:

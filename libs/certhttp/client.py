@@ -6,7 +6,7 @@ from typing import Final
 import httpx
 import msgspec
 
-from certadmin.address import UNIX
+from certhttp.address import UNIX
 
 _LONGEST: Final = 4 * 1024 * 1024  # bytes of an answer
 
