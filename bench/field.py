@@ -35,10 +35,10 @@ from certbus.connection import connect
 from certbus.directory import LogStatus, snapshot
 from certbus.embedded import EmbeddedRedis
 from certbus.keys import Keys
+from simlog.api.load import LoadReport
+from simlog.api.request_stats import Traffic
 from simlog.field.heads import ShownHead
 from simlog.field.operators import LOGS
-from simlog.load import LoadReport
-from simlog.traffic import Traffic
 
 KEYS = Keys()
 GRACE = 15.0
@@ -82,7 +82,9 @@ async def measure(
         port, zero = free_port(), time.time() + LEAD
         world = f"http://127.0.0.1:{port}"
         simlog = ["simlog", "--field", f"--port={port}", f"--seed={seed}", f"--start={zero}"]
-        await stack.enter_async_context(running([*simlog, "--preload=500"], home / "simlog.log"))
+        await stack.enter_async_context(
+            running([*simlog, "--preload=500"], home / "simlog.ctlog.log")
+        )
         key = home / "log_list.pem"
         key.write_bytes(await answering(f"{world}/log_list_pubkey.pem"))
         config = home / "config.json"

@@ -115,7 +115,7 @@ async def simlog(kind: str, entries: int, directory: Path) -> AsyncIterator[str]
     )
     world = ["--port=8391", "--rate=0", f"--preload={entries}", "--duplicates=0"]
     command = [sys.executable, "-m", "simlog", *world, *logs, f"--max-entries={WINDOW}"]
-    with (directory / "simlog.log").open("wb") as log:
+    with (directory / "simlog.ctlog.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
     try:
         async with httpx.AsyncClient(trust_env=False) as http:
@@ -125,7 +125,7 @@ async def simlog(kind: str, entries: int, directory: Path) -> AsyncIterator[str]
                     break
                 except httpx.TransportError:
                     if process.returncode is not None:
-                        sys.exit((directory / "simlog.log").read_text())
+                        sys.exit((directory / "simlog.ctlog.log").read_text())
                     await asyncio.sleep(0.1)
             (directory / "config.yaml").write_bytes(
                 (await http.get("http://127.0.0.1:8391/config.yaml")).content

@@ -88,7 +88,7 @@ async def measure(clients: int, rate: int, logs: int, seconds: float, path: str)
         kinds = [f"--rfc6962={(logs + 1) // 2}", f"--static-ct={logs // 2}"]
         flow = [f"--rate={rate}", f"--total={total}", "--duplicates=0", f"--start={begin}"]
         simlog = ["simlog", f"--port={world}", *kinds, *flow, "--max-entries=1024"]
-        await stack.enter_async_context(running(simlog, home / "simlog.log"))
+        await stack.enter_async_context(running(simlog, home / "simlog.ctlog.log"))
         config = home / "config.yaml"
         config.write_bytes(await answering(f"http://127.0.0.1:{world}/config.yaml"))
         common = [f"--config={config}", f"--redis-url={server.url}", "--log-level=warn"]

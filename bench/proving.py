@@ -93,7 +93,9 @@ async def run(logs: int, flow: str, total: int, lead: float) -> dict[str, dict[s
         world, begin = free_port(), time.time() + lead
         kinds = [f"--rfc6962={(logs + 1) // 2}", f"--static-ct={logs // 2}", "--max-entries=1024"]
         simlog = ["simlog", f"--port={world}", *kinds, *flow.split(), "--duplicates=0"]
-        await stack.enter_async_context(running([*simlog, f"--start={begin}"], home / "simlog.log"))
+        await stack.enter_async_context(
+            running([*simlog, f"--start={begin}"], home / "simlog.ctlog.log")
+        )
         config = home / "config.yaml"
         config.write_bytes(await answering(f"http://127.0.0.1:{world}/config.yaml"))
         ingestors = {

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import structlog
 
-from simlog.routes import Routes
-from simlog.server import listening
+from simlog.api.routes import Routes
+from simlog.http_server import listening
 from simlog.spec import Spec
 from simlog.world import World
 

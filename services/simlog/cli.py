@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 import uvloop
 
-from simlog import faults
+from simlog import fault_types
 from simlog.app import serve
 from simlog.field.operators import field_spec
 from simlog.spec import LogSpec, Spec, spread
@@ -26,7 +26,7 @@ FAULTS = f"""\
 A fault is in force in its time, and hits its share of the requests to one part of the log:
   since=0,until=,since_size=0,until_size=,share=1.0,only=head|entries|proofs|issuers
 seconds since the world's time zero, entries of the log. Kinds, with their own values:
-{textwrap.indent(chr(10).join(faults.described()), "  ")}
+{textwrap.indent(chr(10).join(fault_types.described()), "  ")}
 While it runs: PUT, POST, DELETE /control/LOG/faults, with JSON such as
   {{"kind": "latency", "seconds": 2, "only": "head"}}
 """
@@ -120,14 +120,14 @@ def spec_from_args(arguments: argparse.Namespace) -> Spec:
     start = time.time() if arguments.start is None else arguments.start
     if arguments.field:
         spec = field_spec(start, arguments.seed, rate=arguments.rate, preload=arguments.preload)
-        given = [faults.parse(text) for text in arguments.fault]
+        given = [fault_types.parse(text) for text in arguments.fault]
         return msgspec.structs.replace(
             spec, logs=_with_faults(spec.logs, given, arguments.troubles), total=arguments.total
         )
     return Spec(
         logs=_with_faults(
             spread(arguments.rfc6962, arguments.static_ct, arguments.operators),
-            [faults.parse(text) for text in arguments.fault],
+            [fault_types.parse(text) for text in arguments.fault],
             arguments.troubles,
         ),
         start=start,
@@ -145,7 +145,7 @@ def spec_from_args(arguments: argparse.Namespace) -> Spec:
 
 def _with_faults(
     logs: tuple[LogSpec, ...],
-    wrong: Sequence[tuple[str, faults.AnyFault]],
+    wrong: Sequence[tuple[str, fault_types.AnyFault]],
     troubles: float | None,
 ) -> tuple[LogSpec, ...]:
     for pattern, _ in wrong:
@@ -157,7 +157,7 @@ def _with_faults(
             log,
             faults=(
                 *(fault for pattern, fault in wrong if fnmatch.fnmatchcase(log.name, pattern)),
-                *(faults.in_turn(position, troubles) if troubles else ()),
+                *(fault_types.in_turn(position, troubles) if troubles else ()),
             ),
         )
         for position, log in enumerate(logs)

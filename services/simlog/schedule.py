@@ -12,7 +12,7 @@ from itertools import accumulate, count
 
 import msgspec
 
-from simlog.chance import draw, fraction
+from simlog.seeded import draw, fraction
 from simlog.spec import Spec
 
 LAG = 64

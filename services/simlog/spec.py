@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from simlog.faults import AnyFault
+from simlog.fault_types import AnyFault
 from simlog.profile import Profile
 
 Kind = Literal["rfc6962", "static-ct"]

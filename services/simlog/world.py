@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from simlog.certificates import Certificates
+from simlog.ctlog.log import Log, LogKey
+from simlog.faults.active import Switches
 from simlog.field.heads import HeadSchedule
-from simlog.log import Log, LogKey
-from simlog.record import Recorded, recorded
+from simlog.oracle.ground_truth import Recorded, recorded
+from simlog.pki.certificates import Certificates
 from simlog.schedule import Submission, submissions
 from simlog.spec import Spec
-from simlog.switches import Switches
 
 
 class World:

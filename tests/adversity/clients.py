@@ -29,7 +29,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from launcher.service import die_with
-from simlog.examine import Form
+from simlog.oracle.check_message import Form
 from tests.e2e.clients import PATHS, events
 
 Protocol = Literal["websocket", "sse"]

@@ -25,8 +25,8 @@ from typing import Final
 import msgspec
 
 from certbus.events import NOT_RETAINED
-from simlog.examine import Form, Truth
-from simlog.oracle import Tally
+from simlog.oracle.check_message import Form, Truth
+from simlog.oracle.oracle import Tally
 from tests.adversity.clients import Line as Noted
 from tests.adversity.lines import Held, Line
 

@@ -18,7 +18,7 @@ import msgspec
 
 from certbus.codec import Codec
 from certbus.keys import STREAMS, Keys
-from simlog.examine import Truth
+from simlog.oracle.check_message import Truth
 
 _CHUNK: Final = 1 << 20
 

@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 from certbus.connection import connect
 from certbus.directory import snapshot
 from certbus.keys import Keys
-from simlog import record
-from simlog.examine import Truth
-from simlog.oracle import Tally
+from simlog.oracle import ground_truth
+from simlog.oracle.check_message import Truth
+from simlog.oracle.oracle import Tally
 from tests.adversity import invariants, lines
 from tests.adversity.clients import profiles, transcripts
 from tests.adversity.cluster import LINES, START, Cluster
@@ -320,7 +320,7 @@ def judge(
         lost_since: when Redis first lost something, or its clock was ahead; None: never.
         quiet: whether every client had the time to get everything.
     """
-    truth = Truth(record.read((directory / RECORD).read_bytes()))
+    truth = Truth(ground_truth.read((directory / RECORD).read_bytes()))
     paths = sorted((directory / LINES).iterdir(), key=lambda path: int(path.name))
     held = [lines.read(path, truth) for path in paths]
     ahead = any(isinstance(fault, ShiftClock) for fault in plan.faults)

@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from launcher.tail.sources import FAILURES, messages
-from simlog.examine import Form
-from simlog.oracle import Delivery
+from simlog.oracle.check_message import Form
+from simlog.oracle.oracle import Delivery
 
 _LONGEST_PAUSE = 0.5  # seconds
 

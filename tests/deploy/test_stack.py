@@ -14,9 +14,9 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from simlog import record
-from simlog.examine import Form
-from simlog.oracle import judge
+from simlog.oracle import ground_truth
+from simlog.oracle.check_message import Form
+from simlog.oracle.oracle import judge
 from tests.deploy.clients import Client, following, visiting
 from tests.deploy.docker import Stack, docker, inspect
 from tests.waiting import until
@@ -83,14 +83,14 @@ def reconnections(clients: list[Client]) -> Counter[str]:
     return sum((client.ended for client in clients), Counter())
 
 
-async def complete(stack: Stack) -> list[record.Recorded]:
+async def complete(stack: Stack) -> list[ground_truth.Recorded]:
     """The record of the simulated logs, once they are complete."""
 
     async def whole() -> bool:
         return bool((await get(f"{stack.logs_url}/world.json")).json()["complete"])
 
     await until(whole, "the logs are complete", 120)
-    return record.read((await get(f"{stack.logs_url}/record")).content)
+    return ground_truth.read((await get(f"{stack.logs_url}/record")).content)
 
 
 async def test_prometheus_finds_every_process(stack: Stack) -> None:

@@ -8,8 +8,8 @@ import httpx
 import msgspec
 from websockets.asyncio.client import connect
 
-from simlog.examine import Form
-from simlog.oracle import Delivery
+from simlog.oracle.check_message import Form
+from simlog.oracle.oracle import Delivery
 from tests.waiting import until
 
 PATHS: dict[Form, str] = {"full": "/full-stream", "lite": "/", "domains": "/domains-only"}

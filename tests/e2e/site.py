@@ -14,11 +14,11 @@ from certbus.keys import STREAMS, Keys
 from certbus.reader import history
 from certbus.roll import Roll
 from certbus.shelf import Shelf
-from simlog import record
-from simlog.examine import Form
-from simlog.loglist import Edition
-from simlog.oracle import Delivery, Tally
-from simlog.record import Recorded
+from simlog.api.log_list import Edition
+from simlog.oracle import ground_truth
+from simlog.oracle.check_message import Form
+from simlog.oracle.ground_truth import Recorded
+from simlog.oracle.oracle import Delivery, Tally
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port, redis_server
 from tests.waiting import until
 
@@ -182,7 +182,7 @@ class Site:
 
     async def record(self) -> list[Recorded]:
         """What the logs hold."""
-        return record.read(await self.get(f"{self.logs_url}/record"))
+        return ground_truth.read(await self.get(f"{self.logs_url}/record"))
 
     async def tallies(self) -> list[Tally]:
         """What the ingestors say of each log."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simlog.oracle import judge
+from simlog.oracle.oracle import judge
 from tests.certbus.servers import FAKETIME, ShiftedRedisServer
 from tests.e2e.clients import all_received, connected
 from tests.e2e.processes import redis_server

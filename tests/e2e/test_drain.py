@@ -12,8 +12,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.frames import Close
 
-from simlog.examine import Form
-from simlog.oracle import judge
+from simlog.oracle.check_message import Form
+from simlog.oracle.oracle import judge
 from tests.e2e.clients import PATHS, Client, all_received
 from tests.e2e.processes import Process
 from tests.e2e.site import FORMS, Site

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from simlog.oracle import judge
+from simlog.oracle.oracle import judge
 from tests.e2e.clients import Client, all_received, connected
 from tests.e2e.processes import Process
 from tests.e2e.site import FORMS, Site

@@ -6,9 +6,9 @@ import time
 import msgspec
 import pytest
 
-from simlog import traffic
-from simlog.faults import TROUBLES
-from simlog.oracle import judge
+from simlog.api import request_stats
+from simlog.fault_types import TROUBLES
+from simlog.oracle.oracle import judge
 from tests.e2e.processes import Process
 from tests.e2e.site import Site
 from tests.waiting import until
@@ -61,7 +61,7 @@ async def test_everything_arrives_once_and_no_operator_is_pressed(site: Site) ->
     await until(site.everything_ingested, "everything is ingested all the same", 60)
     verdict = judge(await site.record(), await site.streams(), await site.tallies())
     assert verdict.flawless, f"\n{verdict}"
-    asked = traffic.read(await site.get(f"{site.logs_url}/requests"))
+    asked = request_stats.read(await site.get(f"{site.logs_url}/requests"))
     assert len(asked.operators) == OPERATORS
     for span in (1, 5, 20):
         most = {name: counted.most(span) for name, counted in asked.operators.items()}

@@ -2,7 +2,7 @@
 
 import httpx
 
-from simlog.oracle import judge
+from simlog.oracle.oracle import judge
 from tests.e2e.clients import connected
 from tests.e2e.site import FORMS, Site
 from tests.waiting import until

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simlog.oracle import judge
+from simlog.oracle.oracle import judge
 from tests.certbus.proxy import Proxy
 from tests.certbus.servers import RedisServer
 from tests.e2e.clients import all_received, connected

@@ -13,7 +13,7 @@ import yaml
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from simlog.oracle import Delivery, judge
+from simlog.oracle.oracle import Delivery, judge
 from tests.e2e.site import Site
 from tests.waiting import until
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from simlog.loglist import Edition
-from simlog.oracle import judge
+from simlog.api.log_list import Edition
+from simlog.oracle.oracle import judge
 from tests.e2e.site import Site
 from tests.waiting import until
 

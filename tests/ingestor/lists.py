@@ -7,7 +7,7 @@ import msgspec
 
 from certconf.settings import LogList
 from ingestor.catalog.source import Source
-from simlog.loglist import Edition
+from simlog.api.log_list import Edition
 from tests.ingestor.site import Site
 
 LISTED_ONLY: dict[str, Any] = {"custom_logs": [], "static_logs": [], "ct_log.start_index": 0}

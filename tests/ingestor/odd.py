@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from ctparse.signatures import note_key_hash
-from simlog.log import LogKey, opaque
-from simlog.tree import TILE, Tree, leaf_hash
+from simlog.ctlog.log import LogKey, opaque
+from simlog.ctlog.tree import TILE, Tree, leaf_hash
 from tests.ctparse.derbuild import certificate, common_name, dns, subject_alt_name
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
 

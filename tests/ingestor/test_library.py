@@ -16,7 +16,7 @@ from ingestor.catalog.library import Library
 from ingestor.catalog.log_list import parse
 from ingestor.catalog.source import DEFAULT, Source, packaged
 from ingestor.ctclient.fetch import Fetcher, Retry, http_client
-from simlog.loglist import Edition
+from simlog.api.log_list import Edition
 from tests.ingestor import lists
 from tests.ingestor.hostile import Answer, hostile_server
 from tests.ingestor.site import Site

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from simlog.loglist import Edition
+from simlog.api.log_list import Edition
 from tests.ingestor import lists
 from tests.ingestor.site import Site
 from tests.ingestor.test_retirement import followed, named, state

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from certconf import load
-from simlog import traffic
+from simlog.api import request_stats
 from tests.ingestor.proving import (
     FROM_START,
     PAIR,
@@ -41,9 +41,11 @@ async def test_a_log_without_proofs_is_not_asked_for_one_at_each_poll(site: Site
     await site.simlog.start(rfc6962=1, static_ct=1, preload=1500, rate=50, fault=fault)
     await site.ingestor("a", **{"ct_log.start_index": 500, "ct_log.integrity": "warn"})
 
-    async def asked(log: str) -> traffic.Counted:
+    async def asked(log: str) -> request_stats.Counted:
         async with httpx.AsyncClient(trust_env=False) as http:
-            return traffic.read((await http.get(f"{site.simlog.url}/requests")).content).logs[log]
+            return request_stats.read((await http.get(f"{site.simlog.url}/requests")).content).logs[
+                log
+            ]
 
     async def beyond() -> bool:
         found = await by_path(site)

@@ -13,7 +13,7 @@ from certbus.roll import Naming, Retirement, Roll, Standing
 from ingestor.catalog.log import Kind, Log
 from ingestor.catalog.log_list import MARGIN, LogList
 from ingestor.catalog.retirement import Listed, Verdict, judge
-from simlog.loglist import Edition
+from simlog.api.log_list import Edition
 from tests.ingestor import lists
 from tests.ingestor.site import Site
 from tests.ingestor.test_serve import adds_up

@@ -13,7 +13,7 @@ from certbus.connection import check_server, connect
 from certconf import load
 from gateway.settings import Settings
 from launcher import cli
-from simlog.loglist import LogList
+from simlog.api.log_list import LogList
 from simlog.spec import Spec, spread
 from simlog.world import World
 from tests.manifests.cluster import (

@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from ctparse import rfc6962
 from ctparse.entry import Entry
-from simlog.asked import understand
+from simlog.ctlog.request_target import understand
 from simlog.field.behaviour import Behaviour, OperatorBudget
 from simlog.field.operators import LOGS, field_spec
+from simlog.http_server import BrokenOff, Request, Response
 from simlog.profile import (
     AnonymousRate,
     Budget,
@@ -26,7 +27,6 @@ from simlog.profile import (
     Startup,
 )
 from simlog.schedule import submissions
-from simlog.server import BrokenOff, Request, Response
 from simlog.spec import LogSpec, Spec
 from simlog.world import World
 from tests.simlog.world_over_http import served

@@ -13,12 +13,13 @@ from ctparse import merkle, rfc6962, signatures, static_ct
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier
 from ctparse.treehead import TreeHead
-from simlog import record, traffic
+from simlog.api import request_stats
+from simlog.api.request_stats import Traffic
 from simlog.app import serve
-from simlog.faults import AnyFault
-from simlog.record import Recorded
+from simlog.fault_types import AnyFault
+from simlog.oracle import ground_truth
+from simlog.oracle.ground_truth import Recorded
 from simlog.spec import Spec
-from simlog.traffic import Traffic
 
 
 class Served:
@@ -78,14 +79,14 @@ class Served:
         return [b64decode(node) for node in answer["audit_path"]]
 
     async def record(self) -> list[Recorded]:
-        return record.read(await self.get("/record"))
+        return ground_truth.read(await self.get("/record"))
 
     async def lies(self, log: str) -> dict[int, Recorded]:
         """What a log showed and never committed to, by index."""
         return {each.index: each for each in await self.record() if each.lie and each.log == log}
 
     async def traffic(self) -> Traffic:
-        return traffic.read(await self.get("/requests"))
+        return request_stats.read(await self.get("/requests"))
 
 
 @asynccontextmanager

@@ -5,6 +5,6 @@
     behaviour   what one request meets: refused, late, cut short
 
 What a log's behaviour is made of is data: `simlog.profile`, part of a `LogSpec`. A log without a
-profile answers at once and without limits; faults (`simlog.faults`) apply to both.
+profile answers at once and without limits; faults (`simlog.fault_types`) apply to both.
 Tests: tests/simlog/test_field.py.
 """

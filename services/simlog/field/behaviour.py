@@ -7,8 +7,10 @@ from email.utils import formatdate
 
 from msgspec.structs import replace
 
-from simlog.asked import Asked
-from simlog.chance import draw, fraction
+from simlog.ctlog.request_target import Asked
+from simlog.ctlog.static_ct import named_tile
+from simlog.ctlog.tree import TILE
+from simlog.http_server import BrokenOff, Refused, Request, Response
 from simlog.profile import (
     AnonymousRate,
     Budget,
@@ -21,9 +23,7 @@ from simlog.profile import (
     SmallRequests,
     Startup,
 )
-from simlog.server import BrokenOff, Refused, Request, Response
-from simlog.static_ct import named_tile
-from simlog.tree import TILE
+from simlog.seeded import draw, fraction
 
 MAX_CONNECTIONS = 10_000
 MAX_TILES = 100_000

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from simlog.chance import draw, fraction
-from simlog.log import Head
+from simlog.ctlog.log import Head
 from simlog.profile import Heads
+from simlog.seeded import draw, fraction
 
 MAX_SHOWN = 100_000
 """Heads that are kept for `/heads`: a day of one a second."""

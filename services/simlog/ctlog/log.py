@@ -1,0 +1,197 @@
+"""One log: its key, its entries, its tree and its signed tree heads.
+
+What a tree head does not include yet, no endpoint shows: `head` moves on at the world's interval.
+"""
+
+from array import array
+from collections.abc import Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import Protocol
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from simlog.ctlog.tree import Tree, leaf_hash
+from simlog.pki.certificates import Certificate, Certificates, damaged
+from simlog.seeded import draw
+from simlog.spec import LogSpec
+
+ECDSA = ec.ECDSA(SHA256(), deterministic_signing=True)
+
+X509_ENTRY = b"\0\0"
+PRECERT_ENTRY = b"\0\1"
+LEAF_VERSION_AND_TYPE = b"\0\0"
+SHA256_ECDSA = b"\4\3"
+
+
+class LogKey:
+    """The key that makes a log a log (RFC 6962 section 3.2): ECDSA on P-256, from the seed."""
+
+    def __init__(self, seed: int, name: str) -> None:
+        secret = int.from_bytes(draw(seed, f"log key {name}", 0, 31))
+        self._private = ec.derive_private_key(secret, ec.SECP256R1())
+        self.public = self._private.public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
+        self.log_id = sha256(self.public).digest()
+
+    def sign(self, message: bytes) -> bytes:
+        """The `DigitallySigned` of RFC 5246 section 4.7: algorithms, length, signature."""
+        return SHA256_ECDSA + opaque(2, self._private.sign(message, ECDSA))
+
+
+class Head:
+    """A tree head. It is signed when somebody asks for it.
+
+    Attributes:
+        size: leaves.
+        timestamp: milliseconds since the epoch.
+        root: of the tree of that size.
+    """
+
+    def __init__(self, key: LogKey, size: int, timestamp: int, root: bytes) -> None:
+        self.size = size
+        self.timestamp = timestamp
+        self.root = root
+        self._key = key
+
+    @cached_property
+    def signature(self) -> bytes:
+        """The signed TreeHeadSignature (RFC 6962 section 3.5)."""
+        v1_tree_hash = b"\0\1"
+        return self._key.sign(
+            v1_tree_hash + self.timestamp.to_bytes(8) + self.size.to_bytes(8) + self.root
+        )
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One entry of a log.
+
+    Attributes:
+        certificate: what was submitted.
+        timestamp: milliseconds since the epoch.
+        timestamped: the TimestampedEntry (RFC 6962 section 3.4).
+    """
+
+    certificate: Certificate
+    timestamp: int
+    timestamped: bytes
+
+    @property
+    def leaf(self) -> bytes:
+        """The MerkleTreeLeaf."""
+        return LEAF_VERSION_AND_TYPE + self.timestamped
+
+
+class Provable(Protocol):
+    """What a log proves things with: a `Tree`, for an honest one."""
+
+    def root(self, size: int) -> bytes:
+        """The Merkle Tree Hash of the first `size` leaves."""
+
+    def index(self, hash_of_leaf: bytes, size: int) -> int | None:
+        """Where among the first `size` leaves this one is."""
+
+    def inclusion_proof(self, index: int, size: int) -> Sequence[bytes]:
+        """The audit path of a leaf."""
+
+    def consistency_proof(self, first: int, second: int) -> Sequence[bytes]:
+        """Proof that one tree continues another."""
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """The first hashes of a tile."""
+
+
+class Shown(Protocol):
+    """What a log shows, and all that its endpoints are made of: a `Log`, for an honest one."""
+
+    @property
+    def spec(self) -> LogSpec:
+        """What it is."""
+
+    @property
+    def key(self) -> LogKey:
+        """The key that it is known by."""
+
+    @property
+    def tree(self) -> Provable:
+        """Its tree, which may hold more than the head."""
+
+    @property
+    def head(self) -> Head:
+        """Its newest tree head."""
+
+    def entry(self, index: int) -> Entry:
+        """The entry at an index below the head's size."""
+
+    def __hash__(self) -> int: ...
+
+
+class Log:
+    """A log that takes submissions and publishes tree heads."""
+
+    def __init__(self, spec: LogSpec, key: LogKey, certificates: Certificates) -> None:
+        self.spec = spec
+        self.key = key
+        self.tree = Tree()
+        self.head = Head(key, 0, 0, self.tree.root(0))
+        self._certificates = certificates
+        self._numbers = array("Q")
+        self._timestamps = array("Q")
+        self._malformed: set[int] = set()
+
+    def append(self, certificate: int, timestamp: int, *, malformed: bool = False) -> None:
+        """Take the certificate of that number in, or bytes that are none."""
+        index = len(self._numbers)
+        self._numbers.append(certificate)
+        self._timestamps.append(timestamp)
+        if malformed:
+            self._malformed.add(index)
+        self.tree.append(leaf_hash(self.entry(index).leaf))
+
+    def publish(self, timestamp: int) -> None:
+        """Show a tree head over everything taken in so far."""
+        self.head = self.sign(timestamp)
+
+    def sign(self, timestamp: int) -> Head:
+        """Make a tree head over everything taken in so far, to be shown now or later."""
+        size = len(self.tree)
+        return Head(self.key, size, timestamp, self.tree.root(size))
+
+    def entry(self, index: int) -> Entry:
+        """The entry at an index that exists."""
+        certificate = self._certificates.make(self._numbers[index])
+        if index in self._malformed:
+            certificate = damaged(certificate, f"{self.spec.name}/{index}")
+        return self._entry(index, certificate)
+
+    def impostor(self, index: int) -> Entry:
+        """What that entry would be with a certificate that was never submitted anywhere."""
+        is_final = not self._certificates.make(self._numbers[index]).is_precert
+        never_submitted = -2 * (index + 1) + is_final
+        return self._entry(index, self._certificates.make(never_submitted))
+
+    def is_malformed(self, index: int) -> bool:
+        """Whether what was taken in there is no certificate."""
+        return index in self._malformed
+
+    def _entry(self, index: int, certificate: Certificate) -> Entry:
+        timestamp = self._timestamps[index]
+        extensions = b""
+        if self.spec.kind == "static-ct":
+            leaf_index = b"\0"
+            extensions = leaf_index + opaque(2, index.to_bytes(5))
+        if certificate.is_precert:
+            signed = PRECERT_ENTRY + certificate.issuer.key_hash + opaque(3, certificate.tbs)
+        else:
+            signed = X509_ENTRY + opaque(3, certificate.der)
+        timestamped = timestamp.to_bytes(8) + signed + opaque(2, extensions)
+        return Entry(certificate, timestamp, timestamped)
+
+
+def opaque(size: int, contents: bytes) -> bytes:
+    """A TLS vector whose length takes `size` bytes (RFC 5246 section 4.3)."""
+    return len(contents).to_bytes(size) + contents

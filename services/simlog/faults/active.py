@@ -1,0 +1,106 @@
+"""Which faults of which log are in force: set by the specification, switched while it runs.
+
+Whether a fault hits a request is drawn from the seed by the number of requests it could have hit,
+so the same requests in the same order meet the same faults.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from simlog.ctlog.request_target import Asked
+from simlog.fault_types import AnyFault, Malformed, Oversized, Status
+from simlog.seeded import draw, fraction
+from simlog.spec import Spec
+
+
+class Switch:
+    """One fault of one log, from when it was set on.
+
+    Attributes:
+        fault: what it does.
+        zero: what its seconds count from, seconds since the epoch.
+    """
+
+    def __init__(self, fault: AnyFault, zero: float, label: str) -> None:
+        self.fault = fault
+        self.zero = zero
+        self._label = label
+        self._requests = 0
+
+    def hit(self, seed: int, asked: Asked, size: int, now: float) -> float | None:
+        """Return luck in [0, 1) if it hits this request, else None."""
+        fault = self.fault
+        if not fault.in_force(now - self.zero, size) or fault.only not in (None, asked.part):
+            return None
+        index = fault.index if isinstance(fault, Status | Oversized) else None
+        if index is not None and index not in asked.entries:
+            return None
+        chance = draw(seed, self._label, self._requests, 8)
+        self._requests += 1
+        return fraction(chance[4:]) if fraction(chance[:4]) < fault.share else None
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A fault that hits a request, with luck in [0, 1) for what it leaves open."""
+
+    switch: Switch
+    luck: float
+
+
+class Switches:
+    """The faults of all logs of a world."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._by_log: dict[str, tuple[Switch, ...]] = {}
+        for log in spec.logs:
+            self.put(log.name, log.faults, spec.start)
+
+    def of(self, log: str) -> Sequence[AnyFault]:
+        """The faults that are set on a log, in force or not."""
+        return [switch.fault for switch in self._by_log.get(log, ())]
+
+    def put(self, log: str, faults: Iterable[AnyFault], zero: float) -> None:
+        """Replace the faults of a log. Their seconds count from `zero`."""
+        self._by_log.pop(log, None)
+        self.add(log, faults, zero)
+
+    def add(self, log: str, faults: Iterable[AnyFault], zero: float) -> None:
+        """Set more faults on a log, after those that are there."""
+        switches = self._by_log.get(log, ())
+        switches += tuple(
+            Switch(fault, zero, f"fault {log} {position}")
+            for position, fault in enumerate(faults, len(switches))
+        )
+        if switches:
+            self._by_log[log] = switches
+
+    def troubled(self, log: str) -> bool:
+        """Whether anything is set on a log at all."""
+        return log in self._by_log
+
+    def hits(self, log: str, asked: Asked, size: int, now: float) -> Sequence[Hit]:
+        """Say which faults hit a request.
+
+        Args:
+            log: name of the log.
+            asked: the request.
+            size: entries that the log has published.
+            now: seconds since the epoch.
+        """
+        return [
+            Hit(switch, luck)
+            for switch in self._by_log.get(log, ())
+            if not isinstance(switch.fault, Malformed)
+            and (luck := switch.hit(self._spec.seed, asked, size, now)) is not None
+        ]
+
+    def malforms(self, log: str, index: int, timestamp: int) -> bool:
+        """Whether a log takes this entry in malformed (timestamp: ms since the epoch)."""
+        return any(
+            isinstance(switch.fault, Malformed)
+            and switch.fault.in_force(timestamp / 1000 - switch.zero, index)
+            and fraction(draw(self._spec.seed, f"malformed {log}", index, 4)) < switch.fault.share
+            for switch in self._by_log.get(log, ())
+        )

@@ -1,0 +1,83 @@
+"""What a log with faults answers: between the routes and the endpoints of a log.
+
+request -> the log's limits -> which faults hit it -> narrowed -> the log as it is shown
+        -> the answer -> broken -> late
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from simlog.ctlog.log import Log, Shown
+from simlog.ctlog.request_target import understand
+from simlog.faults import http_faults
+from simlog.faults.active import Switches
+from simlog.faults.misbehaviour import Lies, OtherHead
+from simlog.field.behaviour import Behaviour, OperatorBudget
+from simlog.field.heads import HeadSchedule
+from simlog.http_server import Refused, Request, Response
+from simlog.spec import Spec
+
+Endpoints = Callable[[Shown, str, Mapping[str, str]], Response]
+
+
+class Troubled:
+    """The logs of a world, with their limits and with what is wrong with them."""
+
+    def __init__(
+        self, spec: Spec, switches: Switches, heads: Mapping[str, HeadSchedule], lies: Lies
+    ) -> None:
+        budgets: defaultdict[str, OperatorBudget] = defaultdict(OperatorBudget)
+        self._switches = switches
+        self._lies = lies
+        self._max_entries = spec.max_entries
+        self._heads = heads
+        self._behaviours = {
+            log.name: Behaviour(log.profile, spec.seed, log.name, spec.start, budgets[log.operator])
+            for log in spec.logs
+            if log.profile is not None
+        }
+
+    def respond(self, log: Log, path: str, request: Request, endpoints: Endpoints) -> Response:
+        """Answer a request below the log's URL, well or badly."""
+        behaviour = self._behaviours.get(log.spec.name)
+        if behaviour is None:
+            return self._with_faults(log, log, path, request.query, endpoints)
+        now = time.time()
+        asked = understand(path, request.query, behaviour.profile.page)
+        refusal = behaviour.refusal(request, asked, now) or behaviour.gone(asked, log.head.size)
+        if refusal is not None:
+            return refusal
+        shown: Shown = log
+        if asked.part == "head" and (older := self._heads[log.spec.name].older(now)):
+            shown = OtherHead(log, lambda _: older)
+        response = self._with_faults(log, shown, path, request.query, endpoints)
+        return behaviour.late(asked, response, now)
+
+    def _with_faults(
+        self,
+        log: Log,
+        honest: Shown,
+        path: str,
+        query: Mapping[str, str],
+        endpoints: Endpoints,
+    ) -> Response:
+        if not self._switches.troubled(log.spec.name):
+            return _answered(endpoints, honest, path, query)
+        asked = understand(path, query, self._max_entries)
+        size = log.head.size
+        hits = self._switches.hits(log.spec.name, asked, size, time.time())
+        for hit in hits:
+            asked = http_faults.narrowed(hit.switch.fault, hit.luck, asked)
+        shown = self._lies.shown(log, [hit.switch for hit in hits])
+        response = _answered(endpoints, shown, asked.path, asked.query)
+        for hit in hits:
+            response = http_faults.broken(hit.switch.fault, hit.luck, asked, size, response)
+        return response
+
+
+def _answered(endpoints: Endpoints, log: Shown, path: str, query: Mapping[str, str]) -> Response:
+    try:
+        return endpoints(log, path, query)
+    except Refused as refusal:
+        return refusal.response

@@ -1,0 +1,251 @@
+"""Logs that are not what they signed: a lying log is another view of the honest one.
+
+What a log shows is its tree head, its tree and its entries (`log.Shown`). Each view replaces some
+of these and leaves the rest to the view under it, so lies can be told together, and the endpoints
+serve a lie as they serve the truth. A view lasts as long as the fault is set, because some begin
+from what the log was when they were first told.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from simlog import fault_types
+from simlog.ctlog.log import Entry, Head, Log, LogKey, Provable, Shown
+from simlog.ctlog.tree import HASH, Tree, leaf_hash
+from simlog.faults.active import Switch
+from simlog.oracle.ground_truth import Recorded, recorded
+from simlog.spec import LogSpec
+
+VIEWS_KEPT = 1024
+UNKNOWN_ENTRY_TYPE = b"\xff\xff"
+TIMESTAMP = 8
+LEAF_INDEX = 5
+
+
+class View:
+    """A log as it is."""
+
+    def __init__(self, shown: Shown) -> None:
+        self._shown = shown
+
+    @property
+    def spec(self) -> LogSpec:
+        """As it is."""
+        return self._shown.spec
+
+    @property
+    def key(self) -> LogKey:
+        """As it is."""
+        return self._shown.key
+
+    @property
+    def tree(self) -> Provable:
+        """As it is."""
+        return self._shown.tree
+
+    @property
+    def head(self) -> Head:
+        """As it is."""
+        return self._shown.head
+
+    def entry(self, index: int) -> Entry:
+        """As it is."""
+        return self._shown.entry(index)
+
+
+class OtherHead(View):
+    """A log with other tree heads: `change` makes them from the right ones."""
+
+    def __init__(self, shown: Shown, change: Callable[[Head], Head]) -> None:
+        super().__init__(shown)
+        self._change = change
+
+    @property
+    def head(self) -> Head:
+        """Another one."""
+        return self._change(self._shown.head)
+
+
+class OtherEntries(View):
+    """A log with other entries: `change` makes them from the right ones."""
+
+    def __init__(self, shown: Shown, change: Callable[[int, Entry], Entry]) -> None:
+        super().__init__(shown)
+        self._change = change
+
+    def entry(self, index: int) -> Entry:
+        """Another one, or not."""
+        return self._change(index, self._shown.entry(index))
+
+
+class OtherTree(View):
+    """A log that proves with another tree."""
+
+    def __init__(self, shown: Shown, tree: Provable) -> None:
+        super().__init__(shown)
+        self._tree = tree
+
+    @property
+    def tree(self) -> Provable:
+        """Another one."""
+        return self._tree
+
+
+class Forked(View):
+    """A log that took in something else at one place, and went on from there."""
+
+    def __init__(self, shown: Shown, honest: Tree, at: int, entry: Callable[[int], Entry]) -> None:
+        super().__init__(shown)
+        self._honest = honest
+        self._at = at
+        self._entry = entry
+        self._tree = honest.prefix(min(at, len(honest)))
+
+    @property
+    def tree(self) -> Tree:
+        """The other tree, as large as the honest one."""
+        for index in range(len(self._tree), len(self._honest)):
+            differs = index == self._at
+            self._tree.append(
+                leaf_hash(self.entry(index).leaf) if differs else self._honest.leaf(index)
+            )
+        return self._tree
+
+    @property
+    def head(self) -> Head:
+        """Of the other tree."""
+        head = self._shown.head
+        return Head(self.key, head.size, head.timestamp, self.tree.root(head.size))
+
+    def entry(self, index: int) -> Entry:
+        """The other one at that one place."""
+        return self._entry(index) if index == self._at else self._shown.entry(index)
+
+
+class Crooked:
+    """A tree whose roots are right and whose proofs are not."""
+
+    def __init__(self, tree: Provable) -> None:
+        self._tree = tree
+
+    def root(self, size: int) -> bytes:
+        """The right one."""
+        return self._tree.root(size)
+
+    def index(self, hash_of_leaf: bytes, size: int) -> int | None:
+        """The right one."""
+        return self._tree.index(hash_of_leaf, size)
+
+    def inclusion_proof(self, index: int, size: int) -> Sequence[bytes]:
+        """A wrong one."""
+        return _bent(self._tree.inclusion_proof(index, size))
+
+    def consistency_proof(self, first: int, second: int) -> Sequence[bytes]:
+        """A wrong one."""
+        return _bent(self._tree.consistency_proof(first, second))
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """With a wrong last hash."""
+        hashes = self._tree.tile(level, n, width)
+        return hashes[:-HASH] + _flipped(hashes[-HASH:])
+
+
+class Lies:
+    """The lies of a world.
+
+    Attributes:
+        told: entries that were shown and never committed to, by log, index and SHA-256.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.told: dict[tuple[str, int, str], Recorded] = {}
+        self._somebody = LogKey(seed, "somebody else's")
+        self._view = lru_cache(maxsize=VIEWS_KEPT)(self._make)
+
+    def shown(self, log: Log, switches: Sequence[Switch]) -> Shown:
+        """What a log shows while these are in force."""
+        lying = tuple(
+            switch
+            for switch in switches
+            if isinstance(switch.fault, fault_types.Stale | fault_types.Lie)
+        )
+        return self._view(log, lying) if lying else log
+
+    def _make(self, log: Log, switches: tuple[Switch, ...]) -> Shown:
+        *before, last = switches
+        shown = self.shown(log, before)
+        match last.fault:
+            case fault_types.WrongProofs():
+                return OtherTree(shown, Crooked(shown.tree))
+            case fault_types.Fork(at=at):
+                return Forked(shown, log.tree, at, lambda index: self._swapped(log, index, "fork"))
+            case fault_types.OfEntries() as lie:
+                return OtherEntries(
+                    shown,
+                    lambda index, entry: (
+                        self._instead(lie, log, index, entry) if lie.covers(index) else entry
+                    ),
+                )
+            case other:
+                change = self._change_of_head(other, shown)
+                return OtherHead(shown, change) if change else shown
+
+    def _change_of_head(
+        self, fault: fault_types.Fault, shown: Shown
+    ) -> Callable[[Head], Head] | None:
+        """What happens to tree heads, if anything."""
+        match fault:
+            case fault_types.Stale(entries=entries, seconds=seconds):
+                return lambda head: _earlier(shown, head, head.size - entries, seconds)
+            case fault_types.Rewind(entries=entries):
+                size = max(0, shown.head.size - entries)
+                return lambda head: _earlier(shown, head, size, 0)
+            case fault_types.WrongRoot():
+                return lambda head: Head(shown.key, head.size, head.timestamp, _flipped(head.root))
+            case fault_types.BadSignature():
+                return lambda head: Head(self._somebody, head.size, head.timestamp, head.root)
+        return None
+
+    def _instead(self, lie: fault_types.OfEntries, log: Log, index: int, entry: Entry) -> Entry:
+        """What is shown instead of an entry."""
+        match lie:
+            case fault_types.SwappedLeaf():
+                return self._swapped(log, index, "swapped_leaf")
+            case fault_types.ForgedPrecert() if entry.certificate.is_precert:
+                other = log.impostor(index).certificate
+                forged = msgspec.structs.replace(other, issuer=entry.certificate.issuer)
+                entry = msgspec.structs.replace(entry, certificate=forged)
+                return self._remember(log, index, entry, "forged_precert")
+            case fault_types.Garbled():
+                rest = entry.timestamped[TIMESTAMP + len(UNKNOWN_ENTRY_TYPE) :]
+                garbled = entry.timestamped[:TIMESTAMP] + UNKNOWN_ENTRY_TYPE + rest
+                return msgspec.structs.replace(entry, timestamped=garbled)
+            case fault_types.WrongLeafIndex() if log.spec.kind == "static-ct":
+                wrong = entry.timestamped[:-LEAF_INDEX] + (index + 1).to_bytes(LEAF_INDEX)
+                return msgspec.structs.replace(entry, timestamped=wrong)
+        return entry
+
+    def _swapped(self, log: Log, index: int, lie: str) -> Entry:
+        return self._remember(log, index, log.impostor(index), lie)
+
+    def _remember(self, log: Log, index: int, entry: Entry, lie: str) -> Entry:
+        line = recorded(log.spec.name, index, entry, lie=lie)
+        self.told[line.log, line.index, line.sha256] = line
+        return entry
+
+
+def _earlier(shown: Shown, head: Head, size: int, seconds: int) -> Head:
+    """The tree head that was, or might have been, when the tree had that size."""
+    size = max(0, size)
+    timestamp = max(0, head.timestamp - 1000 * seconds)
+    return Head(shown.key, size, timestamp, shown.tree.root(size))
+
+
+def _bent(proof: Sequence[bytes]) -> Sequence[bytes]:
+    return [*proof[:-1], _flipped(proof[-1])] if proof else proof
+
+
+def _flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes((data[-1] ^ 1,))

@@ -1,0 +1,72 @@
+"""The record of a world: every entry under its tree heads, one line of JSON each.
+
+After them come the lies that were told: entries that a log showed and never committed to.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from simlog.ctlog.log import Entry
+
+
+class Recorded(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One entry of one log.
+
+    Attributes:
+        log: the log's name.
+        index: position in the log, from 0.
+        sha256: of the certificate, or of the precertificate as submitted; lowercase hex.
+        is_precert: which of the two it is.
+        timestamp: milliseconds since the epoch.
+        names: its DNS names, the common name first if it has one, without repeats.
+        malformed: whether these bytes, which the log did commit to, are no certificate.
+        lie: the kind of lie, if the log showed this and never committed to it.
+    """
+
+    log: str
+    index: int
+    sha256: str
+    is_precert: bool
+    timestamp: int
+    names: tuple[str, ...]
+    malformed: bool = False
+    lie: str = ""
+
+
+LINES_AT_ONCE = 512
+
+
+def recorded(
+    log: str, index: int, entry: Entry, *, malformed: bool = False, lie: str = ""
+) -> Recorded:
+    """Make the line about an entry of a log."""
+    certificate = entry.certificate
+    return Recorded(
+        log=log,
+        index=index,
+        sha256=certificate.sha256.hex(),
+        is_precert=certificate.is_precert,
+        timestamp=entry.timestamp,
+        names=certificate.names,
+        malformed=malformed,
+        lie=lie,
+    )
+
+
+def write(record: Iterable[Recorded]) -> Iterator[bytes]:
+    """Encode as lines, some hundreds a piece."""
+    encoder = msgspec.json.Encoder()
+    piece: list[Recorded] = []
+    for entry in record:
+        piece.append(entry)
+        if len(piece) == LINES_AT_ONCE:
+            yield encoder.encode_lines(piece)
+            piece.clear()
+    if piece:
+        yield encoder.encode_lines(piece)
+
+
+def read(lines: bytes) -> list[Recorded]:
+    """Decode what `write` made."""
+    return msgspec.json.Decoder(Recorded).decode_lines(lines)

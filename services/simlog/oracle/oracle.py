@@ -1,0 +1,208 @@
+"""What should have been delivered against what was: nothing lost, nothing twice, nothing altered.
+
+The oracle knows every certificate of a world by its record, and looks at deliveries: what one
+stream in Redis holds, or what one client received. Pure functions over what was collected;
+collecting it is the caller's part.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from simlog.oracle.check_message import Examined, Form, Truth
+from simlog.oracle.ground_truth import Recorded
+
+SHOWN = 5
+"""How many examples of one kind of trouble a verdict prints."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What arrived at one place, in the order of arrival.
+
+    Attributes:
+        where: which stream or client, for people.
+        form: the form of its messages.
+        messages: JSON texts with their top-level `id`.
+    """
+
+    where: str
+    form: Form
+    messages: Sequence[bytes]
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """What the server says it did with one log: numbers of entries, and indexes."""
+
+    log: str
+    start: int
+    next: int
+    published: int
+    duplicates: int
+    rejected: int = 0
+    skipped: int = 0
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """How one delivery differs from what it should be. Empty tuples: not at all.
+
+    Attributes:
+        where: which delivery.
+        expected: distinct certificates that it should hold.
+        received: certificate messages that it holds.
+        lost: SHA-256 of those it lacks.
+        repeated: SHA-256 of those it has more than once.
+        lies: messages about what a log showed and never committed to.
+        unknown: messages about what no log of the world holds.
+        altered: messages that say what their certificate does not.
+        disordered: ids that are not above the one before them.
+        gaps: what it was told to have missed.
+    """
+
+    where: str
+    expected: int
+    received: int
+    lost: tuple[str, ...]
+    repeated: tuple[str, ...]
+    lies: tuple[str, ...]
+    unknown: tuple[str, ...]
+    altered: tuple[str, ...]
+    disordered: tuple[str, ...]
+    gaps: tuple[str, ...]
+
+    @property
+    def troubles(self) -> Mapping[str, tuple[str, ...]]:
+        """Each kind of trouble that there is."""
+        kinds = ("lost", "repeated", "lies", "unknown", "altered", "disordered", "gaps")
+        return {kind: found for kind in kinds if (found := getattr(self, kind))}
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the oracle says. `str()` of it is for people.
+
+    Attributes:
+        findings: of each delivery.
+        accounts: what is wrong with the tallies, one line each.
+    """
+
+    findings: tuple[Findings, ...]
+    accounts: tuple[str, ...]
+
+    @property
+    def flawless(self) -> bool:
+        """Whether there is nothing to complain about."""
+        return not self.accounts and not any(each.troubles for each in self.findings)
+
+    def __str__(self) -> str:
+        lines = []
+        for each in self.findings:
+            state = "but" if each.troubles else "all as it should be"
+            lines.append(f"{each.where}: {each.received} of {each.expected} certificates, {state}")
+            for kind, found in each.troubles.items():
+                lines += [f"  {len(found)} {kind}", *(f"    {what}" for what in found[:SHOWN])]
+        return "\n".join([*lines, *self.accounts])
+
+
+def judge(
+    record: Iterable[Recorded],
+    deliveries: Sequence[Delivery],
+    tallies: Sequence[Tally] = (),
+    excused: Mapping[str, range] | None = None,
+) -> Verdict:
+    """Compare what was delivered with what there was.
+
+    Messages with the same id must be about the same certificate wherever they are, and lite must
+    say what full says. Messages of the domains form say no more than names: their id identifies
+    them, so another delivery must hold the same messages in full or lite form.
+
+    Args:
+        record: every entry of the world.
+        deliveries: each should hold every certificate of the record once.
+        tallies: of every log; none at all: the accounts are not looked at.
+        excused: by log, the indexes that need not be delivered: what was held back because the log
+            lied, or was skipped because it cannot be read. They may be delivered, but no lies.
+    """
+    truth = Truth(record, excused)
+    examined = [
+        [truth.examine(delivery.form, text) for text in delivery.messages]
+        for delivery in deliveries
+    ]
+    identities = {
+        message.id: message
+        for messages in reversed(examined)
+        for message in messages
+        if message.sha256
+    }
+    findings = tuple(
+        _find(delivery.where, messages, truth, identities)
+        for delivery, messages in zip(deliveries, examined, strict=True)
+    )
+    return Verdict(findings, tuple(_audit(tallies, truth, excused or {})) if tallies else ())
+
+
+def _find(
+    where: str, messages: Iterable[Examined], truth: Truth, identities: Mapping[str, Examined]
+) -> Findings:
+    counts: Counter[str] = Counter()
+    received = 0
+    lies: list[str] = []
+    unknown: list[str] = []
+    altered: list[str] = []
+    disordered: list[str] = []
+    gaps: list[str] = []
+    previous = None
+    for message in messages:
+        if message.kind == "heartbeat":
+            continue
+        if message.kind == "gap":
+            gaps += message.problems
+            continue
+        received += 1
+        identity = identities.get(message.id)
+        if identity is None:
+            unknown.append(f"id {message.id!r}: {message.problems or message.names}")
+            continue
+        counts[identity.sha256] += 1
+        if identity.lie:
+            lies.append(f"id {message.id}: {identity.lie}")
+            continue
+        altered += [f"id {message.id}: {problem}" for problem in message.problems]
+        if message.names != identity.names or message.core not in (identity.core, b""):
+            altered.append(f"id {message.id}: stands for something else elsewhere")
+        if previous is not None and message.order <= previous.order:
+            disordered.append(f"{message.id} after {previous.id}")
+        previous = message
+    return Findings(
+        where=where,
+        expected=len(truth.owed),
+        received=received,
+        lost=tuple(truth.owed - counts.keys()),
+        repeated=tuple(sha256 for sha256, count in counts.items() if count > 1),
+        lies=tuple(lies),
+        unknown=tuple(unknown),
+        altered=tuple(altered),
+        disordered=tuple(disordered),
+        gaps=tuple(gaps),
+    )
+
+
+def _audit(tallies: Iterable[Tally], truth: Truth, excused: Mapping[str, range]) -> Iterable[str]:
+    """Check that every entry of every log is accounted for, and nothing but what there is."""
+    sizes = Counter(log for log, _ in truth.by_place)
+    published = 0
+    for tally in tallies:
+        done = tally.published + tally.duplicates + tally.rejected + tally.skipped
+        if done != tally.next - tally.start:
+            yield f"{tally.log}: {done} of {tally.next - tally.start} entries accounted: {tally}"
+        published += tally.published
+        size, excuse = sizes.pop(tally.log, 0), excused.get(tally.log, range(0))
+        if tally.next != size and tally.next not in excuse:
+            yield f"{tally.log}: stands at {tally.next} of {size}"
+        if tally.skipped > len(excuse):
+            yield f"{tally.log}: {tally.skipped} entries skipped, {len(excuse)} for a reason"
+        malformed = truth.malformed[tally.log]
+        if tally.rejected != malformed and not excuse:
+            yield f"{tally.log}: {tally.rejected} entries rejected, {malformed} are malformed"
+    yield from (f"{log}: nothing accounted of {size} entries" for log, size in sizes.items())
+    if not len(truth.owed) <= published <= len(truth.by_sha256):
+        yield f"{published} published of {len(truth.owed)} certificates"
