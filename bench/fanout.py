@@ -33,9 +33,9 @@ from certbus.leases import Leases
 from certbus.publisher import MAX_MESSAGES, Publisher, PublisherSettings
 from certbus.trimmer import Trimmer
 from ctparse.entry import Entry
-from ctparse.messages import Message, MessageWriter
-from ctparse.messages import Source as LogSource
 from ctparse.rfc6962 import chain_certificates, decode_entries
+from ctparse.wire_messages import Message, MessageWriter
+from ctparse.wire_messages import Source as LogSource
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 SECONDS = 10.0

@@ -46,8 +46,8 @@ from certbus.trimmer import Trimmer
 from certconf.settings import Config, CTLog
 from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry
-from ctparse.messages import Message, MessageWriter, Source
 from ctparse.rfc6962 import decode_entries
+from ctparse.wire_messages import Message, MessageWriter, Source
 from ingestor.assembly import Assembly
 from ingestor.catalog.log import Kind, Log
 from ingestor.ctclient.fetch import Fetcher, http_client

@@ -30,7 +30,7 @@ from certbus.keys import Keys
 from certbus.leases import Leases
 from certbus.publisher import Publisher, PublisherSettings
 from certbus.trimmer import Retention, Trimmer
-from ctparse.messages import Message
+from ctparse.wire_messages import Message
 
 LIVE, CATCHING_UP = 64, 256  # messages in a batch
 ASKED = 500  # of each kind

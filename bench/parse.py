@@ -24,7 +24,7 @@ from cryptography import x509
 from ctparse import merkle, rfc6962, static_ct
 from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry
-from ctparse.messages import MessageWriter, Source
+from ctparse.wire_messages import MessageWriter, Source
 
 _T = TypeVar("_T")
 

@@ -38,7 +38,7 @@ from certbus.publisher import Batch, Published, Publisher, PublisherSettings
 from certbus.trimmer import Trimmer
 from ctparse import rfc6962
 from ctparse.entry import Entry
-from ctparse.messages import Message, MessageWriter, Source
+from ctparse.wire_messages import Message, MessageWriter, Source
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "ct_entries.json"
 BATCH_SIZES = (16, 64, 256)

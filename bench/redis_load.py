@@ -34,7 +34,7 @@ from certbus.leases import Lease, Leases
 from certbus.publisher import Published, Publisher, PublisherSettings
 from certbus.reader import COUNT
 from certbus.trimmer import Trimmer
-from ctparse.messages import Message
+from ctparse.wire_messages import Message
 
 LOOKED_UP = 2000  # entries a second: most of them are known already
 BATCH = 16

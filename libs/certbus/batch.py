@@ -3,8 +3,8 @@
 import msgspec
 
 from ctparse.entry import Rejected
-from ctparse.messages import Message
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
+from ctparse.wire_messages import Message
 
 MAX_MESSAGES = 256
 """In one batch."""

@@ -14,7 +14,7 @@ from certbus import scripts
 from certbus.ids import new_event
 from certbus.keys import Keys
 from ctparse.merkle import Frontier
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 EVIDENCE_KEPT = 64
 ALARMS_OF = "alarms."

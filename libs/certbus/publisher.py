@@ -41,7 +41,7 @@ from certbus.ids import ORIGIN, parse_entry_id
 from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, Keys
 from certbus.leases import Lease
 from ctparse.entry import Rejected
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 __all__ = [
     "MAX_BYTES",

@@ -19,9 +19,9 @@ from ctparse import der
 from ctparse.algorithms import signature_algorithm
 from ctparse.cache import remember
 from ctparse.entry import Unreadable
-from ctparse.members import ExtensionReader
+from ctparse.general_names import ExtensionReader
 from ctparse.names import Name, is_dns_name, read_name
-from ctparse.problems import note
+from ctparse.parse_warnings import note
 from ctparse.times import read_time
 
 MAX_BYTES = 512 * 1024

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from ctparse import der, names
-from ctparse.problems import note
+from ctparse.parse_warnings import note
 
 _KEY_USAGES = (
     "Digital Signature",

@@ -14,7 +14,7 @@ import re
 import msgspec
 
 from ctparse import der
-from ctparse.problems import note
+from ctparse.parse_warnings import note
 
 # Attribute type (contents of its OID) -> field.
 _ATTRIBUTES = {

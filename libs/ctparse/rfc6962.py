@@ -18,7 +18,7 @@ import msgspec
 
 from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.tls import StructureError, vector
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 _T = TypeVar("_T")
 

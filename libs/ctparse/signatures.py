@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
 from ctparse.tls import StructureError, ends, vector
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 # TreeHeadSignature: version, signature_type (tree_hash), timestamp, tree_size, root (section 3.5).
 _TREE_HEAD = Struct(">BBQQ32s")

@@ -23,7 +23,7 @@ import msgspec
 from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.signatures import digitally_signed, note_key_hash
 from ctparse.tls import StructureError, vector
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 TILE_WIDTH = 256
 FINGERPRINT_BYTES = 32

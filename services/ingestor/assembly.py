@@ -14,9 +14,9 @@ from certbus.operators import Operators
 from certbus.publisher import Publisher
 from certconf.settings import Config, CTLog, Integrity
 from ctparse.certificate import CertificateReader
-from ctparse.messages import MessageWriter, Source
 from ctparse.signatures import BadKey, LogKey, load_log_key
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
+from ctparse.wire_messages import MessageWriter, Source
 from ingestor.backoff import Backoff
 from ingestor.catalog.log import Kind, Log
 from ingestor.cpu import Cpu

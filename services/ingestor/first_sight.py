@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.catalog.log import Log, normalise
 from ingestor.ctclient.breaker import Breaker
 from ingestor.ctclient.errors import Lie, LogError

@@ -15,7 +15,7 @@ from certbus.publisher import Batch, Publisher, PublisherSettings
 from certbus.reader import Event, Follower, StreamBatch, history
 from certbus.trimmer import DEFAULT_RETENTION, Retention, Trimmer
 from ctparse.entry import Rejected
-from ctparse.messages import Message
+from ctparse.wire_messages import Message
 from tests.waiting import until
 
 KEYS = Keys()

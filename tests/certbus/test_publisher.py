@@ -22,7 +22,7 @@ from certbus.publisher import (
     UnsupportedFormat,
 )
 from ctparse.entry import Rejected
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from tests.certbus.bus import (
     KEYS,
     LOG,

@@ -26,7 +26,7 @@ from certbus.reader import (
     read_batch,
     read_head,
 )
-from ctparse.messages import Message
+from ctparse.wire_messages import Message
 from tests.certbus.bus import KEYS, Worker, batch, following, message, retain
 from tests.certbus.servers import RedisServer
 from tests.waiting import until

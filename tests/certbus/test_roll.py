@@ -8,7 +8,7 @@ from certbus.ledger import Ledger
 from certbus.publisher import Fenced, Published
 from certbus.roll import Roll
 from ctparse.merkle import Frontier
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from tests.certbus.bus import KEYS, LOG, Worker, assert_adds_up, batch, log_status, stored_names
 from tests.certbus.test_full import TOO_LITTLE, allow
 

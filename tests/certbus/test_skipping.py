@@ -11,7 +11,7 @@ from certbus.ledger import Ledger
 from certbus.publisher import Fenced, Published
 from certbus.rejections import rejections
 from certbus.skipping import CannotSkip, Skipped, skip
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from tests.certbus.bus import KEYS, LOG, Worker, assert_adds_up, batch, log_status, rejected
 
 HEAD = TreeHead(100, 1_790_000_000_000, bytes(32), b"signature")

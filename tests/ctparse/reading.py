@@ -5,8 +5,8 @@ from hashlib import sha256
 from typing import Any
 
 from ctparse.entry import Entry
-from ctparse.messages import Message, MessageWriter, Source
 from ctparse.rfc6962 import chain_certificates
+from ctparse.wire_messages import Message, MessageWriter, Source
 
 SOURCE = Source("Example 'Log2026'", "https://log.example/2026/", "Example", "rfc6962")
 SEEN = 1700000000.0

@@ -9,7 +9,7 @@ import pytest
 
 from ctparse import rfc6962, static_ct
 from ctparse.entry import Entry
-from ctparse.messages import Message, MessageWriter, Source
+from ctparse.wire_messages import Message, MessageWriter, Source
 from tests.ctparse.reading import SEEN
 
 _COUNT = 20

@@ -16,7 +16,7 @@ from ctparse.signatures import (
     verify_log_list,
     verify_tree_head,
 )
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 ROOT = sha256(b"root").digest()
 SIGNED = b"\0\1" + (1700).to_bytes(8) + (12).to_bytes(8) + ROOT

@@ -20,7 +20,7 @@ from ctparse.static_ct import (
     tile_path,
     tree_head,
 )
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 ORIGIN = "sun.test/2026"
 WIDTHS = (256, 256, 188)

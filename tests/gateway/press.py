@@ -10,7 +10,7 @@ from certbus.keys import Keys
 from certbus.leases import Leases
 from certbus.publisher import Publisher, PublisherSettings
 from certbus.trimmer import Trimmer
-from ctparse.messages import Message
+from ctparse.wire_messages import Message
 
 LOG = "a" * 64
 

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from ctparse import rfc6962
 from ctparse.entry import Entry
-from ctparse.messages import Message, MessageWriter, Source
+from ctparse.wire_messages import Message, MessageWriter, Source
 from tests.paths import FIXTURES
 
 _FIXTURE = FIXTURES / "ct_entries.json"

@@ -13,7 +13,7 @@ from certbus.circuits import Circuits, CircuitStatus
 from certbus.directory import Directory, LogDescription
 from certbus.keys import STREAMS
 from certbus.trimmer import Retention, Trimmer
-from ctparse.messages import Message
+from ctparse.wire_messages import Message
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer
 from tests.gateway.clients import certificates, websocket

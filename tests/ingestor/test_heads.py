@@ -1,6 +1,6 @@
 """What a new tree head is to the one followed."""
 
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.integrity.heads import Heads, Newer, Older, Same, Split
 
 MMD = 60.0

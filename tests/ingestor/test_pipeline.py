@@ -17,9 +17,9 @@ from certbus.publisher import Publisher, PublisherSettings
 from certbus.reader import history
 from certbus.trimmer import Trimmer
 from ctparse.entry import Entry, Rejected
-from ctparse.messages import Message, MessageWriter, Source
 from ctparse.rfc6962 import chain_certificates, decode_entries
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
+from ctparse.wire_messages import Message, MessageWriter, Source
 from ingestor.follow.pipeline import LeaseLost, Moved, Pipeline
 from ingestor.meter import Meter
 from ingestor.outage import Patience

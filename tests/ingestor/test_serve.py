@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from certbus.directory import LogStatus, roster
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from tests.ingestor.hostile import NOWHERE, Answer, hostile_server, redirect
 from tests.ingestor.site import Site

@@ -5,7 +5,7 @@ from hashlib import sha256
 import pytest
 
 from ctparse.merkle import Frontier
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.integrity.survey import Survey
 
 LEAVES = [sha256(bytes([n])).digest() for n in range(20)]

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from ctparse.entry import Entry, Rejected
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.ctclient.errors import LogError, TooLarge
 from ingestor.ctclient.protocol import Inclusion
 from ingestor.follow.ahead import windows

@@ -26,7 +26,7 @@ from certbus.operators import Operators
 from certbus.publisher import Published, Stale
 from certbus.reader import Follower, history
 from certbus.skipping import Skipped, skip
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from tests.certbus.bus import KEYS, LOG, Following, Worker, assert_adds_up, batch, log_status
 from tests.certbus.proxy import How, Proxy, When
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from ctparse import signatures
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from tests.simlog.worlds import START, grown, small
 
 

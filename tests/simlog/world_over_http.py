@@ -12,7 +12,7 @@ import yaml
 from ctparse import merkle, rfc6962, signatures, static_ct
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from simlog.api import request_stats
 from simlog.api.request_stats import Traffic
 from simlog.app import serve

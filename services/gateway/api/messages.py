@@ -1,6 +1,6 @@
 """The shapes of the messages, as clients receive them, and their JSON Schemas.
 
-`libs/ctparse/messages.py` writes them; here they are read, and described.
+`libs/ctparse/wire_messages.py` writes them; here they are read, and described.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ Unproven      answers that may be true, but nothing shows it
 
 from typing import Literal
 
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 LieKind = Literal[
     "bad_signature",

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from ctparse.entry import Entry, Rejected
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.ctclient.errors import LogError
 
 

@@ -15,7 +15,7 @@ from ctparse.rfc6962 import (
     decode_proof_by_hash,
     decode_sth,
 )
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.cpu import Cpu
 from ingestor.ctclient.errors import BadAnswer, LogError, TooLarge
 from ingestor.ctclient.fetch import Fetcher

@@ -12,7 +12,7 @@ import msgspec
 from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.hash_tiles import HashTile, consistency_ranges, hash_of, inclusion_ranges, tiles_of
 from ctparse.static_ct import decode_tile, parse_checkpoint, tile_path, tree_head
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.cpu import Cpu
 from ingestor.ctclient.errors import BadAnswer, LogError, Refused, TileGone
 from ingestor.ctclient.fetch import Fetcher

@@ -15,7 +15,7 @@ import structlog
 
 from certbus.health import BARREN
 from ctparse.entry import Rejected
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.catalog.log import Log
 from ingestor.ctclient.breaker import Breaker
 from ingestor.ctclient.errors import BadAnswer, Lie, LogError, TileGone, Unproven

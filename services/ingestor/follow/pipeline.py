@@ -35,8 +35,8 @@ from certbus.batch import (
 from certbus.leases import Lease, Leases
 from certbus.publisher import Publisher
 from ctparse.entry import Entry, Rejected, Unreadable
-from ctparse.messages import Message, MessageWriter
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
+from ctparse.wire_messages import Message, MessageWriter
 from ingestor.cpu import LARGE, Cpu, Slices
 from ingestor.integrity.growth import Growth
 from ingestor.meter import LogMeter

@@ -7,7 +7,7 @@ tree begins with (its hashes left of the way up), and so what root the smaller o
 """
 
 from ctparse.merkle import BadProof, Frontier, verify_consistency
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.ctclient.errors import LogError
 from ingestor.ctclient.protocol import LogClient
 

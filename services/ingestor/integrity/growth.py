@@ -13,7 +13,7 @@ import msgspec
 
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier, leaf_hash
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.follow.ahead import Window
 
 

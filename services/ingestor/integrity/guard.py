@@ -25,7 +25,7 @@ from ctparse.entry import Entry, IncompleteChain, Rejected, Unreadable
 from ctparse.merkle import BadProof, Frontier
 from ctparse.precert import is_committed
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 from ingestor.catalog.log import Log
 from ingestor.cpu import LARGE, Cpu, Slices
 from ingestor.ctclient.errors import Lie, LieKind, LogError, Unproven

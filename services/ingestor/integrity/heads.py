@@ -20,7 +20,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 _REMEMBERED = 256
 

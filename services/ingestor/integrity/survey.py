@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ctparse.merkle import HASH_BYTES, Frontier
-from ctparse.treehead import TreeHead
+from ctparse.tree_head import TreeHead
 
 MOST = 1 << 20
 """Entries of a survey: 32 MiB of hashes."""

@@ -7,7 +7,7 @@ import pytest
 
 from ctparse import rfc6962
 from ctparse.entry import Entry
-from ctparse.messages import MessageWriter, Source
+from ctparse.wire_messages import MessageWriter, Source
 from simlog.ctlog.rfc6962 import extra_data
 from simlog.oracle.check_message import Form
 from simlog.oracle.oracle import Delivery, Tally, Verdict, judge

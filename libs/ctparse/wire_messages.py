@@ -21,7 +21,7 @@ import msgspec
 
 from ctparse.certificate import Certificate, CertificateReader
 from ctparse.entry import Entry, IncompleteChain, Malformed, Unreadable
-from ctparse.problems import note
+from ctparse.parse_warnings import note
 
 # The first certificate's serial number lies within these bytes; for static-ct, two fingerprints.
 _CHAIN_HEAD = 64

@@ -10,7 +10,7 @@ import pytest
 from ctparse import cache
 from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry, Malformed, Unreadable
-from ctparse.messages import MessageWriter, Source
+from ctparse.wire_messages import MessageWriter, Source
 from tests.ctparse.derbuild import attribute, certificate, common_name, dns, name, subject_alt_name
 from tests.ctparse.reading import SEEN, SOURCE, link, new_writer, write
 
@@ -162,7 +162,7 @@ class TestChain:
                 assert data(message.full)["chain"][1]["subject"]["CN"] == f"Root {n}"
 
     def test_memory_for_chains_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ctparse.messages._MAX_CHAINS_BYTES", 20_000)
+        monkeypatch.setattr("ctparse.wire_messages._MAX_CHAINS_BYTES", 20_000)
         writer = new_writer()
         for serial in range(200):
             issuer = certificate(serial=serial.to_bytes(2))

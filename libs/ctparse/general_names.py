@@ -10,7 +10,7 @@ import msgspec
 from ctparse import der
 from ctparse.cache import remember
 from ctparse.extensions import EXTENSIONS, SUBJECT_ALT_NAME, subject_alt_name
-from ctparse.problems import note
+from ctparse.parse_warnings import note
 
 # Of extensions that are not shown. Lists of SCTs, which never come again, are longer.
 _MAX_REMEMBERED_UNKNOWN = 128
