@@ -11,15 +11,15 @@ from typing import Any, Final, get_args, get_origin
 import msgspec
 
 import certconf.settings
-from certconf import environment
+from certconf import env_vars
 from certconf.build import allowed
-from certconf.live import use_of
-from certconf.peers import UNUSED
+from certconf.compat_rust import UNUSED
+from certconf.reload_policy import use_of
 from certconf.settings import FACTS, Config
 from docs.generate.tables import code, table
 
 _VARIABLES: Final = {
-    setting: f"{environment.PREFIX}{name}" for name, setting in environment.SETTINGS.items()
+    setting: f"{env_vars.PREFIX}{name}" for name, setting in env_vars.SETTINGS.items()
 }
 _DEFAULT: Final = Config()
 

@@ -17,10 +17,10 @@ Nothing here starts, connects or logs anything: what the operator should be told
 `Config.notices`, what is wrong as one `ConfigError` that names every problem at once.
 """
 
+from certconf.current import Present
+from certconf.errors import ConfigError, Problem
 from certconf.loading import load, locate
 from certconf.network import Network
-from certconf.present import Present
-from certconf.problems import ConfigError, Problem
 from certconf.secret import RedisURL, Secret
 from certconf.settings import (
     APPLE_LIST,

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 
 import msgspec
 
-from certconf.document import Node
+from certconf.errors import Problem, WrongForm
 from certconf.network import Network
-from certconf.problems import Problem, WrongForm
 from certconf.secret import RedisURL, Secret
 from certconf.settings import FACTS, Config
+from certconf.yaml_document import Node
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -7,13 +7,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from certconf import environment, peers
+from certconf import compat_rust, env_vars
 from certconf.build import build
-from certconf.document import Node, UnusableError, parse, plain, walk
+from certconf.errors import ConfigError, Origin, Problem
 from certconf.hosts import is_host
-from certconf.problems import ConfigError, Origin, Problem
 from certconf.secret import RedisURL
 from certconf.settings import GOOGLE_LIST, Config, LogList
+from certconf.yaml_document import Node, UnusableError, parse, plain, walk
 
 #: Where the file is looked for when CERTSTREAM_CONFIG does not say.
 FILES: Final = ("config.yaml", "config.yml", "/etc/certstream/config.yaml")
@@ -56,11 +56,11 @@ def locate(
     tree = _read(file, problems) if file else Node({}, Origin("defaults"))
     if tree.value is not None and not isinstance(tree.value, dict):
         raise ConfigError((Problem(tree.origin, "", "is not a mapping of settings to values"),))
-    for key, node in environment.read(environ, problems, notices).items():
-        peers.place(tree, key, node)
+    for key, node in env_vars.read(environ, problems, notices).items():
+        compat_rust.place(tree, key, node)
     for key, value in (overrides or {}).items():
-        peers.place(tree, key, plain(value, COMMAND_LINE))
-    peers.modernise(tree, notices)
+        compat_rust.place(tree, key, plain(value, COMMAND_LINE))
+    compat_rust.modernise(tree, notices)
     config = build(Config, tree, problems) or Config()
     origins = {key: node.origin for key, node in walk(tree)}
     known_bad = {problem.key for problem in problems}
@@ -83,7 +83,7 @@ def locate(
 
 def _find(path: Path | str | None, environ: Mapping[str, str]) -> Path | None:
     """The file to read: one that was named must exist, the usual ones may."""
-    if named := path or environ.get(f"{environment.PREFIX}CONFIG"):
+    if named := path or environ.get(f"{env_vars.PREFIX}CONFIG"):
         return Path(named)
     return next((file for file in map(Path, FILES) if file.is_file()), None)
 

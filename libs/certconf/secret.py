@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
+from certconf.errors import WrongForm
 from certconf.hosts import is_host
-from certconf.problems import WrongForm
 
 MASK: Final = "***"
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix")

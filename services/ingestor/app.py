@@ -25,8 +25,8 @@ from certbus.publisher import Publisher
 from certbus.roll import Roll
 from certbus.shelf import Shelf
 from certbus.trimmer import MARKS_SHARE, Trimmer
-from certconf.present import Present
-from certconf.problems import ConfigError, Origin, Problem
+from certconf.current import Present
+from certconf.errors import ConfigError, Origin, Problem
 from certconf.settings import Config
 from certhttp.address import address_of, listen
 from certhttp.server import Answer, Page

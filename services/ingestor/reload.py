@@ -8,7 +8,7 @@ from functools import partial
 
 from certbus.publisher import Publisher
 from certbus.trimmer import Trimmer
-from certconf.present import Present
+from certconf.current import Present
 from certconf.settings import Config
 from ingestor.outage import Patience
 from ingestor.settings import publisher_settings, retention

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from typing import Final, Protocol
 
 from certconf import Config, ConfigError, Present, Problem
-from certconf.live import Service
-from certconf.problems import Origin
+from certconf.errors import Origin
+from certconf.reload_policy import Service
 from launcher import options, service
 from launcher.logsetup import FORMATS, LEVELS
 from launcher.output import nobody_reads

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from certconf import Config, ConfigError, locate
-from certconf.problems import Origin, Problem
-from certconf.shown import shown
+from certconf.errors import Origin, Problem
+from certconf.flatten import shown
 from certhttp.address import UNIX
 from launcher import options
 from launcher.up.address import unusable

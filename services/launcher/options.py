@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from certconf import Config, Problem, document, load
+from certconf import Config, Problem, load, yaml_document
 from launcher.logsetup import FORMATS
 
 #: Option -> the setting it is a short form of.
@@ -160,9 +160,9 @@ def _assignment(text: str) -> tuple[str, object]:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     problems: list[Problem] = []
     try:
-        node = document.parse(os.fsencode(value), "its value", problems)
-    except document.UnusableError as error:
+        node = yaml_document.parse(os.fsencode(value), "its value", problems)
+    except yaml_document.UnusableError as error:
         problems.append(error.problem)
     if problems:
         raise argparse.ArgumentTypeError(f"the value of {key} {problems[0].message}")
-    return key.strip(), document.unfolded(node) if value.strip() else None
+    return key.strip(), yaml_document.unfolded(node) if value.strip() else None

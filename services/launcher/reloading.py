@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from certconf import Config, ConfigError, Present
-from certconf.live import Service, change
+from certconf.reload_policy import Service, change
 from launcher import logsetup
 from launcher.watching import watch
 

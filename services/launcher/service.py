@@ -16,7 +16,7 @@ import uvloop
 from certbus.connection import UnsuitableServer
 from certbus.publisher import UnsupportedFormat
 from certconf import Config
-from certconf.shown import shown
+from certconf.flatten import shown
 from launcher import logsetup
 from launcher.reloading import Reloader, hold_hang_ups
 

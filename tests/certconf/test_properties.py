@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from certconf import ConfigError, load
 from certconf.build import settings as every_setting
-from certconf.environment import PREFIX, SETTINGS
-from certconf.shown import shown
+from certconf.env_vars import PREFIX, SETTINGS
+from certconf.flatten import shown
 
 #: Scalars with which parsers have had trouble: numbers, dates, tags, homes, URLs, bytes.
 ODD = [

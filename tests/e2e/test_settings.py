@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from certbus.connection import connect as connect_redis
 from certbus.keys import Keys
-from certconf.environment import SETTINGS
+from certconf.env_vars import SETTINGS
 from tests.e2e.processes import Process, free_port
 from tests.e2e.site import Site
 from tests.gateway.certificates import pair

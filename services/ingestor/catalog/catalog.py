@@ -17,7 +17,7 @@ import structlog
 
 from certbus.roll import Roll
 from certbus.shelf import Shelf
-from certconf.present import Present
+from certconf.current import Present
 from certconf.settings import Config
 from ingestor.catalog.library import Library
 from ingestor.catalog.log import Log, url_id

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from certconf.document import Node, UnusableError, parse, scalar
-from certconf.problems import Origin, Problem
+from certconf.errors import Origin, Problem
+from certconf.yaml_document import Node, UnusableError, parse, scalar
 
 PREFIX: Final = "CERTSTREAM_"
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import yaml
 
-from certconf import GOOGLE_LIST, Config, ConfigError, Network, RedisURL, Secret, environment, load
+from certconf import GOOGLE_LIST, Config, ConfigError, Network, RedisURL, Secret, env_vars, load
 from tests.paths import FIXTURES
 
 PEER_FILE = FIXTURES / "peer_config.yaml"
@@ -200,14 +200,14 @@ UNUSED_VARIABLES = {
 
 
 def test_the_table_above_is_complete() -> None:
-    assert set(environment.SETTINGS) == set(VARIABLES) | UNUSED_VARIABLES
+    assert set(env_vars.SETTINGS) == set(VARIABLES) | UNUSED_VARIABLES
 
 
 def test_every_variable_wins_over_the_file() -> None:
     environ = {f"CERTSTREAM_{name}": text for name, (text, _) in VARIABLES.items()}
     config, default = load(PEER_FILE, environ), load(PEER_FILE, {})
     for name, (_, expected) in VARIABLES.items():
-        setting = environment.SETTINGS[name]
+        setting = env_vars.SETTINGS[name]
         assert of(config, setting) == expected, name
         assert of(default, setting) != expected, f"{name} is tested with its default"
 
@@ -215,7 +215,7 @@ def test_every_variable_wins_over_the_file() -> None:
 @pytest.mark.parametrize("name", sorted(UNUSED_VARIABLES))
 def test_variables_without_a_meaning_are_told(name: str) -> None:
     (notice,) = load(None, {f"CERTSTREAM_{name}": "3"}).notices
-    assert notice.startswith(f"CERTSTREAM_{name}: {environment.SETTINGS[name]} is not needed here")
+    assert notice.startswith(f"CERTSTREAM_{name}: {env_vars.SETTINGS[name]} is not needed here")
 
 
 @pytest.mark.parametrize("value", [False, "off", "OFF"])

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import yaml
 
-from certconf.problems import Origin, Problem
+from certconf.errors import Origin, Problem
 
 MAX_BYTES: Final = 256 * 1024
 MAX_NODES: Final = 20_000

@@ -6,7 +6,7 @@ import pytest
 
 from certconf import Config, Present, Secret, load
 from certconf.build import settings
-from certconf.live import USES, change, changed, use_of
+from certconf.reload_policy import USES, change, changed, use_of
 
 
 def test_the_table_has_every_setting_once_for_each_service() -> None:

@@ -7,7 +7,7 @@ accepted with a notice that says what takes over its purpose.
 from collections.abc import Mapping
 from typing import Final
 
-from certconf.document import Node
+from certconf.yaml_document import Node
 
 #: Names of older releases -> the setting of today.
 RENAMED: Final[Mapping[str, str]] = {
