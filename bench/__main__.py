@@ -21,7 +21,7 @@ from typing import Any
 
 from bench import fanout, lookup, page, pipeline
 from bench.plots import plot
-from certbus.embedded import EmbeddedRedis
+from launcher.runtime.embedded_redis import EmbeddedRedis
 
 OUT = Path(__file__).with_name("out")
 QUICK = ("500x1000", "500x100", "5000x20", "domains", "full", "sse")

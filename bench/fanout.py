@@ -25,17 +25,17 @@ from typing import Any, Self
 
 import psutil
 
-from certbus.batch import Batch, Published
 from certbus.connection import connect
-from certbus.embedded import EmbeddedRedis
 from certbus.keys import Keys
-from certbus.leases import Leases
-from certbus.publisher import MAX_MESSAGES, Publisher, PublisherSettings
-from certbus.trimmer import Trimmer
+from certbus.logs.leases import Leases
+from certbus.streams.batch import Batch, Published
+from certbus.streams.publisher import MAX_MESSAGES, Publisher, PublisherSettings
+from certbus.streams.retention import Trimmer
 from ctparse.entry import Entry
 from ctparse.rfc6962 import chain_certificates, decode_entries
 from ctparse.wire_messages import Message, MessageWriter
 from ctparse.wire_messages import Source as LogSource
+from launcher.runtime.embedded_redis import EmbeddedRedis
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 SECONDS = 10.0

@@ -31,10 +31,10 @@ from redis.asyncio import Redis
 from bench.fanout import free_port
 from bench.page import table
 from bench.pipeline import answering, cpu, redis_cpu, running
+from certbus.cluster import LogStatus, snapshot
 from certbus.connection import connect
-from certbus.directory import LogStatus, snapshot
-from certbus.embedded import EmbeddedRedis
 from certbus.keys import Keys
+from launcher.runtime.embedded_redis import EmbeddedRedis
 from simlog.api.load import LoadReport
 from simlog.api.request_stats import Traffic
 from simlog.field.heads import ShownHead

@@ -30,19 +30,18 @@ import msgspec
 import uvloop
 from redis.asyncio import Redis
 
-from certbus.batch import MAX_MESSAGES, Batch
-from certbus.circuits import Circuits
-from certbus.codec import Codec
+from certbus.caches.issuers import IssuerShelf
+from certbus.cluster import snapshot
 from certbus.connection import connect
-from certbus.directory import snapshot
-from certbus.embedded import EmbeddedRedis
-from certbus.issuers import IssuerShelf
 from certbus.keys import STREAMS, Keys
-from certbus.leases import Leases
-from certbus.ledger import Ledger
-from certbus.operators import Operators
-from certbus.publisher import Publisher, PublisherSettings
-from certbus.trimmer import Trimmer
+from certbus.limits.operators import Operators
+from certbus.logs.circuit_state import Circuits
+from certbus.logs.leases import Leases
+from certbus.logs.tree_state import Ledger
+from certbus.streams.batch import MAX_MESSAGES, Batch
+from certbus.streams.codec import Codec
+from certbus.streams.publisher import Publisher, PublisherSettings
+from certbus.streams.retention import Trimmer
 from certconf.settings import Config, CTLog
 from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry
@@ -53,6 +52,7 @@ from ingestor.catalog.log import Kind, Log
 from ingestor.ctclient.fetch import Fetcher, http_client
 from ingestor.meter import Meter
 from ingestor.outage import Patience
+from launcher.runtime.embedded_redis import EmbeddedRedis
 
 WINDOW = 1024  # ct_log.batch_size, and what the simulated log returns at once
 STAGED = 20 * WINDOW

@@ -23,14 +23,14 @@ from redis.asyncio import Redis
 from bench import page
 from bench.fanout import Gateway, free_port
 from bench.redis_cost import distinct_messages, fill_windows
-from certbus.batch import Batch, Published
 from certbus.connection import connect
-from certbus.embedded import EmbeddedRedis
 from certbus.keys import Keys
-from certbus.leases import Leases
-from certbus.publisher import Publisher, PublisherSettings
-from certbus.trimmer import Retention, Trimmer
+from certbus.logs.leases import Leases
+from certbus.streams.batch import Batch, Published
+from certbus.streams.publisher import Publisher, PublisherSettings
+from certbus.streams.retention import Retention, Trimmer
 from ctparse.wire_messages import Message
+from launcher.runtime.embedded_redis import EmbeddedRedis
 
 LIVE, CATCHING_UP = 64, 256  # messages in a batch
 ASKED = 500  # of each kind

@@ -25,10 +25,10 @@ import psutil
 from redis.asyncio import Redis
 
 from bench.fanout import SETTLE, free_port
+from certbus.cluster import snapshot
 from certbus.connection import connect
-from certbus.directory import snapshot
-from certbus.embedded import EmbeddedRedis
 from certbus.keys import Keys
+from launcher.runtime.embedded_redis import EmbeddedRedis
 
 KEYS = Keys()
 LEAD = 10.0  # seconds from the start of the simulated logs to their first certificate

@@ -13,9 +13,9 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from certbus.connection import connect
-from certbus.events import StreamBatch
 from certbus.keys import Keys
-from certbus.reader import Follower
+from certbus.streams.events import StreamBatch
+from certbus.streams.reader import Follower
 from gateway.frames import text_frames
 
 

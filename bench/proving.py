@@ -29,12 +29,11 @@ from bench.clients import percentiles
 from bench.fanout import free_port
 from bench.parse import bodies, varied_entries
 from bench.pipeline import LEAD, answering, cpu, running
+from certbus.cluster import snapshot
 from certbus.connection import connect
-from certbus.directory import snapshot
-from certbus.embedded import EmbeddedRedis
 from certbus.ids import parse_entry_id
 from certbus.keys import Keys
-from certbus.reader import history
+from certbus.streams.reader import history
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier
 from ctparse.precert import is_committed
@@ -42,6 +41,7 @@ from ctparse.rfc6962 import chain_certificates, decode_entries
 from ingestor.follow.ahead import Window
 from ingestor.follow.pipeline import LIVE_MESSAGES
 from ingestor.integrity.growth import Growth, grown, leaves, parts
+from launcher.runtime.embedded_redis import EmbeddedRedis
 
 MODES = ("off", "enforce")
 ALONE = 8192  # entries

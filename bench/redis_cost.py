@@ -29,16 +29,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from redis.asyncio import Redis
 
-from certbus.codec import LEVEL, Codec, Name
 from certbus.connection import connect
-from certbus.embedded import EmbeddedRedis, find_executable
 from certbus.keys import STREAMS, WINDOW_MS, Keys
-from certbus.leases import Leases
-from certbus.publisher import Batch, Published, Publisher, PublisherSettings
-from certbus.trimmer import Trimmer
+from certbus.logs.leases import Leases
+from certbus.streams.codec import LEVEL, Codec, Name
+from certbus.streams.publisher import Batch, Published, Publisher, PublisherSettings
+from certbus.streams.retention import Trimmer
 from ctparse import rfc6962
 from ctparse.entry import Entry
 from ctparse.wire_messages import Message, MessageWriter, Source
+from launcher.runtime.embedded_redis import EmbeddedRedis, find_executable
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "ct_entries.json"
 BATCH_SIZES = (16, 64, 256)

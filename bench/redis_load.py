@@ -26,15 +26,15 @@ from redis.asyncio import Redis
 
 from bench import page
 from bench.redis_cost import DISTINCT, RATE, distinct_messages, fill_windows
-from certbus.batch import Batch
 from certbus.connection import connect
-from certbus.embedded import EmbeddedRedis
 from certbus.keys import STREAMS, Keys
-from certbus.leases import Lease, Leases
-from certbus.publisher import Published, Publisher, PublisherSettings
-from certbus.reader import COUNT
-from certbus.trimmer import Trimmer
+from certbus.logs.leases import Lease, Leases
+from certbus.streams.batch import Batch
+from certbus.streams.publisher import Published, Publisher, PublisherSettings
+from certbus.streams.reader import COUNT
+from certbus.streams.retention import Trimmer
 from ctparse.wire_messages import Message
+from launcher.runtime.embedded_redis import EmbeddedRedis
 
 LOOKED_UP = 2000  # entries a second: most of them are known already
 BATCH = 16

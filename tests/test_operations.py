@@ -13,10 +13,10 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect as websocket
 
+from certbus.cluster import snapshot
 from certbus.connection import connect
-from certbus.directory import snapshot
 from certbus.keys import Keys
-from certbus.ledger import Ledger
+from certbus.logs.tree_state import Ledger
 from certconf.build import settings
 from docs.generate.page import PAGE, generated
 from docs.generate.redis import EXAMPLES, PREPARE, described

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from certbus.health import CODES
+from certbus.cluster_health import CODES
 from certconf import Config, Present
 from docs.generate.tables import code, table
 from gateway.meter import GapReason

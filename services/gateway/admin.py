@@ -7,7 +7,7 @@ can serve them (/ready).
 import asyncio
 from collections.abc import Callable, Mapping
 
-from certbus.reader import Follower
+from certbus.streams.reader import Follower
 from certhttp.server import Answer, Page, text
 from gateway.metrics import CONTENT_TYPE
 

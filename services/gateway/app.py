@@ -13,12 +13,12 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
+from certbus.cluster_health import Faults
 from certbus.connection import check_server, connect
 from certbus.errors import UNAVAILABLE
-from certbus.health import Faults
 from certbus.keys import Keys
-from certbus.limits import ConnectionCounts, RateLimits
-from certbus.reader import Follower
+from certbus.limits.clients import ConnectionCounts, RateLimits
+from certbus.streams.reader import Follower
 from certconf import Config, Present
 from certconf.secret import Secret
 from certhttp import address

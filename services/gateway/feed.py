@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from certbus.events import Gap, NewEpoch, Repeat, StreamBatch
 from certbus.ids import ORIGIN, parse_entry_id
-from certbus.reader import Follower
+from certbus.streams.events import Gap, NewEpoch, Repeat, StreamBatch
+from certbus.streams.reader import Follower
 from gateway import notices
 from gateway.history import History
 from gateway.meter import Meter, reason_of

@@ -1,6 +1,6 @@
 """/health/deep: the health of the whole service, as one gateway sees it. Pure.
 
-What it is judged by is in `certbus.health`, which `status` uses, too.
+What it is judged by is in `certbus.cluster_health`, which `status` uses, too.
 """
 
 from collections import Counter
@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from certbus.directory import Snapshot
-from certbus.health import Health, HealthProblem, Judgement, current, log_health, number
+from certbus.cluster import Snapshot
+from certbus.cluster_health import Health, HealthProblem, Judgement, current, log_health, number
 
 __all__ = ["DeepHealth", "Health", "current", "deep", "log_health"]
 

@@ -2,7 +2,7 @@
 
 Each read gives a piece: a small ring (`ring.Ring`), so that its forms are made once, too, and what
 Redis showed at that moment, so that whoever continues there can tell whether it continues what it
-has (`certbus.continuity`). A read begins exactly where a client is. Clients that lost their
+has (`certbus.streams.continuity`). A read begins exactly where a client is. Clients that lost their
 connection together are behind different messages of the same moment: a client whose batch is in a
 piece that is remembered gets that piece, so after one piece they ask for the same.
 """
@@ -15,12 +15,19 @@ from typing import Final
 import structlog
 from redis.asyncio import Redis
 
-from certbus.codec import Codec
-from certbus.continuity import Link, Place, View, first_of
-from certbus.events import FORGOTTEN, NOT_RETAINED, Gap, StreamBatch, Unreadable, decode_entry
 from certbus.ids import ORIGIN, EntryId, parse_entry_id
 from certbus.keys import STREAMS, Keys
-from certbus.reader import Entry, oldest_id, read_piece
+from certbus.streams.codec import Codec
+from certbus.streams.continuity import Link, Place, View, first_of
+from certbus.streams.events import (
+    FORGOTTEN,
+    NOT_RETAINED,
+    Gap,
+    StreamBatch,
+    Unreadable,
+    decode_entry,
+)
+from certbus.streams.reader import Entry, oldest_id, read_piece
 from gateway import notices
 from gateway.ring import Position, Ring
 from gateway.shared_read import SharedRead

@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from certbus.directory import Member, Snapshot
-from certbus.health import Faults, Judgement, judge
-from certbus.reader import Follower
+from certbus.cluster import Member, Snapshot
+from certbus.cluster_health import Faults, Judgement, judge
+from certbus.streams.reader import Follower
 from certhttp.address import UNIX, is_here
 from certhttp.client import ask
 from gateway.api.sight import Sight

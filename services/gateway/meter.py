@@ -9,9 +9,9 @@ from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from certbus.events import FORGOTTEN, NOT_RETAINED, Gap, NewEpoch, Repeat
-from certbus.health import Faults
+from certbus.cluster_health import Faults
 from certbus.ids import EntryId
+from certbus.streams.events import FORGOTTEN, NOT_RETAINED, Gap, NewEpoch, Repeat
 from gateway.ring import Ring
 
 PREFIX = "certstream_gateway"

@@ -9,8 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from certbus.health import CODES
-from certbus.reader import Follower
+from certbus.cluster_health import CODES
+from certbus.streams.reader import Follower
 from gateway.history import History
 from gateway.meter import PREFIX, Meter
 from gateway.service import Service

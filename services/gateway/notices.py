@@ -4,8 +4,8 @@ from typing import Final
 
 import msgspec
 
-from certbus.continuity import Reason
-from certbus.events import FUTURE, NOT_RETAINED, RESET, Gap, NewEpoch, Repeat
+from certbus.streams.continuity import Reason
+from certbus.streams.events import FUTURE, NOT_RETAINED, RESET, Gap, NewEpoch, Repeat
 
 WORDS: Final[dict[Reason, str]] = {
     "reset": RESET,

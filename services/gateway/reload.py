@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from certbus.reader import Follower
+from certbus.streams.reader import Follower
 from certconf import Config, Present
 from gateway.admission.door import Door
 from gateway.admission.policy import policy_of

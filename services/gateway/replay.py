@@ -1,7 +1,7 @@
 """Serving clients from Redis: those whose place in the ring is gone, or was never in it.
 
 One short-lived task a client. It writes what the streams hold at the client's own pace until the
-ring takes over. `certbus.continuity` says how a client continues; what it will not get, or gets
+ring takes over. `certbus.streams.continuity` says how a client continues; what it will not get, or gets
 again, is reported by a `gap` message before what follows.
 """
 
@@ -11,11 +11,11 @@ from typing import Final, Protocol
 
 from redis.asyncio import Redis
 
-from certbus.continuity import OLDEST, Action, Losses, Place, Reason, Verdict, View, judge
 from certbus.errors import UNAVAILABLE
 from certbus.ids import Cursor, EntryId, parse_entry_id
 from certbus.keys import Keys
-from certbus.reader import Malformed, read_head
+from certbus.streams.continuity import OLDEST, Action, Losses, Place, Reason, Verdict, View, judge
+from certbus.streams.reader import Malformed, read_head
 from gateway import notices
 from gateway.client import Client
 from gateway.history import History, Piece

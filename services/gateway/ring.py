@@ -19,8 +19,8 @@ from typing import Final
 
 import msgspec
 
-from certbus.continuity import NOTHING
 from certbus.ids import ORIGIN, Cursor, EntryId, message_id, parse_entry_id
+from certbus.streams.continuity import NOTHING
 from gateway.frames import Form
 
 SLOT_BYTES: Final = 64 * 1024

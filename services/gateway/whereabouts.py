@@ -12,11 +12,11 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from certbus.directory import Directory
+from certbus.cluster import Directory
+from certbus.cluster_health import FAULTS, STREAMS_SERVED, Faults
 from certbus.errors import UNAVAILABLE
-from certbus.health import FAULTS, STREAMS_SERVED, Faults
 from certbus.keys import STREAMS, Keys
-from certbus.reader import Follower
+from certbus.streams.reader import Follower
 from gateway.frames import SSE, WEBSOCKET
 from gateway.service import Service
 

@@ -12,19 +12,19 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
-from certbus.circuits import Circuits
+from certbus.caches.issuers import IssuerShelf
+from certbus.caches.log_lists import Shelf
+from certbus.cluster import Directory, roster
+from certbus.cluster_health import FAULTS, STREAMS_WRITTEN, Faults
 from certbus.connection import check_server, connect
-from certbus.directory import Directory, roster
-from certbus.health import FAULTS, STREAMS_WRITTEN, Faults
-from certbus.issuers import IssuerShelf
 from certbus.keys import Keys
-from certbus.leases import Leases
-from certbus.ledger import Ledger
-from certbus.operators import Operators
-from certbus.publisher import Publisher
-from certbus.roll import Roll
-from certbus.shelf import Shelf
-from certbus.trimmer import MARKS_SHARE, Trimmer
+from certbus.limits.operators import Operators
+from certbus.logs.circuit_state import Circuits
+from certbus.logs.leases import Leases
+from certbus.logs.registry import Roll
+from certbus.logs.tree_state import Ledger
+from certbus.streams.publisher import Publisher
+from certbus.streams.retention import MARKS_SHARE, Trimmer
 from certconf.current import Present
 from certconf.errors import ConfigError, Origin, Problem
 from certconf.settings import Config

@@ -6,12 +6,12 @@ from functools import partial
 import msgspec
 import structlog
 
-from certbus.circuits import Circuits
-from certbus.issuers import IssuerShelf
-from certbus.leases import Lease, Leases
-from certbus.ledger import Ledger
-from certbus.operators import Operators
-from certbus.publisher import Publisher
+from certbus.caches.issuers import IssuerShelf
+from certbus.limits.operators import Operators
+from certbus.logs.circuit_state import Circuits
+from certbus.logs.leases import Lease, Leases
+from certbus.logs.tree_state import Ledger
+from certbus.streams.publisher import Publisher
 from certconf.settings import Config, CTLog, Integrity
 from ctparse.certificate import CertificateReader
 from ctparse.signatures import BadKey, LogKey, load_log_key

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from certbus.directory import Directory
-from certbus.health import RATES
-from certbus.leases import Lease
+from certbus.cluster import Directory
+from certbus.cluster_health import RATES
+from certbus.logs.leases import Lease
 from ingestor.follow.follower import Follower
 from ingestor.load import Load
 from ingestor.rate import Rate

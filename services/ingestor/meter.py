@@ -9,8 +9,8 @@ from typing import Final, Literal, get_args
 import redis.exceptions
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from certbus.batch import Batch, Fenced, Missing, Outcome, Published, Repeated, Stale
 from certbus.connection import is_out_of_memory
+from certbus.streams.batch import Batch, Fenced, Missing, Outcome, Published, Repeated, Stale
 
 PREFIX = "certstream_ingestor"
 

@@ -9,8 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from certbus.circuits import State as CircuitState
-from certbus.trimmer import Trimmer
+from certbus.logs.circuit_state import State as CircuitState
+from certbus.streams.retention import Trimmer
 from certhttp.server import Answer
 from ingestor.catalog.catalog import Catalog
 from ingestor.held import Held

@@ -6,8 +6,8 @@ much of it is kept.
 
 from functools import partial
 
-from certbus.publisher import Publisher
-from certbus.trimmer import Trimmer
+from certbus.streams.publisher import Publisher
+from certbus.streams.retention import Trimmer
 from certconf.current import Present
 from certconf.settings import Config
 from ingestor.outage import Patience

@@ -1,8 +1,8 @@
 """Config -> what the parts of an ingestor take."""
 
 from certbus.keys import STREAMS
-from certbus.publisher import PublisherSettings
-from certbus.trimmer import Retention
+from certbus.streams.publisher import PublisherSettings
+from certbus.streams.retention import Retention
 from certconf.settings import Config
 from ingestor.catalog.log import Kind
 from ingestor.catalog.peer_state import read_state

@@ -26,9 +26,9 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from certbus.directory import Directory, LogDescription, Roster
+from certbus.cluster import Directory, LogDescription, Roster
 from certbus.errors import UNAVAILABLE
-from certbus.leases import Lease, Leases
+from certbus.logs.leases import Lease, Leases
 from certhttp.supervision import supervise
 from ingestor.assembly import Assembly
 from ingestor.backoff import Backoff

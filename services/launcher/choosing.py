@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from certbus.directory import LogStatus
+from certbus.cluster import LogStatus
 
 
 class NoSuchLog(Exception):

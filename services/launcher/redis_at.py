@@ -9,11 +9,11 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.embedded import running
 from certbus.keys import Keys
 from certconf import Config
 from launcher import options
 from launcher.output import harmless
+from launcher.runtime.embedded_redis import running
 from launcher.up.place import DEMO_STATE, place_of
 
 Work = Callable[[Redis, Keys], Awaitable[int]]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
+from certbus.caches.log_lists import Shelf, Slip
 from certbus.keys import Keys
-from certbus.shelf import Shelf, Slip
 from launcher import options
 from launcher.output import harmless
 from launcher.redis_at import run_with_redis

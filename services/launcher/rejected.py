@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.directory import snapshot
+from certbus.cluster import snapshot
 from certbus.keys import Keys
-from certbus.rejections import Rejection, rejections
+from certbus.streams.rejected import Rejection, rejections
 from launcher import options
 from launcher.choosing import NoSuchLog, choose
 from launcher.output import harmless, print_json

@@ -7,9 +7,9 @@ import time
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.directory import LogStatus, snapshot
+from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.roll import Retirement, Roll
+from certbus.logs.registry import Retirement, Roll
 from launcher.choosing import NoSuchLog, choose
 from launcher.output import harmless
 from launcher.redis_at import run_with_redis

@@ -14,7 +14,7 @@ import structlog
 import uvloop
 
 from certbus.connection import UnsuitableServer
-from certbus.publisher import UnsupportedFormat
+from certbus.streams.publisher import UnsupportedFormat
 from certconf import Config
 from certconf.flatten import shown
 from launcher import logsetup

@@ -5,9 +5,9 @@ import sys
 
 from redis.asyncio import Redis
 
-from certbus.directory import LogStatus, snapshot
+from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.skipping import CannotSkip, skip
+from certbus.logs.skip import CannotSkip, skip
 from launcher import options
 from launcher.choosing import NoSuchLog, choose
 from launcher.output import harmless

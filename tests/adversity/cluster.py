@@ -21,10 +21,10 @@ from typing import Self
 
 import msgspec
 
+from certbus.cluster import snapshot
 from certbus.connection import connect
-from certbus.directory import snapshot
 from certbus.keys import STREAMS, Keys
-from certbus.reader import newest
+from certbus.streams.reader import newest
 from tests.adversity.clients import transcripts
 from tests.adversity.faults import GATEWAYS, INGESTORS, REDIS, Plan
 from tests.adversity.invariants import Trouble

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from certbus.events import NOT_RETAINED
+from certbus.streams.events import NOT_RETAINED
 from simlog.oracle.check_message import Form, Truth
 from simlog.oracle.oracle import Tally
 from tests.adversity.clients import Line as Noted

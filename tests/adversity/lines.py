@@ -16,8 +16,8 @@ from typing import Final
 import hiredis
 import msgspec
 
-from certbus.codec import Codec
 from certbus.keys import STREAMS, Keys
+from certbus.streams.codec import Codec
 from simlog.oracle.check_message import Truth
 
 _CHUNK: Final = 1 << 20

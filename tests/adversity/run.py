@@ -12,8 +12,8 @@ import httpx
 import msgspec
 from redis.exceptions import RedisError
 
+from certbus.cluster import snapshot
 from certbus.connection import connect
-from certbus.directory import snapshot
 from certbus.keys import Keys
 from simlog.oracle import ground_truth
 from simlog.oracle.check_message import Truth

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from certbus.events import NOT_RETAINED
+from certbus.streams.events import NOT_RETAINED
 from tests.adversity.invariants import Client, Gap, Message, of_client
 from tests.adversity.lines import Held, Line
 

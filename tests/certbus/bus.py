@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.directory import LogStatus, snapshot
+from certbus.cluster import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
-from certbus.leases import Lease, Leases
-from certbus.publisher import Batch, Publisher, PublisherSettings
-from certbus.reader import Event, Follower, StreamBatch, history
-from certbus.trimmer import DEFAULT_RETENTION, Retention, Trimmer
+from certbus.logs.leases import Lease, Leases
+from certbus.streams.publisher import Batch, Publisher, PublisherSettings
+from certbus.streams.reader import Event, Follower, StreamBatch, history
+from certbus.streams.retention import DEFAULT_RETENTION, Retention, Trimmer
 from ctparse.entry import Rejected
 from ctparse.wire_messages import Message
 from tests.waiting import until

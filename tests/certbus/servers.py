@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from certbus.embedded import end_with_parent
+from launcher.runtime.embedded_redis import end_with_parent
 
 
 def executables() -> dict[str, str]:

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from certbus.circuits import Circuits, CircuitStatus
-from certbus.directory import Directory, roster, snapshot
-from certbus.events import FORGOTTEN, Gap, StreamBatch
-from certbus.ledger import Ledger
-from certbus.limits import Connected, ConnectionCounts, LetIn, Rate, RateLimits
-from certbus.lookup import locate
-from certbus.operators import Operators
-from certbus.publisher import Published, PublisherSettings, Repeated
-from certbus.shelf import Shelf
+from certbus.caches.log_lists import Shelf
+from certbus.cluster import Directory, roster, snapshot
+from certbus.limits.clients import Connected, ConnectionCounts, LetIn, Rate, RateLimits
+from certbus.limits.operators import Operators
+from certbus.logs.circuit_state import Circuits, CircuitStatus
+from certbus.logs.tree_state import Ledger
+from certbus.streams.cert_index import locate
+from certbus.streams.events import FORGOTTEN, Gap, StreamBatch
+from certbus.streams.publisher import Published, PublisherSettings, Repeated
 from tests.certbus.bus import (
     KEYS,
     LOG,

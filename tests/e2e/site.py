@@ -8,12 +8,12 @@ import httpx
 import msgspec
 import yaml
 
+from certbus.caches.log_lists import Shelf
+from certbus.cluster import LogStatus, snapshot
 from certbus.connection import connect
-from certbus.directory import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
-from certbus.reader import history
-from certbus.roll import Roll
-from certbus.shelf import Shelf
+from certbus.logs.registry import Roll
+from certbus.streams.reader import history
 from simlog.api.log_list import Edition
 from simlog.oracle import ground_truth
 from simlog.oracle.check_message import Form

@@ -16,7 +16,7 @@ import yaml
 from websockets.asyncio.client import connect as websocket
 from websockets.exceptions import InvalidStatus
 
-from certbus.embedded import find_executable
+from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import free_port
 from tests.launcher.whole import SCRIPT, UNREACHABLE, Up

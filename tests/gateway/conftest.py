@@ -15,13 +15,13 @@ import pytest
 import uvloop
 from redis.asyncio import Redis
 
+from certbus.cluster import snapshot
 from certbus.connection import connect
-from certbus.directory import snapshot
-from certbus.embedded import find_executable
 from certbus.keys import Keys
 from certconf import Present, load
 from gateway.app import serve
 from gateway.settings import Settings
+from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import RedisServer
 from tests.gateway.press import Press
 from tests.waiting import until

@@ -4,12 +4,12 @@ import hashlib
 from types import TracebackType
 from typing import Self
 
-from certbus.batch import Batch, Published
 from certbus.connection import connect
 from certbus.keys import Keys
-from certbus.leases import Leases
-from certbus.publisher import Publisher, PublisherSettings
-from certbus.trimmer import Trimmer
+from certbus.logs.leases import Leases
+from certbus.streams.batch import Batch, Published
+from certbus.streams.publisher import Publisher, PublisherSettings
+from certbus.streams.retention import Trimmer
 from ctparse.wire_messages import Message
 
 LOG = "a" * 64

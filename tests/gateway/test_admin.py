@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from certbus.directory import snapshot
+from certbus.cluster import snapshot
 from certhttp.address import listen
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from certbus.connection import connect
 from certbus.keys import Keys
-from certbus.limits import Rate, RateLimits
+from certbus.limits.clients import Rate, RateLimits
 from certconf import Auth, Network, Secret, TokenHolder
 from gateway.admission.own_rates import OwnRates
 from gateway.admission.tokens import holder_of, holders, offered

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.keys import Keys
-from certbus.limits import ConnectionCounts, RateLimits
+from certbus.limits.clients import ConnectionCounts, RateLimits
 from certconf import Auth, Secret
 from gateway.admission.door import Door, Ticket
 from gateway.admission.policy import Policy

@@ -9,10 +9,10 @@ import httpx
 import msgspec
 import pytest
 
-from certbus.circuits import Circuits, CircuitStatus
-from certbus.directory import Directory, LogDescription
+from certbus.cluster import Directory, LogDescription
 from certbus.keys import STREAMS
-from certbus.trimmer import Retention, Trimmer
+from certbus.logs.circuit_state import Circuits, CircuitStatus
+from certbus.streams.retention import Retention, Trimmer
 from ctparse.wire_messages import Message
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer

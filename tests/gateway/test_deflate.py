@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
-from certbus.directory import snapshot
+from certbus.cluster import snapshot
 from gateway.deflate import DEFLATED, deflated_frames
 from gateway.frames import Form
 from gateway.ring import Slot

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from certbus.ids import parse_cursor, parse_entry_id
-from certbus.reader import Follower
+from certbus.streams.reader import Follower
 from gateway.fanout import Fanout
 from gateway.feed import feed
 from gateway.frames import SSE

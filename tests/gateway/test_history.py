@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from certbus.continuity import OLDEST, Place
-from certbus.events import FORGOTTEN
 from certbus.ids import parse_entry_id
+from certbus.streams.continuity import OLDEST, Place
+from certbus.streams.events import FORGOTTEN
 from gateway.frames import SSE
 from gateway.history import History
 from tests.gateway.press import Press

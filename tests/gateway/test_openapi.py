@@ -12,8 +12,8 @@ import httpx
 import jsonschema
 import pytest
 
-from certbus.circuits import Circuits, CircuitStatus
-from certbus.directory import Directory
+from certbus.cluster import Directory
+from certbus.logs.circuit_state import Circuits, CircuitStatus
 from gateway.admission.policy import Policy
 from gateway.api.openapi import Document
 from gateway.exchange import Request

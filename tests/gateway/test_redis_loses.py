@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from certbus.codec import Codec
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
+from certbus.streams.codec import Codec
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer
 from tests.gateway.clients import Message, Raw, certificates, receive, serials, websocket

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from certbus.directory import snapshot
+from certbus.cluster import snapshot
 from certbus.ids import parse_cursor
-from certbus.trimmer import Retention, Trimmer
+from certbus.streams.retention import Retention, Trimmer
 from gateway import patience
 from gateway.settings import Settings
 from tests.gateway.clients import (

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certbus.circuits import Circuits, CircuitStatus
-from certbus.directory import Directory
+from certbus.cluster import Directory
+from certbus.logs.circuit_state import Circuits, CircuitStatus
 from certhttp.address import listen
 from gateway.merging import Told, merge
 from gateway.settings import Settings

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from certbus.directory import snapshot
+from certbus.cluster import snapshot
 from gateway.exchange import Answer, Later, Outcome, Request
 from gateway.settings import Settings
 from tests.certbus.servers import RedisServer

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from certbus.events import FORGOTTEN
+from certbus.streams.events import FORGOTTEN
 from gateway.settings import Settings
 from tests.gateway.clients import Raw, certificates, masked, receive, serials, websocket
 from tests.gateway.conftest import Start

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.embedded import EmbeddedRedis
+from launcher.runtime.embedded_redis import EmbeddedRedis
 from tests.ingestor.site import Simlog, Site
 
 

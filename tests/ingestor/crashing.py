@@ -19,9 +19,9 @@ import signal
 import sys
 from typing import Any
 
-from certbus.batch import Batch, Outcome
-from certbus.leases import Lease
-from certbus.publisher import Publisher
+from certbus.logs.leases import Lease
+from certbus.streams.batch import Batch, Outcome
+from certbus.streams.publisher import Publisher
 from ingestor.integrity.guard import Guard
 from launcher.cli import main
 

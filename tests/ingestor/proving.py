@@ -5,8 +5,8 @@ from typing import Any
 
 import httpx
 
-from certbus.directory import LogStatus
-from certbus.reader import history
+from certbus.cluster import LogStatus
+from certbus.streams.reader import history
 from ctparse.merkle import Frontier
 from simlog.oracle import ground_truth
 from simlog.oracle.oracle import Delivery, Findings, judge

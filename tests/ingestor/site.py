@@ -11,13 +11,13 @@ import msgspec
 import yaml
 from redis.asyncio import Redis
 
-from certbus.directory import LogStatus, snapshot
-from certbus.embedded import EmbeddedRedis
+from certbus.caches.log_lists import Shelf
+from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.reader import history
-from certbus.shelf import Shelf
+from certbus.streams.reader import history
 from certconf import Config, Present, load
 from ingestor.app import serve
+from launcher.runtime.embedded_redis import EmbeddedRedis
 from tests.e2e.processes import Process, free_port
 from tests.waiting import until
 

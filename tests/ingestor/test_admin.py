@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from certbus.directory import snapshot
+from certbus.cluster import snapshot
 from certhttp.client import Reply, ask
 from tests.ingestor.site import Site
 from tests.waiting import until

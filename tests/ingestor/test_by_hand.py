@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from certbus.reader import history
+from certbus.streams.reader import history
 from ctparse.entry import Entry
 from ctparse.merkle import leaf_hash
 from ctparse.static_ct import decode_tile

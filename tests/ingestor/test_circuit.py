@@ -2,7 +2,7 @@
 
 import pytest
 
-from certbus.circuits import CircuitStatus
+from certbus.logs.circuit_state import CircuitStatus
 from ingestor.backoff import Backoff
 from ingestor.ctclient.circuit import MAX_PAUSE, Circuit, Rules
 

@@ -4,7 +4,7 @@ import signal
 import sys
 from pathlib import Path
 
-from certbus.ledger import Ledger
+from certbus.logs.tree_state import Ledger
 from tests.e2e.processes import Process
 from tests.ingestor.crashing import POINTS
 from tests.ingestor.proving import (

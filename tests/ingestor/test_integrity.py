@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from certbus.issuers import MOST, PARTS
+from certbus.caches.issuers import MOST, PARTS
 from tests.ingestor.proving import (
     FROM_START,
     PAIR,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from certbus.shelf import Shelf
+from certbus.caches.log_lists import Shelf
 from certconf.settings import GOOGLE_LIST
 from certconf.settings import LogList as Setting
 from ingestor.backoff import LOG_LIST

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from certbus.clock import now_ms
-from certbus.directory import LogStatus, roster
-from certbus.health import current, log_health
-from certbus.reader import history
+from certbus.cluster import LogStatus, roster
+from certbus.cluster_health import current, log_health
+from certbus.streams.reader import history
 from tests.ctparse.derbuild import certificate, common_name
 from tests.ingestor.hostile import Answer
 from tests.ingestor.odd import ISSUER, NOT_FOUND, OddLog, OddStaticLog, entries, odd_logs

@@ -9,13 +9,13 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from certbus.batch import MAX_BYTES, MAX_MESSAGES
-from certbus.directory import LogStatus, snapshot
+from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.leases import Leases
-from certbus.publisher import Publisher, PublisherSettings
-from certbus.reader import history
-from certbus.trimmer import Trimmer
+from certbus.logs.leases import Leases
+from certbus.streams.batch import MAX_BYTES, MAX_MESSAGES
+from certbus.streams.publisher import Publisher, PublisherSettings
+from certbus.streams.reader import history
+from certbus.streams.retention import Trimmer
 from ctparse.entry import Entry, Rejected
 from ctparse.rfc6962 import chain_certificates, decode_entries
 from ctparse.tree_head import TreeHead

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from certbus.reader import newest, read_head
+from certbus.streams.reader import newest, read_head
 from certconf import CustomLog
 from tests.ingestor.site import Site
 from tests.waiting import until

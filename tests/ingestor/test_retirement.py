@@ -8,8 +8,8 @@ import httpx
 import msgspec
 import pytest
 
-from certbus.leases import Leases
-from certbus.roll import Naming, Retirement, Roll, Standing
+from certbus.logs.leases import Leases
+from certbus.logs.registry import Naming, Retirement, Roll, Standing
 from ingestor.catalog.log import Kind, Log
 from ingestor.catalog.log_list import MARGIN, LogList
 from ingestor.catalog.retirement import Listed, Verdict, judge

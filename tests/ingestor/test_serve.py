@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from structlog.testing import capture_logs
 
-from certbus.directory import LogStatus, roster
+from certbus.cluster import LogStatus, roster
 from ctparse.tree_head import TreeHead
 from ingestor.ctclient.rfc6962 import Rfc6962Log
 from tests.ingestor.hostile import NOWHERE, Answer, hostile_server, redirect

@@ -7,10 +7,10 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from certbus.circuits import CircuitStatus
 from certbus.connection import connect
 from certbus.keys import Keys
-from certbus.operators import Operators
+from certbus.limits.operators import Operators
+from certbus.logs.circuit_state import CircuitStatus
 from ingestor.backoff import Backoff
 from ingestor.catalog.log import Kind, Log
 from ingestor.ctclient.circuit import Circuit, Rules

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from websockets.asyncio.server import ServerConnection, serve
 
-from certbus.directory import Member
+from certbus.cluster import Member
 from launcher import output
 from launcher.output import Printable, harmless, harmless_json, marked
 from launcher.status.report import report

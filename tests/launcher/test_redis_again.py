@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from certbus import connection, embedded
+from certbus import connection
 from certbus.connection import connect
-from certbus.embedded import EmbeddedRedis
+from launcher.runtime import embedded_redis
+from launcher.runtime.embedded_redis import EmbeddedRedis
 from launcher.up import command
 from tests.e2e.processes import redis_server
 from tests.waiting import until
@@ -45,7 +46,7 @@ async def test_starts_that_fail_are_tried_again(
     executable.write_text(text)
     executable.chmod(0o755)
     async with EmbeddedRedis(tmp_path / "state", executable=str(executable)) as server:
-        monkeypatch.setattr(embedded, "_START_TIMEOUT", 3.0)
+        monkeypatch.setattr(embedded_redis, "_START_TIMEOUT", 3.0)
         monkeypatch.setattr(connection, "COMMAND_TIMEOUT", 1.0)
         assert server.pid is not None
         with structlog.testing.capture_logs() as log:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from certbus.directory import (
+from certbus.cluster import (
     Directory,
     LogDescription,
     LogStatus,
@@ -24,7 +24,7 @@ from certbus.directory import (
     Span,
     StreamStatus,
 )
-from certbus.server import ServerState
+from certbus.server_state import ServerState
 from launcher.status.rates import Rates
 from launcher.status.report import Seen, report
 from launcher.status.view import view

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from certbus.cluster import snapshot
 from certbus.connection import connect
-from certbus.directory import snapshot
-from certbus.embedded import CannotStart
 from certbus.keys import Keys
+from launcher.runtime.embedded_redis import CannotStart
 from launcher.up.place import place
 from tests.e2e.processes import Process, free_port, redis_server
 from tests.launcher.whole import SCRIPT, START, STOP, UNREACHABLE, Begin, Up, following

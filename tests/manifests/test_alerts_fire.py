@@ -12,7 +12,7 @@ import pytest
 import redis.exceptions
 
 from certbus.connection import connect
-from certbus.embedded import find_executable
+from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import Process, free_port
 from tests.e2e.site import Site

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import yaml
 
+from certbus.cluster_health import CODES
 from certbus.connection import connect
-from certbus.embedded import find_executable
-from certbus.health import CODES
+from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import Process, free_port
 from tests.manifests.tools import DEPLOY, ROOT, promtool, require, run

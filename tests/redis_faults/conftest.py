@@ -9,7 +9,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.embedded import find_executable
+from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.proxy import Proxy
 from tests.certbus.servers import RedisServer
 from tests.gateway.conftest import prefix, shared_redis, start

@@ -14,18 +14,18 @@ from itertools import pairwise
 import pytest
 from redis.asyncio import Redis
 
-from certbus.circuits import Circuits, CircuitStatus
+from certbus.cluster import Directory, snapshot
 from certbus.connection import connect
-from certbus.directory import Directory, snapshot
 from certbus.errors import UNAVAILABLE
 from certbus.ids import new_event
 from certbus.keys import Keys
-from certbus.ledger import Ledger
-from certbus.limits import Connected, ConnectionCounts, LetIn, Rate, RateLimits
-from certbus.operators import Operators
-from certbus.publisher import Published, Stale
-from certbus.reader import Follower, history
-from certbus.skipping import Skipped, skip
+from certbus.limits.clients import Connected, ConnectionCounts, LetIn, Rate, RateLimits
+from certbus.limits.operators import Operators
+from certbus.logs.circuit_state import Circuits, CircuitStatus
+from certbus.logs.skip import Skipped, skip
+from certbus.logs.tree_state import Ledger
+from certbus.streams.publisher import Published, Stale
+from certbus.streams.reader import Follower, history
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import KEYS, LOG, Following, Worker, assert_adds_up, batch, log_status
 from tests.certbus.proxy import How, Proxy, When

@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from certbus.connection import connect
-from certbus.embedded import EmbeddedRedis
 from ingestor import worker
 from ingestor.backoff import Backoff
+from launcher.runtime.embedded_redis import EmbeddedRedis
 from tests.certbus.proxy import How, Proxy
 from tests.ingestor.site import Simlog, Site
 from tests.ingestor.test_serve import assert_exactly_once

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import Final
 
 from certbus.errors import UNAVAILABLE
-from certbus.limits import Connected, ConnectionCounts, LetIn
+from certbus.limits.clients import Connected, ConnectionCounts, LetIn
 from gateway.admission.policy import Policy
 from gateway.admission.shared import Shared, UnavailableError
 

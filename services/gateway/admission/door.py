@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from certbus.limits import ConnectionCounts, Decision, Rate, RateLimits
+from certbus.limits.clients import ConnectionCounts, Decision, Rate, RateLimits
 from gateway.admission.connections import Connections
 from gateway.admission.policy import HEALTH, METRICS, Policy, is_of_the_api
 from gateway.admission.rates import Rates

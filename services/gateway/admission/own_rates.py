@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from certbus.limits import Decision, Rate
+from certbus.limits.clients import Decision, Rate
 
 _MOST: Final = 10_000  # of those who ask; whoever has been silent longest is forgotten
 

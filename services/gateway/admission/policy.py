@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from certbus.limits import Rate
+from certbus.limits.clients import Rate
 from certconf import Config, Network, RateLimit, Tier
 from gateway.admission.tokens import Holder, holders
 

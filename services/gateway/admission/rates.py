@@ -8,7 +8,7 @@ import asyncio
 import time
 from typing import Final
 
-from certbus.limits import Decision, Rate, RateLimits
+from certbus.limits.clients import Decision, Rate, RateLimits
 from gateway.admission.own_rates import OwnRates
 from gateway.admission.shared import Shared, UnavailableError
 

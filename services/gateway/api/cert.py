@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from certbus.errors import UNAVAILABLE
 from certbus.ids import message_id
 from certbus.keys import Keys
-from certbus.lookup import Place, locate, message_at
+from certbus.streams.cert_index import Place, locate, message_at
 from gateway.api.latest import numbered
 from gateway.api.messages import (
     Base64,

@@ -4,7 +4,7 @@ from collections import Counter
 
 import msgspec
 
-from certbus.directory import LogStatus, Snapshot
+from certbus.cluster import LogStatus, Snapshot
 from gateway.health import Health, current, log_health
 
 

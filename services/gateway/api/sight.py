@@ -7,10 +7,10 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from certbus.directory import Snapshot, snapshot
+from certbus.cluster import Snapshot, snapshot
 from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
-from certbus.server import ServerState, server_state
+from certbus.server_state import ServerState, server_state
 from gateway.exchange import Answer, Later, in_json, refuse
 
 _FRESH: Final = 1.0  # seconds for which what was seen is shown again

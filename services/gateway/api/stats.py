@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from certbus.directory import Member, Snapshot, StreamStatus
-from certbus.health import current, number
+from certbus.cluster import Member, Snapshot, StreamStatus
+from certbus.cluster_health import current, number
 
 
 class Connections(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 Lists and configuration become one set of logs, again and again: every ingestor looks at the shelf
 in Redis every few seconds, so all of them go by the same lists soon after one has fetched a newer
 one. And they call each log by the same id, even those that know no more of it than its URL: who
-knows better renames it (`certbus.roll`).
+knows better renames it (`certbus.logs.registry`).
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from functools import partial
 import msgspec
 import structlog
 
-from certbus.roll import Roll
-from certbus.shelf import Shelf
+from certbus.caches.log_lists import Shelf
+from certbus.logs.registry import Roll
 from certconf.current import Present
 from certconf.settings import Config
 from ingestor.catalog.library import Library

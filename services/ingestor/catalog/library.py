@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from certbus.shelf import Copy, Shelf, Slip
+from certbus.caches.log_lists import Copy, Shelf, Slip
 from certconf.settings import LogList as Setting
 from ingestor.backoff import LOG_LIST, Backoff
 from ingestor.catalog.log_list import LogList

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from certbus.roll import Naming, Retirement, Standing
+from certbus.logs.registry import Naming, Retirement, Standing
 from ingestor.catalog.log import Drain, Log
 from ingestor.catalog.log_list import ENDED_STATES, MARGIN, LogList, has_ended, is_followed
 

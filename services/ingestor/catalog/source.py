@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from certbus.shelf import Copy, Edition
+from certbus.caches.log_lists import Copy, Edition
 from certconf.settings import APPLE_LIST, GOOGLE_LIST
 from certconf.settings import LogList as Setting
 from ctparse.entry import Malformed

@@ -12,8 +12,8 @@ from functools import partial
 
 import structlog
 
-from certbus.circuits import Circuits
 from certbus.ids import new_event
+from certbus.logs.circuit_state import Circuits
 from ingestor.catalog.log import Log
 from ingestor.ctclient.circuit import Circuit
 from ingestor.ctclient.errors import LogError, Unproven

@@ -11,7 +11,7 @@ A log may also ask to be left alone itself (Retry-After), in any state.
 
 import msgspec
 
-from certbus.circuits import CircuitStatus, State
+from certbus.logs.circuit_state import CircuitStatus, State
 from ingestor.backoff import Backoff
 
 MAX_PAUSE = 3600.0

@@ -21,7 +21,7 @@ from functools import partial
 import httpx
 import msgspec
 
-from certbus.issuers import IssuerShelf
+from certbus.caches.issuers import IssuerShelf
 from ctparse.entry import IncompleteChain
 from ctparse.static_ct import fingerprints
 from ingestor.backoff import Backoff

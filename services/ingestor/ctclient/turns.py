@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from urllib.parse import urlsplit
 
-from certbus.operators import Operators
+from certbus.limits.operators import Operators
 from ingestor.catalog.log import Log
 from ingestor.ctclient.circuit import Circuit
 from ingestor.ctclient.errors import LeftAlone, Refused

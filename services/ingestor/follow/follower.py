@@ -13,7 +13,7 @@ from contextlib import aclosing
 import msgspec
 import structlog
 
-from certbus.health import BARREN
+from certbus.cluster_health import BARREN
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
 from ingestor.catalog.log import Log

@@ -21,7 +21,8 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from certbus.batch import (
+from certbus.logs.leases import Lease, Leases
+from certbus.streams.batch import (
     MAX_BYTES,
     MAX_MESSAGES,
     Batch,
@@ -32,8 +33,7 @@ from certbus.batch import (
     Repeated,
     Stale,
 )
-from certbus.leases import Lease, Leases
-from certbus.publisher import Publisher
+from certbus.streams.publisher import Publisher
 from ctparse.entry import Entry, Rejected, Unreadable
 from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import Message, MessageWriter

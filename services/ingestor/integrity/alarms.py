@@ -20,7 +20,7 @@ from typing import Literal
 import structlog
 
 from certbus.ids import new_event
-from certbus.ledger import Ledger
+from certbus.logs.tree_state import Ledger
 from ingestor.catalog.log import Log
 from ingestor.ctclient.errors import Lie, LieKind, Unproven
 from ingestor.outage import Patience

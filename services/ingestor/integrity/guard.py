@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from certbus.ledger import Ledger
+from certbus.logs.tree_state import Ledger
 from certconf.settings import Integrity
 from ctparse.certificate import MAX_BYTES, CertificateReader
 from ctparse.entry import Entry, IncompleteChain, Rejected, Unreadable

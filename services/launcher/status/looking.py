@@ -2,9 +2,9 @@
 
 from redis.asyncio import Redis
 
-from certbus.directory import snapshot, spans
+from certbus.cluster import snapshot, spans
 from certbus.keys import Keys
-from certbus.server import server_state
+from certbus.server_state import server_state
 from launcher.status.report import Seen
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from certbus.directory import LogStatus, Member, Snapshot, Span
-from certbus.health import RATES, Health, HealthProblem, current, judge, number, rates_of
-from certbus.server import ServerState
+from certbus.cluster import LogStatus, Member, Snapshot, Span
+from certbus.cluster_health import RATES, Health, HealthProblem, current, judge, number, rates_of
+from certbus.server_state import ServerState
 
 
 class Log(msgspec.Struct, frozen=True):

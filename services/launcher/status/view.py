@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from certbus.health import HealthProblem
+from certbus.cluster_health import HealthProblem
 from launcher.output import harmless
 from launcher.status.report import Gateway, Ingestor, Log, Report, Retired, Stream
 

@@ -12,11 +12,11 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.events import Gap, NewEpoch, Repeat
 from certbus.ids import parse_cursor
 from certbus.keys import Keys
-from certbus.reader import Follower
-from certbus.resume import Start, resume
+from certbus.streams.events import Gap, NewEpoch, Repeat
+from certbus.streams.reader import Follower
+from certbus.streams.resume import Start, resume
 from launcher.tail.lines import decode
 from launcher.tail.sources import FAILURES, RefusedError, Stream, messages
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import structlog
 
-from certbus.embedded import MAX_MEMORY, CannotStart, EmbeddedRedis, StateInUse
 from certconf import Config, Present, RedisURL
 from launcher import options, service
 from launcher.reloading import Reloader
+from launcher.runtime.embedded_redis import MAX_MEMORY, CannotStart, EmbeddedRedis, StateInUse
 from launcher.supervisor import CERTSTREAM_SERVER, Child, Running, keep_running
 from launcher.up.address import TakenError, check_free, urls
 from launcher.up.alive import Address

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from certbus.embedded import CannotStart
+from launcher.runtime.embedded_redis import CannotStart
 
 DEMO_STATE: Final = "state"
 """In it, the state directory of a demo."""

@@ -1,0 +1,401 @@
+"""The directory: which logs, workers and gateways there are, and how they do.
+
+Workers and gateways write it, `status` and the HTTP API show it. Nothing here decides anything:
+who owns a log is in `leases.py`, where it stands is kept by publish.lua.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus import scripts
+from certbus.errors import UNAVAILABLE
+from certbus.ids import parse_entry_id
+from certbus.keys import STREAMS, Keys
+from certbus.logs.tree_state import ALARMS_OF
+
+MAX_TTL = 15.0
+"""Seconds for which a heartbeat holds at most."""
+
+_AHEAD_MS = int(2 * MAX_TTL * 1000)
+"""How far the score of a member that is alive can be ahead of TIME. Twice the TTL, so that a clock
+that is set back by a second or ten makes no member disappear until its next heartbeat."""
+
+
+class LogDescription(msgspec.Struct, frozen=True):
+    """What is known of a log before anything is read from it.
+
+    Attributes:
+        log_id: see `keys.py`.
+        name: for people.
+        url: its base URL.
+        operator: who runs it.
+        kind: "rfc6962" or "static-ct".
+        state: in the log list's words ("usable", "readonly", ...), or "configured".
+    """
+
+    log_id: str
+    name: str
+    url: str
+    operator: str
+    kind: str
+    state: str
+
+
+class LogStatus(msgspec.Struct, frozen=True):
+    """A log as Redis knows it; times are milliseconds since the epoch, None if not known.
+
+    The counters add up: published + duplicates + rejected + skipped = next - start. `circuit`,
+    `failures` (in a row) and `retry_at` are those of `circuits.CircuitStatus`; `errors` are all
+    failures there ever were. `barren` counts the entries rejected since the last that was not. A
+    log that is over is `draining`, later `retired` (since then), and `retired_why` says why.
+    """
+
+    log_id: str
+    name: str = ""
+    url: str = ""
+    operator: str = ""
+    kind: str = ""
+    state: str = ""
+    retired: int | None = None
+    retired_why: str | None = None
+    start: int | None = None
+    next: int | None = None
+    published: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    skipped: int = 0
+    tree_size: int | None = None
+    tree_timestamp: int | None = None
+    owner: str | None = None
+    last_success: int | None = None
+    last_error: str | None = None
+    last_error_at: int | None = None
+    circuit: str = "closed"
+    failures: int = 0
+    errors: int = 0
+    retry_at: int | None = None
+    integrity: str = ""
+    alarms: int = 0
+    alarm: str | None = None
+    alarm_at: int | None = None
+    stale: int = 0
+    newest: int | None = None
+    barren: int = 0
+    skip: str | None = None
+    skip_at: int | None = None
+    alarms_by_kind: dict[str, int] = {}
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A worker or gateway that is alive.
+
+    Attributes:
+        id: its id.
+        fields: what it says of itself.
+    """
+
+    id: str
+    fields: dict[str, str]
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """What workers need of each other, at one moment.
+
+    Attributes:
+        epoch: of Redis' data; None if there is none yet.
+        loads: of each worker that is alive and knows logs: those it holds, and what each costs it.
+        writes: of each worker that is alive: the streams that its configuration names.
+    """
+
+    epoch: str | None
+    loads: dict[str, dict[str, float]]
+    writes: dict[str, str] = {}
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """What a stream holds; bytes are as packed."""
+
+    name: str
+    written: bool
+    entries: int
+    messages: int
+    bytes: int
+
+
+class Span(msgspec.Struct, frozen=True):
+    """When the oldest and the newest batch of a stream were published, ms since the epoch."""
+
+    oldest: int
+    newest: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything, at one moment (nearly: it takes three round trips).
+
+    `now` is TIME of that Redis in milliseconds since the epoch: what its times are compared with.
+    `dedup_window` is how long every published certificate is known in effect, in milliseconds; None
+    before any ingestor has trimmed.
+    """
+
+    now: int
+
+    epoch: str | None
+    last: str | None
+    logs: list[LogStatus]
+    workers: list[Member]
+    gateways: list[Member]
+    streams: list[StreamStatus]
+    dedup_window: int | None = None
+
+
+class Directory:
+    """What a worker or gateway tells about itself and its logs.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+        ttl: seconds after which a worker or gateway that was not heard of is gone; at most
+            `MAX_TTL`.
+    """
+
+    def __init__(self, client: Redis, keys: Keys, ttl: float = MAX_TTL) -> None:
+        self._redis = client
+        self._keys = keys
+        self._ttl_ms = int(ttl * 1000)
+        self._describe = scripts.load(client, "describe")
+        self._heartbeat = scripts.load(client, "heartbeat")
+        self._update_log = scripts.load(client, "update_log")
+
+    async def describe(self, logs: Sequence[LogDescription]) -> None:
+        """Write down logs, or what has changed about them; not those with a better id by now."""
+        if not logs:
+            return
+        fields = LogDescription.__struct_fields__[1:]
+        await self._describe(
+            keys=[self._keys.logs, *(self._keys.log(log.log_id) for log in logs)],
+            args=[
+                len(fields),
+                *fields,
+                *(value for log in logs for value in msgspec.structs.astuple(log)),
+            ],
+        )
+
+    async def log_succeeded(self, log_id: str) -> None:
+        """Note that a log has just answered as it should."""
+        await self._update_log(keys=[self._keys.log(log_id)], args=["time", "last_success", 0])
+
+    async def log_shows(self, log_id: str, size: int) -> None:
+        """Note the size of the newest tree head that a log has shown."""
+        await self._redis.hset(self._keys.log(log_id), "newest", size)
+
+    async def log_barren(self, log_id: str, entries: int) -> None:
+        """Note how many entries of a log were rejected since the last that was not."""
+        await self._redis.hset(self._keys.log(log_id), "barren", entries)
+
+    async def log_integrity(self, log_id: str, state: str) -> None:
+        """Note what is proven of a log: proven, unsigned, unproven, lying or off."""
+        await self._redis.hset(self._keys.log(log_id), "integrity", state)
+
+    async def worker_alive(self, worker: str, fields: Mapping[str, str | float]) -> None:
+        """Heartbeat of a worker, with what it says of itself."""
+        await self._alive(self._keys.workers, worker, self._keys.worker(worker), fields)
+
+    async def worker_gone(self, worker: str) -> None:
+        """Last word of a worker that stops."""
+        await self._gone(self._keys.workers, worker, self._keys.worker(worker))
+
+    async def gateway_alive(self, gateway: str, fields: Mapping[str, str | float]) -> None:
+        """Heartbeat of a gateway, with what it says of itself."""
+        await self._alive(self._keys.gateways, gateway, self._keys.gateway(gateway), fields)
+
+    async def gateway_gone(self, gateway: str) -> None:
+        """Last word of a gateway that stops."""
+        await self._gone(self._keys.gateways, gateway, self._keys.gateway(gateway))
+
+    async def _alive(
+        self, index: str, member: str, key: str, fields: Mapping[str, str | float]
+    ) -> None:
+        await self._heartbeat(
+            keys=[index, key],
+            args=[
+                member,
+                self._ttl_ms,
+                _AHEAD_MS,
+                *(part for field in fields.items() for part in field),
+            ],
+        )
+
+    async def _gone(self, index: str, member: str, key: str) -> None:
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zrem(index, member)
+            pipeline.delete(key)
+            await pipeline.execute()
+
+
+async def _time(client: Redis) -> int:
+    """TIME of Redis in milliseconds since the epoch."""
+    seconds, microseconds = await client.time()
+    return int(seconds * 1000 + microseconds // 1000)
+
+
+def _alive_between(now: int) -> tuple[int, int]:
+    """Return the scores of members that are alive; see heartbeat.lua about the upper bound."""
+    return now, now + _AHEAD_MS
+
+
+async def roster(client: Redis, keys: Keys) -> Roster:
+    """Read which workers there are, and what they hold.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+    """
+    alive = _alive_between(await _time(client))
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.hget(keys.head, "epoch")
+        pipeline.zrangebyscore(keys.workers, *alive)
+        epoch, members = await pipeline.execute()
+        workers = sorted(map(_decoded, members))
+        for worker in workers:
+            pipeline.hmget(keys.worker(worker), "loads", "knows", "writes")
+        replies = await pipeline.execute() if workers else []
+    held = {
+        worker: _loads(loads)
+        for worker, (loads, knows, _) in zip(workers, replies, strict=True)
+        if knows != b"0"
+    }
+    writes = {
+        worker: streams.decode("utf-8", "replace")
+        for worker, (_, _, streams) in zip(workers, replies, strict=True)
+        if streams is not None
+    }
+    return Roster(epoch and _decoded(epoch), held, writes)
+
+
+def _loads(said: bytes | None) -> dict[str, float]:
+    try:
+        return msgspec.json.decode(said or b"{}", type=dict[str, float])
+    except msgspec.DecodeError:
+        return {}
+
+
+async def snapshot(client: Redis, keys: Keys) -> Snapshot:
+    """Read the whole directory. What is unusable of one log or process is left out of its own line.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+    """
+    now = await _time(client)
+    alive = _alive_between(now)
+    async with client.pipeline(transaction=False) as pipeline:
+        pipeline.hgetall(keys.head)
+        pipeline.smembers(keys.logs)
+        pipeline.zrangebyscore(keys.workers, *alive)
+        pipeline.zrangebyscore(keys.gateways, *alive)
+        head, logs, workers, gateways = await pipeline.execute()
+        log_ids, worker_ids, gateway_ids = (
+            sorted(map(_decoded, members)) for members in (logs, workers, gateways)
+        )
+        for log_id in log_ids:
+            pipeline.get(keys.lease(log_id))
+            pipeline.hgetall(keys.log(log_id))
+        for member in worker_ids:
+            pipeline.hgetall(keys.worker(member))
+        for member in gateway_ids:
+            pipeline.hgetall(keys.gateway(member))
+        replies = map(_usable, await pipeline.execute(raise_on_error=False))
+    head = _text(head)
+    return Snapshot(
+        now,
+        head.get("epoch"),
+        head.get("last"),
+        [_log_status(log_id, next(replies), _text(next(replies))) for log_id in log_ids],
+        [Member(member, _text(next(replies))) for member in worker_ids],
+        [Member(member, _text(next(replies))) for member in gateway_ids],
+        [_stream_status(name, head) for name in (*STREAMS, "rejected")],
+        int(head["window"]) if head.get("window", "").isdecimal() else None,
+    )
+
+
+async def spans(client: Redis, keys: Keys) -> dict[str, Span]:
+    """Read how far back each stream reaches; one that holds nothing is left out.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached.
+    """
+    script = scripts.load(client, "span")
+    found = {}
+    for name in (*STREAMS, "rejected"):
+        ids: Any = await script(keys=[keys.stream(name)])
+        if ids:
+            oldest, newest = (parse_entry_id(entry.decode()) for entry in ids)
+            found[name] = Span(oldest.ms, newest.ms)
+    return found
+
+
+def _log_status(log_id: str, lease: bytes | None, fields: dict[str, str]) -> LogStatus:
+    known: dict[str, Any] = {
+        name: fields[name] for name in LogStatus.__struct_fields__ if name in fields
+    }
+    # Redis knows only text; strict=False reads numbers from it.
+    by_kind = {
+        name.removeprefix(ALARMS_OF): count
+        for name, count in fields.items()
+        if name.startswith(ALARMS_OF)
+    }
+    # `owner` in the hash is whose the newest lease was, even if that worker was killed.
+    owner = None if lease is None else _decoded(lease)
+    known |= {"log_id": log_id, "alarms_by_kind": by_kind, "owner": owner}
+    if "retiring" in fields:
+        known["state"] = "retired" if "retired" in fields else "draining"
+    try:
+        return msgspec.convert(known, LogStatus, strict=False)
+    except msgspec.ValidationError:
+        return msgspec.convert(_readable(known), LogStatus, strict=False)
+
+
+def _readable(known: dict[str, Any]) -> dict[str, Any]:
+    """Those fields of a log that hold what belongs there; the others are as if absent."""
+    readable = {"log_id": known["log_id"]}
+    for name, value in known.items():
+        try:
+            msgspec.convert({**readable, name: value}, LogStatus, strict=False)
+        except msgspec.ValidationError:
+            continue
+        readable[name] = value
+    return readable
+
+
+def _usable(reply: Any) -> Any:
+    """A reply of a pipeline; None if Redis rejected the command because of its key.
+
+    Raises:
+        redis.exceptions.RedisError: Redis is unavailable.
+    """
+    if isinstance(reply, UNAVAILABLE):
+        raise reply
+    return None if isinstance(reply, redis.exceptions.ResponseError) else reply
+
+
+def _stream_status(name: str, head: dict[str, str]) -> StreamStatus:
+    return StreamStatus(
+        name,
+        name == "rejected" or name in head.get("streams", "").split(),
+        *(_count(head.get(f"{name}.{counter}")) for counter in ("entries", "messages", "bytes")),
+    )
+
+
+def _count(text: str | None) -> int:
+    """A number of things; 0 for text that is none."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def _text(reply: dict[bytes, bytes] | None) -> dict[str, Any]:
+    return {_decoded(name): _decoded(value) for name, value in (reply or {}).items()}

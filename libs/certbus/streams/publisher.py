@@ -1,0 +1,321 @@
+"""Publishing: what an ingestor knows of Redis.
+
+A worker asks `known` about the certificates of a window before it parses them, and publishes
+what is new as a `Batch`. `lua/publish.lua` does that in one atomic step, and only if the worker
+still holds the log's lease, the log is where the worker believes it to be, and none of the
+certificates was published meanwhile. So whatever is killed whenever, for every log
+
+    published + duplicates + rejected + skipped = next - start
+
+and there is no state in between: a worker that is not sure whether a batch arrived (its
+connection broke) sends it again and is told `Stale`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import redis.exceptions
+import structlog
+from redis.asyncio import Redis
+
+from certbus import scripts
+from certbus.connection import is_out_of_memory
+from certbus.ids import ORIGIN, parse_entry_id
+from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, Keys
+from certbus.logs.leases import Lease
+from certbus.streams.batch import (
+    MAX_BYTES,
+    MAX_MESSAGES,
+    Batch,
+    Fenced,
+    Missing,
+    Outcome,
+    Published,
+    Repeated,
+    Stale,
+    check,
+    repeated_within,
+)
+from certbus.streams.codec import LEVEL, Codec, Name
+from ctparse.entry import Rejected
+from ctparse.tree_head import TreeHead
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_MESSAGES",
+    "Batch",
+    "Fenced",
+    "Missing",
+    "Outcome",
+    "Published",
+    "Publisher",
+    "PublisherSettings",
+    "Repeated",
+    "Stale",
+    "UnsupportedFormat",
+]
+
+_MAX_REASON = 500  # characters
+_MAX_RAW = 16 * 1024  # bytes kept of one unreadable entry
+_MAX_RAW_BATCH = 1024 * 1024
+_OOM_PAUSES = (0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one is repeated
+
+log = structlog.get_logger(__name__)
+
+
+class PublisherSettings(msgspec.Struct, frozen=True):
+    """What is published, and how.
+
+    Attributes:
+        streams: which of `keys.STREAMS` are written.
+        remember_ms: how long a published certificate is known: the larger of the deduplication
+            window and the longest retention.
+        codec: how batches are packed.
+        level: of that codec.
+    """
+
+    streams: tuple[str, ...] = STREAMS
+    remember_ms: int = DEFAULT_REMEMBER_MS
+    codec: Name = "zstd"
+    level: int = LEVEL
+
+
+class _RejectedEntry(msgspec.Struct, frozen=True):
+    index: int
+    reason: str
+    size: int
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """What publish.lua gets as JSON."""
+
+    format: int
+    epoch: str
+    floor: str
+    streams: str
+    remember: int
+    marks: str
+    sha1_marks: str
+    fence: str
+    log: str
+    first: int
+    next: int
+    n: int
+    codec: str
+    duplicates: int
+    rejected: list[_RejectedEntry]
+
+
+class Publisher:
+    """Publishes batches of any number of logs. Not for use by several threads.
+
+    Args:
+        client: the primary.
+        keys: names of the keys.
+        settings: what is published, and how.
+        free_memory: called when Redis is full; removes some of what is retained and returns how
+            many bytes (`Trimmer.free`).
+        rejected: called each time that Redis is full, with the error and how often in a row.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        keys: Keys,
+        settings: PublisherSettings,
+        free_memory: Callable[[], Awaitable[int]],
+        rejected: Callable[[redis.exceptions.RedisError, int], None] = lambda _, __: None,
+    ) -> None:
+        self._rejected = rejected
+        self._redis = client
+        self._keys = keys
+        self._settings = settings
+        self._free_memory = free_memory
+        self._codec = Codec(settings.codec, settings.level)
+        self._encode = msgspec.json.Encoder().encode
+        self._publish = scripts.load(client, "marks", "publish")
+        self._known = scripts.load(client, "marks", "known")
+        self._streams = settings.streams
+        # The greatest id this worker was ever given: a Redis that lost its last second must not
+        # give it to another batch.
+        self._floor = ORIGIN
+
+    async def configure(self, settings: PublisherSettings | None = None) -> None:
+        """Make this worker's settings those of all workers: the newest configuration counts.
+
+        Args:
+            settings: instead of those it has; None keeps them. The codec stays.
+
+        Raises:
+            UnsupportedFormat: Redis holds the data of a newer version.
+            redis.exceptions.RedisError: Redis cannot be reached, or is full.
+        """
+        if settings is not None:
+            self._settings = settings
+        stored = await self._redis.hget(self._keys.head, "format")
+        if stored is not None and int(stored) != FORMAT:
+            raise UnsupportedFormat(
+                f"Redis holds format {int(stored)} of the data at {self._keys.head}, this version "
+                f"reads and writes format {FORMAT}: use another redis_prefix, or the other version"
+            )
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.hsetnx(self._keys.head, "epoch", _new_epoch())
+            transaction.hset(
+                self._keys.head,
+                mapping={
+                    "format": FORMAT,
+                    "streams": " ".join(self._settings.streams),
+                    "remember": self._settings.remember_ms,
+                },
+            )
+            await transaction.execute()
+
+    async def known(self, sha256s: Sequence[bytes]) -> list[bool]:
+        """Ask which certificates have been published within what is remembered.
+
+        One round trip. A certificate that is not known may be published by another log a moment
+        later; `publish` looks again.
+
+        Args:
+            sha256s: SHA-256 of each certificate's DER, 32 bytes each.
+        """
+        if not sha256s:
+            return []
+        answer: bytes = await self._known(
+            keys=[self._keys.head, self._keys.windows],
+            args=[self._keys.marks, b"".join(sha256s), self._settings.remember_ms],
+        )
+        return [mark == ord("1") for mark in answer]
+
+    async def publish(self, lease: Lease, batch: Batch) -> Outcome:
+        """Publish a batch whole, or not at all.
+
+        When Redis is full, what is retained is trimmed and the batch is tried again until it
+        fits. When the connection breaks it is not known whether the batch arrived: publish it
+        again.
+
+        Raises:
+            ValueError: the batch does not add up, or is too large.
+            redis.exceptions.RedisError: Redis cannot be reached, or refuses to write.
+        """
+        check(batch)
+        repeated = repeated_within(batch)
+        if repeated:
+            return Repeated(repeated)
+        attempt = 0
+        while True:
+            try:
+                reply = await self._send(lease, batch)
+            except redis.exceptions.ResponseError as error:
+                if not is_out_of_memory(error):
+                    raise
+                pause = _OOM_PAUSES[min(attempt, len(_OOM_PAUSES) - 1)]
+                attempt += 1
+                self._rejected(error, attempt)
+                freed = await self._free_memory()
+                log.warning("redis is full", log_id=lease.log_id, freed=freed, attempt=attempt)
+                await asyncio.sleep(pause)
+                continue
+            if reply[0] != b"streams":
+                return self._outcome(reply)
+            self._streams = tuple(reply[1].decode().split())
+            if not set(self._streams) <= set(STREAMS):
+                raise UnsupportedFormat(
+                    f"{self._keys.head} wants the streams {' '.join(self._streams)}; this version "
+                    f"knows {' '.join(STREAMS)}"
+                )
+
+    async def _send(self, lease: Lease, batch: Batch) -> list[Any]:
+        messages = batch.messages
+        header = _Header(
+            format=FORMAT,
+            epoch=_new_epoch(),
+            floor=self._floor,
+            streams=" ".join(self._streams),
+            remember=self._settings.remember_ms,
+            marks=self._keys.marks,
+            sha1_marks=self._keys.sha1_marks,
+            fence=lease.fence,
+            log=lease.log_id,
+            first=batch.first,
+            next=batch.next,
+            n=len(messages),
+            codec=self._codec.name,
+            duplicates=batch.duplicates,
+            rejected=[_RejectedEntry(r.index, _line(r.reason), len(r.raw)) for r in batch.rejected],
+        )
+        streams = self._streams
+        digests = b"".join([digest for m in messages for digest in (m.sha256, m.sha1)])
+        blobs = [self._codec.pack([getattr(m, name) for m in messages]) for name in streams]
+        reply: list[Any] = await self._publish(
+            keys=[
+                self._keys.head,
+                self._keys.log(lease.log_id),
+                self._keys.rejected,
+                self._keys.windows,
+                *map(self._keys.stream, streams),
+            ],
+            args=[
+                self._encode(header),
+                digests,
+                *blobs,
+                *_cut_short(batch.rejected),
+                *_tree_head_fields(batch.tree_head),
+                *(() if batch.frontier is None else ("frontier", batch.frontier)),
+            ],
+        )
+        return reply
+
+    def _outcome(self, reply: list[Any]) -> Outcome:
+        match reply:
+            case [b"published", entry_id, next_index]:
+                if not entry_id:
+                    return Published(None, int(next_index))
+                self._raise_floor(entry_id.decode())
+                return Published(entry_id.decode(), int(next_index))
+            case [b"repeated", *positions]:
+                return Repeated([int(position) for position in positions])
+            case [b"stale", next_index, last]:
+                self._raise_floor(last.decode())
+                return Stale(int(next_index))
+            case [b"fenced"]:
+                return Fenced()
+            case [b"missing"]:
+                return Missing()
+        raise RuntimeError(f"publish.lua answered {reply!r}")
+
+    def _raise_floor(self, entry_id: str) -> None:
+        self._floor = max(self._floor, entry_id, key=parse_entry_id)
+
+
+class UnsupportedFormat(Exception):
+    """Redis holds data of another version."""
+
+
+def _new_epoch() -> str:
+    return secrets.token_hex(8)
+
+
+def _line(reason: str) -> str:
+    """A reason may quote whatever could not be read."""
+    return " ".join(reason[:_MAX_REASON].encode("utf-8", "replace").decode().split())
+
+
+def _cut_short(rejected: list[Rejected]) -> list[bytes]:
+    """Keep no more of the raw bytes than a log that serves garbage may cost."""
+    room = min(_MAX_RAW, _MAX_RAW_BATCH // max(len(rejected), 1))
+    return [entry.raw[:room] for entry in rejected]
+
+
+def _tree_head_fields(tree_head: TreeHead | None) -> tuple[str | int | bytes, ...]:
+    if tree_head is None:
+        return ()
+    return (
+        *("tree_size", tree_head.size),
+        *("tree_timestamp", tree_head.timestamp),
+        *("tree_root", tree_head.root),
+        *("tree_signature", tree_head.signature),
+    )

@@ -1,0 +1,489 @@
+"""Reading: what a gateway knows of Redis.
+
+A `Follower` reads the streams from concrete ids with one blocking XREAD, so nothing that arrives
+between two reads is lost; `continuity.py` says how it knows. Batches are unpacked one by one as the
+caller takes them, so a gateway that is catching up holds `COUNT` packed batches of each stream
+and no more.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import redis.exceptions
+import structlog
+from redis.asyncio import Redis
+
+from certbus import scripts
+from certbus.ids import ORIGIN, EntryId, parse_entry_id
+from certbus.keys import STREAMS, Keys
+from certbus.streams.codec import Codec
+from certbus.streams.continuity import (
+    NOTHING,
+    OLDEST,
+    Action,
+    Link,
+    Losses,
+    Place,
+    Search,
+    Trail,
+    View,
+    first_of,
+    judge,
+)
+from certbus.streams.events import (
+    FORGOTTEN,
+    NOT_RETAINED,
+    Event,
+    Gap,
+    NewEpoch,
+    Repeat,
+    StreamBatch,
+    Unreadable,
+    decode_entry,
+    read_link,
+)
+
+__all__ = [
+    "COUNT",
+    "Event",
+    "Follower",
+    "Gap",
+    "Head",
+    "Malformed",
+    "NewEpoch",
+    "Piece",
+    "Repeat",
+    "StreamBatch",
+    "history",
+    "newest",
+    "oldest",
+    "oldest_id",
+    "read_batch",
+    "read_head",
+    "read_piece",
+]
+
+COUNT = 16
+"""Batches of a stream in one read."""
+
+_BLOCK_MS = 1000  # how long a read waits; after one in vain, Redis is asked whether it was rewound
+_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to reach Redis
+_PRECEDING = 4  # batches before the first one it reads that a reader looks at, to know a fork
+_BEHIND = 0.2  # seconds between attempts to find a replica where the primary is
+_HEAD = ("epoch", "last", "streams", "first")
+
+log = structlog.get_logger(__name__)
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+"""A stream entry as redis-py gives it: id and fields."""
+
+
+class Malformed(redis.exceptions.RedisError):
+    """Redis holds text where something else belongs. Says where, and what is accepted."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The state of all streams.
+
+    Attributes:
+        epoch: random; another one means that Redis was emptied. None if nothing was ever written.
+        last: newest entry id.
+        streams: those being written; a name that this release does not know is left out.
+        first: id of the epoch's first batch; None if there is none, or a release before this field
+            published it.
+    """
+
+    epoch: str | None
+    last: str
+    streams: tuple[str, ...]
+    first: str | None = None
+
+
+async def read_head(client: Redis, keys: Keys) -> Head:
+    """Ask for the state of all streams.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached, or holds what is no such state.
+    """
+    values: Any = await client.hmget(keys.head, list(_HEAD))
+    return _head(keys, values)
+
+
+def _head(keys: Keys, values: Sequence[bytes | None]) -> Head:
+    epoch, last, streams, first = (
+        None if value is None else value.decode("utf-8", "replace") for value in values
+    )
+    for name, entry in (("last", last), ("first", first)):
+        try:
+            parse_entry_id(entry or ORIGIN)
+        except ValueError as error:
+            raise Malformed(f"{keys.head} has {name}: {error}") from error
+    written = tuple(name for name in (streams or "").split() if name in STREAMS)
+    return Head(epoch, last or ORIGIN, written, first)
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """Consecutive entries of a stream, and the state of all streams at the same moment.
+
+    Attributes:
+        head: the state.
+        entries: the oldest first.
+    """
+
+    head: Head
+    entries: list[Entry]
+
+    def view(self, entry: EntryId) -> View:
+        """What it shows to a reader at an entry id, if it was read from there on."""
+        links = self.links()
+        at = links[0] if links and links[0].id == entry else None
+        after = next((link for link in links if link.id > entry), None)
+        return View(
+            self.head.epoch,
+            first_of(_entry_id(self.head.first), at or after),
+            parse_entry_id(self.head.last),
+            at,
+            after,
+        )
+
+    def links(self) -> list[Link]:
+        """What tells the entries from others."""
+        return [read_link(entry_id.decode(), fields) for entry_id, fields in self.entries]
+
+
+def _entry_id(text: str | None) -> EntryId | None:
+    return None if text is None else parse_entry_id(text)
+
+
+async def read_piece(client: Redis, keys: Keys, stream: str, start: str, count: int) -> Piece:
+    """Read entries of a stream and the state of all streams at one moment.
+
+    Args:
+        client: primary or replica.
+        keys: names of the keys.
+        stream: its name.
+        start: entry id to begin with; with "(" before it, to begin after; "-" for the oldest.
+        count: entries at most.
+
+    Raises:
+        redis.exceptions.RedisError: Redis cannot be reached, or holds what is no such state.
+    """
+    async with client.pipeline(transaction=True) as transaction:
+        transaction.hmget(keys.head, list(_HEAD))
+        transaction.xrange(keys.stream(stream), min=start, count=count)
+        values, entries = await transaction.execute()
+    return Piece(_head(keys, values), entries)
+
+
+class Follower:
+    """Follows streams for as long as it is iterated, whatever happens to Redis.
+
+    Iterating gives the batches of each stream in order, and beside them what is to be reported of
+    them: a `Gap`, a `Repeat`, a `NewEpoch`.
+
+    Args:
+        client: what to read from, the primary or a replica.
+        keys: names of the keys.
+        streams: which streams to read.
+        after: entry ids to continue from, by stream ("0-0": from the oldest batch); a stream that
+            is not in it begins with the next batch to be published.
+        primary: if `client` is a replica: tells one that is behind from a Redis that was rewound.
+
+    Attributes:
+        connected: whether the last attempt to read succeeded.
+        last_error: why not; None if it did.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        keys: Keys,
+        streams: Sequence[str],
+        after: Mapping[str, str] | None = None,
+        *,
+        primary: Redis | None = None,
+    ) -> None:
+        self.connected = False
+        self.last_error: str | None = None
+        self._redis = client
+        self._primary = primary or client
+        self._keys = keys
+        self._streams = tuple(streams)
+        self._names = {keys.stream(name).encode(): name for name in STREAMS}
+        self._trails = {name: Trail(_behind(entry)) for name, entry in (after or {}).items()}
+        self._epoch: str | None = None
+        self._first: EntryId | None = None
+        self._behind = False  # whether it reads a replica that is not where the primary is
+        self._check_all = False  # whether Redis has still what was read last is to be checked
+        self._codec = Codec()
+
+    @property
+    def positions(self) -> dict[str, str]:
+        """Entry id of the newest batch given out (or begun after), by stream.
+
+        Empty until Redis has first been reached.
+        """
+        return {name: str(trail.place.entry) for name, trail in self._trails.items()}
+
+    def losses(self, stream: str) -> Losses:
+        """The ranges of ids of a stream that it has seen Redis lose."""
+        trail = self._trails.get(stream)
+        return Losses() if trail is None else trail.losses
+
+    def has_read(self, stream: str, entry: EntryId) -> bool:
+        """Whether a batch is among the newest that it has read."""
+        trail = self._trails.get(stream)
+        return trail is not None and any(link.id == entry for link in trail.links)
+
+    def change(self, streams: Sequence[str]) -> None:
+        """Read these streams from now on; a new one from the next batch to be published."""
+        self._streams = tuple(streams)
+        self._trails = {name: trail for name, trail in self._trails.items() if name in streams}
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        failures = 0
+        look = True
+        while True:
+            try:
+                if look or self._trails.keys() != set(self._streams):
+                    for event in await self._look():
+                        yield event
+                    if self._behind:
+                        look = self.connected = True
+                        await asyncio.sleep(_BEHIND)
+                        continue
+                entries = await self._read()
+                self.connected, self.last_error, failures = True, None, 0
+                look = not entries or self._epoch is None
+                for stream, entry in entries:
+                    if stream not in self._trails:
+                        continue  # it was left out while it was read
+                    events, goes_on = await self._take(stream, entry)
+                    for event in events:
+                        yield event
+                    if not goes_on:
+                        look = True
+                        break
+            except redis.exceptions.RedisError as error:
+                if not failures:
+                    log.warning("cannot read from redis, trying again", error=str(error))
+                self.connected, self.last_error = False, str(error)
+                look = self._check_all = True
+                await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
+                failures += 1
+
+    async def _read(self) -> list[tuple[str, Entry]]:
+        if not self._trails:
+            await asyncio.sleep(_BLOCK_MS / 1000)
+            return []
+        after = {name: str(trail.place.entry) for name, trail in self._trails.items()}
+        reply: Any = await self._redis.xread(
+            {self._keys.stream(name): entry for name, entry in after.items()},
+            count=COUNT,
+            block=_BLOCK_MS,
+        )
+        return [
+            (name, entry)
+            for key, entries in reply or ()
+            for entry in entries
+            if (name := self._names[key]) in self._trails
+            and str(self._trails[name].place.entry) == after[name]  # else it was begun anew
+        ]
+
+    async def _take(self, stream: str, entry: Entry) -> tuple[list[Event], bool]:
+        """Go on by one stream entry.
+
+        Returns:
+            Events, and whether what was read with this entry is to be read on.
+        """
+        trail = self._trails[stream]
+        before = str(trail.place.entry)
+        entry_id = entry[0].decode()
+        batch = decode_entry(self._codec, stream, entry_id, entry[1], before)
+        place, link = trail.place, batch.link
+        verdict = judge(place, View(place.epoch, None, link.id, None, link))
+        events: list[Event] = []
+        if verdict.gap is not None:
+            # An emptied Redis breaks every chain, so that is looked for first.
+            events = await self._look(suspect=stream)
+            if (
+                events
+                or self._behind
+                or trail.place is not place
+                or self._trails.get(stream) is not trail
+            ):
+                return events, False
+            if verdict.gap == "trimmed":
+                events.append(Gap(stream, before, entry_id, NOT_RETAINED))
+            else:
+                log.error(
+                    "a batch names an older one than is before it", stream=stream, id=entry_id
+                )
+        if isinstance(batch, Unreadable):
+            log.error("unreadable batch", stream=stream, id=entry_id, error=batch.error)
+            trail.skip(link.id, place.epoch or self._epoch or "")
+            return [Gap(stream, before, entry_id, f"unreadable: {batch.error}")], True
+        trail.take(link, place.epoch or self._epoch or "")
+        if batch.forgot and not events:
+            events.append(Gap(stream, before, entry_id, FORGOTTEN))
+        return [*events, batch], True
+
+    async def _look(self, suspect: str | None = None) -> list[Event]:
+        """Find out where to begin, and whether Redis has lost what this reader has read."""
+        self._behind = False
+        head = await read_head(self._redis, self._keys)
+        last = parse_entry_id(head.last)
+        for name in self._streams:
+            if name not in self._trails:
+                trail = Trail(_behind(head.last, head.epoch or ""))
+                await self._remember_preceding(name, trail)
+                self._trails[name] = trail
+        if head.epoch is None:
+            return []  # never written, or emptied: the epoch will tell
+        if self._epoch not in (None, head.epoch):
+            return await self._change_epoch(head)
+        self._epoch = head.epoch
+        self._first = _entry_id(head.first)
+        events: list[Event] = []
+        for name, trail in tuple(self._trails.items()):
+            if trail.place.epoch == "":
+                trail.place = msgspec.structs.replace(trail.place, epoch=head.epoch)
+                await self._remember_preceding(name, trail)
+            if self._check_all or name == suspect or trail.place.entry > last:
+                events += await self._check(name, trail)
+        self._check_all = False
+        return events
+
+    async def _remember_preceding(self, stream: str, trail: Trail) -> None:
+        """Take note of the batches up to where a reader begins, if the stream has that one."""
+        begin = trail.place.entry
+        if trail.links or begin == NOTHING:
+            return
+        entries: Any = await self._redis.xrevrange(
+            self._keys.stream(stream), max=str(begin), count=_PRECEDING
+        )
+        links = [read_link(entry.decode(), fields) for entry, fields in reversed(entries)]
+        if links and links[-1].id == begin:
+            trail.remember(links)
+
+    async def _change_epoch(self, head: Head) -> list[Event]:
+        if self._primary is not self._redis:
+            primary = await read_head(self._primary, self._keys)
+            if primary.epoch != head.epoch:
+                self._behind = True
+                return []
+        event = NewEpoch(self._epoch or "", head.epoch or "")
+        for trail in self._trails.values():
+            trail.begin_epoch(event.epoch, self._first)
+        self._epoch = head.epoch
+        self._first = _entry_id(head.first)
+        return [event]
+
+    async def _check(self, stream: str, trail: Trail) -> list[Event]:
+        """Go back to the fork if Redis has lost what was read of a stream."""
+        place = trail.place
+        if place.is_oldest:
+            return []
+        seen = str(place.entry)
+        piece = await read_piece(self._redis, self._keys, stream, seen, 2)
+        if judge(place, piece.view(place.entry)).action is not Action.BACK:
+            return []  # of a new epoch, the next look tells
+        if await self._is_replica_behind(place.entry, piece.head):
+            self._behind = True
+            return []
+        fork = await self._fork(stream, trail)
+        if trail.place is not place:
+            return []
+        trail.go_back(fork, place.epoch)
+        since = None if fork is None else str(fork.id)
+        log.error("redis lost what was read of a stream", stream=stream, seen=seen, has=since)
+        return [Repeat(stream, since=since, seen=seen)]
+
+    async def _fork(self, stream: str, trail: Trail) -> Link | None:
+        """The newest batch that was read and that Redis has still."""
+        first = (await read_piece(self._redis, self._keys, stream, "-", 1)).links()
+        search = Search(trail.links, first[0].id if first else None)
+        while (link := search.question) is not None:
+            found = (await read_piece(self._redis, self._keys, stream, str(link.id), 1)).links()
+            search.answer(has=found == [link])
+        return search.found
+
+    async def _is_replica_behind(self, seen: EntryId, head: Head) -> bool:
+        if self._primary is self._redis or seen <= parse_entry_id(head.last):
+            return False
+        try:
+            primary = await read_head(self._primary, self._keys)
+        except redis.exceptions.RedisError:
+            return True  # nobody can say that anything is lost
+        return primary.epoch == head.epoch and parse_entry_id(primary.last) >= seen
+
+
+def _behind(entry: str, epoch: str | None = None) -> Place:
+    """The place behind everything up to a batch: of a follower, never of a moment.
+
+    Args:
+        entry: its id.
+        epoch: None if none was seen yet; then 0-0 means the oldest.
+    """
+    if epoch is None and entry == ORIGIN:
+        return OLDEST
+    return Place(parse_entry_id(entry), None, epoch or "")
+
+
+async def history(
+    client: Redis, keys: Keys, stream: str, after: str, count: int
+) -> list[StreamBatch]:
+    """Read what a stream retains after an entry id, at most `count` batches, oldest first.
+
+    An entry that is no batch is left out and logged, and the next ones are read instead: an empty
+    list means that nothing follows.
+    """
+    batches: list[StreamBatch] = []
+    while len(batches) < count:
+        wanted = count - len(batches)
+        entries: Any = await client.xrange(keys.stream(stream), min=f"({after}", count=wanted)
+        batches += _decode_all(stream, entries)
+        if len(entries) < wanted:
+            break
+        after = entries[-1][0].decode()
+    return batches
+
+
+async def oldest_id(client: Redis, keys: Keys, stream: str) -> EntryId | None:
+    """Read the id of the oldest entry that a stream retains, without the entry."""
+    ids: Any = await scripts.load(client, "span")(keys=[keys.stream(stream)])
+    return parse_entry_id(ids[0].decode()) if ids else None
+
+
+async def read_batch(client: Redis, keys: Keys, stream: str, entry: str) -> StreamBatch | None:
+    """Read one batch by its id; None if the stream does not retain it."""
+    entries: Any = await client.xrange(keys.stream(stream), min=entry, max=entry)
+    batches = _decode_all(stream, entries)
+    return batches[0] if batches else None
+
+
+async def oldest(client: Redis, keys: Keys, stream: str) -> StreamBatch | None:
+    """Read the oldest batch that a stream retains."""
+    batches = await history(client, keys, stream, ORIGIN, 1)
+    return batches[0] if batches else None
+
+
+async def newest(client: Redis, keys: Keys, stream: str) -> StreamBatch | None:
+    """Read the newest batch of a stream."""
+    entries: Any = await client.xrevrange(keys.stream(stream), count=1)
+    batches = _decode_all(stream, entries)
+    return batches[0] if batches else None
+
+
+def _decode_all(stream: str, entries: list[Entry]) -> list[StreamBatch]:
+    codec = Codec()
+    batches = []
+    for entry_id, fields in entries:
+        batch = decode_entry(codec, stream, entry_id.decode(), fields)
+        if isinstance(batch, Unreadable):
+            log.error("unreadable batch", stream=stream, id=str(batch.link.id), error=batch.error)
+        else:
+            batches.append(batch)
+    return batches

@@ -1,0 +1,56 @@
+"""Issuers that one worker has fetched are there for all."""
+
+from hashlib import sha256
+
+from redis.asyncio import Redis
+
+from certbus.caches.issuers import LARGEST, LIFE, MOST, PARTS, IssuerShelf
+from tests.certbus.bus import KEYS
+from tests.certbus.streams.test_full_redis import TOO_LITTLE, allow
+
+DER = b"an issuer"
+FINGERPRINT = sha256(DER).digest()
+PART = FINGERPRINT[0] >> 4
+
+
+async def test_what_was_put_is_found(client: Redis) -> None:
+    shelf = IssuerShelf(client, KEYS)
+    assert await shelf.get([]) == {}
+    assert await shelf.get([FINGERPRINT]) == {}
+    await shelf.put(FINGERPRINT, DER)
+    assert await shelf.get([bytes(32), FINGERPRINT]) == {FINGERPRINT: DER}
+    assert await client.ttl(KEYS.issuers(PART)) > 0
+
+
+async def test_what_is_not_what_its_fingerprint_says_is_not_found(client: Redis) -> None:
+    await client.hset(KEYS.issuers(PART), FINGERPRINT, b"another")
+    assert await IssuerShelf(client, KEYS).get([FINGERPRINT]) == {}
+
+
+async def test_the_shelf_is_bounded(client: Redis) -> None:
+    shelf = IssuerShelf(client, KEYS)
+    large = bytes(LARGEST + 1)
+    await shelf.put(sha256(large).digest(), large)
+    assert await client.keys() == []
+    await client.hset(KEYS.issuers(PART), mapping={str(n): b"" for n in range(MOST // PARTS)})
+    await shelf.put(FINGERPRINT, DER)
+    assert await client.hlen(KEYS.issuers(PART)) == MOST // PARTS
+
+
+async def test_a_full_redis_does_without(client: Redis) -> None:
+    await allow(client, TOO_LITTLE)
+    shelf = IssuerShelf(client, KEYS)
+    await shelf.put(FINGERPRINT, DER)
+    assert await shelf.get([FINGERPRINT]) == {}
+
+
+async def test_not_all_expire_at_once(client: Redis) -> None:
+    shelf = IssuerShelf(client, KEYS)
+    issuers = [b"issuer %d" % number for number in range(400)]
+    for der in issuers:
+        await shelf.put(sha256(der).digest(), der)
+    lives = {await client.ttl(KEYS.issuers(part)) for part in range(PARTS)}
+    assert len(lives) > PARTS // 2
+    assert all(0.7 * LIFE < life < 1.3 * LIFE for life in lives)
+    found = await shelf.get([sha256(der).digest() for der in issuers])
+    assert list(found.values()) == issuers

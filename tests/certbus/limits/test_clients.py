@@ -1,0 +1,247 @@
+"""Limits over all gateways: rates, and connections that outlive no gateway."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.connection import connect, is_out_of_memory
+from certbus.limits.clients import Connected, ConnectionCounts, LetIn, Rate, RateLimits
+from tests.certbus.bus import KEYS
+from tests.certbus.proxy import LossyProxy
+from tests.certbus.servers import RedisServer
+
+SLOW = Rate(5, 0.001, 0, 10, 3600, 1000)
+
+
+def asks(rate: Rate, count: int, who: str = "address:192.0.2.1") -> list[tuple[str, Rate]]:
+    return [(who, rate)] * count
+
+
+@pytest.fixture
+def rates(client: Redis) -> RateLimits:
+    return RateLimits(client, KEYS)
+
+
+def gateway(client: Redis, name: str, ttl: float = 30) -> ConnectionCounts:
+    return ConnectionCounts(client, KEYS, name, ttl)
+
+
+async def sums(client: Redis) -> dict[str, int]:
+    counts: dict[Any, Any] = await client.hgetall(KEYS.connections)
+    return {address.decode(): int(count) for address, count in counts.items()}
+
+
+async def test_a_bucket_allows_what_it_holds(rates: RateLimits) -> None:
+    decisions = await rates.take(asks(SLOW, 7))
+    assert [decision.allowed for decision in decisions] == [True] * 5 + [False] * 2
+    assert [decision.remaining for decision in decisions] == [4, 3, 2, 1, 0, 0, 0]
+    assert decisions[4].retry_after == 0
+    assert 990 < decisions[5].retry_after <= 1000
+    assert 4990 < decisions[5].reset <= 5000
+
+
+async def test_everyone_has_a_bucket(rates: RateLimits) -> None:
+    await rates.take(asks(SLOW, 6))
+    (other,) = await rates.take(asks(SLOW, 1, "token:alice"))
+    assert other.allowed
+
+
+async def test_what_was_told_to_wait_for_comes(rates: RateLimits) -> None:
+    rate = Rate(2, 20, 0, 10, 3600, 1000)
+    refused = (await rates.take(asks(rate, 3)))[2]
+    assert not refused.allowed
+    assert 0 < refused.retry_after <= 0.05
+    await asyncio.sleep(refused.retry_after)  # what a client would do
+    (again,) = await rates.take(asks(rate, 1))
+    assert again.allowed
+
+
+async def test_a_burst_goes_beyond_the_bucket_once(rates: RateLimits) -> None:
+    rate = Rate(2, 0.001, 3, 60, 3600, 1000)
+    decisions = await rates.take(asks(rate, 6))
+    assert [decision.allowed for decision in decisions] == [True] * 5 + [False]
+    assert 59 < decisions[5].retry_after <= 60, "the burst is sooner back than a token"
+
+
+async def test_the_window_refuses_what_the_bucket_would_allow(rates: RateLimits) -> None:
+    rate = Rate(1000, 1000, 0, 10, 3600, 4)
+    decisions = await rates.take(asks(rate, 5))
+    assert [decision.allowed for decision in decisions] == [True] * 4 + [False]
+    assert decisions[4].retry_after > 1
+    assert rate.limit == 4
+
+
+async def test_the_window_slides(rates: RateLimits) -> None:
+    """The window before weighs less and less, and never is more allowed than in any window."""
+    rate = Rate(1000, 1000, 0, 10, 0.4, 8)
+    allowed: list[float] = []
+    end = time.monotonic() + 1.6
+    while time.monotonic() < end:
+        (decision,) = await rates.take(asks(rate, 1))
+        if decision.allowed:
+            allowed.append(time.monotonic())
+        await asyncio.sleep(min(decision.retry_after, 0.01))
+    assert len(allowed) >= 16, "it forgets"
+    # Two fixed windows estimate a sliding one: within it, up to twice is possible, not more.
+    busiest = max(sum(start <= then < start + 0.4 for then in allowed) for start in allowed)
+    assert busiest <= 2 * 8
+
+
+async def test_refused_requests_take_nothing(rates: RateLimits, client: Redis) -> None:
+    await rates.take(asks(SLOW, 5))
+    before = await client.dump(KEYS.rate("address:192.0.2.1"))
+    await rates.take(asks(SLOW, 100))
+    assert await client.dump(KEYS.rate("address:192.0.2.1")) == before
+
+
+async def test_rates_are_forgotten_when_they_say_nothing_any_more(
+    rates: RateLimits, client: Redis
+) -> None:
+    rate = Rate(2, 10, 1, 1, 5, 100)
+    await rates.take(asks(rate, 1))
+    assert 0 < await client.pttl(KEYS.rate("address:192.0.2.1")) <= 10_000
+    assert await client.keys(f"{KEYS.prefix}limit:*") == [KEYS.rate("address:192.0.2.1").encode()]
+
+
+async def test_many_racers_get_exactly_what_there_is(rates: RateLimits) -> None:
+    rate = Rate(100, 0.001, 0, 10, 3600, 1000)
+    rounds = await asyncio.gather(*(rates.take(asks(rate, 5)) for _ in range(60)))
+    assert sum(decision.allowed for decisions in rounds for decision in decisions) == 100
+
+
+async def test_connections_are_let_in_up_to_the_limit_of_one_address(client: Redis) -> None:
+    one, two = gateway(client, "one"), gateway(client, "two")
+    await one.begin()
+    await two.begin()
+    assert await one.count(None, 10, [Connected("a", 0, 7)]) == [LetIn(7, full=False)]
+    assert await two.count(None, 10, [Connected("a", 0, 7), Connected("b", 0, 1)]) == [
+        LetIn(3, full=False),
+        LetIn(1, full=False),
+    ]
+    assert await sums(client) == {"a": 10, "b": 1, "*": 11}
+    assert await one.count(None, 10, [Connected("a", 5)]) == [LetIn(0, full=False)]
+    assert await two.count(None, 10, [Connected("a", 3, 9)]) == [LetIn(2, full=False)]
+
+
+async def test_connections_are_let_in_up_to_the_limit_of_all(client: Redis) -> None:
+    one, two = gateway(client, "one"), gateway(client, "two")
+    await one.begin()
+    await two.begin()
+    assert await one.count(5, 4, [Connected("a", 0, 9)]) == [LetIn(4, full=False)]
+    assert await two.count(5, 4, [Connected("b", 0, 2), Connected("c", 0, 1)]) == [
+        LetIn(1, full=True),
+        LetIn(0, full=True),
+    ]
+    assert (await sums(client))["*"] == 5
+
+
+async def test_limits_lowered_below_what_is_there_let_nobody_in(client: Redis) -> None:
+    one = gateway(client, "one")
+    await one.begin()
+    await one.count(10, 10, [Connected("a", 0, 8)])
+    assert await one.count(3, 3, [Connected("a", 8, 1)]) == [LetIn(0, full=False)]
+    assert await sums(client) == {"a": 8, "*": 8}
+
+
+async def test_a_lost_reply_is_noticed_and_does_no_harm(
+    client: Redis, server: RedisServer, tmp_path: Path
+) -> None:
+    async with LossyProxy(server.socket, tmp_path / "p") as proxy, connect(proxy.url) as lossy:
+        one = gateway(lossy, "one")
+        await one.begin()
+        await one.count(None, 9, [Connected("b", 0, 2)])
+        proxy.lose_next(b"EVALSHA")
+        # It is done, and asked again on a new connection.
+        assert await one.count(None, 9, [Connected("a", 0, 3)]) is None, "count anew"
+        assert proxy.lost == 1
+        await one.begin()
+        assert await one.count(None, 9, [Connected("a", 0, 3), Connected("b", 2)]) == [
+            LetIn(3, full=False),
+            LetIn(0, full=False),
+        ]
+    assert await sums(client) == {"a": 3, "b": 2, "*": 5}
+
+
+async def test_what_has_gone_leaves_nothing(client: Redis) -> None:
+    one = gateway(client, "one")
+    await one.begin()
+    await one.count(None, None, [Connected("a", 0, 3), Connected("b", 0, 1)])
+    await one.count(None, None, [Connected("a", 0), Connected("b", 0)])
+    assert await sums(client) == {}
+    await one.count(None, None, [Connected("a", 0, 2)])
+    await one.end()
+    assert await client.keys(f"{KEYS.prefix}limit:*") == []
+
+
+async def test_a_gateway_that_says_nothing_is_forgotten(client: Redis) -> None:
+    dead, alive = gateway(client, "dead", ttl=0.3), gateway(client, "alive")
+    await alive.begin()
+    await dead.begin()
+    await dead.count(None, None, [Connected("a", 0, 3), Connected("b", 0, 1)])
+    await alive.count(None, None, [Connected("a", 0, 2)])
+    assert (await sums(client))["a"] == 5
+    deadline = time.monotonic() + 10
+    while await sums(client) != {"a": 2, "*": 2}:
+        assert time.monotonic() < deadline
+        await alive.count(None, None, [])
+        await asyncio.sleep(0.02)
+    assert await dead.count(None, None, []) is None, "it has to count anew"
+
+
+async def test_everything_expires_with_the_last_gateway(client: Redis) -> None:
+    one = gateway(client, "one", ttl=0.05)
+    await one.begin()
+    await one.count(None, None, [Connected("a", 0, 3)])
+    lifetimes = [await client.pttl(key) for key in await client.keys(f"{KEYS.prefix}limit:*")]
+    assert len(lifetimes) == 3
+    assert all(0 < lifetime <= 200 for lifetime in lifetimes)
+
+
+async def test_a_gateway_unknown_to_an_emptied_redis_is_told(client: Redis) -> None:
+    one = gateway(client, "one")
+    assert await one.count(None, None, [Connected("a", 0, 3)]) is None
+    await one.begin()
+    await one.count(None, None, [Connected("a", 0, 3)])
+    await client.flushall()
+    assert await one.count(None, None, []) is None
+
+
+async def test_three_gateways_racing_are_exact(client: Redis) -> None:
+    async def fill(counts: ConnectionCounts) -> int:
+        await counts.begin()
+        held = 0
+        for _ in range(100):
+            (let_in,) = await counts.count(None, 100, [Connected("a", held, 1)]) or []
+            held += let_in.count
+        return held
+
+    held = await asyncio.gather(*(fill(gateway(client, name)) for name in ("x", "y", "z")))
+    assert sum(held) == 100
+    assert await sums(client) == {"a": 100, "*": 100}
+
+
+@pytest.fixture
+def full(executable: str, tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(executable, tmp_path, maxmemory=1)
+    server.start()
+    yield server
+    server.kill()
+
+
+async def test_a_full_redis_counts_connections_but_no_rates(full: RedisServer) -> None:
+    async with connect(full.url) as client:
+        with pytest.raises(redis.exceptions.RedisError) as refused:
+            await RateLimits(client, KEYS).take(asks(SLOW, 2))
+        assert is_out_of_memory(refused.value)
+        assert await client.keys("*") == []
+        counts = gateway(client, "one")
+        await counts.begin()
+        assert await counts.count(None, 2, [Connected("a", 0, 3)]) == [LetIn(2, full=False)]
+        assert await counts.count(None, 2, [Connected("b", 0, 1)]) == [LetIn(1, full=False)]
+        assert await sums(client) == {"a": 2, "b": 1, "*": 3}

@@ -1,0 +1,148 @@
+"""Logs that get a better id."""
+
+import pytest
+from redis.asyncio import Redis
+
+from certbus.cluster import Directory, LogDescription, snapshot
+from certbus.logs.registry import Roll
+from certbus.logs.tree_state import Ledger
+from certbus.streams.publisher import Fenced, Published
+from ctparse.merkle import Frontier
+from ctparse.tree_head import TreeHead
+from tests.certbus.bus import KEYS, LOG, Worker, assert_adds_up, batch, log_status, stored_names
+from tests.certbus.streams.test_full_redis import TOO_LITTLE, allow
+
+OLD = f"url-{'ef' * 32}"
+HEAD = TreeHead(5, 1000, b"r" * 32, b"s")
+
+
+@pytest.fixture
+def roll(client: Redis) -> Roll:
+    return Roll(client, KEYS)
+
+
+async def ids(client: Redis) -> list[str]:
+    return [log.log_id for log in (await snapshot(client, KEYS)).logs]
+
+
+async def test_everything_that_is_kept_of_a_log_goes_on_under_its_new_id(
+    one: Worker, two: Worker, client: Redis, roll: Roll
+) -> None:
+    lease = await one.take(OLD, 7)
+    await one.publisher.publish(lease, batch(7, ["a", "b"], duplicates=1))
+    await client.hset(KEYS.log(OLD), mapping={"frontier": Frontier().to_bytes(), "stale": 3})
+    await Ledger(client, KEYS).alarm(OLD, "split", "two trees", [HEAD])
+    before = await client.hgetall(KEYS.log(OLD))
+    assert await roll.rename(OLD, LOG)
+
+    assert await ids(client) == [LOG]
+    after = await client.hgetall(KEYS.log(LOG))
+    assert after == {name: value for name, value in before.items() if name != b"owner"}
+    assert await client.xlen(KEYS.evidence(LOG)) == 1
+    assert await client.exists(KEYS.evidence(OLD), KEYS.lease(OLD), KEYS.lease(LOG)) == 0
+    assert await roll.renamed([OLD, LOG]) == {OLD: LOG}
+
+    taken = await two.take(LOG)
+    assert taken.next == 10
+    assert isinstance(await two.publisher.publish(taken, batch(10, ["c"])), Published)
+    assert await stored_names(client) == ["a", "b", "c"]
+    assert_adds_up(await log_status(client))
+
+
+async def test_whoever_holds_a_log_under_its_old_id_can_do_nothing_any_more(
+    one: Worker, client: Redis, roll: Roll
+) -> None:
+    lease = await one.take(OLD)
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    await roll.rename(OLD, LOG)
+    assert await one.publisher.publish(lease, batch(1, ["b"])) == Fenced()
+    assert await one.leases.renew([lease]) == [lease]
+    assert await one.leases.next_index(OLD) is None
+    assert await one.leases.restore(lease, 1) is None
+    assert await one.leases.acquire(OLD, 0) is None
+    assert not await one.leases.set_start(OLD, 0)
+    assert not await one.leases.release(lease)
+    description = LogDescription(OLD, "old", "https://log.example/", "", "rfc6962", "")
+    await Directory(client, KEYS).describe([description])
+    assert await ids(client) == [LOG]
+    assert await stored_names(client) == ["a"]
+
+
+async def test_an_id_that_nobody_has_used_leads_to_the_better_one(
+    one: Worker, client: Redis, roll: Roll
+) -> None:
+    assert not await roll.rename(OLD, LOG)
+    assert await roll.renamed([OLD]) == {OLD: LOG}
+    assert await one.leases.acquire(OLD, 0) is None
+    assert await ids(client) == []
+    await Directory(client, KEYS).describe(
+        [LogDescription(LOG, "log", "https://log.example/", "", "rfc6962", "")]
+    )
+    assert await ids(client) == [LOG]
+    assert (await one.take(LOG, 4)).next == 4
+
+
+async def test_what_was_only_described_is_forgotten(client: Redis, roll: Roll) -> None:
+    description = LogDescription(OLD, "old", "https://log.example/", "", "rfc6962", "")
+    await Directory(client, KEYS).describe([description])
+    assert not await roll.rename(OLD, LOG)
+    assert await ids(client) == []
+    assert await client.hgetall(KEYS.log(OLD)) == {b"renamed": LOG.encode()}
+
+
+async def test_a_log_is_renamed_once(one: Worker, client: Redis, roll: Roll) -> None:
+    await one.take(OLD, 7)
+    assert await roll.rename(OLD, LOG)
+    assert not await roll.rename(OLD, LOG)
+    assert not await roll.rename(OLD, "ab" * 32)
+    assert await roll.renamed([OLD]) == {OLD: LOG}
+    assert (await log_status(client)).next == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "goes_on"),
+    [
+        ((0, 30), (10, 20), (0, 30)),  # further on, and nothing is left out between them
+        ((10, 20), (0, 30), (0, 30)),
+        ((0, 20), (0, 20), (0, 20)),
+        ((0, 10), (20, 30), (0, 10)),  # 10 to 19 are in neither
+        ((20, 30), (0, 10), (0, 10)),
+        ((0, 10), (10, 30), (10, 30)),
+    ],
+)
+async def test_a_log_that_was_followed_under_both_ids_is_one_and_loses_nothing(
+    one: Worker,
+    two: Worker,
+    client: Redis,
+    roll: Roll,
+    old: tuple[int, int],
+    new: tuple[int, int],
+    goes_on: tuple[int, int],
+) -> None:
+    leases = []
+    for worker, log_id, (start, end) in ((one, OLD, old), (two, LOG, new)):
+        lease = await worker.take(log_id, start)
+        await worker.publisher.publish(lease, batch(start, [], duplicates=end - start))
+        await Ledger(client, KEYS).alarm(log_id, "split", "two trees", [HEAD])
+        leases.append(lease)
+    assert await roll.rename(OLD, LOG)
+    status = await log_status(client)
+    assert (status.start, status.next) == goes_on
+    assert status.alarms == 2
+    assert_adds_up(status)
+    assert await client.xlen(KEYS.evidence(LOG)) == 2
+    assert await ids(client) == [LOG]
+    # Whoever followed what was dropped is fenced; who followed what stays goes on.
+    stays = goes_on == new
+    first, second = leases
+    at = goes_on[1]
+    assert await one.publisher.publish(first, batch(at, ["a"])) == Fenced()
+    outcome = await two.publisher.publish(second, batch(at, ["b"]))
+    assert isinstance(outcome, Published if stays else Fenced)
+
+
+async def test_a_full_redis_renames_too(one: Worker, client: Redis, roll: Roll) -> None:
+    await one.take(OLD, 7)
+    await allow(client, TOO_LITTLE)
+    assert await roll.rename(OLD, LOG)
+    assert (await log_status(client)).next == 7

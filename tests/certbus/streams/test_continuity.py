@@ -1,0 +1,160 @@
+"""The table of `continuity`: what each place and each view come to."""
+
+import pytest
+
+from certbus.ids import EntryId
+from certbus.streams.continuity import (
+    KNOWN,
+    NOTHING,
+    OLDEST,
+    Action,
+    Link,
+    Losses,
+    Lost,
+    Place,
+    Search,
+    Trail,
+    View,
+    first_of,
+    judge,
+)
+
+
+def at(ms: int) -> EntryId:
+    return EntryId(ms, 0)
+
+
+def link(ms: int, prev: int, what: str = "log:0") -> Link:
+    return Link(at(ms), at(prev), what)
+
+
+def view(
+    last: int, here: Link | None = None, after: Link | None = None, first: int | None = 10
+) -> View:
+    return View("one", None if first is None else at(first), at(last), here, after)
+
+
+EMPTY = Place(NOTHING, None, "one")
+BEHIND = Place(at(20), None, "one", link(20, 10))
+CURSOR = Place(at(20), 3)
+MOMENT = Place(at(20))
+
+
+@pytest.mark.parametrize(
+    ("place", "shown", "action", "gap"),
+    [
+        (OLDEST, view(50, None, link(30, 20)), Action.OLDEST, None),
+        (BEHIND, View(None, None, NOTHING), Action.WAIT, None),
+        (BEHIND, View("two", at(90), at(90)), Action.OLDEST, "reset"),
+        (EMPTY, View("two", at(90), at(90)), Action.OLDEST, "reset"),
+        (Place(at(9), 0), view(50, None, link(10, 0)), Action.OLDEST, "reset"),
+        (Place(at(9)), view(50, None, link(10, 0)), Action.OLDEST, "reset"),
+        (BEHIND, view(50, link(20, 10), link(30, 20)), Action.INSIDE, None),
+        (CURSOR, view(50, link(20, 10)), Action.INSIDE, None),
+        (BEHIND, view(50, link(20, 10, "log:9")), Action.BACK, "lost"),
+        (BEHIND, view(50, link(20, 11)), Action.BACK, "lost"),
+        (BEHIND, view(19), Action.BACK, "lost"),
+        (CURSOR, view(19), Action.END, "future"),
+        (MOMENT, view(19), Action.END, "future"),
+        (BEHIND, view(20), Action.END, None),
+        (CURSOR, view(20), Action.END, "trimmed"),
+        (BEHIND, view(21), Action.END, "trimmed"),
+        (EMPTY, view(0, first=None), Action.END, None),
+        (EMPTY, view(30, None, link(30, 0)), Action.NEXT, None),
+        (EMPTY, view(30, None, link(30, 29)), Action.NEXT, "trimmed"),
+        (BEHIND, view(50, None, link(30, 20)), Action.NEXT, None),
+        (CURSOR, view(50, None, link(30, 20)), Action.NEXT, "trimmed"),
+        (BEHIND, view(50, None, link(30, 29)), Action.NEXT, "trimmed"),
+        (MOMENT, view(50, None, link(30, 29)), Action.NEXT, "trimmed"),
+        (BEHIND, view(50, None, link(30, 19)), Action.BACK, "lost"),
+        (MOMENT, view(50, None, link(30, 19)), Action.NEXT, None),
+        (CURSOR, view(50, None, link(30, 19)), Action.NEXT, "unknown"),
+    ],
+)
+def test_the_table(place: Place, shown: View, action: Action, gap: str | None) -> None:
+    assert judge(place, shown) == (action, gap)
+
+
+@pytest.mark.parametrize("place", [CURSOR, MOMENT])
+@pytest.mark.parametrize(
+    ("lost", "action", "gap"),
+    [
+        (Lost(at(15), at(25), emptied=False, fork=at(15)), Action.BACK, "lost"),
+        (Lost(at(15), at(25), emptied=True, fork=None), Action.OLDEST, "reset"),
+        (Lost(at(20), at(25), emptied=True, fork=None), Action.NEXT, None),
+        (Lost(at(15), at(19), emptied=True, fork=None), Action.NEXT, None),
+    ],
+)
+def test_an_id_that_the_reader_has_seen_lost(
+    place: Place, lost: Lost, action: Action, gap: str | None
+) -> None:
+    losses = Losses()
+    losses.add(lost)
+    if gap is None and place is CURSOR:
+        gap = "unknown"
+    assert judge(place, view(50, None, link(30, 19)), losses) == (action, gap)
+
+
+def test_a_lost_id_that_redis_gave_again_names_the_newer_batch() -> None:
+    losses = Losses()
+    losses.add(Lost(at(15), at(25), emptied=False, fork=at(15)))
+    assert judge(CURSOR, view(50, link(20, 10)), losses) == (Action.INSIDE, None)
+
+
+@pytest.mark.parametrize("kept", range(11))
+@pytest.mark.parametrize("trimmed", [0, 3, 10])
+def test_the_fork_is_found_in_few_questions(kept: int, trimmed: int) -> None:
+    links = [link(ms, ms - 1) for ms in range(1, 11)]
+    retained = links[trimmed:kept]
+    oldest = retained[0].id if retained else None
+    search, questions = Search(links, oldest), 0
+    while search.question is not None:
+        questions += 1
+        search.answer(has=search.question in retained)
+    assert search.found == (retained[-1] if retained else None)
+    assert questions <= 4
+
+
+def test_a_trail_is_bounded_and_goes_back() -> None:
+    trail = Trail(EMPTY)
+    for ms in range(1, KNOWN + 100):
+        trail.take(link(ms, ms - 1), "one")
+    assert len(trail.links) == KNOWN
+    fork = trail.links[-10]
+    trail.go_back(fork, "one")
+    assert trail.place == Place(fork.id, None, "one", fork)
+    assert trail.links[-1] == fork
+    lost = trail.losses.find(at(KNOWN + 99))
+    assert lost is not None
+    assert lost.fork == fork.id
+    assert trail.losses.find(fork.id) is None
+    trail.go_back(None, "one")
+    assert trail.place == OLDEST
+    lost = trail.losses.find(fork.id)
+    assert lost is not None
+    assert lost.fork is None
+
+
+def test_what_is_recorded_as_lost_is_bounded() -> None:
+    losses = Losses()
+    for ms in range(0, 1000, 10):
+        losses.add(Lost(at(ms), at(ms + 5), emptied=False, fork=None))
+    assert losses.find(at(5)) is None
+    assert losses.find(at(995)) is not None
+
+
+def test_a_new_epoch_records_the_ids_of_the_one_before() -> None:
+    trail = Trail(EMPTY)
+    trail.take(link(20, 10), "one")
+    trail.begin_epoch("two", at(10))
+    assert trail.place == Place(NOTHING, None, "two")
+    for ms, emptied in ((9, None), (10, True), (20, True), (21, None)):
+        lost = trail.losses.find(at(ms))
+        assert (lost and lost.emptied) == emptied
+
+
+def test_an_epoch_that_an_older_release_began_shows_its_first_batch_while_it_is_retained() -> None:
+    assert first_of(at(10), link(30, 20)) == at(10)
+    assert first_of(None, link(10, 0)) == at(10)
+    assert first_of(None, link(30, 20)) is None
+    assert first_of(None, None) is None

@@ -1,0 +1,390 @@
+"""publish.lua and the two calls in front of it, against real servers."""
+
+from typing import Any
+
+import msgspec
+import pytest
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.connection import connect
+from certbus.ids import parse_entry_id
+from certbus.streams.cert_index import Place, locate
+from certbus.streams.publisher import (
+    MAX_BYTES,
+    Batch,
+    Fenced,
+    Missing,
+    Published,
+    PublisherSettings,
+    Repeated,
+    Stale,
+    UnsupportedFormat,
+)
+from ctparse.entry import Rejected
+from ctparse.tree_head import TreeHead
+from tests.certbus.bus import (
+    KEYS,
+    LOG,
+    OTHER_LOG,
+    Worker,
+    assert_adds_up,
+    batch,
+    log_status,
+    message,
+    rejected,
+    stored,
+    stored_names,
+)
+from tests.certbus.servers import RedisServer
+
+TREE_HEAD = TreeHead(size=1000, timestamp=1_700_000_000_000, root=b"\0\xff" * 16, signature=b"\4\3")
+
+
+async def everything(client: Redis) -> dict[bytes, bytes | None]:
+    """Every key with its serialized value, to tell whether anything was written."""
+    return {key: await client.dump(key) async for key in client.scan_iter(count=1000)}
+
+
+async def test_a_batch_is_one_entry_of_the_same_id_in_each_stream(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take(start=100)
+    first = await one.publisher.publish(lease, batch(100, ["a", "b"], duplicates=1))
+    assert isinstance(first, Published)
+    second = await one.publisher.publish(lease, batch(103, ["c"]))
+    assert isinstance(second, Published)
+    assert (first.next, second.next) == (103, 104)
+
+    assert await stored_names(client) == ["a", "b", "c"]
+    assert [(b.id, b.prev, b.log, b.first, b.last) for b in await stored(client)] == [
+        (first.id, "0-0", LOG, 100, 102),
+        (second.id, first.id, LOG, 103, 103),
+    ]
+    status = await log_status(client)
+    assert (status.published, status.duplicates, status.next) == (3, 1, 104)
+    assert_adds_up(status)
+
+
+async def test_rejected_entries_are_kept_and_the_tree_head_goes_with_next(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    huge = b"\0" * 100_000
+    odd = Batch(0, 4, [message("a")], 1, [rejected(1), rejected(3, huge)], TREE_HEAD)
+    assert isinstance(await one.publisher.publish(lease, odd), Published)
+
+    reply: Any = await client.xrange(KEYS.rejected)
+    entries = [fields for _, fields in reply]
+    assert [(e[b"log"], e[b"index"], e[b"reason"], e[b"size"]) for e in entries] == [
+        (LOG.encode(), b"1", b"not a certificate", b"7"),
+        (LOG.encode(), b"3", b"not a certificate", b"100000"),
+    ]
+    assert entries[0][b"raw"] == b"garbage"
+    assert huge.startswith(entries[1][b"raw"])
+    assert 1000 < len(entries[1][b"raw"]) < len(huge)
+    fields = await client.hgetall(KEYS.log(LOG))
+    assert fields[b"tree_size"] == b"1000"
+    assert fields[b"tree_timestamp"] == b"1700000000000"
+    assert fields[b"tree_root"] == TREE_HEAD.root
+    assert fields[b"tree_signature"] == TREE_HEAD.signature
+    status = await log_status(client)
+    assert (status.published, status.duplicates, status.rejected) == (1, 1, 2)
+    assert_adds_up(status)
+
+
+async def test_a_batch_of_duplicates_only_appends_nothing(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    assert await one.publisher.publish(lease, batch(1, [], duplicates=256)) == Published(None, 257)
+    assert await stored_names(client) == ["a"]
+    status = await log_status(client)
+    assert (status.published, status.duplicates) == (1, 256)
+    assert_adds_up(status)
+
+
+async def test_a_batch_of_rejected_entries_only(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    outcome = await one.publisher.publish(lease, Batch(0, 1, [], 0, [rejected(0)]))
+    assert outcome == Published(None, 1)
+    assert await client.xlen(KEYS.rejected) == 1
+    assert await client.exists(KEYS.stream("full")) == 0
+
+
+async def test_known_tells_what_was_published_by_any_log(one: Worker, two: Worker) -> None:
+    names = [f"certificate {number}" for number in range(600)]
+    lease = await one.take(OTHER_LOG)
+    assert isinstance(await one.publisher.publish(lease, batch(0, names[100:300])), Published)
+    known = await two.publisher.known([message(name).sha256 for name in names])
+    assert known == [100 <= number < 300 for number in range(600)]
+    assert await two.publisher.known([]) == []
+
+
+async def test_a_filter_that_is_wrong_makes_no_duplicate_of_a_new_certificate(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    old = message("old")
+    assert isinstance(await one.publisher.publish(lease, batch(0, ["old"])), Published)
+    # The first 25 bits are the filter's, the first 14 the bucket's: the same for both.
+    alike = msgspec.structs.replace(message("new"), sha256=old.sha256[:30] + b"xx")
+    assert await one.publisher.known([old.sha256, alike.sha256]) == [True, False]
+    outcome = await one.publisher.publish(lease, Batch(1, 2, [alike], 0, []))
+    assert isinstance(outcome, Published)
+    assert await one.publisher.known([old.sha256, alike.sha256]) == [True, True]
+
+
+async def test_published_by_another_log_between_check_and_publish(
+    one: Worker, two: Worker, client: Redis
+) -> None:
+    mine, other = await one.take(LOG), await two.take(OTHER_LOG)
+    window = batch(0, ["a", "b", "c", "d"])
+    assert not any(await one.publisher.known([m.sha256 for m in window.messages]))
+    await two.publisher.publish(other, batch(0, ["d", "b"]))
+    before = await everything(client)
+
+    assert await one.publisher.publish(mine, window) == Repeated([1, 3])
+    assert await everything(client) == before
+
+    outcome = await one.publisher.publish(mine, batch(0, ["a", "c"], duplicates=2))
+    assert isinstance(outcome, Published)
+    assert await stored_names(client) == ["d", "b", "a", "c"]
+    assert_adds_up(await log_status(client))
+
+
+async def test_a_certificate_twice_in_one_batch_is_told(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    before = await everything(client)
+    outcome = await one.publisher.publish(lease, batch(0, ["a", "b", "a", "a"]))
+    assert outcome == Repeated([2, 3])
+    assert await everything(client) == before
+
+
+async def test_a_reason_may_quote_anything(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    odd = Rejected(0, "odd name '\udcff\0\n' " + "x" * 10_000, b"")
+    assert await one.publisher.publish(lease, Batch(0, 1, [], 0, [odd])) == Published(None, 1)
+    reply: Any = await client.xrange(KEYS.rejected)
+    reason = reply[0][1][b"reason"].decode()
+    assert reason.startswith("odd name '?\0 ' xxx")
+    assert len(reason) < 1000
+
+
+async def test_a_repeated_batch_is_stale(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    window = Batch(0, 3, [message("a")], 1, [rejected(2)])
+    assert isinstance(await one.publisher.publish(lease, window), Published)
+    before = await everything(client)
+    assert await one.publisher.publish(lease, window) == Stale(3)
+    assert await one.publisher.publish(lease, batch(5, ["b"])) == Stale(3)
+    assert await everything(client) == before
+
+
+async def test_a_worker_that_lost_its_lease_is_fenced(
+    one: Worker, two: Worker, client: Redis
+) -> None:
+    old = await one.take()
+    await client.delete(KEYS.lease(LOG))  # it expired while the worker was paused
+    new = await two.take()
+    before = await everything(client)
+    assert await one.publisher.publish(old, batch(0, ["a"])) == Fenced()
+    assert await everything(client) == before
+    assert isinstance(await two.publisher.publish(new, batch(0, ["a"])), Published)
+    assert await one.publisher.publish(old, batch(1, ["b"])) == Fenced()
+    assert await stored_names(client) == ["a"]
+
+
+async def test_an_expired_lease_that_nobody_took_still_publishes(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    await client.delete(KEYS.lease(LOG))
+    assert isinstance(await one.publisher.publish(lease, batch(0, ["a"])), Published)
+
+
+async def test_a_log_that_is_not_there_is_missing(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    await client.flushall()
+    assert await one.publisher.publish(lease, batch(0, ["a"])) == Missing()
+    assert await client.dbsize() == 0
+
+
+async def test_ids_grow_and_are_never_given_twice(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    ids = []
+    for index in range(50):
+        outcome = await one.publisher.publish(lease, batch(index, [str(index)]))
+        assert isinstance(outcome, Published)
+        assert outcome.id is not None
+        ids.append(parse_entry_id(outcome.id))
+    assert ids == sorted(set(ids))
+    seconds, _ = await client.time()
+    assert abs(ids[-1].ms - seconds * 1000) < 60_000
+
+
+async def test_an_id_is_above_what_the_worker_was_given_and_above_a_clock_put_back(
+    one: Worker, two: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    far = "99999999999990-7"
+    await client.hset(KEYS.head, "last", far)
+    assert await one.publisher.publish(lease, batch(0, ["a"])) == Published("99999999999990-8", 1)
+    # A Redis that lost its last second has an older `last`; the worker knows better.
+    await client.hset(KEYS.head, "last", "0-0")
+    await client.delete(*map(KEYS.stream, ("full", "lite", "domains")))
+    assert await one.publisher.publish(lease, batch(1, ["b"])) == Published("99999999999990-9", 2)
+
+
+async def test_an_id_that_a_stale_worker_learnt_of_counts_too(
+    one: Worker, two: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    await client.hset(KEYS.head, "last", "99999999999990-7")
+    assert await one.publisher.publish(lease, batch(7, ["a"])) == Stale(0)
+    await client.hset(KEYS.head, "last", "0-0")
+    assert await one.publisher.publish(lease, batch(0, ["a"])) == Published("99999999999990-8", 1)
+
+
+async def test_a_stream_that_someone_else_wrote_to_stops_everything_whole(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    await client.xadd(KEYS.stream("domains"), {"foreign": "entry"}, id="99999999999999-0")
+    before = await everything(client)
+    with pytest.raises(redis.exceptions.ResponseError, match="stream:domains has entries above"):
+        await one.publisher.publish(lease, batch(1, ["b"]))
+    assert await everything(client) == before
+
+
+@pytest.mark.parametrize("key", ["stream:lite", "stream:rejected"])
+async def test_a_key_of_the_wrong_type_stops_everything_whole(
+    one: Worker, client: Redis, key: str
+) -> None:
+    lease = await one.take()
+    await client.set(KEYS.prefix + key, "no stream")
+    before = await everything(client)
+    with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+        await one.publisher.publish(lease, Batch(0, 2, [message("a")], 0, [rejected(1)]))
+    assert await everything(client) == before
+
+
+async def test_a_counter_that_is_no_number_stops_everything_whole(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    await client.hset(KEYS.log(LOG), "duplicates", "many")
+    before = await everything(client)
+    with pytest.raises(redis.exceptions.ResponseError, match="duplicates is not a number"):
+        await one.publisher.publish(lease, batch(0, ["a"]))
+    assert await everything(client) == before
+
+
+async def test_the_newest_configuration_says_which_streams_are_written(client: Redis) -> None:
+    old = Worker(client, "old", PublisherSettings(streams=("full", "lite", "domains")))
+    await old.publisher.configure()
+    lease = await old.take()
+    await old.publisher.publish(lease, batch(0, ["a"]))
+
+    new = Worker(client, "new", PublisherSettings(streams=("lite",), remember_ms=1000))
+    await new.publisher.configure()
+    assert isinstance(await old.publisher.publish(lease, batch(1, ["b"])), Published)
+    assert await client.xlen(KEYS.stream("lite")) == 2
+    assert await client.xlen(KEYS.stream("full")) == 1
+    assert await client.hget(KEYS.head, "remember") == b"1000"
+
+    await old.publisher.configure()
+    assert isinstance(await old.publisher.publish(lease, batch(2, ["c"])), Published)
+    assert await client.xlen(KEYS.stream("full")) == 2
+
+
+async def test_data_of_a_newer_version_is_left_alone(one: Worker, client: Redis) -> None:
+    await client.hset(KEYS.head, "format", "2")
+    with pytest.raises(UnsupportedFormat, match=r"format 2 .* format 1"):
+        await one.publisher.configure()
+    assert await client.hgetall(KEYS.head) == {b"format": b"2"}
+
+
+async def test_marks_are_where_look_up_finds_them_and_expire(one: Worker, client: Redis) -> None:
+    await one.publisher.configure()
+    lease = await one.take()
+    outcome = await one.publisher.publish(lease, batch(0, ["a", "b"]))
+    assert isinstance(outcome, Published)
+    assert outcome.id is not None
+    certificate = message("b")
+    assert await locate(client, KEYS, certificate.sha256) == Place(outcome.id, 1)
+    assert await locate(client, KEYS, certificate.sha1) == Place(outcome.id, 1)
+
+    remember = PublisherSettings().remember_ms
+    marks = [
+        *[key async for key in client.scan_iter(KEYS.prefix + "cert:*")],
+        *[key async for key in client.scan_iter(KEYS.prefix + "sha1:*")],
+    ]
+    assert len(marks) == 5  # the filter, and a bucket for each digest
+    for key in marks:
+        # Redis removes them by itself only long after an ingestor should have.
+        assert await client.pttl(key) > remember + 30 * 24 * 3600 * 1000
+
+
+async def test_a_restarted_redis_knows_no_scripts_and_everything_else(
+    one: Worker, client: Redis, server: RedisServer
+) -> None:
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    before = await everything(client)
+    server.kill()
+    server.start()
+    assert await everything(client) == before
+    assert await one.publisher.known([message("a").sha256]) == [True]
+    assert isinstance(await one.publisher.publish(lease, batch(1, ["b"])), Published)
+
+
+async def test_another_prefix_is_another_world(one: Worker, server: RedisServer) -> None:
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    async with connect(server.url) as client:
+        other = Worker(client, "other", keys=msgspec.structs.replace(KEYS, prefix="test:"))
+        assert await other.publisher.known([message("a").sha256]) == [False]
+        assert await other.leases.next_index(LOG) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        (Batch(0, 2, [message("a")], 0, []), "accounts for 1 entries"),
+        (Batch(0, 1, [message("a"), message("b")], -1, []), "-1 duplicates"),
+        (batch(0, [str(n) for n in range(257)]), "has 257 messages"),
+        (batch(0, ["a", "b"], size=MAX_BYTES // 2), "split it"),
+    ],
+)
+async def test_a_batch_that_cannot_be_right_is_not_sent(
+    one: Worker, client: Redis, bad: Batch, complaint: str
+) -> None:
+    lease = await one.take()
+    with pytest.raises(ValueError, match=complaint):
+        await one.publisher.publish(lease, bad)
+    assert await one.leases.next_index(LOG) == 0
+
+
+async def test_marks_made_before_a_clock_was_set_back_still_count(
+    one: Worker, client: Redis
+) -> None:
+    await one.publisher.configure()
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    # The same as if Redis' clock had been half an hour ahead when that was published.
+    for kind in ("cert:", "sha1:"):
+        # All of them first: a scan may come upon a key again under its new name.
+        for key in [key async for key in client.scan_iter(f"{KEYS.prefix}{kind}*")]:
+            prefix, _, rest = key.decode().partition(kind)
+            window, *bucket = rest.split(":")
+            await client.rename(key, f"{prefix}{kind}{':'.join([str(int(window) + 1), *bucket])}")
+    fields: dict[bytes, bytes] = await client.hgetall(KEYS.windows)  # type: ignore[assignment]
+    await client.delete(KEYS.windows)
+    for field, value in fields.items():
+        number, _, name = field.decode().partition(".")
+        await client.hset(KEYS.windows, f"{int(number) + 1}.{name}", value)
+
+    assert await one.publisher.known([message("a").sha256]) == [True]
+    assert await one.publisher.publish(lease, batch(1, ["a", "b"])) == Repeated([0])
+    assert await locate(client, KEYS, message("a").sha256) is not None

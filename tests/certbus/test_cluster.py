@@ -1,0 +1,168 @@
+import pytest
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.cluster import (
+    Directory,
+    LogDescription,
+    Member,
+    Roster,
+    Snapshot,
+    StreamStatus,
+    roster,
+    snapshot,
+)
+from certbus.cluster_health import number
+from certbus.keys import STREAMS
+from tests.certbus.bus import KEYS, LOG, OTHER_LOG, Worker, batch, log_status
+from tests.certbus.streams.test_full_redis import TOO_LITTLE, allow
+from tests.waiting import until
+
+ARGON = LogDescription(LOG, "Argon 2027", "https://log.example/", "Example", "rfc6962", "usable")
+
+
+async def test_an_empty_redis_has_an_empty_directory(client: Redis) -> None:
+    streams = [StreamStatus(name, False, 0, 0, 0) for name in STREAMS]
+    rejected = StreamStatus("rejected", True, 0, 0, 0)
+    seen = await snapshot(client, KEYS)
+    assert seen == Snapshot(seen.now, None, None, [], [], [], [*streams, rejected])
+
+
+async def test_a_log_is_described_and_followed(one: Worker, client: Redis) -> None:
+    directory = Directory(client, KEYS)
+    other = LogDescription(OTHER_LOG, "other", "https://other.example/", "Other", "static-ct", "")
+    await directory.describe([ARGON, other])
+    await directory.describe([])
+    status = await log_status(client)
+    assert (status.name, status.operator, status.kind) == ("Argon 2027", "Example", "rfc6962")
+    assert (status.start, status.next, status.owner, status.last_error) == (None, None, None, None)
+    # To be described is not to be known: the log still has no start.
+    assert await one.leases.acquire(LOG, None) is None
+
+    lease = await one.take(start=3)
+    await one.publisher.publish(lease, batch(3, ["a"]))
+    await directory.log_succeeded(LOG)
+    status = await log_status(client)
+    assert (status.start, status.next, status.published, status.owner) == (3, 4, 1, "one")
+    assert status.last_success is not None
+    assert status.last_error is None
+    assert [log.log_id for log in (await snapshot(client, KEYS)).logs] == [LOG, OTHER_LOG]
+
+
+async def test_a_log_whose_worker_was_killed_is_nobodys(one: Worker, client: Redis) -> None:
+    await one.take(start=3)
+    await client.delete(KEYS.lease(LOG))  # as it expires
+    assert (await log_status(client)).owner is None
+
+
+async def test_members_come_and_go(client: Redis) -> None:
+    directory = Directory(client, KEYS)
+    await directory.worker_alive("w1", {"rate": 1.5, "host": "höst"})
+    await directory.worker_alive("w2", {})
+    await directory.gateway_alive("g1", {"clients": 7})
+    seen = await snapshot(client, KEYS)
+    assert seen.workers == [
+        Member("w1", {"id": "w1", "rate": "1.5", "host": "höst"}),
+        Member("w2", {"id": "w2"}),
+    ]
+    assert seen.gateways == [Member("g1", {"id": "g1", "clients": "7"})]
+    await directory.worker_gone("w1")
+    await directory.gateway_gone("g1")
+    seen = await snapshot(client, KEYS)
+    assert [member.id for member in seen.workers] == ["w2"]
+    assert seen.gateways == []
+
+
+async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
+    silent, living = Directory(client, KEYS, ttl=0.1), Directory(client, KEYS)
+    await silent.worker_alive("silent", {})
+    await living.worker_alive("living", {})
+
+    async def alone() -> bool:
+        return len((await snapshot(client, KEYS)).workers) == 1
+
+    await until(alone, "one worker left")
+    await living.worker_alive("living", {})
+    assert await client.zrange(KEYS.workers, 0, -1) == [b"living"]
+
+    async def forgotten() -> bool:
+        return await client.exists(KEYS.worker("silent")) == 0
+
+    await until(forgotten, "what it said of itself has expired")
+
+
+async def test_workers_see_what_each_other_holds(one: Worker, client: Redis) -> None:
+    assert await roster(client, KEYS) == Roster(None, {})
+    directory = Directory(client, KEYS)
+    await directory.worker_alive("w1", {"loads": '{"log":1.5,"other":20}'})
+    await directory.worker_alive("w2", {"loads": "what?"})
+    await directory.worker_alive("w3", {"knows": 3})
+    await directory.worker_alive("w4", {"knows": 0})
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    seen = await roster(client, KEYS)
+    assert seen.loads == {"w1": {"log": 1.5, "other": 20}, "w2": {}, "w3": {}}
+    assert seen.epoch == (await snapshot(client, KEYS)).epoch is not None
+
+
+async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:
+    directory = Directory(client, KEYS)
+    await directory.worker_alive("w1", {"rate": 1})
+    await client.pexpire(KEYS.worker("w1"), 1000)
+    await allow(client, TOO_LITTLE)
+    await directory.worker_alive("w1", {"rate": 2})
+    await directory.gateway_alive("g1", {"clients": 7})
+    await directory.log_succeeded(LOG)
+    assert await client.pttl(KEYS.worker("w1")) > 1000
+    seen = await snapshot(client, KEYS)
+    assert seen.workers == [Member("w1", {"id": "w1", "rate": "2"})]
+    assert seen.gateways == [Member("g1", {"id": "g1", "clients": "7"})]
+    assert await client.hget(KEYS.log(LOG), "last_success") is not None
+
+
+async def test_another_refusal_than_a_full_redis_is_raised(client: Redis) -> None:
+    await client.set(KEYS.worker("w1"), "no hash")
+    with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+        await Directory(client, KEYS).worker_alive("w1", {"rate": 1})
+
+
+async def test_what_is_unusable_hides_nothing_else(one: Worker, client: Redis) -> None:
+    directory = Directory(client, KEYS)
+    await directory.describe([ARGON])
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    await directory.worker_alive("w1", {"rate": 1})
+    await directory.worker_alive("w2", {"rate": 2})
+    await client.delete(KEYS.worker("w1"))
+    await client.set(KEYS.worker("w1"), "no hash")
+    await client.sadd(KEYS.logs, OTHER_LOG, "ef" * 32)
+    await client.set(KEYS.log(OTHER_LOG), "no hash")
+    await client.hset(KEYS.log("ef" * 32), mapping={"name": "Odd", "next": "many"})
+    seen = await snapshot(client, KEYS)
+    assert {log.log_id: (log.name, log.next) for log in seen.logs} == {
+        LOG: ("Argon 2027", 1),
+        OTHER_LOG: ("", None),
+        "ef" * 32: ("Odd", None),
+    }
+    assert seen.workers == [Member("w1", {}), Member("w2", {"id": "w2", "rate": "2"})]
+
+
+async def test_odd_members_spoil_nothing_but_themselves(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    directory = Directory(client, KEYS)
+    await directory.worker_alive("good", {"logs": 1})
+    await directory.gateway_alive("odd", {"clients": "many", "sent": "nan"})
+    await directory.worker_alive("typed", {})
+    await client.set(KEYS.worker("typed"), "no hash")
+    await client.hset(
+        KEYS.log(LOG), mapping={b"errors": b"lots", b"name\xff": b"\xff", "name": "A"}
+    )
+    await client.hset(KEYS.head, "lite.bytes", "-1e3")
+    seen = await snapshot(client, KEYS)
+    assert [member.fields.get("logs") for member in seen.workers] == ["1", None]
+    assert number(seen.gateways[0].fields, "clients") == 0
+    assert number(seen.gateways[0].fields, "sent") == 0
+    (log,) = seen.logs
+    assert (log.name, log.next, log.errors) == ("A", 1, 0)
+    assert [stream.bytes for stream in seen.streams if stream.name == "lite"] == [0]
