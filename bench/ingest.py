@@ -47,11 +47,11 @@ from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry
 from ctparse.rfc6962 import decode_entries
 from ctparse.wire_messages import Message, MessageWriter, Source
-from ingestor.assembly import Assembly
-from ingestor.catalog.log import Kind, Log
-from ingestor.ctclient.fetch import Fetcher, http_client
-from ingestor.meter import Meter
-from ingestor.outage import Patience
+from ingestor.assignment.factory import Assembly
+from ingestor.client.http import Fetcher, http_client
+from ingestor.log import Kind, Log
+from ingestor.metrics import Meter
+from ingestor.redis_retry import Patience
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
 WINDOW = 1024  # ct_log.batch_size, and what the simulated log returns at once

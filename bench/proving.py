@@ -38,9 +38,9 @@ from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier
 from ctparse.precert import is_committed
 from ctparse.rfc6962 import chain_certificates, decode_entries
-from ingestor.follow.ahead import Window
-from ingestor.follow.pipeline import LIVE_MESSAGES
-from ingestor.integrity.growth import Growth, grown, leaves, parts
+from ingestor.pipeline.prefetch import Window
+from ingestor.pipeline.publish import LIVE_MESSAGES
+from ingestor.verification.entry_proofs import Growth, grown, leaves, parts
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
 MODES = ("off", "enforce")

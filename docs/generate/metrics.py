@@ -15,10 +15,10 @@ from gateway.meter import Meter as GatewayMeter
 from gateway.metrics import REFUSED, Numbers, NumbersCollector
 from gateway.service import Service
 from gateway.settings import Settings
-from ingestor.integrity.alarms import AlarmKind, State
-from ingestor.meter import FailureReason, FetchOutcome
-from ingestor.meter import Meter as IngestorMeter
-from ingestor.metrics import ListCollector, WorkerCollector
+from ingestor.metrics import FailureReason, FetchOutcome
+from ingestor.metrics import Meter as IngestorMeter
+from ingestor.monitoring.collector import ListCollector, WorkerCollector
+from ingestor.verification.alerts import AlarmKind, State
 
 
 def gateway_metrics() -> str:

@@ -33,17 +33,17 @@ from certhttp.server import Answer, Page
 from certhttp.server import serve as admin_server
 from certhttp.supervision import supervise
 from ctparse.certificate import CertificateReader
-from ingestor.assembly import Assembly
+from ingestor.assignment.factory import Assembly
+from ingestor.assignment.worker import LEASE_TTL, Bus, Worker
 from ingestor.backoff import LOG_LIST
-from ingestor.catalog.catalog import Catalog
-from ingestor.ctclient.fetch import Fetcher, Retry, http_client
-from ingestor.health import Health
-from ingestor.meter import Meter, TaskName
-from ingestor.metrics import metrics
-from ingestor.outage import Patience
+from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.config import publisher_settings, retention, starts
+from ingestor.loglists.catalog import Catalog
+from ingestor.metrics import Meter, TaskName
+from ingestor.monitoring.collector import metrics
+from ingestor.monitoring.health import Health
+from ingestor.redis_retry import Patience
 from ingestor.reload import apply_changes
-from ingestor.settings import publisher_settings, retention, starts
-from ingestor.worker import LEASE_TTL, Bus, Worker
 
 # Log lists: the library itself tries again, later.
 _ONCE = Retry(attempts=1, backoff=LOG_LIST)

@@ -1,183 +1,176 @@
-"""What an ingestor can be measured by, in Prometheus' terms. Read from the worker when asked."""
+"""What an ingestor counts as it works. `metrics.py` reads the rest when it is asked.
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, get_args
+Labels are bounded: logs and operators are those that are followed, all others are of fixed sets.
+"""
 
-from prometheus_client import ProcessCollector, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, get_args
 
-from certbus.logs.circuit_state import State as CircuitState
-from certbus.streams.retention import Trimmer
-from certhttp.server import Answer
-from ingestor.catalog.catalog import Catalog
-from ingestor.held import Held
-from ingestor.integrity.alarms import AlarmKind, State
-from ingestor.meter import PREFIX, Meter
-from ingestor.outage import Patience
-from ingestor.worker import Worker
+import redis.exceptions
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+from certbus.connection import is_out_of_memory
+from certbus.streams.batch import Batch, Fenced, Missing, Outcome, Published, Repeated, Stale
 
-_CIRCUITS: Final[Sequence[CircuitState]] = ("closed", "half-open", "open")
-_KINDS: Final[Sequence[AlarmKind]] = [
-    kind for literal in get_args(AlarmKind) for kind in get_args(literal)
+PREFIX = "certstream_ingestor"
+
+FetchOutcome = Literal[
+    "ok", "rate_limited", "server_error", "refused", "timeout", "unreachable", "broken"
 ]
+FailureReason = Literal["fenced", "missing", "stale", "full", "refused", "timeout", "away"]
+TaskName = Literal["assignment", "heartbeat", "log_lists", "reload", "trimming"]
+"""Tasks that fail alone, see `certhttp.supervision`."""
+
+Measured = Callable[[FetchOutcome, float], None]
+"""Told of each request: how it ended, and seconds."""
+
+_FETCH_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_PUBLISH_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15)
 
 
-class WorkerCollector(Collector):
-    """Reads a worker's numbers."""
+class Meter:
+    """Counters and histograms of one ingestor.
 
-    def __init__(self, worker: Worker, patience: Patience, reloads: Mapping[str, int]) -> None:
-        self._reloads = reloads
-        self._worker = worker
-        self._patience = patience
+    Attributes:
+        registry: has them all.
+        entries: by log and outcome.
+        operator_wait: by operator, seconds that requests waited for their turn.
+    """
 
-    def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
-        worker = self._worker
-        yield from _logs(worker.held)
-        states = GaugeMetricFamily(
-            f"{PREFIX}_logs",
-            "Logs that it follows; of which it holds the entries back (`held`), as nothing proves "
-            "them; and that it has yet to begin (`waiting`).",
-            labels=["state"],
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.entries = Counter(
+            f"{PREFIX}_entries",
+            "Log entries dealt with, by what became of them.",
+            ["log", "outcome"],
+            registry=registry,
         )
-        held_back = sum(held.follower.guard.holds_back for held in worker.held)
-        states.add_metric(["followed"], len(worker.held))
-        states.add_metric(["held"], held_back)
-        states.add_metric(["waiting"], worker.waiting)
-        yield states
-        yield GaugeMetricFamily(
-            f"{PREFIX}_redis_up",
-            "Whether Redis answers, be it by refusing to write.",
-            self._patience.reached,
+        self._fetch_seconds = Histogram(
+            f"{PREFIX}_fetch_seconds",
+            "HTTP requests to logs, with their bodies.",
+            ["operator"],
+            buckets=_FETCH_BUCKETS,
+            registry=registry,
         )
-        reloads = CounterMetricFamily(
-            f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
+        self._fetches = Counter(
+            f"{PREFIX}_fetches",
+            "HTTP requests to logs, by how they ended.",
+            ["operator", "outcome"],
+            registry=registry,
         )
-        for result, count in self._reloads.items():
-            reloads.add_metric([result], count)
-        yield reloads
-
-
-class MarksCollector(Collector):
-    """Reads what a trimmer knows of deduplication marks and of the clock of Redis."""
-
-    def __init__(self, trimmer: Trimmer) -> None:
-        self._trimmer = trimmer
-
-    def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
-        trimmer = self._trimmer
-        for name, what, value in (
-            (
-                "dedup_window_seconds",
-                "Time for which every published certificate is known, in effect.",
-                trimmer.remembered,
-            ),
-            ("dedup_marks_bytes", "Memory of Redis that marks use, about.", trimmer.marks_bytes),
-            (
-                "entry_id_ahead_seconds",
-                "By how much the newest entry id is ahead of the clock of Redis.",
-                trimmer.ahead,
-            ),
-        ):
-            metric = GaugeMetricFamily(f"{PREFIX}_{name}", what)
-            if value is not None:  # before the first round
-                metric.add_metric([], value)
-            yield metric
-
-
-class ListCollector(Collector):
-    """Reads a catalog's numbers."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
-    def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
-        library = self._catalog.library
-        ages = GaugeMetricFamily(
-            f"{PREFIX}_log_list_age_seconds",
-            "Seconds since the list held was known to be its publisher's newest.",
-            labels=["list"],
+        self._publish_seconds = Histogram(
+            f"{PREFIX}_publish_seconds",
+            "Publishing one batch to Redis.",
+            buckets=_PUBLISH_BUCKETS,
+            registry=registry,
         )
-        for name, seconds in library.ages().items():
-            ages.add_metric([name], seconds)
-        refusals = CounterMetricFamily(
-            f"{PREFIX}_log_list_refusals",
-            "How often this process asked for a list and got none that it believes.",
-            labels=["list", "reason"],
+        self._publish_failures = Counter(
+            f"{PREFIX}_publish_failures",
+            "Batches that Redis did not take; they are tried again, here or by another ingestor.",
+            ["reason"],
+            registry=registry,
         )
-        for (name, reason), count in library.refusals.items():
-            refusals.add_metric([name, reason], count)
-        yield from (ages, refusals)
+        for reason in get_args(FailureReason):  # also those that are zero: alerts need an increase
+            self._publish_failures.labels(reason)
+        self._task_failures = Counter(
+            f"{PREFIX}_task_failures",
+            "Tasks that ended by an error, which is a bug; each is begun again.",
+            ["task"],
+            registry=registry,
+        )
+        for task in get_args(TaskName):
+            self._task_failures.labels(task)
+        self._log_failures = Counter(
+            f"{PREFIX}_log_failures",
+            "Times that following a log ended by an error, of this program or in what Redis holds "
+            "of the log; it is followed again after a pause.",
+            ["log"],
+            registry=registry,
+        )
+        self.operator_wait = Counter(
+            f"{PREFIX}_operator_wait_seconds",
+            "Time that requests waited for their turn with an operator.",
+            ["operator"],
+            registry=registry,
+        )
+
+    def task_failed(self, task: TaskName) -> None:
+        """A task ended by an error that nobody foresaw."""
+        self._task_failures.labels(task).inc()
+
+    def log_failed(self, name: str) -> None:
+        """Following a log ended by an error that nobody foresaw."""
+        self._log_failures.labels(name).inc()
+
+    def fetches(self, operator: str) -> Measured:
+        """What is to be told of each request to this operator."""
+        operator = operator or "unknown"
+        seconds = self._fetch_seconds.labels(operator)
+        for outcome in get_args(FetchOutcome):
+            self._fetches.labels(operator, outcome)
+
+        def measured(outcome: FetchOutcome, spent: float) -> None:
+            seconds.observe(spent)
+            self._fetches.labels(operator, outcome).inc()
+
+        return measured
+
+    def rejected(self, error: redis.exceptions.RedisError) -> None:
+        """Count an attempt to publish that Redis rejected and that the publisher repeats."""
+        self._publish_failures.labels(_reason(error)).inc()
+
+    def log(self, name: str) -> "LogMeter":
+        """The part of it that concerns one log."""
+        self._log_failures.labels(name)
+        return LogMeter(self, name)
+
+    def tried(self, outcome: Outcome | Exception, spent: float) -> None:
+        """Count one attempt to publish a batch, which ended so after so many seconds."""
+        match outcome:
+            case Published() | Repeated():
+                self._publish_seconds.observe(spent)
+            case _:
+                self._publish_failures.labels(_reason(outcome)).inc()
 
 
-def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
-    def gauge(name: str, what: str, *more: str) -> GaugeMetricFamily:
-        return GaugeMetricFamily(f"{PREFIX}_{name}", what, labels=["log", *more])
+class LogMeter:
+    """What one log adds to a meter.
 
-    next_index = gauge("log_next_index", "Index of the next entry to publish.")
-    tree_size = gauge("log_tree_size", "Entries in the newest tree head that the log has shown.")
-    entries = gauge("log_lag_entries", "Entries that the log has and Redis has not.")
-    seconds = gauge("log_lag_seconds", "Age of the oldest of them at most; 0 if there are none.")
-    circuits = gauge("circuit_state", "Whether the log is asked: 0 closed, 1 half-open, 2 open.")
-    missing = gauge("missing_issuers", "Issuers that the log names and does not serve.")
-    integrity = gauge("integrity_state", "What is proven of the log; 1 at the present.", "state")
-    alarms = CounterMetricFamily(
-        f"{PREFIX}_integrity_alarms",
-        "What was found wrong with the log; `no_proof` is no lie.",
-        labels=["log", "kind"],
-    )
-    stale = CounterMetricFamily(
-        f"{PREFIX}_stale_tree_heads",
-        "Tree heads that were older than one before, which is nothing bad.",
-        labels=["log"],
-    )
-    for name, held in _named(followed):
-        follower = held.follower
-        stale.add_metric([name], follower.guard.alarms.stale_heads)
-        for kind in _KINDS:  # also those that are zero: alerts ask whether they grow
-            alarms.add_metric([name, kind], follower.guard.alarms.counts[kind])
-        lag = follower.lag
-        next_index.add_metric([name], follower.pipeline.next)
-        tree_size.add_metric([name], follower.health.tree_size)
-        entries.add_metric([name], lag.entries)
-        seconds.add_metric([name], lag.seconds)
-        missing.add_metric([name], follower.missing_issuers)
-        circuits.add_metric([name], _CIRCUITS.index(follower.breaker.circuit.status.state))
-        for state in get_args(State):
-            integrity.add_metric([name, state], state == follower.guard.state)
-    yield from (next_index, tree_size, entries, seconds, circuits, missing, integrity)
-    yield from (alarms, stale)
+    Args:
+        meter: the process's.
+        log: its name.
+    """
+
+    def __init__(self, meter: Meter, log: str) -> None:
+        self.tried = meter.tried
+        self._published = meter.entries.labels(log, "published")
+        self._duplicates = meter.entries.labels(log, "duplicate")
+        self._rejected = meter.entries.labels(log, "rejected")
+
+    def published(self, batch: Batch) -> None:
+        """Count a batch that Redis has taken."""
+        self._published.inc(len(batch.messages))
+        self._duplicates.inc(batch.duplicates)
+        self._rejected.inc(len(batch.rejected))
 
 
-def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:
-    """The logs by names of which no two are the same: operators of logs choose them."""
-    names = Counter(held.follower.log.name for held in followed)
-    for held in followed:
-        log = held.follower.log
-        yield (log.name if names[log.name] == 1 else f"{log.name} ({log.id})"), held
+_OUTCOMES: Final[Mapping[type, FailureReason]] = {
+    Fenced: "fenced",
+    Missing: "missing",
+    Stale: "stale",
+}
 
 
-def metrics(
-    meter: Meter,
-    worker: Worker,
-    catalog: Catalog,
-    patience: Patience,
-    reloads: Mapping[str, int],
-    trimmer: Trimmer,
-) -> Callable[[], Answer]:
-    """Make what writes the metrics of this process as text."""
-    # No series beside each counter that says when it began.
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    registry = meter.registry
-    registry.register(WorkerCollector(worker, patience, reloads))
-    registry.register(ListCollector(catalog))
-    registry.register(MarksCollector(trimmer))
-    ProcessCollector(registry=registry)
-    return lambda: Answer(200, CONTENT_TYPE, generate_latest(registry))
+def _reason(outcome: Outcome | Exception) -> FailureReason:
+    """Why a batch was not taken, out of a fixed set."""
+    match outcome:
+        case Fenced() | Missing() | Stale():
+            return _OUTCOMES[type(outcome)]
+        case redis.exceptions.RedisError() if is_out_of_memory(outcome):
+            return "full"
+        case redis.exceptions.TimeoutError():
+            return "timeout"
+        case redis.exceptions.ConnectionError() | OSError():
+            return "away"
+        case _:
+            return "refused"

@@ -10,8 +10,8 @@ from certbus.streams.publisher import Publisher
 from certbus.streams.retention import Trimmer
 from certconf.current import Present
 from certconf.settings import Config
-from ingestor.outage import Patience
-from ingestor.settings import publisher_settings, retention
+from ingestor.config import publisher_settings, retention
+from ingestor.redis_retry import Patience
 
 
 async def apply_changes(

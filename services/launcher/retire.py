@@ -48,7 +48,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 async def _retire(roll: Roll, log: LogStatus, chosen: argparse.Namespace) -> str | None:
     """Returns why not."""
-    # What it takes to follow it, for workers that do not know it (`ingestor.catalog.log.Log`).
+    # What it takes to follow it, for workers that do not know it (`ingestor.log.Log`).
     known = {
         "id": log.log_id,
         "name": log.name,

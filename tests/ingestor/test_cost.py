@@ -4,10 +4,10 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+from ingestor.assignment.assigned_log import Held
+from ingestor.assignment.load import Load
 from ingestor.cpu import Cpu, Slices
-from ingestor.follow.pipeline import Tally
-from ingestor.held import Held
-from ingestor.load import Load
+from ingestor.pipeline.publish import Tally
 
 
 def work(seconds: float) -> str:

@@ -13,8 +13,8 @@ from certbus.streams.reader import history
 from tests.ctparse.derbuild import certificate, common_name
 from tests.ingestor.hostile import Answer
 from tests.ingestor.odd import ISSUER, NOT_FOUND, OddLog, OddStaticLog, entries, odd_logs
+from tests.ingestor.pipeline.test_skip import command
 from tests.ingestor.site import Site
-from tests.ingestor.test_skip import command
 from tests.waiting import until
 
 

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from certbus.cluster import LogStatus, roster
 from ctparse.tree_head import TreeHead
-from ingestor.ctclient.rfc6962 import Rfc6962Log
+from ingestor.client.rfc6962 import Rfc6962Log
 from tests.ingestor.hostile import NOWHERE, Answer, hostile_server, redirect
 from tests.ingestor.site import Site
 from tests.paths import FIXTURES

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from certbus.connection import connect
-from ingestor import worker
+from ingestor.assignment import worker
 from ingestor.backoff import Backoff
 from launcher.runtime.embedded_redis import EmbeddedRedis
 from tests.certbus.proxy import How, Proxy

@@ -1,0 +1,420 @@
+"""One URL of a log -> one bounded body.
+
+    turn        the log may be asked, and it is its operator's turn (`turns.py`)
+    attempt     GET within `timeout` seconds
+    redirect    another turn and another GET, at most `MAX_REDIRECTS` times, never from HTTPS to
+                plain HTTP, and never from a public address to one inside (`reach.py`)
+    body        read raw and counted against the caller's limit; gunzipped against the same limit,
+                large ones in a thread
+    status      200 is a body; 429, 5xx and a lost connection are tried again; the rest is an answer
+    Retry-After is an answer, too, and leaves the whole log alone until it has passed
+
+httpx speaks HTTP (HTTP/2 where the log offers it) and pools the connections of all logs. It is
+asked for raw bytes, because its own decompression has no limit: a gzip bomb would be unpacked
+whole before we could look at its size.
+"""
+
+import asyncio
+import email.utils
+import http
+import re
+import time
+import zlib
+from collections.abc import Mapping
+from datetime import UTC
+from functools import partial
+from importlib.metadata import version
+
+import httpx
+import msgspec
+
+from ingestor.backoff import Backoff
+from ingestor.client.addresses import FILE, ForbiddenAddress, HttpClients, leads_inside
+from ingestor.client.circuit_breaker import MAX_PAUSE
+from ingestor.client.errors import BadAnswer, LogError, Refused, TooLarge, Unreachable
+from ingestor.client.throttle import Turns
+from ingestor.metrics import FetchOutcome, Measured
+
+MAX_REDIRECTS = 3
+NO_HEADERS: Mapping[str, str] = {}
+_TOO_MANY_REQUESTS = 429
+_MAX_HEADER = 256
+_GZIP_MAGIC = b"\x1f\x8b"
+# Members of one gzip body (RFC 1952 section 2.2); some tools make one of each 64 KiB.
+_MAX_MEMBERS = 4096
+_PIECE = 64 << 10
+# Bodies that gunzip, in less than about 20 ms, on the event loop: bytes before and after.
+_SMALL_GZIP = 512 << 10
+_SMALL_BODY = 8 << 20
+# RFC 9110 section 5.6.7: the form of C's asctime(), always in UTC.
+_ASCTIME = re.compile(r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}")
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """When to ask again (`ct_log.retry_*`).
+
+    Attributes:
+        attempts: requests made for one answer before giving up, at least 1.
+        backoff: delays between them.
+    """
+
+    attempts: int
+    backoff: Backoff
+
+
+class Validators(msgspec.Struct, frozen=True):
+    """What a server calls one version of a body (RFC 9110 section 8.8), as it said; else empty."""
+
+    etag: str = ""
+    modified: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """Of a request for another version only."""
+        named = {"if-none-match": self.etag, "if-modified-since": self.modified}
+        return {name: value for name, value in named.items() if value}
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A body, and what its server calls it."""
+
+    body: bytes
+    validators: Validators
+
+
+class _Redirect(msgspec.Struct, frozen=True):
+    """Where a body is instead.
+
+    Attributes:
+        url: there.
+        trusted: whether it may be at an address inside.
+    """
+
+    url: str
+    trusted: bool
+
+
+def http_client(contact: str = "", connect_timeout: float = 10.0) -> HttpClients:
+    """The connection pools that all logs of a process share.
+
+    Args:
+        contact: where a log operator can reach whoever runs this, for the User-Agent.
+        connect_timeout: seconds for DNS, TCP and TLS together.
+    """
+    agent = f"certstream-server/{version('certstream-server')}"
+    make = partial(
+        httpx.AsyncClient,
+        http2=True,
+        headers={
+            "user-agent": f"{agent} (+{contact})" if contact else agent,
+            "accept-encoding": "gzip",
+        },
+        # Reads are bounded as a whole, by the deadline of an attempt.
+        timeout=httpx.Timeout(None, connect=connect_timeout),
+        # Fifty logs with a few requests each; idle connections outlive a poll interval.
+        limits=httpx.Limits(
+            max_connections=None, max_keepalive_connections=256, keepalive_expiry=90.0
+        ),
+    )
+    return HttpClients(make)
+
+
+class Fetcher:
+    """GETs URLs of one log.
+
+    Args:
+        http: the connection pools that all logs share.
+        log: its name.
+        retry: when to ask again.
+        timeout: seconds for one request with its body.
+        measured: told of each request.
+        turns: when the log may be asked; None: at any time.
+        listed_at: server of the list that names the log, as `Log.listed_at`; None: it is
+            configured, so its URL may lead to any address.
+    """
+
+    def __init__(
+        self,
+        http: HttpClients,
+        log: str,
+        retry: Retry,
+        timeout: float,
+        measured: Measured = lambda _outcome, _spent: None,
+        turns: Turns | None = None,
+        listed_at: str | None = None,
+    ) -> None:
+        self.log = log
+        self._listed_at = listed_at
+        self._trusted = listed_at in (None, FILE)
+        self._measured = measured
+        self._http = http
+        self._retry = retry
+        self._timeout = timeout
+        self._turns = turns
+
+    async def get(self, url: str, limit: int) -> bytes:
+        """Fetch a body.
+
+        Args:
+            url: what to get.
+            limit: the most bytes the body may have, on the wire and decompressed.
+
+        Raises:
+            LogError: the last attempt's error; which one, see `errors.py`.
+        """
+        single = self._turns is not None and self._turns.single
+        for attempt in range(0 if single else self._retry.attempts - 1):
+            try:
+                return (await self._attempt(url, limit)).body
+            except LogError as error:
+                if not _worth_retrying(error):
+                    raise
+            await asyncio.sleep(self._retry.backoff(attempt))
+        return (await self._attempt(url, limit)).body
+
+    async def get_other(self, url: str, limit: int, had: Validators) -> Version | None:
+        """Fetch a body in one attempt, unless it is the one that was had before.
+
+        Args:
+            url: what to get.
+            limit: as for `get`.
+            had: what came with the one before.
+
+        Raises:
+            LogError: which one, see `errors.py`.
+        """
+        try:
+            return await self._attempt(url, limit, had.headers())
+        except Refused as error:
+            if error.status == httpx.codes.NOT_MODIFIED and had.headers():
+                return None
+            raise
+
+    async def _attempt(
+        self, url: str, limit: int, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Version:
+        """One answer, through as many redirects as may be."""
+        place = _Redirect(url, self._trusted)
+        for _ in range(MAX_REDIRECTS + 1):
+            found = await self._in_turn(url, place, limit, headers)
+            if isinstance(found, Version):
+                return found
+            place = found
+        raise BadAnswer(self.log, url, f"more than {MAX_REDIRECTS} redirects")
+
+    async def _in_turn(
+        self, url: str, place: _Redirect, limit: int, headers: Mapping[str, str]
+    ) -> Version | _Redirect:
+        """One request in its turn, for `url`: what is at `place`, or where it is instead."""
+        if self._turns is not None:
+            await self._turns.take(url)
+        began = time.perf_counter()
+        try:
+            found = await self._request(url, place, limit, headers)
+        except LogError as error:
+            self._measured(_outcome(error), time.perf_counter() - began)
+            if self._turns is not None and isinstance(error, Refused):
+                await self._turns.refused(error)
+            raise
+        self._measured("ok", time.perf_counter() - began)
+        return found
+
+    async def _request(
+        self, url: str, place: _Redirect, limit: int, headers: Mapping[str, str]
+    ) -> Version | _Redirect:
+        try:
+            async with asyncio.timeout(self._timeout):
+                try:
+                    return await self._exchange(url, place, limit, headers)
+                except ForbiddenAddress:
+                    if place.url != url or not await self._is_listed_inside():
+                        raise
+                    self._trusted = True
+                    return await self._exchange(url, _Redirect(url, trusted=True), limit, headers)
+        except TimeoutError as error:
+            problem = f"no complete answer within {self._timeout:g} s"
+            raise Unreachable(self.log, url, problem) from error
+        except ForbiddenAddress as error:
+            what = "the URL" if place.url == url else f"a redirect to {place.url[:_MAX_HEADER]}"
+            problem = f"{what} leads to a loopback, link-local or private address"
+            raise BadAnswer(self.log, url, problem) from error
+        except LogError:
+            raise
+        # Not only httpx's own: a redirect may lead to what idna or the socket module trips over.
+        except Exception as error:
+            raise Unreachable(self.log, url, _problem(error)) from error
+
+    async def _is_listed_inside(self) -> bool:
+        """Whether the server of the list that names the log is at an address inside."""
+        if self._listed_at is None:
+            return False
+        return await leads_inside(httpx.URL(self._listed_at).host)
+
+    async def _exchange(
+        self, url: str, place: _Redirect, limit: int, headers: Mapping[str, str]
+    ) -> Version | _Redirect:
+        extensions = None if place.trusted else self._http.guard(place.url)
+        client = self._http.trusted if place.trusted else self._http.guarded
+        async with client.stream(
+            "GET", place.url, headers=headers, extensions=extensions
+        ) as response:
+            if response.next_request is not None:
+                return await self._redirected(url, place, response.next_request.url)
+            if response.status_code != httpx.codes.OK:
+                raise self._refused(url, response)
+            said = Validators(_repeatable(response, "etag"), _repeatable(response, "last-modified"))
+            return Version(await self._body(url, response, limit), said)
+
+    async def _redirected(self, url: str, place: _Redirect, to: httpx.URL) -> _Redirect:
+        if url.startswith("https:") and to.scheme != "https":
+            raise BadAnswer(self.log, url, f"redirected to plain HTTP, {to}")
+        return _Redirect(str(to), place.trusted and await leads_inside(httpx.URL(place.url).host))
+
+    def _refused(self, url: str, response: httpx.Response) -> Refused:
+        wait = retry_after(response.headers.get("retry-after"), time.time())
+        problem = f"HTTP {response.status_code} {_phrase(response.status_code)}".rstrip()
+        if wait is not None:
+            problem += f", retry after {wait:g} s"
+        return Refused(self.log, url, problem, response.status_code, wait)
+
+    async def _body(self, url: str, response: httpx.Response, limit: int) -> bytes:
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if encoding not in ("identity", "gzip", ""):
+            raise BadAnswer(
+                self.log, url, f"content-encoding {encoding!r}, but only gzip was offered"
+            )
+        chunks = []
+        size = 0
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(self.log, url, f"body larger than {limit:,} bytes")
+            chunks.append(chunk)
+        body = b"".join(chunks)
+        return await self._gunzip(url, body, limit) if encoding == "gzip" else body
+
+    async def _gunzip(self, url: str, body: bytes, limit: int) -> bytes:
+        """Decompress every member of a gzip body, within `limit` bytes."""
+        small = min(limit, _SMALL_BODY)
+        plain = _gunzip(body, small) if len(body) <= _SMALL_GZIP else None
+        if plain is None and (len(body) > _SMALL_GZIP or small < limit):
+            plain = await asyncio.to_thread(_gunzip, body, limit)
+        if plain is None:
+            problem = f"body of {len(body):,} bytes decompresses to more than {limit:,}"
+            raise TooLarge(self.log, url, problem)
+        if isinstance(plain, str):
+            raise BadAnswer(self.log, url, plain)
+        return plain
+
+
+def _gunzip(body: bytes, limit: int) -> bytes | str | None:
+    """Decompress gzip (RFC 1952): one member or several. What follows them is ignored.
+
+    Returns:
+        The bytes; None if there are more than `limit`; a str that says what is wrong.
+    """
+    found: list[bytes] = []
+    room = limit
+    # In pieces: each member copies what is left of its input.
+    rest, at = body[:_PIECE], _PIECE
+    for _ in range(_MAX_MEMBERS):
+        inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: a gzip header and trailer
+        while not inflate.eof:
+            if not rest:
+                rest, at = body[at : at + _PIECE], at + _PIECE
+                if not rest:
+                    return f"gzip body ends early, after {len(body):,} bytes"
+            try:
+                plain = inflate.decompress(rest, room + 1)
+            except zlib.error as error:
+                return f"body is not gzip: {error}"
+            room -= len(plain)
+            if room < 0:
+                return None
+            found.append(plain)
+            rest = inflate.unconsumed_tail
+        rest = inflate.unused_data
+        if len(rest) < len(_GZIP_MAGIC):
+            rest, at = rest + body[at : at + _PIECE], at + _PIECE
+        if not rest.startswith(_GZIP_MAGIC):
+            return b"".join(found)
+    return f"gzip body of more than {_MAX_MEMBERS:,} members"
+
+
+def _phrase(status: int) -> str:
+    """What a status code means (RFC 9110 section 15); not what the server says that it means."""
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _repeatable(response: httpx.Response, header: str) -> str:
+    """A header's value, if it can be said again in a request."""
+    value: str = response.headers.get(header, "")
+    return value if value.isascii() and value.isprintable() and len(value) <= _MAX_HEADER else ""
+
+
+def _problem(error: Exception) -> str:
+    """One line about what httpx, or something below it, raised."""
+    while isinstance(error, ExceptionGroup):  # of attempts to connect
+        error = error.exceptions[0]
+    text = " ".join(str(error).split())
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _outcome(error: LogError) -> FetchOutcome:
+    """How a request ended that gave no body."""
+    match error:
+        case Refused(status=status) if status == _TOO_MANY_REQUESTS:
+            return "rate_limited"
+        case Refused(status=status) if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return "server_error"
+        case Refused():
+            return "refused"
+        case _ if isinstance(error.__cause__, TimeoutError | httpx.TimeoutException):
+            return "timeout"
+        case _ if isinstance(error.__cause__, httpx.ConnectError | OSError):
+            return "unreachable"
+        case _:
+            return "broken"
+
+
+def _worth_retrying(error: LogError) -> bool:
+    """Whether the same request may well succeed soon: the log was busy or the network broke."""
+    match error:
+        case Unreachable():
+            return True
+        case Refused(retry_after=wait) if wait is not None:
+            return False
+        case Refused(status=status):
+            return status == _TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
+        case _:
+            return False
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Read a Retry-After header (RFC 9110 section 10.2.3): seconds, or a date.
+
+    Args:
+        value: the header, if there is one.
+        now: seconds since the epoch.
+
+    Returns:
+        Seconds to wait, between 0 and `MAX_PAUSE`; None without a readable header. A date is
+        readable in GMT, UTC or with an offset: any other zone makes the header as if absent.
+    """
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        wait = float(value)
+    else:
+        try:
+            date = email.utils.parsedate_to_datetime(value)
+        except (ValueError, OverflowError):  # a year, or a time zone, beyond all counting
+            return None
+        if date.tzinfo is None and not _ASCTIME.fullmatch(value.strip()):
+            return None  # no time zone, or one that is not known: the moment could be any
+        wait = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
+    return min(max(wait, 0.0), MAX_PAUSE)

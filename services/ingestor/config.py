@@ -1,0 +1,51 @@
+"""Config -> what the parts of an ingestor take."""
+
+from certbus.keys import STREAMS
+from certbus.streams.publisher import PublisherSettings
+from certbus.streams.retention import Retention
+from certconf.settings import Config
+from ingestor.assignment.rust_state_file import read_state
+from ingestor.assignment.start_position import Starts
+from ingestor.log import Kind
+
+
+def kinds(config: Config) -> frozenset[Kind]:
+    """Which APIs logs may have to be followed."""
+    enabled = {
+        Kind.RFC6962: config.ct_log.rfc6962_enabled,
+        Kind.STATIC_CT: config.ct_log.static_ct_enabled,
+    }
+    return frozenset(kind for kind, on in enabled.items() if on)
+
+
+def publisher_settings(config: Config) -> PublisherSettings:
+    """What is published, and how long it is remembered.
+
+    A mark lives as long as the longer of two promises: that a certificate does not come again,
+    and that what a stream still holds can be looked up.
+    """
+    streams = config.streams
+    enabled = {"full": streams.full, "lite": streams.lite, "domains": streams.domains_only}
+    longest = max(limit.max_age_secs for limit in retention(config).values())
+    return PublisherSettings(
+        streams=tuple(name for name in STREAMS if enabled[name]),
+        remember_ms=int(max(config.dedup.ttl_secs, longest) * 1000),
+        codec=config.codec,
+    )
+
+
+def retention(config: Config) -> dict[str, Retention]:
+    """How much of each stream is kept."""
+    limits = config.retention
+    named = {"full": limits.full, "lite": limits.lite, "domains": limits.domains}
+    return {name: Retention(limit.max_bytes, limit.max_age_secs) for name, limit in named.items()}
+
+
+def starts(config: Config) -> Starts:
+    """Where logs start that Redis does not know; reads another server's state file."""
+    settings = config.ct_log
+    return Starts(
+        index=settings.start_index,
+        taken_over=read_state(settings.state_file) if settings.state_file else {},
+        overlap=settings.start_overlap_leaves,
+    )

@@ -1,0 +1,161 @@
+"""Requests wait for their operator's turn, whichever worker sends them, and for their log."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from certbus.connection import connect
+from certbus.keys import Keys
+from certbus.limits.operators import Operators
+from certbus.logs.circuit_state import CircuitStatus
+from ingestor.backoff import Backoff
+from ingestor.client.circuit_breaker import Circuit, Rules
+from ingestor.client.errors import LeftAlone, LogError, Refused
+from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.throttle import LATE, Turns
+from ingestor.log import Kind, Log
+from ingestor.redis_retry import Patience
+from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
+from tests.waiting import until
+
+LIMIT = 1000
+INTERVAL = 0.1
+NO_DELAY = Backoff(0.001, 0.001)
+
+
+class Asker:
+    """One log of one worker."""
+
+    def __init__(self, redis: Redis, name: str, operator: str, interval: float = INTERVAL) -> None:
+        log = Log(id=name, name=name, url="http://test/", kind=Kind.RFC6962, operator=operator)
+        self.circuit = Circuit(Rules(1000, 1, NO_DELAY, NO_DELAY))
+        self.turns = Turns(log, interval, self.circuit, Operators(redis, Keys()), Patience())
+
+    async def fetch(self, url: str, attempts: int = 3) -> bytes:
+        async with http_client() as http:
+            retry = Retry(attempts, NO_DELAY)
+            return await Fetcher(http, "Test log", retry, 5, turns=self.turns).get(url, LIMIT)
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[HostileServer]:
+    async with hostile_server() as hostile:
+        hostile.answers["/calm"] = [Answer(b"calm")]
+        yield hostile
+
+
+def refusing(status: str, seconds: str) -> list[Answer]:
+    return [Answer(status=status, headers={"retry-after": seconds}), Answer(b"calm")]
+
+
+async def test_requests_to_an_operator_are_spaced_whoever_sends_them(
+    redis: Redis, web: HostileServer
+) -> None:
+    logs = [Asker(redis, name, "Example") for name in ("one", "two", "three")]
+    await asyncio.gather(*(log.fetch(f"{web.url}/calm") for log in logs * 4))
+    times = [request.time for request in web.requests]
+    assert len(times) == 12
+    # What one request is late, the next one is early.
+    for first, last in [(0, 11), (0, 6), (5, 11)]:
+        assert times[last] - times[first] >= (last - first) * INTERVAL - LATE
+
+
+async def test_each_redirect_takes_a_turn(redis: Redis, web: HostileServer) -> None:
+    web.answers["/moved"] = [redirect("/moved/again")]
+    web.answers["/moved/again"] = [redirect("/calm")]
+    log = Asker(redis, "one", "Example", 2 * LATE)
+    assert await log.fetch(f"{web.url}/moved") == b"calm"
+    times = [request.time for request in web.requests]
+    assert len(times) == 3
+    assert times[2] - times[0] >= 2 * 2 * LATE - LATE
+
+
+async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
+    greedy, modest = Asker(redis, "greedy", "Example"), Asker(redis, "modest", "EXAMPLE")
+    taken: list[str] = []
+
+    async def take(asker: Asker, name: str) -> None:
+        await asker.turns.take("url")
+        taken.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(10):
+            tasks.create_task(take(greedy, "greedy"))
+        for _ in range(3):
+            tasks.create_task(take(modest, "modest"))
+    # One after the other, as long as both want to.
+    assert sorted(taken[:4]) == ["greedy", "greedy", "modest", "modest"]
+    assert "modest" not in taken[7:]
+
+
+async def test_operators_do_not_wait_for_each_other(redis: Redis, web: HostileServer) -> None:
+    await Operators(redis, Keys()).turn("Busy", 3600)
+    busy = Asker(redis, "busy", "Busy", 3600)
+    waiting = asyncio.create_task(busy.turns.take("url"))
+    assert await Asker(redis, "other", "Other", 3600).fetch(f"{web.url}/calm") == b"calm"
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_without_redis_nobody_is_asked(web: HostileServer) -> None:
+    async with connect("redis://127.0.0.1:1/0") as nowhere:
+        log = Asker(nowhere, "log", "Example")
+        with capture_logs() as lines:
+            asking = asyncio.create_task(log.fetch(f"{web.url}/calm"))
+            await until(lambda: any(line["event"].startswith("redis unav") for line in lines))
+        assert not asking.done()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    assert not web.requests
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+async def test_retry_after_leaves_the_log_alone(
+    redis: Redis, web: HostileServer, status: str
+) -> None:
+    log, other = Asker(redis, "log", "Example", 0), Asker(redis, "other", "Example", 0)
+    web.answers["/busy"] = refusing(status, "1")
+    with pytest.raises(Refused, match="retry after 1 s"):
+        await log.fetch(f"{web.url}/busy")
+    with pytest.raises(LeftAlone, match=r"left alone for \d\.\d s more"):
+        await log.fetch(f"{web.url}/calm")
+    assert [request.path for request in web.requests] == ["/busy"]
+    assert await other.fetch(f"{web.url}/calm") == b"calm"
+
+    async def answered() -> bool:
+        try:
+            return await log.fetch(f"{web.url}/busy") == b"calm"
+        except LeftAlone:
+            return False
+
+    await until(answered, "the log is asked again")
+    first, *_, last = [request for request in web.requests if request.path == "/busy"]
+    assert last.time - first.time >= 0.99
+
+
+async def test_two_logs_that_refuse_stop_all_requests_to_their_operator(
+    redis: Redis, web: HostileServer
+) -> None:
+    one, two, three = (Asker(redis, name, "Example", 0.001) for name in ("one", "two", "three"))
+    web.answers["/busy"] = [refusing("429 Too Many Requests", "1")[0]]
+    for log in (one, two):
+        with pytest.raises(Refused):
+            await log.fetch(f"{web.url}/busy")
+    assert await three.fetch(f"{web.url}/calm") == b"calm"
+    first, _, last = web.requests
+    assert last.time - first.time >= 0.99
+
+
+async def test_a_log_that_is_being_tried_is_asked_once(redis: Redis, web: HostileServer) -> None:
+    log = Asker(redis, "log", "Example", 0)
+    web.answers["/down"] = [Answer(status="500 Internal Server Error")]
+    with pytest.raises(LogError):
+        await log.fetch(f"{web.url}/down")
+    assert web.count("/down") == 3
+    log.circuit.restore(CircuitStatus("half-open", 3))
+    with pytest.raises(LogError):
+        await log.fetch(f"{web.url}/down")
+    assert web.count("/down") == 4

@@ -1,0 +1,258 @@
+"""Logs that are over: who may say so, how they are brought to their end, and who takes it back."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from certbus.logs.leases import Leases
+from certbus.logs.registry import Naming, Retirement, Roll, Standing
+from ingestor.log import Kind, Log
+from ingestor.loglists.parser import MARGIN, LogList
+from ingestor.loglists.retirement import Listed, Verdict, judge
+from simlog.api.log_list import Edition
+from tests.ingestor.loglists import lists
+from tests.ingestor.site import Site
+from tests.ingestor.test_serve import adds_up
+from tests.waiting import until
+
+NOW = 1_800_000_000.0
+LOG = Log(
+    id="11" * 32, name="Log", url="https://log.example/", kind=Kind.RFC6962, state="usable", mmd=60
+)
+FOLLOWED = Standing(is_known=True, retirement=None, is_dropped=False)
+
+
+def changed(**fields: Any) -> Log:
+    return msgspec.structs.replace(LOG, **fields)
+
+
+def edition(made: float, *logs: Log, unreadable: tuple[str, ...] = ()) -> LogList:
+    return LogList(f"of {made}", made, logs, unreadable)
+
+
+@dataclass
+class Case:
+    """One list, which has said something of one log before, and is read again."""
+
+    says: LogList
+    wanted: tuple[Log, ...] = ()
+    is_signed: bool = True
+    said: LogList = field(default_factory=lambda: edition(1, LOG))
+    standing: Standing = FOLLOWED
+
+    def judged(self) -> Verdict:
+        raw = msgspec.Raw(msgspec.json.encode(LOG))
+        said = {log.id: Naming(self.said.rank, raw) for log in self.said.logs}
+        listed = Listed("list", "a list", self.is_signed, self.says, said)
+        wanted = {log.id: log for log in self.wanted}
+        return judge(wanted, {LOG.id: self.standing}, [listed], NOW)
+
+
+OVER = {
+    "retired": Case(edition(2, changed(state="retired", since=NOW - 99))),
+    "rejected": Case(edition(2, changed(state="rejected"))),
+    "not in version": Case(edition(2)),
+    "interval": Case(edition(1, changed(end_exclusive=NOW - MARGIN)), is_signed=False),
+}
+
+
+@pytest.mark.parametrize("why", OVER)
+def test_what_a_newer_signed_list_gives_up_is_over(why: str) -> None:
+    verdict = OVER[why].judged()
+    ((list_id, log_id, retirement),) = verdict.retire
+    assert (list_id, log_id, retirement.by) == ("list", LOG.id, "list")
+    assert why in retirement.why
+    assert msgspec.json.decode(retirement.log, type=Log) == LOG
+    assert retirement.since <= NOW
+
+
+NOT_OVER = {
+    "the same edition": Case(edition(1)),
+    "an older one": Case(edition(0.5)),
+    "an unsigned list": Case(edition(2, changed(state="rejected")), is_signed=False),
+    "an unsigned list without it": Case(edition(2), is_signed=False),
+    "a list with entries that cannot be read": Case(edition(2, unreadable=("log 7",))),
+    "a log that somebody wants": Case(edition(2), wanted=(LOG,)),
+    "a log that the list did not name": Case(edition(2), said=edition(1)),
+    "a log that is draining": Case(
+        edition(2), standing=Standing(True, Retirement("list", "", 0, 0), False)
+    ),
+}
+
+
+@pytest.mark.parametrize("why", NOT_OVER)
+def test_what_is_not_over(why: str) -> None:
+    assert not NOT_OVER[why].judged().retire
+
+
+def test_a_list_names_what_is_followed_once_an_edition() -> None:
+    verdict = Case(edition(2, LOG), wanted=(LOG,)).judged()
+    (naming,) = verdict.names["list"].values()
+    assert naming.rank == edition(2).rank
+    assert not Case(edition(1, LOG), wanted=(LOG,)).judged().names["list"]
+    assert not Case(edition(2, LOG)).judged().names["list"]
+    unknown = Standing(is_known=False, retirement=None, is_dropped=False)
+    assert not Case(edition(2, LOG), wanted=(LOG,), standing=unknown).judged().names["list"]
+
+
+def over(by: Any, *, dropped: bool = False) -> Standing:
+    raw = msgspec.Raw(msgspec.json.encode(LOG))
+    return Standing(True, Retirement(by, "because", NOW - 10, NOW, raw), dropped)
+
+
+def test_anybody_can_drain_what_is_over_and_nobody_follows_what_is_drained() -> None:
+    (log,) = Case(edition(2), standing=over("list")).judged().logs.values()
+    assert log.url == LOG.url
+    assert log.drain is not None
+    assert (log.drain.due, log.drain.given_up) == (NOW + 50, NOW + 50 + MARGIN)
+    assert not Case(edition(2), standing=over("list", dropped=True)).judged().logs
+
+
+def test_a_list_that_wants_a_log_takes_back_what_another_list_said_but_no_operator() -> None:
+    for dropped in (False, True):
+        case = Case(edition(2, LOG), wanted=(LOG,), standing=over("list", dropped=dropped))
+        assert case.judged().revive == [LOG.id]
+        assert case.judged().logs == {LOG.id: LOG}
+    case = Case(edition(2, LOG), wanted=(LOG,), standing=over("command"))
+    assert not case.judged().revive
+    assert [log.drain is not None for log in case.judged().logs.values()] == [True]
+    case.standing = over("command", dropped=True)
+    assert not case.judged().logs
+
+
+def test_a_retirement_of_another_version_is_one_all_the_same() -> None:
+    broken = Standing(True, Retirement("list", "", 0, 0, msgspec.Raw(b'{"id": 7}')), False)
+    assert not Case(edition(2), standing=broken).judged().logs
+
+
+async def test_a_log_that_is_over_is_drained_dropped_and_can_come_back(site: Site) -> None:
+    roll = Roll(site.redis, site.keys)
+    one, two = (Leases(site.redis, site.keys, name, 30) for name in ("one", "two"))
+    retirement = Retirement("list", "because", NOW, NOW, msgspec.Raw(msgspec.json.encode(LOG)))
+    assert not await roll.retire(LOG.id, retirement), "nobody follows it"
+    lease = await one.acquire(LOG.id, 5)
+    assert lease is not None
+    assert not await one.drop(lease), "it is not over"
+    await roll.name("list", {LOG.id: Naming("7", retirement.log)})
+    assert await roll.retire(LOG.id, retirement, "list")
+    assert await roll.named("list") == {}
+    assert (await roll.standings())[LOG.id] == Standing(True, retirement, False)
+    assert await one.drop(lease)
+    assert await two.acquire(LOG.id, 5) is None
+    assert (await roll.standings())[LOG.id].is_dropped
+    assert await site.redis.pttl(site.keys.log(LOG.id)) > 0
+    assert not await roll.revive(LOG.id, "command"), "a list has said so"
+    assert await roll.revive(LOG.id, "list")
+    assert await site.redis.pttl(site.keys.log(LOG.id)) == -1
+    again = await two.acquire(LOG.id, None)
+    assert again is not None
+    assert again.next == 5
+    # When nothing is kept of it any more, it is off the roll.
+    await site.redis.delete(site.keys.log(LOG.id))
+    assert await roll.standings() == {}
+    assert await site.redis.scard(site.keys.logs) == 0
+
+
+async def hurry(site: Site, edition: Edition, which: str = "log_list") -> None:
+    """Let a list of simlog say something else, and have it read soon."""
+    await lists.publish(site, edition, which)
+    await site.shelf.hurry()
+
+
+async def fault(site: Site, log: str, *faults: dict[str, object]) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        url = f"{site.simlog.url}/control/{log}/faults"
+        (await http.put(url, json=faults)).raise_for_status()
+
+
+async def named(site: Site, settings: dict[str, Any], logs: int) -> bool:
+    """Whether Redis knows of so many logs that the list names them."""
+    return len(await Roll(site.redis, site.keys).named(lists.list_id(settings))) == logs
+
+
+async def state(site: Site, log: str) -> str:
+    logs = await site.logs()
+    return logs[log].state if log in logs else ""
+
+
+async def followed(site: Site) -> set[str]:
+    return {name for name, log in (await site.logs()).items() if log.owner is not None}
+
+
+async def test_a_retired_log_is_read_to_its_end_before_it_is_dropped(site: Site) -> None:
+    await site.simlog.start(rfc6962=2, static_ct=1, preload=1500, rate=0, mmd=1)
+    await fault(site, "rfc1", {"kind": "status", "code": 503, "only": "entries"})
+    quick = {**lists.LISTED_ONLY, "log_lists": [await lists.signed(site)]}
+    await site.ingestor("a", **quick)
+    await site.ingestor("b", **quick)
+    await until(lambda: named(site, quick, 3), "that the list names three logs")
+    await hurry(site, Edition(number=1, states={"rfc1": "retired"}, left_out=("static1",)))
+
+    async def is_over(log: str, what: str) -> bool:
+        return await state(site, log) == what
+
+    await until(lambda: is_over("rfc1", "draining"), "draining")
+    await until(lambda: is_over("static1", "retired"), "the log that was left out is retired")
+    assert await state(site, "rfc1") == "draining", "it cannot be read, so it is not at its end"
+    await fault(site, "rfc1")
+    await until(lambda: is_over("rfc1", "retired"), "the end of the log", 60)
+    logs, sizes = await site.logs(), await site.simlog.sizes()
+    reasons = {
+        "rfc1": "retired in version 1.1 of ",
+        "static1": "not in version 1.1",
+    }
+    for name, why in reasons.items():
+        log = logs[name]
+        assert log.next == sizes[name]
+        assert log.owner is None
+        assert log.retired is not None
+        assert log.retired_why is not None
+        assert log.retired_why.startswith(why)
+        assert not await site.redis.exists(site.keys.lease(log.log_id))
+    assert all(map(adds_up, logs.values()))
+    await until(site.complete, "the other log is followed as ever")
+    await hurry(site, Edition(number=2))
+    await until(lambda: is_over("rfc1", "usable"), "a log that is listed again is followed again")
+
+
+async def test_no_list_retires_what_another_ingestor_follows(site: Site) -> None:
+    await site.simlog.start(rfc6962=2, static_ct=1, preload=300, rate=20, mmd=1)
+    signed = {**lists.LISTED_ONLY, "log_lists": [await lists.signed(site)]}
+    unsigned = {**lists.LISTED_ONLY, "log_lists": [lists.unsigned(site)]}
+    await site.ingestor("a", **signed)
+    await site.ingestor("b", **unsigned)
+    everything = {"rfc1", "rfc2", "static1"}
+
+    async def are_followed(*names: str) -> bool:
+        return await followed(site) == set(names)
+
+    async def beyond(sizes: dict[str, int]) -> bool:
+        logs = await site.logs()
+        return all((logs[log].next or 0) > size for log, size in sizes.items())
+
+    await until(lambda: are_followed(*everything), "all logs")
+    for settings in (signed, unsigned):
+        await until(partial(named, site, settings, 3), "that each list names three logs")
+    # The signed list gives one up that the other ingestor's list still names: it goes on there.
+    await hurry(site, Edition(number=1, states={"rfc1": "retired"}))
+    await until(lambda: named(site, signed, 2), "that the signed list names two")
+
+    async def is_wanted_again() -> bool:
+        return await state(site, "rfc1") == "usable"
+
+    await until(is_wanted_again, "that the other ingestor wants it")
+    await until(lambda: are_followed(*everything), "all logs")
+    sizes = await site.simlog.sizes()
+    await until(lambda: beyond(sizes), "more of each log")
+    assert (await site.logs())["rfc1"].retired is None
+    # The unsigned one gives up a log that it alone still names: it is let go of, and not retired.
+    await hurry(site, Edition(number=1, left_out=("rfc1",)), "unsigned_list")
+    await until(lambda: are_followed("rfc2", "static1"), "one log less", 40)
+    sizes = await site.simlog.sizes()
+    await until(lambda: beyond({name: sizes[name] for name in ("rfc2", "static1")}), "more of both")
+    assert (await site.logs())["rfc1"].retired is None
+    assert all(map(adds_up, (await site.logs()).values()))

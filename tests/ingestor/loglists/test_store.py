@@ -1,0 +1,252 @@
+"""Log lists: which are believed, and what is there when none can be had."""
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from certbus.caches.log_lists import Shelf
+from certconf.settings import GOOGLE_LIST
+from certconf.settings import LogList as Setting
+from ingestor.backoff import LOG_LIST
+from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.loglists.parser import parse
+from ingestor.loglists.source import DEFAULT, Source, packaged
+from ingestor.loglists.store import Library
+from simlog.api.log_list import Edition
+from tests.ingestor.hostile import Answer, hostile_server
+from tests.ingestor.loglists import lists
+from tests.ingestor.site import Site
+from tests.paths import FIXTURES
+
+GOOGLES = parse(packaged("log_list.json"))
+
+Open = Callable[..., Library]
+
+
+@pytest.fixture
+async def opened(site: Site) -> AsyncIterator[Open]:
+    """Opens a library as an ingestor has it, on the one Redis of the site."""
+    async with http_client() as http:
+        fetcher = partial(Fetcher, http, retry=Retry(1, LOG_LIST), timeout=5.0)
+        yield lambda *settings: Library(settings, Shelf(site.redis, site.keys), fetcher)
+
+
+async def asked(library: Library) -> Library:
+    """The library after it has asked every server."""
+    await library._shelf.hurry()
+    await library.look()
+    await library.refresh()
+    return library
+
+
+def held(library: Library) -> list[str]:
+    """Version of each list that is there."""
+    return [says.version for _, says in library.lists]
+
+
+async def simlogs(site: Site, **options: object) -> Setting:
+    await site.simlog.start(rfc6962=2, static_ct=1, preload=10, rate=0, **options)
+    return msgspec.convert(await lists.signed(site), Setting)
+
+
+async def test_a_list_is_read_once_and_then_asked_for_changes_only(
+    site: Site, opened: Open
+) -> None:
+    library = await asked(opened(await simlogs(site)))
+    ((_, says),) = library.lists
+    assert {log.name for log in says.logs} == {"rfc1", "rfc2", "static1"}
+    (before,) = await site.shelf.slips()
+    assert before.checked is not None
+    assert before.etag
+    with capture_logs() as lines:
+        await asked(library)
+        assert not lines
+        (after,) = await site.shelf.slips()
+        assert after.checked is not None
+        assert after.checked > before.checked
+        await lists.publish(site, Edition(number=1))
+        await asked(library)
+    assert held(library) == ["1.1"]
+    (line,) = lines
+    assert (line["event"], line["version"], line["logs"]) == ("log list read", "1.1", 3)
+    (age,) = library.ages().values()
+    assert age < 60
+
+
+LIES = [
+    ("signature", Edition(number=99, lie="changed")),
+    ("signature", Edition(number=99, lie="truncated")),
+    ("signature", Edition(number=99, lie="forged")),
+    ("signature", Edition(number=99, lie="unsigned")),
+    ("unreachable", Edition(number=99, lie="unavailable")),
+    ("older", Edition(number=0, states={"rfc1": "retired"})),
+    ("too_large", Edition(number=99, lie="endless")),
+    ("empty", Edition(number=99, left_out=("rfc1", "rfc2", "static1"), unreadable=3)),
+]
+
+
+async def test_a_list_that_is_not_to_be_believed_is_refused_and_the_one_held_stays(
+    site: Site, opened: Open
+) -> None:
+    library = opened(await simlogs(site))
+    (source,) = library.sources
+    for good, (reason, edition) in enumerate(LIES, 1):
+        await lists.publish(site, Edition(number=good))
+        await asked(library)
+        copy, before = await site.shelf.take(source.id), library.refusals.copy()
+        await lists.publish(site, edition)
+        with capture_logs() as lines:
+            for _ in range(2):
+                await asked(library)
+        assert held(library) == [f"1.{good}"], edition
+        assert await site.shelf.take(source.id) == copy, edition
+        (line,) = lines
+        told = (line["event"], line["reason"], line["held"])
+        assert told == ("log list refused", reason, f"1.{good}"), edition
+        assert library.refusals - before == {(source.name, reason): 2}, edition
+        (slip,) = await site.shelf.slips()
+        assert slip.problem.startswith(f"{reason}: ")
+        assert slip.failures == 2
+    await lists.publish(site, Edition(number=100))
+    await asked(library)
+    assert held(library) == ["1.100"]
+    assert [slip.failures for slip in await site.shelf.slips()] == [0]
+
+
+async def test_an_unsigned_list_that_is_older_cut_short_or_gone_is_refused_too(
+    site: Site, opened: Open
+) -> None:
+    await simlogs(site)
+    await lists.publish(site, Edition(number=5), "unsigned_list")
+    library = await asked(opened(msgspec.convert(lists.unsigned(site), Setting)))
+    assert held(library) == ["5"]
+    for edition in (Edition(number=4), Edition(number=6, lie="truncated")):
+        await lists.publish(site, edition, "unsigned_list")
+        await asked(library)
+        assert held(library) == ["5"]
+    site.simlog.stop()
+    await asked(library)
+    assert held(library) == ["5"]
+    reasons = {reason: count for (_, reason), count in library.refusals.items() if count}
+    assert reasons == {"older": 1, "malformed": 1, "unreachable": 1}
+
+
+async def test_entries_that_cannot_be_read_are_told_and_cost_no_others(
+    site: Site, opened: Open
+) -> None:
+    setting = await simlogs(site)
+    await lists.publish(site, Edition(number=1, unreadable=2))
+    with capture_logs() as lines:
+        library = await asked(opened(setting))
+    ((_, says),) = library.lists
+    assert len(says.logs) == 3
+    told = lines[-1]
+    assert (told["event"], told["entries"]) == ("log list has entries that cannot be read", 2)
+
+
+async def test_every_ingestor_has_what_one_has_fetched(site: Site, opened: Open) -> None:
+    setting = await simlogs(site)
+    await asked(opened(setting))
+    site.simlog.stop()
+    other = opened(setting)
+    await other.look()
+    await other.refresh()  # it is not due: nobody is asked
+    assert held(other) == ["1.0"]
+    assert not sum(other.refusals.values())
+
+
+async def test_a_copy_in_redis_is_verified_again(site: Site, opened: Open) -> None:
+    setting = await simlogs(site)
+    source = Source(setting)
+    await asked(opened(setting))
+    key = site.keys.list(source.id)
+    body: Any = await site.redis.hget(key, "body")
+    await site.redis.hset(key, "body", body.replace(b"rfc1", b"rfc3"))
+    other = opened(setting)
+    with capture_logs() as lines:
+        await other.look()
+    assert held(other) == []
+    assert (lines[0]["event"], lines[0]["place"]) == ("log list refused", "redis")
+    await other.refresh()
+    assert held(other) == ["1.0"]
+
+
+async def test_a_library_puts_its_lists_back_into_an_emptied_redis(
+    site: Site, opened: Open
+) -> None:
+    setting = await simlogs(site)
+    library = await asked(opened(setting))
+    site.simlog.stop()
+    await site.redis.flushall()
+    await library.look()
+    other = opened(setting)
+    await other.look()
+    assert held(other) == ["1.0"]
+
+
+async def test_googles_list_comes_with_the_package(site: Site, opened: Open) -> None:
+    library = opened(GOOGLE_LIST)
+    assert held(library) == [GOOGLES.version]
+    await library.look()
+    (slip,) = await site.shelf.slips()
+    assert (slip.name, slip.version, slip.checked) == ("google", GOOGLES.version, None)
+    assert library.ages(GOOGLES.made) == {"google": 0}
+    # Who trusts another key has no use for it.
+    other = msgspec.structs.replace(GOOGLE_LIST, key=str(FIXTURES / "no_key.pem"))
+    assert held(opened(other)) == []
+
+
+async def test_apples_list_only_adds_to_googles(opened: Open) -> None:
+    apple, google = opened(*reversed(DEFAULT)).sources
+    assert [(source.name, source.is_signed) for source in (google, apple)] == [
+        ("google", True),
+        ("apple", False),
+    ]
+    assert apple.url.startswith("https://")
+
+
+async def test_lists_can_be_files(site: Site, opened: Open) -> None:
+    signed = Setting(
+        url=str(FIXTURES / "log_list.json"),
+        signature_url=str(FIXTURES / "log_list.sig"),
+        key=str(FIXTURES / "log_list_pubkey.pem"),
+    )
+    plain = Setting(url=f"file://{FIXTURES / 'log_list.json'}", unsigned=True)
+    gone = Setting(url=str(FIXTURES / "no_list.json"), unsigned=True)
+    library = await asked(opened(plain, signed, gone))
+    assert held(library) == [GOOGLES.version] * 2
+    assert [source.is_signed for source, _ in library.lists] == [True, False]
+    assert not library.complete
+
+
+async def test_a_list_that_nobody_goes_by_any_more_is_not_hurried(site: Site, opened: Open) -> None:
+    library = await asked(opened(Setting(url=str(FIXTURES / "log_list.json"), unsigned=True)))
+    (source,) = library.sources
+    assert await site.shelf.hurry() == [source.id]
+    seconds, _ = await site.redis.time()
+    await site.redis.hset(site.keys.list(source.id), "due", (seconds - 3600) * 1000)
+    assert await site.shelf.hurry() == []
+    await library.refresh()
+    assert await site.shelf.hurry() == [source.id]
+
+
+async def test_a_server_that_wants_to_be_left_alone_is(site: Site, opened: Open) -> None:
+    async with hostile_server() as server:
+        server.answers["/list"] = [
+            Answer(status="429 Too Many Requests", headers={"retry-after": "1800"})
+        ]
+        library = await asked(opened(Setting(url=f"{server.url}/list", unsigned=True)))
+        await library.refresh()
+        assert server.count("/list") == 1
+    (slip,) = await site.shelf.slips()
+    seconds, _ = await site.redis.time()
+    assert slip.due / 1000 - seconds > 1700
+
+
+async def test_the_name_of_a_list_shows_no_secret() -> None:
+    source = Source(Setting(url="https://user:word@lists.example/a.json?token=x", unsigned=True))
+    assert source.name == "https://lists.example/a.json"

@@ -1,0 +1,245 @@
+"""Windows of entries into a real Redis: batches, duplicates, rejections, and races for a log."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from certbus.cluster import LogStatus, snapshot
+from certbus.keys import Keys
+from certbus.logs.leases import Leases
+from certbus.streams.batch import MAX_BYTES, MAX_MESSAGES
+from certbus.streams.publisher import Publisher, PublisherSettings
+from certbus.streams.reader import history
+from certbus.streams.retention import Trimmer
+from ctparse.entry import Entry, Rejected
+from ctparse.rfc6962 import chain_certificates, decode_entries
+from ctparse.tree_head import TreeHead
+from ctparse.wire_messages import Message, MessageWriter, Source
+from ingestor.metrics import Meter
+from ingestor.pipeline.publish import LeaseLost, Moved, Pipeline
+from ingestor.redis_retry import Patience
+from tests.paths import FIXTURES
+
+LOG = "ab" * 32
+KEYS = Keys()
+HEAD = TreeHead(10_000, 1_779_302_893_000, bytes(32), b"signature")
+
+
+class Bench:
+    """Everything a pipeline needs, on one Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.meter = Meter()
+        self.publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free)
+
+    async def pipeline(
+        self, worker: str = "a", log_id: str = LOG, start: int = 0
+    ) -> tuple[Pipeline, Leases]:
+        leases = Leases(self.redis, KEYS, worker, 60)
+        lease = await leases.acquire(log_id, start)
+        assert lease is not None
+        source = Source("Log", "https://log.example/", "Operator", "rfc6962")
+        writer = MessageWriter(source, str, chain_certificates)
+        pipeline = Pipeline(
+            self.publisher,
+            leases,
+            lease,
+            writer,
+            Patience(),
+            self.meter.log("Log"),
+            clock=lambda: 1_700_000_000.0,
+        )
+        return pipeline, leases
+
+    async def log(self, log_id: str = LOG) -> LogStatus:
+        logs = (await snapshot(self.redis, KEYS)).logs
+        return next(log for log in logs if log.log_id == log_id)
+
+    async def batches(self) -> list[list[bytes]]:
+        return [batch.messages for batch in await history(self.redis, KEYS, "lite", "0-0", 1000)]
+
+
+@pytest.fixture
+def bench(redis: Redis) -> Bench:
+    return Bench(redis)
+
+
+def real_entries() -> list[Entry]:
+    entries: list[dict[str, Any]] = json.loads((FIXTURES / "ct_entries.json").read_bytes())
+    body = {"entries": [{name: e[name] for name in ("leaf_input", "extra_data")} for e in entries]}
+    decoded = decode_entries(json.dumps(body).encode(), 0)
+    return [entry for entry in decoded if isinstance(entry, Entry)]
+
+
+REAL = real_entries()
+
+
+def entry(index: int, certificate: bytes | None = None) -> Entry:
+    """A readable entry with a certificate of its own, or with that one."""
+    model = REAL[index % len(REAL)]
+    if certificate is None:
+        # Bytes of the signature at the end make another certificate of it, and change nothing else.
+        certificate = model.certificate[:-8] + index.to_bytes(8)
+    return Entry(index, model.timestamp, model.is_precert, certificate, model.chain, b"leaf")
+
+
+async def test_a_window_becomes_batches_in_order(bench: Bench) -> None:
+    pipeline, _ = await bench.pipeline()
+    await pipeline.publish(0, [entry(index) for index in range(600)], HEAD)
+    batches = await bench.batches()
+    assert [len(batch) for batch in batches] == [MAX_MESSAGES, MAX_MESSAGES, 600 - 2 * MAX_MESSAGES]
+    data = [json.loads(text)["data"] for batch in batches for text in batch]
+    assert [each["cert_index"] for each in data] == list(range(600))
+    assert {each["seen"] for each in data} == {1_700_000_000.0}
+    log = await bench.log()
+    assert (log.next, log.published, log.tree_size) == (600, 600, HEAD.size)
+    assert (pipeline.next, pipeline.tally.published) == (600, 600)
+
+
+async def test_repeats_within_a_window_and_beyond_it_are_duplicates(bench: Bench) -> None:
+    pipeline, _ = await bench.pipeline()
+    once = [entry(index) for index in range(300)]
+    again = [entry(300 + index, once[index].certificate) for index in range(300)]
+    await pipeline.publish(0, [*once, *again], HEAD)
+    await pipeline.publish(600, [entry(600 + i, once[i].certificate) for i in range(10)], HEAD)
+    log = await bench.log()
+    assert (log.next, log.published, log.duplicates) == (610, 300, 310)
+    assert sum(map(len, await bench.batches())) == 300
+
+
+async def test_what_cannot_be_read_is_rejected_at_its_index(bench: Bench, redis: Redis) -> None:
+    pipeline, _ = await bench.pipeline()
+    unreadable = b"no certificate at all"
+    window: list[Entry | Rejected] = [
+        entry(0),
+        Rejected(1, "truncated", b"raw bytes"),
+        entry(2, unreadable),
+        entry(3, unreadable),
+        entry(4),
+    ]
+    await pipeline.publish(0, window, HEAD)
+    log = await bench.log()
+    assert (log.next, log.published, log.duplicates, log.rejected) == (5, 2, 0, 3)
+    kept: Any = await redis.xrange(KEYS.rejected)
+    assert [(int(fields[b"index"]), fields[b"raw"]) for _, fields in kept] == [
+        (1, b"raw bytes"),
+        (2, unreadable),
+        (3, unreadable),
+    ]
+    assert kept[0][1][b"reason"] == b"truncated"
+
+
+class Padded(MessageWriter):
+    """Makes messages as large as a test wants."""
+
+    def __init__(self, size: Callable[[int], int]) -> None:
+        self._full = size
+
+    def size(self, entry: Entry) -> int:
+        return len(entry.certificate)
+
+    def write(self, entry: Entry, sha256: bytes, seen: float) -> Message:
+        full = b"x" * self._full(entry.index)
+        return Message(sha256, sha256[:20], full, b"{}", b"{}", ())
+
+
+async def with_sizes(bench: Bench, size: Callable[[int], int]) -> Pipeline:
+    pipeline, leases = await bench.pipeline()
+    return Pipeline(
+        bench.publisher, leases, pipeline.lease, Padded(size), Patience(), bench.meter.log("Log")
+    )
+
+
+async def test_batches_hold_only_so_many_bytes(bench: Bench) -> None:
+    pipeline = await with_sizes(bench, lambda _: MAX_BYTES // 3)
+    await pipeline.publish(0, [entry(index) for index in range(8)], HEAD)
+    assert [len(batch) for batch in await bench.batches()] == [3, 3, 2]
+    assert (await bench.log()).next == 8
+
+
+async def test_a_message_beyond_a_batch_is_rejected(bench: Bench, redis: Redis) -> None:
+    pipeline = await with_sizes(bench, lambda index: MAX_BYTES + (index == 1))
+    await pipeline.publish(0, [entry(index) for index in range(3)], HEAD)
+    log = await bench.log()
+    assert (log.next, log.published, log.rejected) == (3, 2, 1)
+    kept: Any = await redis.xrange(KEYS.rejected)
+    ((_, fields),) = kept
+    assert fields[b"reason"] == b"message of 4,194,305 bytes; a batch holds 4,194,304"
+
+
+async def test_certificates_published_by_another_log_meanwhile(bench: Bench) -> None:
+    first, _ = await bench.pipeline()
+    other, _ = await bench.pipeline(log_id="cd" * 32)
+    window: list[Entry | Rejected] = [entry(index) for index in range(300)]
+    digests = [sha256(each.certificate).digest() for each in window if isinstance(each, Entry)]
+    # What `first` learns before the other log overtakes it.
+    batch, _ = await first._batch(0, window, digests, 0, set(), HEAD, 256)
+    await other.publish(0, window[100:200], HEAD)
+    await first._send(batch)
+    log = await bench.log()
+    assert (log.next, log.published, log.duplicates) == (256, 156, 100)
+    assert first.tally.duplicates == 100
+
+
+async def test_a_reply_that_was_lost(bench: Bench) -> None:
+    pipeline, _ = await bench.pipeline()
+    window: list[Entry | Rejected] = [entry(index) for index in range(10)]
+    digests = [sha256(each.certificate).digest() for each in window if isinstance(each, Entry)]
+    batch, _ = await pipeline._batch(0, window, digests, 0, set(), HEAD, 256)
+    await bench.publisher.publish(pipeline.lease, batch)
+    await pipeline._send(batch)
+    assert pipeline.next == 10
+    assert sum(map(len, await bench.batches())) == 10
+
+
+async def test_redis_a_second_older(bench: Bench, redis: Redis) -> None:
+    pipeline, _ = await bench.pipeline()
+    await pipeline.publish(0, [entry(index) for index in range(10)], HEAD)
+    await redis.hset(KEYS.log(LOG), "next", 4)
+    with pytest.raises(Moved) as moved:
+        await pipeline.publish(10, [entry(index) for index in range(10, 20)], HEAD)
+    assert moved.value.next == 4
+    assert pipeline.next == 4
+
+
+async def test_an_emptied_redis_gets_the_log_back(bench: Bench, redis: Redis) -> None:
+    pipeline, _ = await bench.pipeline()
+    await pipeline.publish(0, [entry(index) for index in range(10)], HEAD)
+    await redis.flushall()
+    with capture_logs() as lines:
+        await pipeline.publish(10, [entry(index) for index in range(10, 20)], HEAD)
+    log = await bench.log()
+    assert (log.start, log.next, log.published) == (10, 20, 10)
+    assert [line["log_id"] for line in lines if line["event"].startswith("redis had lost")] == [LOG]
+
+
+async def test_restoring_twice_at_once_keeps_one_lease(bench: Bench, redis: Redis) -> None:
+    pipeline, leases = await bench.pipeline()
+    lost = pipeline.lease
+    await redis.flushall()
+    await pipeline.restore(lost)
+    await pipeline.restore(lost)
+    assert pipeline.lease is not lost
+    assert await leases.renew([pipeline.lease]) == []
+
+
+async def test_a_lost_lease_ends_it(bench: Bench, redis: Redis) -> None:
+    paused, _ = await bench.pipeline("a")
+    await redis.delete(KEYS.lease(LOG))  # it expires
+    owner, _ = await bench.pipeline("b")
+    await owner.publish(0, [entry(0)], HEAD)
+    with pytest.raises(LeaseLost):
+        await paused.publish(0, [entry(0), entry(1)], HEAD)
+    log = await bench.log()
+    assert (log.next, log.published) == (1, 1)
+
+
+def test_the_fixture_entries_are_distinct() -> None:
+    made = {sha256(entry(index).certificate).digest() for index in range(600)}
+    assert len(made) == 600
