@@ -16,7 +16,7 @@ from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.streams.events import StreamBatch
 from certbus.streams.reader import Follower
-from gateway.frames import text_frames
+from gateway.delivery.encoding import text_frames
 
 
 class Plain(asyncio.Protocol):

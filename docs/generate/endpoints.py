@@ -5,11 +5,11 @@ from typing import Any
 
 from docs.generate.tables import code, table
 from gateway.admission.policy import Policy
-from gateway.meter import Meter
-from gateway.route import Route
-from gateway.service import Service
-from gateway.settings import Settings
-from gateway.table import table as routes
+from gateway.config import Settings
+from gateway.endpoints.table import table as routes
+from gateway.http.route import Route
+from gateway.hub import Service
+from gateway.metrics import Meter
 
 
 def endpoints() -> str:

@@ -10,11 +10,11 @@ from prometheus_client.registry import Collector
 from certbus.cluster_health import CODES
 from certconf import Config, Present
 from docs.generate.tables import code, table
-from gateway.meter import GapReason
-from gateway.meter import Meter as GatewayMeter
-from gateway.metrics import REFUSED, Numbers, NumbersCollector
-from gateway.service import Service
-from gateway.settings import Settings
+from gateway.config import Settings
+from gateway.hub import Service
+from gateway.metrics import GapReason
+from gateway.metrics import Meter as GatewayMeter
+from gateway.monitoring.collector import REFUSED, Numbers, NumbersCollector
 from ingestor.metrics import FailureReason, FetchOutcome
 from ingestor.metrics import Meter as IngestorMeter
 from ingestor.monitoring.collector import ListCollector, WorkerCollector

@@ -24,29 +24,29 @@ from certconf.secret import Secret
 from certhttp import address
 from certhttp.server import serve as admin_server
 from certhttp.supervision import supervise
-from gateway.admin import pages
-from gateway.admission.door import Door
+from gateway.admission.controller import Door
 from gateway.admission.policy import policy_of
-from gateway.api.cert import Certificates
-from gateway.api.sight import Sight
-from gateway.fanout import Fanout
-from gateway.feed import feed
-from gateway.history import History
-from gateway.http1 import HTTPConnection
-from gateway.listening import Listener, limits, listen, tune, url_of
-from gateway.machine import Machine
-from gateway.meter import Meter, TaskName
-from gateway.metrics import Numbers, metrics
-from gateway.patience import watch
+from gateway.clients.replay import Replay
+from gateway.clients.stall_timeout import watch
+from gateway.cluster_snapshot import Sight
+from gateway.config import Settings, settings_of
+from gateway.delivery.consumer import feed
+from gateway.delivery.flusher import Fanout
+from gateway.delivery.history import History
+from gateway.endpoints.cert import Certificates
+from gateway.endpoints.router import Routes
+from gateway.endpoints.table import table
+from gateway.hub import Service
+from gateway.metrics import Meter, TaskName
+from gateway.monitoring.admin import pages
+from gateway.monitoring.collector import Numbers, metrics
+from gateway.monitoring.host_metrics import Machine
+from gateway.monitoring.registration import announce, new_name
 from gateway.reload import Reload
-from gateway.replay import Replay
-from gateway.routes import Routes
-from gateway.service import Service
-from gateway.settings import Settings, settings_of
-from gateway.stopping import close_all
-from gateway.table import table
-from gateway.tls import Certificate, server_options
-from gateway.whereabouts import announce, new_name
+from gateway.server.connection import HTTPConnection
+from gateway.server.drain import close_all
+from gateway.server.listener import Listener, limits, listen, tune, url_of
+from gateway.server.tls import Certificate, server_options
 
 _BEATS: Final = 3  # signs of life before a gateway is forgotten
 _REDIS_PAUSE: Final = 1.0  # seconds between attempts to look at Redis

@@ -1,146 +1,170 @@
-"""What a gateway can be measured by, in Prometheus' terms. Read from the service when asked."""
+"""What a gateway measures as it works; what can be looked up is read when it is asked (metrics.py).
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final
+Nothing here is done for each message or each client: what costs is done once a flush or a batch.
+"""
 
-import msgspec
-from prometheus_client import ProcessCollector, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+import time
+from collections.abc import Mapping
+from typing import Final, Literal, get_args
 
-from certbus.cluster_health import CODES
-from certbus.streams.reader import Follower
-from gateway.history import History
-from gateway.meter import PREFIX, Meter
-from gateway.service import Service
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from certbus.cluster_health import Faults
+from certbus.ids import EntryId
+from certbus.streams.events import FORGOTTEN, NOT_RETAINED, Gap, NewEpoch, Repeat
+from gateway.delivery.ring_buffer import Ring
 
+PREFIX = "certstream_gateway"
 
-REFUSED: Final = {
-    "token": "token",
-    "network": "network",
-    "rate": "rate",
-    "full": "connections",
-    "site": "address",
-    "waiting": "waiting",
-    "descriptors": "descriptors",
+GapReason = Literal["trimmed", "lost", "emptied", "unreadable", "repeated", "future", "unknown"]
+
+_GAPS: Final[dict[str, GapReason]] = {NOT_RETAINED: "trimmed", FORGOTTEN: "repeated"}
+
+_LOSSES: Final = {
+    "emptied": ("redis_emptied", "Redis came back without its data"),
+    "lost": ("redis_rewound", "Redis came back without its last writes"),
 }
-"""Why requests are turned away, in the words of `Door.refused` and of the metric."""
+"""What the reader of the streams may find, and the fault that it is."""
+
+_LOSS_SHOWN: Final = 900.0  # seconds for which a loss is reported
+_FAILURE_SHOWN: Final = 60.0  # likewise, a task that failed; it is tried again within
+
+TaskName = Literal[
+    "announce",
+    "certificate",
+    "connections",
+    "events",
+    "fanout",
+    "machine",
+    "rates",
+    "reload",
+    "stalled",
+    "websockets",
+]
+"""Tasks that fail alone, see `certhttp.supervision`."""
+
+_DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+_FLUSH_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 
-class Numbers(msgspec.Struct, frozen=True):
-    """What is read when it is asked.
+class Meter:
+    """Counters and histograms of one gateway.
+
+    Args:
+        faults: gets what the reader of the streams finds wrong with Redis.
 
     Attributes:
-        service: has the clients.
-        history: what was read from Redis for lagging ones.
-        follower: reads the streams.
-        refused: requests turned away, by why.
-        reloads: times that the configuration was read again, by result.
-        problems: gives the codes of what is wrong with the service.
+        registry: has them all.
     """
 
-    service: Service
-    history: History
-    follower: Follower
-    refused: Mapping[str, int]
-    reloads: Mapping[str, int]
-    problems: Callable[[], Collection[str]]
+    def __init__(self, faults: Faults | None = None) -> None:
+        self._faults = faults or Faults(time.monotonic)
+        self._started = time.monotonic()
+        self._arrived: dict[str, float] = {}  # stream -> when its newest batch was read
+        registry = self.registry = CollectorRegistry()
+        self._delivery = Histogram(
+            f"{PREFIX}_delivery_seconds",
+            "From when a batch was published in Redis to when it was written to all clients that "
+            "have everything before it: of each flush, its newest batch.",
+            buckets=_DELIVERY_BUCKETS,
+            registry=registry,
+        )
+        self._flush = Histogram(
+            f"{PREFIX}_flush_seconds",
+            "Work of writing what is new to all clients.",
+            buckets=_FLUSH_BUCKETS,
+            registry=registry,
+        )
+        self._redis_lag = Gauge(
+            f"{PREFIX}_redis_lag_seconds",
+            "Age of the newest batch when it was read from Redis.",
+            registry=registry,
+        )
+        self._gaps = Counter(
+            f"{PREFIX}_gaps",
+            "Gaps told: to one client that resumed, or at once to all of a stream.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in get_args(GapReason):  # also those that are zero: alerts ask whether they grow
+            self._gaps.labels(reason)
+        self._requests = Counter(
+            f"{PREFIX}_http_requests",
+            "Requests answered at the public address, by the route and the status.",
+            ["route", "status"],
+            registry=registry,
+        )
+        self._failures = Counter(
+            f"{PREFIX}_task_failures",
+            "Tasks that ended by an error, which is a bug; each is begun again.",
+            ["task"],
+            registry=registry,
+        )
+        for task in get_args(TaskName):
+            self._failures.labels(task)
+
+    def failed(self, task: TaskName) -> None:
+        """A task ended by an error that nobody foresaw."""
+        self._failures.labels(task).inc()
+        text = f"{task}: ended by an error and begun again; the log of the gateway has the error"
+        self._faults.note("task_failing", text, _FAILURE_SHOWN)
+
+    def answered(self, route: str, status: int) -> None:
+        """A request was answered, with a stream or otherwise."""
+        self._requests.labels(route, status).inc()
+
+    def read(self, stream: str, entry: EntryId) -> None:
+        """A batch of a stream was read from Redis."""
+        self._redis_lag.set(_age(entry))
+        self._arrived[stream] = time.monotonic()
+
+    def ages(self, rings: Mapping[str, Ring]) -> dict[str, float]:
+        """The age of the newest batch of each stream, in seconds.
+
+        At least as old as it has been here, so that a clock of Redis that was ahead does not hide
+        a stream that brings nothing. A stream that has brought nothing yet is as old as this
+        process.
+        """
+        now, here = time.time(), time.monotonic()
+        return {
+            stream: max(
+                here - self._arrived.get(stream, self._started),
+                0.0 if ring.newest is None else now - ring.head.cursor.entry.ms / 1000,
+            )
+            for stream, ring in rings.items()
+        }
+
+    def delivered(self, entry: EntryId) -> None:
+        """Everything up to this batch was written to all clients of a lane."""
+        self._delivery.observe(_age(entry))
+
+    def flushed(self, spent: float) -> None:
+        """All lanes were flushed, which took so many seconds of work."""
+        self._flush.observe(spent)
+
+    def noticed(self, event: Gap | Repeat | NewEpoch) -> None:
+        """The reader of the streams found that something is missing."""
+        reason = reason_of(event)
+        self.gap(reason)
+        if reason in _LOSSES:
+            self._faults.note(*_LOSSES[reason], _LOSS_SHOWN)
+
+    def gap(self, reason: GapReason) -> None:
+        """Clients were told that something is missing."""
+        self._gaps.labels(reason).inc()
 
 
-class NumbersCollector(Collector):
-    """Gives numbers in Prometheus' terms."""
-
-    def __init__(self, numbers: Numbers) -> None:
-        self._numbers = numbers
-
-    def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
-        numbers = self._numbers
-        service = numbers.service
-        labels = ["stream", "form"]
-        clients = GaugeMetricFamily(f"{PREFIX}_clients", "Clients connected.", labels=labels)
-        sent = CounterMetricFamily(f"{PREFIX}_messages_sent", "Messages sent.", labels=labels)
-        size = CounterMetricFamily(
-            f"{PREFIX}_bytes_sent", "Bytes of them, as framed.", labels=labels
-        )
-        for (stream, form), lane in service.lanes.items():
-            clients.add_metric([stream, form.name], len(lane.clients))
-            sent.add_metric([stream, form.name], lane.sent)
-            size.add_metric([stream, form.name], lane.sent_bytes)
-        ring = GaugeMetricFamily(
-            f"{PREFIX}_ring_bytes",
-            "Batches in memory, in all forms.",
-            labels=["stream"],
-        )
-        age = GaugeMetricFamily(
-            f"{PREFIX}_stream_age_seconds",
-            "Age of its newest batch; of this process, while there is none.",
-            labels=["stream"],
-        )
-        ages = service.meter.ages(service.rings)
-        for stream, held in service.rings.items():
-            ring.add_metric([stream], held.size)
-            age.add_metric([stream], ages[stream])
-        yield from (clients, sent, size, ring, age)
-        yield GaugeMetricFamily(
-            f"{PREFIX}_paused_clients", "Clients that take no more for now.", len(service.paused)
-        )
-        yield GaugeMetricFamily(
-            f"{PREFIX}_waiting_connections",
-            "Connections without a stream.",
-            len(service.waiting),
-        )
-        limits = GaugeMetricFamily(
-            f"{PREFIX}_buffer_limit_bytes",
-            "Bytes of messages that it holds at most: its memory converges to the sum of these, "
-            "the process itself and its connections.",
-            labels=["buffer"],
-        )
-        limits.add_metric(["rings"], service.settings.ring_bytes * len(service.rings))
-        limits.add_metric(["history"], service.settings.history_bytes)
-        yield limits
-        yield GaugeMetricFamily(
-            f"{PREFIX}_history_bytes", "Read from Redis for lagging clients.", numbers.history.size
-        )
-        yield GaugeMetricFamily(
-            f"{PREFIX}_redis_up", "Whether Redis is being followed.", numbers.follower.connected
-        )
-        refused = CounterMetricFamily(
-            f"{PREFIX}_refused", "Requests and connections refused.", labels=["reason"]
-        )
-        for why, reason in REFUSED.items():
-            refused.add_metric([reason], numbers.refused.get(why, 0))
-        yield refused
-        yield CounterMetricFamily(
-            f"{PREFIX}_connection_errors",
-            "Unexpected errors, each of which ended one connection: faults of this program.",
-            service.errors.count,
-        )
-        reloads = CounterMetricFamily(
-            f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
-        )
-        for result, count in numbers.reloads.items():
-            reloads.add_metric([result], count)
-        yield reloads
-        problems = GaugeMetricFamily(
-            f"{PREFIX}_problem",
-            "1 while /health/deep shows a problem with this code, 0 otherwise.",
-            labels=["code", "severity"],
-        )
-        found = numbers.problems()
-        for code, severity in CODES.items():
-            problems.add_metric([code, severity], code in found)
-        yield problems
+def reason_of(event: Gap | Repeat | NewEpoch) -> GapReason:
+    """Why there is a gap that the reader of the streams has noticed."""
+    match event:
+        case Repeat():
+            return "lost"
+        case NewEpoch():
+            return "emptied"
+        case Gap():
+            return _GAPS.get(event.reason, "unreadable")
 
 
-def metrics(meter: Meter, numbers: Numbers) -> Callable[[], bytes]:
-    """Make what writes the metrics of this process as text."""
-    # No series beside each counter that says when it began.
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    registry = meter.registry
-    registry.register(NumbersCollector(numbers))
-    ProcessCollector(registry=registry)
-    return lambda: generate_latest(registry)
+def _age(entry: EntryId) -> float:
+    """Seconds since a batch was published, by a clock that may not be quite that of Redis."""
+    return max(time.time() - entry.ms / 1000, 0.0)

@@ -13,13 +13,13 @@ import structlog
 
 from certbus.streams.reader import Follower
 from certconf import Config, Present
-from gateway.admission.door import Door
+from gateway.admission.controller import Door
 from gateway.admission.policy import policy_of
-from gateway.client import Client
-from gateway.frames import SSE
-from gateway.lane import Lane
-from gateway.service import Service
-from gateway.settings import Settings, settings_of
+from gateway.clients.base import Client
+from gateway.config import Settings, settings_of
+from gateway.delivery.channel import Lane
+from gateway.delivery.encoding import SSE
+from gateway.hub import Service
 
 _GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
 _POLICY_VIOLATION: Final = 1008

@@ -19,7 +19,7 @@ from launcher.status.report import report
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, redis_server
 from tests.e2e.site import Site
-from tests.gateway.clients import websocket
+from tests.gateway.client_helpers import websocket
 from tests.waiting import until
 
 SHOWN = 40.0

@@ -20,10 +20,10 @@ from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Present, load
 from gateway.app import serve
-from gateway.settings import Settings
+from gateway.config import Settings
 from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import RedisServer
-from tests.gateway.press import Press
+from tests.gateway.publishing import Press
 from tests.waiting import until
 
 Start = Callable[..., Awaitable["Running"]]

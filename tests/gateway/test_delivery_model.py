@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from certbus.ids import parse_cursor, parse_entry_id
 from certbus.streams.reader import Follower
-from gateway.fanout import Fanout
-from gateway.feed import feed
-from gateway.frames import SSE
-from gateway.history import History
-from gateway.meter import Meter
-from gateway.replay import Replay
-from gateway.service import Service
-from gateway.settings import Settings
-from gateway.sse import SSEClient
+from gateway.clients.replay import Replay
+from gateway.clients.sse import SSEClient
+from gateway.config import Settings
+from gateway.delivery.consumer import feed
+from gateway.delivery.encoding import SSE
+from gateway.delivery.flusher import Fanout
+from gateway.delivery.history import History
+from gateway.hub import Service
+from gateway.metrics import Meter
 from tests.gateway.model_redis import KEYS, STREAM, Data, ModelRedis, VirtualLoop
 
 CLIENTS = 4

@@ -1,9 +1,9 @@
 """A gateway whose Redis goes away, and comes back whole or empty."""
 
 from tests.certbus.servers import RedisServer
-from tests.gateway.clients import certificates, receive, serials, websocket
+from tests.gateway.client_helpers import certificates, receive, serials, websocket
 from tests.gateway.conftest import Start
-from tests.gateway.press import Press
+from tests.gateway.publishing import Press
 
 
 async def test_clients_stay_and_miss_nothing(

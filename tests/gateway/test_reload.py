@@ -10,10 +10,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from certconf import load
-from tests.gateway.clients import Raw, certificates, serials, websocket
+from tests.gateway.admission.gateways import ask, handshake, request
+from tests.gateway.client_helpers import Raw, certificates, serials, websocket
 from tests.gateway.conftest import Running, Start
-from tests.gateway.doors import ask, handshake, request
-from tests.gateway.press import Press
+from tests.gateway.publishing import Press
 from tests.waiting import until
 
 

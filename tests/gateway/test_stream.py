@@ -6,10 +6,10 @@ import json
 import pytest
 
 from certbus.streams.events import FORGOTTEN
-from gateway.settings import Settings
-from tests.gateway.clients import Raw, certificates, masked, receive, serials, websocket
+from gateway.config import Settings
+from tests.gateway.client_helpers import Raw, certificates, masked, receive, serials, websocket
 from tests.gateway.conftest import Start
-from tests.gateway.press import Press
+from tests.gateway.publishing import Press
 from tests.waiting import until
 
 

@@ -10,14 +10,14 @@ from websockets.exceptions import ConnectionClosed
 from certbus.ids import Cursor
 from certhttp.supervision import supervise
 from gateway import app
-from gateway.history import History
-from gateway.meter import Meter
-from gateway.shared_read import SharedRead
-from gateway.websocket import WebSocketClient
-from tests.gateway.clients import certificates, serials, websocket
+from gateway.clients.websocket import WebSocketClient
+from gateway.delivery.history import History
+from gateway.delivery.shared_read import SharedRead
+from gateway.metrics import Meter
+from tests.gateway.client_helpers import certificates, serials, websocket
 from tests.gateway.conftest import Start
-from tests.gateway.press import Press
-from tests.gateway.test_admin import ask
+from tests.gateway.monitoring.test_admin import ask
+from tests.gateway.publishing import Press
 from tests.waiting import until
 
 

@@ -31,7 +31,7 @@ from launcher.status.view import view
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import free_port
 from tests.gateway.conftest import running_redis
-from tests.gateway.press import LOG, Press
+from tests.gateway.publishing import LOG, Press
 from tests.launcher.whole import SCRIPT
 
 NOW = 1_800_000_000.0

@@ -17,7 +17,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from certbus.connection import connect
 from tests.certbus.servers import RedisServer
 from tests.gateway.conftest import running_redis
-from tests.gateway.press import Press
+from tests.gateway.publishing import Press
 from tests.launcher.whole import SCRIPT
 from tests.waiting import until
 

@@ -16,7 +16,7 @@ from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import Process, free_port
 from tests.e2e.site import Site
-from tests.gateway.clients import websocket
+from tests.gateway.client_helpers import websocket
 from tests.manifests.scraped import Phase, Scrape, firing, present, scrape, silent
 from tests.manifests.test_monitoring import dashboard_expressions, names
 from tests.manifests.tools import require

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from certbus.connection import check_server, connect
 from certconf import load
-from gateway.settings import Settings
+from gateway.config import Settings
 from launcher import cli
 from simlog.api.log_list import LogList
 from simlog.spec import Spec, spread

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from certconf import load
-from gateway.settings import settings_of
+from gateway.config import settings_of
 from tests.manifests.tools import ROOT
 
 SPARE = 1.0  # seconds beyond the gateway's own deadlines

@@ -13,7 +13,7 @@ from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.proxy import Proxy
 from tests.certbus.servers import RedisServer
 from tests.gateway.conftest import prefix, shared_redis, start
-from tests.gateway.press import Press
+from tests.gateway.publishing import Press
 
 __all__ = ["prefix", "shared_redis", "start"]  # fixtures
 

@@ -8,11 +8,11 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.settings import Settings
+from gateway.config import Settings
 from tests.certbus.proxy import How, Proxy, When
-from tests.gateway.clients import certificates, receive, serials, websocket
+from tests.gateway.client_helpers import certificates, receive, serials, websocket
 from tests.gateway.conftest import Start
-from tests.gateway.press import Press
+from tests.gateway.publishing import Press
 from tests.waiting import until
 
 HOWS: tuple[How, ...] = ("rst", "fin")

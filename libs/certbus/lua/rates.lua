@@ -5,7 +5,7 @@
 -- Returns for each {allowed, remaining, ms until the bucket is full, ms until another is allowed}.
 --
 -- The window counts by two halves: what the last whole window had, weighted by how much of it the
--- sliding window still covers, and what this one has. gateway/admission/own_rates.py is the same
+-- sliding window still covers, and what this one has. gateway/admission/local_rate_limiter.py is the same
 -- in Python, and a test holds them together.
 
 local time = redis.call('TIME')

@@ -7,7 +7,7 @@ import msgspec
 
 from certbus.limits.clients import Rate
 from certconf import Config, Network, RateLimit, Tier
-from gateway.admission.tokens import Holder, holders
+from gateway.admission.credentials import Holder, holders
 
 HEALTH: Final = "/health"
 METRICS: Final = "/metrics"

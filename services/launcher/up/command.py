@@ -137,7 +137,7 @@ async def _everything(
 
 def _grace(config: Config) -> float:
     """Seconds from SIGTERM to SIGKILL: what a gateway needs with clients that answer nothing."""
-    from gateway.settings import settings_of  # noqa: PLC0415
+    from gateway.config import settings_of  # noqa: PLC0415
 
     settings = settings_of(config)
     return settings.stop_timeout + settings.close_timeout + _SPARE
@@ -151,7 +151,7 @@ def _check_certificate(config: Config) -> None:
     """
     if config.tls_cert is None or config.tls_key is None:
         return
-    from gateway.tls import UnusableCertificate, read  # noqa: PLC0415
+    from gateway.server.tls import UnusableCertificate, read  # noqa: PLC0415
 
     try:
         read(config.tls_cert, config.tls_key)

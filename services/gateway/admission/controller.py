@@ -1,0 +1,201 @@
+"""The door: every request passes it before anything is done for it.
+
+Three questions, each costing more than the one before: may this one ask at all (answered at
+once), how often (Redis is asked), and for a stream, is there room (likewise).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from certbus.limits.clients import ConnectionCounts, Decision, Rate, RateLimits
+from gateway.admission.client_identity import Visitor, client_address, is_within, site
+from gateway.admission.connection_limiter import Connections
+from gateway.admission.credentials import Holder, holder_of, offered
+from gateway.admission.policy import HEALTH, METRICS, Policy, is_of_the_api
+from gateway.admission.rate_limiter import Rates
+from gateway.http.messages import Answer, Request, refuse, retry_after
+
+_FULL_FOR: Final = 30  # seconds after which one who found no room may come again
+
+
+class Door:
+    """Lets requests in, and connections.
+
+    Args:
+        policy: says who may come in; `change` replaces it.
+        rates: in Redis.
+        counts: in Redis.
+        beat: seconds between two signs of life to Redis.
+
+    Attributes:
+        refused: requests turned away, by why: "token", "network", "rate", "site" (as many
+            connections of one client as may be), "full" (of all); and connections without a
+            stream that were refused or closed: "waiting" (as many as may be), "descriptors".
+        rates: to be run.
+        connections: to be run.
+    """
+
+    def __init__(
+        self, policy: Policy, rates: RateLimits, counts: ConnectionCounts, beat: float
+    ) -> None:
+        self.refused: Counter[str] = Counter()
+        self.rates = Rates(rates)
+        self.connections = Connections(counts, beat, policy)
+        self.change(policy)
+
+    @property
+    def policy(self) -> Policy:
+        """Who may come in now."""
+        return self._policy
+
+    def change(self, policy: Policy) -> None:
+        """Go by another policy from now on; who is connected stays."""
+        self._policy = policy
+        self._known = frozenset(holder.digest for holder in policy.holders or ())
+        self.connections.policy = policy
+
+    def may_stay(self, visitor: Visitor) -> bool:
+        """Whether a client's token, if it needed one, is still one."""
+        if self._policy.holders is None:
+            return True
+        return visitor.holder is not None and visitor.holder.digest in self._known
+
+    def restricts(self, request: Request) -> bool:
+        """Whether some networks alone may ask this, so that not every origin may read it."""
+        policy = self._policy
+        if request.path == METRICS:
+            return policy.metrics is not None
+        return policy.api is not None and is_of_the_api(request.path)
+
+    def identify(self, request: Request, peer: str) -> tuple[Visitor, Answer | None]:
+        """Say who is asking.
+
+        Args:
+            request: what is asked.
+            peer: address that the connection comes from.
+
+        Returns:
+            Who it is; and a refusal if that one may not ask this. Then it is a visitor without a
+            token, as which the request is to be counted.
+        """
+        policy = self._policy
+        forwarded = request.headers.get("x-forwarded-for")
+        address = client_address(peer, forwarded, policy.trusted_proxies)
+        stranger = Visitor(site(address))
+        if is_free(request):
+            return stranger, None
+        if request.path == METRICS and policy.metrics is not None:
+            inside = is_within(address, policy.metrics)
+            return stranger, None if inside else self._elsewhere("metrics")
+        barred = policy.api is not None and not is_within(address, policy.api)
+        if barred and is_of_the_api(request.path):
+            return stranger, self._elsewhere("api")
+        if policy.holders is None:
+            return stranger, None
+        holder = self._holder(request, policy.holders)
+        if isinstance(holder, Answer):
+            return stranger, holder
+        return Visitor(stranger.site, holder), None
+
+    def waits(self, request: Request) -> bool:
+        """Whether `admit` and `enter` have anything to wait for."""
+        policy = self._policy
+        return not is_free(request) and (policy.rates is not None or policy.limits_connections)
+
+    async def admit(self, visitor: Visitor) -> Answer | tuple[tuple[str, str], ...]:
+        """Count a request.
+
+        Returns:
+            Headers for its answer, or a refusal.
+        """
+        if self._policy.rates is None:
+            return ()
+        rate = self._policy.rates[visitor.tier]
+        decision = await self.rates.take(visitor.who, rate)
+        headers = _rate_headers(rate, decision)
+        if decision.allowed:
+            return headers
+        again = math.ceil(decision.retry_after)
+        error = f"too many requests: again in {again} s"
+        return self._refuse("rate", 429, error, ("Retry-After", str(again)), *headers)
+
+    async def enter(self, visitor: Visitor) -> "Ticket | Answer":
+        """Let a connection in, or refuse it."""
+        if not self._policy.limits_connections:
+            return self.enter_unlimited(visitor)
+        let_in = await self.connections.enter(visitor.site)
+        if let_in.count:
+            return Ticket(self, visitor)
+        again = retry_after(_FULL_FOR)
+        if let_in.full:
+            return self._refuse("full", 503, "as many clients are connected as may be", again)
+        most = self._policy.most_of_one
+        error = f"{most} connections from {visitor.site} are as many as may be"
+        limits = (("RateLimit-Limit", str(most)), ("RateLimit-Remaining", "0"))
+        reset = ("RateLimit-Reset", again[1])
+        return self._refuse("site", 429, error, again, *limits, reset)
+
+    def enter_unlimited(self, visitor: Visitor) -> "Ticket":
+        """Let a connection in for which there is nothing to wait."""
+        self.connections.enter_unlimited(visitor.site)
+        return Ticket(self, visitor)
+
+    def _holder(self, request: Request, known: Sequence[Holder]) -> Holder | Answer:
+        policy = self._policy
+        token = offered(request.headers, request.query, policy.header, in_query=policy.query_token)
+        if token is None:
+            error = "a token is needed: send the header Authorization: Bearer <token>"
+            return self._refuse("token", 401, error, _challenge())
+        holder = holder_of(token, known)
+        if holder is None:
+            error = "this token is not known here"
+            return self._refuse("token", 401, error, _challenge("invalid_token"))
+        return holder
+
+    def _elsewhere(self, what: str) -> Answer:
+        return self._refuse("network", 403, f"not for your network (allow.{what})")
+
+    def _refuse(self, why: str, status: int, error: str, *headers: tuple[str, str]) -> Answer:
+        self.refused[why] += 1
+        return refuse(status, error, *headers)
+
+
+class Ticket(msgspec.Struct, frozen=True, gc=False):
+    """Of a connection that was let in, to be given back once.
+
+    Attributes:
+        door: where.
+        visitor: whose.
+    """
+
+    door: Door
+    visitor: Visitor
+
+    def give_back(self) -> None:
+        """The connection has gone."""
+        self.door.connections.leave(self.visitor.site)
+
+
+def is_free(request: Request) -> bool:
+    """What everyone may ask as often as they like: load balancers, and browsers before they ask."""
+    return request.path == HEALTH or request.method == "OPTIONS"
+
+
+def _challenge(error: str | None = None) -> tuple[str, str]:
+    """RFC 6750, section 3."""
+    said = "" if error is None else f', error="{error}"'
+    return "WWW-Authenticate", f'Bearer realm="certstream"{said}'
+
+
+def _rate_headers(rate: Rate, decision: Decision) -> tuple[tuple[str, str], ...]:
+    """draft-ietf-httpapi-ratelimit-headers-07."""
+    reset = decision.reset if decision.allowed else decision.retry_after
+    return (
+        ("RateLimit-Limit", str(rate.limit)),
+        ("RateLimit-Remaining", str(decision.remaining)),
+        ("RateLimit-Reset", str(math.ceil(reset))),
+    )

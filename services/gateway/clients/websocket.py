@@ -1,0 +1,176 @@
+"""A WebSocket client. The websockets library speaks RFC 6455; batches go around it.
+
+`accept` answers the handshake that h11 has parsed. Afterwards a bare `Protocol` in state OPEN
+reads what the client sends: 1.6 KB a connection, where a `ServerProtocol` that has done the
+handshake keeps the request and needs 4.2.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from websockets.datastructures import Headers
+from websockets.extensions import Extension
+from websockets.frames import CloseCode
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
+from websockets.server import ServerProtocol
+
+from certbus.ids import Cursor
+from gateway.clients.base import Client
+from gateway.clients.heartbeat import websocket_heartbeat
+from gateway.delivery.channel import Lane
+from gateway.delivery.compression import SharedDeflate
+from gateway.hub import Service
+
+_MAX_MESSAGE: Final = 4096  # bytes; clients have nothing to say
+_BITE: Final = 4096  # bytes parsed before frames are counted
+_MAX_FRAMES: Final = 600  # in one beat of the heart
+_MAX_UNANSWERED: Final = 2  # pings
+_MAX_REASON: Final = 123  # bytes (RFC 6455 section 5.5)
+
+_VERSION: Final = "Sec-WebSocket-Version"
+_SUPPORTED: Final = "13"
+_LISTS: Final = frozenset({"sec-websocket-protocol", "sec-websocket-extensions"})
+
+_logger: Final = logging.getLogger("gateway.clients.websocket")
+_logger.setLevel(logging.WARNING)  # its INFO is a line for every connection that closes
+
+
+def accept(
+    path: str, headers: list[tuple[str, str]], method: str, version: str, *, compression: bool
+) -> tuple[Response, Sequence[Extension]]:
+    """Answer an opening handshake (RFC 6455 section 4.2.2).
+
+    Args:
+        path: as sent, with the query.
+        headers: as sent, names in lower case.
+        method: as sent.
+        version: of HTTP.
+        compression: whether an offer of permessage-deflate is accepted.
+
+    Returns:
+        101, or the error that the client made; and permessage-deflate if it was negotiated.
+    """
+    given = [(name, value) for name, value in headers if not _is_empty_list(name, value)]
+    factories = [SharedDeflate()] if compression else None
+    handshake = ServerProtocol(extensions=factories, logger=_logger)
+    response = handshake.accept(Request(path, Headers(given), method, f"HTTP/{version}"))
+    if [value for name, value in headers if name == _VERSION.lower()] != [_SUPPORTED]:
+        response.headers[_VERSION] = _SUPPORTED  # RFC 6455 section 4.4
+    return response, handshake.extensions
+
+
+def _is_empty_list(name: str, value: str) -> bool:
+    """Whether a header says no more than if it were absent (RFC 9110 section 5.6.1)."""
+    return name in _LISTS and not value.strip(" \t,")
+
+
+class WebSocketClient(Client):
+    """Sends text frames; reads pings, pongs and the closing handshake.
+
+    Args:
+        service: what it shares with all others.
+        lane: what it reads.
+        transport: where its bytes go.
+        extensions: that decode what it sends.
+    """
+
+    __slots__ = ("_frames", "_held", "_protocol", "_unanswered")
+
+    def __init__(
+        self,
+        service: Service,
+        lane: Lane,
+        transport: asyncio.Transport,
+        extensions: Sequence[Extension] = (),
+    ) -> None:
+        super().__init__(service, lane, transport)
+        self._protocol = Protocol(SERVER, state=OPEN, max_size=_MAX_MESSAGE, logger=_logger)
+        self._protocol.extensions.extend(extensions)
+        self._held: bytes | None = None
+        self._frames = 0
+        self._unanswered = 0
+
+    def join(self, cursor: Cursor | None) -> None:
+        """Begin to read, and to be kept alive."""
+        self.service.websockets.add(self)
+        super().join(cursor)
+
+    def leave(self) -> None:
+        """Read no more."""
+        self.service.websockets.discard(self)
+        super().leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client sent, in bites, so that a flood is noticed before it is parsed."""
+        try:
+            for start in range(0, len(data), _BITE):
+                self._parse(data[start : start + _BITE])
+                if self.transport.is_closing():
+                    return
+                if self._frames > _MAX_FRAMES:
+                    self.close(CloseCode.POLICY_VIOLATION, "too many frames")
+                    return
+        except Exception as error:  # noqa: BLE001
+            self.service.errors.report(error, connection=self.number)
+            self.transport.abort()
+
+    def eof_received(self) -> None:
+        """The client has closed its side, with or without a handshake; asyncio closes ours."""
+        self._protocol.receive_eof()
+
+    def beat(self, now: int) -> None:
+        """Send a heartbeat; close a client that has not sent a whole frame since two pings.
+
+        One that is paused has its answer still behind what it has not read.
+        """
+        self._frames = 0
+        if self.paused:
+            return
+        if self._unanswered >= _MAX_UNANSWERED:
+            self.transport.abort()
+            return
+        self._unanswered += 1
+        self.transport.write(websocket_heartbeat(now))
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; a client that does not answer is cut off."""
+        if self._protocol.state is not OPEN:
+            return
+        self.leave()
+        self._protocol.send_close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
+        self.transport.write(b"".join(self._protocol.data_to_send()))
+        self._cut_off_later()
+
+    def resume_writing(self) -> None:
+        """Everything written has gone: send the pong that was due, and go on."""
+        held, self._held = self._held, None
+        if held is not None:
+            self.transport.write(held)
+        super().resume_writing()
+
+    def _parse(self, data: bytes) -> None:
+        self._protocol.receive_data(data)
+        frames = len(self._protocol.events_received())
+        if frames:  # a frame that is not whole answers nothing, so it has until two pings more
+            self._unanswered = 0
+        self._frames += frames
+        self._send()
+
+    def _send(self) -> None:
+        """Send what the protocol has to say: pongs, and its part of the closing handshake."""
+        data = self._protocol.data_to_send()
+        if not data:
+            return
+        if data[-1] != SEND_EOF:
+            if self.paused:
+                self._held = data[-1]  # the newest pong answers all pings (RFC 6455 section 5.5.3)
+            else:
+                self.transport.write(b"".join(data))
+            return
+        self.leave()
+        self.transport.write(b"".join(data))
+        self.transport.close()
+        self._cut_off_later()

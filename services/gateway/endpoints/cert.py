@@ -1,0 +1,135 @@
+"""/api/cert/{hash}: a certificate that the streams still hold, by its SHA-256 or SHA-1."""
+
+import asyncio
+import re
+from typing import Annotated, Final
+
+import msgspec
+import structlog
+from msgspec import Meta
+from redis.asyncio import Redis
+
+from certbus.errors import UNAVAILABLE
+from certbus.ids import message_id
+from certbus.keys import Keys
+from certbus.streams.cert_index import Place, locate, message_at
+from gateway.cluster_snapshot import away
+from gateway.endpoints.latest import numbered
+from gateway.endpoints.schemas import (
+    Base64,
+    ChainCertificate,
+    FullMessage,
+    LeafCertificate,
+    LiteMessage,
+    MessageId,
+    Source,
+)
+from gateway.http.messages import JSON, OPEN, Answer, Later, Request, refuse
+
+HASH: Final = "^({0}{{64}}|{0}{{40}}|({0}{{2}}:){{31}}{0}{{2}}|({0}{{2}}:){{19}}{0}{{2}})$".format(
+    "[0-9A-Fa-f]"
+)
+"""A SHA-256 or SHA-1 in hex, with or without colons."""
+
+_AT_ONCE: Final = 4  # a batch may unpack to megabytes
+_PATIENCE: Final = 2.0  # seconds for all of it
+
+log = structlog.get_logger(__name__)
+
+
+class CertificateDetail(LeafCertificate, frozen=True, kw_only=True):
+    """A certificate, and where it comes from."""
+
+    seen: Annotated[float, Meta(description="When it was read here, Unix seconds.")]
+    source: Annotated[str, Meta(description="The log's name.")]
+    cert_index: int
+    cert_link: str
+    id: MessageId
+    update_type: str
+    submission_timestamp: Annotated[float, Meta(description="The log's, Unix seconds.")]
+    log: Source
+    as_der: Annotated[
+        Base64 | None, Meta(description="Null if only the stream `lite` still holds it.")
+    ] = None
+    chain: Annotated[list[ChainCertificate] | None, Meta(description="Likewise.")] = None
+
+
+class Certificates:
+    """Finds certificates, for all gateways alike: in Redis.
+
+    Args:
+        primary: knows every certificate that was published.
+        replica: what to read the streams from; may be the primary.
+        keys: names of the keys.
+    """
+
+    def __init__(self, primary: Redis, replica: Redis, keys: Keys) -> None:
+        self._primary = primary
+        self._replica = replica
+        self._keys = keys
+        self._places = asyncio.Semaphore(_AT_ONCE)
+
+    def respond(self, request: Request) -> Answer | Later:
+        """Answer for the hash at the end of the path."""
+        text = request.path.rpartition("/")[2]
+        if not re.fullmatch(HASH, text, re.ASCII):
+            return refuse(400, f"{text[:100]!r} is not the hex SHA-256 or SHA-1 of a certificate")
+        digest = bytes.fromhex(text.replace(":", ""))
+
+        async def ask() -> Answer:
+            try:
+                async with asyncio.timeout(_PATIENCE), self._places:
+                    found = await self._find(digest)
+            except (*UNAVAILABLE, TimeoutError):
+                return away()
+            except msgspec.ValidationError as error:
+                log.error("unreadable message", hash=digest.hex(), error=str(error))
+                return refuse(500, "it is retained here, but in a form that cannot be read")
+            if found is None:
+                return refuse(404, f"no certificate with the hash {digest.hex()} is retained here")
+            headers = (JSON, *OPEN, ("Cache-Control", "private, max-age=300"))
+            return Answer(200, headers, msgspec.json.encode(found))
+
+        return Later(ask)
+
+    async def _find(self, digest: bytes) -> CertificateDetail | None:
+        place = await locate(self._primary, self._keys, digest)
+        if place is None:
+            return None
+        full = await self._message("full", place)
+        if full is not None:
+            message = msgspec.json.decode(full, type=FullMessage)
+            return _detail(message, digest, message.data.chain)
+        lite = await self._message("lite", place)
+        if lite is not None:
+            return _detail(msgspec.json.decode(lite, type=LiteMessage), digest)
+        return None
+
+    async def _message(self, stream: str, place: Place) -> bytes | None:
+        """Read a message; from the primary where a replica is behind."""
+        for client in {self._replica: None, self._primary: None}:
+            text = await message_at(client, self._keys, stream, place)
+            if text is not None:
+                return numbered(message_id(place.entry, place.position), text)
+        return None
+
+
+def _detail(
+    message: FullMessage | LiteMessage, digest: bytes, chain: list[ChainCertificate] | None = None
+) -> CertificateDetail | None:
+    """Show a message's certificate; None if it has another hash: the SHA-1 index keeps half."""
+    data, leaf = message.data, message.data.leaf_cert
+    if digest.hex(":").upper() not in (leaf.sha256, leaf.sha1):
+        return None
+    return CertificateDetail(
+        **msgspec.structs.asdict(leaf),
+        seen=data.seen,
+        source=data.source.name,
+        cert_index=data.cert_index,
+        cert_link=data.cert_link,
+        id=message.id,
+        update_type=data.update_type,
+        submission_timestamp=data.submission_timestamp,
+        log=data.source,
+        chain=chain,
+    )

@@ -1,0 +1,129 @@
+"""The page at `/`: what this is, what there is, and how to connect.
+
+In HTML for browsers, as text for everyone else. It loads nothing, and its links are relative, so
+that it works behind any path prefix; a script of its own puts in the address it was loaded from.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from typing import Final
+
+from gateway.endpoints.subscribe import wrong_cursor
+from gateway.http.messages import TEXT, Answer, Request
+from gateway.http.route import Route
+from gateway.hub import Service
+
+_TEMPLATE: Final = (files("gateway.endpoints.homepage") / "index.html").read_text("utf-8")
+
+_SNIPPETS: Final = (
+    (
+        "Python",
+        "websocket",
+        """\
+import certstream  # pip install certstream
+
+def on_message(message, context):
+    if message["message_type"] == "certificate_update":
+        print(message["data"]["leaf_cert"]["all_domains"])
+
+certstream.listen_for_events(on_message, url="ws://localhost:8080/")""",
+    ),
+    ("Command line, WebSocket", "websocket", "websocat ws://localhost:8080/domains-only"),
+    (
+        "Command line, server-sent events",
+        "sse",
+        "curl -N 'http://localhost:8080/sse?stream=domains'",
+    ),
+    (
+        "Browser",
+        "sse",
+        """\
+const events = new EventSource("http://localhost:8080/sse?stream=domains");
+events.onmessage = (event) => console.log(JSON.parse(event.data).data);""",
+    ),
+)
+"""Title, what of the settings it needs, code."""
+
+
+def _source(element: str) -> str:
+    """What Content-Security-Policy calls an inline style or script: its hash."""
+    found = re.search(f"<{element}>(.*?)</{element}>", _TEMPLATE, re.DOTALL)
+    assert found is not None
+    return f"'sha256-{b64encode(sha256(found[1].encode()).digest()).decode()}'"
+
+
+_POLICY: Final = (
+    f"default-src 'none'; style-src {_source('style')}; script-src {_source('script')}; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = (
+    ("Content-Type", "text/html; charset=utf-8"),
+    ("Content-Security-Policy", _POLICY),
+    ("Referrer-Policy", "no-referrer"),
+)
+_VARY: Final = ("Vary", "Accept")
+
+
+class Page:
+    """Shows what is offered now.
+
+    Args:
+        service: its settings say so.
+        routes: all there are.
+    """
+
+    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
+        self._service = service
+        self._routes = routes
+
+    def respond(self, request: Request) -> Answer:
+        """Show it, in HTML to who can read it."""
+        if (wrong := wrong_cursor(request)) is not None:
+            return wrong
+        if "text/html" in request.headers.get("accept", ""):
+            return Answer(200, (*_HEADERS, _VARY), self._html().encode())
+        return Answer(200, (TEXT, _VARY), self._text().encode())
+
+    def _offered(self) -> Iterator[Route]:
+        settings = self._service.settings
+        for route in self._routes:
+            if route.stream:
+                if settings.websocket and route.stream in settings.streams:
+                    yield route
+            elif settings.offers(route.switch):
+                yield route
+
+    def _text(self) -> str:
+        rows = "\n".join(f"{route.path:26} {route.about}" for route in self._offered())
+        return (
+            "certstream-server: every certificate that Certificate Transparency logs receive, "
+            f"as a live stream.\n\n{rows}\n\n"
+            "Resume behind the last message you have seen: ?cursor=<its id>, or Last-Event-ID.\n"
+        )
+
+    def _html(self) -> str:
+        settings = self._service.settings
+        snippets = "\n".join(
+            f"<figure>\n<figcaption><h3>{escape(title)}</h3></figcaption>\n"
+            f'<pre tabindex="0"><code>{escape(code, quote=False)}</code></pre>\n</figure>'
+            for title, needs, code in _SNIPPETS
+            if getattr(settings, needs)
+        )
+        rows = "\n".join(
+            f"<tr><td>{_link(route)}</td><td>{escape(route.about)}</td></tr>"
+            for route in self._offered()
+        )
+        page = _TEMPLATE.replace("<!-- snippets -->", snippets)
+        return page.replace("<!-- endpoints -->", rows)
+
+
+def _link(route: Route) -> str:
+    """A path as a relative link, unless it leads to no page."""
+    path = f"<code>{escape(route.path)}</code>"
+    if route.stream or "{" in route.path:
+        return path
+    return f'<a href="{escape(route.path.removeprefix("/"))}">{path}</a>'

@@ -1,0 +1,135 @@
+"""/api/logs: every log that is read, how it does, and who reads it."""
+
+from collections import Counter
+
+import msgspec
+
+from certbus.cluster import LogStatus, Snapshot
+from gateway.endpoints.health import Health, current, log_health
+
+
+class Log(msgspec.Struct, frozen=True):
+    """One log. Times are Unix seconds.
+
+    Attributes:
+        name: what its operator calls it.
+        url: where it is.
+        operator: who runs it.
+        status: how it does.
+        current_index: of the next entry to publish.
+        tree_size: entries in it, as it last said.
+        total_errors: requests to it that failed.
+        last_success: when it last answered as it should; null if it never did.
+        log_id: SHA-256 of its key in hex, or made of its URL while no key is known.
+        kind: rfc6962 or static-ct.
+        state: in the log list's words, "configured", or "draining" if it is over.
+        retired_why: why it is over; null if it is not.
+        circuit: "closed" while it is asked, "open" while it is left alone, "half-open" while it
+            is tried again.
+        consecutive_errors: since it last answered.
+        retry_at: when it is asked again, while it is left alone.
+        lag: entries that are yet to be published.
+        owner: the ingestor that reads it; null if none does.
+        last_error: what was wrong last.
+        last_error_at: when.
+        integrity: what is proven of it: proven, unsigned, unproven, lying or off.
+        alarms: how often it contradicted itself.
+        published: new certificates; with the next three, what became of its entries.
+        duplicates: certificates that were known already.
+        rejected: entries that could not be read.
+        skipped: entries left out by the operator.
+    """
+
+    name: str
+    url: str
+    operator: str
+    status: Health
+    current_index: int
+    tree_size: int
+    total_errors: int
+    last_success: int | None
+    log_id: str
+    kind: str
+    state: str
+    retired_why: str | None
+    circuit: str
+    consecutive_errors: int
+    retry_at: int | None
+    lag: int
+    owner: str | None
+    last_error: str | None
+    last_error_at: int | None
+    integrity: str
+    alarms: int
+    published: int
+    duplicates: int
+    rejected: int
+    skipped: int
+
+
+class Logs(msgspec.Struct, frozen=True):
+    """All logs that are not over.
+
+    Attributes:
+        total_logs: how many there are.
+        healthy: of them, likewise the next two.
+        degraded: fail now and then, or were not heard of yet.
+        unhealthy: have not answered for a while, or lie.
+        logs: each of them, by name.
+    """
+
+    total_logs: int
+    healthy: int
+    degraded: int
+    unhealthy: int
+    logs: list[Log]
+
+
+def logs(seen: Snapshot, now: float, unhealthy_threshold: int) -> Logs:
+    """Show every log.
+
+    Args:
+        seen: the directory.
+        now: Unix time in seconds.
+        unhealthy_threshold: failures in a row that make a log unhealthy.
+    """
+    shown = [_log(log, int(now * 1000), unhealthy_threshold) for log in current(seen.logs)]
+    shown.sort(key=lambda log: (log.name, log.log_id))
+    counts = Counter(log.status for log in shown)
+    return Logs(len(shown), counts["healthy"], counts["degraded"], counts["unhealthy"], shown)
+
+
+def _log(log: LogStatus, now: int, unhealthy_threshold: int) -> Log:
+    # The newest tree head may not be proven yet; what it covers is not published either.
+    at, size = log.next or 0, max(log.tree_size or 0, log.newest or 0)
+    return Log(
+        name=log.name,
+        url=log.url,
+        operator=log.operator,
+        status=log_health(log, now, unhealthy_threshold),
+        current_index=at,
+        tree_size=size,
+        total_errors=log.errors,
+        last_success=_seconds(log.last_success),
+        log_id=log.log_id,
+        kind=log.kind,
+        state=log.state,
+        retired_why=log.retired_why,
+        circuit=log.circuit,
+        consecutive_errors=log.failures,
+        retry_at=_seconds(log.retry_at) if log.circuit == "open" else None,
+        lag=max(size - at, 0),
+        owner=log.owner,
+        last_error=log.last_error,
+        last_error_at=_seconds(log.last_error_at),
+        integrity=log.integrity,
+        alarms=log.alarms,
+        published=log.published,
+        duplicates=log.duplicates,
+        rejected=log.rejected,
+        skipped=log.skipped,
+    )
+
+
+def _seconds(ms: int | None) -> int | None:
+    return None if ms is None else ms // 1000

@@ -1,0 +1,171 @@
+"""The OpenAPI document of the public address, out of the table that the router goes by.
+
+It tells what is offered now, and whether a token is needed: other settings, another document.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from gateway.admission.policy import METRICS, Policy, is_of_the_api, needs_no_token
+from gateway.config import Settings
+from gateway.http.messages import Answer, Problem, Request, in_json
+from gateway.http.route import Reply, Route
+from gateway.hub import Service
+
+_ABOUT: Final = """\
+Every certificate that Certificate Transparency logs receive, as a live stream.
+
+The streams are WebSockets at `/`, `/full-stream` and `/domains-only`, and server-sent events at
+`/sse`. Beside messages about certificates (`/schemas/`), a stream has heartbeats,
+`{"message_type":"heartbeat","timestamp":…}`, and, where something is missing,
+`{"message_type":"gap","data":{"requested":…,"oldest":…,"reason":…}}`.
+
+Everything answers HEAD as it does GET, and OPTIONS."""
+
+_REFS: Final = "#/components/schemas/{name}"
+_ANY: Final = Reply("The query has too many fields.", Problem)
+_NO_TOKEN: Final = Reply("A token is needed, or this one is not known.", Problem)
+_ELSEWHERE: Final = Reply("Not for your network.", Problem)
+_TOO_OFTEN: Final = Reply("Too many requests, or connections: see Retry-After.", Problem)
+_FULL: Final = Reply("As many clients are connected as may be.", Problem)
+_HAD_ALREADY: Final = Reply("The client has this answer already.", media=())
+_UPGRADED: Final = Reply("The connection is a WebSocket now.", media=())
+
+
+class Document:
+    """Describes what is offered now.
+
+    Args:
+        service: its settings say so.
+        policy: says who may ask.
+        routes: all there are.
+    """
+
+    def __init__(
+        self, service: Service, policy: Callable[[], Policy], routes: Sequence[Route]
+    ) -> None:
+        self._service = service
+        self._policy = policy
+        self._routes = routes
+        self._made: tuple[Settings, Policy, Answer] | None = None
+
+    def respond(self, _: Request) -> Answer:
+        """Show it. It is made once for each configuration, for that takes milliseconds."""
+        settings, policy = self._service.settings, self._policy()
+        made = self._made
+        if made is None or made[0] is not settings or made[1] is not policy:
+            made = self._made = settings, policy, in_json(self._document(settings, policy))
+        return made[2]
+
+    def _document(self, settings: Settings, policy: Policy) -> dict[str, Any]:
+        offered = [route for route in self._routes if settings.offers(route.switch)]
+        shapes = {Problem: None} | {
+            reply.shape: None
+            for route in offered
+            for reply in route.replies.values()
+            if reply.shape is not None
+        }
+        _, schemas = msgspec.json.schema_components(shapes, ref_template=_REFS)
+        ways = _ways_to_show_a_token(policy)
+        return {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "certstream-server",
+                "version": version("certstream-server"),
+                "description": _ABOUT,
+                "license": {"name": "MIT", "identifier": "MIT"},
+            },
+            "servers": [{"url": settings.base_path or "/"}],
+            "security": [{way: []} for way in ways],
+            "paths": {route.path: {"get": _operation(route, policy)} for route in offered},
+            "components": {
+                "schemas": {name: _explained(schema) for name, schema in schemas.items()},
+                "securitySchemes": ways,
+            },
+        }
+
+
+def _operation(route: Route, policy: Policy) -> dict[str, Any]:
+    words = [word for word in re.split(r"\W+", route.path) if word]
+    operation: dict[str, Any] = {
+        "operationId": "_".join(["get", *words]),
+        "summary": route.about,
+        "parameters": [
+            {
+                "name": parameter.name,
+                "in": parameter.place,
+                "description": parameter.about,
+                "required": parameter.place == "path",
+                "schema": parameter.schema,
+            }
+            for parameter in route.parameters
+        ],
+        "responses": {
+            str(status): _response(reply)
+            for status, reply in sorted(_replies(route, policy).items())
+        },
+    }
+    if needs_no_token(route.path, policy):
+        operation["security"] = []
+    return operation
+
+
+def _replies(route: Route, policy: Policy) -> dict[int, Reply]:
+    """All answers there are to a request of this kind: its own, and what the door says."""
+    replies = {400: _ANY}
+    if not needs_no_token(route.path, policy):
+        replies[401] = _NO_TOKEN
+    if policy.metrics is not None and route.path == METRICS:
+        replies[403] = _ELSEWHERE
+    if policy.api is not None and is_of_the_api(route.path):
+        replies[403] = _ELSEWHERE
+    if policy.rates is not None or policy.limits_connections:
+        replies[429] = _TOO_OFTEN
+    if policy.limits_connections:
+        replies[503] = _FULL
+    if route.revalidates:
+        replies[304] = _HAD_ALREADY
+    if route.stream:
+        replies[101] = _UPGRADED
+    return replies | dict(route.replies)
+
+
+def _response(reply: Reply) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": reply.about}
+    for media in reply.media:
+        schema: dict[str, Any] = {"type": "object" if media.endswith("json") else "string"}
+        if reply.shape is not None:
+            schema = {"$ref": _REFS.format(name=reply.shape.__name__)}
+        response.setdefault("content", {})[media] = {"schema": schema}
+    return response
+
+
+def _ways_to_show_a_token(policy: Policy) -> dict[str, Any]:
+    if policy.holders is None:
+        return {}
+    ways: dict[str, Any] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    if policy.header != "authorization":
+        ways["header"] = {"type": "apiKey", "in": "header", "name": policy.header}
+    if policy.query_token:
+        ways["query"] = {"type": "apiKey", "in": "query", "name": "token"}
+    return ways
+
+
+def _explained(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what a docstring says of each attribute where OpenAPI looks for it."""
+    about, _, attributes = str(schema.get("description", "")).partition("\n\nAttributes:\n")
+    if not attributes:
+        return dict(schema)
+    texts = {
+        name: " ".join(text.split())
+        for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
+    }
+    properties = {
+        name: {"description": texts[name], **kind} if name in texts else kind
+        for name, kind in schema["properties"].items()
+    }
+    return {**schema, "description": about, "properties": properties}

@@ -1,0 +1,78 @@
+"""A request -> what to do about it, by the table. Pure: no connection, no clock."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from gateway.endpoints.subscribe import websocket
+from gateway.http.conditional import revalidated
+from gateway.http.messages import (
+    METHODS,
+    OPEN,
+    Answer,
+    Outcome,
+    Request,
+    disabled,
+    preflight,
+    refuse,
+)
+from gateway.http.route import Route
+from gateway.hub import Service
+
+ELSEWHERE: Final = "other"
+"""What requests count as that have no route, or cannot be read."""
+
+
+class Routes:
+    """The public address.
+
+    Args:
+        service: its settings, as they are when a request comes, say what is offered.
+        table: every route.
+    """
+
+    def __init__(self, service: Service, table: Iterable[Route]) -> None:
+        self._service = service
+        self._exact: dict[str, Route] = {}
+        self._below: dict[str, Route] = {}
+        for route in table:
+            parent, _, last = route.path.rpartition("/")
+            if last.startswith("{"):
+                self._below[parent] = route
+            else:
+                self._exact |= dict.fromkeys((route.path, *route.also), route)
+
+    def find(self, path: str) -> Route | None:
+        """The route of a path; None if there is nothing."""
+        return self._exact.get(path) or self._below.get(path.rpartition("/")[0])
+
+    def label(self, request: Request) -> str:
+        """What a request counts as: the path of its route, of which there are few."""
+        route = self.find(request.path or "/")
+        return ELSEWHERE if route is None else route.path
+
+    def respond(self, request: Request) -> Outcome:
+        """Decide about a request."""
+        if request.method == "OPTIONS":
+            return preflight()
+        route = self.find(request.path or "/")
+        if route is None:
+            return refuse(404, f"there is nothing at {request.path[:200]}: / says what there is")
+        if request.method not in ("GET", "HEAD"):
+            return refuse(405, f"{request.method} is not possible here", ("Allow", METHODS))
+        return self._answer(route, request)
+
+    def _answer(self, route: Route, request: Request) -> Outcome:
+        settings = self._service.settings
+        if request.websocket and route.stream and request.method == "GET":
+            return websocket(self._service, route.stream, request)
+        if not request.path:
+            return _with_slash(settings.base_path)
+        if not settings.offers(route.switch):
+            return disabled(route.switch)
+        outcome = route.answer(request)
+        return revalidated(request, outcome) if route.revalidates else outcome
+
+
+def _with_slash(base_path: str) -> Answer:
+    """Send whoever asks for the base path itself below it: relative links need that."""
+    return Answer(308, (("Location", f"{base_path}/"), *OPEN), b"")

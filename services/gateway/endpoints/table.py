@@ -1,0 +1,236 @@
+"""Every route of the public address: what the router goes by, and what is documented."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from gateway.admission.policy import Policy
+from gateway.cluster_snapshot import Sight
+from gateway.endpoints.cert import HASH, CertificateDetail, Certificates
+from gateway.endpoints.examples import example
+from gateway.endpoints.health import DeepHealth
+from gateway.endpoints.homepage import Page
+from gateway.endpoints.latest import Latest, latest
+from gateway.endpoints.logs import Logs, logs
+from gateway.endpoints.openapi import Document
+from gateway.endpoints.schemas import SHAPES, DomainsMessage, FullMessage, schema
+from gateway.endpoints.stats import Stats, stats
+from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, not_a_page
+from gateway.http.messages import OPEN, TEXT, UNKEPT, Answer, Later, Problem, Request
+from gateway.http.route import Parameter, Reply, Route
+from gateway.hub import Service
+from gateway.monitoring.host_metrics import Machine
+
+_ID: Final = "[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?"
+_LAST: Final = {"type": "string", "pattern": f"^({_ID})?$"}
+_CURSOR: Final = Parameter(
+    "cursor",
+    "query",
+    "Id of the last message seen: what followed comes first. 0: from the oldest kept.",
+    {"type": "string", "pattern": f"^{_ID}$"},
+)
+_SCHEMA: Final = ("Content-Type", "application/schema+json")
+_AWAY: Final = Reply("Redis does not answer.", Problem)
+
+
+def table(
+    service: Service,
+    machine: Machine,
+    sight: Sight,
+    certificates: Certificates,
+    policy: Callable[[], Policy],
+) -> list[Route]:
+    """List all routes.
+
+    Args:
+        service: has the rings, and the settings as they are now.
+        machine: asks the other gateways.
+        sight: shows the directory.
+        certificates: looks them up.
+        policy: says who may ask.
+    """
+    rings = service.rings
+    routes: list[Route] = []
+    page = Page(service, routes)
+    document = Document(service, policy, routes)
+    routes += [
+        Route(
+            "/",
+            "This page; as a WebSocket the stream lite, without DER and chain",
+            page.respond,
+            {200: Reply("For people.", media=("text/html", "text/plain"))},
+            (_CURSOR,),
+            stream="lite",
+            revalidates=True,
+        ),
+        *subscriptions(service),
+        Route(
+            "/example.json",
+            "A recent message of the stream full",
+            lambda _: example("full", rings.get("full")),
+            {200: Reply("A message.", FullMessage)},
+            switch="protocols.example_json",
+            revalidates=True,
+        ),
+        Route(
+            "/full-stream/example.json",
+            "Likewise",
+            lambda _: example("full", rings.get("full")),
+            {200: Reply("A message.", FullMessage)},
+            switch="protocols.example_json",
+            revalidates=True,
+        ),
+        Route(
+            "/domains-only/example.json",
+            "A recent message of the stream domains",
+            lambda _: example("domains", rings.get("domains")),
+            {200: Reply("A message.", DomainsMessage)},
+            switch="protocols.example_json",
+            revalidates=True,
+        ),
+        Route(
+            "/latest.json",
+            "The 25 newest messages of the stream lite",
+            lambda _: latest(rings.get("lite")),
+            {200: Reply("Messages, the newest first.", Latest)},
+            switch="protocols.api",
+            revalidates=True,
+        ),
+        Route(
+            "/api/stats",
+            "Connections and throughput, over all gateways",
+            lambda _: sight.shown(lambda seen, now: stats(seen, now, service.settings.retained)),
+            {200: Reply("The whole service.", Stats), 503: _AWAY},
+            switch="protocols.api",
+            revalidates=True,
+        ),
+        Route(
+            "/api/logs",
+            "Every log, how it does, and who reads it",
+            lambda _: sight.shown(
+                lambda seen, now: logs(seen, now, service.settings.unhealthy_threshold)
+            ),
+            {200: Reply("All logs.", Logs), 503: _AWAY},
+            switch="protocols.api",
+            revalidates=True,
+        ),
+        Route(
+            "/api/cert/{hash}",
+            "A certificate by its SHA-256 or SHA-1, while it is retained",
+            certificates.respond,
+            {
+                200: Reply("The certificate.", CertificateDetail),
+                400: Reply("Not a hash.", Problem),
+                404: Reply("Not retained.", Problem),
+                503: _AWAY,
+            },
+            (
+                Parameter(
+                    "hash",
+                    "path",
+                    "In hex, with or without colons, in any case.",
+                    {"type": "string", "pattern": HASH},
+                ),
+            ),
+            switch="protocols.api",
+            revalidates=True,
+        ),
+        Route(
+            "/health",
+            "OK, for load balancers",
+            lambda _: Answer(200, (TEXT, *OPEN, UNKEPT), b"OK"),
+            {200: Reply("It answers.", media=("text/plain",))},
+            switch="protocols.health",
+        ),
+        Route(
+            "/health/deep",
+            "How the whole service does",
+            lambda _: Later(machine.health),
+            {200: Reply("Healthy or degraded.", DeepHealth), 503: Reply("Unhealthy.", DeepHealth)},
+            switch="protocols.health",
+        ),
+        Route(
+            "/metrics",
+            "For Prometheus, of all processes of this machine",
+            lambda _: Later(machine.metrics),
+            {200: Reply("Metrics.", media=("text/plain",))},
+            switch="protocols.metrics",
+        ),
+        Route(
+            "/openapi.json",
+            "All of this, for programs (OpenAPI)",
+            document.respond,
+            {200: Reply("The document.")},
+            revalidates=True,
+        ),
+        *(
+            Route(
+                f"/schemas/{stream}.json",
+                f"JSON Schema of the messages of the stream {stream}",
+                partial(_show, _schema_answer(stream)),
+                {200: Reply("The schema.", media=(_SCHEMA[1],))},
+                revalidates=True,
+            )
+            for stream in SHAPES
+        ),
+    ]
+    return routes
+
+
+def subscriptions(service: Service) -> list[Route]:
+    """List the routes of streams, but for `/`, which is a page as well."""
+    return [
+        Route(
+            "/full-stream",
+            "WebSocket: the stream full, with DER and chain",
+            not_a_page,
+            {426: Reply("This is a WebSocket.", Problem)},
+            (_CURSOR,),
+            stream="full",
+            also=("/full-stream/",),
+        ),
+        Route(
+            "/domains-only",
+            "WebSocket: the stream domains, names alone",
+            not_a_page,
+            {426: Reply("This is a WebSocket.", Problem)},
+            (_CURSOR,),
+            stream="domains",
+            also=("/domains-only/",),
+        ),
+        Route(
+            "/sse",
+            "The same streams as server-sent events",
+            lambda request: events(service, request),
+            {
+                200: Reply("Events without end.", Event, ("text/event-stream",)),
+                400: Reply("No such stream, or no cursor.", Problem),
+            },
+            (
+                Parameter(
+                    "stream",
+                    "query",
+                    "Which stream.",
+                    {"enum": ["lite", "full", "domains"], "default": "lite"},
+                ),
+                _CURSOR,
+                Parameter("Last-Event-ID", "header", "Likewise; goes before cursor.", _LAST),
+                *(
+                    Parameter(name, "query", "The header's stand-in where none can be set.", _LAST)
+                    for name in LAST_EVENT_ID
+                ),
+            ),
+            switch="protocols.sse",
+            also=("/sse/",),
+        ),
+    ]
+
+
+def _schema_answer(stream: str) -> Answer:
+    return Answer(200, (_SCHEMA, *OPEN), msgspec.json.encode(schema(stream)))
+
+
+def _show(answer: Answer, _: Request) -> Answer:
+    return answer

@@ -1,0 +1,146 @@
+"""What a gateway can be measured by, in Prometheus' terms. Read from the service when asked."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Final
+
+import msgspec
+from prometheus_client import ProcessCollector, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from certbus.cluster_health import CODES
+from certbus.streams.reader import Follower
+from gateway.delivery.history import History
+from gateway.hub import Service
+from gateway.metrics import PREFIX, Meter
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+REFUSED: Final = {
+    "token": "token",
+    "network": "network",
+    "rate": "rate",
+    "full": "connections",
+    "site": "address",
+    "waiting": "waiting",
+    "descriptors": "descriptors",
+}
+"""Why requests are turned away, in the words of `Door.refused` and of the metric."""
+
+
+class Numbers(msgspec.Struct, frozen=True):
+    """What is read when it is asked.
+
+    Attributes:
+        service: has the clients.
+        history: what was read from Redis for lagging ones.
+        follower: reads the streams.
+        refused: requests turned away, by why.
+        reloads: times that the configuration was read again, by result.
+        problems: gives the codes of what is wrong with the service.
+    """
+
+    service: Service
+    history: History
+    follower: Follower
+    refused: Mapping[str, int]
+    reloads: Mapping[str, int]
+    problems: Callable[[], Collection[str]]
+
+
+class NumbersCollector(Collector):
+    """Gives numbers in Prometheus' terms."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._numbers = numbers
+
+    def collect(self) -> Iterator[Metric]:
+        """Give all metrics as they are now."""
+        numbers = self._numbers
+        service = numbers.service
+        labels = ["stream", "form"]
+        clients = GaugeMetricFamily(f"{PREFIX}_clients", "Clients connected.", labels=labels)
+        sent = CounterMetricFamily(f"{PREFIX}_messages_sent", "Messages sent.", labels=labels)
+        size = CounterMetricFamily(
+            f"{PREFIX}_bytes_sent", "Bytes of them, as framed.", labels=labels
+        )
+        for (stream, form), lane in service.lanes.items():
+            clients.add_metric([stream, form.name], len(lane.clients))
+            sent.add_metric([stream, form.name], lane.sent)
+            size.add_metric([stream, form.name], lane.sent_bytes)
+        ring = GaugeMetricFamily(
+            f"{PREFIX}_ring_bytes",
+            "Batches in memory, in all forms.",
+            labels=["stream"],
+        )
+        age = GaugeMetricFamily(
+            f"{PREFIX}_stream_age_seconds",
+            "Age of its newest batch; of this process, while there is none.",
+            labels=["stream"],
+        )
+        ages = service.meter.ages(service.rings)
+        for stream, held in service.rings.items():
+            ring.add_metric([stream], held.size)
+            age.add_metric([stream], ages[stream])
+        yield from (clients, sent, size, ring, age)
+        yield GaugeMetricFamily(
+            f"{PREFIX}_paused_clients", "Clients that take no more for now.", len(service.paused)
+        )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_waiting_connections",
+            "Connections without a stream.",
+            len(service.waiting),
+        )
+        limits = GaugeMetricFamily(
+            f"{PREFIX}_buffer_limit_bytes",
+            "Bytes of messages that it holds at most: its memory converges to the sum of these, "
+            "the process itself and its connections.",
+            labels=["buffer"],
+        )
+        limits.add_metric(["rings"], service.settings.ring_bytes * len(service.rings))
+        limits.add_metric(["history"], service.settings.history_bytes)
+        yield limits
+        yield GaugeMetricFamily(
+            f"{PREFIX}_history_bytes", "Read from Redis for lagging clients.", numbers.history.size
+        )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_redis_up", "Whether Redis is being followed.", numbers.follower.connected
+        )
+        refused = CounterMetricFamily(
+            f"{PREFIX}_refused", "Requests and connections refused.", labels=["reason"]
+        )
+        for why, reason in REFUSED.items():
+            refused.add_metric([reason], numbers.refused.get(why, 0))
+        yield refused
+        yield CounterMetricFamily(
+            f"{PREFIX}_connection_errors",
+            "Unexpected errors, each of which ended one connection: faults of this program.",
+            service.errors.count,
+        )
+        reloads = CounterMetricFamily(
+            f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
+        )
+        for result, count in numbers.reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
+        problems = GaugeMetricFamily(
+            f"{PREFIX}_problem",
+            "1 while /health/deep shows a problem with this code, 0 otherwise.",
+            labels=["code", "severity"],
+        )
+        found = numbers.problems()
+        for code, severity in CODES.items():
+            problems.add_metric([code, severity], code in found)
+        yield problems
+
+
+def metrics(meter: Meter, numbers: Numbers) -> Callable[[], bytes]:
+    """Make what writes the metrics of this process as text."""
+    # No series beside each counter that says when it began.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = meter.registry
+    registry.register(NumbersCollector(numbers))
+    ProcessCollector(registry=registry)
+    return lambda: generate_latest(registry)

@@ -1,0 +1,484 @@
+"""A connection before it is a client: HTTP/1.1, spoken by h11.
+
+Requests are answered one after the other: the next one is read once the answer to the one before
+has been handed to the kernel. One that subscribes turns the connection over to a client's protocol.
+
+A connection is always in one phase, and each phase has a time-out of its own (`Phase`).
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from email.utils import formatdate
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import h11
+import msgspec
+import structlog
+
+from gateway.admission.client_identity import Visitor
+from gateway.admission.controller import Door, Ticket
+from gateway.clients.sse import SSEClient
+from gateway.clients.websocket import WebSocketClient, accept
+from gateway.delivery.compression import DEFLATED
+from gateway.delivery.encoding import SSE, WEBSOCKET
+from gateway.endpoints.router import ELSEWHERE, Routes
+from gateway.http.messages import (
+    CORS,
+    OPEN,
+    Answer,
+    Later,
+    Outcome,
+    Request,
+    Subscription,
+    refuse,
+    retry_after,
+)
+from gateway.http.request_parser import UnacceptableError, read
+from gateway.hub import Service
+from gateway.server.flow_control import FlowControl
+from gateway.server.listener import Arrival
+
+_MAX_HEAD: Final = 16 * 1024  # bytes of a request's head
+_MAX_BODY: Final = 64 * 1024  # bytes of a body that nobody wants
+_AGAIN: Final = 5  # seconds after which to ask again what could not be answered in time
+
+log = structlog.get_logger(__name__)
+
+
+class Phase(Enum):
+    """What a connection waits for. The values name the setting that says how long."""
+
+    IDLE = "idle_timeout"
+    """For the first byte of another request."""
+    REQUEST = "request_timeout"
+    """For the rest of a request, or for the first one."""
+    ANSWER = "answer_timeout"
+    """For an answer that others have to be asked for."""
+    WRITE = "client_timeout"
+    """For the peer to take an answer, or the last one before the connection ends."""
+
+
+class HTTPConnection(asyncio.Protocol):
+    """Reads requests and answers them, until one subscribes.
+
+    Args:
+        service: what it shares with all others.
+        routes: say what to do about a request.
+        door: says whether to do it; None lets everything in.
+        arrival: counts it among the connections without a stream; None counts it nowhere.
+        refusal: what the first request is answered, whatever it is; None to answer requests.
+
+    Attributes:
+        phase: what it waits for.
+    """
+
+    __slots__ = (
+        "_arrival",
+        "_asking",
+        "_body",
+        "_door",
+        "_flow",
+        "_http",
+        "_last",
+        "_number",
+        "_refusal",
+        "_request",
+        "_restricted",
+        "_route",
+        "_routes",
+        "_service",
+        "_ticket",
+        "_timer",
+        "_transport",
+        "phase",
+    )
+
+    _transport: asyncio.Transport
+    _flow: FlowControl
+    _timer: asyncio.TimerHandle
+
+    def __init__(
+        self,
+        service: Service,
+        routes: Routes,
+        door: Door | None = None,
+        arrival: Arrival | None = None,
+        refusal: Answer | None = None,
+    ) -> None:
+        self.phase = Phase.REQUEST
+        self._service = service
+        self._number = next(service.numbers)
+        self._routes = routes
+        self._route = ELSEWHERE  # that the request being answered has taken
+        self._restricted = False  # whether its answer is for some networks alone
+        self._door = door
+        self._arrival = arrival
+        self._refusal = refusal
+        self._asking: asyncio.Task[None] | None = None
+        self._ticket: Ticket | None = None  # until the answer is sent, or a client has it
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+        self._request: h11.Request | None = None
+        self._body = 0
+        self._last = False  # whether the connection ends with the answer being made
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request."""
+        # uvloop's transports are, but do not derive from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._flow = FlowControl(self._transport)
+        if transport.get_extra_info("sslcontext") is None:
+            self._write_through()
+        else:  # uvloop sends the end of the handshake in the next turn; until then it would pause
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._write_through)
+        self._service.waiting.add(self)
+        if self._arrival is not None:
+            self._arrival.connection = self
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The peer has gone."""
+        if self._asking is not None:
+            self._asking.cancel()
+        self._return_ticket()
+        self._forget()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on in the request, or begin the next one."""
+        try:
+            self._http.receive_data(data)
+            if self.phase is Phase.IDLE:
+                self._enter(Phase.REQUEST)
+            self._advance()
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def pause_writing(self) -> None:
+        """Answers are not taken: read no requests."""
+        self._flow.update(blocked=True)
+        if self.phase is not Phase.ANSWER:
+            self._enter(Phase.WRITE)
+
+    def resume_writing(self) -> None:
+        """Everything written was taken: read requests again."""
+        self._flow.update(blocked=False)
+        if self.phase is Phase.WRITE and not self._transport.is_closing():
+            self._enter(self._next_phase())
+        self._go_on()
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it waits for this server, not for its client."""
+        return self.phase is Phase.ANSWER
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """Where answers go."""
+        return self._transport
+
+    def close(self) -> None:
+        """Hang up; an answer that others are asked for is still sent, as the last one."""
+        if self.phase is Phase.ANSWER:
+            self._last = True
+        else:
+            self._hang_up()
+
+    def _write_through(self) -> None:
+        """Hand writes to the kernel at once, and be paused as soon as it takes no more.
+
+        A mark of zero would always be reached with uvloop's TLS.
+        """
+        self._transport.set_write_buffer_limits(high=1, low=0)
+
+    def _enter(self, phase: Phase) -> None:
+        """Wait for something else, with the time-out that belongs to it."""
+        self.phase = phase
+        if self._arrival is not None:
+            self._arrival.set_idle(idle=phase is Phase.IDLE)
+        self._timer.cancel()
+        self._start_timer()
+
+    def _start_timer(self) -> None:
+        timeout = getattr(self._service.settings, self.phase.value)
+        self._timer = asyncio.get_running_loop().call_later(timeout, self._expire)
+
+    def _next_phase(self) -> Phase:
+        begun = self._request is not None or self._http.trailing_data[0]
+        return Phase.REQUEST if begun else Phase.IDLE
+
+    def _expire(self) -> None:
+        match self.phase:
+            case Phase.ANSWER:
+                if self._asking is not None:
+                    self._asking.cancel()
+                log.warning("no answer in time", connection=self._number, route=self._route)
+                error = "the answer took longer than this server waits"
+                self._answer(refuse(503, error, retry_after(_AGAIN)), close=True)
+            case Phase.REQUEST if self._next_phase() is Phase.REQUEST:
+                self._answer(refuse(408, "the request took too long"), close=True)
+            case Phase.WRITE:
+                self._transport.abort()
+            case _:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close once everything written was taken, or after a while without that."""
+        self._transport.close()
+        self._enter(Phase.WRITE)
+
+    def _forget(self) -> None:
+        self._timer.cancel()
+        self._service.waiting.discard(self)
+        if self._arrival is not None:
+            self._arrival.leave()
+
+    def _return_ticket(self) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            ticket.give_back()
+
+    def _fail(self, error: BaseException) -> None:
+        """Answer that an error of ours came between, and close. No other connection notices."""
+        self._service.errors.report(error, connection=self._number, route=self._route)
+        self._return_ticket()
+        try:
+            if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                if not self._transport.is_closing():
+                    self._answer(refuse(500, "this server failed to answer"), close=True)
+                return
+        except Exception as another:  # noqa: BLE001
+            self._service.errors.report(another, connection=self._number, route=self._route)
+        self._transport.abort()
+
+    def _advance(self) -> None:
+        """Read what h11 has, up to the next request that is whole."""
+        while not self._flow.stopped and not self._transport.is_closing():
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                self._answer(refuse(error.error_status_hint, str(error)), close=True)
+                return
+            match event:
+                case h11.Request():
+                    self._request = event
+                    self._body = 0
+                    if self._http.they_are_waiting_for_100_continue:
+                        self._answer(refuse(417, "no body is wanted here"), close=True)
+                case h11.Data():
+                    self._body += len(event.data)
+                    if self._body > _MAX_BODY:
+                        self._answer(refuse(413, "no body is wanted here"), close=True)
+                case h11.EndOfMessage():
+                    assert self._request is not None
+                    self._respond(self._request)
+                case h11.ConnectionClosed():
+                    self._hang_up()
+                case _:  # NEED_DATA
+                    return
+
+    def _respond(self, received: h11.Request) -> None:
+        if self._refusal is not None:
+            self._answer(self._refusal, close=True)
+            return
+        try:
+            request = read(received, self._service.settings.base_path)
+        except UnacceptableError as error:
+            self._answer(refuse(error.status, str(error)), close=True)
+            return
+        except ValueError as error:
+            self._answer(refuse(400, str(error)))
+            return
+        self._route = self._routes.label(request)
+        door = self._door
+        if door is None:
+            self._proceed(received, self._routes.respond(request))
+            return
+        self._restricted = door.restricts(request)
+        visitor, refusal = door.identify(request, self._peer())
+        if door.waits(request):
+            self._wait_for(self._ask(door, visitor, refusal, received, request))
+            return
+        outcome = refusal or self._routes.respond(request)
+        if isinstance(outcome, Subscription) and received.method != b"HEAD":
+            self._ticket = door.enter_unlimited(visitor)
+        self._proceed(received, outcome)
+
+    def _wait_for(self, asking: Coroutine[Any, Any, None]) -> None:
+        """Let a task give the answer."""
+        self._flow.update(busy=True)
+        if self.phase is not Phase.ANSWER:
+            self._enter(Phase.ANSWER)
+        self._asking = asyncio.get_running_loop().create_task(asking)
+        self._asking.add_done_callback(self._asked)
+
+    def _asked(self, asking: "asyncio.Task[None]") -> None:
+        """Whatever goes wrong, the client need not wait for an answer that does not come."""
+        error = None if asking.cancelled() else asking.exception()
+        if error is not None:
+            self._fail(error)
+
+    async def _inquire(self, later: Later) -> None:
+        """Answer once others have."""
+        answer = await later.ask()
+        if not self._transport.is_closing():
+            headers = (*answer.headers, *later.headers)
+            self._answer(msgspec.structs.replace(answer, headers=headers))
+
+    async def _ask(
+        self,
+        door: Door,
+        visitor: Visitor,
+        refusal: Answer | None,
+        received: h11.Request,
+        request: Request,
+    ) -> None:
+        """Answer a request once Redis has said what there is to say about it.
+
+        Args:
+            door: says whether it may be answered.
+            visitor: who is asking.
+            refusal: the answer, if who asks is not one who may; counted all the same.
+            received: the request as h11 has it.
+            request: as the router has it.
+        """
+        policy = door.policy
+        admitted = await door.admit(visitor)
+        outcome: Outcome
+        if isinstance(admitted, Answer):
+            outcome = admitted
+        else:
+            outcome = refusal or self._routes.respond(request)
+            if not isinstance(outcome, Subscription):
+                headers = (*outcome.headers, *admitted)
+                outcome = msgspec.structs.replace(outcome, headers=headers)
+            elif received.method != b"HEAD":
+                entered = await door.enter(visitor)
+                if isinstance(entered, Answer):
+                    outcome = entered
+                else:
+                    self._ticket = entered
+        if self._transport.is_closing():
+            self._return_ticket()
+        elif door.policy is not policy:  # the configuration has changed meanwhile
+            self._return_ticket()
+            self._respond(received)
+        else:
+            self._proceed(received, outcome)
+
+    def _proceed(self, received: h11.Request, outcome: Outcome) -> None:
+        if isinstance(outcome, Subscription) and self._last:
+            outcome = refuse(503, "this server is stopping: connect again", retry_after(1))
+        if isinstance(outcome, Answer):
+            self._answer(outcome)
+        elif isinstance(outcome, Later):
+            self._wait_for(self._inquire(outcome))
+        elif received.method == b"HEAD":
+            self._answer(Answer(200, (("Content-Type", "text/event-stream"), *OPEN), b""))
+        elif outcome.websocket:
+            self._become_websocket(received, outcome)
+        else:
+            lane = self._service.lanes[outcome.stream, SSE]
+            self._become(SSEClient(self._service, lane, self._transport), outcome)
+
+    def _peer(self) -> str:
+        """The other end's address; nobody's if it has gone already."""
+        peername = self._transport.get_extra_info("peername")
+        return str(peername[0]) if peername else "::"
+
+    def _become_websocket(self, received: h11.Request, subscription: Subscription) -> None:
+        headers = [(name.decode(), value.decode("latin-1")) for name, value in received.headers]
+        response, extensions = accept(
+            received.target.decode(),
+            headers,
+            received.method.decode(),
+            received.http_version.decode(),
+            compression=self._service.settings.websocket_compression,
+        )
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            kept = [pair for pair in response.headers.raw_items() if pair[0] in _KEPT]
+            why = bytes(response.body).decode().strip()
+            self._answer(refuse(response.status_code, why, *kept))
+            return
+        self._transport.write(response.serialize())
+        lane = self._service.lanes[subscription.stream, DEFLATED if extensions else WEBSOCKET]
+        client = WebSocketClient(self._service, lane, self._transport, extensions)
+        early, _ = self._http.trailing_data
+        self._become(client, subscription)
+        if early:
+            client.data_received(early)
+
+    def _become(self, client: SSEClient | WebSocketClient, subscription: Subscription) -> None:
+        self._forget()
+        websocket = isinstance(client, WebSocketClient)
+        self._service.meter.answered(
+            self._route, HTTPStatus.SWITCHING_PROTOCOLS if websocket else HTTPStatus.OK
+        )
+        lane = client.lane
+        log.debug(
+            "client connected",
+            connection=self._number,
+            stream=lane.ring.stream,
+            form=lane.form.name,
+            resumes=subscription.cursor is not None,
+        )
+        client.number = self._number
+        client.ticket, self._ticket = self._ticket, None
+        self._transport.set_protocol(client)
+        # The answers before may have paused it, and so may the head of this one.
+        self._flow.end()
+        client.join(subscription.cursor)
+
+    def _answer(self, answer: Answer, *, close: bool = False) -> None:
+        """Send an answer, and wait for the next request."""
+        self._return_ticket()
+        self._asking = None
+        self._service.meter.answered(self._route, answer.status)
+        log.debug("answered", connection=self._number, route=self._route, status=answer.status)
+        headers = [*answer.headers, _NO_SNIFFING, ("Date", formatdate(usegmt=True))]
+        if self._restricted:  # scripts of other origins may not read it
+            headers = [pair for pair in headers if not pair[0].startswith(CORS)]
+        if answer.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+            headers.append(("Content-Length", str(len(answer.body))))
+        kept = self._arrival is None or self._arrival.may_idle
+        if close or self._last or not kept:
+            headers.append(("Connection", "close"))
+        http = self._http
+        reason = HTTPStatus(answer.status).phrase
+        head = h11.Response(status_code=answer.status, headers=headers, reason=reason)
+        parts = [http.send(head)]
+        if self._request is None or self._request.method != b"HEAD":
+            parts.append(http.send(h11.Data(answer.body)))
+        parts.append(http.send(h11.EndOfMessage()))
+        self._route = ELSEWHERE
+        self._restricted = False
+        self.phase = Phase.IDLE  # so that a write which blocks may say so
+        self._transport.write(b"".join(part for part in parts if part))
+        if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
+            self._hang_up()
+            return
+        http.start_next_cycle()
+        self._request = None
+        if not self._flow.blocked:
+            self._enter(self._next_phase())
+        # One request a turn of the loop, however many have come at once.
+        self._flow.update(busy=bool(http.trailing_data[0]))
+        if self._flow.busy:
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._flow.update(busy=False)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Read requests that have come already."""
+        try:
+            self._advance()
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+
+_NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
+_KEPT: Final = ("Allow", "Upgrade", "Sec-WebSocket-Version")
+"""Headers of a refused handshake that are passed on; the others h11 and `_answer` write."""

@@ -1,0 +1,193 @@
+"""What a WebSocket client may send, and how connections end."""
+
+import asyncio
+import json
+import struct
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from gateway.clients.websocket import WebSocketClient
+from gateway.config import Settings
+from tests.gateway.client_helpers import (
+    Raw,
+    certificates,
+    masked,
+    receive,
+    serials,
+    upgrade_request,
+    websocket,
+)
+from tests.gateway.conftest import Start
+from tests.gateway.publishing import Press
+
+TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Sec-WebSocket-Version: 13", 400),
+        (b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", 400),
+        (b"Connection: Upgrade", 426),
+    ],
+)
+async def test_a_wrong_handshake_is_refused(start: Start, header: bytes, status: int) -> None:
+    async with await Raw.open((await start()).port) as client:
+        client.send(upgrade_request().replace(header + b"\r\n", b""))
+        got, _, body = await client.answer()
+    assert got == status
+    assert "WebSocket" in json.loads(body)["error"]
+
+
+async def test_a_ping_is_answered_at_once(start: Start) -> None:
+    async with await Raw.open((await start()).port) as client:
+        await client.upgrade()
+        client.send(masked(PING, b"are you there"))
+        assert await client.frame() == (PONG, b"are you there")
+
+
+async def test_what_comes_with_the_handshake_is_not_lost(start: Start) -> None:
+    async with await Raw.open((await start()).port) as client:
+        client.send(upgrade_request() + masked(PING, b"early"))
+        assert (await client.head())[0] == 101
+        assert await client.frame() == (PONG, b"early")
+
+
+async def test_messages_of_clients_mean_nothing(start: Start, press: Press) -> None:
+    gateway = await (await start()).following()
+    async with websocket(gateway.ws + "/") as client:
+        await client.send("subscribe")
+        await client.send(b"\x00")
+        await press.print(1)
+        assert serials(await certificates(client, 1)) == [0]
+
+
+async def test_a_closing_handshake_is_answered(start: Start) -> None:
+    async with await Raw.open((await start()).port) as client:
+        await client.upgrade()
+        client.send(masked(CLOSE, struct.pack("!H", 1000) + b"bye"))
+        assert await client.frame() == (CLOSE, struct.pack("!H", 1000) + b"bye")
+        assert await client.closed()
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\x81\x05hello", 1002),  # not masked
+        (b"\xf1\x80\x00\x00\x00\x00", 1002),  # reserved bits
+        (masked(0, b"continued"), 1002),
+        (masked(TEXT, b"x" * 5000), 1009),
+        (b"\x81\xff\x7f" + b"\xff" * 7 + bytes(4), 1009),
+    ],
+)
+async def test_violations_end_the_connection_with_their_code(
+    start: Start, frame: bytes, code: int
+) -> None:
+    async with await Raw.open((await start()).port) as client:
+        await client.upgrade()
+        client.send(frame)
+        opcode, payload = await client.frame()
+        assert (opcode, struct.unpack("!H", payload[:2])[0]) == (CLOSE, code)
+        assert await client.closed()
+
+
+@pytest.mark.parametrize("frame", [masked(PING), masked(TEXT, b"x" * 100)])
+async def test_a_flood_is_cut_off(start: Start, frame: bytes) -> None:
+    async with await Raw.open((await start(Settings(close_timeout=0.5))).port) as client:
+        await client.upgrade()
+        client.send(frame * 20_000)
+        answered = 0
+        async with asyncio.timeout(10):
+            opcode, payload = await client.frame()
+            while opcode == PONG:
+                answered += 1
+                opcode, payload = await client.frame()
+        assert (opcode, struct.unpack("!H", payload[:2])[0]) == (CLOSE, 1008)
+        assert answered < 2000
+
+
+async def test_half_a_frame_is_not_waited_for(start: Start) -> None:
+    """Whatever comes of it a byte at a time: a pong counts when it is whole."""
+    gateway = await start(Settings(heartbeat=0.2, close_timeout=0.5))
+    async with (
+        await Raw.open(gateway.port) as slow,
+        await Raw.open(gateway.port) as halting,
+        await Raw.open(gateway.port) as answering,
+    ):
+        for client in (slow, halting, answering):
+            await client.upgrade()
+        half = masked(TEXT, b"x" * 4000)
+        halting.send(half[:100])
+        ends = [asyncio.create_task(client.ends()) for client in (slow, halting)]
+        for position in range(len(half) - 1):
+            slow.send(half[position : position + 1])
+            opcode, _ = await answering.frame()
+            if opcode == PING:
+                answering.send(masked(PONG))
+            if all(task.done() for task in ends):
+                break
+        assert [await task for task in ends] == [True, True]
+        answering.send(masked(PING, b"still there"))
+        opcode, _ = await answering.frame()
+        while opcode != PONG:
+            opcode, _ = await answering.frame()
+
+
+@pytest.mark.parametrize("method", ["_send", "beat"])
+async def test_an_unexpected_error_ends_one_client_alone(
+    start: Start, press: Press, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What goes wrong in one client's protocol is counted, and reaches no other client."""
+    gateway = await (await start(Settings(heartbeat=1.0, close_timeout=0.5))).following()
+    async with (
+        await Raw.open(gateway.port) as faulty,
+        await Raw.open(gateway.port) as other,
+    ):
+        await faulty.upgrade()
+        await other.upgrade("/full-stream")
+        original = getattr(WebSocketClient, method)
+
+        def fail(client: WebSocketClient, *arguments: int) -> None:
+            if client.lane.ring.stream == "lite":
+                raise ZeroDivisionError
+            original(client, *arguments)
+
+        monkeypatch.setattr(WebSocketClient, method, fail)
+        faulty.send(masked(PING))
+        assert await faulty.ends()
+        opcode, payload = await other.frame()
+        assert (opcode, b"heartbeat" in payload) == (TEXT, True)
+        await press.print(1)
+        assert (await other.text())["data"]["leaf_cert"]["serial_number"] == "0"
+
+
+async def test_a_client_that_vanishes_is_forgotten(start: Start, press: Press) -> None:
+    gateway = await (await start()).following()
+    async with await Raw.open(gateway.port) as client:
+        await client.upgrade()
+    async with websocket(gateway.ws + "/") as client:
+        await press.print(3)
+        assert serials(await certificates(client, 3)) == [0, 1, 2]
+
+
+async def test_stopping_sends_clients_elsewhere(start: Start, press: Press) -> None:
+    first = await (await start()).following()
+    second = await (await start()).following()
+    async with websocket(first.ws + "/") as client, await Raw.open(first.port) as events:
+        events.send(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n")
+        await events.head()
+        entry = await press.print(2)
+        await receive(client, 2)
+        await events.event()
+        stopped = asyncio.create_task(first.stopped())
+        with pytest.raises(ConnectionClosed) as ending:
+            await client.recv()
+        assert ending.value.rcvd is not None
+        assert ending.value.rcvd.code == 1012
+        assert ending.value.rcvd.reason.endswith(f"?cursor={entry}-1")
+        assert await events.ends()
+        await stopped
+    await press.print(2)
+    async with websocket(f"{second.ws}/?cursor={entry}-1") as client:
+        assert serials(await certificates(client, 2)) == [2, 3]

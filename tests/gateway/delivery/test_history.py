@@ -1,0 +1,94 @@
+"""History read from Redis in pieces: whoever resumes behind any message gets all that follow it."""
+
+import re
+from typing import Any
+
+from certbus.ids import parse_entry_id
+from certbus.streams.continuity import OLDEST, Place
+from certbus.streams.events import FORGOTTEN
+from gateway.delivery.encoding import SSE
+from gateway.delivery.history import History
+from tests.gateway.publishing import Press
+
+BATCHES = 9  # read four at a time, so that pieces end with the fourth and the eighth
+BATCH = 5
+
+
+async def test_every_message_can_be_resumed_from(press: Press) -> None:
+    entries = [await press.print(BATCH) for _ in range(BATCHES)]
+    history = History(press.redis, press.keys, 1 << 20)
+    for number in range(BATCHES * BATCH - 1):
+        place = Place(parse_entry_id(entries[number // BATCH]), number % BATCH)
+        got: list[int] = []
+        while not got or got[-1] < BATCHES * BATCH - 1:
+            piece = await history.read("full", place)
+            data, at, _ = piece.ring.resume(place.cursor, SSE)
+            while at is not piece.ring.head:
+                more, at = piece.ring.read(at, SSE, 1)
+                data += more
+            got += map(int, re.findall(rb'"serial_number":"(\d+)"', data))
+            place = piece.place(at)
+        assert got == list(range(number + 1, BATCHES * BATCH))
+
+
+async def test_nothing_retained_that_is_newer(press: Press) -> None:
+    entry = await press.print(BATCH)
+    history = History(press.redis, press.keys, 1 << 20)
+    newest = parse_entry_id(entry)
+    assert (await history.read("full", Place(newest, BATCH - 1))).links
+    assert not (await history.read("full", Place(newest._replace(ms=newest.ms + 60_000)))).links
+
+
+async def test_lost_marks_are_reported_before_what_may_come_again(press: Press) -> None:
+    first = await press.print(1)
+    for key in [key async for key in press.redis.scan_iter(f"{press.keys.marks}*")]:
+        await press.redis.delete(key)
+    again = await press.print(1)
+    history = History(press.redis, press.keys, 1 << 20)
+    piece = await history.read("full", Place(parse_entry_id(first), 0))
+    at = piece.ring.resume(Place(parse_entry_id(first), 0).cursor, SSE)[1]
+    data = b""
+    while at is not piece.ring.head:
+        more, at = piece.ring.read(at, SSE, 1)
+        data += more
+    notice, message = data.find(FORGOTTEN.encode()), data.find(b'"serial_number":"1"')
+    assert 0 < notice < message
+    assert again.encode() in data
+
+
+async def test_one_second_is_read_once_however_much_was_published_in_it(press: Press) -> None:
+    count = 60
+    async with press.redis.pipeline(transaction=True) as pipeline:
+        for number in range(count):  # all in one millisecond
+            fields: dict[Any, Any] = {"prev": f"5-{number - 1}" if number else "0-0", "log": "a"}
+            fields |= {"first": number, "last": number, "n": 1, "codec": "none", "m": "{}"}
+            pipeline.xadd(press.keys.stream("full"), fields, id=f"5-{number}")
+        pipeline.hset(press.keys.head, mapping={"last": f"5-{count - 1}", "epoch": "one"})
+        await pipeline.execute()
+    history = History(press.redis, press.keys, 1)  # remembers nothing but the last piece
+    asked = await times_read(press)
+    place, got = OLDEST, 0
+    while True:
+        piece = await history.read("full", place)
+        if not piece.links:
+            break
+        got += len(piece.links)
+        place = piece.place(piece.ring.head)
+    assert got == count
+    # A piece has four batches, the last read finds nothing, and the oldest id is looked up once.
+    assert await times_read(press) - asked <= count // 4 + 2
+
+
+async def times_read(press: Press) -> int:
+    return int((await press.redis.info("commandstats"))["cmdstat_xrange"]["calls"])
+
+
+async def test_the_oldest_is_not_what_was_trimmed(press: Press) -> None:
+    entries = [await press.print(BATCH) for _ in range(BATCHES)]
+    history = History(press.redis, press.keys, 1 << 20)
+    assert str((await history.read("full", OLDEST)).links[0].id) == entries[0]
+    await press.redis.xtrim(press.keys.stream("full"), minid=entries[2], approximate=False)
+    assert str((await history.read("full", OLDEST)).links[0].id) == entries[2]
+    # Nor is the piece used for a cursor in it.
+    place = Place(parse_entry_id(entries[3]), 0)
+    assert str((await history.read("full", place)).links[0].id) == entries[2]

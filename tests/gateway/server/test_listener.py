@@ -1,0 +1,287 @@
+"""Connections without a stream: how many there may be, and who is refused."""
+
+import asyncio
+import errno
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from certconf.network import Network
+from certhttp.client import ask as ask_admin
+from gateway.admission.policy import Policy
+from gateway.config import Settings
+from gateway.endpoints.router import Routes
+from gateway.http.messages import Answer
+from gateway.http.route import Route
+from gateway.hub import Service
+from gateway.metrics import Meter
+from gateway.server.connection import HTTPConnection
+from gateway.server.listener import Limits, Listener, listen, tune
+from gateway.server.tls import read
+from launcher.supervisor import CERTSTREAM_SERVER
+from tests.certbus.servers import RedisServer
+from tests.gateway.admission.gateways import gateway, request, settings
+from tests.gateway.certificates import pair
+from tests.gateway.client_helpers import Raw, upgrade_request
+from tests.gateway.conftest import Start
+from tests.gateway.publishing import Press
+from tests.waiting import until
+
+MANY = 1 << 30
+
+
+class Place:
+    """Where a listener listens, and what it has refused."""
+
+    def __init__(self, port: int, refused: Counter[str], service: Service) -> None:
+        self.port = port
+        self.refused = refused
+        self.service = service
+
+
+@asynccontextmanager
+async def listener(
+    limits: Limits, policy: Policy | None = None, tls: dict[str, Any] | None = None
+) -> AsyncIterator[Place]:
+    service = Service(Settings(), lambda client, cursor: None, Meter())
+    routes = Routes(service, [Route("/page", "", lambda _: Answer(200, (), b"here"), {})])
+    refused: Counter[str] = Counter()
+    with listen("127.0.0.1", 0) as listening:
+        tune(listening, service.settings)
+        policy = policy or Policy()
+        connect = partial(HTTPConnection, service, routes, None)
+        accepting = Listener(listening, connect, refused, lambda: policy, limits, tls or {})
+        try:
+            yield Place(listening.getsockname()[1], refused, service)
+        finally:
+            accepting.close()
+
+
+async def silent(stack: AsyncExitStack, place: Place, count: int) -> list[Raw]:
+    """Connect, say nothing, and wait until all are counted."""
+    found = [await stack.enter_async_context(await Raw.open(place.port)) for _ in range(count)]
+    await until(lambda: len(place.service.waiting) >= count, "all are connected")
+    return found
+
+
+async def page(port: int) -> tuple[int, dict[str, str]]:
+    async with await Raw.open(port) as client:
+        client.send(request("/page"))
+        status, headers, _ = await client.answer()
+        return status, headers
+
+
+async def test_one_address_has_so_many_connections_without_a_stream() -> None:
+    async with listener(Limits(MANY, waiting_of_one=5)) as place, AsyncExitStack() as stack:
+        first, *_ = await silent(stack, place, 5)
+        for _ in range(3):
+            status, headers = await page(place.port)
+            assert (status, headers["connection"]) == (429, "close")
+            assert int(headers["retry-after"]) >= 30
+        assert place.refused["site"] == 3
+        first.writer.transport.abort()
+        await until(lambda: len(place.service.waiting) == 4)
+        assert (await page(place.port))[0] == 200
+
+
+async def test_a_proxy_is_not_one_address() -> None:
+    proxies = Policy(trusted_proxies=(Network("127.0.0.0/8"),))
+    limits = Limits(MANY, waiting_of_one=2)
+    async with listener(limits, proxies) as place, AsyncExitStack() as stack:
+        await silent(stack, place, 10)
+        assert (await page(place.port))[0] == 200
+
+
+async def test_beyond_the_bound_in_all_the_oldest_gives_way() -> None:
+    async with listener(Limits(MANY, waiting=5)) as place, AsyncExitStack() as stack:
+        first, second, *_ = await silent(stack, place, 5)
+        assert (await page(place.port))[0] == 200
+        assert await first.closed()
+        await silent(stack, place, 1)
+        assert (await page(place.port))[0] == 200
+        assert await second.closed()
+        assert place.refused["waiting"] >= 2
+
+
+async def test_idle_connections_are_few() -> None:
+    async with listener(Limits(MANY, idle_of_one=2)) as place, AsyncExitStack() as stack:
+        endings = []
+        for _ in range(5):
+            client = await stack.enter_async_context(await Raw.open(place.port))
+            client.send(request("/page"))
+            _, headers, body = await client.answer()
+            assert body == b"here"
+            endings.append(headers.get("connection"))
+        assert endings == [None, None, "close", "close", "close"]
+        await until(lambda: len(place.service.waiting) == 2)
+
+
+async def test_a_limit_for_one_client_holds_for_idle_connections(
+    shared_redis: RedisServer, prefix: str
+) -> None:
+    limit = {"enabled": True, "per_ip_limit": 3}
+    async with gateway(shared_redis.url, prefix, connection_limit=limit) as port:
+        async with AsyncExitStack() as stack:
+            kept = 0
+            for _ in range(50):
+                client = await stack.enter_async_context(await Raw.open(port))
+                client.send(request("/health"))
+                _, headers, _ = await client.answer()
+                kept += headers.get("connection") != "close"
+        assert kept == 3
+
+
+class Exhausted:
+    """A listening socket for which the kernel has no descriptors for a while."""
+
+    def __init__(self, listening: socket.socket, times: int) -> None:
+        self._listening = listening
+        self._left = times
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self._left:
+            self._left -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._listening.accept()
+
+    def close(self) -> None:
+        self._listening.close()
+
+
+async def test_no_descriptors_at_all_are_waited_for() -> None:
+    service = Service(Settings(), lambda client, cursor: None, Meter())
+    routes = Routes(service, [Route("/page", "", lambda _: Answer(200, (), b"here"), {})])
+    refused: Counter[str] = Counter()
+    with listen("127.0.0.1", 0) as listening:
+        tune(listening, service.settings)
+        exhausted = cast("socket.socket", Exhausted(listening, 3))
+        connect = partial(HTTPConnection, service, routes, None)
+        accepting = Listener(exhausted, connect, refused, Policy, Limits(MANY), {})
+        assert (await page(listening.getsockname()[1]))[0] == 200
+        assert refused == {"descriptors": 3}
+        accepting.close()
+
+
+async def test_streams_take_no_place_among_those_without(start: Start) -> None:
+    running = await start()
+    async with AsyncExitStack() as stack:
+        for _ in range(600):  # more than one address may have without a stream
+            client = await stack.enter_async_context(await Raw.open(running.port))
+            client.send(upgrade_request())
+            assert (await client.head())[0] == 101
+
+
+async def test_tls_handshakes_count_as_well(tmp_path: Path) -> None:
+    certificate = pair("here")
+    certificate.write(tmp_path / "cert", tmp_path / "key")
+    context, _ = read(tmp_path / "cert", tmp_path / "key")
+    tls = {"ssl": context, "ssl_handshake_timeout": 60.0}
+    trusting = certificate.trusting()
+    async with listener(Limits(MANY, waiting=3), tls=tls) as place, AsyncExitStack() as stack:
+        stalled = [await stack.enter_async_context(await Raw.open(place.port)) for _ in range(3)]
+        for index in range(2):
+            async with await Raw.open(place.port, tls=trusting) as client:
+                client.send(request("/page"))
+                assert (await client.answer())[2] == b"here"
+            assert await stalled[index].closed(), "the oldest gives way"
+
+
+async def test_a_gateway_short_of_descriptors_refuses_clients_alone(
+    press: Press, shared_redis: RedisServer, prefix: str, tmp_path: Path
+) -> None:
+    """Those who are connected, Redis and the admin address notice nothing."""
+    with listen("127.0.0.1", 0) as placeholder:
+        port: int = placeholder.getsockname()[1]
+        admin = f"unix:{tmp_path}/admin"
+        given = settings(shared_redis.url, prefix, {"port": port, "admin": admin})
+        process = await asyncio.create_subprocess_exec(
+            "sh",
+            "-c",
+            'ulimit -n 300 && exec "$@"',
+            "sh",
+            *CERTSTREAM_SERVER,
+            "gateway",
+            "--log-format=json",
+            *(f"--set={key}={json.dumps(value)}" for key, value in given.items()),
+            stderr=asyncio.subprocess.PIPE,
+        )
+    try:
+
+        async def healthy() -> bool:
+            reply = await ask_admin(admin, "/ready", 5)
+            return reply is not None and reply.status == 200
+
+        await until(healthy, "the gateway is ready", 60)
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(await Raw.open(port))
+            await client.upgrade()
+            statuses: Counter[int] = Counter()
+            for number in range(400):
+                other = await stack.enter_async_context(await Raw.open(port))
+                other.send(b"GET /hea" if number < 350 else request("/health"))
+                if number >= 350:
+                    statuses[(await other.answer())[0]] += 1
+            assert statuses == {503: 50}
+            reply = await ask_admin(admin, "/health", 20)
+            assert reply is not None
+            assert reply.status == 200
+            await press.print(3)
+            for serial in range(3):
+                message = await client.text()
+                assert message["data"]["leaf_cert"]["serial_number"] == str(serial)
+            reply = await ask_admin(admin, "/metrics", 20)
+            assert reply is not None
+            name = b'certstream_gateway_refused_total{reason="descriptors"} '
+            _, _, count = reply.body.partition(name)
+            assert float(count.partition(b"\n")[0]) >= 50
+
+        async def served() -> bool:
+            async with await Raw.open(port) as again:
+                again.send(request("/health"))
+                return (await again.answer())[0] == 200
+
+        await until(served, "there is room again")
+        process.terminate()
+        _, stderr = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    events = [json.loads(line) for line in stderr.splitlines()]
+    said = [event for event in events if event["event"] == "connections refused"]
+    assert [event["why"] for event in said] == ["descriptors"]
+
+
+@pytest.mark.parametrize(
+    "configured",
+    [
+        {"auth": {"enabled": True, "tokens": ["secret"]}},
+        {"allow": {"api": ["203.0.113.0/24"]}, "protocols": {"api": True}},
+        {"allow": {"metrics": ["203.0.113.0/24"]}},
+    ],
+)
+async def test_refused_requests_are_counted_as_well(
+    shared_redis: RedisServer, prefix: str, configured: dict[str, Any]
+) -> None:
+    few = {"enabled": True, "max_tokens": 3, "refill_rate": 0.01, "burst": 0.5}
+    path = "/metrics" if "metrics" in configured.get("allow", {}) else "/api/stats"
+    async with gateway(shared_redis.url, prefix, rate_limit=few, **configured) as port:
+        statuses = []
+        for number in range(6):
+            async with await Raw.open(port) as client:
+                client.send(request(path, Authorization=f"Bearer guess{number}"))
+                statuses.append((await client.answer())[0])
+    assert statuses[:3] == [statuses[0]] * 3
+    assert statuses[0] in (401, 403)
+    assert statuses[3:] == [429] * 3
