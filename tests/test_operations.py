@@ -20,7 +20,7 @@ from certbus.logs.tree_state import Ledger
 from certconf.build import settings
 from docs.generate.page import PAGE, generated
 from docs.generate.redis import EXAMPLES, PREPARE, described
-from tests.launcher.whole import SCRIPT, Up
+from tests.launcher.up_process import SCRIPT, Up
 from tests.waiting import until
 
 KEYS = Keys()

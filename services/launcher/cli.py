@@ -10,10 +10,11 @@ from typing import Final, Protocol
 from certconf import Config, ConfigError, Present, Problem
 from certconf.errors import Origin
 from certconf.reload_policy import Service
-from launcher import options, service
-from launcher.logsetup import FORMATS, LEVELS
-from launcher.output import nobody_reads
-from launcher.reloading import Reloader, release_hang_ups
+from launcher import options
+from launcher.runtime import run_service
+from launcher.runtime.config_reload import Reloader, release_hang_ups
+from launcher.runtime.logging_setup import FORMATS, LEVELS
+from launcher.terminal import nobody_reads
 
 PROGRAM: Final = "certstream-server"
 
@@ -190,7 +191,7 @@ def _add_status(commands: _Commands, *, with_options: bool) -> None:
   certstream-server status --redis-url redis://redis:6379/0 --json | jq .status""",
     )
     if with_options:
-        from launcher.status.command import add_arguments  # noqa: PLC0415
+        from launcher.commands.status.command import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
         options.add_configuration(parser)
@@ -211,7 +212,7 @@ def _add_tail(commands: _Commands, *, with_options: bool) -> None:
   certstream-server tail --redis redis://localhost:6379/0   without a gateway""",
     )
     if with_options:
-        from launcher.tail.arguments import add_arguments  # noqa: PLC0415
+        from launcher.commands.tail.arguments import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
 
@@ -228,7 +229,7 @@ def _add_rejected(commands: _Commands, *, with_options: bool) -> None:
   certstream-server rejected --log 'Example 2026h1' --raw 620 > entry.der""",
     )
     if with_options:
-        from launcher.rejected import add_arguments  # noqa: PLC0415
+        from launcher.commands.rejected import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
         options.add_configuration(parser)
@@ -245,7 +246,7 @@ def _add_skip(commands: _Commands, *, with_options: bool) -> None:
   certstream-server skip https://ct.example/2026h1 --to 621 --reason 'always 500' --yes""",
     )
     if with_options:
-        from launcher.skip import add_arguments  # noqa: PLC0415
+        from launcher.commands.skip import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
         options.add_configuration(parser)
@@ -263,7 +264,7 @@ def _add_retire(commands: _Commands, *, with_options: bool) -> None:
   certstream-server retire 'Example 2025h1' --undo""",
     )
     if with_options:
-        from launcher.retire import add_arguments  # noqa: PLC0415
+        from launcher.commands.retire import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
         options.add_configuration(parser)
@@ -280,7 +281,7 @@ def _add_refresh_lists(commands: _Commands, *, with_options: bool) -> None:
   certstream-server refresh-lists --redis-url redis://redis:6379/0""",
     )
     if with_options:
-        from launcher.refresh_lists import add_arguments  # noqa: PLC0415
+        from launcher.commands.refresh_lists import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
         options.add_configuration(parser)
@@ -298,7 +299,7 @@ def _add_config(commands: _Commands, *, with_options: bool) -> None:
   certstream-server config --check                          for CI: exit status 2 on a mistake""",
     )
     if with_options:
-        from launcher.configuration import add_arguments  # noqa: PLC0415
+        from launcher.commands.config import add_arguments  # noqa: PLC0415
 
         add_arguments(parser)
     options.add_listening(parser)
@@ -313,7 +314,7 @@ def _add_version(commands: _Commands) -> None:
 
 
 def _up(chosen: argparse.Namespace) -> int:
-    from launcher.up.command import run  # noqa: PLC0415
+    from launcher.commands.up.command import run  # noqa: PLC0415
 
     return run(chosen)
 
@@ -322,9 +323,9 @@ def _ingest(chosen: argparse.Namespace) -> int:
     config = _with_redis(chosen)
     from ingestor.app import serve  # noqa: PLC0415
 
-    service.prepare("ingestor", config, chosen.log_format, chosen.parent_pid)
+    run_service.prepare("ingestor", config, chosen.log_format, chosen.parent_pid)
     present = Present(config)
-    return service.run_or_explain(
+    return run_service.run_or_explain(
         lambda stop: serve(config, stop, present=present),
         _reloader("ingestor", chosen, present),
     )
@@ -334,9 +335,9 @@ def _gateway(chosen: argparse.Namespace) -> int:
     config = _with_redis(chosen)
     from gateway.app import serve  # noqa: PLC0415
 
-    service.prepare("gateway", config, chosen.log_format, chosen.parent_pid)
+    run_service.prepare("gateway", config, chosen.log_format, chosen.parent_pid)
     present = Present(config)
-    return service.run_or_explain(
+    return run_service.run_or_explain(
         lambda stop: serve(config, stop, admin=config.admin, present=present),
         _reloader("gateway", chosen, present),
     )
@@ -364,7 +365,7 @@ def _with_redis(chosen: argparse.Namespace) -> Config:
 def _simlog(chosen: argparse.Namespace) -> int:
     from simlog.cli import run  # noqa: PLC0415
 
-    service.prepare(
+    run_service.prepare(
         "simlog", Config(log_level=chosen.log_level), chosen.log_format, chosen.parent_pid
     )
     try:
@@ -375,43 +376,43 @@ def _simlog(chosen: argparse.Namespace) -> int:
 
 
 def _status(chosen: argparse.Namespace) -> int:
-    from launcher.status.command import run  # noqa: PLC0415
+    from launcher.commands.status.command import run  # noqa: PLC0415
 
     return run(chosen)
 
 
 def _tail(chosen: argparse.Namespace) -> int:
-    from launcher.tail.command import run  # noqa: PLC0415
+    from launcher.commands.tail.command import run  # noqa: PLC0415
 
     return run(chosen)
 
 
 def _rejected(chosen: argparse.Namespace) -> int:
-    from launcher.rejected import run  # noqa: PLC0415
+    from launcher.commands.rejected import run  # noqa: PLC0415
 
     return run(chosen)
 
 
 def _retire(chosen: argparse.Namespace) -> int:
-    from launcher.retire import run  # noqa: PLC0415
+    from launcher.commands.retire import run  # noqa: PLC0415
 
     return run(chosen)
 
 
 def _refresh_lists(chosen: argparse.Namespace) -> int:
-    from launcher.refresh_lists import run  # noqa: PLC0415
+    from launcher.commands.refresh_lists import run  # noqa: PLC0415
 
     return run(chosen)
 
 
 def _skip(chosen: argparse.Namespace) -> int:
-    from launcher.skip import run  # noqa: PLC0415
+    from launcher.commands.skip import run  # noqa: PLC0415
 
     return run(chosen)
 
 
 def _config(chosen: argparse.Namespace) -> int:
-    from launcher.configuration import run  # noqa: PLC0415
+    from launcher.commands.config import run  # noqa: PLC0415
 
     return run(chosen)
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from certconf import Config, Problem, load, yaml_document
-from launcher.logsetup import FORMATS
+from launcher.runtime.logging_setup import FORMATS
 
 #: Option -> the setting it is a short form of.
 _SETTINGS: Final[Mapping[str, str]] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.service import die_with
+from launcher.runtime.run_service import die_with
 from tests.adversity.faults import AnyFault, Server, draw
 from tests.adversity.run import NOT_QUIET, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables

@@ -28,7 +28,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from launcher.service import die_with
+from launcher.runtime.run_service import die_with
 from simlog.oracle.check_message import Form
 from tests.e2e.clients import PATHS, events
 

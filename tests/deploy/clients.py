@@ -12,7 +12,7 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from launcher.tail.sources import FAILURES, messages
+from launcher.commands.tail.transports import FAILURES, messages
 from simlog.oracle.check_message import Form
 from simlog.oracle.oracle import Delivery
 

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from certbus.connection import connect
 from certbus.keys import Keys
-from launcher.status.looking import look
-from launcher.status.report import report
+from launcher.commands.status.collect import look
+from launcher.commands.status.report import report
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, redis_server
 from tests.e2e.site import Site

@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import free_port
-from tests.launcher.whole import SCRIPT, UNREACHABLE, Up
+from tests.launcher.up_process import SCRIPT, UNREACHABLE, Up
 from tests.waiting import until
 
 PASSWORD = "sesame-of-redis"

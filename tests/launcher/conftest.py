@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher.whole import Begin, Up
+from tests.launcher.up_process import Begin, Up
 
 
 @pytest.fixture

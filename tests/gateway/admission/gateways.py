@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from certconf import load
 from gateway.app import serve
 from gateway.config import Settings, settings_of
-from launcher.supervisor import CERTSTREAM_SERVER
+from launcher.runtime.supervisor import CERTSTREAM_SERVER
 from tests.gateway.client_helpers import Raw, upgrade_request
 
 Answer = tuple[int, dict[str, str], bytes]

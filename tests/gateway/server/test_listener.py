@@ -26,7 +26,7 @@ from gateway.metrics import Meter
 from gateway.server.connection import HTTPConnection
 from gateway.server.listener import Limits, Listener, listen, tune
 from gateway.server.tls import read
-from launcher.supervisor import CERTSTREAM_SERVER
+from launcher.runtime.supervisor import CERTSTREAM_SERVER
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway, request, settings
 from tests.gateway.certificates import pair

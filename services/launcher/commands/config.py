@@ -1,0 +1,121 @@
+"""The command `config`: what the settings are, and where each of them was said."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.syntax import Syntax
+
+from certconf import Config, ConfigError, locate
+from certconf.errors import Origin, Problem
+from certconf.flatten import shown
+from certhttp.address import UNIX
+from launcher import options
+from launcher.commands.up.port_check import unusable
+
+_DEFAULT = "default"
+_COLUMN = 44  # where the comments begin
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command alone."""
+    group = parser.add_argument_group("output").add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="JSON instead of YAML")
+    group.add_argument(
+        "--check",
+        action="store_true",
+        help="say only whether the configuration can be used, and what in it has no effect; the "
+        "exit status is 2 if it cannot",
+    )
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Print the configuration, secrets masked.
+
+    Raises:
+        certconf.ConfigError: with everything that is wrong with it.
+    """
+    config, origins = locate(chosen.config, os.environ, options.overrides_of(chosen))
+    if chosen.check:
+        _check_addresses(config, origins)
+        for notice in config.notices:
+            print(f"note: {notice}")
+        print(f"OK: {config.file or 'no file; defaults, variables and command line'}")
+    elif chosen.json:
+        print(json.dumps(as_json(config, origins), indent=2, ensure_ascii=False))
+    else:
+        text = "\n".join(as_yaml(config, origins))
+        if sys.stdout.isatty():
+            syntax = Syntax(text, "yaml", background_color="default", word_wrap=True)
+            Console().print(syntax)
+        else:
+            print(text)
+    return 0
+
+
+def _check_addresses(config: Config, origins: Mapping[str, Origin]) -> None:
+    """Find out whether this machine can listen where it is told to, or does.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    asked = [("host", config.host, config.port)]
+    if config.admin is not None and not config.admin.startswith(UNIX):
+        host, _, port = config.admin.rpartition(":")
+        asked.append(("admin", host.removeprefix("[").removesuffix("]"), int(port)))
+    problems = [
+        Problem(
+            origins.get(key, Origin(_DEFAULT)), key, f"cannot listen on {host} port {port}: {why}"
+        )
+        for key, host, port in asked
+        if (why := unusable(host, port)) is not None
+    ]
+    if problems:
+        raise ConfigError(tuple(problems))
+
+
+def as_json(config: Config, origins: Mapping[str, Origin]) -> dict[str, Any]:
+    """The settings by their dotted names, with value and origin; and what there is to tell."""
+    return {
+        "file": None if config.file is None else str(config.file),
+        "settings": {
+            key: {"value": value, "origin": str(origins.get(key, _DEFAULT))}
+            for key, value in shown(config).items()
+        },
+        "notices": list(config.notices),
+    }
+
+
+def as_yaml(config: Config, origins: Mapping[str, Origin]) -> Iterator[str]:
+    """The lines of a config.yaml that says the same, each with the origin of its value."""
+    yield "# Each value and where it was said: default, file:line, variable or command line."
+    yield from (f"# note: {notice}" for notice in config.notices)
+    begun: list[str] = []
+    for key, value in shown(config).items():
+        *sections, name = key.split(".")
+        for depth, section in enumerate(sections):
+            if begun[: depth + 1] != sections[: depth + 1]:
+                yield f"{'  ' * depth}{section}:"
+        begun = sections
+        indent = "  " * len(sections)
+        origin = origins.get(key)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            yield _commented(f"{indent}{name}:", origin)
+            for number, item in enumerate(value):
+                at = origins.get(f"{key}[{number}]", origin)
+                yield _commented(f"{indent}  - {_flow(item)}", at)
+        else:
+            yield _commented(f"{indent}{name}: {_flow(value)}", origin)
+
+
+def _flow(value: Any) -> str:
+    """A value on one line; JSON is YAML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _commented(line: str, origin: Origin | None) -> str:
+    return f"{line:<{_COLUMN}}  # {origin or _DEFAULT}"

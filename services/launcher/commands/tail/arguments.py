@@ -1,0 +1,140 @@
+"""The options, and how they are read."""
+
+import argparse
+import re
+import time
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from certbus.ids import parse_cursor
+from certbus.keys import Keys
+from certconf import RedisURL
+from launcher.commands.tail import formats
+from launcher.options import count
+
+_SERVERS: Final = ("ws", "wss", "http", "https")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_FIELDS: Final = " ".join(f"{{{field}}}" for field in formats.FIELDS)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "url",
+        nargs="?",
+        default="ws://localhost:8080",
+        type=_server,
+        help="ws:// or wss:// (WebSocket), http:// or https:// (SSE); a path of its own is kept, "
+        "as /ct/full-stream below a prefix; default %(default)s",
+    )
+    parser.add_argument(
+        "--redis", metavar="URL", type=_redis, help="read Redis itself instead of a server"
+    )
+    parser.add_argument(
+        "--redis-password-file",
+        metavar="FILE",
+        type=_token,
+        dest="redis_password",
+        help="the password of that Redis, unless the URL has one",
+    )
+    parser.add_argument("--prefix", default=Keys().prefix, help="of the keys there (%(default)s)")
+    parser.add_argument(
+        "--token-file", metavar="FILE", type=_token, dest="token", help="what a server asks for"
+    )
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--since",
+        metavar="WHEN",
+        type=_since,
+        dest="cursor",
+        help="begin so long ago, as in 90s, 10m, 2h or 1d, or after the message with this id; 0 is "
+        "the oldest that is kept",
+    )
+    begin.add_argument("--cursor", metavar="ID", type=_cursor, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--match",
+        metavar="REGEX",
+        type=_pattern,
+        help="only certificates with a name that contains this; of the names, only those",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        type=_format,
+        help="names (one a line), json, or a template of "
+        + ", ".join(f"{{{f}}}" for f in formats.FIELDS),
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="messages of the domains stream as JSON")
+    form.add_argument("--lite", action="store_true", help="messages of the lite stream as JSON")
+    form.add_argument("--full", action="store_true", help="messages of the full stream as JSON")
+    parser.add_argument("--limit", type=count, metavar="N", help="end after N certificates")
+
+
+def _server(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in _SERVERS or not parts.hostname:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a ws://, wss://, http:// or https:// URL"
+        )
+    return text
+
+
+def _redis(text: str) -> str:
+    try:
+        RedisURL(text)
+    except ValueError as error:
+        message = f"not a redis://, rediss:// or unix:// URL: {error}"
+        raise argparse.ArgumentTypeError(message) from None
+    return text
+
+
+def _token(path: str) -> str:
+    try:
+        token = Path(path).read_text("utf-8").strip()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"{path} is not text in UTF-8") from None
+    if not token.isprintable() or not token:
+        raise argparse.ArgumentTypeError(f"{path} has to hold one token, in one line")
+    return token
+
+
+def _cursor(text: str) -> str:
+    try:
+        parse_cursor(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _since(text: str) -> str:
+    """A moment, or an id: both are cursors."""
+    if (duration := _DURATION.fullmatch(text)) is not None:
+        number, unit = duration.groups()
+        return str(int(max(time.time() - float(number) * _SECONDS[unit], 0) * 1000))
+    try:
+        return _cursor(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is neither so long ago, as in 90s, 10m, 2h or 1d, nor a message's id"
+        ) from None
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text, re.IGNORECASE)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+
+
+def _format(text: str) -> str:
+    if text in {formats.NAMES, formats.JSON}:
+        return text
+    try:
+        return formats.check_template(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

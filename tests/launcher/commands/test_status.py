@@ -1,0 +1,281 @@
+"""`certstream-server status`: what it says of a Redis, to a person and to a script."""
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from certbus.cluster import (
+    Directory,
+    LogDescription,
+    LogStatus,
+    Member,
+    Snapshot,
+    Span,
+    StreamStatus,
+)
+from certbus.server_state import ServerState
+from launcher.commands.status.rates import Rates
+from launcher.commands.status.render import view
+from launcher.commands.status.report import Seen, report
+from tests.certbus.servers import RedisServer
+from tests.e2e.processes import free_port
+from tests.gateway.conftest import running_redis
+from tests.gateway.publishing import LOG, Press
+from tests.launcher.up_process import SCRIPT
+
+NOW = 1_800_000_000.0
+ENOUGH = 60.0
+
+
+def log(number: int, **fields: object) -> LogStatus:
+    known: dict[str, Any] = {
+        "log_id": f"{number:064x}",
+        "name": f"log{number}",
+        "url": f"https://ct.example/{number}/",
+        "operator": "Operator",
+        "start": 0,
+        "next": 1000,
+        "tree_size": 1000 + number,
+        "published": 1000,
+        "owner": "worker-1",
+        "integrity": "proven",
+        "last_success": int(NOW * 1000),
+        **fields,
+    }
+    return LogStatus(**known)
+
+
+def seen(many: int, **changed: object) -> Seen:
+    """So many logs, of which log n is n entries behind, and the first one has gone silent."""
+    silent = log(
+        0,
+        name="silent",
+        owner=None,
+        last_error="https://ct.example/0/ct/v1/get-sth: HTTP 503",
+        last_error_at=int(NOW * 1000) + 1,
+        failures=7,
+    )
+    gateways = [
+        Member(f"gateway-{n}", {"clients": str(n), "websocket": str(n), "following": "1"})
+        for n in (1, 2)
+    ]
+    directory = Snapshot(
+        int(NOW * 1000),
+        "e",
+        "1-0",
+        [silent, *(log(number) for number in range(1, many))],
+        [Member("worker-1", {"logs": str(many), "host": "here", "pid": "77"})],
+        gateways,
+        [StreamStatus("full", True, 3, 40, 5_000_000), StreamStatus("lite", False, 0, 0, 0)],
+        5_400_000,
+    )
+    directory = msgspec.structs.replace(directory, **changed)
+    spans = {"full": Span(int(NOW * 1000) - 90_000, int(NOW * 1000) - 500)}
+    server = ServerState(int(NOW * 1000), 0, 5 << 20, 1 << 30)
+    return Seen(NOW, directory, spans, server)
+
+
+def shown(found: Seen, width: int, most: int | None = None) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(view(report(found, dict.fromkeys(found.counts(), 1.0), 5), width, most))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_sixty_logs_fit_the_terminal(width: int) -> None:
+    lines = shown(seen(many=60), width)
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("degraded  logs: 59 healthy, 1 unhealthy  Redis: 5.0 MiB of 1.0 GiB")
+    headings = next(line for line in lines if line.startswith("log ")).split()
+    assert headings[-1] == {80: "certs/s", 120: "proven", 200: "owner"}[width]
+    rows = lines[lines.index(next(line for line in lines if line.startswith("log "))) + 1 :]
+    assert rows[0].startswith("silent")
+    assert rows[0].rstrip().endswith("ct/v1/get-sth: HTTP 503")
+    assert [row.split()[0] for row in rows[1:60]] == [f"log{n}" for n in range(59, 0, -1)]
+    (stream,) = (line for line in lines if line.startswith("full "))
+    assert stream.split() == ["full", "40", "3", "4.8", "MiB", "00:01:30", "0.5", "s"]
+    assert any(line.startswith("lite ") and "not written" in line for line in lines)
+
+
+def test_a_small_terminal_shows_those_in_trouble() -> None:
+    lines = shown(seen(many=60), 80, most=3)
+    assert sum(line.startswith(("log5", "silent")) for line in lines) == 3
+    assert "and 57 more, less far behind" in lines
+
+
+def test_a_log_cannot_command_the_terminal() -> None:
+    evil = log(1, name="[b]x[/b]\x1b[2J", operator="a\nb", last_error="\x1b[31m", failures=1)
+    lines = shown(seen(many=1, logs=[evil]), 200)
+    assert not any("\x1b" in line for line in lines)
+    (row,) = (line for line in lines if line.startswith(r"[b]x[/b]\x1b[2J "))
+    assert r"a\nb" in row
+    assert r"\x1b[31m" in row
+
+
+def test_what_a_script_gets() -> None:
+    found = seen(many=11)
+    counts = found.counts()
+    told = report(found, {name: 2.0 if name.startswith("log:") else 3.0 for name in counts}, 5)
+    said = msgspec.to_builtins(told)
+    assert said["status"] == "degraded"
+    assert said["certificates_per_second"] == 22
+    assert said["messages_per_second"] == 6
+    assert said["clients"] == 3
+    assert [each["name"] for each in said["logs"]][-3:] == ["log9", "log10", "silent"]
+    assert said["logs"][9]["behind"] == 10
+    assert said["logs"][9]["last_success"] == NOW
+    assert said["ingestors"] == [
+        {
+            "id": "worker-1",
+            "host": "here",
+            "pid": 77,
+            "admin": "",
+            "logs": 11,
+            "published_per_second": 3,
+        }
+    ]
+    assert said["streams"][0]["oldest_age_seconds"] == 90
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"logs": [log(1)]}, "healthy"),
+        ({"logs": []}, "healthy"),
+        ({"logs": [log(1)], "gateways": []}, "degraded"),
+        ({"logs": [log(1)], "workers": []}, "unhealthy"),
+        ({"logs": [log(1, circuit="open")]}, "unhealthy"),
+        ({"logs": [log(1, integrity="lying", alarm="split")]}, "unhealthy"),
+    ],
+)
+def test_the_verdict(changed: dict[str, object], status: str) -> None:
+    found = seen(many=1, **changed)
+    assert report(found, dict.fromkeys(found.counts(), 0.0), 5).status == status
+
+
+def test_a_log_that_is_over_is_nobodys_trouble() -> None:
+    over = log(2, owner=None, state="retired", retired=int(NOW * 1000), retired_why="it is full")
+    over = msgspec.structs.replace(over, last_success=1)
+    found = seen(many=1, logs=[log(1), over])
+    told = report(found, dict.fromkeys(found.counts(), 0.0), 5)
+    assert (told.status, [each.name for each in told.logs]) == ("healthy", ["log1"])
+    assert msgspec.to_builtins(told.retired) == [
+        {"id": over.log_id, "name": "log2", "why": "it is full", "at": NOW, "next": 1000}
+    ]
+    lines = shown(found, 80)
+    assert "retired: log2" in [line.rstrip() for line in lines]
+    assert any(line.startswith("1/1 ") for line in lines)
+    assert not any("nobody reads it" in line for line in lines)
+
+
+def test_a_rate_is_an_average_over_the_last_seconds() -> None:
+    rates = Rates(10)
+    assert rates.after(0, {"a": 1_000_000}) == {"a": 0}, "what was there before is no rate"
+    assert rates.after(1, {"a": 1_000_100, "b": 5}) == {"a": 100, "b": 0}
+    assert rates.after(10, {"a": 1_001_000}) == {"a": 100}
+    assert rates.after(20, {"a": 1_001_000}) == {"a": 0}
+    assert rates.after(21, {"a": 500}) == {"a": 0}, "an emptied Redis is no rate"
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+async def status(redis_url: str, *arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        SCRIPT,
+        "status",
+        f"--redis-url={redis_url}",
+        *arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    async with asyncio.timeout(ENOUGH):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_of_a_real_redis(redis: RedisServer) -> None:
+    async with AsyncExitStack() as stack:
+        press = await stack.enter_async_context(Press(redis.url, "certstream:"))
+        directory = Directory(press.redis, press.keys)
+        await directory.describe(
+            [LogDescription(LOG, "Pressed", "https://ct.example/", "Operator", "rfc6962", "usable")]
+        )
+        await press.print(5)
+        code, out, _ = await status(redis.url, "--json")
+        assert (code, json.loads(out)["status"]) == (1, "unhealthy"), "nobody reads the logs"
+
+        async def heartbeats() -> None:
+            await directory.log_succeeded(LOG)
+            await directory.worker_alive("worker-1", {"logs": 1, "published": 5})
+            await directory.gateway_alive("gateway-1", {"clients": 3, "sent": 9})
+
+        await heartbeats()
+        code, out, _ = await status(redis.url, "--json")
+        told = json.loads(out)
+        assert (code, told["status"]) == (0, "healthy")
+        assert told["logs"][0]["published"] == 5
+        assert [stream["messages"] for stream in told["streams"]] == [5, 5, 5, 0]
+        assert told["streams"][0]["newest_age_seconds"] < ENOUGH
+        assert abs(told["logs"][0]["last_success"] - time.time()) < ENOUGH
+
+        await heartbeats()
+        code, out, _ = await status(redis.url)
+        assert code == 0
+        assert out.startswith("healthy  logs: 1 healthy")
+        assert "Pressed" in out
+
+
+def test_it_says_how_to_reach_a_server_elsewhere(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    found = subprocess.run(
+        [SCRIPT, "status", f"--state-dir={tmp_path}", f"--set=port={port}"],
+        env={k: v for k, v in environment.items() if not k.startswith("CERTSTREAM_")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ENOUGH,
+    )
+    assert found.returncode == 1
+    for way in (f"port {port}", str(tmp_path), "--state-dir DIR", "--set port=PORT", "--redis-url"):
+        assert way in found.stderr
+
+
+def test_rates_are_those_that_processes_watched_for_ten_seconds() -> None:
+    workers = [Member("worker-1", {"rates": f'{{"{1:064x}": 12.5, "{2:064x}": 0.5}}'})]
+    gateways = [Member("g", {"sent_per_second": "7.5", "sent_bytes_per_second": "900"})]
+    found = seen(many=3, workers=workers, gateways=gateways)
+    assert not found.counts().keys() - found.rates().keys(), "one look is enough"
+    said = report(found, {}, 5)
+    assert {log.name: log.published_per_second for log in said.logs} == {
+        "log1": 12.5,
+        "log2": 0.5,
+        "silent": 0,
+    }
+    assert said.ingestors[0].published_per_second == said.certificates_per_second == 13
+    assert (said.messages_per_second, said.gateways[0].bytes_per_second) == (7.5, 900)
+
+
+async def test_without_a_redis_it_fails_and_says_so() -> None:
+    code, out, err = await status("redis://:sesame@127.0.0.1:1/0")
+    assert (code, out) == (1, "")
+    assert err.startswith("certstream-server: Redis: ")
+    assert "sesame" not in err

@@ -1,0 +1,71 @@
+"""The Redis of `up`: started again whenever it ends, however its starts fail."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import structlog
+
+from certbus import connection
+from certbus.connection import connect
+from launcher.commands.up import command
+from launcher.runtime import embedded_redis
+from launcher.runtime.embedded_redis import EmbeddedRedis
+from tests.e2e.processes import redis_server
+from tests.waiting import until
+
+#: A redis-server: the first time as it is, the second time one that accepts and answers nothing,
+#: the third time one that ends at once, then as it is again.
+SERVER = """\
+#!{python}
+import os, socket, sys, time
+with open({runs!r}, "a+") as file:
+    file.write("x")
+    file.seek(0)
+    run = len(file.read())
+if run == 2:
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(sys.argv[sys.argv.index("--unixsocket") + 1])
+    listening.listen()
+    time.sleep(600)
+if run == 3:
+    sys.exit("no memory")
+os.execv({server!r}, [{server!r}, *sys.argv[1:]])
+"""
+
+
+async def test_starts_that_fail_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_REDIS_PAUSE", 0.01)
+    executable = tmp_path / "redis-server"
+    text = SERVER.format(python=sys.executable, runs=str(tmp_path / "runs"), server=redis_server())
+    executable.write_text(text)
+    executable.chmod(0o755)
+    async with EmbeddedRedis(tmp_path / "state", executable=str(executable)) as server:
+        monkeypatch.setattr(embedded_redis, "_START_TIMEOUT", 3.0)
+        monkeypatch.setattr(connection, "COMMAND_TIMEOUT", 1.0)
+        assert server.pid is not None
+        with structlog.testing.capture_logs() as log:
+            keeping = asyncio.create_task(command._keep_redis(server))
+            os.kill(server.pid, signal.SIGKILL)
+
+            def runs_again() -> bool:
+                if keeping.done():
+                    keeping.result()
+                return (tmp_path / "runs").read_text() == "xxxx" and any(
+                    line["event"] == "embedded redis runs" for line in log
+                )
+
+            try:
+                await until(runs_again, "it runs again", 30)
+                async with connect(server.url) as client:
+                    assert await client.ping()
+            finally:
+                keeping.cancel()
+    whys = [line["why"] for line in log if line["event"] == "embedded redis does not start"]
+    assert "did not answer within 3 s" in whys[0]
+    assert whys[1].endswith("no memory\n")
