@@ -25,8 +25,8 @@ from ctparse.entry import Entry, Malformed, Rejected, Unreadable
 from ctparse.rfc6962 import decode_entries, decode_sth
 from ctparse.static_ct import decode_tile, parse_checkpoint, tree_head
 from tests.ctparse import reference
-from tests.ctparse.conftest import FIXTURES
 from tests.ctparse.reading import leaf_cert, new_writer, write
+from tests.paths import FIXTURES
 
 KEY = ec.derive_private_key(2026, ec.SECP256R1())
 REAL: list[dict[str, Any]] = json.loads((FIXTURES / "ct_entries.json").read_bytes())

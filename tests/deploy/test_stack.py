@@ -19,6 +19,7 @@ from simlog.oracle.check_message import Form
 from simlog.oracle.oracle import judge
 from tests.deploy.clients import Client, following, visiting
 from tests.deploy.docker import Stack, docker, inspect
+from tests.paths import ROOT
 from tests.waiting import until
 
 pytestmark = pytest.mark.deploy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.docker import ROOT
+from tests.paths import ROOT
 
 UNITS = (
     "certstream-server.service",

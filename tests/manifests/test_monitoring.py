@@ -15,7 +15,8 @@ from certbus.connection import connect
 from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import Process, free_port
-from tests.manifests.tools import DEPLOY, ROOT, promtool, require, run
+from tests.manifests.tools import DEPLOY, promtool, require, run
+from tests.paths import ROOT
 from tests.waiting import until
 
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"

@@ -7,7 +7,7 @@ import yaml
 
 from certconf import load
 from gateway.config import settings_of
-from tests.manifests.tools import ROOT
+from tests.paths import ROOT
 
 SPARE = 1.0  # seconds beyond the gateway's own deadlines
 UP = 10.0  # seconds that the Redis of `up` may take, after its gateways
