@@ -30,14 +30,14 @@ import msgspec
 import uvloop
 from redis.asyncio import Redis
 
-from certbus.caches.issuers import IssuerShelf
+from certbus.caches.issuers import IssuerCache
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
-from certbus.limits.operators import Operators
-from certbus.logs.circuit_state import Circuits
+from certbus.limits.operators import OperatorSlots
+from certbus.logs.circuit_state import CircuitStore
 from certbus.logs.leases import Leases
-from certbus.logs.tree_state import Ledger
+from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.batch import MAX_MESSAGES, Batch
 from certbus.streams.codec import Codec
 from certbus.streams.publisher import Publisher, PublisherSettings
@@ -47,11 +47,11 @@ from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry
 from ctparse.rfc6962 import decode_entries
 from ctparse.wire_messages import Message, MessageWriter, Source
-from ingestor.assignment.factory import Assembly
+from ingestor.assignment.factory import FollowerFactory
 from ingestor.client.http import Fetcher, http_client
 from ingestor.log import Kind, Log
-from ingestor.metrics import Meter
-from ingestor.redis_retry import Patience
+from ingestor.metrics import Metrics
+from ingestor.redis_retry import RedisRetry
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
 WINDOW = 1024  # ct_log.batch_size, and what the simulated log returns at once
@@ -201,12 +201,16 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
     costs: dict[str, float] = {}
     async with http_client() as http:
         leases = Leases(redis, KEYS, "bench", 60)
-        publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free)
-        ledger, reader = Ledger(redis, KEYS), CertificateReader()
-        circuits, operators, patience = Circuits(redis, KEYS), Operators(redis, KEYS), Patience()
+        publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free_bytes)
+        ledger, reader = TreeStateStore(redis, KEYS), CertificateReader()
+        circuits, operators, patience = (
+            CircuitStore(redis, KEYS),
+            OperatorSlots(redis, KEYS),
+            RedisRetry(),
+        )
         config = Config(ct_log=CTLog(default_operator_rate_limit_ms=0))
-        issuers, meter = IssuerShelf(redis, KEYS), Meter()
-        assembly = Assembly(
+        issuers, meter = IssuerCache(redis, KEYS), Metrics()
+        assembly = FollowerFactory(
             config,
             http,
             publisher,
@@ -250,7 +254,8 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
         entries = [entry for window in windows for entry in window if isinstance(entry, Entry)]
         digests = await timed("hash", lambda: now(lambda: [digest(entry) for entry in entries]))
         await timed(
-            "known", lambda: collect(lambda at: publisher.known(digests[at : at + WINDOW]), starts)
+            "known",
+            lambda: collect(lambda at: publisher.find_known(digests[at : at + WINDOW]), starts),
         )
         reader = CertificateReader()
         await timed("parse", lambda: now(lambda: [reader.read(e.certificate) for e in entries]))
@@ -282,7 +287,7 @@ async def collect(ask: Callable[[int], Awaitable[Any]], starts: range) -> list[A
 
 async def fetch(fetcher: Fetcher, log: Log, at: int) -> bytes:
     entries = f"{log.base}/ct/v1/get-entries?start={at}&end={at + WINDOW - 1}"
-    return await fetcher.get(entries, 64 << 20)
+    return await fetcher.get_log(entries, 64 << 20)
 
 
 def digest(entry: Entry) -> bytes:

@@ -79,7 +79,7 @@ async def publish(client: Redis, size: int, count: int) -> AsyncIterator[tuple[b
     keys, models = Keys(), distinct_messages(MODELS)
     retention = dict.fromkeys(("full", "lite", "domains"), PLENTY)
     trimmer = Trimmer(client, keys, retention)
-    publisher = Publisher(client, keys, PublisherSettings(), trimmer.free)
+    publisher = Publisher(client, keys, PublisherSettings(), trimmer.free_bytes)
     await publisher.configure()
     lease = await Leases(client, keys, "bench", 3600).acquire(f"{size:064x}", 0)
     assert lease is not None

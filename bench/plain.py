@@ -15,8 +15,8 @@ from websockets.server import ServerProtocol
 from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.streams.events import StreamBatch
-from certbus.streams.reader import Follower
-from gateway.delivery.encoding import text_frames
+from certbus.streams.reader import StreamReader
+from gateway.delivery.encoding import websocket_frames
 
 
 class Plain(asyncio.Protocol):
@@ -46,11 +46,11 @@ async def serve(url: str, prefix: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     await loop.create_server(lambda: Plain(clients), "127.0.0.1", port, backlog=4096)
     print("ready", flush=True)
-    async for event in Follower(connect(url), Keys(prefix), ["lite"]):
+    async for event in StreamReader(connect(url), Keys(prefix), ["lite"]):
         if not isinstance(event, StreamBatch):
             continue
         for position, message in enumerate(event.messages):
-            frame = text_frames(event.id, position, [message])
+            frame = websocket_frames(event.id, position, [message])
             for client in clients:
                 client.transport.write(frame)
             await asyncio.sleep(0)

@@ -230,7 +230,7 @@ async def _redis_cost(
 ) -> tuple[float, ...]:
     keys = Keys()
     settings = PublisherSettings(codec=codec, level=level)
-    publisher = Publisher(client, keys, settings, Trimmer(client, keys).free)
+    publisher = Publisher(client, keys, settings, Trimmer(client, keys).free_bytes)
     await publisher.configure()
     log_id = f"{codec}-{size}"
     lease = await Leases(client, keys, "bench", 3600).acquire(log_id, 0)
@@ -249,7 +249,7 @@ async def _redis_cost(
             for position in range(size)
         ]
         start = _cpu(await client.info("cpu"))
-        await publisher.known([message.sha256 for message in batch])
+        await publisher.find_known([message.sha256 for message in batch])
         middle = _cpu(await client.info("cpu"))
         outcome = await publisher.publish(lease, Batch(first, first + size, batch, 0, []))
         known, publish = known + middle - start, publish + _cpu(await client.info("cpu")) - middle

@@ -71,7 +71,7 @@ class Feed:
         ]
         others = [random.randbytes(32) for _ in range(round(BATCH * (LOOKED_UP / RATE - 1)))]
         begin = time.perf_counter()
-        await self._publisher.known([*(message.sha256 for message in batch), *others])
+        await self._publisher.find_known([*(message.sha256 for message in batch), *others])
         done = await self._publisher.publish(
             self._lease, Batch(first, self.published, batch, 0, [])
         )
@@ -103,7 +103,7 @@ async def main() -> None:
             await fill_windows(redis, (0.5, 1, 1))
             trimmer = Trimmer(redis, KEYS)
             trimming = tasks.create_task(trimmer.run(asyncio.Event()))
-            publisher = Publisher(redis, KEYS, PublisherSettings(), trimmer.free)
+            publisher = Publisher(redis, KEYS, PublisherSettings(), trimmer.free_bytes)
             await publisher.configure()
             lease = await Leases(redis, KEYS, "bench", 3600).acquire("bench", 0)
             assert lease is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from certconf.build import settings
+from certconf.build import iter_settings
 from launcher import cli
 from tests.paths import ROOT
 
@@ -26,7 +26,7 @@ def test_paths_exist(document: Path) -> None:
 
 def test_the_readme_speaks_of_settings_that_exist() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
-    parts = [setting.split(".") for setting in settings()]
+    parts = [setting.split(".") for setting in iter_settings()]
     known = {".".join(names[:depth]) for names in parts for depth in range(1, len(names) + 1)}
     assert {"redis_url", "dedup.ttl_secs"} <= set(rows) <= known
 

@@ -16,8 +16,8 @@ from websockets.asyncio.client import connect as websocket
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
-from certbus.logs.tree_state import Ledger
-from certconf.build import settings
+from certbus.logs.tree_state import TreeStateStore
+from certconf.build import iter_settings
 from docs.generate.page import PAGE, generated
 from docs.generate.redis import EXAMPLES, PREPARE, described
 from tests.launcher.up_process import SCRIPT, Up
@@ -38,7 +38,7 @@ def test_the_page_is_what_the_code_says() -> None:
 
 def test_nothing_is_left_out() -> None:
     text = PAGE.read_text()
-    assert [setting for setting in settings() if f"`{setting}`" not in text] == []
+    assert [setting for setting in iter_settings() if f"`{setting}`" not in text] == []
     assert set(described()) == set(EXAMPLES)
 
 
@@ -86,7 +86,7 @@ async def provide_what_a_demo_has_not(redis_url: str) -> None:
 
         await until(known, "four logs", 60)
         for log in (await snapshot(redis, KEYS)).logs:
-            await Ledger(redis, KEYS).alarm(log.log_id, "split", "two trees", ())
+            await TreeStateStore(redis, KEYS).record_violation(log.log_id, "split", "two trees", ())
         await redis.xadd(KEYS.rejected, {"log": "x", "index": 1, "reason": "odd", "size": 0})
 
 

@@ -8,14 +8,14 @@ from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.endpoints.table import table as routes
 from gateway.http.route import Route
-from gateway.hub import Service
-from gateway.metrics import Meter
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 
 
 def endpoints() -> str:
     """All of them; nobody asks them here."""
     nobody: Any = SimpleNamespace(respond=None)
-    service = Service(Settings(), nobody, Meter())
+    service = Hub(Settings(), nobody, Metrics())
     rows = [
         [
             code(route.path),

@@ -8,15 +8,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from certbus.cluster_health import CODES
-from certconf import Config, Present
+from certconf import Config, ConfigHolder
 from docs.generate.tables import code, table
 from gateway.config import Settings
-from gateway.hub import Service
+from gateway.hub import Hub
 from gateway.metrics import GapReason
-from gateway.metrics import Meter as GatewayMeter
-from gateway.monitoring.collector import REFUSED, Numbers, NumbersCollector
+from gateway.metrics import Metrics as GatewayMeter
+from gateway.monitoring.collector import REFUSED, GatewayCollector, MetricsSources
 from ingestor.metrics import FailureReason, FetchOutcome
-from ingestor.metrics import Meter as IngestorMeter
+from ingestor.metrics import Metrics as IngestorMeter
 from ingestor.monitoring.collector import ListCollector, WorkerCollector
 from ingestor.verification.alerts import AlarmKind, State
 
@@ -25,9 +25,9 @@ def gateway_metrics() -> str:
     """Those of a gateway that does nothing."""
     nobody: Any = SimpleNamespace(size=0, connected=False)
     meter = GatewayMeter()
-    service = Service(Settings(), nobody, meter)
-    numbers = Numbers(service, nobody, nobody, {}, _reloads(), tuple)
-    return _table(meter.registry, NumbersCollector(numbers))
+    service = Hub(Settings(), nobody, meter)
+    numbers = MetricsSources(service, nobody, nobody, {}, _reloads(), tuple)
+    return _table(meter.registry, GatewayCollector(numbers))
 
 
 def ingestor_metrics() -> str:
@@ -62,7 +62,7 @@ def label_values() -> str:
 
 
 def _reloads() -> Any:
-    return Present(Config()).reloads
+    return ConfigHolder(Config()).reloads
 
 
 def _table(registry: CollectorRegistry, *collectors: Collector) -> str:

@@ -12,9 +12,9 @@ import msgspec
 
 import certconf.settings
 from certconf import env_vars
-from certconf.build import allowed
+from certconf.build import allowed_values
 from certconf.compat_rust import UNUSED
-from certconf.reload_policy import use_of
+from certconf.reload_policy import policy_of
 from certconf.settings import FACTS, Config
 from docs.generate.tables import code, table
 
@@ -82,10 +82,10 @@ def allowed_words(kind: Any) -> str:
     kind = inner if optional else kind
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        return "a list, see below" if _is_section(inner) else f"a list: {allowed(inner)}"
+        return "a list, see below" if _is_section(inner) else f"a list: {allowed_values(inner)}"
     if get_origin(kind) is not None and issubclass(_plain(get_origin(kind)), Mapping):
-        return f"names, each with {allowed(get_args(kind)[1])}"
-    return allowed(kind).replace("<", "\\<")
+        return f"names, each with {allowed_values(get_args(kind)[1])}"
+    return allowed_values(kind).replace("<", "\\<")
 
 
 def _plain(kind: Any) -> type:
@@ -93,7 +93,7 @@ def _plain(kind: Any) -> type:
 
 
 def _applies(path: str) -> str:
-    use = use_of(path)
+    use = policy_of(path)
     if not use.restart:
         return "at once"
     if not use.live:

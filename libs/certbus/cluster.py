@@ -90,7 +90,7 @@ class LogStatus(msgspec.Struct, frozen=True):
     alarms_by_kind: dict[str, int] = {}
 
 
-class Member(msgspec.Struct, frozen=True):
+class ProcessInfo(msgspec.Struct, frozen=True):
     """A worker or gateway that is alive.
 
     Attributes:
@@ -102,7 +102,7 @@ class Member(msgspec.Struct, frozen=True):
     fields: dict[str, str]
 
 
-class Roster(msgspec.Struct, frozen=True):
+class WorkerLoads(msgspec.Struct, frozen=True):
     """What workers need of each other, at one moment.
 
     Attributes:
@@ -126,7 +126,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Span(msgspec.Struct, frozen=True):
+class StreamRange(msgspec.Struct, frozen=True):
     """When the oldest and the newest batch of a stream were published, ms since the epoch."""
 
     oldest: int
@@ -146,13 +146,13 @@ class Snapshot(msgspec.Struct, frozen=True):
     epoch: str | None
     last: str | None
     logs: list[LogStatus]
-    workers: list[Member]
-    gateways: list[Member]
+    workers: list[ProcessInfo]
+    gateways: list[ProcessInfo]
     streams: list[StreamStatus]
     dedup_window: int | None = None
 
 
-class Directory:
+class ClusterRegistry:
     """What a worker or gateway tells about itself and its logs.
 
     Args:
@@ -166,9 +166,9 @@ class Directory:
         self._redis = client
         self._keys = keys
         self._ttl_ms = int(ttl * 1000)
-        self._describe = scripts.load(client, "describe")
-        self._heartbeat = scripts.load(client, "heartbeat")
-        self._update_log = scripts.load(client, "update_log")
+        self._describe = scripts.register_script(client, "describe")
+        self._heartbeat = scripts.register_script(client, "heartbeat")
+        self._update_log = scripts.register_script(client, "update_log")
 
     async def describe(self, logs: Sequence[LogDescription]) -> None:
         """Write down logs, or what has changed about them; not those with a better id by now."""
@@ -184,11 +184,11 @@ class Directory:
             ],
         )
 
-    async def log_succeeded(self, log_id: str) -> None:
+    async def record_success(self, log_id: str) -> None:
         """Note that a log has just answered as it should."""
         await self._update_log(keys=[self._keys.log(log_id)], args=["time", "last_success", 0])
 
-    async def log_shows(self, log_id: str, size: int) -> None:
+    async def record_tree_size(self, log_id: str, size: int) -> None:
         """Note the size of the newest tree head that a log has shown."""
         await self._redis.hset(self._keys.log(log_id), "newest", size)
 
@@ -196,23 +196,23 @@ class Directory:
         """Note how many entries of a log were rejected since the last that was not."""
         await self._redis.hset(self._keys.log(log_id), "barren", entries)
 
-    async def log_integrity(self, log_id: str, state: str) -> None:
+    async def record_integrity(self, log_id: str, state: str) -> None:
         """Note what is proven of a log: proven, unsigned, unproven, lying or off."""
         await self._redis.hset(self._keys.log(log_id), "integrity", state)
 
-    async def worker_alive(self, worker: str, fields: Mapping[str, str | float]) -> None:
+    async def heartbeat_worker(self, worker: str, fields: Mapping[str, str | float]) -> None:
         """Heartbeat of a worker, with what it says of itself."""
         await self._alive(self._keys.workers, worker, self._keys.worker(worker), fields)
 
-    async def worker_gone(self, worker: str) -> None:
+    async def remove_worker(self, worker: str) -> None:
         """Last word of a worker that stops."""
         await self._gone(self._keys.workers, worker, self._keys.worker(worker))
 
-    async def gateway_alive(self, gateway: str, fields: Mapping[str, str | float]) -> None:
+    async def heartbeat_gateway(self, gateway: str, fields: Mapping[str, str | float]) -> None:
         """Heartbeat of a gateway, with what it says of itself."""
         await self._alive(self._keys.gateways, gateway, self._keys.gateway(gateway), fields)
 
-    async def gateway_gone(self, gateway: str) -> None:
+    async def remove_gateway(self, gateway: str) -> None:
         """Last word of a gateway that stops."""
         await self._gone(self._keys.gateways, gateway, self._keys.gateway(gateway))
 
@@ -247,7 +247,7 @@ def _alive_between(now: int) -> tuple[int, int]:
     return now, now + _AHEAD_MS
 
 
-async def roster(client: Redis, keys: Keys) -> Roster:
+async def load_workers(client: Redis, keys: Keys) -> WorkerLoads:
     """Read which workers there are, and what they hold.
 
     Raises:
@@ -272,7 +272,7 @@ async def roster(client: Redis, keys: Keys) -> Roster:
         for worker, (_, _, streams) in zip(workers, replies, strict=True)
         if streams is not None
     }
-    return Roster(epoch and _decoded(epoch), held, writes)
+    return WorkerLoads(epoch and _decoded(epoch), held, writes)
 
 
 def _loads(said: bytes | None) -> dict[str, float]:
@@ -313,26 +313,26 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
         head.get("epoch"),
         head.get("last"),
         [_log_status(log_id, next(replies), _text(next(replies))) for log_id in log_ids],
-        [Member(member, _text(next(replies))) for member in worker_ids],
-        [Member(member, _text(next(replies))) for member in gateway_ids],
+        [ProcessInfo(member, _text(next(replies))) for member in worker_ids],
+        [ProcessInfo(member, _text(next(replies))) for member in gateway_ids],
         [_stream_status(name, head) for name in (*STREAMS, "rejected")],
         int(head["window"]) if head.get("window", "").isdecimal() else None,
     )
 
 
-async def spans(client: Redis, keys: Keys) -> dict[str, Span]:
+async def stream_ranges(client: Redis, keys: Keys) -> dict[str, StreamRange]:
     """Read how far back each stream reaches; one that holds nothing is left out.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    script = scripts.load(client, "span")
+    script = scripts.register_script(client, "span")
     found = {}
     for name in (*STREAMS, "rejected"):
         ids: Any = await script(keys=[keys.stream(name)])
         if ids:
             oldest, newest = (parse_entry_id(entry.decode()) for entry in ids)
-            found[name] = Span(oldest.ms, newest.ms)
+            found[name] = StreamRange(oldest.ms, newest.ms)
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from certbus.cluster import LogStatus, Member, Snapshot
+from certbus.cluster import LogStatus, ProcessInfo, Snapshot
 from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS
 from certbus.server_state import ServerState
@@ -94,7 +94,7 @@ class HealthProblem(msgspec.Struct, frozen=True):
     text: str
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class HealthReport(msgspec.Struct, frozen=True):
     """The health of the service.
 
     Attributes:
@@ -119,7 +119,7 @@ class Faults:
         self._clock = clock
         self._noted: dict[str, tuple[float, str]] = {}
 
-    def note(self, code: str, text: str, lasts: float) -> None:
+    def report(self, code: str, text: str, lasts: float) -> None:
         """Report a fault for the next `lasts` seconds. A later note of the code replaces it."""
         self._noted[code] = self._clock() + lasts, text
 
@@ -138,14 +138,14 @@ class Faults:
         return msgspec.json.encode(self.current()).decode()
 
 
-def judge(
+def evaluate(
     seen: Snapshot | None,
     server: ServerState | str,
     *,
     unhealthy_threshold: int,
     own: Mapping[str, str] | None = None,
     starting: bool = False,
-) -> Judgement:
+) -> HealthReport:
     """Judge the service.
 
     Args:
@@ -160,7 +160,8 @@ def judge(
     logs: dict[str, Health] = {}
     if seen is not None:  # times in Redis are compared with its own clock
         logs = {
-            log.log_id: log_health(log, seen.now, unhealthy_threshold) for log in current(seen.logs)
+            log.log_id: log_health(log, seen.now, unhealthy_threshold)
+            for log in active_logs(seen.logs)
         }
     found: list[tuple[str, str]] = list((own or {}).items())
     if isinstance(server, str):
@@ -174,13 +175,13 @@ def judge(
         if not isinstance(server, str) and not refused:
             found += _of_members(seen, starting=starting)
         found += _of_streams(seen)
-        found += _of_logs(current(seen.logs), logs)
+        found += _of_logs(active_logs(seen.logs), logs)
         found += _reported([*seen.workers, *seen.gateways])
     problems = _sorted(found)
-    return Judgement(_status(problems), problems, logs)
+    return HealthReport(_status(problems), problems, logs)
 
 
-def current(logs: Iterable[LogStatus]) -> list[LogStatus]:
+def active_logs(logs: Iterable[LogStatus]) -> list[LogStatus]:
     """Those that are not over: a retired log is drained, and remembered for a while."""
     return [log for log in logs if log.retired is None]
 
@@ -225,7 +226,7 @@ def number(fields: Mapping[str, str], name: str) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def rates_of(member: Member, name: str) -> dict[str, float]:
+def rates_of(member: ProcessInfo, name: str) -> dict[str, float]:
     """A JSON object of numbers from a heartbeat; empty if it is missing or something else."""
     try:
         return msgspec.json.decode(member.fields.get(name) or b"{}", type=dict[str, float])
@@ -322,7 +323,7 @@ def _of_logs(logs: Sequence[LogStatus], health: Mapping[str, Health]) -> Iterabl
         yield "log_unproven", f"logs that give no proof of their entries: {_names(unproven)}"
 
 
-def _reported(members: Iterable[Member]) -> Iterable[tuple[str, str]]:
+def _reported(members: Iterable[ProcessInfo]) -> Iterable[tuple[str, str]]:
     for member in members:
         try:
             faults = msgspec.json.decode(member.fields.get(FAULTS) or b"{}", type=dict[str, str])

@@ -25,9 +25,9 @@ __all__ = [
     "ConnectionFailed",
     "TimedOut",
     "WriteRefused",
+    "describe",
     "is_out_of_memory",
     "of_reply",
-    "problem_of",
 ]
 
 
@@ -91,7 +91,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, WriteRefused) and error.status_code == "OOM"
 
 
-def problem_of(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """One line for a person, never empty."""
     return " ".join(str(error).split()) or type(error).__name__
 

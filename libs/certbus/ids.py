@@ -9,7 +9,7 @@ import re
 import secrets
 from typing import NamedTuple
 
-ORIGIN = "0-0"
+FIRST_ID = "0-0"
 """The id before every other: what `prev` says in the first batch of an epoch."""
 
 MAX_PART = (1 << 64) - 1

@@ -131,13 +131,13 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}evidence:{log_id}"
 
     @property
-    def lists(self) -> str:
+    def log_lists(self) -> str:
         return f"{self.prefix}lists"
 
-    def list(self, list_id: str) -> str:
+    def log_list(self, list_id: str) -> str:
         return f"{self.prefix}list:{list_id}"
 
-    def listed(self, list_id: str) -> str:
+    def listed_logs(self, list_id: str) -> str:
         return f"{self.prefix}listed:{list_id}"
 
     def issuers(self, part: int) -> str:
@@ -167,7 +167,7 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}limit:operator:{name.casefold()}"
 
     @property
-    def counting(self) -> str:
+    def limit_gateways(self) -> str:
         return f"{self.prefix}limit:gateways"
 
     @property

@@ -17,7 +17,7 @@ from redis.commands.core import AsyncScript
 _REPLICATE_EFFECTS = "redis.replicate_commands()"
 
 
-def load(client: Redis, *names: str) -> AsyncScript:
+def register_script(client: Redis, *names: str) -> AsyncScript:
     """Make one script of the files `names`, the earlier ones being what the last one needs."""
     folder = resources.files("certbus") / "lua"
     texts = [(folder / f"{name}.lua").read_text("utf-8") for name in names]

@@ -17,9 +17,9 @@ Nothing here starts, connects or logs anything: what the operator should be told
 `Config.notices`, what is wrong as one `ConfigError` that names every problem at once.
 """
 
-from certconf.current import Present
-from certconf.errors import ConfigError, Problem
-from certconf.loading import load, locate
+from certconf.current import ConfigHolder
+from certconf.errors import ConfigError, ConfigProblem
+from certconf.loading import find_config_file, load
 from certconf.network import Network
 from certconf.secret import RedisURL, Secret
 from certconf.settings import (
@@ -52,14 +52,14 @@ __all__ = [
     "CTLog",
     "Config",
     "ConfigError",
+    "ConfigHolder",
+    "ConfigProblem",
     "ConnectionLimit",
     "CustomLog",
     "Dedup",
     "HotReload",
     "LogList",
     "Network",
-    "Present",
-    "Problem",
     "Protocols",
     "RateLimit",
     "RedisURL",
@@ -70,6 +70,6 @@ __all__ = [
     "Streams",
     "Tier",
     "TokenHolder",
+    "find_config_file",
     "load",
-    "locate",
 ]

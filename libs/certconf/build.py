@@ -12,11 +12,11 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 
 import msgspec
 
-from certconf.errors import Problem, WrongForm
+from certconf.errors import ConfigProblem, WrongForm
 from certconf.network import Network
 from certconf.secret import RedisURL, Secret
 from certconf.settings import FACTS, Config
-from certconf.yaml_document import Node
+from certconf.yaml_document import YamlNode
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -35,7 +35,11 @@ _SHOWN: Final = 60
 
 
 def build(
-    cls: type[S], node: Node, problems: list[Problem], key: str = "", base: S | None = None
+    cls: type[S],
+    node: YamlNode,
+    problems: list[ConfigProblem],
+    key: str = "",
+    base: S | None = None,
 ) -> S | None:
     """The struct that `node`'s members make; None if a required one is missing or wrong.
 
@@ -49,7 +53,7 @@ def build(
         base: has what `node` leaves out; None if only the defaults of `cls` do.
     """
     if node.value is None:
-        node = Node({}, node.origin)
+        node = YamlNode({}, node.origin)
     if not isinstance(node.value, dict):
         problems.append(_problem(node, key, "a section with settings of its own"))
         return None
@@ -63,7 +67,9 @@ def build(
     for name, child in node.value.items():
         path = f"{key}.{name}" if key else name
         if name not in fields:
-            problems.append(Problem(child.origin, path, f"no such setting{_hint(name, fields)}"))
+            problems.append(
+                ConfigProblem(child.origin, path, f"no such setting{_hint(name, fields)}")
+            )
             continue
         value = _value(fields[name].type, child, path, problems, fields[name].default)
         if value is not msgspec.UNSET:
@@ -74,24 +80,28 @@ def build(
         return msgspec.structs.replace(base, **values)
     for name, field in fields.items():
         if field.required and name not in node.value:
-            problems.append(Problem(node.origin, key, f"{name} is missing: {allowed(field.type)}"))
+            problems.append(
+                ConfigProblem(node.origin, key, f"{name} is missing: {allowed_values(field.type)}")
+            )
             wrong = True
     return None if wrong else cls(**values)
 
 
-def settings(cls: type[msgspec.Struct] = Config, key: str = "") -> Iterator[str]:
+def iter_settings(cls: type[msgspec.Struct] = Config, key: str = "") -> Iterator[str]:
     """Every dotted setting there is, except those of list items."""
     for field in msgspec.structs.fields(cls):
         if cls is Config and field.name in FACTS:
             continue
         path = f"{key}.{field.name}" if key else field.name
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            yield from settings(field.type, path)
+            yield from iter_settings(field.type, path)
         else:
             yield path
 
 
-def _value(kind: Any, node: Node, key: str, problems: list[Problem], default: object = None) -> Any:
+def _value(
+    kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem], default: object = None
+) -> Any:
     """The value of one setting, or UNSET after reporting what is wrong with it."""
     inner, optional = _without_none(kind)
     if node.value is None and optional:
@@ -106,7 +116,7 @@ def _value(kind: Any, node: Node, key: str, problems: list[Problem], default: ob
     return _scalar(inner, node, key, problems)
 
 
-def _items(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
+def _items(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem]) -> Any:
     if node.value is None:
         return ()
     if not isinstance(node.value, list):
@@ -116,7 +126,7 @@ def _items(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
     return tuple(item for item in items if item is not msgspec.UNSET)
 
 
-def _mapping(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
+def _mapping(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem]) -> Any:
     if node.value is None:
         return {}
     if not isinstance(node.value, dict):
@@ -128,7 +138,7 @@ def _mapping(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
     return {name: item for name, item in members.items() if item is not msgspec.UNSET}
 
 
-def _scalar(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
+def _scalar(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem]) -> Any:
     value = node.value
     if value is not None and node.text is not None and _is_text(kind):
         value = node.text.lower() if get_origin(kind) is Literal else node.text
@@ -139,7 +149,9 @@ def _scalar(kind: Any, node: Node, key: str, problems: list[Problem]) -> Any:
     except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
         # Of our own types the cause says what is wrong, and repeats no secret.
         why = f": {error.__cause__}" if isinstance(error.__cause__, WrongForm) else ""
-        problems.append(_problem(node, key, f"{allowed(kind)}{why}", secret=_is_secret(kind)))
+        problems.append(
+            _problem(node, key, f"{allowed_values(kind)}{why}", secret=_is_secret(kind))
+        )
         return msgspec.UNSET
 
 
@@ -158,11 +170,11 @@ def _custom(kind: type, value: object) -> object:
         raise WrongForm(str(error)) from None
 
 
-def _problem(node: Node, key: str, allowed: str, *, secret: bool = False) -> Problem:
-    return Problem(node.origin, key, f"{_given(node, secret=secret)} is not {allowed}")
+def _problem(node: YamlNode, key: str, allowed: str, *, secret: bool = False) -> ConfigProblem:
+    return ConfigProblem(node.origin, key, f"{_given(node, secret=secret)} is not {allowed}")
 
 
-def _given(node: Node, *, secret: bool) -> str:
+def _given(node: YamlNode, *, secret: bool) -> str:
     """What was written, short and on one line; a secret and a whole section never."""
     if node.value is None:
         return "an empty value"
@@ -180,13 +192,13 @@ def _hint(name: str, fields: Mapping[str, object]) -> str:
     """The nearest setting: of this section first, then of any."""
     if near := difflib.get_close_matches(name, fields, 1):
         return f": did you mean {near[0]}?"
-    everywhere = {setting.rpartition(".")[2]: setting for setting in settings()}
+    everywhere = {setting.rpartition(".")[2]: setting for setting in iter_settings()}
     if near := difflib.get_close_matches(name, everywhere, 1, 0.75):
         return f" here: did you mean {everywhere[near[0]]}?"
     return f" here: there are {', '.join(sorted(fields))}"
 
 
-def allowed(kind: Any) -> str:
+def allowed_values(kind: Any) -> str:
     """What a type and its constraints allow, in words."""
     kind, _ = _without_none(kind)
     if get_origin(kind) is Literal:

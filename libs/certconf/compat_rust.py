@@ -7,7 +7,7 @@ accepted with a notice that says what takes over its purpose.
 from collections.abc import Mapping
 from typing import Final
 
-from certconf.yaml_document import Node
+from certconf.yaml_document import YamlNode
 
 #: Names of older releases -> the setting of today.
 RENAMED: Final[Mapping[str, str]] = {
@@ -37,12 +37,12 @@ UNUSED: Final[Mapping[str, str]] = {
 }
 
 
-def modernise(settings: Node, notices: list[str]) -> None:
+def apply_aliases(settings: YamlNode, notices: list[str]) -> None:
     """Move older names to where they belong, and take out what means nothing here."""
     for old, new in RENAMED.items():
         if (node := _take(settings, old)) is None:
             continue
-        if not place(settings, new, node, replace=False):
+        if not set_path(settings, new, node, replace=False):
             notices.append(f"{node.origin}: {old} is the older name of {new}, which is given too")
     for key, instead in UNUSED.items():
         if (node := _take(settings, key)) is not None:
@@ -52,7 +52,7 @@ def modernise(settings: Node, notices: list[str]) -> None:
         del _members(settings)["api"]
 
 
-def place(settings: Node, key: str, node: Node, *, replace: bool = True) -> bool:
+def set_path(settings: YamlNode, key: str, node: YamlNode, *, replace: bool = True) -> bool:
     """Put `node` at the dotted `key`, making the sections on the way; say whether it was put.
 
     A section that is no mapping stays as it is: build.py says what is wrong with it.
@@ -61,7 +61,7 @@ def place(settings: Node, key: str, node: Node, *, replace: bool = True) -> bool
     for section in sections:
         members = _members(settings)
         if section not in members or members[section].value is None:
-            members[section] = Node({}, node.origin)
+            members[section] = YamlNode({}, node.origin)
         settings = members[section]
     members = _members(settings)
     if not replace and name in members:
@@ -70,12 +70,12 @@ def place(settings: Node, key: str, node: Node, *, replace: bool = True) -> bool
     return True
 
 
-def _take(settings: Node, key: str) -> Node | None:
+def _take(settings: YamlNode, key: str) -> YamlNode | None:
     *sections, name = key.split(".")
     for section in sections:
-        settings = _members(settings).get(section, Node({}, settings.origin))
+        settings = _members(settings).get(section, YamlNode({}, settings.origin))
     return _members(settings).pop(name, None)
 
 
-def _members(node: Node) -> dict[str, Node]:
+def _members(node: YamlNode) -> dict[str, YamlNode]:
     return node.value if isinstance(node.value, dict) else {}

@@ -6,7 +6,7 @@ from collections import Counter
 from certconf.settings import Config
 
 
-class Present:
+class ConfigHolder:
     """Holds the newest configuration, and tells when there is a newer one.
 
     Attributes:
@@ -25,7 +25,7 @@ class Present:
         replaced, self._replaced = self._replaced, asyncio.Event()
         replaced.set()
 
-    async def newer(self, than: Config) -> Config:
+    async def wait_for_change(self, than: Config) -> Config:
         """Wait until there is another configuration than that one; of several the newest."""
         while self.config is than:
             await self._replaced.wait()

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from certconf.errors import Origin, Problem
-from certconf.yaml_document import Node, UnusableError, parse, scalar
+from certconf.errors import ConfigProblem, SourceLocation
+from certconf.yaml_document import DocumentError, YamlNode, parse, scalar
 
 PREFIX: Final = "CERTSTREAM_"
 
@@ -79,10 +79,10 @@ _SERVICE_PORT: Final = re.compile(r"(tcp|udp)://")
 
 
 def read(
-    environ: Mapping[str, str], problems: list[Problem], notices: list[str]
-) -> dict[str, Node]:
+    environ: Mapping[str, str], problems: list[ConfigProblem], notices: list[str]
+) -> dict[str, YamlNode]:
     """The settings that variables make, by dotted key."""
-    settings: dict[str, Node] = {}
+    settings: dict[str, YamlNode] = {}
     for variable, text in sorted(environ.items()):
         name = variable.removeprefix(PREFIX)
         if name == variable or not text.strip() or name in _OTHERS or _SERVICE_LINK.match(name):
@@ -93,7 +93,7 @@ def read(
                 "ignored (enableServiceLinks: false in the pod keeps it away)"
             )
         elif name in SETTINGS:
-            settings[SETTINGS[name]] = _node(name, text, Origin(variable), problems)
+            settings[SETTINGS[name]] = _node(name, text, SourceLocation(variable), problems)
         else:
             near = difflib.get_close_matches(name, SETTINGS, 1)
             hint = f": did you mean {PREFIX}{near[0]}?" if near else ""
@@ -101,14 +101,14 @@ def read(
     return settings
 
 
-def _node(name: str, text: str, origin: Origin, problems: list[Problem]) -> Node:
+def _node(name: str, text: str, origin: SourceLocation, problems: list[ConfigProblem]) -> YamlNode:
     if name in _COMMA_SEPARATED:
         words = [word.strip() for word in text.split(",")]
-        return Node([scalar(word, origin) for word in words if word], origin)
+        return YamlNode([scalar(word, origin) for word in words if word], origin)
     if name in _YAML:
         try:
             return parse(os.fsencode(text), origin.source, problems)
-        except UnusableError as error:
+        except DocumentError as error:
             problems.append(error.problem)
-            return Node(None, origin)
+            return YamlNode(None, origin)
     return scalar(text, origin)

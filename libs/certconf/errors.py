@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Origin(msgspec.Struct, frozen=True):
+class SourceLocation(msgspec.Struct, frozen=True):
     """Where a value was written: a file and line, a variable, or the command line."""
 
     source: str
@@ -13,7 +13,7 @@ class Origin(msgspec.Struct, frozen=True):
         return self.source if self.line is None else f"{self.source}:{self.line}"
 
 
-class Problem(msgspec.Struct, frozen=True):
+class ConfigProblem(msgspec.Struct, frozen=True):
     """One thing that is wrong.
 
     Attributes:
@@ -23,7 +23,7 @@ class Problem(msgspec.Struct, frozen=True):
         message: what was given, and what is allowed instead.
     """
 
-    origin: Origin
+    origin: SourceLocation
     key: str
     message: str
 
@@ -38,7 +38,7 @@ class WrongForm(ValueError):
 class ConfigError(Exception):
     """The configuration cannot be used; `problems` has every reason, in the order written."""
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
         super().__init__(*problems)
         self.problems = problems
 

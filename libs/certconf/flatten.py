@@ -4,14 +4,14 @@ from typing import Any
 
 import msgspec
 
-from certconf.build import settings
+from certconf.build import iter_settings
 from certconf.settings import Config
 
 
-def shown(config: Config) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """Every setting, by its dotted name, in types that JSON has. Secrets are masked."""
     found: dict[str, Any] = {}
-    for key in settings():
+    for key in iter_settings():
         value: Any = config
         for name in key.split("."):
             value = getattr(value, name)

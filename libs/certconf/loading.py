@@ -9,15 +9,15 @@ import msgspec
 
 from certconf import compat_rust, env_vars
 from certconf.build import build
-from certconf.errors import ConfigError, Origin, Problem
+from certconf.errors import ConfigError, ConfigProblem, SourceLocation
 from certconf.hosts import is_host
 from certconf.secret import RedisURL
 from certconf.settings import GOOGLE_LIST, Config, LogList
-from certconf.yaml_document import Node, UnusableError, parse, plain, walk
+from certconf.yaml_document import DocumentError, YamlNode, iter_nodes, parse, to_builtin
 
 #: Where the file is looked for when CERTSTREAM_CONFIG does not say.
 FILES: Final = ("config.yaml", "config.yml", "/etc/certstream/config.yaml")
-COMMAND_LINE: Final = Origin("command line")
+COMMAND_LINE: Final = SourceLocation("command line")
 _SYSTEM_STATE: Final = Path("/var/lib/certstream-server")
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -38,37 +38,39 @@ def load(
     Raises:
         ConfigError: with every problem there is; nothing was started or changed.
     """
-    return locate(path, environ, overrides)[0]
+    return find_config_file(path, environ, overrides)[0]
 
 
-def locate(
+def find_config_file(
     path: Path | str | None,
     environ: Mapping[str, str],
     overrides: Mapping[str, object] | None = None,
-) -> tuple[Config, Mapping[str, Origin]]:
+) -> tuple[Config, Mapping[str, SourceLocation]]:
     """As `load`, and where each setting was said: `ct_log.batch_size`, `custom_logs[0].url`.
 
     What was said nowhere has its default.
     """
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     notices: list[str] = []
     file = _find(path, environ)
-    tree = _read(file, problems) if file else Node({}, Origin("defaults"))
+    tree = _read(file, problems) if file else YamlNode({}, SourceLocation("defaults"))
     if tree.value is not None and not isinstance(tree.value, dict):
-        raise ConfigError((Problem(tree.origin, "", "is not a mapping of settings to values"),))
+        raise ConfigError(
+            (ConfigProblem(tree.origin, "", "is not a mapping of settings to values"),)
+        )
     for key, node in env_vars.read(environ, problems, notices).items():
-        compat_rust.place(tree, key, node)
+        compat_rust.set_path(tree, key, node)
     for key, value in (overrides or {}).items():
-        compat_rust.place(tree, key, plain(value, COMMAND_LINE))
-    compat_rust.modernise(tree, notices)
+        compat_rust.set_path(tree, key, to_builtin(value, COMMAND_LINE))
+    compat_rust.apply_aliases(tree, notices)
     config = build(Config, tree, problems) or Config()
-    origins = {key: node.origin for key, node in walk(tree)}
+    origins = {key: node.origin for key, node in iter_nodes(tree)}
     known_bad = {problem.key for problem in problems}
     for keys, message in _contradictions(config):
         if known_bad.isdisjoint(keys):
             given = [key for key in keys if key in origins]
             origin = origins.get(given[0] if given else "", COMMAND_LINE)
-            problems.append(Problem(origin, keys[0], message))
+            problems.append(ConfigProblem(origin, keys[0], message))
     config = _with_redis_password(config, origins, problems)
     if problems:
         raise ConfigError(tuple(problems))
@@ -88,13 +90,13 @@ def _find(path: Path | str | None, environ: Mapping[str, str]) -> Path | None:
     return next((file for file in map(Path, FILES) if file.is_file()), None)
 
 
-def _read(file: Path, problems: list[Problem]) -> Node:
+def _read(file: Path, problems: list[ConfigProblem]) -> YamlNode:
     try:
         return parse(file.read_bytes(), str(file), problems)
     except OSError as error:
-        problem = Problem(Origin(str(file)), "", f"cannot be read: {error.strerror}")
+        problem = ConfigProblem(SourceLocation(str(file)), "", f"cannot be read: {error.strerror}")
         raise ConfigError((problem,)) from error
-    except UnusableError as error:
+    except DocumentError as error:
         raise ConfigError((error.problem,)) from None
 
 
@@ -162,7 +164,7 @@ def _oddities(config: Config, file: Path | None) -> Iterator[str]:
 
 
 def _with_redis_password(
-    config: Config, origins: Mapping[str, Origin], problems: list[Problem]
+    config: Config, origins: Mapping[str, SourceLocation], problems: list[ConfigProblem]
 ) -> Config:
     """The password from its file, in the URLs that carry none."""
     if config.redis_password_file is None:
@@ -173,7 +175,7 @@ def _with_redis_password(
         reason = error.strerror if isinstance(error, OSError) else "not text"
         origin = origins["redis_password_file"]
         message = f"'{config.redis_password_file}' cannot be read: {reason}"
-        problems.append(Problem(origin, "redis_password_file", message))
+        problems.append(ConfigProblem(origin, "redis_password_file", message))
         return config
 
     def complete(url: RedisURL | None) -> RedisURL | None:
@@ -186,7 +188,9 @@ def _with_redis_password(
     )
 
 
-def _state_dir(config: Config, environ: Mapping[str, str], origins: Mapping[str, Origin]) -> Path:
+def _state_dir(
+    config: Config, environ: Mapping[str, str], origins: Mapping[str, SourceLocation]
+) -> Path:
     """Where it was set, else where the XDG base directory specification puts state."""
     if "state_dir" in origins:
         return config.state_dir

@@ -15,7 +15,7 @@ from certconf.settings import FACTS, Config
 Service = Literal["gateway", "ingestor", "up"]
 
 
-class Use(msgspec.Struct, frozen=True):
+class ReloadPolicy(msgspec.Struct, frozen=True):
     """Who goes by a setting.
 
     Attributes:
@@ -27,46 +27,46 @@ class Use(msgspec.Struct, frozen=True):
     restart: tuple[Service, ...] = ()
 
 
-_GATEWAY: Final = Use(live=("gateway",))
-_INGESTOR: Final = Use(live=("ingestor",))
-_REDIS: Final = Use(restart=("gateway", "ingestor", "up"))
+_GATEWAY: Final = ReloadPolicy(live=("gateway",))
+_INGESTOR: Final = ReloadPolicy(live=("ingestor",))
+_REDIS: Final = ReloadPolicy(restart=("gateway", "ingestor", "up"))
 
 #: Setting, or section for all settings in it that do not stand here themselves -> who goes by it.
-USES: Final[Mapping[str, Use]] = {
-    "host": Use(restart=("gateway", "up")),
-    "port": Use(restart=("gateway", "up")),
-    "log_level": Use(live=("gateway", "ingestor", "up")),
-    "tls_cert": Use(restart=("gateway",)),
-    "tls_key": Use(restart=("gateway",)),
+POLICIES: Final[Mapping[str, ReloadPolicy]] = {
+    "host": ReloadPolicy(restart=("gateway", "up")),
+    "port": ReloadPolicy(restart=("gateway", "up")),
+    "log_level": ReloadPolicy(live=("gateway", "ingestor", "up")),
+    "tls_cert": ReloadPolicy(restart=("gateway",)),
+    "tls_key": ReloadPolicy(restart=("gateway",)),
     "base_path": _GATEWAY,
     "protocols": _GATEWAY,
-    "streams": Use(live=("gateway", "ingestor")),
-    "streams.chain_der": Use(restart=("ingestor",)),
-    "ct_log": Use(restart=("ingestor",)),
+    "streams": ReloadPolicy(live=("gateway", "ingestor")),
+    "streams.chain_der": ReloadPolicy(restart=("ingestor",)),
+    "ct_log": ReloadPolicy(restart=("ingestor",)),
     "ct_log.rfc6962_enabled": _INGESTOR,
     "ct_log.static_ct_enabled": _INGESTOR,
-    "ct_log.unhealthy_threshold": Use(live=("gateway",), restart=("ingestor",)),
+    "ct_log.unhealthy_threshold": ReloadPolicy(live=("gateway",), restart=("ingestor",)),
     "dedup": _INGESTOR,
     "connection_limit": _GATEWAY,
-    "connection_limit.forget_after_secs": Use(restart=("gateway",)),
+    "connection_limit.forget_after_secs": ReloadPolicy(restart=("gateway",)),
     "rate_limit": _GATEWAY,
     "auth": _GATEWAY,
     "allow": _GATEWAY,
     "trusted_proxies": _GATEWAY,
-    "hot_reload": Use(restart=("gateway", "ingestor", "up")),
+    "hot_reload": ReloadPolicy(restart=("gateway", "ingestor", "up")),
     "custom_logs": _INGESTOR,
     "static_logs": _INGESTOR,
     "log_lists": _INGESTOR,
     "redis_url": _REDIS,
-    "redis_read_url": Use(restart=("gateway",)),
+    "redis_read_url": ReloadPolicy(restart=("gateway",)),
     "redis_password_file": _REDIS,
     "redis_prefix": _REDIS,
-    "codec": Use(restart=("ingestor",)),
-    "retention": Use(live=("gateway", "ingestor")),
-    "state_dir": Use(restart=("up",)),
-    "drain_secs": Use(restart=("gateway",)),
-    "admin": Use(restart=("gateway", "ingestor")),
-    "contact": Use(restart=("ingestor",)),
+    "codec": ReloadPolicy(restart=("ingestor",)),
+    "retention": ReloadPolicy(live=("gateway", "ingestor")),
+    "state_dir": ReloadPolicy(restart=("up",)),
+    "drain_secs": ReloadPolicy(restart=("gateway",)),
+    "admin": ReloadPolicy(restart=("gateway", "ingestor")),
+    "contact": ReloadPolicy(restart=("ingestor",)),
 }
 
 
@@ -84,18 +84,20 @@ class Change(msgspec.Struct, frozen=True):
     waiting: tuple[str, ...]
 
 
-def change(service: Service, running: Config, wanted: Config) -> Change:
+def diff(service: Service, running: Config, wanted: Config) -> Change:
     """Say what of `wanted` a service that goes by `running` may go by from now on."""
-    settings = list(changed(running, wanted))
-    waiting = tuple(setting for setting in settings if service in use_of(setting).restart)
-    applied = tuple(setting for setting in settings if service in use_of(setting).live)
+    settings = list(changed_settings(running, wanted))
+    waiting = tuple(setting for setting in settings if service in policy_of(setting).restart)
+    applied = tuple(setting for setting in settings if service in policy_of(setting).live)
     config = wanted
     for setting in waiting:
         config = _with(config, running, setting.split("."))
     return Change(config, applied, waiting)
 
 
-def changed(before: msgspec.Struct, after: msgspec.Struct, section: str = "") -> Iterator[str]:
+def changed_settings(
+    before: msgspec.Struct, after: msgspec.Struct, section: str = ""
+) -> Iterator[str]:
     """Every dotted setting that differs; a list counts as one setting."""
     for field in before.__struct_fields__:
         if isinstance(before, Config) and field in FACTS:
@@ -104,16 +106,16 @@ def changed(before: msgspec.Struct, after: msgspec.Struct, section: str = "") ->
         if old == new:
             continue
         if isinstance(old, msgspec.Struct) and isinstance(new, msgspec.Struct):
-            yield from changed(old, new, f"{section}{field}.")
+            yield from changed_settings(old, new, f"{section}{field}.")
         else:
             yield f"{section}{field}"
 
 
-def use_of(setting: str) -> Use:
+def policy_of(setting: str) -> ReloadPolicy:
     """Who goes by a dotted setting."""
-    while setting not in USES:
+    while setting not in POLICIES:
         setting, _, _ = setting.rpartition(".")
-    return USES[setting]
+    return POLICIES[setting]
 
 
 def _with(struct: Any, source: Any, path: list[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import yaml
 
-from certconf.errors import Origin, Problem
+from certconf.errors import ConfigProblem, SourceLocation
 
 MAX_BYTES: Final = 256 * 1024
 MAX_NODES: Final = 20_000
@@ -19,7 +19,7 @@ MAX_DEPTH: Final = 16
 _SCALARS = yaml.SafeLoader("")
 
 
-class Node(msgspec.Struct, frozen=True):
+class YamlNode(msgspec.Struct, frozen=True):
     """A value and its origin.
 
     Attributes:
@@ -28,19 +28,19 @@ class Node(msgspec.Struct, frozen=True):
     """
 
     value: object
-    origin: Origin
+    origin: SourceLocation
     text: str | None = None
 
 
-class UnusableError(Exception):
+class DocumentError(Exception):
     """The text is no configuration at all."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: ConfigProblem) -> None:
         super().__init__(problem)
         self.problem = problem
 
 
-def parse(data: bytes, source: str, problems: list[Problem]) -> Node:
+def parse(data: bytes, source: str, problems: list[ConfigProblem]) -> YamlNode:
     """The nodes of one YAML document; an empty one is an empty mapping.
 
     Args:
@@ -64,28 +64,28 @@ def parse(data: bytes, source: str, problems: list[Problem]) -> Node:
     except RecursionError:
         raise _unusable(source, None, "is nested too deeply") from None
     if root is None:
-        return Node({}, Origin(source, 1))
-    return _Unfolder(source, problems).node(root, "", 0)
+        return YamlNode({}, SourceLocation(source, 1))
+    return _MergeKeyResolver(source, problems).node(root, "", 0)
 
 
-def scalar(text: str, origin: Origin) -> Node:
+def scalar(text: str, origin: SourceLocation) -> YamlNode:
     """A node of text from outside a file, read as YAML reads a plain scalar."""
     tag = _SCALARS.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    return Node(_resolved(yaml.ScalarNode(tag, text)), origin, text)
+    return YamlNode(_resolved(yaml.ScalarNode(tag, text)), origin, text)
 
 
-def plain(value: object, origin: Origin) -> Node:
+def to_builtin(value: object, origin: SourceLocation) -> YamlNode:
     """A node of a Python value: what `yaml.safe_load` makes, nested as it likes."""
     if isinstance(value, dict):
-        return Node({str(key): plain(item, origin) for key, item in value.items()}, origin)
+        return YamlNode({str(key): to_builtin(item, origin) for key, item in value.items()}, origin)
     if isinstance(value, list | tuple):
-        return Node([plain(item, origin) for item in value], origin)
+        return YamlNode([to_builtin(item, origin) for item in value], origin)
     if isinstance(value, str):
         return scalar(value, origin)
-    return Node(value, origin, str(value))
+    return YamlNode(value, origin, str(value))
 
 
-def unfolded(node: Node) -> object:
+def unfolded(node: YamlNode) -> object:
     """A node as dicts, lists, None and texts as they were written: `plain` makes the same of it."""
     if isinstance(node.value, dict):
         return {name: unfolded(child) for name, child in node.value.items()}
@@ -94,7 +94,7 @@ def unfolded(node: Node) -> object:
     return None if node.value is None else node.text
 
 
-def walk(node: Node, key: str = "") -> Iterator[tuple[str, Node]]:
+def iter_nodes(node: YamlNode, key: str = "") -> Iterator[tuple[str, YamlNode]]:
     """Every node below `node` with its dotted key, in the order written."""
     if isinstance(node.value, dict):
         members = ((f"{key}.{name}" if key else name, child) for name, child in node.value.items())
@@ -104,31 +104,31 @@ def walk(node: Node, key: str = "") -> Iterator[tuple[str, Node]]:
         return
     for path, child in members:
         yield path, child
-        yield from walk(child, path)
+        yield from iter_nodes(child, path)
 
 
-class _Unfolder:
+class _MergeKeyResolver:
     """One pass over the composed tree, counting nodes: an alias is counted each time it is met."""
 
-    def __init__(self, source: str, problems: list[Problem]) -> None:
+    def __init__(self, source: str, problems: list[ConfigProblem]) -> None:
         self._source = source
         self._problems = problems
         self._nodes = 0
 
-    def node(self, node: yaml.Node, key: str, depth: int, line: int | None = None) -> Node:
-        origin = Origin(self._source, line or node.start_mark.line + 1)
+    def node(self, node: yaml.Node, key: str, depth: int, line: int | None = None) -> YamlNode:
+        origin = SourceLocation(self._source, line or node.start_mark.line + 1)
         self._nodes += 1
         if self._nodes > MAX_NODES or depth > MAX_DEPTH:
             raise _unusable(self._source, origin.line, "is too large once its aliases are unfolded")
         if isinstance(node, yaml.MappingNode):
-            return Node(self._mapping(node, key, depth), origin)
+            return YamlNode(self._mapping(node, key, depth), origin)
         if isinstance(node, yaml.SequenceNode):
             items = [self.node(item, f"{key}[]", depth + 1) for item in node.value]
-            return Node(items, origin)
-        return Node(_resolved(node), origin, node.value)
+            return YamlNode(items, origin)
+        return YamlNode(_resolved(node), origin, node.value)
 
-    def _mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Node]:
-        members: dict[str, Node] = {}
+    def _mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, YamlNode]:
+        members: dict[str, YamlNode] = {}
         lines: dict[str, int] = {}
         for name_node, value in node.value:
             name = name_node.value if isinstance(name_node, yaml.ScalarNode) else "?"
@@ -136,7 +136,9 @@ class _Unfolder:
             line = name_node.start_mark.line + 1
             if name in members:
                 message = f"is given twice: first in line {lines[name]}"
-                self._problems.append(Problem(Origin(self._source, line), path, message))
+                self._problems.append(
+                    ConfigProblem(SourceLocation(self._source, line), path, message)
+                )
                 continue
             lines[name] = line
             members[name] = self.node(value, path, depth + 1, line)
@@ -151,5 +153,5 @@ def _resolved(node: yaml.Node) -> object:
         return node.value  # also `!!bool maybe`, for which PyYAML has no error of its own
 
 
-def _unusable(source: str, line: int | None, message: str) -> UnusableError:
-    return UnusableError(Problem(Origin(source, line), "", message))
+def _unusable(source: str, line: int | None, message: str) -> DocumentError:
+    return DocumentError(ConfigProblem(SourceLocation(source, line), "", message))

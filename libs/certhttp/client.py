@@ -11,14 +11,14 @@ from certhttp.address import UNIX
 _LONGEST: Final = 4 * 1024 * 1024  # bytes of an answer
 
 
-class Reply(msgspec.Struct, frozen=True):
+class ClientResponse(msgspec.Struct, frozen=True):
     """What a process has answered."""
 
     status: int
     body: bytes
 
 
-async def ask(address: str, path: str, seconds: float) -> Reply | None:
+async def fetch(address: str, path: str, seconds: float) -> ClientResponse | None:
     """Get a page of a process.
 
     Args:
@@ -44,6 +44,6 @@ async def ask(address: str, path: str, seconds: float) -> Reply | None:
                 body += part
                 if len(body) > _LONGEST:
                     return None
-            return Reply(response.status_code, bytes(body))
+            return ClientResponse(response.status_code, bytes(body))
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return None

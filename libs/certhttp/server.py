@@ -23,7 +23,7 @@ _PATIENCE: Final = 10.0  # seconds for a request and its answer together
 log = structlog.get_logger(__name__)
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True):
     """A whole response."""
 
     status: int
@@ -31,17 +31,17 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-Page = Callable[[], Awaitable[Answer]]
+Page = Callable[[], Awaitable[Response]]
 
 
-def text(body: str, status: int = 200) -> Answer:
+def text_response(body: str, status: int = 200) -> Response:
     """Plain text."""
-    return Answer(status, "text/plain; charset=utf-8", body.encode())
+    return Response(status, "text/plain; charset=utf-8", body.encode())
 
 
-def json(status: int, value: object) -> Answer:
+def json_response(status: int, value: object) -> Response:
     """A value in JSON."""
-    return Answer(status, "application/json", msgspec.json.encode(value))
+    return Response(status, "application/json", msgspec.json.encode(value))
 
 
 @asynccontextmanager
@@ -84,7 +84,7 @@ async def _answer(
                 try:
                     request = await _request(http, reader)
                 except h11.RemoteProtocolError as error:
-                    answer = json(error.error_status_hint, {"error": str(error)})
+                    answer = json_response(error.error_status_hint, {"error": str(error)})
                 else:
                     if request is None:
                         return
@@ -106,22 +106,24 @@ async def _request(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Re
         http.receive_data(await reader.read(_READ))
 
 
-async def _page(request: h11.Request, pages: Mapping[str, Page]) -> Answer:
+async def _page(request: h11.Request, pages: Mapping[str, Page]) -> Response:
     path = request.target.decode("ascii", "replace").partition("?")[0]
     page = pages.get(path)
     if page is None:
         there = ", ".join(sorted(pages))
-        return json(404, {"error": f"there is nothing at {path[:200]}; there is: {there}"})
+        return json_response(404, {"error": f"there is nothing at {path[:200]}; there is: {there}"})
     if request.method not in (b"GET", b"HEAD"):
-        return json(405, {"error": f"{request.method.decode()} is not possible here: GET or HEAD"})
+        return json_response(
+            405, {"error": f"{request.method.decode()} is not possible here: GET or HEAD"}
+        )
     try:
         return await page()
     except Exception:
         log.exception("admin page failed", path=path)
-        return json(500, {"error": "failed; the log says why"})
+        return json_response(500, {"error": "failed; the log says why"})
 
 
-def _response(http: h11.Connection, request: h11.Request | None, answer: Answer) -> bytes:
+def _response(http: h11.Connection, request: h11.Request | None, answer: Response) -> bytes:
     headers = [
         ("Content-Type", answer.content_type),
         ("Content-Length", str(len(answer.body))),

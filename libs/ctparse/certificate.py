@@ -21,7 +21,7 @@ from ctparse.cache import remember
 from ctparse.entry import Unreadable
 from ctparse.general_names import ExtensionReader
 from ctparse.names import Name, is_dns_name, read_name
-from ctparse.parse_warnings import note
+from ctparse.parse_warnings import add
 from ctparse.times import read_time
 
 MAX_BYTES = 512 * 1024
@@ -97,10 +97,10 @@ class CertificateReader:
         problems: list[str] = []
         at, tbs_end, end = _frames(data)
         if end != len(data):
-            note(problems, f"{len(data) - end} bytes follow the certificate")
+            add(problems, f"{len(data) - end} bytes follow the certificate")
         fields, at = der.children(data, at, tbs_end)
         if at != tbs_end:
-            note(problems, f"TBSCertificate: no value at byte {at}")
+            add(problems, f"TBSCertificate: no value at byte {at}")
         if fields and fields[0][0] == _VERSION:  # version 1 has none
             del fields[0]
         if len(fields) < _OUTLINE_FIELDS:
@@ -119,8 +119,8 @@ class CertificateReader:
         issuer = self._names.get(raw) or self._new_issuer(raw)
         subject = read_name(data, subject_at, subject_stop)
         if issuer.problems or subject.problems:
-            note(problems, *(f"issuer: {problem}" for problem in issuer.problems))
-            note(problems, *(f"subject: {problem}" for problem in subject.problems))
+            add(problems, *(f"issuer: {problem}" for problem in issuer.problems))
+            add(problems, *(f"subject: {problem}" for problem in subject.problems))
 
         members: dict[str, str] = {}
         dns_names: list[str] = []
@@ -156,7 +156,7 @@ class CertificateReader:
                 name = msgspec.json.encode(signature_algorithm(raw)).decode()
                 remember(self._algorithms, raw, name)
         except der.DerError as error:
-            note(problems, f"signatureAlgorithm: {error}")
+            add(problems, f"signatureAlgorithm: {error}")
             return "null"
         return name
 
@@ -178,7 +178,7 @@ class CertificateReader:
             try:
                 moment = read_time(tag, contents)
             except der.DerError as error:
-                note(problems, f"validity: {error}")
+                add(problems, f"validity: {error}")
                 moments.append(None)
                 continue
             moments.append(moment)
@@ -186,7 +186,7 @@ class CertificateReader:
                 minute = _UTC_TIME + contents[:10]
                 remember(minutes, minute, moment - _SECONDS[contents[10:]])
         while len(moments) < 2:
-            note(problems, "validity: a time is missing")
+            add(problems, "validity: a time is missing")
             moments.append(None)
         return moments[0], moments[1]
 

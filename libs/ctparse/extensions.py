@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from ctparse import der, names
-from ctparse.parse_warnings import note
+from ctparse.parse_warnings import add
 
 _KEY_USAGES = (
     "Digital Signature",
@@ -118,13 +118,13 @@ def subject_alt_name(value: bytes, problems: list[str]) -> tuple[list[str], str 
         return dns_names, "DNS:" + ", DNS:".join(dns_names)
     found, at = der.children(value, start, stop)
     if at != stop:
-        note(problems, f"subjectAltName: no value at byte {at}")
+        add(problems, f"subjectAltName: no value at byte {at}")
     texts = []
     for tag, start, stop in found:
         try:
             texts.append(names.general_name(value, tag, start, stop))
         except der.DerError as error:
-            note(problems, f"subjectAltName: {error}")
+            add(problems, f"subjectAltName: {error}")
         if tag == names.DNS_NAME:
             dns_names.append(der.ascii_text(value[start:stop]))
     return dns_names, ", ".join(texts) or None

@@ -10,7 +10,7 @@ import msgspec
 from ctparse import der
 from ctparse.cache import remember
 from ctparse.extensions import EXTENSIONS, SUBJECT_ALT_NAME, subject_alt_name
-from ctparse.parse_warnings import note
+from ctparse.parse_warnings import add
 
 # Of extensions that are not shown. Lists of SCTs, which never come again, are longer.
 _MAX_REMEMBERED_UNKNOWN = 128
@@ -55,10 +55,10 @@ class ExtensionReader:
                     members.append(member)
                 at = stop
         except (der.DerError, IndexError) as error:
-            note(problems, f"Extensions: {error}")
+            add(problems, f"Extensions: {error}")
         by_name = dict(members)
         if len(by_name) != len(members):
-            note(problems, "Extensions: one of them is given twice")
+            add(problems, "Extensions: one of them is given twice")
         return by_name, dns_names
 
     def _read(self, raw: bytes, at: int, dns_names: list[str], problems: list[str]) -> _Member:
@@ -79,7 +79,7 @@ class ExtensionReader:
             else:
                 shown = extension.read(_contents(raw, value))
         except (der.DerError, IndexError) as error:
-            note(problems, f"{name}: {error}")
+            add(problems, f"{name}: {error}")
             return ()
         member = () if shown is None else (name, f'"{name}":{self._encode(shown).decode()}')
         if extension.repeats:

@@ -14,7 +14,7 @@ import re
 import msgspec
 
 from ctparse import der
-from ctparse.parse_warnings import note
+from ctparse.parse_warnings import add
 
 # Attribute type (contents of its OID) -> field.
 _ATTRIBUTES = {
@@ -111,7 +111,7 @@ def _attributes(data: bytes, start: int, stop: int, problems: list[str]) -> dict
     values: dict[str, list[str]] = {}
     rdns, at = der.children(data, start, stop)
     if at != stop:
-        note(problems, f"no value at byte {at}")
+        add(problems, f"no value at byte {at}")
     for _, rdn, rdn_stop in rdns:
         for _, attribute, attribute_stop in der.children(data, rdn, rdn_stop)[0]:
             try:
@@ -121,7 +121,7 @@ def _attributes(data: bytes, start: int, stop: int, problems: list[str]) -> dict
                     text = der.text(tag, data[value:value_stop])
                     values.setdefault(field, []).append(text)
             except der.DerError as error:
-                note(problems, str(error))
+                add(problems, str(error))
     return values
 
 

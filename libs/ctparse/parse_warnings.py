@@ -6,6 +6,6 @@ A certificate may be odd in a million places, if someone made it for that; the f
 _MAX_PROBLEMS = 16
 
 
-def note(problems: list[str], *texts: str) -> None:
+def add(problems: list[str], *texts: str) -> None:
     """Add to the problems of a certificate, as long as there is room."""
     problems.extend(texts[: _MAX_PROBLEMS - len(problems)])

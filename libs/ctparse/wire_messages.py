@@ -21,7 +21,7 @@ import msgspec
 
 from ctparse.certificate import Certificate, CertificateReader
 from ctparse.entry import Entry, IncompleteChain, Malformed, Unreadable
-from ctparse.parse_warnings import note
+from ctparse.parse_warnings import add
 
 # The first certificate's serial number lies within these bytes; for static-ct, two fingerprints.
 _CHAIN_HEAD = 64
@@ -182,14 +182,14 @@ class MessageWriter:
         """Write a chain; `why` says why it is not complete."""
         rendered: list[bytes] = []
         problems: list[str] = []
-        note(problems, *why)
+        add(problems, *why)
         for position, der in enumerate(certificates):
             try:
                 certificate = self._reader.read(der)
             except Unreadable as error:
-                note(problems, f"chain certificate {position}: {error}")
+                add(problems, f"chain certificate {position}: {error}")
                 continue
-            note(problems, *(f"chain certificate {position}: {p}" for p in certificate.problems))
+            add(problems, *(f"chain certificate {position}: {p}" for p in certificate.problems))
             body = _members(
                 certificate, sha256(der).digest(), sha1(der, usedforsecurity=False).digest()
             ).encode()

@@ -18,35 +18,35 @@ from certbus.connection import check_server, connect
 from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
 from certbus.limits.clients import ConnectionCounts, RateLimits
-from certbus.streams.reader import Follower
-from certconf import Config, Present
+from certbus.streams.reader import StreamReader
+from certconf import Config, ConfigHolder
 from certconf.secret import Secret
 from certhttp import address
 from certhttp.server import serve as admin_server
 from certhttp.supervision import supervise
-from gateway.admission.controller import Door
+from gateway.admission.controller import AdmissionController
 from gateway.admission.policy import policy_of
-from gateway.clients.replay import Replay
-from gateway.clients.stall_timeout import watch
-from gateway.cluster_snapshot import Sight
+from gateway.clients.replay import Replayer
+from gateway.clients.stall_timeout import close_stalled_clients
+from gateway.cluster_snapshot import SnapshotCache
 from gateway.config import Settings, settings_of
-from gateway.delivery.consumer import feed
-from gateway.delivery.flusher import Fanout
-from gateway.delivery.history import History
+from gateway.delivery.consumer import consume_streams
+from gateway.delivery.flusher import Flusher
+from gateway.delivery.history import HistoryReader
 from gateway.endpoints.cert import Certificates
-from gateway.endpoints.router import Routes
+from gateway.endpoints.router import Router
 from gateway.endpoints.table import table
-from gateway.hub import Service
-from gateway.metrics import Meter, TaskName
+from gateway.hub import Hub
+from gateway.metrics import Metrics, TaskName
 from gateway.monitoring.admin import pages
-from gateway.monitoring.collector import Numbers, metrics
-from gateway.monitoring.host_metrics import Machine
-from gateway.monitoring.registration import announce, new_name
+from gateway.monitoring.collector import MetricsSources, metrics
+from gateway.monitoring.host_metrics import HostMetrics
+from gateway.monitoring.registration import random_gateway_id, register
 from gateway.reload import Reload
 from gateway.server.connection import HTTPConnection
-from gateway.server.drain import close_all
-from gateway.server.listener import Listener, limits, listen, tune, url_of
-from gateway.server.tls import Certificate, server_options
+from gateway.server.drain import drain
+from gateway.server.listener import Listener, limits, listen, set_socket_options, url_of
+from gateway.server.tls import TLSContextReloader, server_options
 
 _BEATS: Final = 3  # signs of life before a gateway is forgotten
 _REDIS_PAUSE: Final = 1.0  # seconds between attempts to look at Redis
@@ -81,7 +81,7 @@ async def serve(
     listener: socket.socket | None = None,
     admin: str | None = None,
     ready: Callable[[str], None] | None = None,
-    present: Present | None = None,
+    present: ConfigHolder | None = None,
 ) -> None:
     """Serve clients until `stop` is set, then send them elsewhere.
 
@@ -119,16 +119,16 @@ async def serve(
             reader = client(config.redis_read_url, "gateway-reader")
             reader_primary = client(config.redis_url, "gateway-reader")
         listening = stack.enter_context(listener or listen(config.host, config.port))
-        tune(listening, settings)
+        set_socket_options(listening, settings)
         admin_listening = stack.enter_context(address.listen(admin)) if admin else None
         bus = _Redis(primary, replica, reader, reader_primary, Keys(config.redis_prefix))
-        present = present or Present(config)
+        present = present or ConfigHolder(config)
         await _serve(config, present, settings, bus, listening, admin_listening, stop, ready)
 
 
 async def _serve(
     config: Config,
-    present: Present,
+    present: ConfigHolder,
     settings: Settings,
     bus: _Redis,
     listening: socket.socket,
@@ -138,18 +138,18 @@ async def _serve(
 ) -> None:
     primary, replica, keys = bus.primary, bus.replica, bus.keys
     door = _door(config, primary, keys)
-    follower = Follower(bus.reader, keys, settings.streams, primary=bus.reader_primary)
-    history = History(replica, keys, settings.history_bytes)
+    follower = StreamReader(bus.reader, keys, settings.streams, primary=bus.reader_primary)
+    history = HistoryReader(replica, keys, settings.history_bytes)
     certificate = _certificate(config)
     faults = Faults(time.monotonic)
-    meter = Meter(faults)
+    meter = Metrics(faults)
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
-        replay = Replay(history, primary, keys, follower, group, meter)
-        service = Service(settings, replay.begin, meter)
+        replay = Replayer(history, primary, keys, follower, group, meter)
+        service = Hub(settings, replay.start, meter)
         rings = service.rings
-        fanout = Fanout(service.lanes.values(), meter)
-        name = new_name()
-        numbers = Numbers(
+        fanout = Flusher(service.channels.values(), meter)
+        name = random_gateway_id()
+        numbers = MetricsSources(
             service,
             history,
             follower,
@@ -159,13 +159,13 @@ async def _serve(
         )
         own_metrics = metrics(meter, numbers)
         own_address = address.address_of(admin_listening) if admin_listening else None
-        sight = Sight(primary, keys)
-        machine = Machine(
+        sight = SnapshotCache(primary, keys)
+        machine = HostMetrics(
             sight, name, own_address, own_metrics, follower, service, faults, door.refused
         )
         certificates = Certificates(primary, replica, keys)
         listed = table(service, machine, sight, certificates, lambda: door.policy)
-        routes = Routes(service, listed)
+        routes = Router(service, listed)
         reload = Reload(service, follower, door)
         listener = Listener(
             listening,
@@ -183,11 +183,11 @@ async def _serve(
             "fanout": fanout.run,
             "websockets": service.websockets.run,
             "events": service.events.run,
-            "stalled": partial(watch, service),
+            "stalled": partial(close_stalled_clients, service),
             "rates": door.rates.run,
             "connections": door.connections.run,
             "announce": partial(
-                announce, primary, keys, name, service, follower, url, own_address, faults
+                register, primary, keys, name, service, follower, url, own_address, faults
             ),
             "machine": machine.watch,
             "reload": partial(reload.run, present, config),
@@ -197,7 +197,7 @@ async def _serve(
         tasks = [
             # Without these two a gateway serves nobody: their errors end the process.
             group.create_task(_check(replica)),
-            group.create_task(feed(follower, rings, history, fanout.notify, meter)),
+            group.create_task(consume_streams(follower, rings, history, fanout.wake, meter)),
             *(
                 group.create_task(supervise(task, work, partial(meter.failed, task)))
                 for task, work in supervised.items()
@@ -208,7 +208,7 @@ async def _serve(
             ready(url)
         try:
             await stop.wait()
-            await close_all(listener, service, _RESTART, "restart")
+            await drain(listener, service, _RESTART, "restart")
         finally:
             listener.close()
             for task in tasks:
@@ -224,14 +224,16 @@ async def _check(client: Redis) -> None:
         await asyncio.sleep(_REDIS_PAUSE)
 
 
-def _certificate(config: Config) -> Certificate | None:
+def _certificate(config: Config) -> TLSContextReloader | None:
     if config.tls_cert is None or config.tls_key is None:
         return None
-    return Certificate(config.tls_cert, config.tls_key)
+    return TLSContextReloader(config.tls_cert, config.tls_key)
 
 
-def _door(config: Config, primary: Redis, keys: Keys) -> Door:
+def _door(config: Config, primary: Redis, keys: Keys) -> AdmissionController:
     """Who may come in, counted together with all gateways."""
     ttl = config.connection_limit.forget_after_secs
     counts = ConnectionCounts(primary, keys, secrets.token_hex(8), ttl)
-    return Door(policy_of(config), RateLimits(primary, keys), counts, beat=ttl / _BEATS)
+    return AdmissionController(
+        policy_of(config), RateLimits(primary, keys), counts, beat=ttl / _BEATS
+    )

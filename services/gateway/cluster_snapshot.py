@@ -11,7 +11,7 @@ from certbus.cluster import Snapshot, snapshot
 from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
 from certbus.server_state import ServerState, server_state
-from gateway.http.messages import Answer, Later, in_json, refuse
+from gateway.http.messages import DeferredResponse, Response, error_response, json_body
 
 _FRESH: Final = 1.0  # seconds for which what was seen is shown again
 _PATIENCE: Final = 1.0  # seconds for Redis
@@ -19,7 +19,7 @@ _PATIENCE: Final = 1.0  # seconds for Redis
 _AGAIN: Final = ("Retry-After", "2")
 
 
-class Sight:
+class SnapshotCache:
     """Looks at the directory, at most once a second.
 
     Args:
@@ -39,7 +39,7 @@ class Sight:
         self._until = 0.0
         self.server: ServerState | str = "not asked yet"
 
-    async def look(self) -> Snapshot | None:
+    async def get(self) -> Snapshot | None:
         """What is seen; None if Redis does not answer."""
         async with self._turn:
             if time.monotonic() >= self._until:
@@ -56,16 +56,16 @@ class Sight:
             self.server = f"{type(error).__name__}; the log of this gateway has the details"
             return None
 
-    def shown(self, show: Callable[[Snapshot, float], object]) -> Later:
+    def json_response(self, show: Callable[[Snapshot, float], object]) -> DeferredResponse:
         """Answer with what `show` makes of what is seen and its TIME in seconds."""
 
-        async def ask() -> Answer:
-            seen = await self.look()
-            return away() if seen is None else in_json(show(seen, seen.now / 1000))
+        async def ask() -> Response:
+            seen = await self.get()
+            return unavailable() if seen is None else json_body(show(seen, seen.now / 1000))
 
-        return Later(ask)
+        return DeferredResponse(ask)
 
 
-def away() -> Answer:
+def unavailable() -> Response:
     """Say that Redis is what is missing."""
-    return refuse(503, "the store of this server does not answer: try again soon", _AGAIN)
+    return error_response(503, "the store of this server does not answer: try again soon", _AGAIN)

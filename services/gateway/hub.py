@@ -5,13 +5,13 @@ import itertools
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.config import Settings
-from gateway.delivery.channel import Lane
+from gateway.delivery.channel import Channel
 from gateway.delivery.compression import DEFLATED
-from gateway.delivery.encoding import SSE, WEBSOCKET, Form
+from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
 from gateway.delivery.ring_buffer import Ring
-from gateway.metrics import Meter
-from gateway.server.error_log import UnexpectedErrors
-from gateway.timer_wheel import Wheel
+from gateway.metrics import Metrics
+from gateway.server.error_log import ErrorLog
+from gateway.timer_wheel import TimerWheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ class Closable(Protocol):
         """Hang up, after the answer that is being made."""
 
 
-class Service:
+class Hub:
     """The rings, the lanes that lead from them, and the clients' heartbeats.
 
     Args:
@@ -58,62 +58,64 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, replay: "Callable[[Client, Cursor], None]", meter: Meter
+        self, settings: Settings, replay: "Callable[[Client, Cursor], None]", meter: Metrics
     ) -> None:
         self.rings: dict[str, Ring] = {}
-        self.lanes: dict[tuple[str, Form], Lane] = {}
+        self.channels: dict[tuple[str, Encoding], Channel] = {}
         self._replay = replay
-        self.meter = meter
-        self.change(settings)
-        self.errors = UnexpectedErrors()
-        self.websockets = Wheel(settings.heartbeat, self.errors)
-        self.events = Wheel(settings.comment, self.errors)
-        self.numbers = itertools.count(1)
-        self.waiting: set[Closable] = set()
+        self.metrics = meter
+        self.apply_settings(settings)
+        self.errors = ErrorLog()
+        self.websockets = TimerWheel(settings.heartbeat, self.errors)
+        self.events = TimerWheel(settings.comment, self.errors)
+        self.connection_ids = itertools.count(1)
+        self.pending_connections: set[Closable] = set()
         self.paused: set[Client] = set()
-        self.deserted = asyncio.Event()
-        self.deserted.set()
-        self._leaving: set[Client] = set()
+        self.all_closed = asyncio.Event()
+        self.all_closed.set()
+        self.closing: set[Client] = set()
 
-    def change(self, settings: Settings) -> list[Lane]:
+    def apply_settings(self, settings: Settings) -> list[Channel]:
         """Offer from now on what `settings` say. Limits and intervals stay as they were.
 
         Returns:
             Lanes of streams that are not offered any more; their clients get nothing new.
         """
         self.settings = settings
-        gone = [lane for (stream, _), lane in self.lanes.items() if stream not in settings.streams]
+        gone = [
+            lane for (stream, _), lane in self.channels.items() if stream not in settings.streams
+        ]
         for lane in gone:
             self.rings.pop(lane.ring.stream, None)
-            del self.lanes[lane.ring.stream, lane.form]
+            del self.channels[lane.ring.stream, lane.encoding]
         forms = (WEBSOCKET, SSE, *((DEFLATED,) if settings.websocket_compression else ()))
         for stream in settings.streams:
             ring = self.rings.setdefault(stream, Ring(stream, settings.ring_bytes))
             for form in forms:
-                if (stream, form) not in self.lanes:
-                    self.lanes[stream, form] = Lane(ring, form, self._replay, self.meter)
+                if (stream, form) not in self.channels:
+                    self.channels[stream, form] = Channel(ring, form, self._replay, self.metrics)
         return gone
 
     @property
     def is_answering(self) -> bool:
         """Whether an answer is being made."""
-        return any(connection.is_answering for connection in self.waiting)
+        return any(connection.is_answering for connection in self.pending_connections)
 
     def cut_off(self) -> int:
         """End all connections that are being closed, or have no stream, at once; say how many."""
-        transports = [client.transport for client in self._leaving]
-        transports += [connection.transport for connection in self.waiting]
+        transports = [client.transport for client in self.closing]
+        transports += [connection.transport for connection in self.pending_connections]
         for transport in transports:
             transport.abort()
         return len(transports)
 
     def leaving(self, client: "Client") -> None:
         """Note that a client is being closed."""
-        self._leaving.add(client)
-        self.deserted.clear()
+        self.closing.add(client)
+        self.all_closed.clear()
 
-    def left(self, client: "Client") -> None:
+    def closed(self, client: "Client") -> None:
         """Note that a client has gone."""
-        self._leaving.discard(client)
-        if not self._leaving:
-            self.deserted.set()
+        self.closing.discard(client)
+        if not self.closing:
+            self.all_closed.set()

@@ -11,14 +11,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from certbus.cluster_health import Faults
 from certbus.ids import EntryId
-from certbus.streams.events import FORGOTTEN, NOT_RETAINED, Gap, NewEpoch, Repeat
+from certbus.streams.events import FORGOTTEN, NOT_RETAINED_REASON, EpochChanged, Gap, Rewind
 from gateway.delivery.ring_buffer import Ring
 
 PREFIX = "certstream_gateway"
 
 GapReason = Literal["trimmed", "lost", "emptied", "unreadable", "repeated", "future", "unknown"]
 
-_GAPS: Final[dict[str, GapReason]] = {NOT_RETAINED: "trimmed", FORGOTTEN: "repeated"}
+_GAPS: Final[dict[str, GapReason]] = {NOT_RETAINED_REASON: "trimmed", FORGOTTEN: "repeated"}
 
 _LOSSES: Final = {
     "emptied": ("redis_emptied", "Redis came back without its data"),
@@ -47,7 +47,7 @@ _DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60
 _FLUSH_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 
-class Meter:
+class Metrics:
     """Counters and histograms of one gateway.
 
     Args:
@@ -107,13 +107,13 @@ class Meter:
         """A task ended by an error that nobody foresaw."""
         self._failures.labels(task).inc()
         text = f"{task}: ended by an error and begun again; the log of the gateway has the error"
-        self._faults.note("task_failing", text, _FAILURE_SHOWN)
+        self._faults.report("task_failing", text, _FAILURE_SHOWN)
 
-    def answered(self, route: str, status: int) -> None:
+    def observe_response(self, route: str, status: int) -> None:
         """A request was answered, with a stream or otherwise."""
         self._requests.labels(route, status).inc()
 
-    def read(self, stream: str, entry: EntryId) -> None:
+    def observe_read_delay(self, stream: str, entry: EntryId) -> None:
         """A batch of a stream was read from Redis."""
         self._redis_lag.set(_age(entry))
         self._arrived[stream] = time.monotonic()
@@ -134,32 +134,32 @@ class Meter:
             for stream, ring in rings.items()
         }
 
-    def delivered(self, entry: EntryId) -> None:
+    def observe_delivery(self, entry: EntryId) -> None:
         """Everything up to this batch was written to all clients of a lane."""
         self._delivery.observe(_age(entry))
 
-    def flushed(self, spent: float) -> None:
+    def observe_flush(self, spent: float) -> None:
         """All lanes were flushed, which took so many seconds of work."""
         self._flush.observe(spent)
 
-    def noticed(self, event: Gap | Repeat | NewEpoch) -> None:
+    def noticed(self, event: Gap | Rewind | EpochChanged) -> None:
         """The reader of the streams found that something is missing."""
         reason = reason_of(event)
-        self.gap(reason)
+        self.count_gap(reason)
         if reason in _LOSSES:
-            self._faults.note(*_LOSSES[reason], _LOSS_SHOWN)
+            self._faults.report(*_LOSSES[reason], _LOSS_SHOWN)
 
-    def gap(self, reason: GapReason) -> None:
+    def count_gap(self, reason: GapReason) -> None:
         """Clients were told that something is missing."""
         self._gaps.labels(reason).inc()
 
 
-def reason_of(event: Gap | Repeat | NewEpoch) -> GapReason:
+def reason_of(event: Gap | Rewind | EpochChanged) -> GapReason:
     """Why there is a gap that the reader of the streams has noticed."""
     match event:
-        case Repeat():
+        case Rewind():
             return "lost"
-        case NewEpoch():
+        case EpochChanged():
             return "emptied"
         case Gap():
             return _GAPS.get(event.reason, "unreadable")

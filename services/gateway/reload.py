@@ -11,15 +11,15 @@ from typing import Final
 import msgspec
 import structlog
 
-from certbus.streams.reader import Follower
-from certconf import Config, Present
-from gateway.admission.controller import Door
+from certbus.streams.reader import StreamReader
+from certconf import Config, ConfigHolder
+from gateway.admission.controller import AdmissionController
 from gateway.admission.policy import policy_of
 from gateway.clients.base import Client
 from gateway.config import Settings, settings_of
-from gateway.delivery.channel import Lane
+from gateway.delivery.channel import Channel
 from gateway.delivery.encoding import SSE
-from gateway.hub import Service
+from gateway.hub import Hub
 
 _GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
 _POLICY_VIOLATION: Final = 1008
@@ -37,11 +37,11 @@ class Reload(msgspec.Struct, frozen=True):
         door: says who may come in.
     """
 
-    service: Service
-    follower: Follower
-    door: Door
+    service: Hub
+    follower: StreamReader
+    door: AdmissionController
 
-    async def run(self, present: Present, config: Config) -> None:
+    async def run(self, present: ConfigHolder, config: Config) -> None:
         """Go by each newer configuration as it comes, until cancelled.
 
         Args:
@@ -49,17 +49,17 @@ class Reload(msgspec.Struct, frozen=True):
             config: what everything was made from.
         """
         while True:
-            config = await present.newer(than=config)
+            config = await present.wait_for_change(than=config)
             await self._apply(config)
 
     async def _apply(self, config: Config) -> None:
         settings = settings_of(config, self.service.settings)
-        self.door.change(policy_of(config))
-        gone = self.service.change(settings)
-        self.follower.change(settings.streams)
+        self.door.set_policy(policy_of(config))
+        gone = self.service.apply_settings(settings)
+        self.follower.set_streams(settings.streams)
         closed = 0
         for client, code, reason in list(self._unwanted(gone, settings)):
-            if client.gone:
+            if client.closed:
                 continue
             client.close(code, reason)
             closed += 1
@@ -68,16 +68,20 @@ class Reload(msgspec.Struct, frozen=True):
         if closed:
             log.info("clients that may not stay were closed", clients=closed)
 
-    def _unwanted(self, gone: list[Lane], settings: Settings) -> Iterator[tuple[Client, int, str]]:
+    def _unwanted(
+        self, gone: list[Channel], settings: Settings
+    ) -> Iterator[tuple[Client, int, str]]:
         """Clients that have to go, each with the code and the reason it is told."""
-        for lane in (*gone, *self.service.lanes.values()):
+        for lane in (*gone, *self.service.channels.values()):
             reason = None
             if lane in gone:
                 reason = f"the {lane.ring.stream} stream was switched off"
-            elif not (settings.sse if lane.form is SSE else settings.websocket):
-                reason = f"{'SSE' if lane.form is SSE else 'WebSocket'} was switched off"
+            elif not (settings.sse if lane.encoding is SSE else settings.websocket):
+                reason = f"{'SSE' if lane.encoding is SSE else 'WebSocket'} was switched off"
             for client in lane.clients:
                 if reason is not None:
-                    yield client, _GOING_AWAY, f"{reason}; ?cursor={client.at} elsewhere"
-                elif client.ticket is not None and not self.door.may_stay(client.ticket.visitor):
+                    yield client, _GOING_AWAY, f"{reason}; ?cursor={client.position} elsewhere"
+                elif client.ticket is not None and not self.door.still_allowed(
+                    client.ticket.client
+                ):
                     yield client, _POLICY_VIOLATION, "this token is not known here any more"

@@ -9,13 +9,13 @@ import asyncio
 import time
 from typing import Final, Protocol
 
-from gateway.server.error_log import UnexpectedErrors
+from gateway.server.error_log import ErrorLog
 
 TICK: Final = 0.25
 """Seconds between two spokes."""
 
 
-class Rider(Protocol):
+class Timed(Protocol):
     """What a wheel carries.
 
     Attributes:
@@ -23,10 +23,10 @@ class Rider(Protocol):
         transport: aborted when `beat` raises.
     """
 
-    spoke: int
+    timer_slot: int
     transport: asyncio.Transport
 
-    def beat(self, now: int) -> None:
+    def tick(self, now: int) -> None:
         """Do what is due once in a turn.
 
         Args:
@@ -34,7 +34,7 @@ class Rider(Protocol):
         """
 
 
-class Wheel:
+class TimerWheel:
     """Calls `beat` of each of its riders once in `period` seconds.
 
     Args:
@@ -42,20 +42,20 @@ class Wheel:
         errors: told of what a `beat` raises.
     """
 
-    def __init__(self, period: float, errors: UnexpectedErrors) -> None:
+    def __init__(self, period: float, errors: ErrorLog) -> None:
         self._errors = errors
         self._tick = min(TICK, period)
-        self._spokes: list[set[Rider]] = [set() for _ in range(round(period / self._tick))]
+        self._spokes: list[set[Timed]] = [set() for _ in range(round(period / self._tick))]
         self._dealt = 0
 
-    def add(self, rider: Rider) -> None:
+    def add(self, rider: Timed) -> None:
         """Take a rider on."""
-        rider.spoke = self._dealt = (self._dealt + 1) % len(self._spokes)
-        self._spokes[rider.spoke].add(rider)
+        rider.timer_slot = self._dealt = (self._dealt + 1) % len(self._spokes)
+        self._spokes[rider.timer_slot].add(rider)
 
-    def discard(self, rider: Rider) -> None:
+    def discard(self, rider: Timed) -> None:
         """Let a rider go, if it is there."""
-        self._spokes[rider.spoke].discard(rider)
+        self._spokes[rider.timer_slot].discard(rider)
 
     async def run(self) -> None:
         """Turn, until cancelled."""
@@ -68,7 +68,7 @@ class Wheel:
                 now = int(time.time())
                 for rider in tuple(spoke):
                     try:
-                        rider.beat(now)
+                        rider.tick(now)
                     except Exception as error:  # noqa: BLE001
                         self._errors.report(error)  # and serve the others
                         rider.transport.abort()

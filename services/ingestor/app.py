@@ -12,37 +12,37 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
-from certbus.caches.issuers import IssuerShelf
-from certbus.caches.log_lists import Shelf
-from certbus.cluster import Directory, roster
+from certbus.caches.issuers import IssuerCache
+from certbus.caches.log_lists import LogListCache
+from certbus.cluster import ClusterRegistry, load_workers
 from certbus.cluster_health import FAULTS, STREAMS_WRITTEN, Faults
 from certbus.connection import check_server, connect
 from certbus.keys import Keys
-from certbus.limits.operators import Operators
-from certbus.logs.circuit_state import Circuits
+from certbus.limits.operators import OperatorSlots
+from certbus.logs.circuit_state import CircuitStore
 from certbus.logs.leases import Leases
-from certbus.logs.registry import Roll
-from certbus.logs.tree_state import Ledger
+from certbus.logs.registry import LogRegistry
+from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.publisher import Publisher
 from certbus.streams.retention import MARKS_SHARE, Trimmer
-from certconf.current import Present
-from certconf.errors import ConfigError, Origin, Problem
+from certconf.current import ConfigHolder
+from certconf.errors import ConfigError, ConfigProblem, SourceLocation
 from certconf.settings import Config
 from certhttp.address import address_of, listen
-from certhttp.server import Answer, Page
+from certhttp.server import Page, Response
 from certhttp.server import serve as admin_server
 from certhttp.supervision import supervise
 from ctparse.certificate import CertificateReader
-from ingestor.assignment.factory import Assembly
-from ingestor.assignment.worker import LEASE_TTL, Bus, Worker
+from ingestor.assignment.factory import FollowerFactory
+from ingestor.assignment.worker import LEASE_TTL, RedisStores, Worker
 from ingestor.backoff import LOG_LIST
 from ingestor.client.http import Fetcher, Retry, http_client
 from ingestor.config import publisher_settings, retention, starts
 from ingestor.loglists.catalog import Catalog
-from ingestor.metrics import Meter, TaskName
+from ingestor.metrics import Metrics, TaskName
 from ingestor.monitoring.collector import metrics
 from ingestor.monitoring.health import Health
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 from ingestor.reload import apply_changes
 
 # Log lists: the library itself tries again, later.
@@ -63,7 +63,7 @@ async def serve(
     stop: asyncio.Event,
     *,
     worker_id: str | None = None,
-    present: Present | None = None,
+    present: ConfigHolder | None = None,
 ) -> None:
     """Run one ingestor until `stop` is set; then give its logs back.
 
@@ -82,9 +82,11 @@ async def serve(
         OSError: that address cannot be had.
     """
     if config.redis_url is None:
-        raise ConfigError((Problem(Origin("ingestor"), "redis_url", "needed, but not set"),))
+        raise ConfigError(
+            (ConfigProblem(SourceLocation("ingestor"), "redis_url", "needed, but not set"),)
+        )
     name = f"{worker_id or socket.gethostname()}-{secrets.token_hex(4)}"
-    present = present or Present(config)
+    present = present or ConfigHolder(config)
     working = asyncio.create_task(_work(present, config, config.redis_url.reveal(), name))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -97,7 +99,7 @@ async def serve(
         working.result()
 
 
-async def _work(present: Present, config: Config, redis_url: str, worker_id: str) -> None:
+async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id: str) -> None:
     """All of it, until cancelled."""
     async with AsyncExitStack() as stack:
         redis = connect(redis_url, name=f"ingestor-{worker_id}")
@@ -105,17 +107,17 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
         admin = stack.enter_context(listen(config.admin)) if config.admin else None
         http = await stack.enter_async_context(http_client(config.contact or ""))
         keys = Keys(config.redis_prefix)
-        patience, meter, faults = Patience(), Meter(), Faults(time.monotonic)
+        patience, meter, faults = RedisRetry(), Metrics(), Faults(time.monotonic)
         trimmer = Trimmer(redis, keys, retention(config), partial(_on_marks, faults))
         publisher = Publisher(
-            redis, keys, publisher_settings(config), trimmer.free, _on_full(meter, faults)
+            redis, keys, publisher_settings(config), trimmer.free_bytes, _on_full(meter, faults)
         )
         leases = Leases(redis, keys, worker_id, LEASE_TTL)
-        ledger = Ledger(redis, keys)
+        ledger = TreeStateStore(redis, keys)
         reader = CertificateReader()
-        circuits, operators = Circuits(redis, keys), Operators(redis, keys)
-        issuers = IssuerShelf(redis, keys)
-        assembly = Assembly(
+        circuits, operators = CircuitStore(redis, keys), OperatorSlots(redis, keys)
+        issuers = IssuerCache(redis, keys)
+        assembly = FollowerFactory(
             config,
             http,
             publisher,
@@ -128,7 +130,9 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
             patience,
             meter,
         )
-        bus = Bus(leases, Directory(redis, keys, LEASE_TTL), partial(roster, redis, keys))
+        bus = RedisStores(
+            leases, ClusterRegistry(redis, keys, LEASE_TTL), partial(load_workers, redis, keys)
+        )
         whereabouts = {
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
@@ -151,7 +155,7 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
             partial(_on_log_fault, faults),
         )
         fetcher = partial(Fetcher, http, retry=_ONCE, timeout=_LIST_TIMEOUT)
-        shelf, roll = Shelf(redis, keys), Roll(redis, keys)
+        shelf, roll = LogListCache(redis, keys), LogRegistry(redis, keys)
         catalog = Catalog(present, shelf, roll, fetcher, patience, worker.follow)
         if admin is not None:
             measured = metrics(meter, worker, catalog, patience, present.reloads, trimmer)
@@ -171,14 +175,14 @@ async def _work(present: Present, config: Config, redis_url: str, worker_id: str
             await worker.run()
 
 
-def _on_full(meter: Meter, faults: Faults) -> Callable[[RedisError, int], None]:
+def _on_full(meter: Metrics, faults: Faults) -> Callable[[RedisError, int], None]:
     """What counts and reports that a full Redis rejected a batch."""
 
     def rejected(error: RedisError, attempt: int) -> None:
         if attempt >= _FULL_AFTER:
             meter.rejected(error)
             text = f"Redis is full and rejected a batch {attempt} times; see maxmemory"
-            faults.note("redis_full", text, _FULL_FOR)
+            faults.report("redis_full", text, _FULL_FOR)
 
     return rejected
 
@@ -191,7 +195,7 @@ def _on_marks(faults: Faults, remembered: float, configured: float) -> None:
         f"certificates are known for {remembered:,.0f} s instead of {configured:,.0f} s: marks "
         f"have {MARKS_SHARE:.0%} of maxmemory; see maxmemory, dedup.ttl_secs and retention"
     )
-    return faults.note("dedup_window_shortened", text, _FAULT_SHOWN)
+    return faults.report("dedup_window_shortened", text, _FAULT_SHOWN)
 
 
 def _note_costly(faults: Faults, worker: Worker) -> None:
@@ -203,27 +207,27 @@ def _note_costly(faults: Faults, worker: Worker) -> None:
     ]
     if costly:
         text = f"entries cost unusually much, the log waits for the others: {', '.join(costly)}"
-        faults.note("log_costly", text, _FAULT_SHOWN)
+        faults.report("log_costly", text, _FAULT_SHOWN)
 
 
 def _on_log_fault(faults: Faults, name: str, error: Exception, pause: float) -> None:
     """Report a log that failed, until it has been tried again."""
     if isinstance(error, RedisError):
         text = f"{name}: Redis rejects a command for it; the log of the ingestor has the error"
-        faults.note("log_redis_error", text, pause + _FAULT_SHOWN)
+        faults.report("log_redis_error", text, pause + _FAULT_SHOWN)
 
 
-def _on_task_fault(meter: Meter, faults: Faults, name: TaskName) -> None:
+def _on_task_fault(meter: Metrics, faults: Faults, name: TaskName) -> None:
     """Count and report a task that failed."""
     meter.task_failed(name)
     text = f"{name}: ended by an error and begun again; the log of the ingestor has the error"
-    faults.note("task_failing", text, _FAULT_SHOWN)
+    faults.report("task_failing", text, _FAULT_SHOWN)
 
 
-def _pages(health: Health, metrics: Callable[[], Answer]) -> Mapping[str, Page]:
+def _pages(health: Health, metrics: Callable[[], Response]) -> Mapping[str, Page]:
     """What is answered at the admin address."""
 
-    async def measured() -> Answer:
+    async def measured() -> Response:
         return metrics()
 
     return {"/health": health.answer, "/health/deep": health.deep_answer, "/metrics": measured}

@@ -5,7 +5,7 @@ from certbus.streams.publisher import PublisherSettings
 from certbus.streams.retention import Retention
 from certconf.settings import Config
 from ingestor.assignment.rust_state_file import read_state
-from ingestor.assignment.start_position import Starts
+from ingestor.assignment.start_position import StartSettings
 from ingestor.log import Kind
 
 
@@ -41,10 +41,10 @@ def retention(config: Config) -> dict[str, Retention]:
     return {name: Retention(limit.max_bytes, limit.max_age_secs) for name, limit in named.items()}
 
 
-def starts(config: Config) -> Starts:
+def starts(config: Config) -> StartSettings:
     """Where logs start that Redis does not know; reads another server's state file."""
     settings = config.ct_log
-    return Starts(
+    return StartSettings(
         index=settings.start_index,
         taken_over=read_state(settings.state_file) if settings.state_file else {},
         overlap=settings.start_overlap_leaves,

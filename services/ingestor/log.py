@@ -37,7 +37,7 @@ class Drain(msgspec.Struct, frozen=True):
     """
 
     due: float
-    given_up: float
+    deadline: float
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,13 +87,13 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
         """`url` without a slash at the end: endpoints are appended to it."""
         return self.url.rstrip("/")
 
-    def way_past(self, index: int) -> str:
+    def skip_hint(self, index: int) -> str:
         """What an operator can do about entries before this index that hold the log up."""
         command = f"certstream-server skip {shlex.quote(self.name)} --to {index}"
         return f"`{command}` goes on behind it"
 
     @property
-    def digest(self) -> bytes | None:
+    def key_sha256(self) -> bytes | None:
         """The 32 bytes of the log id, when the log has a real one."""
         return None if self.id.startswith("url-") else bytes.fromhex(self.id)
 
@@ -141,7 +141,9 @@ def url_id(url: str) -> str:
     return f"url-{hashlib.sha256(normalise(url).encode()).hexdigest()}"
 
 
-def identify(key: bytes | None, expected: str | None, url: str, listed: Mapping[str, str]) -> str:
+def resolve_log_id(
+    key: bytes | None, expected: str | None, url: str, listed: Mapping[str, str]
+) -> str:
     """The id of a log, from the best that is known of it.
 
     Args:

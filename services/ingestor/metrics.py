@@ -10,7 +10,15 @@ import redis.exceptions
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from certbus.connection import is_out_of_memory
-from certbus.streams.batch import Batch, Fenced, Missing, Outcome, Published, Repeated, Stale
+from certbus.streams.batch import (
+    AlreadyPublished,
+    Batch,
+    Fenced,
+    Missing,
+    Outcome,
+    Published,
+    Stale,
+)
 
 PREFIX = "certstream_ingestor"
 
@@ -28,7 +36,7 @@ _FETCH_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _PUBLISH_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15)
 
 
-class Meter:
+class Metrics:
     """Counters and histograms of one ingestor.
 
     Attributes:
@@ -119,21 +127,21 @@ class Meter:
         """Count an attempt to publish that Redis rejected and that the publisher repeats."""
         self._publish_failures.labels(_reason(error)).inc()
 
-    def log(self, name: str) -> "LogMeter":
+    def log(self, name: str) -> "LogMetrics":
         """The part of it that concerns one log."""
         self._log_failures.labels(name)
-        return LogMeter(self, name)
+        return LogMetrics(self, name)
 
-    def tried(self, outcome: Outcome | Exception, spent: float) -> None:
+    def observe_fetch(self, outcome: Outcome | Exception, spent: float) -> None:
         """Count one attempt to publish a batch, which ended so after so many seconds."""
         match outcome:
-            case Published() | Repeated():
+            case Published() | AlreadyPublished():
                 self._publish_seconds.observe(spent)
             case _:
                 self._publish_failures.labels(_reason(outcome)).inc()
 
 
-class LogMeter:
+class LogMetrics:
     """What one log adds to a meter.
 
     Args:
@@ -141,8 +149,8 @@ class LogMeter:
         log: its name.
     """
 
-    def __init__(self, meter: Meter, log: str) -> None:
-        self.tried = meter.tried
+    def __init__(self, meter: Metrics, log: str) -> None:
+        self.observe_publish = meter.observe_fetch
         self._published = meter.entries.labels(log, "published")
         self._duplicates = meter.entries.labels(log, "duplicate")
         self._rejected = meter.entries.labels(log, "rejected")

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from certbus.errors import UNAVAILABLE, WriteRefused, problem_of
+from certbus.errors import UNAVAILABLE, WriteRefused, describe
 from ingestor.backoff import REDIS
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class Patience:
+class RedisRetry:
     """Repeats what failed because Redis is away, full or refusing, until it succeeds.
 
     Attributes:
@@ -47,7 +47,7 @@ class Patience:
             attempt += 1
 
     def _went(self, error: Exception) -> None:
-        self.problem = problem_of(error)
+        self.problem = describe(error)
         self.reached = isinstance(error, WriteRefused)
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()

@@ -8,14 +8,18 @@ from functools import partial
 
 from certbus.streams.publisher import Publisher
 from certbus.streams.retention import Trimmer
-from certconf.current import Present
+from certconf.current import ConfigHolder
 from certconf.settings import Config
 from ingestor.config import publisher_settings, retention
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 
 
 async def apply_changes(
-    present: Present, config: Config, publisher: Publisher, trimmer: Trimmer, patience: Patience
+    present: ConfigHolder,
+    config: Config,
+    publisher: Publisher,
+    trimmer: Trimmer,
+    patience: RedisRetry,
 ) -> None:
     """Go by each newer configuration as it comes, until cancelled.
 
@@ -27,6 +31,6 @@ async def apply_changes(
         patience: what to do while Redis is away.
     """
     while True:
-        config = await present.newer(than=config)
-        trimmer.keep(retention(config))
+        config = await present.wait_for_change(than=config)
+        trimmer.set_limits(retention(config))
         await patience(partial(publisher.configure, publisher_settings(config)))

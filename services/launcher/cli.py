@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Final, Protocol
 
-from certconf import Config, ConfigError, Present, Problem
-from certconf.errors import Origin
+from certconf import Config, ConfigError, ConfigHolder, ConfigProblem
+from certconf.errors import SourceLocation
 from certconf.reload_policy import Service
 from launcher import options
 from launcher.runtime import run_service
-from launcher.runtime.config_reload import Reloader, release_hang_ups
+from launcher.runtime.config_reload import ConfigReloader, release_hang_ups
 from launcher.runtime.logging_setup import FORMATS, LEVELS
-from launcher.terminal import nobody_reads
+from launcher.terminal import silence_broken_pipe
 
 PROGRAM: Final = "certstream-server"
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = handler(chosen)
         sys.stdout.flush()
     except BrokenPipeError:
-        nobody_reads()
+        silence_broken_pipe()
         return 0
     except ConfigError as error:
         print(f"{PROGRAM}: the configuration cannot be used:", file=sys.stderr)
@@ -324,8 +324,8 @@ def _ingest(chosen: argparse.Namespace) -> int:
     from ingestor.app import serve  # noqa: PLC0415
 
     run_service.prepare("ingestor", config, chosen.log_format, chosen.parent_pid)
-    present = Present(config)
-    return run_service.run_or_explain(
+    present = ConfigHolder(config)
+    return run_service.run_reporting_errors(
         lambda stop: serve(config, stop, present=present),
         _reloader("ingestor", chosen, present),
     )
@@ -336,8 +336,8 @@ def _gateway(chosen: argparse.Namespace) -> int:
     from gateway.app import serve  # noqa: PLC0415
 
     run_service.prepare("gateway", config, chosen.log_format, chosen.parent_pid)
-    present = Present(config)
-    return run_service.run_or_explain(
+    present = ConfigHolder(config)
+    return run_service.run_reporting_errors(
         lambda stop: serve(config, stop, admin=config.admin, present=present),
         _reloader("gateway", chosen, present),
     )
@@ -347,18 +347,18 @@ def _gateway(chosen: argparse.Namespace) -> int:
 _RELOADING: Final = (_up, _ingest, _gateway)
 
 
-def _reloader(name: Service, chosen: argparse.Namespace, present: Present) -> Reloader:
+def _reloader(name: Service, chosen: argparse.Namespace, present: ConfigHolder) -> ConfigReloader:
     read = options.reader(chosen, present.config)
-    return Reloader(name, present, read, quiet=chosen.parent_pid is not None)
+    return ConfigReloader(name, present, read, quiet=chosen.parent_pid is not None)
 
 
 def _with_redis(chosen: argparse.Namespace) -> Config:
     """The configuration of a command that has no Redis of its own."""
     config, _ = options.configuration(chosen)
     if config.redis_url is None:
-        origin = Origin(str(config.file or "command line"))
+        origin = SourceLocation(str(config.file or "command line"))
         missing = "is needed (or CERTSTREAM_REDIS_URL, --redis-url); `up` runs a Redis of its own"
-        raise ConfigError((Problem(origin, "redis_url", missing),))
+        raise ConfigError((ConfigProblem(origin, "redis_url", missing),))
     return config
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from certconf import Config, Problem, load, yaml_document
+from certconf import Config, ConfigProblem, load, yaml_document
 from launcher.runtime.logging_setup import FORMATS
 
 #: Option -> the setting it is a short form of.
@@ -158,10 +158,10 @@ def _assignment(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     try:
         node = yaml_document.parse(os.fsencode(value), "its value", problems)
-    except yaml_document.UnusableError as error:
+    except yaml_document.DocumentError as error:
         problems.append(error.problem)
     if problems:
         raise argparse.ArgumentTypeError(f"the value of {key} {problems[0].message}")

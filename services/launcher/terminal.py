@@ -18,7 +18,7 @@ _WHITESPACE: Final = frozenset("\t\n\r")
 _UNREADABLE: Final = "\N{REPLACEMENT CHARACTER}"
 
 
-def harmless(text: str, keep: str = "") -> str:
+def escape_control_chars(text: str, keep: str = "") -> str:
     r"""Return text from outside with its unprintable characters as Python writes them: `\x1b`.
 
     Args:
@@ -75,6 +75,6 @@ def marked(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else _UNREADABLE for c in text)
 
 
-def nobody_reads() -> None:
+def silence_broken_pipe() -> None:
     """Write the rest of the output nowhere, as with `| head`: else Python complains at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -187,7 +187,7 @@ class WrongIssuer(Fault, frozen=True):
     """Issuers are other bytes than their fingerprint says."""
 
 
-Trouble = (
+HTTPFault = (
     Latency
     | Status
     | Reset
@@ -200,7 +200,7 @@ Trouble = (
     | Stale
     | Malformed
 )
-Lie = (
+Misbehaviour = (
     SwappedLeaf
     | ForgedPrecert
     | Garbled
@@ -212,7 +212,7 @@ Lie = (
     | WrongProofs
     | WrongIssuer
 )
-AnyFault = Trouble | Lie
+AnyFault = HTTPFault | Misbehaviour
 
 TROUBLES: tuple[AnyFault, ...] = (
     Latency(seconds=0.2, jitter=0.3),

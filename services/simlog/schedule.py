@@ -12,7 +12,7 @@ from itertools import accumulate, count
 
 import msgspec
 
-from simlog.seeded import draw, fraction
+from simlog.seeded import choose, uniform
 from simlog.spec import Spec
 
 LAG = 64
@@ -85,17 +85,17 @@ def _homes(spec: Spec, certificate: int) -> Iterator[tuple[int, int]]:
     many logs are drawn, and none twice.
     """
     most, count = _most_homes(spec), len(spec.logs)
-    chance = memoryview(draw(spec.seed, "submission", certificate, 4 + 8 * most + 4 * count))
+    chance = memoryview(choose(spec.seed, "submission", certificate, 4 + 8 * most + 4 * count))
     homes = 1
-    while homes < most and fraction(chance[4 * homes : 4 * homes + 4]) < spec.duplicates:
+    while homes < most and uniform(chance[4 * homes : 4 * homes + 4]) < spec.duplicates:
         homes += 1
     shuffle = chance[4 + 8 * most :]
     order = sorted(range(count), key=lambda log: bytes(shuffle[4 * log : 4 * log + 4]))
     ends = list(accumulate(spec.logs[log].growth for log in order))
     step = ends.pop() / homes
-    offset = fraction(chance[:4])
+    offset = uniform(chance[:4])
     drawn = [order[bisect_right(ends, (part + offset) * step)] for part in range(homes)]
     lags = chance[4 * most + 4 : 8 * most + 4]
-    first = int(fraction(lags[:4]) * homes)
+    first = int(uniform(lags[:4]) * homes)
     for number, log in enumerate(drawn[first:] + drawn[:first]):
-        yield log, int(fraction(lags[4 * number : 4 * number + 4]) * LAG)
+        yield log, int(uniform(lags[4 * number : 4 * number + 4]) * LAG)

@@ -8,16 +8,16 @@ from hashlib import shake_128
 from io import BytesIO
 
 
-def draw(seed: int, label: str, number: int, length: int) -> bytes:
+def choose(seed: int, label: str, number: int, length: int) -> bytes:
     """Return the `length` bytes that chance has for this address."""
     return shake_128(f"{seed}/{label}/{number}".encode()).digest(length)
 
 
-def stream(seed: int, label: str, number: int, length: int) -> BytesIO:
+def generator(seed: int, label: str, number: int, length: int) -> BytesIO:
     """The same bytes, to be read in portions."""
-    return BytesIO(draw(seed, label, number, length))
+    return BytesIO(choose(seed, label, number, length))
 
 
-def fraction(portion: bytes | memoryview) -> float:
+def uniform(portion: bytes | memoryview) -> float:
     """A number in [0, 1) from four bytes of chance."""
     return int.from_bytes(portion) / (1 << 32)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from simlog.ctlog.log import Log, LogKey
-from simlog.faults.active import Switches
+from simlog.faults.active import ActiveFaults
 from simlog.field.heads import HeadSchedule
-from simlog.oracle.ground_truth import Recorded, recorded
+from simlog.oracle.ground_truth import TruthEntry, truth_entry
 from simlog.pki.certificates import Certificates
 from simlog.schedule import Submission, submissions
 from simlog.spec import Spec
@@ -30,7 +30,7 @@ class World:
             log.name: Log(log, key, self.certificates)
             for log, key in zip(spec.logs, keys, strict=True)
         }
-        self.switches = Switches(spec)
+        self.switches = ActiveFaults(spec)
         self.heads = {
             log.name: HeadSchedule(log.profile.heads, spec.seed, log.name, spec.start)
             for log in spec.logs
@@ -62,11 +62,11 @@ class World:
         self.complete = self._next is None
         return False
 
-    def record(self) -> Iterator[Recorded]:
+    def record(self) -> Iterator[TruthEntry]:
         """Every entry under the newest tree heads, log by log."""
         for name, log in self.logs.items():
             for index in range(log.head.size):
-                yield recorded(name, index, log.entry(index), malformed=log.is_malformed(index))
+                yield truth_entry(name, index, log.entry(index), malformed=log.is_malformed(index))
 
     def _publish(self, log: Log, now: float) -> None:
         schedule = self.heads.get(log.spec.name)

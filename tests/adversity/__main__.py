@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.runtime.run_service import die_with
+from launcher.runtime.run_service import exit_with_parent
 from tests.adversity.faults import AnyFault, Server, draw
 from tests.adversity.run import NOT_QUIET, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables
@@ -38,7 +38,7 @@ def main() -> int:
     if chosen.judge:
         return _judge_again(_directory(chosen, chosen.seed))
     if chosen.parent_pid is not None:
-        die_with(chosen.parent_pid)
+        exit_with_parent(chosen.parent_pid)
         return _one(chosen)
     return asyncio.run(_many(chosen))
 

@@ -28,8 +28,8 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from launcher.runtime.run_service import die_with
-from simlog.oracle.check_message import Form
+from launcher.runtime.run_service import exit_with_parent
+from simlog.oracle.check_message import MessageForm
 from tests.e2e.clients import PATHS, events
 
 Protocol = Literal["websocket", "sse"]
@@ -47,7 +47,7 @@ class Profile(msgspec.Struct, frozen=True):
     """One client."""
 
     protocol: Protocol
-    form: Form
+    form: MessageForm
     habit: Habit
 
     @property
@@ -57,7 +57,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 def profiles() -> list[Profile]:
     """Every form by every protocol, steady and hopping; and slow where it is the hardest."""
-    forms: tuple[Form, ...] = ("full", "lite", "domains")
+    forms: tuple[MessageForm, ...] = ("full", "lite", "domains")
     protocols: tuple[Protocol, ...] = ("websocket", "sse")
     habits: tuple[Habit, ...] = ("steady", "hopping")
     everyone = [Profile(p, form, habit) for habit in habits for p in protocols for form in forms]
@@ -339,5 +339,5 @@ async def _run(directory: Path, seed: int, gateways: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     parent, where, number, *addresses = sys.argv[1:]
-    die_with(int(parent))
+    exit_with_parent(int(parent))
     asyncio.run(_run(Path(where), int(number), addresses))

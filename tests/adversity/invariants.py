@@ -24,8 +24,8 @@ from typing import Final
 
 import msgspec
 
-from certbus.streams.events import NOT_RETAINED
-from simlog.oracle.check_message import Form, Truth
+from certbus.streams.events import NOT_RETAINED_REASON
+from simlog.oracle.check_message import GroundTruth, MessageForm
 from simlog.oracle.oracle import Tally
 from tests.adversity.clients import Line as Noted
 from tests.adversity.lines import Held, Line
@@ -85,7 +85,7 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
     @property
     def announces_repeats(self) -> bool:
         """Whether certificates may come again after it."""
-        return self.reason != NOT_RETAINED
+        return self.reason != NOT_RETAINED_REASON
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ class Client(msgspec.Struct, frozen=True):
     """
 
     name: str
-    form: Form
+    form: MessageForm
     items: tuple[Message | Gap, ...]
 
 
@@ -122,7 +122,9 @@ def identify(lines: Iterable[Line]) -> Identify:
     return lambda message_id, names: certificates.get((message_id, names))
 
 
-def client(name: str, form: Form, noted: Iterable[Noted], truth: Truth, known: Identify) -> Client:
+def client(
+    name: str, form: MessageForm, noted: Iterable[Noted], truth: GroundTruth, known: Identify
+) -> Client:
     """Make a client's items of what it has written down."""
     items: list[Message | Gap] = []
     for line in noted:
@@ -302,7 +304,7 @@ def _named(held: Held, line: Line) -> str:
     return f"{held.id} of line {line.name} ({held.sha256[:16]})"
 
 
-def of_redis(lines: Sequence[Line], truth: Truth, *, marks_may_expire: bool) -> list[Trouble]:
+def of_redis(lines: Sequence[Line], truth: GroundTruth, *, marks_may_expire: bool) -> list[Trouble]:
     """Judge what was published."""
     published = {held.sha256 for line in lines for held in line.messages}
     missing = [

@@ -18,7 +18,7 @@ import msgspec
 
 from certbus.keys import STREAMS, Keys
 from certbus.streams.codec import Codec
-from simlog.oracle.check_message import Truth
+from simlog.oracle.check_message import GroundTruth
 
 _CHUNK: Final = 1 << 20
 
@@ -59,7 +59,7 @@ class Line:
         return {(held.id, held.sha256): place for place, held in enumerate(self.messages)}
 
 
-def read(directory: Path, truth: Truth) -> Line:
+def read(directory: Path, truth: GroundTruth) -> Line:
     """Read the line that a data directory of Redis holds.
 
     Args:

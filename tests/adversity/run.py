@@ -16,7 +16,7 @@ from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
 from simlog.oracle import ground_truth
-from simlog.oracle.check_message import Truth
+from simlog.oracle.check_message import GroundTruth
 from simlog.oracle.oracle import Tally
 from tests.adversity import invariants, lines
 from tests.adversity.clients import profiles, transcripts
@@ -320,7 +320,7 @@ def judge(
         lost_since: when Redis first lost something, or its clock was ahead; None: never.
         quiet: whether every client had the time to get everything.
     """
-    truth = Truth(ground_truth.read((directory / RECORD).read_bytes()))
+    truth = GroundTruth(ground_truth.read_jsonl((directory / RECORD).read_bytes()))
     paths = sorted((directory / LINES).iterdir(), key=lambda path: int(path.name))
     held = [lines.read(path, truth) for path in paths]
     ahead = any(isinstance(fault, ShiftClock) for fault in plan.faults)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from certbus.streams.events import NOT_RETAINED
+from certbus.streams.events import NOT_RETAINED_REASON
 from tests.adversity.invariants import Client, Gap, Message, of_client
 from tests.adversity.lines import Held, Line
 
@@ -23,7 +23,7 @@ def client(received: str) -> Client:
     items: list[Message | Gap] = []
     for at, word in enumerate(received.split()):
         if word in ("trimmed", "lost"):
-            items.append(Gap(at, "0-0", None, NOT_RETAINED if word == "trimmed" else LOST))
+            items.append(Gap(at, "0-0", None, NOT_RETAINED_REASON if word == "trimmed" else LOST))
         else:
             order = (int(word[:-1]), 0, 0)
             items.append(Message(at, f"{word[:-1]}-0-0", order, word[-1], ()))

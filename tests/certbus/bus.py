@@ -12,7 +12,7 @@ from certbus.cluster import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
 from certbus.logs.leases import Lease, Leases
 from certbus.streams.publisher import Batch, Publisher, PublisherSettings
-from certbus.streams.reader import Event, Follower, StreamBatch, history
+from certbus.streams.reader import Event, StreamBatch, StreamReader, history
 from certbus.streams.retention import DEFAULT_RETENTION, Retention, Trimmer
 from ctparse.entry import Rejected
 from ctparse.wire_messages import Message
@@ -65,7 +65,9 @@ class Worker:
         self.client = client
         self.trimmer = Trimmer(client, keys, retention)
         self.leases = Leases(client, keys, name, ttl)
-        self.publisher = Publisher(client, keys, settings or PublisherSettings(), self.trimmer.free)
+        self.publisher = Publisher(
+            client, keys, settings or PublisherSettings(), self.trimmer.free_bytes
+        )
 
     async def take(self, log_id: str = LOG, start: int = 0) -> Lease:
         lease = await self.leases.acquire(log_id, start)
@@ -105,7 +107,7 @@ async def stored_names(client: Redis) -> list[str]:
 class Following:
     """A follower in a task of its own, and everything it has said."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: StreamReader) -> None:
         self.follower = follower
         self.events: list[Event] = []
         self._said = asyncio.Event()
@@ -140,7 +142,7 @@ class Following:
 async def following(
     client: Redis, streams: Sequence[str] = STREAMS, **options: object
 ) -> AsyncIterator[Following]:
-    running = Following(Follower(client, KEYS, streams, **options))  # type: ignore[arg-type]
+    running = Following(StreamReader(client, KEYS, streams, **options))  # type: ignore[arg-type]
     try:
         yield running
     finally:

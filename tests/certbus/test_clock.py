@@ -8,15 +8,21 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from certbus.caches.log_lists import Shelf
-from certbus.cluster import Directory, roster, snapshot
-from certbus.limits.clients import Connected, ConnectionCounts, LetIn, Rate, RateLimits
-from certbus.limits.operators import Operators
-from certbus.logs.circuit_state import Circuits, CircuitStatus
-from certbus.logs.tree_state import Ledger
-from certbus.streams.cert_index import locate
+from certbus.caches.log_lists import LogListCache
+from certbus.cluster import ClusterRegistry, load_workers, snapshot
+from certbus.limits.clients import (
+    AdmittedCount,
+    ConnectionCounts,
+    ConnectionDelta,
+    Rate,
+    RateLimits,
+)
+from certbus.limits.operators import OperatorSlots
+from certbus.logs.circuit_state import CircuitStatus, CircuitStore
+from certbus.logs.tree_state import TreeStateStore
+from certbus.streams.cert_index import find_by_fingerprint
 from certbus.streams.events import FORGOTTEN, Gap, StreamBatch
-from certbus.streams.publisher import Published, PublisherSettings, Repeated
+from certbus.streams.publisher import AlreadyPublished, Published, PublisherSettings
 from tests.certbus.bus import (
     KEYS,
     LOG,
@@ -63,16 +69,16 @@ class TestMembers:
         self, client: Redis, server: ShiftedRedisServer, shift: float
     ) -> None:
         server.shift(shift)
-        directory = Directory(client, KEYS)
-        await directory.worker_alive("w1", {"loads": "{}"})
-        await directory.worker_alive("w2", {"loads": "{}"})
-        await directory.gateway_alive("g1", {})
-        await directory.log_succeeded(LOG)
+        directory = ClusterRegistry(client, KEYS)
+        await directory.heartbeat_worker("w1", {"loads": "{}"})
+        await directory.heartbeat_worker("w2", {"loads": "{}"})
+        await directory.heartbeat_gateway("g1", {})
+        await directory.record_success(LOG)
         await client.sadd(KEYS.logs, LOG)
         seen = await snapshot(client, KEYS)
         assert [member.id for member in seen.workers] == ["w1", "w2"]
         assert [member.id for member in seen.gateways] == ["g1"]
-        assert (await roster(client, KEYS)).loads == {"w1": {}, "w2": {}}
+        assert (await load_workers(client, KEYS)).loads == {"w1": {}, "w2": {}}
         last_success = (await log_status(client)).last_success
         assert last_success is not None
         assert 0 <= seen.now - last_success < 10_000
@@ -81,27 +87,27 @@ class TestMembers:
     async def test_after_a_shift_the_living_are_seen_with_their_next_heartbeat(
         self, client: Redis, server: ShiftedRedisServer, shift: float
     ) -> None:
-        directory = Directory(client, KEYS)
-        await directory.worker_alive("w1", {})
+        directory = ClusterRegistry(client, KEYS)
+        await directory.heartbeat_worker("w1", {})
         server.shift(shift)
-        await directory.worker_alive("w1", {})
+        await directory.heartbeat_worker("w1", {})
         assert [member.id for member in (await snapshot(client, KEYS)).workers] == ["w1"]
 
     async def test_a_clock_set_back_keeps_no_dead_member(
         self, client: Redis, server: ShiftedRedisServer
     ) -> None:
         server.shift(30 * DAYS)
-        await Directory(client, KEYS).worker_alive("dead", {})
+        await ClusterRegistry(client, KEYS).heartbeat_worker("dead", {})
         server.shift(0)
         assert (await snapshot(client, KEYS)).workers == []
-        assert (await roster(client, KEYS)).loads == {}
-        await Directory(client, KEYS).worker_alive("living", {})
+        assert (await load_workers(client, KEYS)).loads == {}
+        await ClusterRegistry(client, KEYS).heartbeat_worker("living", {})
         assert await client.zrange(KEYS.workers, 0, -1) == [b"living"]
 
     async def test_a_member_that_dies_before_a_small_step_back_is_gone_soon(
         self, client: Redis, server: ShiftedRedisServer
     ) -> None:
-        await Directory(client, KEYS, ttl=0.2).worker_alive("dead", {})
+        await ClusterRegistry(client, KEYS, ttl=0.2).heartbeat_worker("dead", {})
         server.shift(-1)
 
         async def nobody() -> bool:
@@ -121,31 +127,31 @@ class TestSetBack:
     async def test_turns_of_an_operator(
         self, client: Redis, server: ShiftedRedisServer, ahead: float
     ) -> None:
-        operators = Operators(client, KEYS)
-        assert await operators.turn("Example", 0.5) == 0
+        operators = OperatorSlots(client, KEYS)
+        assert await operators.reserve("Example", 0.5) == 0
         server.shift(0)
-        assert await operators.turn("Example", 0.5) <= 0.5
-        assert await operators.turn("Example", 0.5) <= 1.0
+        assert await operators.reserve("Example", 0.5) <= 0.5
+        assert await operators.reserve("Example", 0.5) <= 1.0
 
     async def test_the_pause_of_an_operator_is_no_longer_than_it_was(
         self, client: Redis, server: ShiftedRedisServer, ahead: float
     ) -> None:
-        operators = Operators(client, KEYS)
-        await operators.refused("Example", LOG, 60)
-        assert await operators.refused("Example", OTHER_LOG, 60)
+        operators = OperatorSlots(client, KEYS)
+        await operators.record_429("Example", LOG, 60)
+        assert await operators.record_429("Example", OTHER_LOG, 60)
         server.shift(0)
-        assert 0 < await operators.turn("Example", 0.5) <= 60
+        assert 0 < await operators.reserve("Example", 0.5) <= 60
 
     async def test_requests_of_a_client(
         self, client: Redis, server: ShiftedRedisServer, ahead: float
     ) -> None:
         limits, rate = RateLimits(client, KEYS), Rate(1, 100, 0, 1, 1, 1000)
-        while (await limits.take([("one", rate)]))[0].allowed:
+        while (await limits.acquire([("one", rate)]))[0].allowed:
             pass
         server.shift(0)
 
         async def allowed() -> bool:
-            return (await limits.take([("one", rate)]))[0].allowed
+            return (await limits.acquire([("one", rate)]))[0].allowed
 
         await until(allowed, "an allowed request", 10)
 
@@ -153,15 +159,15 @@ class TestSetBack:
         self, client: Redis, server: ShiftedRedisServer, ahead: float
     ) -> None:
         gone, living = (ConnectionCounts(client, KEYS, name, 0.2) for name in ("gone", "living"))
-        await gone.begin()
-        assert await gone.count(1, None, [Connected("a", 0, 1)]) == [LetIn(1, False)]
+        await gone.reset()
+        assert await gone.apply(1, None, [ConnectionDelta("a", 0, 1)]) == [AdmittedCount(1, False)]
         server.shift(0)
 
         async def let_in() -> bool:
-            counted = await living.count(1, None, [Connected("a", 0, 1)])
+            counted = await living.apply(1, None, [ConnectionDelta("a", 0, 1)])
             if counted is None:
-                await living.begin()
-            return counted == [LetIn(1, False)]
+                await living.reset()
+            return counted == [AdmittedCount(1, False)]
 
         await until(let_in, "the place of the gateway that is gone", 10)
 
@@ -180,12 +186,12 @@ class TestSetBack:
     async def test_a_log_list_is_asked_for(
         self, client: Redis, server: ShiftedRedisServer, ahead: float
     ) -> None:
-        shelf = Shelf(client, KEYS)
-        assert await shelf.claim("list", 0.5)
+        shelf = LogListCache(client, KEYS)
+        assert await shelf.claim_refresh("list", 0.5)
         server.shift(0)
 
         async def claimed() -> bool:
-            return await shelf.claim("list", 0.5)
+            return await shelf.claim_refresh("list", 0.5)
 
         if ahead != 120:  # within two hours, as any list that was asked for
             await until(claimed, "the claim", 10)
@@ -193,7 +199,7 @@ class TestSetBack:
     async def test_the_circuit_of_a_log(
         self, client: Redis, server: ShiftedRedisServer, ahead: float
     ) -> None:
-        circuits = Circuits(client, KEYS)
+        circuits = CircuitStore(client, KEYS)
         now = int(time.time() * 1000)
         await circuits.save(LOG, CircuitStatus("open", 5, now + 60_000))
         # A process that reads it meanwhile waits as long, whatever its own clock says.
@@ -213,10 +219,10 @@ async def test_times_of_a_log_are_those_of_redis(
     server.shift(shift)
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
-    ledger = Ledger(client, KEYS)
-    await ledger.alarm(LOG, "split_view", "two trees", [])
-    await ledger.stale(LOG)
-    await Circuits(client, KEYS).failed(LOG, CircuitStatus("closed", 1), "HTTP 500")
+    ledger = TreeStateStore(client, KEYS)
+    await ledger.record_violation(LOG, "split_view", "two trees", [])
+    await ledger.record_stale_head(LOG)
+    await CircuitStore(client, KEYS).failed(LOG, CircuitStatus("closed", 1), "HTTP 500")
     now = (await snapshot(client, KEYS)).now
     status = await log_status(client)
     below_since = int(await client.hget(KEYS.log(LOG), "below_since") or 0)
@@ -257,15 +263,15 @@ class TestPublishing:
             assert outcome == Published(outcome.id, index + 1)  # type: ignore[union-attr]
             await worker.trimmer.trim()
         assert await stored_names(client) == ["a", "b", "c"]
-        assert await worker.publisher.known([message(n).sha256 for n in "abcd"]) == [
+        assert await worker.publisher.find_known([message(n).sha256 for n in "abcd"]) == [
             *(True, True, True, False)
         ]
-        assert await worker.publisher.publish(lease, batch(3, ["b", "a", "d", "c"])) == Repeated(
-            [0, 1, 3]
-        )
+        assert await worker.publisher.publish(
+            lease, batch(3, ["b", "a", "d", "c"])
+        ) == AlreadyPublished([0, 1, 3])
         for name in "abc":
-            assert await locate(client, KEYS, message(name).sha256) is not None
-            assert await locate(client, KEYS, message(name).sha1) is not None
+            assert await find_by_fingerprint(client, KEYS, message(name).sha256) is not None
+            assert await find_by_fingerprint(client, KEYS, message(name).sha1) is not None
 
     @pytest.mark.parametrize("shift", [60.0, 30 * DAYS])
     async def test_what_was_published_while_the_clock_was_ahead_grows_old_from_then_on(
@@ -290,12 +296,12 @@ class TestPublishing:
         at = await let_pass(server, worker, at, 600)
         assert await stored_names(client) == []
         # The marks live as long as configured, and no longer.
-        assert await worker.publisher.known([message("ahead").sha256]) == [True]
+        assert await worker.publisher.find_known([message("ahead").sha256]) == [True]
         await let_pass(server, worker, at, 3600)
         assert await client.hgetall(KEYS.windows) == {}
         assert [key async for key in client.scan_iter(f"{KEYS.marks}*")] == []
         assert [key async for key in client.scan_iter(f"{KEYS.sha1_marks}*")] == []
-        assert await worker.publisher.known([message("ahead").sha256]) == [False]
+        assert await worker.publisher.find_known([message("ahead").sha256]) == [False]
 
     async def test_a_jump_that_holds_for_a_minute_is_believed(
         self, client: Redis, server: ShiftedRedisServer
@@ -373,7 +379,7 @@ class TestShareOfMemory:
             await worker.publisher.publish(lease, batch(number, [str(number)]))
         await worker.trimmer.trim()
         digests = [message(str(number)).sha256 for number in range(5)]
-        assert await worker.publisher.known(digests) == [True] * 5, "all are retained"
+        assert await worker.publisher.find_known(digests) == [True] * 5, "all are retained"
         assert worker.trimmer.marks_bytes is not None
         assert worker.trimmer.marks_bytes > 16 * 1024 * 1024
         assert worker.trimmer.remembered is not None
@@ -383,12 +389,12 @@ class TestShareOfMemory:
         for stream in ("full", "lite", "domains"):
             await client.xtrim(KEYS.stream(stream), minid=newest, approximate=False)
         await worker.trimmer.trim()
-        assert await worker.publisher.known(digests) == [False, False, True, True, True]
+        assert await worker.publisher.find_known(digests) == [False, False, True, True, True]
         assert worker.trimmer.remembered < 3 * 1800 < settings.remember_ms / 1000
         window = (await snapshot(client, KEYS)).dedup_window
         assert window is not None
         assert abs(window / 1000 - worker.trimmer.remembered) < 60
-        assert await locate(client, KEYS, message("4").sha256) is not None
+        assert await find_by_fingerprint(client, KEYS, message("4").sha256) is not None
         names = [key async for key in client.scan_iter(f"{KEYS.marks}*")]
         assert len(names) == 6, "a filter and a hash for each certificate that is known"
 

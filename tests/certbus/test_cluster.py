@@ -3,13 +3,13 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.cluster import (
-    Directory,
+    ClusterRegistry,
     LogDescription,
-    Member,
-    Roster,
+    ProcessInfo,
     Snapshot,
     StreamStatus,
-    roster,
+    WorkerLoads,
+    load_workers,
     snapshot,
 )
 from certbus.cluster_health import number
@@ -29,7 +29,7 @@ async def test_an_empty_redis_has_an_empty_directory(client: Redis) -> None:
 
 
 async def test_a_log_is_described_and_followed(one: Worker, client: Redis) -> None:
-    directory = Directory(client, KEYS)
+    directory = ClusterRegistry(client, KEYS)
     other = LogDescription(OTHER_LOG, "other", "https://other.example/", "Other", "static-ct", "")
     await directory.describe([ARGON, other])
     await directory.describe([])
@@ -41,7 +41,7 @@ async def test_a_log_is_described_and_followed(one: Worker, client: Redis) -> No
 
     lease = await one.take(start=3)
     await one.publisher.publish(lease, batch(3, ["a"]))
-    await directory.log_succeeded(LOG)
+    await directory.record_success(LOG)
     status = await log_status(client)
     assert (status.start, status.next, status.published, status.owner) == (3, 4, 1, "one")
     assert status.last_success is not None
@@ -56,33 +56,33 @@ async def test_a_log_whose_worker_was_killed_is_nobodys(one: Worker, client: Red
 
 
 async def test_members_come_and_go(client: Redis) -> None:
-    directory = Directory(client, KEYS)
-    await directory.worker_alive("w1", {"rate": 1.5, "host": "höst"})
-    await directory.worker_alive("w2", {})
-    await directory.gateway_alive("g1", {"clients": 7})
+    directory = ClusterRegistry(client, KEYS)
+    await directory.heartbeat_worker("w1", {"rate": 1.5, "host": "höst"})
+    await directory.heartbeat_worker("w2", {})
+    await directory.heartbeat_gateway("g1", {"clients": 7})
     seen = await snapshot(client, KEYS)
     assert seen.workers == [
-        Member("w1", {"id": "w1", "rate": "1.5", "host": "höst"}),
-        Member("w2", {"id": "w2"}),
+        ProcessInfo("w1", {"id": "w1", "rate": "1.5", "host": "höst"}),
+        ProcessInfo("w2", {"id": "w2"}),
     ]
-    assert seen.gateways == [Member("g1", {"id": "g1", "clients": "7"})]
-    await directory.worker_gone("w1")
-    await directory.gateway_gone("g1")
+    assert seen.gateways == [ProcessInfo("g1", {"id": "g1", "clients": "7"})]
+    await directory.remove_worker("w1")
+    await directory.remove_gateway("g1")
     seen = await snapshot(client, KEYS)
     assert [member.id for member in seen.workers] == ["w2"]
     assert seen.gateways == []
 
 
 async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
-    silent, living = Directory(client, KEYS, ttl=0.1), Directory(client, KEYS)
-    await silent.worker_alive("silent", {})
-    await living.worker_alive("living", {})
+    silent, living = ClusterRegistry(client, KEYS, ttl=0.1), ClusterRegistry(client, KEYS)
+    await silent.heartbeat_worker("silent", {})
+    await living.heartbeat_worker("living", {})
 
     async def alone() -> bool:
         return len((await snapshot(client, KEYS)).workers) == 1
 
     await until(alone, "one worker left")
-    await living.worker_alive("living", {})
+    await living.heartbeat_worker("living", {})
     assert await client.zrange(KEYS.workers, 0, -1) == [b"living"]
 
     async def forgotten() -> bool:
@@ -92,47 +92,47 @@ async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
 
 
 async def test_workers_see_what_each_other_holds(one: Worker, client: Redis) -> None:
-    assert await roster(client, KEYS) == Roster(None, {})
-    directory = Directory(client, KEYS)
-    await directory.worker_alive("w1", {"loads": '{"log":1.5,"other":20}'})
-    await directory.worker_alive("w2", {"loads": "what?"})
-    await directory.worker_alive("w3", {"knows": 3})
-    await directory.worker_alive("w4", {"knows": 0})
+    assert await load_workers(client, KEYS) == WorkerLoads(None, {})
+    directory = ClusterRegistry(client, KEYS)
+    await directory.heartbeat_worker("w1", {"loads": '{"log":1.5,"other":20}'})
+    await directory.heartbeat_worker("w2", {"loads": "what?"})
+    await directory.heartbeat_worker("w3", {"knows": 3})
+    await directory.heartbeat_worker("w4", {"knows": 0})
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
-    seen = await roster(client, KEYS)
+    seen = await load_workers(client, KEYS)
     assert seen.loads == {"w1": {"log": 1.5, "other": 20}, "w2": {}, "w3": {}}
     assert seen.epoch == (await snapshot(client, KEYS)).epoch is not None
 
 
 async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:
-    directory = Directory(client, KEYS)
-    await directory.worker_alive("w1", {"rate": 1})
+    directory = ClusterRegistry(client, KEYS)
+    await directory.heartbeat_worker("w1", {"rate": 1})
     await client.pexpire(KEYS.worker("w1"), 1000)
     await allow(client, TOO_LITTLE)
-    await directory.worker_alive("w1", {"rate": 2})
-    await directory.gateway_alive("g1", {"clients": 7})
-    await directory.log_succeeded(LOG)
+    await directory.heartbeat_worker("w1", {"rate": 2})
+    await directory.heartbeat_gateway("g1", {"clients": 7})
+    await directory.record_success(LOG)
     assert await client.pttl(KEYS.worker("w1")) > 1000
     seen = await snapshot(client, KEYS)
-    assert seen.workers == [Member("w1", {"id": "w1", "rate": "2"})]
-    assert seen.gateways == [Member("g1", {"id": "g1", "clients": "7"})]
+    assert seen.workers == [ProcessInfo("w1", {"id": "w1", "rate": "2"})]
+    assert seen.gateways == [ProcessInfo("g1", {"id": "g1", "clients": "7"})]
     assert await client.hget(KEYS.log(LOG), "last_success") is not None
 
 
 async def test_another_refusal_than_a_full_redis_is_raised(client: Redis) -> None:
     await client.set(KEYS.worker("w1"), "no hash")
     with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
-        await Directory(client, KEYS).worker_alive("w1", {"rate": 1})
+        await ClusterRegistry(client, KEYS).heartbeat_worker("w1", {"rate": 1})
 
 
 async def test_what_is_unusable_hides_nothing_else(one: Worker, client: Redis) -> None:
-    directory = Directory(client, KEYS)
+    directory = ClusterRegistry(client, KEYS)
     await directory.describe([ARGON])
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
-    await directory.worker_alive("w1", {"rate": 1})
-    await directory.worker_alive("w2", {"rate": 2})
+    await directory.heartbeat_worker("w1", {"rate": 1})
+    await directory.heartbeat_worker("w2", {"rate": 2})
     await client.delete(KEYS.worker("w1"))
     await client.set(KEYS.worker("w1"), "no hash")
     await client.sadd(KEYS.logs, OTHER_LOG, "ef" * 32)
@@ -144,16 +144,16 @@ async def test_what_is_unusable_hides_nothing_else(one: Worker, client: Redis) -
         OTHER_LOG: ("", None),
         "ef" * 32: ("Odd", None),
     }
-    assert seen.workers == [Member("w1", {}), Member("w2", {"id": "w2", "rate": "2"})]
+    assert seen.workers == [ProcessInfo("w1", {}), ProcessInfo("w2", {"id": "w2", "rate": "2"})]
 
 
 async def test_odd_members_spoil_nothing_but_themselves(one: Worker, client: Redis) -> None:
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
-    directory = Directory(client, KEYS)
-    await directory.worker_alive("good", {"logs": 1})
-    await directory.gateway_alive("odd", {"clients": "many", "sent": "nan"})
-    await directory.worker_alive("typed", {})
+    directory = ClusterRegistry(client, KEYS)
+    await directory.heartbeat_worker("good", {"logs": 1})
+    await directory.heartbeat_gateway("odd", {"clients": "many", "sent": "nan"})
+    await directory.heartbeat_worker("typed", {})
     await client.set(KEYS.worker("typed"), "no hash")
     await client.hset(
         KEYS.log(LOG), mapping={b"errors": b"lots", b"name\xff": b"\xff", "name": "A"}

@@ -10,8 +10,8 @@ import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certbus.cluster import LogStatus, Member, Snapshot, StreamStatus
-from certbus.cluster_health import CODES, Faults, Judgement, judge
+from certbus.cluster import LogStatus, ProcessInfo, Snapshot, StreamStatus
+from certbus.cluster_health import CODES, Faults, HealthReport, evaluate
 from certbus.connection import connect
 from certbus.server_state import ServerState, server_state
 from tests.certbus.servers import RedisServer
@@ -21,20 +21,20 @@ from tests.waiting import until
 NOW = 1_800_000_000_000
 WELL = ServerState(NOW, used_memory=10, max_memory=100)
 LOG = LogStatus("1", name="log1", integrity="proven", last_success=NOW, owner="w")
-WORKER = Member("w", {"writes": "full lite domains", "logs": "1"})
-GATEWAY = Member("g", {"serves": "full lite domains", "following": "1"})
+WORKER = ProcessInfo("w", {"writes": "full lite domains", "logs": "1"})
+GATEWAY = ProcessInfo("g", {"serves": "full lite domains", "following": "1"})
 STREAMS = [StreamStatus(name, True, 1, 1, 1) for name in ("full", "lite", "domains", "rejected")]
 SEEN = Snapshot(NOW, "epoch", f"{NOW}-0", [LOG], [WORKER], [GATEWAY], STREAMS)
 
 
-def judged(server: ServerState | str = WELL, **changed: Any) -> Judgement:
+def judged(server: ServerState | str = WELL, **changed: Any) -> HealthReport:
     own = changed.pop("own", None)
     starting = changed.pop("starting", False)
     seen = msgspec.structs.replace(SEEN, **changed)
-    return judge(seen, server, unhealthy_threshold=5, own=own, starting=starting)
+    return evaluate(seen, server, unhealthy_threshold=5, own=own, starting=starting)
 
 
-def codes(judgement: Judgement) -> list[str]:
+def codes(judgement: HealthReport) -> list[str]:
     return [problem.code for problem in judgement.problems]
 
 
@@ -43,11 +43,11 @@ def changed(base: Any, **fields: Any) -> list[Any]:
 
 
 def test_all_is_well() -> None:
-    assert judged() == Judgement("healthy", [], {"1": "healthy"})
+    assert judged() == HealthReport("healthy", [], {"1": "healthy"})
 
 
-LOST = Member("g", {"following": "0"})
-NOBODY = Member("old", {"following": "1"})
+LOST = ProcessInfo("g", {"following": "0"})
+NOBODY = ProcessInfo("old", {"following": "1"})
 """A process of a release that says nothing of its streams."""
 
 
@@ -98,7 +98,7 @@ NOBODY = Member("old", {"following": "1"})
             {"streams": [msgspec.structs.replace(STREAMS[0], written=False), *STREAMS[1:]]},
             ["stream_not_written"],
         ),
-        (WELL, {"workers": [WORKER, Member("v", {"writes": "lite"})]}, ["ingestors_differ"]),
+        (WELL, {"workers": [WORKER, ProcessInfo("v", {"writes": "lite"})]}, ["ingestors_differ"]),
     ],
 )
 def test_each_fault_has_its_code(
@@ -112,7 +112,7 @@ def test_each_fault_has_its_code(
 
 def test_texts_name_who_it_is() -> None:
     streams = [msgspec.structs.replace(STREAMS[0], written=False), *STREAMS[1:]]
-    workers = [WORKER, Member("v", {"writes": "lite"})]
+    workers = [WORKER, ProcessInfo("v", {"writes": "lite"})]
     written, differ = judged(streams=streams, workers=workers).problems
     assert "the stream full" in written.text
     assert "v writes lite, w writes full lite domains" in differ.text
@@ -131,9 +131,9 @@ def test_what_processes_report_is_shown_with_their_names() -> None:
     said = json.dumps({"descriptors_exhausted": "no descriptor is left", "made_up": "?"})
     fields = {**GATEWAY.fields, "faults": said}
     gateways = [
-        Member("g", fields),
-        Member("h", {**fields, "faults": "no JSON"}),
-        Member("i", fields),
+        ProcessInfo("g", fields),
+        ProcessInfo("h", {**fields, "faults": "no JSON"}),
+        ProcessInfo("i", fields),
     ]
     own = {"descriptors_exhausted": "no descriptor is left"}
     (problem,) = judged(gateways=gateways, own=own).problems
@@ -151,10 +151,10 @@ def test_at_the_start_what_is_missing_may_come() -> None:
 def test_a_fault_lasts_for_a_while_after_it_was_last_noted() -> None:
     now = 0.0
     faults = Faults(lambda: now)
-    faults.note("redis_emptied", "a", 10)
+    faults.report("redis_emptied", "a", 10)
     now = 9.0
-    faults.note("redis_emptied", "b", 10)
-    faults.note("redis_rewound", "c", 1)
+    faults.report("redis_emptied", "b", 10)
+    faults.report("redis_rewound", "c", 1)
     assert json.loads(faults.field()) == {"redis_emptied": "b", "redis_rewound": "c"}
     now = 18.0
     assert faults.current() == {"redis_emptied": "b"}

@@ -13,8 +13,8 @@ from certbus.errors import (
     ConnectionFailed,
     TimedOut,
     WriteRefused,
+    describe,
     is_out_of_memory,
-    problem_of,
 )
 from tests.certbus.servers import RedisServer
 from tests.waiting import until
@@ -183,5 +183,5 @@ async def test_a_script_that_quotes_data_is_a_bug(client: Redis, text: str) -> N
 
 
 def test_every_error_has_a_line_of_its_own() -> None:
-    assert problem_of(TimedOut()) == "TimeoutError"
-    assert problem_of(ConnectionFailed("no\nanswer ")) == "no answer"
+    assert describe(TimedOut()) == "TimeoutError"
+    assert describe(ConnectionFailed("no\nanswer ")) == "no answer"

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from certconf import ConfigError, load
-from certconf.build import settings as every_setting
+from certconf.build import iter_settings as every_setting
 from certconf.env_vars import PREFIX, SETTINGS
-from certconf.flatten import shown
+from certconf.flatten import flatten
 
 #: Scalars with which parsers have had trouble: numbers, dates, tags, homes, URLs, bytes.
 ODD = [
@@ -39,7 +39,7 @@ variables = st.one_of(
 
 def check(file: Path, environ: dict[str, str], overrides: dict[str, object]) -> None:
     with contextlib.suppress(ConfigError):
-        shown(load(file, environ, overrides))
+        flatten(load(file, environ, overrides))
 
 
 @pytest.fixture

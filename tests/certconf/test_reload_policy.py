@@ -4,17 +4,19 @@ import asyncio
 
 import pytest
 
-from certconf import Config, Present, Secret, load
-from certconf.build import settings
-from certconf.reload_policy import USES, change, changed, use_of
+from certconf import Config, ConfigHolder, Secret, load
+from certconf.build import iter_settings
+from certconf.reload_policy import POLICIES, changed_settings, diff, policy_of
 
 
 def test_the_table_has_every_setting_once_for_each_service() -> None:
-    for setting in settings():
-        use = use_of(setting)
+    for setting in iter_settings():
+        use = policy_of(setting)
         assert use.live or use.restart, setting
         assert not set(use.live) & set(use.restart), setting
-    unknown = [key for key in USES if not any(f"{s}.".startswith(f"{key}.") for s in settings())]
+    unknown = [
+        key for key in POLICIES if not any(f"{s}.".startswith(f"{key}.") for s in iter_settings())
+    ]
     assert unknown == []
 
 
@@ -24,13 +26,13 @@ def test_what_differs_is_told_by_its_dotted_name() -> None:
         {},
         {"port": 1, "streams.full": False, "auth.tokens": ["a"], "retention.lite.max_bytes": 1},
     )
-    assert set(changed(load(None, {}), other)) == {
+    assert set(changed_settings(load(None, {}), other)) == {
         "port",
         "streams.full",
         "auth.tokens",
         "retention.lite.max_bytes",
     }
-    assert list(changed(other, other)) == []
+    assert list(changed_settings(other, other)) == []
 
 
 def test_what_waits_keeps_its_value_and_the_rest_applies() -> None:
@@ -47,31 +49,31 @@ def test_what_waits_keeps_its_value_and_the_rest_applies() -> None:
             "ct_log.static_ct_enabled": False,
         },
     )
-    gateway = change("gateway", running, wanted)
+    gateway = diff("gateway", running, wanted)
     assert set(gateway.waiting) == {"port", "connection_limit.forget_after_secs"}
     assert set(gateway.applied) == {"connection_limit.max_connections", "auth.tokens"}
     assert gateway.config.port == running.port
     assert gateway.config.connection_limit.max_connections == 5
     assert gateway.config.connection_limit.forget_after_secs == 15
     assert gateway.config.auth.tokens == (Secret("a"),)
-    ingestor = change("ingestor", running, wanted)
+    ingestor = diff("ingestor", running, wanted)
     assert (ingestor.applied, ingestor.waiting) == (
         ("ct_log.static_ct_enabled",),
         ("ct_log.batch_size",),
     )
-    assert change("gateway", gateway.config, wanted).waiting == gateway.waiting, "told each time"
-    assert change("gateway", gateway.config, running).waiting == (), "taken back"
+    assert diff("gateway", gateway.config, wanted).waiting == gateway.waiting, "told each time"
+    assert diff("gateway", gateway.config, running).waiting == (), "taken back"
 
 
 async def test_the_newest_configuration_is_given_to_whoever_waits() -> None:
     first, second, third = Config(port=1), Config(port=2), Config(port=3)
-    present = Present(first)
-    waiting = asyncio.create_task(present.newer(than=first))
+    present = ConfigHolder(first)
+    waiting = asyncio.create_task(present.wait_for_change(than=first))
     await asyncio.sleep(0)
     present.replace(second)
     present.replace(third)
     assert await waiting is third
-    assert await present.newer(than=second) is third
+    assert await present.wait_for_change(than=second) is third
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
-            await present.newer(than=third)
+            await present.wait_for_change(than=third)

@@ -9,20 +9,20 @@ import pytest
 from structlog.testing import capture_logs
 
 from certhttp.address import address_of, is_here, listen
-from certhttp.client import Reply, ask
-from certhttp.server import Answer, serve, text
+from certhttp.client import ClientResponse, fetch
+from certhttp.server import Response, serve, text_response
 
 
-async def _well() -> Answer:
-    return text("OK")
+async def _well() -> Response:
+    return text_response("OK")
 
 
-async def _broken() -> Answer:
+async def _broken() -> Response:
     raise ZeroDivisionError
 
 
-async def _endless() -> Answer:
-    return text("x" * (5 * 1024 * 1024))
+async def _endless() -> Response:
+    return text_response("x" * (5 * 1024 * 1024))
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -50,7 +50,7 @@ async def test_the_family_is_that_of_the_address(wanted: str) -> None:
         port = listening.getsockname()[1]
         reached = ["127.0.0.1"] if listening.family == socket.AF_INET else ["[::1]"]
         for host in [*reached, *(["127.0.0.1"] if wanted == "[::]:0" else [])]:
-            assert await ask(f"{host}:{port}", "/health", 10) == Reply(200, b"OK")
+            assert await fetch(f"{host}:{port}", "/health", 10) == ClientResponse(200, b"OK")
 
 
 def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ async def say(address: str, request: bytes) -> bytes:
 
 
 async def test_pages(address: str) -> None:
-    assert await ask(address, "/health", 5) == Reply(200, b"OK")
-    assert await ask(address, "/health?x=1", 5) == Reply(200, b"OK")
-    assert await ask(address, "/endless", 5) is None, "longer than anybody wants"
+    assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
+    assert await fetch(address, "/health?x=1", 5) == ClientResponse(200, b"OK")
+    assert await fetch(address, "/endless", 5) is None, "longer than anybody wants"
     head = await say(address, b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert head.endswith(b"\r\n\r\n")
@@ -105,22 +105,22 @@ async def test_pages(address: str) -> None:
 )
 async def test_mistakes(address: str, request_head: bytes, status: bytes) -> None:
     assert (await say(address, request_head)).split(b" ")[1] == status
-    assert await ask(address, "/health", 5) == Reply(200, b"OK")
+    assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
 
 
 async def test_a_page_that_fails_stops_nothing(address: str) -> None:
     with capture_logs() as lines:
-        reply = await ask(address, "/broken", 5)
+        reply = await fetch(address, "/broken", 5)
     assert reply is not None
     assert reply.status == 500
     assert [line["path"] for line in lines] == ["/broken"]
-    assert await ask(address, "/health", 5) == Reply(200, b"OK")
+    assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
 
 
 async def test_nobody_there_is_no_answer(tmp_path: Path) -> None:
-    assert await ask(f"unix:{tmp_path}/none.sock", "/health", 5) is None
+    assert await fetch(f"unix:{tmp_path}/none.sock", "/health", 5) is None
     with listen("127.0.0.1:0") as silent:
-        assert await ask(address_of(silent), "/health", 0.1) is None
+        assert await fetch(address_of(silent), "/health", 0.1) is None
 
 
 def test_ports_end() -> None:

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from launcher.commands.tail.transports import FAILURES, messages
-from simlog.oracle.check_message import Form
+from simlog.oracle.check_message import MessageForm
 from simlog.oracle.oracle import Delivery
 
 _LONGEST_PAUSE = 0.5  # seconds
@@ -31,11 +31,13 @@ class Client:
         ended: how its connections ended: close codes of WebSocket, else names of errors.
     """
 
-    def __init__(self, scheme: str, address: str, form: Form, texts: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, scheme: str, address: str, form: MessageForm, texts: dict[bytes, bytes]
+    ) -> None:
         self.certificates = 0
         self.ended: Counter[str] = Counter()
         self._url = f"{scheme}://{address}"
-        self._form: Form = form
+        self._form: MessageForm = form
         self._texts = texts
         self._messages: list[bytes] = []
         self._last = "0"
@@ -134,7 +136,7 @@ async def visiting(urls: Sequence[str]) -> AsyncIterator[list[Visitor]]:
 
 @asynccontextmanager
 async def following(
-    address: str, kinds: Sequence[tuple[str, Form, int]]
+    address: str, kinds: Sequence[tuple[str, MessageForm, int]]
 ) -> AsyncIterator[list[Client]]:
     """So many clients of each scheme and form. What several receive is kept once."""
     texts: dict[bytes, bytes] = {}

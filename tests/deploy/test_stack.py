@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from simlog.oracle import ground_truth
-from simlog.oracle.check_message import Form
+from simlog.oracle.check_message import MessageForm
 from simlog.oracle.oracle import judge
 from tests.deploy.clients import Client, following, visiting
 from tests.deploy.docker import Stack, docker, inspect
@@ -25,7 +25,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.deploy
 
 GATEWAYS = 4
-KINDS: Sequence[tuple[str, Form, int]] = (
+KINDS: Sequence[tuple[str, MessageForm, int]] = (
     ("ws", "lite", 100),
     ("ws", "domains", 40),
     ("http", "lite", 40),
@@ -84,14 +84,14 @@ def reconnections(clients: list[Client]) -> Counter[str]:
     return sum((client.ended for client in clients), Counter())
 
 
-async def complete(stack: Stack) -> list[ground_truth.Recorded]:
+async def complete(stack: Stack) -> list[ground_truth.TruthEntry]:
     """The record of the simulated logs, once they are complete."""
 
     async def whole() -> bool:
         return bool((await get(f"{stack.logs_url}/world.json")).json()["complete"])
 
     await until(whole, "the logs are complete", 120)
-    return ground_truth.read((await get(f"{stack.logs_url}/record")).content)
+    return ground_truth.read_jsonl((await get(f"{stack.logs_url}/record")).content)
 
 
 async def test_prometheus_finds_every_process(stack: Stack) -> None:

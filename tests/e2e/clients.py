@@ -8,11 +8,11 @@ import httpx
 import msgspec
 from websockets.asyncio.client import connect
 
-from simlog.oracle.check_message import Form
+from simlog.oracle.check_message import MessageForm
 from simlog.oracle.oracle import Delivery
 from tests.waiting import until
 
-PATHS: dict[Form, str] = {"full": "/full-stream", "lite": "/", "domains": "/domains-only"}
+PATHS: dict[MessageForm, str] = {"full": "/full-stream", "lite": "/", "domains": "/domains-only"}
 
 
 class Client:
@@ -24,7 +24,7 @@ class Client:
         messages: the JSON texts.
     """
 
-    def __init__(self, where: str, form: Form) -> None:
+    def __init__(self, where: str, form: MessageForm) -> None:
         self.where = where
         self.form = form
         self.messages: list[bytes] = []
@@ -50,7 +50,9 @@ Keep = Callable[[str], bytes]
 
 
 @asynccontextmanager
-async def connected(gateways: Sequence[str], forms: Sequence[Form]) -> AsyncIterator[list[Client]]:
+async def connected(
+    gateways: Sequence[str], forms: Sequence[MessageForm]
+) -> AsyncIterator[list[Client]]:
     """Clients of every form over WebSocket and SSE at every gateway, until the context ends.
 
     Clients that receive the same text share one copy of it.
@@ -72,7 +74,9 @@ async def connected(gateways: Sequence[str], forms: Sequence[Form]) -> AsyncIter
 
 
 @asynccontextmanager
-async def websocket(where: str, address: str, form: Form, keep: Keep) -> AsyncIterator[Client]:
+async def websocket(
+    where: str, address: str, form: MessageForm, keep: Keep
+) -> AsyncIterator[Client]:
     """A WebSocket client."""
     client = Client(f"WebSocket {where}", form)
 
@@ -88,7 +92,7 @@ async def websocket(where: str, address: str, form: Form, keep: Keep) -> AsyncIt
 
 @asynccontextmanager
 async def server_sent_events(
-    where: str, address: str, form: Form, keep: Keep
+    where: str, address: str, form: MessageForm, keep: Keep
 ) -> AsyncIterator[Client]:
     """An SSE client, which also checks that each event's id is its message's."""
     client = Client(f"SSE {where}", form)

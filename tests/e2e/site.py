@@ -8,22 +8,22 @@ import httpx
 import msgspec
 import yaml
 
-from certbus.caches.log_lists import Shelf
+from certbus.caches.log_lists import LogListCache
 from certbus.cluster import LogStatus, snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
-from certbus.logs.registry import Roll
+from certbus.logs.registry import LogRegistry
 from certbus.streams.reader import history
 from simlog.api.log_list import Edition
 from simlog.oracle import ground_truth
-from simlog.oracle.check_message import Form
-from simlog.oracle.ground_truth import Recorded
+from simlog.oracle.check_message import MessageForm
+from simlog.oracle.ground_truth import TruthEntry
 from simlog.oracle.oracle import Delivery, Tally
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port, redis_server
 from tests.waiting import until
 
 START = 60.0
-FORMS: tuple[Form, ...] = ("full", "lite", "domains")
+FORMS: tuple[MessageForm, ...] = ("full", "lite", "domains")
 assert FORMS == STREAMS
 
 # The simulated logs are ours: no politeness between requests, and looked at often.
@@ -106,7 +106,7 @@ class Site:
         """Have the ingestors ask for their log lists now."""
         client = connect(self.redis_url)
         try:
-            await Shelf(client, Keys()).hurry()
+            await LogListCache(client, Keys()).request_refresh()
         finally:
             await client.aclose()
 
@@ -114,9 +114,9 @@ class Site:
         """How many logs Redis knows to be named by a list."""
         client = connect(self.redis_url)
         try:
-            slips = await Shelf(client, Keys()).slips()
-            roll = Roll(client, Keys())
-            return sum([len(await roll.named(slip.list_id)) for slip in slips])
+            slips = await LogListCache(client, Keys()).statuses()
+            roll = LogRegistry(client, Keys())
+            return sum([len(await roll.listed(slip.list_id)) for slip in slips])
         finally:
             await client.aclose()
 
@@ -180,9 +180,9 @@ class Site:
             tally.log: tally.next for tally in await self.tallies() if tally.log not in but
         }
 
-    async def record(self) -> list[Recorded]:
+    async def record(self) -> list[TruthEntry]:
         """What the logs hold."""
-        return ground_truth.read(await self.get(f"{self.logs_url}/record"))
+        return ground_truth.read_jsonl(await self.get(f"{self.logs_url}/record"))
 
     async def tallies(self) -> list[Tally]:
         """What the ingestors say of each log."""

@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.frames import Close
 
-from simlog.oracle.check_message import Form
+from simlog.oracle.check_message import MessageForm
 from simlog.oracle.oracle import judge
 from tests.e2e.clients import PATHS, Client, all_received
 from tests.e2e.processes import Process
@@ -34,7 +34,7 @@ class Roamer(Client):
         told_right: whether each told it the cursor of what it had got.
     """
 
-    def __init__(self, where: str, form: Form, gateways: Iterator[str]) -> None:
+    def __init__(self, where: str, form: MessageForm, gateways: Iterator[str]) -> None:
         super().__init__(where, form)
         self.closed: list[Close] = []
         self.told_right = True

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
-from certconf import Present, load
+from certconf import ConfigHolder, load
 from gateway.app import serve
 from gateway.config import Settings
 from launcher.runtime.embedded_redis import find_executable
@@ -89,7 +89,7 @@ class Running:
         task: asyncio.Task[None],
         redis: Redis,
         keys: Keys,
-        present: Present,
+        present: ConfigHolder,
     ) -> None:
         self.present = present
         self._redis = redis
@@ -147,7 +147,7 @@ async def start(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Start]:
                     **configured,
                 },
             )
-            present = Present(config)
+            present = ConfigHolder(config)
             stop = asyncio.Event()
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             listener = socket.create_server(("127.0.0.1", 0), reuse_port=True)

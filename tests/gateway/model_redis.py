@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from redis.exceptions import ConnectionError as ConnectionFailed
 
-from certbus.ids import ORIGIN, EntryId, parse_entry_id
+from certbus.ids import FIRST_ID, EntryId, parse_entry_id
 from certbus.keys import Keys
 
 KEYS = Keys("")
@@ -52,12 +52,12 @@ class Data:
     def __init__(self) -> None:
         self.epoch: str | None = None
         self.first: str | None = None
-        self.last = ORIGIN
+        self.last = FIRST_ID
         self.entries: list[Entry] = []
 
     def publish(self, entry: str, number: int, *, written: bool = True, with_first: bool) -> None:
         """Publish message `number` as a batch; to another stream only, unless this is `written`."""
-        if self.last == ORIGIN and with_first:
+        if self.last == FIRST_ID and with_first:
             self.first = entry
         if written:
             fields = {
@@ -108,7 +108,7 @@ class ModelRedis:
         known = {
             "epoch": data.epoch,
             "first": data.first,
-            "last": None if data.last == ORIGIN else data.last,
+            "last": None if data.last == FIRST_ID else data.last,
             "streams": STREAM,
         }
         return [None if (value := known[name]) is None else value.encode() for name in names]

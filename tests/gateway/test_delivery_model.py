@@ -16,16 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from certbus.ids import parse_cursor, parse_entry_id
-from certbus.streams.reader import Follower
-from gateway.clients.replay import Replay
+from certbus.streams.reader import StreamReader
+from gateway.clients.replay import Replayer
 from gateway.clients.sse import SSEClient
 from gateway.config import Settings
-from gateway.delivery.consumer import feed
+from gateway.delivery.consumer import consume_streams
 from gateway.delivery.encoding import SSE
-from gateway.delivery.flusher import Fanout
-from gateway.delivery.history import History
-from gateway.hub import Service
-from gateway.metrics import Meter
+from gateway.delivery.flusher import Flusher
+from gateway.delivery.history import HistoryReader
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 from tests.gateway.model_redis import KEYS, STREAM, Data, ModelRedis, VirtualLoop
 
 CLIENTS = 4
@@ -59,15 +59,15 @@ class Gateway:
     ) -> None:
         client = cast("Any", redis)
         other = None if primary is redis else cast("Any", primary)
-        meter = Meter()
-        self.follower = Follower(client, KEYS, [STREAM], primary=other)
-        history = History(client, KEYS, 2000)
-        replay = Replay(history, cast("Any", primary), KEYS, self.follower, group, meter)
-        self.service = Service(Settings(streams=(STREAM,), ring_bytes=ring), replay.begin, meter)
-        fanout = Fanout(self.service.lanes.values(), meter)
+        meter = Metrics()
+        self.follower = StreamReader(client, KEYS, [STREAM], primary=other)
+        history = HistoryReader(client, KEYS, 2000)
+        replay = Replayer(history, cast("Any", primary), KEYS, self.follower, group, meter)
+        self.service = Hub(Settings(streams=(STREAM,), ring_bytes=ring), replay.start, meter)
+        fanout = Flusher(self.service.channels.values(), meter)
         self.tasks = [
             group.create_task(
-                feed(self.follower, self.service.rings, history, fanout.notify, meter)
+                consume_streams(self.follower, self.service.rings, history, fanout.wake, meter)
             ),
             group.create_task(fanout.run()),
         ]
@@ -88,9 +88,9 @@ class Reader:
         if self.cursor is None and not self.got:
             self.owed_from = published
         self._transport = Transport()
-        lane = gateway.service.lanes[STREAM, SSE]
+        lane = gateway.service.channels[STREAM, SSE]
         self._client = SSEClient(gateway.service, lane, self._transport)
-        self._client.join(None if self.cursor is None else parse_cursor(self.cursor))
+        self._client.attach(None if self.cursor is None else parse_cursor(self.cursor))
 
     def pause(self) -> None:
         if self._client is not None and not self._client.paused:
@@ -103,7 +103,7 @@ class Reader:
     def leave(self) -> None:
         self.take()
         if self._client is not None:
-            self._client.leave()
+            self._client.detach()
             self._client = None
 
     def take(self) -> None:

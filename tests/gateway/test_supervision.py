@@ -11,9 +11,9 @@ from certbus.ids import Cursor
 from certhttp.supervision import supervise
 from gateway import app
 from gateway.clients.websocket import WebSocketClient
-from gateway.delivery.history import History
+from gateway.delivery.history import HistoryReader
 from gateway.delivery.shared_read import SharedRead
-from gateway.metrics import Meter
+from gateway.metrics import Metrics
 from tests.gateway.client_helpers import certificates, serials, websocket
 from tests.gateway.conftest import Start
 from tests.gateway.monitoring.test_admin import ask
@@ -33,7 +33,7 @@ class TestSupervise:
                 raise ValueError(f"number {runs}")
             done.set()
 
-        meter = Meter()
+        meter = Metrics()
         with capture_logs() as lines:
             await supervise("fanout", work, lambda: meter.failed("fanout"))
         assert done.is_set()
@@ -99,7 +99,7 @@ async def test_a_client_that_cannot_be_served_from_history_is_ended_alone(
     async def broken(*_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(History, "read", broken)
+    monkeypatch.setattr(HistoryReader, "read", broken)
     async with websocket(gateway.ws + "/") as healthy:
         async with websocket(gateway.ws + "/?cursor=0") as doomed:
             with pytest.raises(ConnectionClosed):
@@ -127,7 +127,7 @@ async def test_a_client_that_cannot_be_written_to_is_ended_alone(
     start: Start, press: Press, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined: list[WebSocketClient] = []
-    join = WebSocketClient.join
+    join = WebSocketClient.attach
 
     def joining(client: WebSocketClient, cursor: Cursor | None) -> None:
         join(client, cursor)
@@ -143,7 +143,7 @@ async def test_a_client_that_cannot_be_written_to_is_ended_alone(
         with pytest.raises(ConnectionClosed):
             async with asyncio.timeout(20):
                 await doomed.recv()
-        assert joined[0].service.errors.count == 1
+        assert joined[0].hub.errors.count == 1
         await press.print(2)
         assert serials(await certificates(healthy, 2)) == [2, 3]
     assert not gateway.task.done()

@@ -11,11 +11,11 @@ import msgspec
 import yaml
 from redis.asyncio import Redis
 
-from certbus.caches.log_lists import Shelf
+from certbus.caches.log_lists import LogListCache
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
 from certbus.streams.reader import history
-from certconf import Config, Present, load
+from certconf import Config, ConfigHolder, load
 from ingestor.app import serve
 from launcher.runtime.embedded_redis import EmbeddedRedis
 from tests.e2e.processes import Process, free_port
@@ -96,7 +96,7 @@ class Ingestor:
     """One `serve`, in this process."""
 
     def __init__(self, config: Config, name: str) -> None:
-        self.present = Present(config)
+        self.present = ConfigHolder(config)
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(
             serve(config, self._stop, worker_id=name, present=self.present)
@@ -125,7 +125,7 @@ class Site:
         self.redis = redis
         self.simlog = simlog
         self.keys = Keys()
-        self.shelf = Shelf(redis, self.keys)
+        self.shelf = LogListCache(redis, self.keys)
         self.stack = AsyncExitStack()
 
     async def ingestor(self, name: str, **overrides: object) -> Ingestor:

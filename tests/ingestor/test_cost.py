@@ -4,10 +4,10 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from ingestor.assignment.assigned_log import Held
+from ingestor.assignment.assigned_log import AssignedLog
 from ingestor.assignment.load import Load
 from ingestor.cpu import Cpu, Slices
-from ingestor.pipeline.publish import Tally
+from ingestor.pipeline.publish import EntryCounts
 
 
 def work(seconds: float) -> str:
@@ -34,11 +34,11 @@ async def test_time_on_the_loop_and_in_a_thread_is_counted_but_no_waiting() -> N
     assert slices.total - counted < 0.01
 
 
-def held(entries: int, milliseconds: int) -> Held:
+def held(entries: int, milliseconds: int) -> AssignedLog:
     """A log that did so much in ten seconds."""
-    pipeline: Any = SimpleNamespace(tally=Tally(), spent=0.0)
+    pipeline: Any = SimpleNamespace(tally=EntryCounts(), spent=0.0)
     follower: Any = SimpleNamespace(pipeline=pipeline)
-    log = Held(follower, None, Load())  # type: ignore[arg-type]
+    log = AssignedLog(follower, None, Load())  # type: ignore[arg-type]
     log.observe(0.0)
     pipeline.tally.rejected = entries
     pipeline.spent = milliseconds / 1000

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from certhttp.client import ask
+from certhttp.client import fetch
 from tests.ctparse.derbuild import certificate, dns, extension, subject_alt_name
 from tests.e2e.processes import CERTSTREAM_SERVER, Process
 from tests.ingestor.odd import OddEntry, OddLog, odd_logs
@@ -60,7 +60,7 @@ class Watch:
 
     async def look(self) -> None:
         began = time.monotonic()
-        assert await ask(self._admin, "/health", LIVENESS) is not None, "it does not answer"
+        assert await fetch(self._admin, "/health", LIVENESS) is not None, "it does not answer"
         self.answer = max(self.answer, time.monotonic() - began)
         sizes, logs = await self._site.simlog.sizes(), await self._site.logs()
         now = time.monotonic()

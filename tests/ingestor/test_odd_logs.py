@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from certbus.clock import now_ms
-from certbus.cluster import LogStatus, roster
-from certbus.cluster_health import current, log_health
+from certbus.cluster import LogStatus, load_workers
+from certbus.cluster_health import active_logs, log_health
 from certbus.streams.reader import history
 from tests.ctparse.derbuild import certificate, common_name
 from tests.ingestor.hostile import Answer
@@ -217,14 +217,14 @@ async def test_a_log_entered_by_mistake_can_be_retired(site: Site) -> None:
 
         async def quiet() -> bool:
             """No worker looks where it starts any more."""
-            loads = (await roster(site.redis, site.keys)).loads.values()
+            loads = (await load_workers(site.redis, site.keys)).loads.values()
             return all(len(each) == 1 for each in loads)
 
         await until(quiet, "the end of its task")
         found = (await site.logs())[mistake.name]
         assert (found.state, found.next) == ("retired", None)
         assert found.retired is not None
-        assert [log.name for log in current(list((await site.logs()).values()))] == [good.name]
+        assert [log.name for log in active_logs(list((await site.logs()).values()))] == [good.name]
         assert await site.redis.pttl(site.keys.log(found.log_id)) > 0
         # Configured again, it stays retired, until an operator takes that back.
         ingestor.present.replace(before)

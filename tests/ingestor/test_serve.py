@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from structlog.testing import capture_logs
 
-from certbus.cluster import LogStatus, roster
+from certbus.cluster import LogStatus, load_workers
 from ctparse.tree_head import TreeHead
 from ingestor.client.rfc6962 import Rfc6962Log
 from tests.ingestor.hostile import NOWHERE, Answer, hostile_server, redirect
@@ -186,7 +186,7 @@ async def test_a_new_owner_goes_on_with_the_circuit(site: Site) -> None:
 
 async def held_by(site: Site, name: str, logs: int) -> bool:
     """Whether a worker says that it holds so many logs, or looks where they start."""
-    loads = (await roster(site.redis, site.keys)).loads
+    loads = (await load_workers(site.redis, site.keys)).loads
     return {worker.rpartition("-")[0]: len(held) for worker, held in loads.items()} == {name: logs}
 
 

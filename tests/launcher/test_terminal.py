@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.text import Text
 from websockets.asyncio.server import ServerConnection, serve
 
-from certbus.cluster import Member
+from certbus.cluster import ProcessInfo
 from launcher import terminal
 from launcher.commands.status.render import view
-from launcher.commands.status.report import report
-from launcher.commands.up.dashboard import Panel
-from launcher.terminal import Printable, harmless, harmless_json, marked
+from launcher.commands.status.report import build_report
+from launcher.commands.up.dashboard import Dashboard
+from launcher.terminal import Printable, escape_control_chars, harmless_json, marked
 from tests.launcher.commands.test_status import log, seen
 from tests.launcher.commands.test_tail import ENOUGH, address
 from tests.launcher.up_process import SCRIPT
@@ -53,16 +53,16 @@ def commands(text: str) -> set[str]:
 
 @given(st.text())
 def test_nothing_unprintable_is_left_and_the_rest_stays(text: str) -> None:
-    assert harmless(text).isprintable()
+    assert escape_control_chars(text).isprintable()
     assert not commands(marked(text))
     assert len(marked(text)) == len(text)
     if text.isprintable():
-        assert harmless(text) == marked(text) == text
+        assert escape_control_chars(text) == marked(text) == text
 
 
 def test_what_is_printable_is_not_escaped() -> None:
-    assert harmless("bü\u200b.example\x85") == r"bü\u200b.example\x85"
-    assert harmless("a\n\tb\x1b", keep="\n\t") == "a\n\tb\\x1b"
+    assert escape_control_chars("bü\u200b.example\x85") == r"bü\u200b.example\x85"
+    assert escape_control_chars("a\n\tb\x1b", keep="\n\t") == "a\n\tb\\x1b"
 
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
@@ -89,15 +89,15 @@ def test_lines_of_the_log_on_a_terminal() -> None:
 
 
 def test_tables_and_the_panel() -> None:
-    hostile = [Member(HOSTILE, {"clients": "1", "url": HOSTILE, "host": HOSTILE})]
+    hostile = [ProcessInfo(HOSTILE, {"clients": "1", "url": HOSTILE, "host": HOSTILE})]
     names = [log(0, name=HOSTILE, operator=HOSTILE, last_error=HOSTILE, owner=HOSTILE)]
     looked = seen(1, logs=names, gateways=hostile, workers=hostile)
-    found = report(looked, dict.fromkeys(looked.counts(), 1.0), 5)
+    found = build_report(looked, dict.fromkeys(looked.counts(), 1.0), 5)
     for width in (80, 300):
         console = Console(file=io.StringIO(), width=width)
         console.print(Printable(view(found, width)))
         console.print(Printable(Text(HOSTILE)))
-        Panel((), console).line(f"\x1b[1mbold\x1b[0m {HOSTILE}")
+        Dashboard((), console).line(f"\x1b[1mbold\x1b[0m {HOSTILE}")
         assert isinstance(console.file, io.StringIO)
         assert not commands(console.file.getvalue())
 

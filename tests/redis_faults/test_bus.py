@@ -14,18 +14,24 @@ from itertools import pairwise
 import pytest
 from redis.asyncio import Redis
 
-from certbus.cluster import Directory, snapshot
+from certbus.cluster import ClusterRegistry, snapshot
 from certbus.connection import connect
 from certbus.errors import UNAVAILABLE
 from certbus.ids import new_event
 from certbus.keys import Keys
-from certbus.limits.clients import Connected, ConnectionCounts, LetIn, Rate, RateLimits
-from certbus.limits.operators import Operators
-from certbus.logs.circuit_state import Circuits, CircuitStatus
+from certbus.limits.clients import (
+    AdmittedCount,
+    ConnectionCounts,
+    ConnectionDelta,
+    Rate,
+    RateLimits,
+)
+from certbus.limits.operators import OperatorSlots
+from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certbus.logs.skip import Skipped, skip
-from certbus.logs.tree_state import Ledger
+from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.publisher import Published, Stale
-from certbus.streams.reader import Follower, history
+from certbus.streams.reader import StreamReader, history
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import KEYS, LOG, Following, Worker, assert_adds_up, batch, log_status
 from tests.certbus.proxy import How, Proxy, When
@@ -64,7 +70,7 @@ async def publishing(lossy: Redis, client: Redis) -> None:
         lease = await worker.leases.acquire(LOG, 0)
     for first in range(3):
         window = batch(first, [f"n{first}"])
-        assert await worker.publisher.known([window.messages[0].sha256]) == [False]
+        assert await worker.publisher.find_known([window.messages[0].sha256]) == [False]
         outcome = await worker.publisher.publish(lease, window)
         assert isinstance(outcome, Published) or outcome == Stale(window.next)
         assert await worker.leases.renew([lease]) == []
@@ -79,7 +85,7 @@ async def reading(lossy: Redis, client: Redis) -> None:
     lease = await worker.take()
     await worker.publisher.publish(lease, batch(0, ["a"]))
     after = dict.fromkeys(("full", "lite", "domains"), "0-0")
-    running = Following(Follower(lossy, KEYS, tuple(after), after))
+    running = Following(StreamReader(lossy, KEYS, tuple(after), after))
     try:
         await running.until(lambda events: len(events) == 3)
         await worker.publisher.publish(lease, batch(1, ["b"]))
@@ -92,7 +98,7 @@ async def reading(lossy: Redis, client: Redis) -> None:
 async def skipping(lossy: Redis, client: Redis) -> None:
     worker = Worker(client, "sound")
     await worker.take()
-    await Directory(client, KEYS).log_shows(LOG, 100)
+    await ClusterRegistry(client, KEYS).record_tree_size(LOG, 100)
     assert await skip(lossy, KEYS, LOG, 10, "gone") == Skipped(0, 10)
     assert await skip(lossy, KEYS, LOG, 12, "gone: 3-4") == Skipped(10, 12)
     status = await log_status(client)
@@ -103,12 +109,14 @@ async def skipping(lossy: Redis, client: Redis) -> None:
 async def counting_failures(lossy: Redis, client: Redis) -> None:
     """By who repeats a call until it succeeds, as ingestors do."""
     await Worker(client, "sound").take()
-    circuits, ledger = Circuits(lossy, KEYS), Ledger(lossy, KEYS)
+    circuits, ledger = CircuitStore(lossy, KEYS), TreeStateStore(lossy, KEYS)
     for _ in range(2):
         await repeated(partial(circuits.failed, LOG, CircuitStatus(), "away", new_event()))
-        await repeated(partial(ledger.alarm, LOG, "split", "x", [HEAD], event=new_event()))
-        await repeated(partial(ledger.no_proof, LOG, "x", [HEAD], new_event()))
-        await repeated(partial(ledger.stale, LOG, new_event()))
+        await repeated(
+            partial(ledger.record_violation, LOG, "split", "x", [HEAD], event=new_event())
+        )
+        await repeated(partial(ledger.record_missing_proof, LOG, "x", [HEAD], new_event()))
+        await repeated(partial(ledger.record_stale_head, LOG, new_event()))
     fields = ["errors", "alarms", "alarms.split", "alarms.no_proof", "stale"]
     assert await client.hmget(KEYS.log(LOG), fields) == [b"2"] * 5
     assert await client.xlen(KEYS.evidence(LOG)) == 4
@@ -128,9 +136,9 @@ async def asking_for_rates(lossy: Redis, client: Redis) -> None:
     asked = 0
     for _ in range(4):
         with suppress(*UNAVAILABLE):
-            await limits.take([("address:x", RATE)])
+            await limits.acquire([("address:x", RATE)])
         asked += 1
-    (decision,) = await RateLimits(client, KEYS).take([("address:x", RATE)])
+    (decision,) = await RateLimits(client, KEYS).acquire([("address:x", RATE)])
     # The cut request may not have reached Redis.
     assert decision.remaining in (10 - asked - 1, 10 - asked)
 
@@ -138,39 +146,43 @@ async def asking_for_rates(lossy: Redis, client: Redis) -> None:
 async def counting_connections(lossy: Redis, client: Redis) -> None:
     counts = ConnectionCounts(lossy, KEYS, secrets.token_hex(4), ttl=60)
     held = 0
-    await counts.begin()
+    await counts.reset()
     for _ in range(4):
         let_in = None
         while let_in is None:
-            let_in = await counts.count(100, 100, [Connected("a", held, 1)])
+            let_in = await counts.apply(100, 100, [ConnectionDelta("a", held, 1)])
             if let_in is None:
-                await counts.begin()
-        assert let_in == [LetIn(1, full=False)]
+                await counts.reset()
+        assert let_in == [AdmittedCount(1, full=False)]
         held += 1
-    assert await counts.count(100, 100, [Connected("a", held, 0)]) == [LetIn(0, full=False)]
+    assert await counts.apply(100, 100, [ConnectionDelta("a", held, 0)]) == [
+        AdmittedCount(0, full=False)
+    ]
     other = ConnectionCounts(client, KEYS, "other", ttl=60)
-    await other.begin()
-    assert await other.count(4, None, [Connected("b", 0, 1)]) == [LetIn(0, full=True)]
-    await counts.end()
-    assert await other.count(4, None, [Connected("b", 0, 1)]) == [LetIn(1, full=False)]
+    await other.reset()
+    assert await other.apply(4, None, [ConnectionDelta("b", 0, 1)]) == [AdmittedCount(0, full=True)]
+    await counts.remove()
+    assert await other.apply(4, None, [ConnectionDelta("b", 0, 1)]) == [
+        AdmittedCount(1, full=False)
+    ]
 
 
 async def taking_turns(lossy: Redis, client: Redis) -> None:
     """A turn whose reply is lost is not used; no two are closer than the interval."""
-    operators = Operators(lossy, Keys())
-    waits = [await operators.turn("op", 10) for _ in range(4)]
+    operators = OperatorSlots(lossy, Keys())
+    waits = [await operators.reserve("op", 10) for _ in range(4)]
     assert all(later - earlier > 5 for earlier, later in pairwise(waits))
     assert waits[-1] < 10 * 5
-    assert await operators.refused("op", LOG, 20) in (False, True)
+    assert await operators.record_429("op", LOG, 20) in (False, True)
 
 
 async def announcing(lossy: Redis, client: Redis) -> None:
-    directory = Directory(lossy, KEYS)
-    await directory.gateway_alive("g", {"clients": 1})
-    await directory.worker_alive("w", {"logs": 1})
+    directory = ClusterRegistry(lossy, KEYS)
+    await directory.heartbeat_gateway("g", {"clients": 1})
+    await directory.heartbeat_worker("w", {"logs": 1})
     seen = await snapshot(lossy, KEYS)
     assert [member.id for member in (*seen.gateways, *seen.workers)] == ["g", "w"]
-    await directory.gateway_gone("g")
+    await directory.remove_gateway("g")
     assert (await snapshot(lossy, KEYS)).gateways == []
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ctparse import rfc6962
 from ctparse.entry import Entry
-from simlog.ctlog.request_target import understand
+from simlog.ctlog.request_target import classify_request
 from simlog.field.behaviour import Behaviour, OperatorBudget
 from simlog.field.operators import LOGS, field_spec
 from simlog.http_server import BrokenOff, Request, Response
@@ -54,7 +54,7 @@ def ask(
     connection: int = 1,
 ) -> Response | None:
     request = Request("GET", f"/rfc1/{path}", query, headers=headers, connection=connection)
-    return log.refusal(request, understand(path, query, log.profile.page), now)
+    return log.refusal(request, classify_request(path, query, log.profile.page), now)
 
 
 def refused(answers: list[Response | None]) -> int:
@@ -102,7 +102,7 @@ def test_each_kind_of_request_takes_its_own_time() -> None:
         ("ct/v1/get-sth-consistency", 3.0),
         ("tile/0/000", 3.0),
     ):
-        answer = log.late(understand(path, {}, 256), Response(b""), START)
+        answer = log.late(classify_request(path, {}, 256), Response(b""), START)
         assert answer.delay == pytest.approx(seconds)
 
 
@@ -115,7 +115,7 @@ def test_latencies_spread_around_their_median() -> None:
 
 def test_a_tile_is_slow_once() -> None:
     log = behaviour(entries=Delay(0.4, 1.0), cold=Delay(9.0, 1.0))
-    tile = understand("tile/data/000", {}, 256)
+    tile = classify_request("tile/data/000", {}, 256)
     assert log.late(tile, Response(b""), START).delay == pytest.approx(9.0)
     assert log.late(tile, Response(b""), START).delay == pytest.approx(0.4)
 
@@ -184,7 +184,7 @@ def test_a_log_may_refuse_everything_at_first() -> None:
 
 def test_tiles_break_off_when_too_many_are_under_way() -> None:
     log = behaviour(entries=Delay(5.0, 1.0), resets_above=2)
-    tile = understand("tile/data/000", {}, 256)
+    tile = classify_request("tile/data/000", {}, 256)
     bodies = [log.late(tile, Response(b"x" * 100), START).body for _ in range(3)]
     assert bodies[:2] == [b"x" * 100] * 2
     assert not isinstance(bodies[2], bytes)
@@ -196,11 +196,11 @@ def test_tiles_break_off_when_too_many_are_under_way() -> None:
 def test_partial_tiles_disappear_when_the_full_one_is_there() -> None:
     log = behaviour(drops_partials=True)
     for path in ("tile/data/000.p/7", "tile/0/000.p/7"):
-        gone = log.gone(understand(path, {}, 256), 256)
+        gone = log.gone(classify_request(path, {}, 256), 256)
         assert gone is not None
         assert gone.status == 404
-        assert log.gone(understand(path, {}, 256), 255) is None
-    assert log.gone(understand("tile/data/000", {}, 256), 256) is None
+        assert log.gone(classify_request(path, {}, 256), 255) is None
+    assert log.gone(classify_request("tile/data/000", {}, 256), 256) is None
 
 
 def advanced(spec: Spec, *moments: float) -> World:

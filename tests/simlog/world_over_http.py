@@ -18,7 +18,7 @@ from simlog.api.request_stats import Traffic
 from simlog.app import serve
 from simlog.fault_types import AnyFault
 from simlog.oracle import ground_truth
-from simlog.oracle.ground_truth import Recorded
+from simlog.oracle.ground_truth import TruthEntry
 from simlog.spec import Spec
 
 
@@ -78,10 +78,10 @@ class Served:
         answer = msgspec.json.decode(await self.get(f"/{log}/ct/v1/get-proof-by-hash?{query}"))
         return [b64decode(node) for node in answer["audit_path"]]
 
-    async def record(self) -> list[Recorded]:
-        return ground_truth.read(await self.get("/record"))
+    async def record(self) -> list[TruthEntry]:
+        return ground_truth.read_jsonl(await self.get("/record"))
 
-    async def lies(self, log: str) -> dict[int, Recorded]:
+    async def lies(self, log: str) -> dict[int, TruthEntry]:
         """What a log showed and never committed to, by index."""
         return {each.index: each for each in await self.record() if each.lie and each.log == log}
 

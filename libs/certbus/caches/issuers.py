@@ -16,10 +16,10 @@ from redis.asyncio import Redis
 from certbus.connection import is_out_of_memory
 from certbus.keys import Keys
 
-MOST = 4096
+MAX_COUNT = 4096
 """Issuers that are kept: several times what all logs name."""
 
-LARGEST = 8 << 10
+MAX_BYTES = 8 << 10
 """Bytes of one. Whatever is larger, or more, every worker fetches for itself."""
 
 LIFE = 7 * 24 * 3600
@@ -30,7 +30,7 @@ PARTS = 16
 """By the first four bits of the fingerprint. Each is a key, and expires by itself."""
 
 
-class IssuerShelf:
+class IssuerCache:
     """The issuers in Redis.
 
     Args:
@@ -57,7 +57,7 @@ class IssuerShelf:
         """Keep one, if there is room."""
         key = self._keys.issuers(_part(fingerprint))
         held = await self._redis.hlen(key)
-        if held >= MOST // PARTS or len(der) > LARGEST:
+        if held >= MAX_COUNT // PARTS or len(der) > MAX_BYTES:
             return
         async with self._redis.pipeline(transaction=True) as transaction:
             transaction.hset(key, fingerprint, der)

@@ -20,7 +20,7 @@ _ABANDONED_MS = 10 * 60 * 1000
 _TEXTS = ("name", "url", "version", "digest", "etag", "modified", "problem")
 
 
-class Copy(msgspec.Struct, frozen=True):
+class RawList(msgspec.Struct, frozen=True):
     """A list as it was served.
 
     Attributes:
@@ -32,7 +32,7 @@ class Copy(msgspec.Struct, frozen=True):
     signature: bytes = b""
 
 
-class Edition(msgspec.Struct, frozen=True):
+class ListVersion(msgspec.Struct, frozen=True):
     """What tells one copy of a list from another.
 
     Attributes:
@@ -45,10 +45,10 @@ class Edition(msgspec.Struct, frozen=True):
     rank: str
     digest: str
     version: str
-    made: float | None
+    published_at: float | None
 
 
-class Slip(msgspec.Struct, frozen=True):
+class ListStatus(msgspec.Struct, frozen=True):
     """What is written about a list beside the list itself; times are ms since the epoch.
 
     Attributes:
@@ -71,7 +71,7 @@ class Slip(msgspec.Struct, frozen=True):
     url: str = ""
     digest: str = ""
     version: str = ""
-    made: int | None = None
+    published_at: int | None = None
     checked: int | None = None
     due: int = 0
     failures: int = 0
@@ -81,7 +81,7 @@ class Slip(msgspec.Struct, frozen=True):
     modified: str = ""
 
 
-class Shelf:
+class LogListCache:
     """Reads and writes it.
 
     Args:
@@ -92,39 +92,41 @@ class Shelf:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._keep = scripts.load(client, "keep_list")
-        self._claim = scripts.load(client, "claim_list")
+        self._keep = scripts.register_script(client, "keep_list")
+        self._claim = scripts.register_script(client, "claim_list")
 
-    async def slips(self, list_ids: Iterable[str] | None = None) -> list[Slip]:
+    async def statuses(self, list_ids: Iterable[str] | None = None) -> list[ListStatus]:
         """What is written about these lists, or about all there are."""
         if list_ids is None:
-            members: Any = await self._redis.smembers(self._keys.lists)
+            members: Any = await self._redis.smembers(self._keys.log_lists)
             list_ids = sorted(member.decode() for member in members)
         ids = list(list_ids)
         if not ids:
             return []
-        names = list(Slip.__struct_fields__[1:])
+        names = list(ListStatus.__struct_fields__[1:])
         async with self._redis.pipeline(transaction=False) as pipeline:
             for list_id in ids:
-                pipeline.hmget(self._keys.list(list_id), names)
+                pipeline.hmget(self._keys.log_list(list_id), names)
             rows = await pipeline.execute()
         return [_slip(list_id, names, row) for list_id, row in zip(ids, rows, strict=True)]
 
-    async def take(self, list_id: str) -> Copy | None:
+    async def load(self, list_id: str) -> RawList | None:
         """The copy of a list, if there is one."""
-        row: Any = await self._redis.hmget(self._keys.list(list_id), ["body", "signature"])
+        row: Any = await self._redis.hmget(self._keys.log_list(list_id), ["body", "signature"])
         body, signature = row
-        return None if body is None else Copy(body, signature or b"")
+        return None if body is None else RawList(body, signature or b"")
 
-    async def keep(self, list_id: str, name: str, url: str, copy: Copy, edition: Edition) -> bool:
+    async def store(
+        self, list_id: str, name: str, url: str, copy: RawList, edition: ListVersion
+    ) -> bool:
         """Put a copy there, unless a newer one is there.
 
         Returns:
             False if there is: the one given is older.
         """
-        made = "" if edition.made is None else int(edition.made * 1000)
+        made = "" if edition.published_at is None else int(edition.published_at * 1000)
         reply = await self._keep(
-            keys=[self._keys.list(list_id), self._keys.lists],
+            keys=[self._keys.log_list(list_id), self._keys.log_lists],
             args=[
                 *(list_id, edition.rank, copy.body, copy.signature),
                 *("name", name, "url", url, "digest", edition.digest),
@@ -133,26 +135,26 @@ class Shelf:
         )
         return bool(reply)
 
-    async def drop(self, list_id: str, digest: str) -> None:
+    async def delete(self, list_id: str, digest: str) -> None:
         """Take a copy away that turned out to be none, if it is still that one."""
-        key = self._keys.list(list_id)
+        key = self._keys.log_list(list_id)
         held: Any = await self._redis.hget(key, "digest")
         if held is not None and held.decode() == digest:
             await self._redis.delete(key)
 
-    async def claim(self, list_id: str, seconds: float) -> bool:
+    async def claim_refresh(self, list_id: str, seconds: float) -> bool:
         """Whether the list is due and the caller is to ask its server, within so many seconds.
 
         When it does not, somebody else will be asked to.
         """
-        key = self._keys.list(list_id)
+        key = self._keys.log_list(list_id)
         return bool(
             await self._claim(
-                keys=[key, self._keys.lists], args=[list_id, _ms(seconds), _FURTHEST_MS]
+                keys=[key, self._keys.log_lists], args=[list_id, _ms(seconds), _FURTHEST_MS]
             )
         )
 
-    async def checked(self, list_id: str, next_in: float, etag: str, modified: str) -> None:
+    async def record_success(self, list_id: str, next_in: float, etag: str, modified: str) -> None:
         """Note that the copy is its server's newest.
 
         Args:
@@ -169,9 +171,9 @@ class Shelf:
             "etag": etag[:_MAX_LINE],
             "modified": modified[:_MAX_LINE],
         }
-        await self._redis.hset(self._keys.list(list_id), mapping=said)
+        await self._redis.hset(self._keys.log_list(list_id), mapping=said)
 
-    async def failed(self, list_id: str, next_in: float, problem: str) -> None:
+    async def record_failure(self, list_id: str, next_in: float, problem: str) -> None:
         """Note that its server gave nothing that can be used.
 
         Args:
@@ -179,21 +181,21 @@ class Shelf:
             next_in: seconds until it is due again.
             problem: one line for a person.
         """
-        now, key = await self._now(), self._keys.list(list_id)
+        now, key = await self._now(), self._keys.log_list(list_id)
         told: dict[Any, Any] = {"problem": problem[:_MAX_LINE], "problem_at": now}
         async with self._redis.pipeline(transaction=True) as transaction:
             transaction.hincrby(key, "failures", 1)
             transaction.hset(key, mapping={**told, "due": now + _ms(next_in)})
             await transaction.execute()
 
-    async def hurry(self) -> list[str]:
+    async def request_refresh(self) -> list[str]:
         """Have every list fetched now that any ingestor still goes by; returns their ids."""
         now = await self._now()
         # Somebody claims a list soon after it is due, or nobody wants it any more.
-        lists = [slip.list_id for slip in await self.slips() if now - slip.due < _ABANDONED_MS]
+        lists = [slip.list_id for slip in await self.statuses() if now - slip.due < _ABANDONED_MS]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for list_id in lists:
-                pipeline.hset(self._keys.list(list_id), "due", now)
+                pipeline.hset(self._keys.log_list(list_id), "due", now)
             await pipeline.execute()
         return lists
 
@@ -203,7 +205,7 @@ class Shelf:
         return int(seconds * 1000 + microseconds // 1000)
 
 
-def _slip(list_id: str, names: list[str], row: list[bytes | None]) -> Slip:
+def _slip(list_id: str, names: list[str], row: list[bytes | None]) -> ListStatus:
     fields: dict[str, Any] = {
         name: value.decode("utf-8", "replace")
         for name, value in zip(names, row, strict=True)
@@ -211,7 +213,7 @@ def _slip(list_id: str, names: list[str], row: list[bytes | None]) -> Slip:
     }
     for name in fields.keys() - set(_TEXTS):
         fields[name] = int(fields[name]) if fields[name].isdecimal() else 0
-    return Slip(list_id, **fields)
+    return ListStatus(list_id, **fields)
 
 
 def _ms(seconds: float) -> int:

@@ -68,9 +68,9 @@ class RateLimits:
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._keys = keys
-        self._take = scripts.load(once(client), "rates")  # a request counts once
+        self._take = scripts.register_script(once(client), "rates")  # a request counts once
 
-    async def take(self, asks: Sequence[tuple[str, Rate]]) -> list[Decision]:
+    async def acquire(self, asks: Sequence[tuple[str, Rate]]) -> list[Decision]:
         """Count one request each of those who ask; one may be there more than once.
 
         Args:
@@ -102,7 +102,7 @@ class RateLimits:
         ]
 
 
-class Connected(msgspec.Struct, frozen=True):
+class ConnectionDelta(msgspec.Struct, frozen=True):
     """Connections from one address to one gateway.
 
     Attributes:
@@ -116,7 +116,7 @@ class Connected(msgspec.Struct, frozen=True):
     waiting: int = 0
 
 
-class LetIn(msgspec.Struct, frozen=True):
+class AdmittedCount(msgspec.Struct, frozen=True):
     """Which of those that wait may come in.
 
     Attributes:
@@ -144,11 +144,11 @@ class ConnectionCounts:
         self._gateway = gateway
         self._told = 0  # connections, by Redis' last word
         self._ttl_ms = int(ttl * 1000)
-        self._keys = [keys.counting, keys.connections]
-        self._count = scripts.load(client, "connections", "count")
-        self._recount = scripts.load(client, "connections", "recount")
+        self._keys = [keys.limit_gateways, keys.connections]
+        self._count = scripts.register_script(client, "connections", "count")
+        self._recount = scripts.register_script(client, "connections", "recount")
 
-    async def begin(self) -> None:
+    async def reset(self) -> None:
         """Begin to count, with no connections.
 
         Raises:
@@ -157,7 +157,7 @@ class ConnectionCounts:
         await self._recount(keys=self._keys, args=[self._gateway, self._ttl_ms])
         self._told = 0
 
-    async def end(self) -> None:
+    async def remove(self) -> None:
         """Stop to count: this gateway has no connections any more.
 
         Raises:
@@ -165,9 +165,9 @@ class ConnectionCounts:
         """
         await self._recount(keys=self._keys, args=[self._gateway, 0])
 
-    async def count(
-        self, most: int | None, most_of_one: int | None, connected: Sequence[Connected]
-    ) -> list[LetIn] | None:
+    async def apply(
+        self, most: int | None, most_of_one: int | None, connected: Sequence[ConnectionDelta]
+    ) -> list[AdmittedCount] | None:
         """Tell what has changed, let in who waits, and live on.
 
         Args:
@@ -196,4 +196,4 @@ class ConnectionCounts:
         if replies is None:
             return None
         self._told, *let_in = replies
-        return [LetIn(count, bool(full)) for count, full in let_in]
+        return [AdmittedCount(count, bool(full)) for count, full in let_in]

@@ -19,7 +19,7 @@ MAX_PAUSE = 300.0
 """Seconds."""
 
 
-class Operators:
+class OperatorSlots:
     """The turns of all operators, in Redis.
 
     Args:
@@ -29,10 +29,10 @@ class Operators:
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._keys = keys
-        self._turn = scripts.load(client, "operator", "turn")
-        self._refused = scripts.load(client, "operator", "refused")
+        self._turn = scripts.register_script(client, "operator", "turn")
+        self._refused = scripts.register_script(client, "operator", "refused")
 
-    async def turn(self, operator: str, interval: float) -> float:
+    async def reserve(self, operator: str, interval: float) -> float:
         """Take the next free turn, even if Redis is full.
 
         Args:
@@ -51,7 +51,7 @@ class Operators:
         )
         return wait / 1_000_000
 
-    async def refused(self, operator: str, log_id: str, seconds: float) -> bool:
+    async def record_429(self, operator: str, log_id: str, seconds: float) -> bool:
         """Note that a log has answered 429.
 
         Args:

@@ -40,7 +40,7 @@ class CircuitStatus(msgspec.Struct, frozen=True):
     retry_at: int | None = None
 
 
-class Circuits:
+class CircuitStore:
     """Reads and writes them.
 
     Args:
@@ -53,7 +53,7 @@ class Circuits:
         self._redis = client
         self._keys = keys
         self._clock = clock
-        self._update_log = scripts.load(client, "update_log")
+        self._update_log = scripts.register_script(client, "update_log")
 
     async def load(self, log_id: str) -> CircuitStatus:
         """Read how a log's circuit stands; closed, if nothing readable is known."""

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from certbus import scripts
 from certbus.keys import Keys
 
-RETIRED_SHOWN_MS = 30 * 24 * 3600 * 1000
+RETIRED_VISIBLE_MS = 30 * 24 * 3600 * 1000
 """How long a retired log is still to be seen, and its position known."""
 
 
@@ -51,12 +51,12 @@ class Leases:
         self._keys = keys
         self._worker = worker
         self._ttl_ms = int(ttl * 1000)
-        self._acquire = scripts.load(client, "acquire")
-        self._renew = scripts.load(client, "renew")
-        self._release = scripts.load(client, "release")
-        self._drop = scripts.load(client, "drop")
-        self._restore = scripts.load(client, "restore")
-        self._set_start = scripts.load(client, "set_start")
+        self._acquire = scripts.register_script(client, "acquire")
+        self._renew = scripts.register_script(client, "renew")
+        self._release = scripts.register_script(client, "release")
+        self._drop = scripts.register_script(client, "drop")
+        self._restore = scripts.register_script(client, "restore")
+        self._set_start = scripts.register_script(client, "set_start")
 
     async def acquire(self, log_id: str, start: int | None) -> Lease | None:
         """Take a log that nobody owns.
@@ -124,7 +124,7 @@ class Leases:
         log_id = lease.log_id
         reply = await self._drop(
             keys=[self._keys.log(log_id), self._keys.lease(log_id), self._keys.evidence(log_id)],
-            args=[self._worker, lease.fence, RETIRED_SHOWN_MS],
+            args=[self._worker, lease.fence, RETIRED_VISIBLE_MS],
         )
         return bool(reply)
 

@@ -17,11 +17,11 @@ from redis.asyncio import Redis
 
 from certbus import scripts
 from certbus.keys import Keys
-from certbus.logs.leases import RETIRED_SHOWN_MS
-from certbus.logs.tree_state import EVIDENCE_KEPT
+from certbus.logs.leases import RETIRED_VISIBLE_MS
+from certbus.logs.tree_state import MAX_EVIDENCE
 
 
-class Naming(msgspec.Struct, frozen=True):
+class ListedEntry(msgspec.Struct, frozen=True):
     """What a list last said of a log that it wants followed.
 
     Attributes:
@@ -51,7 +51,7 @@ class Retirement(msgspec.Struct, frozen=True):
     log: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class Standing(msgspec.Struct, frozen=True):
+class LogState(msgspec.Struct, frozen=True):
     """How a log stands.
 
     Attributes:
@@ -65,7 +65,7 @@ class Standing(msgspec.Struct, frozen=True):
     is_dropped: bool
 
 
-class Roll:
+class LogRegistry:
     """Reads and writes it.
 
     Args:
@@ -76,12 +76,12 @@ class Roll:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._rename = scripts.load(client, "rename")
-        self._retire = scripts.load(client, "retire")
-        self._revive = scripts.load(client, "revive")
-        self._forget = scripts.load(client, "forget")
+        self._rename = scripts.register_script(client, "rename")
+        self._retire = scripts.register_script(client, "retire")
+        self._revive = scripts.register_script(client, "revive")
+        self._forget = scripts.register_script(client, "forget")
 
-    async def renamed(self, log_ids: Sequence[str]) -> dict[str, str]:
+    async def aliases(self, log_ids: Sequence[str]) -> dict[str, str]:
         """Those of these ids that lead to a better one -> that one."""
         if not log_ids:
             return {}
@@ -109,11 +109,11 @@ class Roll:
                 *(keys.evidence(old), keys.evidence(new)),
                 keys.logs,
             ],
-            args=[old, new, EVIDENCE_KEPT],
+            args=[old, new, MAX_EVIDENCE],
         )
         return bool(reply)
 
-    async def standings(self) -> dict[str, Standing]:
+    async def states(self) -> dict[str, LogState]:
         """How every log stands, by id; logs of which nothing is kept any more are taken off."""
         members: Any = await self._redis.smembers(self._keys.logs)
         ids = sorted(member.decode() for member in members)
@@ -128,29 +128,29 @@ class Roll:
             keys = [self._keys.logs, *map(self._keys.log, gone)]
             await self._forget(keys=keys, args=gone)
         return {
-            log_id: Standing(known is not None, _retirement(retiring), retired is not None)
+            log_id: LogState(known is not None, _retirement(retiring), retired is not None)
             for log_id, (known, retiring, retired, _) in zip(ids, rows, strict=True)
             if log_id not in gone
         }
 
-    async def named(self, list_id: str) -> dict[str, Naming]:
+    async def listed(self, list_id: str) -> dict[str, ListedEntry]:
         """The logs that a list wants followed, or wanted when it last named them."""
-        found: Any = await self._redis.hgetall(self._keys.listed(list_id))
+        found: Any = await self._redis.hgetall(self._keys.listed_logs(list_id))
         namings = {}
         for log_id, naming in found.items():
             try:
-                namings[log_id.decode()] = msgspec.json.decode(naming, type=Naming)
+                namings[log_id.decode()] = msgspec.json.decode(naming, type=ListedEntry)
             except msgspec.DecodeError:
                 continue  # of another version; it is written again
         return namings
 
-    async def name(self, list_id: str, namings: Mapping[str, Naming]) -> None:
+    async def record_listed(self, list_id: str, namings: Mapping[str, ListedEntry]) -> None:
         """Write down that a list wants these logs followed, by id."""
         if namings:
             said: dict[Any, Any] = {
                 log_id: msgspec.json.encode(naming) for log_id, naming in namings.items()
             }
-            await self._redis.hset(self._keys.listed(list_id), mapping=said)
+            await self._redis.hset(self._keys.listed_logs(list_id), mapping=said)
 
     async def retire(self, log_id: str, retirement: Retirement, list_id: str | None = None) -> bool:
         """Write down that a log is over.
@@ -164,14 +164,14 @@ class Roll:
             False if the log is not known, or has no position yet while a list says so, or if it is
             retired already.
         """
-        listed = [] if list_id is None else [self._keys.listed(list_id)]
+        listed = [] if list_id is None else [self._keys.listed_logs(list_id)]
         reply = await self._retire(
             keys=[self._keys.log(log_id), *listed],
-            args=[log_id, msgspec.json.encode(retirement), retirement.why, RETIRED_SHOWN_MS],
+            args=[log_id, msgspec.json.encode(retirement), retirement.why, RETIRED_VISIBLE_MS],
         )
         return bool(reply)
 
-    async def revive(self, log_id: str, by: Literal["list", "command"]) -> bool:
+    async def unretire(self, log_id: str, by: Literal["list", "command"]) -> bool:
         """Take it back that a log is over; it goes on where it was.
 
         Args:

@@ -22,7 +22,7 @@ class Skipped(msgspec.Struct, frozen=True):
     end: int
 
 
-class CannotSkip(Exception):
+class SkipRejected(Exception):
     """Nothing was skipped. Says why, and what can be."""
 
 
@@ -40,7 +40,7 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
         CannotSkip: the log has not been started, is further on, or not that large.
         redis.exceptions.RedisError: Redis cannot be reached, or is full.
     """
-    script = scripts.load(client, "skip")
+    script = scripts.register_script(client, "skip")
     reply = await script(
         keys=[keys.log(log_id), keys.lease(log_id), keys.rejected, keys.head],
         args=[
@@ -54,13 +54,13 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
         case [b"skipped", first, stop]:
             return Skipped(int(first), int(stop))
         case [b"backwards", next_index]:
-            raise CannotSkip(
+            raise SkipRejected(
                 f"it goes on at entry {int(next_index)} already: nothing before {end} is left"
             )
         case [b"beyond", 0]:
-            raise CannotSkip("no tree head of it is known yet: is an ingestor running?")
+            raise SkipRejected("no tree head of it is known yet: is an ingestor running?")
         case [b"beyond", size]:
-            raise CannotSkip(
+            raise SkipRejected(
                 f"its newest tree head has {int(size)} entries: --to {int(size)} is the most"
             )
-    raise CannotSkip("it has not been started yet: no entry of it was asked for")
+    raise SkipRejected("it has not been started yet: no entry of it was asked for")

@@ -16,7 +16,7 @@ from certbus.keys import Keys
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 
-EVIDENCE_KEPT = 64
+MAX_EVIDENCE = 64
 ALARMS_OF = "alarms."
 """What the names of the counters by kind begin with, in the hash of a log."""
 
@@ -24,7 +24,7 @@ _BELOW = "below_since"
 _FIELDS = ("frontier", "tree_size", "tree_timestamp", "tree_root", "tree_signature", _BELOW)
 
 
-class Kept(msgspec.Struct, frozen=True):
+class TreeState(msgspec.Struct, frozen=True):
     """Where a log's tree stands.
 
     Attributes:
@@ -38,7 +38,7 @@ class Kept(msgspec.Struct, frozen=True):
     below_for: float | None
 
 
-class Ledger:
+class TreeStateStore:
     """Reads and writes it.
 
     Args:
@@ -49,9 +49,9 @@ class Ledger:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._update_log = scripts.load(client, "update_log")
+        self._update_log = scripts.register_script(client, "update_log")
 
-    async def kept(self, log_id: str, next_index: int) -> Kept | None:
+    async def load(self, log_id: str, next_index: int) -> TreeState | None:
         """Read where a log's tree stood at `next_index`; None if that is not known.
 
         It is not when nothing was proven, or `next` was moved by somebody who keeps no frontier;
@@ -75,9 +75,9 @@ class Ledger:
             return None
         if head and head.size == restored.size and head.root != restored.root():
             return None
-        return Kept(restored, head, below_for)
+        return TreeState(restored, head, below_for)
 
-    async def alarm(
+    async def record_violation(
         self,
         log_id: str,
         kind: str,
@@ -107,7 +107,7 @@ class Ledger:
         changes += _last_error(error)
         await self._update(log_id, changes)
 
-    async def no_proof(
+    async def record_missing_proof(
         self,
         log_id: str,
         problem: str,
@@ -124,12 +124,12 @@ class Ledger:
         changes = [*self._once(event), *evidence, *count, *_last_error(error)]
         await self._update(log_id, changes)
 
-    async def stale(self, log_id: str, event: str = "") -> None:
+    async def record_stale_head(self, log_id: str, event: str = "") -> None:
         """Count a tree head that was older than the one followed; `event` as for `alarm`."""
         change: list[str | int] = ["add", "stale", 1, "time_once", _BELOW, 0]
         await self._update(log_id, [*self._once(event), *change])
 
-    async def as_large_as_ever(self, log_id: str) -> None:
+    async def clear_stale_head(self, log_id: str) -> None:
         """Note that a log shows a tree head no smaller than the one followed."""
         await self._redis.hdel(self._keys.log(log_id), _BELOW)
 
@@ -151,7 +151,7 @@ class Ledger:
             "log": log_id,
             "tree_heads": msgspec.json.encode(heads).decode(),
         }
-        return ["evidence", EVIDENCE_KEPT, msgspec.json.encode(fields).decode()]
+        return ["evidence", MAX_EVIDENCE, msgspec.json.encode(fields).decode()]
 
 
 def _last_error(error: str) -> list[str | int]:

@@ -47,7 +47,7 @@ class Published(msgspec.Struct, frozen=True):
     next: int
 
 
-class Repeated(msgspec.Struct, frozen=True):
+class AlreadyPublished(msgspec.Struct, frozen=True):
     """Nothing was written: some messages were published meanwhile, by this or another log.
 
     Attributes:
@@ -74,7 +74,7 @@ class Missing(msgspec.Struct, frozen=True):
     """Nothing was written: Redis was emptied. `Leases.restore` makes the log again."""
 
 
-Outcome = Published | Repeated | Stale | Fenced | Missing
+Outcome = Published | AlreadyPublished | Stale | Fenced | Missing
 
 
 def check(batch: Batch) -> None:
@@ -98,7 +98,7 @@ def check(batch: Batch) -> None:
         )
 
 
-def repeated_within(batch: Batch) -> list[int]:
+def duplicates_within(batch: Batch) -> list[int]:
     """Positions of certificates that stand in the batch a second time."""
     if len({message.sha256 for message in batch.messages}) == len(batch.messages):
         return []

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from certbus.ids import EntryId, parse_cursor, parse_entry_id
 from certbus.keys import WINDOW_MS, Keys
-from certbus.streams.codec import Codec, Undecodable
+from certbus.streams.codec import Codec, UndecodableBatch
 
 _SHA1_KEPT: Final = 10  # bytes, as in lua/marks.lua
 _SHA256_SIZE: Final = 32
@@ -25,7 +25,7 @@ _LONG: Final = 512 * 1024
 log = structlog.get_logger(__name__)
 
 
-class Place(msgspec.Struct, frozen=True):
+class StreamLocation(msgspec.Struct, frozen=True):
     """Where a certificate was published.
 
     Attributes:
@@ -37,7 +37,7 @@ class Place(msgspec.Struct, frozen=True):
     position: int
 
 
-async def locate(client: Redis, keys: Keys, digest: bytes) -> Place | None:
+async def find_by_fingerprint(client: Redis, keys: Keys, digest: bytes) -> StreamLocation | None:
     """Find the newest place of a certificate, in two or three round trips.
 
     Args:
@@ -72,7 +72,7 @@ async def locate(client: Redis, keys: Keys, digest: bytes) -> Place | None:
     if place is None:
         return None
     cursor = parse_cursor(place.decode())
-    return Place(str(cursor.entry), cursor.position or 0)
+    return StreamLocation(str(cursor.entry), cursor.position or 0)
 
 
 async def _find_sha256(
@@ -103,7 +103,7 @@ async def _find_sha1(
     return None
 
 
-async def message_at(client: Redis, keys: Keys, stream: str, place: Place) -> bytes | None:
+async def message_at(client: Redis, keys: Keys, stream: str, place: StreamLocation) -> bytes | None:
     """Read one message of a stream; None if the stream does not retain it (any more)."""
     entries: Any = await client.xrange(keys.stream(stream), min=place.entry, max=place.entry)
     for _, fields in entries:
@@ -113,9 +113,9 @@ async def message_at(client: Redis, keys: Keys, stream: str, place: Place) -> by
     return None
 
 
-def _unpack(stream: str, place: Place, fields: Mapping[bytes, bytes]) -> bytes | None:
+def _unpack(stream: str, place: StreamLocation, fields: Mapping[bytes, bytes]) -> bytes | None:
     try:
         return Codec().pick(fields[b"codec"].decode(), fields[b"m"], place.position)
-    except (KeyError, Undecodable) as error:
+    except (KeyError, UndecodableBatch) as error:
         log.error("unreadable batch", stream=stream, id=place.entry, error=str(error))
         return None

@@ -23,7 +23,7 @@ MAX_MESSAGES = 10_000
 """In one batch: a cursor has at most four digits for a message's position. 256 are published."""
 
 
-class Undecodable(ValueError):
+class UndecodableBatch(ValueError):
     """A stored batch is not what its codec says. Says in which way."""
 
 
@@ -55,7 +55,7 @@ class Codec:
         # The first 10,000 newlines are looked for, never all of 16 MiB of them.
         messages = joined.split(b"\n", MAX_MESSAGES)
         if len(messages) > MAX_MESSAGES:
-            raise Undecodable(f"has more than {MAX_MESSAGES} messages")
+            raise UndecodableBatch(f"has more than {MAX_MESSAGES} messages")
         return messages
 
     def pick(self, name: str, blob: bytes, position: int) -> bytes | None:
@@ -83,16 +83,16 @@ class Codec:
             return self._decompress(blob)
         if name == "none":
             if len(blob) > MAX_UNPACKED:
-                raise Undecodable(f"has {len(blob)} bytes, more than {MAX_UNPACKED}")
+                raise UndecodableBatch(f"has {len(blob)} bytes, more than {MAX_UNPACKED}")
             return blob
-        raise Undecodable(f"unknown codec {name!r}: written by a newer version?")
+        raise UndecodableBatch(f"unknown codec {name!r}: written by a newer version?")
 
     def _decompress(self, blob: bytes) -> bytes:
         try:
             size = zstandard.frame_content_size(blob)
             if not 0 <= size <= MAX_UNPACKED:
                 said = "an unstated number of" if size < 0 else f"{size}"
-                raise Undecodable(f"unpacks to {said} bytes, more than {MAX_UNPACKED}")
+                raise UndecodableBatch(f"unpacks to {said} bytes, more than {MAX_UNPACKED}")
             return self._decompressor.decompress(blob)
         except zstandard.ZstdError as error:
-            raise Undecodable(f"damaged zstd frame of {len(blob)} bytes: {error}") from error
+            raise UndecodableBatch(f"damaged zstd frame of {len(blob)} bytes: {error}") from error

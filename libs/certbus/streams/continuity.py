@@ -63,14 +63,14 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from certbus.ids import MAX_PART, ORIGIN, Cursor, EntryId, parse_entry_id
+from certbus.ids import FIRST_ID, MAX_PART, Cursor, EntryId, parse_entry_id
 
 KNOWN: Final = 1024
 """Links that are kept of each stream."""
 
 _RANGES: Final = 16  # of what was lost, kept of each stream
 
-NOTHING: Final = parse_entry_id(ORIGIN)
+NOTHING: Final = parse_entry_id(FIRST_ID)
 """The id before every other."""
 
 Reason = Literal["reset", "lost", "trimmed", "future", "unknown"]
@@ -91,7 +91,7 @@ class Link(NamedTuple):
     what: str
 
 
-class Place(msgspec.Struct, frozen=True):
+class ReaderPosition(msgspec.Struct, frozen=True):
     """Where a reader of one stream is.
 
     Attributes:
@@ -117,7 +117,7 @@ class Place(msgspec.Struct, frozen=True):
         return Cursor(self.entry, self.position)
 
 
-OLDEST: Final = Place(NOTHING)
+OLDEST: Final = ReaderPosition(NOTHING)
 
 
 class View(msgspec.Struct, frozen=True):
@@ -155,7 +155,7 @@ class Action(Enum):
     """With what is published next: nothing newer is retained."""
 
 
-class Verdict(NamedTuple):
+class Decision(NamedTuple):
     """How a reader goes on, and the gap it reports before that.
 
     Attributes:
@@ -167,7 +167,7 @@ class Verdict(NamedTuple):
     gap: Reason | None = None
 
 
-class Lost(NamedTuple):
+class LostRange(NamedTuple):
     """A range of ids that Redis has lost.
 
     Attributes:
@@ -183,18 +183,18 @@ class Lost(NamedTuple):
     fork: EntryId | None
 
 
-class Losses:
+class LostRanges:
     """The ranges of ids that a reader of a stream has seen Redis lose. Bounded."""
 
     def __init__(self) -> None:
-        self._ranges: deque[Lost] = deque(maxlen=_RANGES)
+        self._ranges: deque[LostRange] = deque(maxlen=_RANGES)
 
-    def add(self, lost: Lost) -> None:
+    def add(self, lost: LostRange) -> None:
         """Record one."""
         if lost.upto > lost.after:
             self._ranges.append(lost)
 
-    def find(self, entry: EntryId) -> Lost | None:
+    def find(self, entry: EntryId) -> LostRange | None:
         """The newest of them in which an id is."""
         for lost in reversed(self._ranges):
             if lost.after < entry <= lost.upto:
@@ -202,10 +202,10 @@ class Losses:
         return None
 
 
-_NONE = Losses()
+_NONE = LostRanges()
 
 
-def judge(place: Place, view: View, losses: Losses = _NONE) -> Verdict:
+def decide(place: ReaderPosition, view: View, losses: LostRanges = _NONE) -> Decision:
     """Say how a reader goes on: the table of this module's docstring.
 
     Args:
@@ -216,47 +216,47 @@ def judge(place: Place, view: View, losses: Losses = _NONE) -> Verdict:
     return _by_epoch(place, view) or _by_id(place, view, losses) or _by_chain(place, view)
 
 
-def _by_epoch(place: Place, view: View) -> Verdict | None:
+def _by_epoch(place: ReaderPosition, view: View) -> Decision | None:
     """The first part of the table: what the epoch decides."""
     known = place.epoch is not None
     if place.is_oldest:
-        return Verdict(Action.OLDEST)
+        return Decision(Action.OLDEST)
     if known and view.epoch is None:
-        return Verdict(Action.WAIT)
+        return Decision(Action.WAIT)
     is_older = view.first is not None and place.entry < view.first
     if place.epoch != view.epoch if known else is_older:
-        return Verdict(Action.OLDEST, "reset")
+        return Decision(Action.OLDEST, "reset")
     return None
 
 
-def _by_id(place: Place, view: View, losses: Losses) -> Verdict | None:
+def _by_id(place: ReaderPosition, view: View, losses: LostRanges) -> Decision | None:
     """The second part: what is known of the id."""
     entry = place.entry
     known = place.epoch is not None
     if view.at is not None:
         same = place.link is None or place.link == view.at
-        return Verdict(Action.INSIDE) if same else Verdict(Action.BACK, "lost")
+        return Decision(Action.INSIDE) if same else Decision(Action.BACK, "lost")
     if not known and (lost := losses.find(entry)) is not None:
-        return Verdict(Action.OLDEST, "reset") if lost.emptied else Verdict(Action.BACK, "lost")
+        return Decision(Action.OLDEST, "reset") if lost.emptied else Decision(Action.BACK, "lost")
     if entry > view.last:
-        return Verdict(Action.BACK, "lost") if known else Verdict(Action.END, "future")
+        return Decision(Action.BACK, "lost") if known else Decision(Action.END, "future")
     return None
 
 
-def _by_chain(place: Place, view: View) -> Verdict:
+def _by_chain(place: ReaderPosition, view: View) -> Decision:
     """The third part: the id is not above `head.last`, and the stream does not retain it."""
     whole = place.position is None
     known = place.epoch is not None
     if view.after is None:
         at_last = whole and place.entry == view.last
-        return Verdict(Action.END, None if at_last else "trimmed")
+        return Decision(Action.END, None if at_last else "trimmed")
     prev = view.after.prev
     if prev >= place.entry:
         follows = whole and prev == place.entry
-        return Verdict(Action.NEXT, None if follows else "trimmed")
+        return Decision(Action.NEXT, None if follows else "trimmed")
     if known:
-        return Verdict(Action.BACK, "lost")
-    return Verdict(Action.NEXT, None if whole else "unknown")
+        return Decision(Action.BACK, "lost")
+    return Decision(Action.NEXT, None if whole else "unknown")
 
 
 def first_of(first: EntryId | None, oldest: Link | None) -> EntryId | None:
@@ -282,9 +282,9 @@ class Trail:
         losses: what it has seen Redis lose.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ReaderPosition) -> None:
         self.place = place
-        self.losses = Losses()
+        self.losses = LostRanges()
         self._links: deque[Link] = deque(maxlen=KNOWN)
 
     @property
@@ -296,16 +296,16 @@ class Trail:
         """Add batches that precede those it reads, the oldest first."""
         self._links.extend(links)
 
-    def take(self, link: Link, epoch: str | None) -> None:
+    def advance(self, link: Link, epoch: str | None) -> None:
         """Go on by one batch."""
         self._links.append(link)
-        self.place = Place(link.id, None, epoch, link)
+        self.place = ReaderPosition(link.id, None, epoch, link)
 
     def skip(self, entry: EntryId, epoch: str | None) -> None:
         """Go on past an entry that is no batch."""
-        self.place = Place(entry, None, epoch)
+        self.place = ReaderPosition(entry, None, epoch)
 
-    def go_back(self, fork: Link | None, epoch: str | None) -> None:
+    def rewind(self, fork: Link | None, epoch: str | None) -> None:
         """Go back to a batch of `links`; None for the oldest that is retained."""
         seen = self.place.entry
         if fork is None:
@@ -316,10 +316,10 @@ class Trail:
             after = fork.id
             while self._links[-1] != fork:
                 self._links.pop()
-            self.place = Place(fork.id, None, epoch, fork)
-        self.losses.add(Lost(after, seen, emptied=False, fork=fork and fork.id))
+            self.place = ReaderPosition(fork.id, None, epoch, fork)
+        self.losses.add(LostRange(after, seen, emptied=False, fork=fork and fork.id))
 
-    def begin_epoch(self, epoch: str, first: EntryId | None) -> None:
+    def start_epoch(self, epoch: str, first: EntryId | None) -> None:
         """Begin anew: Redis was emptied.
 
         Args:
@@ -328,9 +328,9 @@ class Trail:
         """
         if first is None:
             first = self._links[0].id if self._links else self.place.entry
-        self.losses.add(Lost(_below(first), self.place.entry, emptied=True, fork=None))
+        self.losses.add(LostRange(_below(first), self.place.entry, emptied=True, fork=None))
         self._links.clear()
-        self.place = Place(NOTHING, None, epoch)
+        self.place = ReaderPosition(NOTHING, None, epoch)
 
 
 def _below(entry: EntryId) -> EntryId:
@@ -340,7 +340,7 @@ def _below(entry: EntryId) -> EntryId:
     )
 
 
-class Search:
+class ForkSearch:
     """Finds the newest of some links that a stream has still.
 
     Redis keeps a beginning of the chain when it loses something, and trimming takes from its

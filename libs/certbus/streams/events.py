@@ -7,17 +7,17 @@ from collections.abc import Mapping
 
 import msgspec
 
-from certbus.ids import ORIGIN, parse_entry_id
-from certbus.streams.codec import Codec, Undecodable
+from certbus.ids import FIRST_ID, parse_entry_id
+from certbus.streams.codec import Codec, UndecodableBatch
 from certbus.streams.continuity import Link
 
-NOT_RETAINED = "no longer retained"
+NOT_RETAINED_REASON = "no longer retained"
 """The reason of a `Gap` that trimming has made."""
 
 FORGOTTEN = "deduplication marks were lost: certificates that were sent before may come again"
 """The reason of a `Gap` before a batch that says so; no message is missing there."""
 
-FUTURE = "this id is from the future: live from now on"
+CURSOR_AHEAD_REASON = "this id is from the future: live from now on"
 """The reason reported for a cursor above every id that was given out."""
 
 RESET = "the server's store was emptied; earlier ids are void"
@@ -84,7 +84,7 @@ class Gap(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Repeat(msgspec.Struct, frozen=True):
+class Rewind(msgspec.Struct, frozen=True):
     """Redis lost what followed `since`: certificates that were seen will come again.
 
     Attributes:
@@ -99,7 +99,7 @@ class Repeat(msgspec.Struct, frozen=True):
     seen: str
 
 
-class NewEpoch(msgspec.Struct, frozen=True):
+class EpochChanged(msgspec.Struct, frozen=True):
     """Redis was emptied: all ids given out before are void, in every stream.
 
     Attributes:
@@ -111,7 +111,7 @@ class NewEpoch(msgspec.Struct, frozen=True):
     epoch: str
 
 
-Event = StreamBatch | Gap | Repeat | NewEpoch
+Event = StreamBatch | Gap | Rewind | EpochChanged
 
 
 def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes]) -> StreamBatch:
@@ -134,15 +134,17 @@ def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, byte
             b"forgot" in fields,
         )
     except KeyError as error:
-        raise Undecodable(f"entry {entry_id} has no field {error}") from error
+        raise UndecodableBatch(f"entry {entry_id} has no field {error}") from error
     except ValueError as error:
-        raise Undecodable(f"entry {entry_id}: {error}") from error
+        raise UndecodableBatch(f"entry {entry_id}: {error}") from error
     if len(messages) != expected:
-        raise Undecodable(f"entry {entry_id} has {len(messages)} messages instead of {expected}")
+        raise UndecodableBatch(
+            f"entry {entry_id} has {len(messages)} messages instead of {expected}"
+        )
     return batch
 
 
-def read_link(entry_id: str, fields: Mapping[bytes, bytes], before: str = ORIGIN) -> Link:
+def read_link(entry_id: str, fields: Mapping[bytes, bytes], before: str = FIRST_ID) -> Link:
     """What tells a stream entry from every other, without unpacking it.
 
     Args:
@@ -159,10 +161,10 @@ def read_link(entry_id: str, fields: Mapping[bytes, bytes], before: str = ORIGIN
 
 
 def decode_entry(
-    codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes], before: str = ORIGIN
+    codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes], before: str = FIRST_ID
 ) -> StreamBatch | Unreadable:
     """Make a batch of a stream entry, or say why it is none. See `read_link`."""
     try:
         return decode(codec, stream, entry_id, fields)
-    except Undecodable as error:
+    except UndecodableBatch as error:
         return Unreadable(read_link(entry_id, fields, before), str(error))

@@ -23,21 +23,21 @@ from redis.asyncio import Redis
 
 from certbus import scripts
 from certbus.connection import is_out_of_memory
-from certbus.ids import ORIGIN, parse_entry_id
+from certbus.ids import FIRST_ID, parse_entry_id
 from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, Keys
 from certbus.logs.leases import Lease
 from certbus.streams.batch import (
     MAX_BYTES,
     MAX_MESSAGES,
+    AlreadyPublished,
     Batch,
     Fenced,
     Missing,
     Outcome,
     Published,
-    Repeated,
     Stale,
     check,
-    repeated_within,
+    duplicates_within,
 )
 from certbus.streams.codec import LEVEL, Codec, Name
 from ctparse.entry import Rejected
@@ -46,6 +46,7 @@ from ctparse.tree_head import TreeHead
 __all__ = [
     "MAX_BYTES",
     "MAX_MESSAGES",
+    "AlreadyPublished",
     "Batch",
     "Fenced",
     "Missing",
@@ -53,7 +54,6 @@ __all__ = [
     "Published",
     "Publisher",
     "PublisherSettings",
-    "Repeated",
     "Stale",
     "UnsupportedFormat",
 ]
@@ -136,12 +136,12 @@ class Publisher:
         self._free_memory = free_memory
         self._codec = Codec(settings.codec, settings.level)
         self._encode = msgspec.json.Encoder().encode
-        self._publish = scripts.load(client, "marks", "publish")
-        self._known = scripts.load(client, "marks", "known")
+        self._publish = scripts.register_script(client, "marks", "publish")
+        self._known = scripts.register_script(client, "marks", "known")
         self._streams = settings.streams
         # The greatest id this worker was ever given: a Redis that lost its last second must not
         # give it to another batch.
-        self._floor = ORIGIN
+        self._floor = FIRST_ID
 
     async def configure(self, settings: PublisherSettings | None = None) -> None:
         """Make this worker's settings those of all workers: the newest configuration counts.
@@ -173,7 +173,7 @@ class Publisher:
             )
             await transaction.execute()
 
-    async def known(self, sha256s: Sequence[bytes]) -> list[bool]:
+    async def find_known(self, sha256s: Sequence[bytes]) -> list[bool]:
         """Ask which certificates have been published within what is remembered.
 
         One round trip. A certificate that is not known may be published by another log a moment
@@ -202,9 +202,9 @@ class Publisher:
             redis.exceptions.RedisError: Redis cannot be reached, or refuses to write.
         """
         check(batch)
-        repeated = repeated_within(batch)
+        repeated = duplicates_within(batch)
         if repeated:
-            return Repeated(repeated)
+            return AlreadyPublished(repeated)
         attempt = 0
         while True:
             try:
@@ -277,7 +277,7 @@ class Publisher:
                 self._raise_floor(entry_id.decode())
                 return Published(entry_id.decode(), int(next_index))
             case [b"repeated", *positions]:
-                return Repeated([int(position) for position in positions])
+                return AlreadyPublished([int(position) for position in positions])
             case [b"stale", next_index, last]:
                 self._raise_floor(last.decode())
                 return Stale(int(next_index))

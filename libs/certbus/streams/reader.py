@@ -16,29 +16,29 @@ import structlog
 from redis.asyncio import Redis
 
 from certbus import scripts
-from certbus.ids import ORIGIN, EntryId, parse_entry_id
+from certbus.ids import FIRST_ID, EntryId, parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.streams.codec import Codec
 from certbus.streams.continuity import (
     NOTHING,
     OLDEST,
     Action,
+    ForkSearch,
     Link,
-    Losses,
-    Place,
-    Search,
+    LostRanges,
+    ReaderPosition,
     Trail,
     View,
+    decide,
     first_of,
-    judge,
 )
 from certbus.streams.events import (
     FORGOTTEN,
-    NOT_RETAINED,
+    NOT_RETAINED_REASON,
+    EpochChanged,
     Event,
     Gap,
-    NewEpoch,
-    Repeat,
+    Rewind,
     StreamBatch,
     Unreadable,
     decode_entry,
@@ -47,15 +47,15 @@ from certbus.streams.events import (
 
 __all__ = [
     "COUNT",
+    "EpochChanged",
     "Event",
-    "Follower",
     "Gap",
     "Head",
     "Malformed",
-    "NewEpoch",
     "Piece",
-    "Repeat",
+    "Rewind",
     "StreamBatch",
+    "StreamReader",
     "history",
     "newest",
     "oldest",
@@ -117,11 +117,11 @@ def _head(keys: Keys, values: Sequence[bytes | None]) -> Head:
     )
     for name, entry in (("last", last), ("first", first)):
         try:
-            parse_entry_id(entry or ORIGIN)
+            parse_entry_id(entry or FIRST_ID)
         except ValueError as error:
             raise Malformed(f"{keys.head} has {name}: {error}") from error
     written = tuple(name for name in (streams or "").split() if name in STREAMS)
-    return Head(epoch, last or ORIGIN, written, first)
+    return Head(epoch, last or FIRST_ID, written, first)
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -177,7 +177,7 @@ async def read_piece(client: Redis, keys: Keys, stream: str, start: str, count: 
     return Piece(_head(keys, values), entries)
 
 
-class Follower:
+class StreamReader:
     """Follows streams for as long as it is iterated, whatever happens to Redis.
 
     Iterating gives the batches of each stream in order, and beside them what is to be reported of
@@ -227,17 +227,17 @@ class Follower:
         """
         return {name: str(trail.place.entry) for name, trail in self._trails.items()}
 
-    def losses(self, stream: str) -> Losses:
+    def losses(self, stream: str) -> LostRanges:
         """The ranges of ids of a stream that it has seen Redis lose."""
         trail = self._trails.get(stream)
-        return Losses() if trail is None else trail.losses
+        return LostRanges() if trail is None else trail.losses
 
     def has_read(self, stream: str, entry: EntryId) -> bool:
         """Whether a batch is among the newest that it has read."""
         trail = self._trails.get(stream)
         return trail is not None and any(link.id == entry for link in trail.links)
 
-    def change(self, streams: Sequence[str]) -> None:
+    def set_streams(self, streams: Sequence[str]) -> None:
         """Read these streams from now on; a new one from the next batch to be published."""
         self._streams = tuple(streams)
         self._trails = {name: trail for name, trail in self._trails.items() if name in streams}
@@ -303,7 +303,7 @@ class Follower:
         entry_id = entry[0].decode()
         batch = decode_entry(self._codec, stream, entry_id, entry[1], before)
         place, link = trail.place, batch.link
-        verdict = judge(place, View(place.epoch, None, link.id, None, link))
+        verdict = decide(place, View(place.epoch, None, link.id, None, link))
         events: list[Event] = []
         if verdict.gap is not None:
             # An emptied Redis breaks every chain, so that is looked for first.
@@ -316,7 +316,7 @@ class Follower:
             ):
                 return events, False
             if verdict.gap == "trimmed":
-                events.append(Gap(stream, before, entry_id, NOT_RETAINED))
+                events.append(Gap(stream, before, entry_id, NOT_RETAINED_REASON))
             else:
                 log.error(
                     "a batch names an older one than is before it", stream=stream, id=entry_id
@@ -325,7 +325,7 @@ class Follower:
             log.error("unreadable batch", stream=stream, id=entry_id, error=batch.error)
             trail.skip(link.id, place.epoch or self._epoch or "")
             return [Gap(stream, before, entry_id, f"unreadable: {batch.error}")], True
-        trail.take(link, place.epoch or self._epoch or "")
+        trail.advance(link, place.epoch or self._epoch or "")
         if batch.forgot and not events:
             events.append(Gap(stream, before, entry_id, FORGOTTEN))
         return [*events, batch], True
@@ -374,9 +374,9 @@ class Follower:
             if primary.epoch != head.epoch:
                 self._behind = True
                 return []
-        event = NewEpoch(self._epoch or "", head.epoch or "")
+        event = EpochChanged(self._epoch or "", head.epoch or "")
         for trail in self._trails.values():
-            trail.begin_epoch(event.epoch, self._first)
+            trail.start_epoch(event.epoch, self._first)
         self._epoch = head.epoch
         self._first = _entry_id(head.first)
         return [event]
@@ -388,7 +388,7 @@ class Follower:
             return []
         seen = str(place.entry)
         piece = await read_piece(self._redis, self._keys, stream, seen, 2)
-        if judge(place, piece.view(place.entry)).action is not Action.BACK:
+        if decide(place, piece.view(place.entry)).action is not Action.BACK:
             return []  # of a new epoch, the next look tells
         if await self._is_replica_behind(place.entry, piece.head):
             self._behind = True
@@ -396,15 +396,15 @@ class Follower:
         fork = await self._fork(stream, trail)
         if trail.place is not place:
             return []
-        trail.go_back(fork, place.epoch)
+        trail.rewind(fork, place.epoch)
         since = None if fork is None else str(fork.id)
         log.error("redis lost what was read of a stream", stream=stream, seen=seen, has=since)
-        return [Repeat(stream, since=since, seen=seen)]
+        return [Rewind(stream, since=since, seen=seen)]
 
     async def _fork(self, stream: str, trail: Trail) -> Link | None:
         """The newest batch that was read and that Redis has still."""
         first = (await read_piece(self._redis, self._keys, stream, "-", 1)).links()
-        search = Search(trail.links, first[0].id if first else None)
+        search = ForkSearch(trail.links, first[0].id if first else None)
         while (link := search.question) is not None:
             found = (await read_piece(self._redis, self._keys, stream, str(link.id), 1)).links()
             search.answer(has=found == [link])
@@ -420,16 +420,16 @@ class Follower:
         return primary.epoch == head.epoch and parse_entry_id(primary.last) >= seen
 
 
-def _behind(entry: str, epoch: str | None = None) -> Place:
+def _behind(entry: str, epoch: str | None = None) -> ReaderPosition:
     """The place behind everything up to a batch: of a follower, never of a moment.
 
     Args:
         entry: its id.
         epoch: None if none was seen yet; then 0-0 means the oldest.
     """
-    if epoch is None and entry == ORIGIN:
+    if epoch is None and entry == FIRST_ID:
         return OLDEST
-    return Place(parse_entry_id(entry), None, epoch or "")
+    return ReaderPosition(parse_entry_id(entry), None, epoch or "")
 
 
 async def history(
@@ -453,7 +453,7 @@ async def history(
 
 async def oldest_id(client: Redis, keys: Keys, stream: str) -> EntryId | None:
     """Read the id of the oldest entry that a stream retains, without the entry."""
-    ids: Any = await scripts.load(client, "span")(keys=[keys.stream(stream)])
+    ids: Any = await scripts.register_script(client, "span")(keys=[keys.stream(stream)])
     return parse_entry_id(ids[0].decode()) if ids else None
 
 
@@ -466,7 +466,7 @@ async def read_batch(client: Redis, keys: Keys, stream: str, entry: str) -> Stre
 
 async def oldest(client: Redis, keys: Keys, stream: str) -> StreamBatch | None:
     """Read the oldest batch that a stream retains."""
-    batches = await history(client, keys, stream, ORIGIN, 1)
+    batches = await history(client, keys, stream, FIRST_ID, 1)
     return batches[0] if batches else None
 
 

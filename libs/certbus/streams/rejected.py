@@ -12,7 +12,7 @@ from certbus.keys import Keys
 _PAGE = 64  # entries; at 16 KiB each, 1 MiB a reply
 
 
-class Rejection(msgspec.Struct, frozen=True):
+class RejectedEntry(msgspec.Struct, frozen=True):
     """One entry that was rejected, or a range that was skipped.
 
     Attributes:
@@ -34,7 +34,7 @@ class Rejection(msgspec.Struct, frozen=True):
     at: int
 
 
-async def rejections(client: Redis, keys: Keys) -> AsyncIterator[Rejection]:
+async def read_rejected(client: Redis, keys: Keys) -> AsyncIterator[RejectedEntry]:
     """All that are still kept, the newest first.
 
     Raises:
@@ -50,8 +50,8 @@ async def rejections(client: Redis, keys: Keys) -> AsyncIterator[Rejection]:
         newest = f"({page[-1][0].decode()}"
 
 
-def _rejection(entry_id: str, fields: dict[bytes, bytes]) -> Rejection:
-    return Rejection(
+def _rejection(entry_id: str, fields: dict[bytes, bytes]) -> RejectedEntry:
+    return RejectedEntry(
         log_id=fields[b"log"].decode(),
         index=int(fields[b"index"]),
         last=int(fields[b"last"]) if b"last" in fields else None,

@@ -5,11 +5,17 @@ from typing import Final
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.ids import ORIGIN, Cursor
+from certbus.ids import FIRST_ID, Cursor
 from certbus.keys import Keys
 from certbus.streams.codec import Codec
-from certbus.streams.continuity import OLDEST, Action, Place, Reason, judge
-from certbus.streams.events import FUTURE, NOT_RETAINED, RESET, Unreadable, decode_entry
+from certbus.streams.continuity import OLDEST, Action, ReaderPosition, Reason, decide
+from certbus.streams.events import (
+    CURSOR_AHEAD_REASON,
+    NOT_RETAINED_REASON,
+    RESET,
+    Unreadable,
+    decode_entry,
+)
 from certbus.streams.reader import Piece, read_piece
 
 UNKNOWN = "unknown id: redis has lost it"
@@ -17,13 +23,13 @@ UNKNOWN = "unknown id: redis has lost it"
 _WORDS: Final[dict[Reason, str]] = {
     "reset": RESET,
     "lost": UNKNOWN,
-    "trimmed": NOT_RETAINED,
-    "future": FUTURE,
+    "trimmed": NOT_RETAINED_REASON,
+    "future": CURSOR_AHEAD_REASON,
     "unknown": UNKNOWN,
 }
 
 
-class Start(msgspec.Struct, frozen=True):
+class ResumePoint(msgspec.Struct, frozen=True):
     """Where to go on.
 
     Attributes:
@@ -37,7 +43,7 @@ class Start(msgspec.Struct, frozen=True):
     gap: str | None = None
 
 
-async def resume(client: Redis, keys: Keys, stream: str, cursor: Cursor) -> Start:
+async def resolve_cursor(client: Redis, keys: Keys, stream: str, cursor: Cursor) -> ResumePoint:
     """Find what follows a cursor.
 
     Args:
@@ -49,22 +55,22 @@ async def resume(client: Redis, keys: Keys, stream: str, cursor: Cursor) -> Star
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    place = Place(cursor.entry, cursor.position)
+    place = ReaderPosition(cursor.entry, cursor.position)
     if place == OLDEST:
-        return Start(ORIGIN)
+        return ResumePoint(FIRST_ID)
     piece = await read_piece(client, keys, stream, str(place.entry), 2)
     view = piece.view(place.entry)
-    verdict = judge(place, view)
+    verdict = decide(place, view)
     gap = None if verdict.gap is None else _WORDS[verdict.gap]
     match verdict.action:
         case Action.INSIDE:
-            return Start(str(place.entry), _rest(stream, piece, cursor.position))
+            return ResumePoint(str(place.entry), _rest(stream, piece, cursor.position))
         case Action.NEXT if view.after is not None:
             # The follower compares what it reads first with what this says that it has.
-            return Start(str(view.after.prev), gap=gap)
+            return ResumePoint(str(view.after.prev), gap=gap)
         case Action.END:
-            return Start(piece.head.last, gap=gap)
-    return Start(ORIGIN, gap=gap)
+            return ResumePoint(piece.head.last, gap=gap)
+    return ResumePoint(FIRST_ID, gap=gap)
 
 
 def _rest(stream: str, piece: Piece, position: int | None) -> list[tuple[str, bytes]]:

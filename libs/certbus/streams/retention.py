@@ -77,9 +77,9 @@ class Trimmer:
     ) -> None:
         self._redis = client
         self._keys = keys
-        self.keep(retention)
-        self._trim = scripts.load(client, "ages", "trim")
-        self._expire_marks = scripts.load(client, "ages", "expire_marks")
+        self.set_limits(retention)
+        self._trim = scripts.register_script(client, "ages", "trim")
+        self._expire_marks = scripts.register_script(client, "ages", "expire_marks")
         self._reached = reached
         self.remembered: float | None = None
         self.configured: float | None = None
@@ -88,7 +88,7 @@ class Trimmer:
         self._marks_most = 0  # bytes; 0 for any number
         self._ask_memory_at = 0.0  # monotonic
 
-    def keep(self, retention: Mapping[str, Retention]) -> None:
+    def set_limits(self, retention: Mapping[str, Retention]) -> None:
         """Hold the streams to other limits from now on."""
         self._retention = {name: retention[name] for name in STREAMS}
         self._retention["rejected"] = Retention(_REJECTED_BYTES, 0)
@@ -142,7 +142,7 @@ class Trimmer:
         if self.remembered is not None and self.configured is not None:
             self._reached(self.remembered, self.configured)
 
-    async def free(self) -> int:
+    async def free_bytes(self) -> int:
         """Trim, and remove a share of each stream's bytes beyond that.
 
         Returns:

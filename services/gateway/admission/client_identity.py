@@ -12,14 +12,14 @@ from typing import Final
 import msgspec
 
 from certconf import Network
-from gateway.admission.credentials import Holder
+from gateway.admission.credentials import TokenOwner
 
 Address = IPv4Address | IPv6Address
 
 _SITE: Final = 64  # bits of an IPv6 address that its site was given (RFC 6177)
 
 
-class Visitor(msgspec.Struct, frozen=True, gc=False):
+class ClientIdentity(msgspec.Struct, frozen=True, gc=False):
     """Who is asking.
 
     Attributes:
@@ -28,18 +28,18 @@ class Visitor(msgspec.Struct, frozen=True, gc=False):
         holder: of the token that came with the request; None if none was needed.
     """
 
-    site: str
-    holder: Holder | None = None
+    address_group: str
+    owner: TokenOwner | None = None
 
     @property
     def tier(self) -> str:
         """Which rate this is."""
-        return "free" if self.holder is None else self.holder.tier
+        return "free" if self.owner is None else self.owner.tier
 
     @property
-    def who(self) -> str:
+    def key(self) -> str:
         """Whose rate this is (see `certbus/keys.py`)."""
-        return f"address:{self.site}" if self.holder is None else f"token:{self.holder.name}"
+        return f"address:{self.address_group}" if self.owner is None else f"token:{self.owner.name}"
 
 
 def client_address(peer: str, forwarded: str | None, trusted: Sequence[Network]) -> Address:
@@ -64,7 +64,7 @@ def client_address(peer: str, forwarded: str | None, trusted: Sequence[Network])
     return address
 
 
-def site(address: Address) -> str:
+def address_group(address: Address) -> str:
     """What one client is counted by."""
     if isinstance(address, IPv4Address):
         return str(address)

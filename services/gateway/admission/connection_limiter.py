@@ -15,18 +15,18 @@ from itertools import chain, islice
 from typing import Final
 
 from certbus.errors import UNAVAILABLE
-from certbus.limits.clients import Connected, ConnectionCounts, LetIn
+from certbus.limits.clients import AdmittedCount, ConnectionCounts, ConnectionDelta
 from gateway.admission.policy import Policy
-from gateway.admission.redis_fallback import Shared, UnavailableError
+from gateway.admission.redis_fallback import RedisWithFallback, UnavailableError
 
 _AT_ONCE: Final = 500  # sites in a call
 _GATHER: Final = 0.02  # seconds that those who have gone wait for more of them
 _FAREWELL: Final = 1.0  # seconds; a Redis that is gone is not waited for
 
-_IN: Final = LetIn(1, full=False)
+_IN: Final = AdmittedCount(1, full=False)
 
 
-class Connections:
+class ConnectionLimiter:
     """Connections of this gateway, as part of all.
 
     Args:
@@ -44,30 +44,30 @@ class Connections:
         self.policy = policy
         self._counts = counts
         self._beat = beat
-        self._shared = Shared("connections")
+        self._shared = RedisWithFallback("connections")
         self._known = False  # whether Redis has been told, apart from what has changed
         self._changed: dict[str, None] = {}  # in order
-        self._waiting: dict[str, list[asyncio.Future[LetIn]]] = {}
+        self._waiting: dict[str, list[asyncio.Future[AdmittedCount]]] = {}
         self._wake = asyncio.Event()
         self._gathering = False
 
-    async def enter(self, site: str) -> LetIn:
+    async def acquire(self, site: str) -> AdmittedCount:
         """Wait to be let in; whoever is (count is 1) has to `leave` once."""
-        future: asyncio.Future[LetIn] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[AdmittedCount] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(site, []).append(future)
         self._wake.set()
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.result().count:
-                self.leave(site)
+                self.release(site)
             raise
 
-    def enter_unlimited(self, site: str) -> None:
+    def acquire_unlimited(self, site: str) -> None:
         """Come in without being asked, while there are no limits."""
         self.held[site] += 1
 
-    def leave(self, site: str) -> None:
+    def release(self, site: str) -> None:
         """Go. Redis is told soon."""
         self.held[site] -= 1
         if self.held[site] <= 0:
@@ -87,7 +87,7 @@ class Connections:
                     async with asyncio.timeout(self._beat):
                         await self._wake.wait()
                 self._wake.clear()
-                if self.policy.limits_connections and not self._shared.resting:
+                if self.policy.limits_connections and not self._shared.in_backoff:
                     await self._tell()
                 else:
                     self._let_in_alone()
@@ -95,7 +95,7 @@ class Connections:
         finally:
             with suppress(*UNAVAILABLE, TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
-                    await self._counts.end()
+                    await self._counts.remove()
 
     def _gathered(self) -> None:
         self._gathering = False
@@ -111,12 +111,12 @@ class Connections:
         if self._known:
             self._forget_redis()
             with suppress(UnavailableError):
-                await self._shared.ask(self._counts.end())
+                await self._shared.call(self._counts.remove())
 
     async def _tell(self) -> None:
         try:
             if not self._known:
-                await self._shared.ask(self._counts.begin())
+                await self._shared.call(self._counts.reset())
                 self._known = True
                 self._changed = dict.fromkeys(self.held)
             await self._tell_some()  # a sign of life, if nothing else
@@ -132,13 +132,15 @@ class Connections:
         for site in sites:
             self._changed.pop(site, None)
         connected = [
-            Connected(site, self.held[site], sum(not future.done() for future in queue))
+            ConnectionDelta(site, self.held[site], sum(not future.done() for future in queue))
             for site, queue in zip(sites, queues, strict=True)
         ]
-        answers: list[LetIn] | None = None
+        answers: list[AdmittedCount] | None = None
         try:
-            answers = await self._shared.ask(
-                self._counts.count(self.policy.most, self.policy.most_of_one, connected)
+            answers = await self._shared.call(
+                self._counts.apply(
+                    self.policy.max_connections, self.policy.max_per_address, connected
+                )
             )
         finally:
             if answers is None:
@@ -152,7 +154,9 @@ class Connections:
         for site, queue, answer in zip(sites, queues, answers, strict=True):
             self._let_in(site, queue, answer)
 
-    def _let_in(self, site: str, queue: Sequence[asyncio.Future[LetIn]], answer: LetIn) -> None:
+    def _let_in(
+        self, site: str, queue: Sequence[asyncio.Future[AdmittedCount]], answer: AdmittedCount
+    ) -> None:
         left = answer.count
         for future in queue:
             if future.done():
@@ -162,7 +166,7 @@ class Connections:
                 self.held[site] += 1
                 future.set_result(_IN)
             else:
-                future.set_result(LetIn(0, answer.full))
+                future.set_result(AdmittedCount(0, answer.full))
         if left and self._known:  # some have hung up meanwhile
             self._changed[site] = None
 
@@ -173,10 +177,10 @@ class Connections:
         for site, queue in waiting.items():
             wanted = sum(not future.done() for future in queue)
             room = room_for_one = wanted
-            if policy.limits_connections and policy.most is not None:
-                room = max(policy.most - total, 0)
-            if policy.limits_connections and policy.most_of_one is not None:
-                room_for_one = max(policy.most_of_one - self.held[site], 0)
+            if policy.limits_connections and policy.max_connections is not None:
+                room = max(policy.max_connections - total, 0)
+            if policy.limits_connections and policy.max_per_address is not None:
+                room_for_one = max(policy.max_per_address - self.held[site], 0)
             let_in = min(wanted, room, room_for_one)
             total += let_in
-            self._let_in(site, queue, LetIn(let_in, room < min(wanted, room_for_one)))
+            self._let_in(site, queue, AdmittedCount(let_in, room < min(wanted, room_for_one)))

@@ -12,17 +12,22 @@ from typing import Final
 import msgspec
 
 from certbus.limits.clients import ConnectionCounts, Decision, Rate, RateLimits
-from gateway.admission.client_identity import Visitor, client_address, is_within, site
-from gateway.admission.connection_limiter import Connections
-from gateway.admission.credentials import Holder, holder_of, offered
-from gateway.admission.policy import HEALTH, METRICS, Policy, is_of_the_api
-from gateway.admission.rate_limiter import Rates
-from gateway.http.messages import Answer, Request, refuse, retry_after
+from gateway.admission.client_identity import (
+    ClientIdentity,
+    address_group,
+    client_address,
+    is_within,
+)
+from gateway.admission.connection_limiter import ConnectionLimiter
+from gateway.admission.credentials import TokenOwner, find_owner, presented_token
+from gateway.admission.policy import HEALTH, METRICS, Policy, is_api_path
+from gateway.admission.rate_limiter import RateLimiter
+from gateway.http.messages import Request, Response, error_response, retry_after
 
 _FULL_FOR: Final = 30  # seconds after which one who found no room may come again
 
 
-class Door:
+class AdmissionController:
     """Lets requests in, and connections.
 
     Args:
@@ -43,35 +48,35 @@ class Door:
         self, policy: Policy, rates: RateLimits, counts: ConnectionCounts, beat: float
     ) -> None:
         self.refused: Counter[str] = Counter()
-        self.rates = Rates(rates)
-        self.connections = Connections(counts, beat, policy)
-        self.change(policy)
+        self.rates = RateLimiter(rates)
+        self.connections = ConnectionLimiter(counts, beat, policy)
+        self.set_policy(policy)
 
     @property
     def policy(self) -> Policy:
         """Who may come in now."""
         return self._policy
 
-    def change(self, policy: Policy) -> None:
+    def set_policy(self, policy: Policy) -> None:
         """Go by another policy from now on; who is connected stays."""
         self._policy = policy
         self._known = frozenset(holder.digest for holder in policy.holders or ())
         self.connections.policy = policy
 
-    def may_stay(self, visitor: Visitor) -> bool:
+    def still_allowed(self, visitor: ClientIdentity) -> bool:
         """Whether a client's token, if it needed one, is still one."""
         if self._policy.holders is None:
             return True
-        return visitor.holder is not None and visitor.holder.digest in self._known
+        return visitor.owner is not None and visitor.owner.digest in self._known
 
     def restricts(self, request: Request) -> bool:
         """Whether some networks alone may ask this, so that not every origin may read it."""
         policy = self._policy
         if request.path == METRICS:
             return policy.metrics is not None
-        return policy.api is not None and is_of_the_api(request.path)
+        return policy.api is not None and is_api_path(request.path)
 
-    def identify(self, request: Request, peer: str) -> tuple[Visitor, Answer | None]:
+    def identify(self, request: Request, peer: str) -> tuple[ClientIdentity, Response | None]:
         """Say who is asking.
 
         Args:
@@ -85,28 +90,30 @@ class Door:
         policy = self._policy
         forwarded = request.headers.get("x-forwarded-for")
         address = client_address(peer, forwarded, policy.trusted_proxies)
-        stranger = Visitor(site(address))
+        stranger = ClientIdentity(address_group(address))
         if is_free(request):
             return stranger, None
         if request.path == METRICS and policy.metrics is not None:
             inside = is_within(address, policy.metrics)
             return stranger, None if inside else self._elsewhere("metrics")
         barred = policy.api is not None and not is_within(address, policy.api)
-        if barred and is_of_the_api(request.path):
+        if barred and is_api_path(request.path):
             return stranger, self._elsewhere("api")
         if policy.holders is None:
             return stranger, None
         holder = self._holder(request, policy.holders)
-        if isinstance(holder, Answer):
+        if isinstance(holder, Response):
             return stranger, holder
-        return Visitor(stranger.site, holder), None
+        return ClientIdentity(stranger.address_group, holder), None
 
-    def waits(self, request: Request) -> bool:
+    def is_blocking(self, request: Request) -> bool:
         """Whether `admit` and `enter` have anything to wait for."""
         policy = self._policy
         return not is_free(request) and (policy.rates is not None or policy.limits_connections)
 
-    async def admit(self, visitor: Visitor) -> Answer | tuple[tuple[str, str], ...]:
+    async def check_request(
+        self, visitor: ClientIdentity
+    ) -> Response | tuple[tuple[str, str], ...]:
         """Count a request.
 
         Returns:
@@ -115,7 +122,7 @@ class Door:
         if self._policy.rates is None:
             return ()
         rate = self._policy.rates[visitor.tier]
-        decision = await self.rates.take(visitor.who, rate)
+        decision = await self.rates.acquire(visitor.key, rate)
         headers = _rate_headers(rate, decision)
         if decision.allowed:
             return headers
@@ -123,48 +130,50 @@ class Door:
         error = f"too many requests: again in {again} s"
         return self._refuse("rate", 429, error, ("Retry-After", str(again)), *headers)
 
-    async def enter(self, visitor: Visitor) -> "Ticket | Answer":
+    async def acquire_connection(self, visitor: ClientIdentity) -> "ConnectionSlot | Response":
         """Let a connection in, or refuse it."""
         if not self._policy.limits_connections:
-            return self.enter_unlimited(visitor)
-        let_in = await self.connections.enter(visitor.site)
+            return self.acquire_unlimited(visitor)
+        let_in = await self.connections.acquire(visitor.address_group)
         if let_in.count:
-            return Ticket(self, visitor)
+            return ConnectionSlot(self, visitor)
         again = retry_after(_FULL_FOR)
         if let_in.full:
             return self._refuse("full", 503, "as many clients are connected as may be", again)
-        most = self._policy.most_of_one
-        error = f"{most} connections from {visitor.site} are as many as may be"
+        most = self._policy.max_per_address
+        error = f"{most} connections from {visitor.address_group} are as many as may be"
         limits = (("RateLimit-Limit", str(most)), ("RateLimit-Remaining", "0"))
         reset = ("RateLimit-Reset", again[1])
         return self._refuse("site", 429, error, again, *limits, reset)
 
-    def enter_unlimited(self, visitor: Visitor) -> "Ticket":
+    def acquire_unlimited(self, visitor: ClientIdentity) -> "ConnectionSlot":
         """Let a connection in for which there is nothing to wait."""
-        self.connections.enter_unlimited(visitor.site)
-        return Ticket(self, visitor)
+        self.connections.acquire_unlimited(visitor.address_group)
+        return ConnectionSlot(self, visitor)
 
-    def _holder(self, request: Request, known: Sequence[Holder]) -> Holder | Answer:
+    def _holder(self, request: Request, known: Sequence[TokenOwner]) -> TokenOwner | Response:
         policy = self._policy
-        token = offered(request.headers, request.query, policy.header, in_query=policy.query_token)
+        token = presented_token(
+            request.headers, request.query, policy.header, in_query=policy.query_token
+        )
         if token is None:
             error = "a token is needed: send the header Authorization: Bearer <token>"
             return self._refuse("token", 401, error, _challenge())
-        holder = holder_of(token, known)
+        holder = find_owner(token, known)
         if holder is None:
             error = "this token is not known here"
             return self._refuse("token", 401, error, _challenge("invalid_token"))
         return holder
 
-    def _elsewhere(self, what: str) -> Answer:
+    def _elsewhere(self, what: str) -> Response:
         return self._refuse("network", 403, f"not for your network (allow.{what})")
 
-    def _refuse(self, why: str, status: int, error: str, *headers: tuple[str, str]) -> Answer:
+    def _refuse(self, why: str, status: int, error: str, *headers: tuple[str, str]) -> Response:
         self.refused[why] += 1
-        return refuse(status, error, *headers)
+        return error_response(status, error, *headers)
 
 
-class Ticket(msgspec.Struct, frozen=True, gc=False):
+class ConnectionSlot(msgspec.Struct, frozen=True, gc=False):
     """Of a connection that was let in, to be given back once.
 
     Attributes:
@@ -172,12 +181,12 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
         visitor: whose.
     """
 
-    door: Door
-    visitor: Visitor
+    door: AdmissionController
+    client: ClientIdentity
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """The connection has gone."""
-        self.door.connections.leave(self.visitor.site)
+        self.door.connections.release(self.client.address_group)
 
 
 def is_free(request: Request) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from certconf import Auth
 
 
-class Holder(msgspec.Struct, frozen=True):
+class TokenOwner(msgspec.Struct, frozen=True):
     """Who has a token.
 
     Attributes:
@@ -27,10 +27,10 @@ class Holder(msgspec.Struct, frozen=True):
     tier: str
 
 
-def holders(auth: Auth) -> tuple[Holder, ...]:
+def token_table(auth: Auth) -> tuple[TokenOwner, ...]:
     """Everyone who has a token."""
     return tuple(
-        Holder(sha256(token.encode()).digest(), name, tier) for name, token, tier in _all(auth)
+        TokenOwner(sha256(token.encode()).digest(), name, tier) for name, token, tier in _all(auth)
     )
 
 
@@ -46,7 +46,7 @@ def _all(auth: Auth) -> Iterator[tuple[str, str, str]]:
             yield f"{key}[{number}]", token.reveal(), tier
 
 
-def holder_of(token: str, known: Sequence[Holder]) -> Holder | None:
+def find_owner(token: str, known: Sequence[TokenOwner]) -> TokenOwner | None:
     """Whose token it is; None if nobody's."""
     digest = sha256(token.encode()).digest()
     found = None
@@ -56,7 +56,7 @@ def holder_of(token: str, known: Sequence[Holder]) -> Holder | None:
     return found
 
 
-def offered(
+def presented_token(
     headers: Mapping[str, str], query: Mapping[str, str], header: str, *, in_query: bool
 ) -> str | None:
     """The token that comes with a request.

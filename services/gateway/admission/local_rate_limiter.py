@@ -14,7 +14,7 @@ from certbus.limits.clients import Decision, Rate
 _MOST: Final = 10_000  # of those who ask; whoever has been silent longest is forgotten
 
 
-class _State(msgspec.Struct):
+class _Bucket(msgspec.Struct):
     """What one has asked; times in ms, `current` and `before` are requests of two windows."""
 
     tokens: float
@@ -26,13 +26,13 @@ class _State(msgspec.Struct):
     before: int = 0
 
 
-class OwnRates:
+class LocalRateLimiter:
     """Token buckets and sliding windows of one process."""
 
     def __init__(self) -> None:
-        self._states: OrderedDict[str, _State] = OrderedDict()
+        self._states: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def take(self, who: str, rate: Rate, now: float) -> Decision:
+    def acquire(self, who: str, rate: Rate, now: float) -> Decision:
         """Count one request.
 
         Args:
@@ -41,14 +41,14 @@ class OwnRates:
             now: seconds of any clock that does not go back.
         """
         now = math.floor(now * 1000)
-        state = self._states.setdefault(who, _State(rate.capacity, now, burst_at=now))
+        state = self._states.setdefault(who, _Bucket(rate.capacity, now, burst_at=now))
         self._states.move_to_end(who)
         if len(self._states) > _MOST:
             self._states.popitem(last=False)
         return _take(state, rate, now)
 
 
-def _take(state: _State, rate: Rate, now: float) -> Decision:
+def _take(state: _Bucket, rate: Rate, now: float) -> Decision:
     refill, window, burst_ms = rate.refill / 1000, int(rate.window * 1000), rate.burst_window * 1000
     state.tokens = min(state.tokens + max(now - state.at, 0) * refill, rate.capacity)
     state.at = now
@@ -79,11 +79,11 @@ def _take(state: _State, rate: Rate, now: float) -> Decision:
     return Decision(False, 0, _until_full(state, rate), max(1, math.ceil(wait)) / 1000)
 
 
-def _until_full(state: _State, rate: Rate) -> float:
+def _until_full(state: _Bucket, rate: Rate) -> float:
     return math.ceil((rate.capacity - state.tokens) / rate.refill * 1000) / 1000
 
 
-def _until_it_fits(state: _State, most: int, window: int, elapsed: float) -> float:
+def _until_it_fits(state: _Bucket, most: int, window: int, elapsed: float) -> float:
     """Milliseconds until the sliding window has room for one more."""
     if state.current + 1 <= most:
         return window * (1 - (most - 1 - state.current) / state.before) - elapsed

@@ -7,7 +7,7 @@ import msgspec
 
 from certbus.limits.clients import Rate
 from certconf import Config, Network, RateLimit, Tier
-from gateway.admission.credentials import Holder, holders
+from gateway.admission.credentials import TokenOwner, token_table
 
 HEALTH: Final = "/health"
 METRICS: Final = "/metrics"
@@ -29,7 +29,7 @@ class Policy(msgspec.Struct, frozen=True):
         most_of_one: likewise, of one client; None for any number.
     """
 
-    holders: tuple[Holder, ...] | None = None
+    holders: tuple[TokenOwner, ...] | None = None
     header: str = "authorization"
     query_token: bool = False
     trusted_proxies: tuple[Network, ...] = ()
@@ -37,18 +37,18 @@ class Policy(msgspec.Struct, frozen=True):
     api: tuple[Network, ...] | None = None
     rates: Mapping[str, Rate] | None = None
     limits_connections: bool = False
-    most: int | None = None
-    most_of_one: int | None = None
+    max_connections: int | None = None
+    max_per_address: int | None = None
 
 
-def needs_no_token(path: str, policy: Policy) -> bool:
+def is_public_path(path: str, policy: Policy) -> bool:
     """Whether everyone may ask for it, or everyone in a network."""
     if policy.holders is None or path == HEALTH:
         return True
     return path == METRICS and policy.metrics is not None
 
 
-def is_of_the_api(path: str) -> bool:
+def is_api_path(path: str) -> bool:
     """Whether `Policy.api` says from where it may be asked."""
     return path.startswith("/api/") or path == "/latest.json"
 
@@ -57,7 +57,7 @@ def policy_of(config: Config) -> Policy:
     """Pick what concerns admission."""
     auth, limit, rate = config.auth, config.connection_limit, config.rate_limit
     return Policy(
-        holders=holders(auth) if auth.enabled else None,
+        holders=token_table(auth) if auth.enabled else None,
         header=auth.header_name.lower(),
         query_token=auth.query_token,
         trusted_proxies=config.trusted_proxies,
@@ -65,8 +65,8 @@ def policy_of(config: Config) -> Policy:
         api=config.allow.api,
         rates=_rates(rate) if rate.enabled else None,
         limits_connections=limit.enabled,
-        most=limit.max_connections,
-        most_of_one=limit.per_ip_limit,
+        max_connections=limit.max_connections,
+        max_per_address=limit.per_ip_limit,
     )
 
 

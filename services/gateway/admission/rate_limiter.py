@@ -9,13 +9,13 @@ import time
 from typing import Final
 
 from certbus.limits.clients import Decision, Rate, RateLimits
-from gateway.admission.local_rate_limiter import OwnRates
-from gateway.admission.redis_fallback import Shared, UnavailableError
+from gateway.admission.local_rate_limiter import LocalRateLimiter
+from gateway.admission.redis_fallback import RedisWithFallback, UnavailableError
 
 _AT_ONCE: Final = 200  # asks in a call, which Redis works on for a millisecond
 
 
-class Rates:
+class RateLimiter:
     """The rates of everyone, as all gateways see them.
 
     Args:
@@ -24,12 +24,12 @@ class Rates:
 
     def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
-        self._shared = Shared("rates")
-        self._own = OwnRates()
+        self._shared = RedisWithFallback("rates")
+        self._own = LocalRateLimiter()
         self._asked: list[tuple[str, Rate, asyncio.Future[Decision]]] = []
         self._wake = asyncio.Event()
 
-    async def take(self, who: str, rate: Rate) -> Decision:
+    async def acquire(self, who: str, rate: Rate) -> Decision:
         """Count one request.
 
         Args:
@@ -54,10 +54,10 @@ class Rates:
                     future.set_result(decision)
 
     async def _decide(self, asks: list[tuple[str, Rate]]) -> list[Decision]:
-        if not self._shared.resting:
+        if not self._shared.in_backoff:
             try:
-                return await self._shared.ask(self._limits.take(asks))
+                return await self._shared.call(self._limits.acquire(asks))
             except UnavailableError:
                 pass
         now = time.monotonic()
-        return [self._own.take(who, rate, now) for who, rate in asks]
+        return [self._own.acquire(who, rate, now) for who, rate in asks]

@@ -20,7 +20,7 @@ class UnavailableError(Exception):
     """Redis cannot be asked now: decide without it."""
 
 
-class Shared:
+class RedisWithFallback:
     """Redis, as far as it answers in time.
 
     Args:
@@ -32,7 +32,7 @@ class Shared:
         self._away = False
         self._not_before = 0.0
 
-    async def ask(self, question: Awaitable[T]) -> T:
+    async def call(self, question: Awaitable[T]) -> T:
         """Wait for an answer.
 
         Whatever else goes wrong is a bug, and logged as one, but clients must not wait for it.
@@ -63,6 +63,6 @@ class Shared:
         return answer
 
     @property
-    def resting(self) -> bool:
+    def in_backoff(self) -> bool:
         """Whether Redis has just not answered, and is not to be asked yet."""
         return asyncio.get_running_loop().time() < self._not_before

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from certbus.ids import ORIGIN, Cursor, parse_entry_id
-from gateway.delivery.channel import WRITE_BYTES, Lane
-from gateway.delivery.ring_buffer import Overrun, Position
-from gateway.hub import Service
+from certbus.ids import FIRST_ID, Cursor, parse_entry_id
+from gateway.delivery.channel import WRITE_BYTES, Channel
+from gateway.delivery.ring_buffer import BehindRing, RingPosition
+from gateway.hub import Hub
 
 if TYPE_CHECKING:
-    from gateway.admission.controller import Ticket
+    from gateway.admission.controller import ConnectionSlot
 
 log = structlog.get_logger(__name__)
 
-_GONE: Final = Position(1 << 62, Cursor(parse_entry_id(ORIGIN), None), 0)
+_CLOSED: Final = RingPosition(1 << 62, Cursor(parse_entry_id(FIRST_ID), None), 0)
 """Where clients are that have left: behind everything."""
 
 
@@ -42,74 +42,74 @@ class Client(asyncio.Protocol, ABC):
     """
 
     __slots__ = (
-        "_drained",
-        "_replayed",
-        "at",
-        "lane",
-        "number",
+        "_drain_waiter",
+        "_replaying",
+        "channel",
+        "connection_id",
+        "hub",
         "paused",
-        "service",
-        "spoke",
+        "position",
         "ticket",
+        "timer_slot",
         "transport",
     )
 
-    def __init__(self, service: Service, lane: Lane, transport: asyncio.Transport) -> None:
-        self.service = service
-        self.lane = lane
+    def __init__(self, service: Hub, lane: Channel, transport: asyncio.Transport) -> None:
+        self.hub = service
+        self.channel = lane
         self.transport = transport
-        self.at = lane.ring.head
+        self.position = lane.ring.head
         self.paused = False
-        self.spoke = 0
-        self.number = 0
-        self.ticket: Ticket | None = None
-        self._drained: asyncio.Future[None] | None = None
-        self._replayed = False  # a replay writes to it; nobody else may meanwhile
+        self.timer_slot = 0
+        self.connection_id = 0
+        self.ticket: ConnectionSlot | None = None
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._replaying = False  # a replay writes to it; nobody else may meanwhile
 
     @property
-    def gone(self) -> bool:
+    def closed(self) -> bool:
         """Whether it has left."""
-        return self.at is _GONE
+        return self.position is _CLOSED
 
-    def join(self, cursor: Cursor | None) -> None:
+    def attach(self, cursor: Cursor | None) -> None:
         """Begin to read.
 
         Args:
             cursor: what it has already; None for what comes from now on.
         """
-        self.lane.clients.add(self)
+        self.channel.clients.add(self)
         if self.transport.get_write_buffer_size():
             self.pause_writing()
         if cursor is None:
-            self.pump()
+            self.flush()
         elif not self.resume(cursor):
-            self._hand_over(cursor)
+            self._start_replay(cursor)
 
     def resume(self, cursor: Cursor) -> bool:
         """Go on from the ring, if it holds everything behind `cursor`."""
-        lane = self.lane
+        lane = self.channel
         if cursor.entry > lane.ring.head.cursor.entry:
             return False  # of a gateway that is ahead, or of none: Redis knows
         try:
-            data, place, messages = lane.ring.resume(cursor, lane.form)
-        except Overrun:
+            data, place, messages = lane.ring.read_from_cursor(cursor, lane.encoding)
+        except BehindRing:
             return False
-        self._replayed = False
-        self.write(data, place, messages)
-        self.pump()
+        self._replaying = False
+        self.send(data, place, messages)
+        self.flush()
         return True
 
-    def follow(self, place: Position) -> None:
+    def continue_live(self, place: RingPosition) -> None:
         """Go on from a place in the ring."""
-        self._replayed = False
-        self.at = place
-        self.pump()
+        self._replaying = False
+        self.position = place
+        self.flush()
 
-    def tell(self, notice: bytes) -> None:
+    def send_notice(self, notice: bytes) -> None:
         """Write a message that has no id."""
-        self.transport.write(self.lane.form.notice(notice))
+        self.transport.write(self.channel.encoding.notice(notice))
 
-    def write(self, data: bytes, place: Position, messages: int) -> bool:
+    def send(self, data: bytes, place: RingPosition, messages: int) -> bool:
         """Write what leads to a place.
 
         Args:
@@ -120,37 +120,37 @@ class Client(asyncio.Protocol, ABC):
         Returns:
             Whether the transport takes more.
         """
-        lane = self.lane
+        lane = self.channel
         lane.sent += messages
         lane.sent_bytes += len(data)
-        self.at = place
+        self.position = place
         self.transport.write(data)
         return not self.paused
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Read no more."""
-        self.at = _GONE
-        self.lane.clients.discard(self)
-        self.lane.live.discard(self)
-        self.service.paused.discard(self)
+        self.position = _CLOSED
+        self.channel.clients.discard(self)
+        self.channel.ready.discard(self)
+        self.hub.paused.discard(self)
         self._wake()
 
-    def pump(self) -> None:
+    def flush(self) -> None:
         """Write what this client does not have yet, as much as it takes."""
-        if self.paused or self.gone or self._replayed:
+        if self.paused or self.closed or self._replaying:
             return
-        lane = self.lane
+        lane = self.channel
         try:
-            data, place = lane.ring.read(self.at, lane.form, WRITE_BYTES)
-        except Overrun:
-            self._hand_over(self.at.cursor)
+            data, place = lane.ring.read(self.position, lane.encoding, WRITE_BYTES)
+        except BehindRing:
+            self._start_replay(self.position.cursor)
             return
-        if not self.write(data, place, place.total - self.at.total):
+        if not self.send(data, place, place.total - self.position.total):
             return
         if place.number == lane.ring.head.number:
-            lane.live.add(self)
+            lane.ready.add(self)
         else:  # the others have a turn before the next piece
-            asyncio.get_running_loop().call_soon(self.pump)
+            asyncio.get_running_loop().call_soon(self.flush)
 
     async def writable(self) -> bool:
         """Wait until the transport takes more.
@@ -158,13 +158,13 @@ class Client(asyncio.Protocol, ABC):
         Returns:
             False if the client has left.
         """
-        if self.paused and not self.gone:
-            self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
-        return not self.gone
+        if self.paused and not self.closed:
+            self._drain_waiter = asyncio.get_running_loop().create_future()
+            await self._drain_waiter
+        return not self.closed
 
     @abstractmethod
-    def beat(self, now: int) -> None:
+    def tick(self, now: int) -> None:
         """Send a sign of life."""
 
     @abstractmethod
@@ -179,45 +179,45 @@ class Client(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         """The kernel takes no more: leave this client alone."""
         self.paused = True
-        self.lane.live.discard(self)
-        if not self.gone:
-            self.service.paused.add(self)
+        self.channel.ready.discard(self)
+        if not self.closed:
+            self.hub.paused.add(self)
 
     def resume_writing(self) -> None:
         """Everything written has gone: go on at this client's own pace."""
         self.paused = False
-        self.service.paused.discard(self)
+        self.hub.paused.discard(self)
         self._wake()
-        self.pump()
+        self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The client has gone."""
-        log.debug("client gone", connection=self.number, stream=self.lane.ring.stream)
-        self.leave()
-        self.service.left(self)
+        log.debug("client gone", connection=self.connection_id, stream=self.channel.ring.stream)
+        self.detach()
+        self.hub.closed(self)
         if self.ticket is not None:
-            self.ticket.give_back()
+            self.ticket.release()
 
     def fail(self, error: BaseException) -> None:
         """End this client, and no other, after an error that nobody foresaw."""
-        self.service.errors.report(error, connection=self.number)
-        self.lane.live.discard(self)
+        self.hub.errors.report(error, connection=self.connection_id)
+        self.channel.ready.discard(self)
         self.transport.abort()
 
     def _cut_off_later(self) -> None:
         """Do not wait for ever for a client that does not take or answer what was written."""
-        self.service.leaving(self)
-        timeout = self.service.settings.close_timeout
+        self.hub.leaving(self)
+        timeout = self.hub.settings.close_timeout
         asyncio.get_running_loop().call_later(timeout, self.transport.abort)
 
-    def _hand_over(self, cursor: Cursor) -> None:
+    def _start_replay(self, cursor: Cursor) -> None:
         """Have a replay serve this client until the ring can: one at a time, whatever happens."""
-        self._replayed = True
-        self.lane.live.discard(self)
-        self.lane.replay(self, cursor)
+        self._replaying = True
+        self.channel.ready.discard(self)
+        self.channel.replay(self, cursor)
 
     def _wake(self) -> None:
         """Let go on who waits in `writable`, if anyone does."""
-        drained, self._drained = self._drained, None
+        drained, self._drain_waiter = self._drain_waiter, None
         if drained is not None and not drained.done():
             drained.set_result(None)

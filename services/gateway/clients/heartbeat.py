@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Final
 
-from gateway.delivery.encoding import text_frame
+from gateway.delivery.encoding import websocket_frame
 
 PING: Final = b"\x89\x00"
 """A ping without data (RFC 6455 section 5.5.2)."""
@@ -13,10 +13,10 @@ COMMENT: Final = b":\n\n"
 
 
 @lru_cache(maxsize=1)
-def websocket_heartbeat(now: int) -> bytes:
+def heartbeat_frame(now: int) -> bytes:
     """A heartbeat message and a ping. The bytes are shared by the clients of one second.
 
     Args:
         now: Unix time in seconds.
     """
-    return text_frame(b'{"message_type":"heartbeat","timestamp":%d}' % now) + PING
+    return websocket_frame(b'{"message_type":"heartbeat","timestamp":%d}' % now) + PING

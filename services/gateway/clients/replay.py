@@ -1,8 +1,8 @@
 """Serving clients from Redis: those whose place in the ring is gone, or was never in it.
 
 One short-lived task a client. It writes what the streams hold at the client's own pace until the
-ring takes over. `certbus.streams.continuity` says how a client continues; what it will not get, or gets
-again, is reported by a `gap` message before what follows.
+ring takes over. `certbus.streams.continuity` says how a client continues; what it will not get, or
+gets again, is reported by a `gap` message before what follows.
 """
 
 import asyncio
@@ -14,15 +14,24 @@ from redis.asyncio import Redis
 from certbus.errors import UNAVAILABLE
 from certbus.ids import Cursor, EntryId, parse_entry_id
 from certbus.keys import Keys
-from certbus.streams.continuity import OLDEST, Action, Losses, Place, Reason, Verdict, View, judge
+from certbus.streams.continuity import (
+    OLDEST,
+    Action,
+    Decision,
+    LostRanges,
+    ReaderPosition,
+    Reason,
+    View,
+    decide,
+)
 from certbus.streams.reader import Malformed, read_head
 from gateway.clients.base import Client
 from gateway.delivery import gap_messages
 from gateway.delivery.channel import WRITE_BYTES
-from gateway.delivery.history import History, Piece
-from gateway.delivery.ring_buffer import Overrun, Position
+from gateway.delivery.history import HistoryPage, HistoryReader
+from gateway.delivery.ring_buffer import BehindRing, RingPosition
 from gateway.delivery.shared_read import SharedRead
-from gateway.metrics import Meter
+from gateway.metrics import Metrics
 
 _PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds until the ring or Redis is asked again
 _OF_REDIS: Final = ("reset", "lost", "future")  # what a replica that is behind seems to show, too
@@ -35,14 +44,14 @@ class LiveReader(Protocol):
     def positions(self) -> dict[str, str]:
         """Entry ids behind which the rings begin, by stream; empty while not known."""
 
-    def losses(self, stream: str) -> Losses:
+    def losses(self, stream: str) -> LostRanges:
         """What it has seen Redis lose of a stream."""
 
     def has_read(self, stream: str, entry: EntryId) -> bool:
         """Whether a batch is among the newest that it has read."""
 
 
-class Replay:
+class Replayer:
     """Brings clients from their cursor to the ring.
 
     Args:
@@ -59,12 +68,12 @@ class Replay:
 
     def __init__(
         self,
-        history: History,
+        history: HistoryReader,
         primary: Redis,
         keys: Keys,
         reader: LiveReader,
         group: asyncio.TaskGroup,
-        meter: Meter,
+        meter: Metrics,
     ) -> None:
         self._meter = meter
         self._history = history
@@ -72,14 +81,14 @@ class Replay:
         self._reader = reader
         self._group = group
 
-    def begin(self, client: Client, cursor: Cursor) -> None:
+    def start(self, client: Client, cursor: Cursor) -> None:
         """Serve a client that has everything up to `cursor`, until the ring takes over."""
         self._group.create_task(self._run(client, cursor))
 
     async def _run(self, client: Client, cursor: Cursor) -> None:
         """Serve a client; what goes wrong with it ends it alone."""
         try:
-            await _Serving(client, cursor, self._history, self._reader, self).run()
+            await _ClientReplay(client, cursor, self._history, self._reader, self).run()
         except Exception as error:  # noqa: BLE001
             client.fail(error)
 
@@ -93,36 +102,36 @@ class Replay:
         """
         match reason:
             case "reset" | "lost":
-                self._meter.gap("lost" if seen else "unknown")
+                self._meter.count_gap("lost" if seen else "unknown")
             case _:
-                self._meter.gap(reason)
+                self._meter.count_gap(reason)
 
 
-class _Serving:
+class _ClientReplay:
     """One client on its way to the ring."""
 
     def __init__(
         self,
         client: Client,
         cursor: Cursor,
-        history: History,
+        history: HistoryReader,
         reader: LiveReader,
-        replay: Replay,
+        replay: Replayer,
     ) -> None:
         self._client = client
         self._history = history
         self._reader = reader
         self._replay = replay
-        self._stream = client.lane.ring.stream
-        self._place = Place(cursor.entry, cursor.position)
+        self._stream = client.channel.ring.stream
+        self._place = ReaderPosition(cursor.entry, cursor.position)
         self._owed: tuple[str, Reason] | None = None  # a gap to report before what follows
 
     async def run(self) -> None:
         client, waits = self._client, 0
-        ring = client.lane.ring
+        ring = client.channel.ring
         while await client.writable():
             if not ring.has_begun and (entry := self._reader.positions.get(self._stream)):
-                ring.start(entry)
+                ring.begin_after(entry)
             if self._owed is None and client.resume(self._place.cursor):
                 return
             before = self._place
@@ -144,13 +153,13 @@ class _Serving:
         place = self._place
         piece = await self._history.read(self._stream, place)
         view = piece.view(place.entry)
-        verdict = judge(place, view, self._reader.losses(self._stream))
+        verdict = decide(place, view, self._reader.losses(self._stream))
         if verdict.gap in _OF_REDIS and await self._is_behind(view):
-            return self._client.gone
-        if self._client.gone:
+            return self._client.closed
+        if self._client.closed:
             return True
         if verdict.gap in _OF_REDIS and place.epoch is not None:
-            self._history.forget()  # it may lead to where the client is again
+            self._history.clear()  # it may lead to where the client is again
         if verdict.action is Action.BACK:
             self._go_back(view)
             return False
@@ -167,24 +176,24 @@ class _Serving:
                 self._write(piece, place)
         return False
 
-    def _write(self, piece: Piece, place: Place) -> None:
+    def _write(self, piece: HistoryPage, place: ReaderPosition) -> None:
         """Write what a piece has behind a place."""
         client = self._client
-        ring, form = piece.ring, client.lane.form
+        ring, form = piece.ring, client.channel.encoding
         if not piece.links:
             self._pay(None)
             return
         try:
-            data, at, messages = ring.resume(place.cursor, form)
-        except Overrun:
-            data, at, messages = b"", ring.tail, 0
+            data, at, messages = ring.read_from_cursor(place.cursor, form)
+        except BehindRing:
+            data, at, messages = b"", ring.first_after, 0
         self._pay(str(_next_of(piece, at) or at.cursor.entry))
         if not data:
             begin = at
             data, at = ring.read(begin, form, WRITE_BYTES)
             messages = at.total - begin.total
         if data:
-            client.write(data, at, messages)
+            client.send(data, at, messages)
         self._place = piece.place(at)
 
     def _go_back(self, view: View) -> None:
@@ -197,24 +206,24 @@ class _Serving:
         if lost is None or lost.fork is None:
             self._place = OLDEST
         else:
-            self._place = Place(lost.fork, None, view.epoch)
+            self._place = ReaderPosition(lost.fork, None, view.epoch)
 
-    def _end(self, verdict: Verdict, view: View) -> bool:
+    def _end(self, verdict: Decision, view: View) -> bool:
         """Everything that Redis retains of the stream is older than what the client has."""
-        ring = self._client.lane.ring
+        ring = self._client.channel.ring
         if verdict.gap is None:
             self._pay(None)
             return False
         if verdict.gap == "future":
             self._pay(None)
-            self._client.follow(ring.head)
+            self._client.continue_live(ring.head)
             return True
-        if ring.tail.cursor.entry > self._place.entry:
+        if ring.first_after.cursor.entry > self._place.entry:
             self._pay(ring.oldest)
-            self._client.follow(ring.tail)
+            self._client.continue_live(ring.first_after)
             return True
         self._pay(None)
-        self._place = Place(view.last, None, view.epoch or "")
+        self._place = ReaderPosition(view.last, None, view.epoch or "")
         return False
 
     def _owe(self, reason: Reason) -> None:
@@ -228,7 +237,9 @@ class _Serving:
             return
         requested, reason = self._owed
         self._owed = None
-        self._client.tell(gap_messages.gap(requested, oldest, gap_messages.WORDS[reason]))
+        self._client.send_notice(
+            gap_messages.gap_message(requested, oldest, gap_messages.WORDS[reason])
+        )
         seen = self._reader.losses(self._stream).find(_entry_of(requested)) is not None
         self._replay.count(reason, seen=seen)
 
@@ -241,7 +252,7 @@ class _Serving:
         return entry > view.last and parse_entry_id(primary.last) >= entry
 
 
-def _next_of(piece: Piece, at: Position) -> EntryId | None:
+def _next_of(piece: HistoryPage, at: RingPosition) -> EntryId | None:
     """Id of the batch that follows a position of a piece."""
     after = piece.view(at.cursor.entry).after
     return None if after is None else after.id

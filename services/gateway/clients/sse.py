@@ -6,8 +6,8 @@ from typing import Final
 from certbus.ids import Cursor
 from gateway.clients.base import Client
 from gateway.clients.heartbeat import COMMENT
-from gateway.delivery.channel import Lane
-from gateway.hub import Service
+from gateway.delivery.channel import Channel
+from gateway.hub import Hub
 
 # Ended by closing (RFC 9112 section 6.3, rule 8): so that all clients can be sent the same bytes,
 # whichever version of HTTP they speak.
@@ -29,20 +29,20 @@ class SSEClient(Client):
 
     __slots__ = ("_chatter",)
 
-    def __init__(self, service: Service, lane: Lane, transport: asyncio.Transport) -> None:
+    def __init__(self, service: Hub, lane: Channel, transport: asyncio.Transport) -> None:
         super().__init__(service, lane, transport)
         self._chatter = 0
 
-    def join(self, cursor: Cursor | None) -> None:
+    def attach(self, cursor: Cursor | None) -> None:
         """Begin to read, and to be kept alive."""
         self.transport.write(HEAD)
-        self.service.events.add(self)
-        super().join(cursor)
+        self.hub.events.add(self)
+        super().attach(cursor)
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Read no more."""
-        self.service.events.discard(self)
-        super().leave()
+        self.hub.events.discard(self)
+        super().detach()
 
     def data_received(self, data: bytes) -> None:
         """Ignore it, within limits."""
@@ -50,7 +50,7 @@ class SSEClient(Client):
         if self._chatter > _MAX_CHATTER:
             self.transport.abort()
 
-    def beat(self, now: int) -> None:  # noqa: ARG002
+    def tick(self, now: int) -> None:  # noqa: ARG002
         """Send a comment line, so that nothing on the way takes the connection for dead."""
         self._chatter = 0
         if not self.paused:
@@ -63,7 +63,7 @@ class SSEClient(Client):
             code: of the WebSocket closing handshake; here nobody can be told.
             reason: told as a comment.
         """
-        self.leave()
+        self.detach()
         self.transport.write(b": %d %b\n\n" % (code, reason.encode()))
         self.transport.close()
         self._cut_off_later()

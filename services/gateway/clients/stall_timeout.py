@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 import structlog
 
-from gateway.delivery.ring_buffer import Position
-from gateway.hub import Service
+from gateway.delivery.ring_buffer import RingPosition
+from gateway.hub import Hub
 
 if TYPE_CHECKING:
     import socket
@@ -46,11 +46,11 @@ class _Window(msgspec.Struct, frozen=True):
     """
 
     since: float
-    place: Position
+    place: RingPosition
     left: int
 
 
-async def watch(service: Service) -> None:
+async def close_stalled_clients(service: Hub) -> None:
     """Close clients that read too slowly, until cancelled."""
     timeout = service.settings.client_timeout
     clock = asyncio.get_running_loop().time
@@ -60,21 +60,23 @@ async def watch(service: Service) -> None:
         now = clock()
         before, windows = windows, {}
         for client in tuple(service.paused):
-            left = untaken(client.transport)
+            left = unacknowledged_bytes(client.transport)
             window = before.get(client)
-            if window is None or window.place is not client.at:
-                windows[client] = _Window(now, client.at, left)
+            if window is None or window.place is not client.position:
+                windows[client] = _Window(now, client.position, left)
             elif now - window.since < timeout:
                 windows[client] = window
             elif (taken := window.left - left) >= SLOWEST * timeout:
-                windows[client] = _Window(now, client.at, left)
+                windows[client] = _Window(now, client.position, left)
             else:
-                reason = f"read {taken} bytes in {timeout:g} s; resume with ?cursor={client.at}"
-                log.debug("slow client closed", connection=client.number, reason=reason)
+                reason = (
+                    f"read {taken} bytes in {timeout:g} s; resume with ?cursor={client.position}"
+                )
+                log.debug("slow client closed", connection=client.connection_id, reason=reason)
                 client.close(_POLICY_VIOLATION, reason)
 
 
-def untaken(transport: asyncio.Transport) -> int:
+def unacknowledged_bytes(transport: asyncio.Transport) -> int:
     """Bytes written to a transport that its peer's kernel has not acknowledged."""
     connection = cast("socket.socket", transport.get_extra_info("socket"))
     count = array.array("i", [0])

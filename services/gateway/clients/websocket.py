@@ -19,10 +19,10 @@ from websockets.server import ServerProtocol
 
 from certbus.ids import Cursor
 from gateway.clients.base import Client
-from gateway.clients.heartbeat import websocket_heartbeat
-from gateway.delivery.channel import Lane
+from gateway.clients.heartbeat import heartbeat_frame
+from gateway.delivery.channel import Channel
 from gateway.delivery.compression import SharedDeflate
-from gateway.hub import Service
+from gateway.hub import Hub
 
 _MAX_MESSAGE: Final = 4096  # bytes; clients have nothing to say
 _BITE: Final = 4096  # bytes parsed before frames are counted
@@ -81,8 +81,8 @@ class WebSocketClient(Client):
 
     def __init__(
         self,
-        service: Service,
-        lane: Lane,
+        service: Hub,
+        lane: Channel,
         transport: asyncio.Transport,
         extensions: Sequence[Extension] = (),
     ) -> None:
@@ -93,15 +93,15 @@ class WebSocketClient(Client):
         self._frames = 0
         self._unanswered = 0
 
-    def join(self, cursor: Cursor | None) -> None:
+    def attach(self, cursor: Cursor | None) -> None:
         """Begin to read, and to be kept alive."""
-        self.service.websockets.add(self)
-        super().join(cursor)
+        self.hub.websockets.add(self)
+        super().attach(cursor)
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Read no more."""
-        self.service.websockets.discard(self)
-        super().leave()
+        self.hub.websockets.discard(self)
+        super().detach()
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent, in bites, so that a flood is noticed before it is parsed."""
@@ -114,14 +114,14 @@ class WebSocketClient(Client):
                     self.close(CloseCode.POLICY_VIOLATION, "too many frames")
                     return
         except Exception as error:  # noqa: BLE001
-            self.service.errors.report(error, connection=self.number)
+            self.hub.errors.report(error, connection=self.connection_id)
             self.transport.abort()
 
     def eof_received(self) -> None:
         """The client has closed its side, with or without a handshake; asyncio closes ours."""
         self._protocol.receive_eof()
 
-    def beat(self, now: int) -> None:
+    def tick(self, now: int) -> None:
         """Send a heartbeat; close a client that has not sent a whole frame since two pings.
 
         One that is paused has its answer still behind what it has not read.
@@ -133,13 +133,13 @@ class WebSocketClient(Client):
             self.transport.abort()
             return
         self._unanswered += 1
-        self.transport.write(websocket_heartbeat(now))
+        self.transport.write(heartbeat_frame(now))
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; a client that does not answer is cut off."""
         if self._protocol.state is not OPEN:
             return
-        self.leave()
+        self.detach()
         self._protocol.send_close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
         self.transport.write(b"".join(self._protocol.data_to_send()))
         self._cut_off_later()
@@ -170,7 +170,7 @@ class WebSocketClient(Client):
             else:
                 self.transport.write(b"".join(data))
             return
-        self.leave()
+        self.detach()
         self.transport.write(b"".join(data))
         self.transport.close()
         self._cut_off_later()

@@ -9,9 +9,9 @@ import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.delivery.encoding import Form
-from gateway.delivery.ring_buffer import Overrun, Ring
-from gateway.metrics import Meter
+from gateway.delivery.encoding import Encoding
+from gateway.delivery.ring_buffer import BehindRing, Ring
+from gateway.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,11 +23,11 @@ WRITE_BYTES: Final = 128 * 1024
 """What is written to a client at once, but for the last slot of it. A client that stops reading
 holds on to no more than this."""
 
-_TURN: Final = 0.002  # seconds of writing before the loop gets its turn
-_STRIDE: Final = 16  # clients between two looks at the clock
+_YIELD_AFTER_SECS: Final = 0.002  # seconds of writing before the loop gets its turn
+_CLOCK_EVERY: Final = 16  # clients between two looks at the clock
 
 
-class Lane:
+class Channel:
     """One stream in one form, and who reads it.
 
     Args:
@@ -45,15 +45,15 @@ class Lane:
     """
 
     def __init__(
-        self, ring: Ring, form: Form, replay: "Callable[[Client, Cursor], None]", meter: Meter
+        self, ring: Ring, form: Encoding, replay: "Callable[[Client, Cursor], None]", meter: Metrics
     ) -> None:
         self.ring = ring
         self._meter = meter
-        self.form = form
+        self.encoding = form
         self.replay = replay
         self.clients: set[Client] = set()
-        self.live: set[Client] = set()
-        self.flushed = ring.head
+        self.ready: set[Client] = set()
+        self.flushed_to = ring.head
         self.sent = 0
         self.sent_bytes = 0
 
@@ -64,41 +64,41 @@ class Lane:
             Seconds of work, without the loop's turns.
         """
         spent = 0.0
-        while self.flushed.number < self.ring.head.number:
-            if not self.live:
-                self.flushed = self.ring.head
+        while self.flushed_to.number < self.ring.head.number:
+            if not self.ready:
+                self.flushed_to = self.ring.head
                 break
-            spent += await self._write_on()
+            spent += await self._flush_once()
         return spent
 
-    async def _write_on(self) -> float:
+    async def _flush_once(self) -> float:
         began = perf_counter()
         spent = 0.0
-        start = self.flushed
+        start = self.flushed_to
         try:
-            data, end = self.ring.read(start, self.form, WRITE_BYTES)
-        except Overrun:  # a burst larger than the ring: each client catches up from the history
+            data, end = self.ring.read(start, self.encoding, WRITE_BYTES)
+        except BehindRing:  # a burst larger than the ring: each client catches up from the history
             data, end = b"", self.ring.head
             start = end
-        self.flushed = end
+        self.flushed_to = end
         served = 0
-        for number, client in enumerate(tuple(self.live), 1):
+        for number, client in enumerate(tuple(self.ready), 1):
             try:
-                if client.at is start and not client.paused:
-                    client.at = end
+                if client.position is start and not client.paused:
+                    client.position = end
                     if data:
                         client.transport.write(data)
                     served += 1
-                elif client.at.number < end.number:
-                    client.pump()
+                elif client.position.number < end.number:
+                    client.flush()
             except Exception as error:  # noqa: BLE001
                 client.fail(error)  # and write to the others
-            if not number % _STRIDE and perf_counter() - began > _TURN:
+            if not number % _CLOCK_EVERY and perf_counter() - began > _YIELD_AFTER_SECS:
                 spent += perf_counter() - began
                 await asyncio.sleep(0)
                 began = perf_counter()
         self.sent += served * (end.total - start.total)
         self.sent_bytes += served * len(data)
         if served and end.cursor != start.cursor:  # else it was but a notice
-            self._meter.delivered(end.cursor.entry)
+            self._meter.observe_delivery(end.cursor.entry)
         return spent + perf_counter() - began

@@ -20,7 +20,7 @@ from websockets.extensions.permessage_deflate import (
 )
 from websockets.typing import ExtensionParameter
 
-from gateway.delivery.encoding import NO_NAMES, Form, text_frame, text_header
+from gateway.delivery.encoding import NO_NAMES, Encoding, text_header, websocket_frame
 
 _COMPRESSED_TEXT: Final = 0xC1  # FIN, RSV1, opcode 1
 _WINDOW_BITS: Final = 12  # 4 KiB: with 15, full messages are 0.5 % smaller and others the same
@@ -62,4 +62,4 @@ def deflated_frames(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-DEFLATED = Form("websocket_deflate", deflated_frames, text_frame)
+DEFLATED = Encoding("websocket_deflate", deflated_frames, websocket_frame)

@@ -4,23 +4,23 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from certbus.ids import ORIGIN, parse_entry_id
-from certbus.streams.events import Gap, NewEpoch, Repeat, StreamBatch
-from certbus.streams.reader import Follower
+from certbus.ids import FIRST_ID, parse_entry_id
+from certbus.streams.events import EpochChanged, Gap, Rewind, StreamBatch
+from certbus.streams.reader import StreamReader
 from gateway.delivery import gap_messages
-from gateway.delivery.history import History
+from gateway.delivery.history import HistoryReader
 from gateway.delivery.ring_buffer import Ring
-from gateway.metrics import Meter, reason_of
+from gateway.metrics import Metrics, reason_of
 
 _AT_ONCE: Final = 256 * 1024  # bytes put into rings before the loop gets its turn
 
 
-async def feed(
-    follower: Follower,
+async def consume_streams(
+    follower: StreamReader,
     rings: Mapping[str, Ring],
-    history: History,
+    history: HistoryReader,
     notify: Callable[[], None],
-    meter: Meter,
+    meter: Metrics,
 ) -> None:
     """Put everything that is published into the rings, until cancelled.
 
@@ -34,32 +34,32 @@ async def feed(
     taken = 0
     async for event in follower:
         match event:
-            case NewEpoch():
-                history.forget()
+            case EpochChanged():
+                history.clear()
                 for ring in rings.values():
                     if not ring.has_begun:
-                        ring.start(ORIGIN)
-                    ring.append_notice(gap_messages.of_event(event), resets=True)
+                        ring.begin_after(FIRST_ID)
+                    ring.append_notice(gap_messages.for_event(event), resets=True)
                     meter.noticed(event)
             case _ if event.stream not in rings:
                 continue
             case StreamBatch():
                 rings[event.stream].append(event.id, event.prev, event.messages)
-                meter.read(event.stream, parse_entry_id(event.id))
+                meter.observe_read_delay(event.stream, parse_entry_id(event.id))
                 taken += sum(map(len, event.messages))
             case Gap():
                 ring = rings[event.stream]
                 if not ring.has_begun:
-                    ring.start(event.requested)
+                    ring.begin_after(event.requested)
                 behind = event.oldest if reason_of(event) == "unreadable" else None
-                ring.append_notice(gap_messages.of_event(event), behind=behind)
+                ring.append_notice(gap_messages.for_event(event), behind=behind)
                 meter.noticed(event)
-            case Repeat():
-                history.forget()
+            case Rewind():
+                history.clear()
                 ring = rings[event.stream]
                 if not ring.has_begun:
-                    ring.start(event.seen)
-                ring.append_notice(gap_messages.of_event(event))
+                    ring.begin_after(event.seen)
+                ring.append_notice(gap_messages.for_event(event))
                 meter.noticed(event)
         notify()
         if taken > _AT_ONCE:

@@ -22,7 +22,7 @@ NO_NAMES: Final = b'"data":[]}'
 """How a `dns_entries` message without names ends. It keeps its position, but is not sent."""
 
 
-class Form(msgspec.Struct, frozen=True, eq=False):
+class Encoding(msgspec.Struct, frozen=True, eq=False):
     """One way to put messages on the wire.
 
     Attributes:
@@ -50,12 +50,12 @@ def text_header(length: int, first: int = _TEXT) -> bytes:
     return _length64(first, 127, length)
 
 
-def text_frame(payload: bytes) -> bytes:
+def websocket_frame(payload: bytes) -> bytes:
     """One message as one text frame."""
     return text_header(len(payload)) + payload
 
 
-def text_frames(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
+def websocket_frames(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
     """A batch as WebSocket text frames, one a message."""
     parts: list[bytes] = []
     for position, message in enumerate(messages, first):
@@ -66,12 +66,12 @@ def text_frames(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def event(payload: bytes) -> bytes:
+def sse_event(payload: bytes) -> bytes:
     """One message as an event without an id: a client's `Last-Event-ID` stays what it was."""
     return b"data: %b\n\n" % _on_one_line(payload)
 
 
-def events(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
+def sse_events(entry: str, first: int, messages: Sequence[bytes]) -> bytes:
     """A batch as server-sent events, one a message. Messages are single lines."""
     parts: list[bytes] = []
     for position, message in enumerate(messages, first):
@@ -96,5 +96,5 @@ def _on_one_line(message: bytes) -> bytes:
     return message
 
 
-WEBSOCKET = Form("websocket", text_frames, text_frame)
-SSE = Form("sse", events, event)
+WEBSOCKET = Encoding("websocket", websocket_frames, websocket_frame)
+SSE = Encoding("sse", sse_events, sse_event)

@@ -15,7 +15,7 @@ LONGEST: Final = 0.020
 of its time copying bytes, which no pause makes fewer, and a burst that waits is only late."""
 
 
-def pause(spent: float) -> float:
+def flush_interval(spent: float) -> float:
     """Seconds to wait before the next flush.
 
     Args:

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Collection
 
-from gateway.delivery.channel import Lane
-from gateway.delivery.flush_interval import pause
-from gateway.metrics import Meter
+from gateway.delivery.channel import Channel
+from gateway.delivery.flush_interval import flush_interval
+from gateway.metrics import Metrics
 
 
-class Fanout:
+class Flusher:
     """Flushes all lanes whenever something new is there, at the pace that the work allows.
 
     Args:
@@ -16,12 +16,12 @@ class Fanout:
         meter: measures it.
     """
 
-    def __init__(self, lanes: Collection[Lane], meter: Meter) -> None:
+    def __init__(self, lanes: Collection[Channel], meter: Metrics) -> None:
         self._meter = meter
         self._lanes = lanes
         self._news = asyncio.Event()
 
-    def notify(self) -> None:
+    def wake(self) -> None:
         """Say that a ring has grown."""
         self._news.set()
 
@@ -33,5 +33,5 @@ class Fanout:
             spent = 0.0
             for lane in tuple(self._lanes):
                 spent += await lane.flush()
-            self._meter.flushed(spent)
-            await asyncio.sleep(pause(spent))
+            self._meter.observe_flush(spent)
+            await asyncio.sleep(flush_interval(spent))

@@ -5,13 +5,20 @@ from typing import Final
 import msgspec
 
 from certbus.streams.continuity import Reason
-from certbus.streams.events import FUTURE, NOT_RETAINED, RESET, Gap, NewEpoch, Repeat
+from certbus.streams.events import (
+    CURSOR_AHEAD_REASON,
+    NOT_RETAINED_REASON,
+    RESET,
+    EpochChanged,
+    Gap,
+    Rewind,
+)
 
 WORDS: Final[dict[Reason, str]] = {
     "reset": RESET,
     "lost": "the server lost what it had published after an id before this one; it comes again",
-    "trimmed": NOT_RETAINED,
-    "future": FUTURE,
+    "trimmed": NOT_RETAINED_REASON,
+    "future": CURSOR_AHEAD_REASON,
     "unknown": "unknown id: the server has lost it",
 }
 """What a client reads as the reason of a gap."""
@@ -28,7 +35,7 @@ class _Message(msgspec.Struct):
     data: _Data
 
 
-def gap(requested: str, oldest: str | None, reason: str) -> bytes:
+def gap_message(requested: str, oldest: str | None, reason: str) -> bytes:
     """Say that messages are missing, or come under new ids.
 
     Args:
@@ -39,16 +46,16 @@ def gap(requested: str, oldest: str | None, reason: str) -> bytes:
     return msgspec.json.encode(_Message("gap", _Data(requested, oldest, reason)))
 
 
-def of_event(event: Gap | Repeat | NewEpoch) -> bytes:
+def for_event(event: Gap | Rewind | EpochChanged) -> bytes:
     """Say what the reader of the streams has noticed."""
     match event:
         case Gap():
-            return gap(event.requested, event.oldest, event.reason)
-        case Repeat(since=None):
+            return gap_message(event.requested, event.oldest, event.reason)
+        case Rewind(since=None):
             reason = "the server lost what it had published; what it still has comes again"
-            return gap(event.seen, None, reason)
-        case Repeat():
+            return gap_message(event.seen, None, reason)
+        case Rewind():
             reason = f"the server lost what followed {event.since}; it comes again under new ids"
-            return gap(event.seen, None, reason)
-        case NewEpoch():
-            return gap("0-0", None, RESET)
+            return gap_message(event.seen, None, reason)
+        case EpochChanged():
+            return gap_message("0-0", None, RESET)

@@ -15,13 +15,13 @@ from typing import Final
 import structlog
 from redis.asyncio import Redis
 
-from certbus.ids import ORIGIN, EntryId, parse_entry_id
+from certbus.ids import FIRST_ID, EntryId, parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.streams.codec import Codec
-from certbus.streams.continuity import Link, Place, View, first_of
+from certbus.streams.continuity import Link, ReaderPosition, View, first_of
 from certbus.streams.events import (
     FORGOTTEN,
-    NOT_RETAINED,
+    NOT_RETAINED_REASON,
     Gap,
     StreamBatch,
     Unreadable,
@@ -29,7 +29,7 @@ from certbus.streams.events import (
 )
 from certbus.streams.reader import Entry, oldest_id, read_piece
 from gateway.delivery import gap_messages
-from gateway.delivery.ring_buffer import Position, Ring
+from gateway.delivery.ring_buffer import Ring, RingPosition
 from gateway.delivery.shared_read import SharedRead
 
 _BATCHES: Final = {"full": 4}  # in one read; a batch of full messages may have 4 MiB
@@ -43,7 +43,7 @@ _LARGE: Final = (
 log = structlog.get_logger(__name__)
 
 
-class Piece:
+class HistoryPage:
     """Consecutive entries of a stream, at one moment.
 
     Args:
@@ -67,7 +67,7 @@ class Piece:
         self._sizes: dict[EntryId, int] = {}
         # Numbered below every position of the live ring: a client that is here is not there.
         self.ring = Ring(stream, _UNBOUNDED, first=-_UNBOUNDED)
-        self.ring.start(str(self.links[0].prev) if self.links else before)
+        self.ring.begin_after(str(self.links[0].prev) if self.links else before)
         for entry, link in zip(entries, self.links, strict=True):
             self._add(entry, link)
 
@@ -76,14 +76,14 @@ class Piece:
         at = ring.head.cursor.entry
         if isinstance(entry, Unreadable):
             gap = Gap(stream, str(at), str(link.id), f"unreadable: {entry.error}")
-            ring.append_notice(gap_messages.of_event(gap), behind=str(link.id))
+            ring.append_notice(gap_messages.for_event(gap), behind=str(link.id))
             return
         if link.prev != at:
-            gap = Gap(stream, str(at), entry.id, NOT_RETAINED)
-            ring.append_notice(gap_messages.of_event(gap))
+            gap = Gap(stream, str(at), entry.id, NOT_RETAINED_REASON)
+            ring.append_notice(gap_messages.for_event(gap))
         elif entry.forgot:
             gap = Gap(stream, str(at), entry.id, FORGOTTEN)
-            ring.append_notice(gap_messages.of_event(gap))
+            ring.append_notice(gap_messages.for_event(gap))
         ring.append(entry.id, entry.prev, entry.messages)
         self._sizes[link.id] = len(entry.messages)
 
@@ -104,15 +104,15 @@ class Piece:
         view = self._view
         return View(view.epoch, view.first, view.last, at, after)
 
-    def place(self, position: Position) -> Place:
+    def place(self, position: RingPosition) -> ReaderPosition:
         """Where a reader is at a position of the ring."""
         entry, message = position.cursor
         is_whole = message is None or message + 1 == self._sizes.get(entry)
         link = next((link for link in self.links if link.id == entry), None)
-        return Place(entry, None if is_whole else message, self._view.epoch or "", link)
+        return ReaderPosition(entry, None if is_whole else message, self._view.epoch or "", link)
 
 
-class History:
+class HistoryReader:
     """Reads streams for lagging clients, and remembers what it read for the next ones.
 
     Args:
@@ -125,27 +125,29 @@ class History:
         self._redis = client
         self._keys = keys
         self._max_bytes = max_bytes
-        self._pieces: OrderedDict[int, Piece] = OrderedDict()
-        self._at: dict[tuple[str, EntryId], Piece] = {}  # which has this batch
-        self._after: dict[tuple[str, EntryId], Piece] = {}  # which has what follows this batch
-        self._reads: dict[tuple[str, str], asyncio.Task[Piece]] = {}
+        self._pieces: OrderedDict[int, HistoryPage] = OrderedDict()
+        self._at: dict[tuple[str, EntryId], HistoryPage] = {}  # which has this batch
+        self._after: dict[
+            tuple[str, EntryId], HistoryPage
+        ] = {}  # which has what follows this batch
+        self._reads: dict[tuple[str, str], asyncio.Task[HistoryPage]] = {}
         self._oldest = {
             stream: SharedRead(partial(oldest_id, client, keys, stream)) for stream in STREAMS
         }
-        self._places = asyncio.Semaphore(_READS_AT_ONCE)
+        self._slots = asyncio.Semaphore(_READS_AT_ONCE)
 
     @property
     def size(self) -> int:
         """Bytes remembered."""
         return sum(piece.ring.size for piece in self._pieces.values())
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Remember nothing: Redis has lost what was read."""
         self._pieces.clear()
         self._at.clear()
         self._after.clear()
 
-    async def read(self, stream: str, place: Place) -> Piece:
+    async def read(self, stream: str, place: ReaderPosition) -> HistoryPage:
         """Read what there is where a reader is.
 
         Args:
@@ -172,14 +174,14 @@ class History:
             stream, f"({place.entry}" if knows_batch else str(place.entry), place
         )
 
-    def _find(self, stream: str, place: Place) -> Piece | None:
+    def _find(self, stream: str, place: ReaderPosition) -> HistoryPage | None:
         remembered = self._after if place.position is None else self._at
         piece = remembered.get((stream, place.entry))
         if piece is not None:
             self._pieces.move_to_end(id(piece))
         return piece
 
-    async def _read(self, stream: str, start: str, place: Place) -> Piece:
+    async def _read(self, stream: str, start: str, place: ReaderPosition) -> HistoryPage:
         key = (stream, start)
         task = self._reads.get(key)
         if task is None:
@@ -188,13 +190,13 @@ class History:
         # Whoever waits may leave; the others still want it.
         return await asyncio.shield(task)
 
-    async def _fetch(self, stream: str, start: str, place: Place) -> Piece:
-        async with self._places:
+    async def _fetch(self, stream: str, start: str, place: ReaderPosition) -> HistoryPage:
+        async with self._slots:
             if not place.is_oldest and (found := self._find(stream, place)) is not None:
                 return found  # it has been read meanwhile
             count = _BATCHES.get(stream, _BATCHES_ELSE)
             raw = await read_piece(self._redis, self._keys, stream, start, count)
-            before = str(place.entry) if start.startswith("(") else ORIGIN
+            before = str(place.entry) if start.startswith("(") else FIRST_ID
             if sum(len(fields.get(b"m", b"")) for _, fields in raw.entries) > _LARGE:
                 entries = await asyncio.to_thread(_decode, stream, before, raw.entries)
             else:
@@ -203,15 +205,15 @@ class History:
         first = None if head.first is None else parse_entry_id(head.first)
         oldest = entries[0].link if entries else None
         view = View(head.epoch, first_of(first, oldest), parse_entry_id(head.last))
-        piece = Piece(stream, before, entries, view)
+        piece = HistoryPage(stream, before, entries, view)
         if piece.links:
             self._remember(piece, None if start == "-" else place.entry)
         return piece
 
-    def _remember(self, piece: Piece, read_from: EntryId | None) -> None:
+    def _remember(self, piece: HistoryPage, read_from: EntryId | None) -> None:
         newest = next(reversed(self._pieces.values()), None)
         if newest is not None and newest.epoch != piece.epoch:
-            self.forget()
+            self.clear()
         self._pieces[id(piece)] = piece
         stream, links = piece.stream, piece.links
         for link in links:
@@ -223,7 +225,7 @@ class History:
         while len(self._pieces) > 1 and self.size > self._max_bytes:
             self._drop(next(iter(self._pieces.values())))
 
-    def _drop(self, piece: Piece) -> None:
+    def _drop(self, piece: HistoryPage) -> None:
         del self._pieces[id(piece)]
         for remembered in (self._at, self._after):
             for key in [key for key, held in remembered.items() if held is piece]:

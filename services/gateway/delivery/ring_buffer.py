@@ -19,9 +19,9 @@ from typing import Final
 
 import msgspec
 
-from certbus.ids import ORIGIN, Cursor, EntryId, message_id, parse_entry_id
+from certbus.ids import FIRST_ID, Cursor, EntryId, message_id, parse_entry_id
 from certbus.streams.continuity import NOTHING
-from gateway.delivery.encoding import Form
+from gateway.delivery.encoding import Encoding
 
 SLOT_BYTES: Final = 64 * 1024
 """A slot ends with the message that reaches this size."""
@@ -29,7 +29,7 @@ SLOT_BYTES: Final = 64 * 1024
 _LAST: Final = 1 << 62  # behind every position in a batch
 
 
-class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
+class RingPosition(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A place between two messages of a stream.
 
     Attributes:
@@ -48,7 +48,7 @@ class Position(msgspec.Struct, frozen=True, eq=False, gc=False):
         return str(entry) if position is None else message_id(str(entry), position)
 
 
-class Overrun(Exception):
+class BehindRing(Exception):
     """The ring no longer holds what follows this position."""
 
 
@@ -64,15 +64,15 @@ class Slot:
         forms: the slot in each form it was asked for.
     """
 
-    __slots__ = ("after", "before", "entry", "first", "forms", "messages", "notice")
+    __slots__ = ("after", "before", "encodings", "entry", "first", "messages", "notice")
 
     def __init__(
         self,
         entry: str,
         first: int,
         messages: Sequence[bytes],
-        before: Position,
-        after: Position,
+        before: RingPosition,
+        after: RingPosition,
         *,
         notice: bool = False,
     ) -> None:
@@ -82,9 +82,9 @@ class Slot:
         self.before = before
         self.after = after
         self.notice = notice
-        self.forms: dict[Form, bytes] = {}
+        self.encodings: dict[Encoding, bytes] = {}
 
-    def encode(self, form: Form, skip: int = 0) -> bytes:
+    def encode(self, form: Encoding, skip: int = 0) -> bytes:
         """The slot without its first `skip` messages, in one form."""
         if self.notice:
             return b"".join(map(form.notice, self.messages))
@@ -93,7 +93,7 @@ class Slot:
     @property
     def size(self) -> int:
         """Bytes held."""
-        return sum(map(len, self.messages)) + sum(map(len, self.forms.values()))
+        return sum(map(len, self.messages)) + sum(map(len, self.encodings.values()))
 
 
 class Ring:
@@ -113,7 +113,7 @@ class Ring:
 
     def __init__(self, stream: str, max_bytes: int, first: int = 0) -> None:
         self.stream = stream
-        self.head = Position(first, Cursor(NOTHING, None), 0)
+        self.head = RingPosition(first, Cursor(NOTHING, None), 0)
         self.has_begun = False
         self.size = 0
         self._origin: int | None = None  # the slot from which on it has all of the present epoch
@@ -127,7 +127,7 @@ class Ring:
         return not self._slots
 
     @property
-    def tail(self) -> Position:
+    def first_after(self) -> RingPosition:
         """The place before the oldest slot."""
         return self._slots[0].before if self._slots else self.head
 
@@ -155,12 +155,14 @@ class Ring:
         """Entry id of the oldest batch."""
         return next((slot.entry for slot in self._slots if not slot.notice), None)
 
-    def start(self, entry: str) -> None:
+    def begin_after(self, entry: str) -> None:
         """Say behind which batch an empty ring begins."""
         self.has_begun = True
-        self.head = Position(self.head.number, Cursor(parse_entry_id(entry), None), self.head.total)
+        self.head = RingPosition(
+            self.head.number, Cursor(parse_entry_id(entry), None), self.head.total
+        )
         self._is_cut_at_notice = False
-        if entry == ORIGIN:
+        if entry == FIRST_ID:
             self._origin = self.head.number
 
     def append(self, entry: str, prev: str, messages: Sequence[bytes]) -> None:
@@ -178,12 +180,12 @@ class Ring:
         if entry_id <= self.head.cursor.entry:
             self._void(prev)
         elif not self._slots:
-            self.start(prev)
-        if prev == ORIGIN:
+            self.begin_after(prev)
+        if prev == FIRST_ID:
             self._origin = self.head.number
         first = 0
         for end in _cuts(messages):
-            after = Position(
+            after = RingPosition(
                 self.head.number + 1, Cursor(entry_id, end - 1), self.head.total + end - first
             )
             self._add(Slot(entry, first, messages[first:end], self.head, after))
@@ -201,12 +203,14 @@ class Ring:
         """
         head = self.head
         cursor = head.cursor if behind is None else Cursor(parse_entry_id(behind), None)
-        after = Position(head.number + 1, cursor, head.total + 1)
+        after = RingPosition(head.number + 1, cursor, head.total + 1)
         self._add(Slot("", 0, (message,), head, after, notice=True))
         if resets:
             self._origin = after.number
 
-    def read(self, position: Position, form: Form, limit: int) -> tuple[bytes, Position]:
+    def read(
+        self, position: RingPosition, form: Encoding, limit: int
+    ) -> tuple[bytes, RingPosition]:
         """Encode what follows a position.
 
         Args:
@@ -220,15 +224,15 @@ class Ring:
         Raises:
             Overrun: what follows is no longer held.
         """
-        skip = position.number - self.tail.number
+        skip = position.number - self.first_after.number
         if skip < 0:
-            raise Overrun
+            raise BehindRing
         parts: list[bytes] = []
         size = 0
         for slot in islice(self._slots, skip, None):
-            data = slot.forms.get(form)
+            data = slot.encodings.get(form)
             if data is None:
-                data = slot.forms[form] = slot.encode(form)
+                data = slot.encodings[form] = slot.encode(form)
                 self.size += len(data)
             parts.append(data)
             position = slot.after
@@ -237,7 +241,7 @@ class Ring:
                 break
         return (parts[0] if len(parts) == 1 else b"".join(parts)), position
 
-    def resume(self, cursor: Cursor, form: Form) -> tuple[bytes, Position, int]:
+    def read_from_cursor(self, cursor: Cursor, form: Encoding) -> tuple[bytes, RingPosition, int]:
         """Find the place behind a message.
 
         Args:
@@ -253,12 +257,12 @@ class Ring:
             Overrun: the ring does not hold everything behind it, or does not know its batch.
         """
         if not self.has_begun:
-            raise Overrun
+            raise BehindRing
         if cursor.entry == NOTHING:
             return b"", self._behind_origin(), 0
         wanted = _order(cursor)
-        if wanted < _order(self.tail.cursor):
-            raise Overrun
+        if wanted < _order(self.first_after.cursor):
+            raise BehindRing
         entry = str(cursor.entry)
         place = self.head
         for slot in self._slots:
@@ -269,15 +273,17 @@ class Ring:
             if slot.entry == entry and _order(slot.after.cursor) > wanted:
                 skip = wanted[1] + 1 - slot.first
                 return slot.encode(form, skip), slot.after, len(slot.messages) - skip
-        if place.cursor.entry != cursor.entry or (place is self.tail and self._is_cut_at_notice):
-            raise Overrun
+        if place.cursor.entry != cursor.entry or (
+            place is self.first_after and self._is_cut_at_notice
+        ):
+            raise BehindRing
         return b"", place, 0
 
-    def _behind_origin(self) -> Position:
+    def _behind_origin(self) -> RingPosition:
         """The place from which on everything of the present epoch follows."""
-        if self._origin is None or self._origin < self.tail.number:
-            raise Overrun
-        index = self._origin - self.tail.number
+        if self._origin is None or self._origin < self.first_after.number:
+            raise BehindRing
+        index = self._origin - self.first_after.number
         return self._slots[index].before if index < len(self._slots) else self.head
 
     def _void(self, prev: str) -> None:
@@ -287,10 +293,10 @@ class Ring:
             notices.appendleft(self._slots.pop())
         cursor = Cursor(parse_entry_id(prev), None)
         first = notices[0].before if notices else self.head
-        place = Position(first.number, cursor, first.total)
+        place = RingPosition(first.number, cursor, first.total)
         for slot in notices:
             slot.before = place
-            slot.after = place = Position(place.number + 1, cursor, place.total + 1)
+            slot.after = place = RingPosition(place.number + 1, cursor, place.total + 1)
         self._slots = notices
         self.size = sum(slot.size for slot in notices)
         self.head = place

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from certbus.errors import UNAVAILABLE
 from certbus.ids import message_id
 from certbus.keys import Keys
-from certbus.streams.cert_index import Place, locate, message_at
-from gateway.cluster_snapshot import away
-from gateway.endpoints.latest import numbered
+from certbus.streams.cert_index import StreamLocation, find_by_fingerprint, message_at
+from gateway.cluster_snapshot import unavailable
+from gateway.endpoints.latest import with_id
 from gateway.endpoints.schemas import (
     Base64,
     ChainCertificate,
@@ -24,7 +24,14 @@ from gateway.endpoints.schemas import (
     MessageId,
     Source,
 )
-from gateway.http.messages import JSON, OPEN, Answer, Later, Request, refuse
+from gateway.http.messages import (
+    CORS_HEADERS,
+    JSON,
+    DeferredResponse,
+    Request,
+    Response,
+    error_response,
+)
 
 HASH: Final = "^({0}{{64}}|{0}{{40}}|({0}{{2}}:){{31}}{0}{{2}}|({0}{{2}}:){{19}}{0}{{2}})$".format(
     "[0-9A-Fa-f]"
@@ -69,31 +76,35 @@ class Certificates:
         self._keys = keys
         self._places = asyncio.Semaphore(_AT_ONCE)
 
-    def respond(self, request: Request) -> Answer | Later:
+    def respond(self, request: Request) -> Response | DeferredResponse:
         """Answer for the hash at the end of the path."""
         text = request.path.rpartition("/")[2]
         if not re.fullmatch(HASH, text, re.ASCII):
-            return refuse(400, f"{text[:100]!r} is not the hex SHA-256 or SHA-1 of a certificate")
+            return error_response(
+                400, f"{text[:100]!r} is not the hex SHA-256 or SHA-1 of a certificate"
+            )
         digest = bytes.fromhex(text.replace(":", ""))
 
-        async def ask() -> Answer:
+        async def ask() -> Response:
             try:
                 async with asyncio.timeout(_PATIENCE), self._places:
                     found = await self._find(digest)
             except (*UNAVAILABLE, TimeoutError):
-                return away()
+                return unavailable()
             except msgspec.ValidationError as error:
                 log.error("unreadable message", hash=digest.hex(), error=str(error))
-                return refuse(500, "it is retained here, but in a form that cannot be read")
+                return error_response(500, "it is retained here, but in a form that cannot be read")
             if found is None:
-                return refuse(404, f"no certificate with the hash {digest.hex()} is retained here")
-            headers = (JSON, *OPEN, ("Cache-Control", "private, max-age=300"))
-            return Answer(200, headers, msgspec.json.encode(found))
+                return error_response(
+                    404, f"no certificate with the hash {digest.hex()} is retained here"
+                )
+            headers = (JSON, *CORS_HEADERS, ("Cache-Control", "private, max-age=300"))
+            return Response(200, headers, msgspec.json.encode(found))
 
-        return Later(ask)
+        return DeferredResponse(ask)
 
     async def _find(self, digest: bytes) -> CertificateDetail | None:
-        place = await locate(self._primary, self._keys, digest)
+        place = await find_by_fingerprint(self._primary, self._keys, digest)
         if place is None:
             return None
         full = await self._message("full", place)
@@ -105,12 +116,12 @@ class Certificates:
             return _detail(msgspec.json.decode(lite, type=LiteMessage), digest)
         return None
 
-    async def _message(self, stream: str, place: Place) -> bytes | None:
+    async def _message(self, stream: str, place: StreamLocation) -> bytes | None:
         """Read a message; from the primary where a replica is behind."""
         for client in {self._replica: None, self._primary: None}:
             text = await message_at(client, self._keys, stream, place)
             if text is not None:
-                return numbered(message_id(place.entry, place.position), text)
+                return with_id(message_id(place.entry, place.position), text)
         return None
 
 

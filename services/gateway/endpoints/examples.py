@@ -5,8 +5,8 @@ from typing import Final
 
 from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.ring_buffer import Ring
-from gateway.endpoints.latest import numbered
-from gateway.http.messages import JSON, OPEN, Answer
+from gateway.endpoints.latest import with_id
+from gateway.http.messages import CORS_HEADERS, JSON, Response
 
 _LOOK: Final = 25  # messages, for one that has names
 _SAMPLES: Final = {
@@ -15,7 +15,7 @@ _SAMPLES: Final = {
 }
 
 
-def example(stream: str, ring: Ring | None) -> Answer:
+def example(stream: str, ring: Ring | None) -> Response:
     """Show the newest message in a ring.
 
     Args:
@@ -24,5 +24,5 @@ def example(stream: str, ring: Ring | None) -> Answer:
     """
     for number, message in ring.latest(_LOOK) if ring is not None else ():
         if not message.endswith(NO_NAMES):
-            return Answer(200, (JSON, *OPEN), numbered(number, message))
-    return Answer(200, (JSON, *OPEN), _SAMPLES[stream])
+            return Response(200, (JSON, *CORS_HEADERS), with_id(number, message))
+    return Response(200, (JSON, *CORS_HEADERS), _SAMPLES[stream])

@@ -10,9 +10,16 @@ from typing import Literal
 import msgspec
 
 from certbus.cluster import Snapshot
-from certbus.cluster_health import Health, HealthProblem, Judgement, current, log_health, number
+from certbus.cluster_health import (
+    Health,
+    HealthProblem,
+    HealthReport,
+    active_logs,
+    log_health,
+    number,
+)
 
-__all__ = ["DeepHealth", "Health", "current", "deep", "log_health"]
+__all__ = ["DeepHealth", "Health", "active_logs", "deep", "log_health"]
 
 
 class DeepHealth(msgspec.Struct, frozen=True):
@@ -48,7 +55,7 @@ class DeepHealth(msgspec.Struct, frozen=True):
 
 
 def deep(
-    judged: Judgement,
+    judged: HealthReport,
     seen: Snapshot | None,
     *,
     redis: bool,

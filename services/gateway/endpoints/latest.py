@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.schemas import LiteMessage
-from gateway.http.messages import JSON, OPEN, Answer, disabled
+from gateway.http.messages import CORS_HEADERS, JSON, Response, disabled_response
 
 _COUNT: Final = 25
 
@@ -21,14 +21,14 @@ class Latest(msgspec.Struct, frozen=True):
     messages: list[LiteMessage]
 
 
-def latest(ring: Ring | None) -> Answer:
+def latest(ring: Ring | None) -> Response:
     """Show the newest messages in a ring."""
     if ring is None:
-        return disabled("streams.lite")
-    texts = [numbered(number, text) for number, text in ring.latest(_COUNT)]
-    return Answer(200, (JSON, *OPEN), b'{"messages":[%b]}' % b",".join(texts))
+        return disabled_response("streams.lite")
+    texts = [with_id(number, text) for number, text in ring.latest(_COUNT)]
+    return Response(200, (JSON, *CORS_HEADERS), b'{"messages":[%b]}' % b",".join(texts))
 
 
-def numbered(number: str, message: bytes) -> bytes:
+def with_id(number: str, message: bytes) -> bytes:
     """A message with its id."""
     return b'{"id":"%b",%b' % (number.encode(), message[1:])

@@ -5,7 +5,7 @@ from collections import Counter
 import msgspec
 
 from certbus.cluster import LogStatus, Snapshot
-from gateway.endpoints.health import Health, current, log_health
+from gateway.endpoints.health import Health, active_logs, log_health
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ def logs(seen: Snapshot, now: float, unhealthy_threshold: int) -> Logs:
         now: Unix time in seconds.
         unhealthy_threshold: failures in a row that make a log unhealthy.
     """
-    shown = [_log(log, int(now * 1000), unhealthy_threshold) for log in current(seen.logs)]
+    shown = [_log(log, int(now * 1000), unhealthy_threshold) for log in active_logs(seen.logs)]
     shown.sort(key=lambda log: (log.name, log.log_id))
     counts = Counter(log.status for log in shown)
     return Logs(len(shown), counts["healthy"], counts["degraded"], counts["unhealthy"], shown)

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.admission.policy import METRICS, Policy, is_of_the_api, needs_no_token
+from gateway.admission.policy import METRICS, Policy, is_api_path, is_public_path
 from gateway.config import Settings
-from gateway.http.messages import Answer, Problem, Request, in_json
-from gateway.http.route import Reply, Route
-from gateway.hub import Service
+from gateway.http.messages import ErrorBody, Request, Response, json_body
+from gateway.http.route import ResponseSpec, Route
+from gateway.hub import Hub
 
 _ABOUT: Final = """\
 Every certificate that Certificate Transparency logs receive, as a live stream.
@@ -27,13 +27,13 @@ The streams are WebSockets at `/`, `/full-stream` and `/domains-only`, and serve
 Everything answers HEAD as it does GET, and OPTIONS."""
 
 _REFS: Final = "#/components/schemas/{name}"
-_ANY: Final = Reply("The query has too many fields.", Problem)
-_NO_TOKEN: Final = Reply("A token is needed, or this one is not known.", Problem)
-_ELSEWHERE: Final = Reply("Not for your network.", Problem)
-_TOO_OFTEN: Final = Reply("Too many requests, or connections: see Retry-After.", Problem)
-_FULL: Final = Reply("As many clients are connected as may be.", Problem)
-_HAD_ALREADY: Final = Reply("The client has this answer already.", media=())
-_UPGRADED: Final = Reply("The connection is a WebSocket now.", media=())
+_ANY: Final = ResponseSpec("The query has too many fields.", ErrorBody)
+_NO_TOKEN: Final = ResponseSpec("A token is needed, or this one is not known.", ErrorBody)
+_ELSEWHERE: Final = ResponseSpec("Not for your network.", ErrorBody)
+_TOO_OFTEN: Final = ResponseSpec("Too many requests, or connections: see Retry-After.", ErrorBody)
+_FULL: Final = ResponseSpec("As many clients are connected as may be.", ErrorBody)
+_HAD_ALREADY: Final = ResponseSpec("The client has this answer already.", media=())
+_UPGRADED: Final = ResponseSpec("The connection is a WebSocket now.", media=())
 
 
 class Document:
@@ -45,25 +45,23 @@ class Document:
         routes: all there are.
     """
 
-    def __init__(
-        self, service: Service, policy: Callable[[], Policy], routes: Sequence[Route]
-    ) -> None:
+    def __init__(self, service: Hub, policy: Callable[[], Policy], routes: Sequence[Route]) -> None:
         self._service = service
         self._policy = policy
         self._routes = routes
-        self._made: tuple[Settings, Policy, Answer] | None = None
+        self._made: tuple[Settings, Policy, Response] | None = None
 
-    def respond(self, _: Request) -> Answer:
+    def respond(self, _: Request) -> Response:
         """Show it. It is made once for each configuration, for that takes milliseconds."""
         settings, policy = self._service.settings, self._policy()
         made = self._made
         if made is None or made[0] is not settings or made[1] is not policy:
-            made = self._made = settings, policy, in_json(self._document(settings, policy))
+            made = self._made = settings, policy, json_body(self._document(settings, policy))
         return made[2]
 
     def _document(self, settings: Settings, policy: Policy) -> dict[str, Any]:
         offered = [route for route in self._routes if settings.offers(route.switch)]
-        shapes = {Problem: None} | {
+        shapes = {ErrorBody: None} | {
             reply.shape: None
             for route in offered
             for reply in route.replies.values()
@@ -109,19 +107,19 @@ def _operation(route: Route, policy: Policy) -> dict[str, Any]:
             for status, reply in sorted(_replies(route, policy).items())
         },
     }
-    if needs_no_token(route.path, policy):
+    if is_public_path(route.path, policy):
         operation["security"] = []
     return operation
 
 
-def _replies(route: Route, policy: Policy) -> dict[int, Reply]:
+def _replies(route: Route, policy: Policy) -> dict[int, ResponseSpec]:
     """All answers there are to a request of this kind: its own, and what the door says."""
     replies = {400: _ANY}
-    if not needs_no_token(route.path, policy):
+    if not is_public_path(route.path, policy):
         replies[401] = _NO_TOKEN
     if policy.metrics is not None and route.path == METRICS:
         replies[403] = _ELSEWHERE
-    if policy.api is not None and is_of_the_api(route.path):
+    if policy.api is not None and is_api_path(route.path):
         replies[403] = _ELSEWHERE
     if policy.rates is not None or policy.limits_connections:
         replies[429] = _TOO_OFTEN
@@ -134,7 +132,7 @@ def _replies(route: Route, policy: Policy) -> dict[int, Reply]:
     return replies | dict(route.replies)
 
 
-def _response(reply: Reply) -> dict[str, Any]:
+def _response(reply: ResponseSpec) -> dict[str, Any]:
     response: dict[str, Any] = {"description": reply.about}
     for media in reply.media:
         schema: dict[str, Any] = {"type": "object" if media.endswith("json") else "string"}

@@ -4,25 +4,25 @@ from collections.abc import Iterable
 from typing import Final
 
 from gateway.endpoints.subscribe import websocket
-from gateway.http.conditional import revalidated
+from gateway.http.conditional import not_modified
 from gateway.http.messages import (
+    CORS_HEADERS,
     METHODS,
-    OPEN,
-    Answer,
     Outcome,
     Request,
-    disabled,
-    preflight,
-    refuse,
+    Response,
+    cors_preflight,
+    disabled_response,
+    error_response,
 )
 from gateway.http.route import Route
-from gateway.hub import Service
+from gateway.hub import Hub
 
 ELSEWHERE: Final = "other"
 """What requests count as that have no route, or cannot be read."""
 
 
-class Routes:
+class Router:
     """The public address.
 
     Args:
@@ -30,7 +30,7 @@ class Routes:
         table: every route.
     """
 
-    def __init__(self, service: Service, table: Iterable[Route]) -> None:
+    def __init__(self, service: Hub, table: Iterable[Route]) -> None:
         self._service = service
         self._exact: dict[str, Route] = {}
         self._below: dict[str, Route] = {}
@@ -41,24 +41,26 @@ class Routes:
             else:
                 self._exact |= dict.fromkeys((route.path, *route.also), route)
 
-    def find(self, path: str) -> Route | None:
+    def match(self, path: str) -> Route | None:
         """The route of a path; None if there is nothing."""
         return self._exact.get(path) or self._below.get(path.rpartition("/")[0])
 
-    def label(self, request: Request) -> str:
+    def metric_label(self, request: Request) -> str:
         """What a request counts as: the path of its route, of which there are few."""
-        route = self.find(request.path or "/")
+        route = self.match(request.path or "/")
         return ELSEWHERE if route is None else route.path
 
-    def respond(self, request: Request) -> Outcome:
+    def handle(self, request: Request) -> Outcome:
         """Decide about a request."""
         if request.method == "OPTIONS":
-            return preflight()
-        route = self.find(request.path or "/")
+            return cors_preflight()
+        route = self.match(request.path or "/")
         if route is None:
-            return refuse(404, f"there is nothing at {request.path[:200]}: / says what there is")
+            return error_response(
+                404, f"there is nothing at {request.path[:200]}: / says what there is"
+            )
         if request.method not in ("GET", "HEAD"):
-            return refuse(405, f"{request.method} is not possible here", ("Allow", METHODS))
+            return error_response(405, f"{request.method} is not possible here", ("Allow", METHODS))
         return self._answer(route, request)
 
     def _answer(self, route: Route, request: Request) -> Outcome:
@@ -68,11 +70,11 @@ class Routes:
         if not request.path:
             return _with_slash(settings.base_path)
         if not settings.offers(route.switch):
-            return disabled(route.switch)
+            return disabled_response(route.switch)
         outcome = route.answer(request)
-        return revalidated(request, outcome) if route.revalidates else outcome
+        return not_modified(request, outcome) if route.revalidates else outcome
 
 
-def _with_slash(base_path: str) -> Answer:
+def _with_slash(base_path: str) -> Response:
     """Send whoever asks for the base path itself below it: relative links need that."""
-    return Answer(308, (("Location", f"{base_path}/"), *OPEN), b"")
+    return Response(308, (("Location", f"{base_path}/"), *CORS_HEADERS), b"")

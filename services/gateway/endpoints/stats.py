@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from certbus.cluster import Member, Snapshot, StreamStatus
-from certbus.cluster_health import current, number
+from certbus.cluster import ProcessInfo, Snapshot, StreamStatus
+from certbus.cluster_health import active_logs, number
 
 
 class Connections(msgspec.Struct, frozen=True):
@@ -146,18 +146,18 @@ def stats(seen: Snapshot, now: float, budgets: Mapping[str, int]) -> Stats:
         },
         gateways=len(gateways),
         ingestors=len(seen.workers),
-        logs=len(current(seen.logs)),
+        logs=len(active_logs(seen.logs)),
     )
 
 
-def _uptime(gateway: Member, now: float) -> int:
+def _uptime(gateway: ProcessInfo, now: float) -> int:
     """Return seconds since a gateway started; the previous release reports its start instead."""
     if "uptime" in gateway.fields:
         return int(number(gateway.fields, "uptime"))
     return max(int(now - (number(gateway.fields, "started") or now)), 0)
 
 
-def _sum(members: Sequence[Member], name: str) -> float:
+def _sum(members: Sequence[ProcessInfo], name: str) -> float:
     return sum(number(member.fields, name) for member in members)
 
 

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from certbus.ids import parse_cursor
-from gateway.http.messages import Answer, Request, Subscription, disabled, refuse
-from gateway.hub import Service
+from gateway.http.messages import Request, Response, Subscription, disabled_response, error_response
+from gateway.hub import Hub
 
 LAST_EVENT_ID: Final = ("lastEventId", "Last-Event-ID")
 """Fields of the query in which clients that cannot set headers put the header Last-Event-ID:
@@ -30,14 +30,14 @@ class Event(msgspec.Struct, frozen=True):
     event: str | UnsetType = UNSET
 
 
-def websocket(service: Service, stream: str, request: Request) -> Answer | Subscription:
+def websocket(service: Hub, stream: str, request: Request) -> Response | Subscription:
     """Answer who asks for a WebSocket."""
     return _subscription(service, stream, request, request.query.get("cursor"))
 
 
-def not_a_page(request: Request) -> Answer:
+def upgrade_required(request: Request) -> Response:
     """Answer who asks for a page where there is only a WebSocket."""
-    return wrong_cursor(request) or refuse(
+    return invalid_cursor(request) or error_response(
         426,
         f"{request.path} is a WebSocket: connect with ws:// or wss://",
         ("Upgrade", "websocket"),
@@ -45,20 +45,20 @@ def not_a_page(request: Request) -> Answer:
     )
 
 
-def wrong_cursor(request: Request) -> Answer | None:
+def invalid_cursor(request: Request) -> Response | None:
     """Refuse a cursor that is none, whatever it would be for."""
     try:
         parse_cursor(request.query.get("cursor", "0"))
     except ValueError as error:
-        return refuse(400, str(error))
+        return error_response(400, str(error))
     return None
 
 
-def events(service: Service, request: Request) -> Answer | Subscription:
+def events(service: Hub, request: Request) -> Response | Subscription:
     """Answer who asks for server-sent events."""
     stream = request.query.get("stream", "lite")
     if stream not in _SETTINGS:
-        return refuse(400, f"stream={stream[:40]} is none of full, lite, domains")
+        return error_response(400, f"stream={stream[:40]} is none of full, lite, domains")
     # A client that reconnects repeats the URL; what it adds is newer.
     said = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
     cursor = next(filter(None, said), request.query.get("cursor"))
@@ -66,14 +66,14 @@ def events(service: Service, request: Request) -> Answer | Subscription:
 
 
 def _subscription(
-    service: Service, stream: str, request: Request, cursor: str | None
-) -> Answer | Subscription:
+    service: Hub, stream: str, request: Request, cursor: str | None
+) -> Response | Subscription:
     if request.websocket and not service.settings.websocket:
-        return disabled("protocols.websocket")
+        return disabled_response("protocols.websocket")
     if stream not in service.rings:
-        return disabled(f"streams.{_SETTINGS[stream]}")
+        return disabled_response(f"streams.{_SETTINGS[stream]}")
     try:
         parsed = None if cursor is None else parse_cursor(cursor)
     except ValueError as error:
-        return refuse(400, str(error))
+        return error_response(400, str(error))
     return Subscription(stream, request.websocket, parsed)

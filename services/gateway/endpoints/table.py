@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from gateway.admission.policy import Policy
-from gateway.cluster_snapshot import Sight
+from gateway.cluster_snapshot import SnapshotCache
 from gateway.endpoints.cert import HASH, CertificateDetail, Certificates
 from gateway.endpoints.examples import example
 from gateway.endpoints.health import DeepHealth
@@ -17,28 +17,36 @@ from gateway.endpoints.logs import Logs, logs
 from gateway.endpoints.openapi import Document
 from gateway.endpoints.schemas import SHAPES, DomainsMessage, FullMessage, schema
 from gateway.endpoints.stats import Stats, stats
-from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, not_a_page
-from gateway.http.messages import OPEN, TEXT, UNKEPT, Answer, Later, Problem, Request
-from gateway.http.route import Parameter, Reply, Route
-from gateway.hub import Service
-from gateway.monitoring.host_metrics import Machine
+from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, upgrade_required
+from gateway.http.messages import (
+    CORS_HEADERS,
+    NO_STORE,
+    TEXT,
+    DeferredResponse,
+    ErrorBody,
+    Request,
+    Response,
+)
+from gateway.http.route import ParameterSpec, ResponseSpec, Route
+from gateway.hub import Hub
+from gateway.monitoring.host_metrics import HostMetrics
 
 _ID: Final = "[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?"
 _LAST: Final = {"type": "string", "pattern": f"^({_ID})?$"}
-_CURSOR: Final = Parameter(
+_CURSOR: Final = ParameterSpec(
     "cursor",
     "query",
     "Id of the last message seen: what followed comes first. 0: from the oldest kept.",
     {"type": "string", "pattern": f"^{_ID}$"},
 )
 _SCHEMA: Final = ("Content-Type", "application/schema+json")
-_AWAY: Final = Reply("Redis does not answer.", Problem)
+_AWAY: Final = ResponseSpec("Redis does not answer.", ErrorBody)
 
 
 def table(
-    service: Service,
-    machine: Machine,
-    sight: Sight,
+    service: Hub,
+    machine: HostMetrics,
+    sight: SnapshotCache,
     certificates: Certificates,
     policy: Callable[[], Policy],
 ) -> list[Route]:
@@ -60,7 +68,7 @@ def table(
             "/",
             "This page; as a WebSocket the stream lite, without DER and chain",
             page.respond,
-            {200: Reply("For people.", media=("text/html", "text/plain"))},
+            {200: ResponseSpec("For people.", media=("text/html", "text/plain"))},
             (_CURSOR,),
             stream="lite",
             revalidates=True,
@@ -70,7 +78,7 @@ def table(
             "/example.json",
             "A recent message of the stream full",
             lambda _: example("full", rings.get("full")),
-            {200: Reply("A message.", FullMessage)},
+            {200: ResponseSpec("A message.", FullMessage)},
             switch="protocols.example_json",
             revalidates=True,
         ),
@@ -78,7 +86,7 @@ def table(
             "/full-stream/example.json",
             "Likewise",
             lambda _: example("full", rings.get("full")),
-            {200: Reply("A message.", FullMessage)},
+            {200: ResponseSpec("A message.", FullMessage)},
             switch="protocols.example_json",
             revalidates=True,
         ),
@@ -86,7 +94,7 @@ def table(
             "/domains-only/example.json",
             "A recent message of the stream domains",
             lambda _: example("domains", rings.get("domains")),
-            {200: Reply("A message.", DomainsMessage)},
+            {200: ResponseSpec("A message.", DomainsMessage)},
             switch="protocols.example_json",
             revalidates=True,
         ),
@@ -94,25 +102,27 @@ def table(
             "/latest.json",
             "The 25 newest messages of the stream lite",
             lambda _: latest(rings.get("lite")),
-            {200: Reply("Messages, the newest first.", Latest)},
+            {200: ResponseSpec("Messages, the newest first.", Latest)},
             switch="protocols.api",
             revalidates=True,
         ),
         Route(
             "/api/stats",
             "Connections and throughput, over all gateways",
-            lambda _: sight.shown(lambda seen, now: stats(seen, now, service.settings.retained)),
-            {200: Reply("The whole service.", Stats), 503: _AWAY},
+            lambda _: sight.json_response(
+                lambda seen, now: stats(seen, now, service.settings.retained)
+            ),
+            {200: ResponseSpec("The whole service.", Stats), 503: _AWAY},
             switch="protocols.api",
             revalidates=True,
         ),
         Route(
             "/api/logs",
             "Every log, how it does, and who reads it",
-            lambda _: sight.shown(
+            lambda _: sight.json_response(
                 lambda seen, now: logs(seen, now, service.settings.unhealthy_threshold)
             ),
-            {200: Reply("All logs.", Logs), 503: _AWAY},
+            {200: ResponseSpec("All logs.", Logs), 503: _AWAY},
             switch="protocols.api",
             revalidates=True,
         ),
@@ -121,13 +131,13 @@ def table(
             "A certificate by its SHA-256 or SHA-1, while it is retained",
             certificates.respond,
             {
-                200: Reply("The certificate.", CertificateDetail),
-                400: Reply("Not a hash.", Problem),
-                404: Reply("Not retained.", Problem),
+                200: ResponseSpec("The certificate.", CertificateDetail),
+                400: ResponseSpec("Not a hash.", ErrorBody),
+                404: ResponseSpec("Not retained.", ErrorBody),
                 503: _AWAY,
             },
             (
-                Parameter(
+                ParameterSpec(
                     "hash",
                     "path",
                     "In hex, with or without colons, in any case.",
@@ -140,29 +150,32 @@ def table(
         Route(
             "/health",
             "OK, for load balancers",
-            lambda _: Answer(200, (TEXT, *OPEN, UNKEPT), b"OK"),
-            {200: Reply("It answers.", media=("text/plain",))},
+            lambda _: Response(200, (TEXT, *CORS_HEADERS, NO_STORE), b"OK"),
+            {200: ResponseSpec("It answers.", media=("text/plain",))},
             switch="protocols.health",
         ),
         Route(
             "/health/deep",
             "How the whole service does",
-            lambda _: Later(machine.health),
-            {200: Reply("Healthy or degraded.", DeepHealth), 503: Reply("Unhealthy.", DeepHealth)},
+            lambda _: DeferredResponse(machine.health),
+            {
+                200: ResponseSpec("Healthy or degraded.", DeepHealth),
+                503: ResponseSpec("Unhealthy.", DeepHealth),
+            },
             switch="protocols.health",
         ),
         Route(
             "/metrics",
             "For Prometheus, of all processes of this machine",
-            lambda _: Later(machine.metrics),
-            {200: Reply("Metrics.", media=("text/plain",))},
+            lambda _: DeferredResponse(machine.metrics),
+            {200: ResponseSpec("Metrics.", media=("text/plain",))},
             switch="protocols.metrics",
         ),
         Route(
             "/openapi.json",
             "All of this, for programs (OpenAPI)",
             document.respond,
-            {200: Reply("The document.")},
+            {200: ResponseSpec("The document.")},
             revalidates=True,
         ),
         *(
@@ -170,7 +183,7 @@ def table(
                 f"/schemas/{stream}.json",
                 f"JSON Schema of the messages of the stream {stream}",
                 partial(_show, _schema_answer(stream)),
-                {200: Reply("The schema.", media=(_SCHEMA[1],))},
+                {200: ResponseSpec("The schema.", media=(_SCHEMA[1],))},
                 revalidates=True,
             )
             for stream in SHAPES
@@ -179,14 +192,14 @@ def table(
     return routes
 
 
-def subscriptions(service: Service) -> list[Route]:
+def subscriptions(service: Hub) -> list[Route]:
     """List the routes of streams, but for `/`, which is a page as well."""
     return [
         Route(
             "/full-stream",
             "WebSocket: the stream full, with DER and chain",
-            not_a_page,
-            {426: Reply("This is a WebSocket.", Problem)},
+            upgrade_required,
+            {426: ResponseSpec("This is a WebSocket.", ErrorBody)},
             (_CURSOR,),
             stream="full",
             also=("/full-stream/",),
@@ -194,8 +207,8 @@ def subscriptions(service: Service) -> list[Route]:
         Route(
             "/domains-only",
             "WebSocket: the stream domains, names alone",
-            not_a_page,
-            {426: Reply("This is a WebSocket.", Problem)},
+            upgrade_required,
+            {426: ResponseSpec("This is a WebSocket.", ErrorBody)},
             (_CURSOR,),
             stream="domains",
             also=("/domains-only/",),
@@ -205,20 +218,22 @@ def subscriptions(service: Service) -> list[Route]:
             "The same streams as server-sent events",
             lambda request: events(service, request),
             {
-                200: Reply("Events without end.", Event, ("text/event-stream",)),
-                400: Reply("No such stream, or no cursor.", Problem),
+                200: ResponseSpec("Events without end.", Event, ("text/event-stream",)),
+                400: ResponseSpec("No such stream, or no cursor.", ErrorBody),
             },
             (
-                Parameter(
+                ParameterSpec(
                     "stream",
                     "query",
                     "Which stream.",
                     {"enum": ["lite", "full", "domains"], "default": "lite"},
                 ),
                 _CURSOR,
-                Parameter("Last-Event-ID", "header", "Likewise; goes before cursor.", _LAST),
+                ParameterSpec("Last-Event-ID", "header", "Likewise; goes before cursor.", _LAST),
                 *(
-                    Parameter(name, "query", "The header's stand-in where none can be set.", _LAST)
+                    ParameterSpec(
+                        name, "query", "The header's stand-in where none can be set.", _LAST
+                    )
                     for name in LAST_EVENT_ID
                 ),
             ),
@@ -228,9 +243,9 @@ def subscriptions(service: Service) -> list[Route]:
     ]
 
 
-def _schema_answer(stream: str) -> Answer:
-    return Answer(200, (_SCHEMA, *OPEN), msgspec.json.encode(schema(stream)))
+def _schema_answer(stream: str) -> Response:
+    return Response(200, (_SCHEMA, *CORS_HEADERS), msgspec.json.encode(schema(stream)))
 
 
-def _show(answer: Answer, _: Request) -> Answer:
+def _show(answer: Response, _: Request) -> Response:
     return answer

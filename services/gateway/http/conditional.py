@@ -6,25 +6,25 @@ from typing import Final
 
 import msgspec
 
-from gateway.http.messages import Answer, Later, Outcome, Request
+from gateway.http.messages import DeferredResponse, Outcome, Request, Response
 
 _ASK: Final = ("Cache-Control", "no-cache")
 """May be kept, but is to be asked for again before it is used."""
 
 
-def revalidated(request: Request, outcome: Outcome) -> Outcome:
+def not_modified(request: Request, outcome: Outcome) -> Outcome:
     """Give an answer a tag; 304 if the request shows that the client has just this answer."""
-    if isinstance(outcome, Later):
+    if isinstance(outcome, DeferredResponse):
         ask = outcome.ask
 
-        async def compared() -> Answer:
+        async def compared() -> Response:
             return _compared(request, await ask())
 
         return msgspec.structs.replace(outcome, ask=compared)
-    return _compared(request, outcome) if isinstance(outcome, Answer) else outcome
+    return _compared(request, outcome) if isinstance(outcome, Response) else outcome
 
 
-def _compared(request: Request, answer: Answer) -> Answer:
+def _compared(request: Request, answer: Response) -> Response:
     if answer.status != HTTPStatus.OK:
         return answer
     tag = f'"{blake2b(answer.body, digest_size=12).hexdigest()}"'
@@ -34,7 +34,7 @@ def _compared(request: Request, answer: Answer) -> Answer:
     headers = (*headers, ("ETag", tag))
     if _has(request.headers.get("if-none-match", ""), tag):
         kept = tuple(pair for pair in headers if pair[0] != "Content-Type")
-        return Answer(HTTPStatus.NOT_MODIFIED, kept, b"")
+        return Response(HTTPStatus.NOT_MODIFIED, kept, b"")
     return msgspec.structs.replace(answer, headers=headers)
 
 

@@ -11,7 +11,7 @@ from certbus.ids import Cursor
 JSON: Final = ("Content-Type", "application/json")
 TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
-OPEN: Final = (
+CORS_HEADERS: Final = (
     ("Access-Control-Allow-Origin", "*"),
     (
         "Access-Control-Expose-Headers",
@@ -23,7 +23,7 @@ OPEN: Final = (
 CORS: Final = "Access-Control-"
 """How the names of all headers begin that say which origins may read an answer."""
 
-UNKEPT: Final = ("Cache-Control", "no-store")
+NO_STORE: Final = ("Cache-Control", "no-store")
 """True for this moment alone: no cache on the way may give it to anybody else."""
 
 METHODS: Final = "GET, HEAD, OPTIONS"
@@ -47,7 +47,7 @@ class Request(msgspec.Struct, frozen=True):
     websocket: bool = False
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True):
     """A whole response."""
 
     status: int
@@ -69,7 +69,7 @@ class Subscription(msgspec.Struct, frozen=True):
     cursor: Cursor | None
 
 
-class Later(msgspec.Struct, frozen=True):
+class DeferredResponse(msgspec.Struct, frozen=True):
     """An answer that others have to be asked for.
 
     Attributes:
@@ -77,14 +77,14 @@ class Later(msgspec.Struct, frozen=True):
         headers: to be added to it.
     """
 
-    ask: Callable[[], Awaitable[Answer]]
+    ask: Callable[[], Awaitable[Response]]
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Outcome = Answer | Later | Subscription
+Outcome = Response | DeferredResponse | Subscription
 
 
-class Problem(msgspec.Struct, frozen=True):
+class ErrorBody(msgspec.Struct, frozen=True):
     """An error, said in JSON.
 
     Attributes:
@@ -94,14 +94,16 @@ class Problem(msgspec.Struct, frozen=True):
     error: str
 
 
-def in_json(value: object) -> Answer:
+def json_body(value: object) -> Response:
     """Answer with a value, in JSON."""
-    return Answer(200, (JSON, *OPEN), msgspec.json.encode(value))
+    return Response(200, (JSON, *CORS_HEADERS), msgspec.json.encode(value))
 
 
-def refuse(status: int, error: str, *headers: tuple[str, str]) -> Answer:
+def error_response(status: int, error: str, *headers: tuple[str, str]) -> Response:
     """Answer with an error, said in JSON."""
-    return Answer(status, (JSON, *OPEN, UNKEPT, *headers), msgspec.json.encode(Problem(error)))
+    return Response(
+        status, (JSON, *CORS_HEADERS, NO_STORE, *headers), msgspec.json.encode(ErrorBody(error))
+    )
 
 
 def retry_after(seconds: float) -> tuple[str, str]:
@@ -114,17 +116,17 @@ def retry_after(seconds: float) -> tuple[str, str]:
     return "Retry-After", str(round(seconds + jitter))
 
 
-def disabled(setting: str) -> Answer:
+def disabled_response(setting: str) -> Response:
     """Say that the operator does not offer this."""
-    return refuse(404, f"switched off on this server ({setting})")
+    return error_response(404, f"switched off on this server ({setting})")
 
 
-def preflight() -> Answer:
+def cors_preflight() -> Response:
     """Let scripts of other origins ask (Fetch standard, section 3.3)."""
-    return Answer(
+    return Response(
         204,
         (
-            *OPEN,
+            *CORS_HEADERS,
             ("Allow", METHODS),
             ("Access-Control-Allow-Methods", METHODS),
             ("Access-Control-Allow-Headers", "Authorization, *"),  # * is all but Authorization

@@ -26,7 +26,7 @@ class UnacceptableError(ValueError):
         self.status = status
 
 
-def read(received: h11.Request, base_path: str) -> Request:
+def parse_request(received: h11.Request, base_path: str) -> Request:
     """Make our request of h11's.
 
     What does not begin with the base path is taken as it is: probes inside need not know the path,

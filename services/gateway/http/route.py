@@ -11,7 +11,7 @@ import msgspec
 from gateway.http.messages import Outcome, Request
 
 
-class Reply(msgspec.Struct, frozen=True):
+class ResponseSpec(msgspec.Struct, frozen=True):
     """One way in which a request is answered.
 
     Attributes:
@@ -25,7 +25,7 @@ class Reply(msgspec.Struct, frozen=True):
     media: tuple[str, ...] = ("application/json",)
 
 
-class Parameter(msgspec.Struct, frozen=True):
+class ParameterSpec(msgspec.Struct, frozen=True):
     """A part of a request.
 
     Attributes:
@@ -59,8 +59,8 @@ class Route(msgspec.Struct, frozen=True):
     path: str
     about: str
     answer: Callable[[Request], Outcome]
-    replies: Mapping[int, Reply]
-    parameters: tuple[Parameter, ...] = ()
+    replies: Mapping[int, ResponseSpec]
+    parameters: tuple[ParameterSpec, ...] = ()
     switch: str = ""
     stream: str = ""
     also: tuple[str, ...] = ()

@@ -7,13 +7,13 @@ can serve them (/ready).
 import asyncio
 from collections.abc import Callable, Mapping
 
-from certbus.streams.reader import Follower
-from certhttp.server import Answer, Page, text
+from certbus.streams.reader import StreamReader
+from certhttp.server import Page, Response, text_response
 from gateway.monitoring.collector import CONTENT_TYPE
 
 
 def pages(
-    metrics: Callable[[], bytes], follower: Follower, stop: asyncio.Event
+    metrics: Callable[[], bytes], follower: StreamReader, stop: asyncio.Event
 ) -> Mapping[str, Page]:
     """The pages, by path.
 
@@ -23,20 +23,20 @@ def pages(
         stop: set when clients are being sent elsewhere.
     """
 
-    async def health() -> Answer:
-        return text("OK")
+    async def health() -> Response:
+        return text_response("OK")
 
-    async def ready() -> Answer:
+    async def ready() -> Response:
         why = _unready(follower, stop)
-        return text(why or "OK", 503 if why else 200)
+        return text_response(why or "OK", 503 if why else 200)
 
-    async def measured() -> Answer:
-        return Answer(200, CONTENT_TYPE, metrics())
+    async def measured() -> Response:
+        return Response(200, CONTENT_TYPE, metrics())
 
     return {"/health": health, "/ready": ready, "/metrics": measured}
 
 
-def _unready(follower: Follower, stop: asyncio.Event) -> str | None:
+def _unready(follower: StreamReader, stop: asyncio.Event) -> str | None:
     """Why new clients should go elsewhere; None if they need not."""
     if stop.is_set():
         return "stopping: its clients are being sent elsewhere"

@@ -10,10 +10,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from certbus.cluster_health import CODES
-from certbus.streams.reader import Follower
-from gateway.delivery.history import History
-from gateway.hub import Service
-from gateway.metrics import PREFIX, Meter
+from certbus.streams.reader import StreamReader
+from gateway.delivery.history import HistoryReader
+from gateway.hub import Hub
+from gateway.metrics import PREFIX, Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -30,7 +30,7 @@ REFUSED: Final = {
 """Why requests are turned away, in the words of `Door.refused` and of the metric."""
 
 
-class Numbers(msgspec.Struct, frozen=True):
+class MetricsSources(msgspec.Struct, frozen=True):
     """What is read when it is asked.
 
     Attributes:
@@ -42,18 +42,18 @@ class Numbers(msgspec.Struct, frozen=True):
         problems: gives the codes of what is wrong with the service.
     """
 
-    service: Service
-    history: History
-    follower: Follower
+    service: Hub
+    history: HistoryReader
+    follower: StreamReader
     refused: Mapping[str, int]
     reloads: Mapping[str, int]
     problems: Callable[[], Collection[str]]
 
 
-class NumbersCollector(Collector):
+class GatewayCollector(Collector):
     """Gives numbers in Prometheus' terms."""
 
-    def __init__(self, numbers: Numbers) -> None:
+    def __init__(self, numbers: MetricsSources) -> None:
         self._numbers = numbers
 
     def collect(self) -> Iterator[Metric]:
@@ -66,7 +66,7 @@ class NumbersCollector(Collector):
         size = CounterMetricFamily(
             f"{PREFIX}_bytes_sent", "Bytes of them, as framed.", labels=labels
         )
-        for (stream, form), lane in service.lanes.items():
+        for (stream, form), lane in service.channels.items():
             clients.add_metric([stream, form.name], len(lane.clients))
             sent.add_metric([stream, form.name], lane.sent)
             size.add_metric([stream, form.name], lane.sent_bytes)
@@ -80,7 +80,7 @@ class NumbersCollector(Collector):
             "Age of its newest batch; of this process, while there is none.",
             labels=["stream"],
         )
-        ages = service.meter.ages(service.rings)
+        ages = service.metrics.ages(service.rings)
         for stream, held in service.rings.items():
             ring.add_metric([stream], held.size)
             age.add_metric([stream], ages[stream])
@@ -91,7 +91,7 @@ class NumbersCollector(Collector):
         yield GaugeMetricFamily(
             f"{PREFIX}_waiting_connections",
             "Connections without a stream.",
-            len(service.waiting),
+            len(service.pending_connections),
         )
         limits = GaugeMetricFamily(
             f"{PREFIX}_buffer_limit_bytes",
@@ -136,11 +136,11 @@ class NumbersCollector(Collector):
         yield problems
 
 
-def metrics(meter: Meter, numbers: Numbers) -> Callable[[], bytes]:
+def metrics(meter: Metrics, numbers: MetricsSources) -> Callable[[], bytes]:
     """Make what writes the metrics of this process as text."""
     # No series beside each counter that says when it began.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = meter.registry
-    registry.register(NumbersCollector(numbers))
+    registry.register(GatewayCollector(numbers))
     ProcessCollector(registry=registry)
     return lambda: generate_latest(registry)

@@ -13,17 +13,17 @@ from typing import Final
 
 import msgspec
 
-from certbus.cluster import Member, Snapshot
-from certbus.cluster_health import Faults, Judgement, judge
-from certbus.streams.reader import Follower
+from certbus.cluster import ProcessInfo, Snapshot
+from certbus.cluster_health import Faults, HealthReport, evaluate
+from certbus.streams.reader import StreamReader
 from certhttp.address import UNIX, is_here
-from certhttp.client import ask
-from gateway.cluster_snapshot import Sight
+from certhttp.client import fetch
+from gateway.cluster_snapshot import SnapshotCache
 from gateway.endpoints.health import deep
-from gateway.http.messages import JSON, OPEN, UNKEPT, Answer
-from gateway.hub import Service
+from gateway.http.messages import CORS_HEADERS, JSON, NO_STORE, Response
+from gateway.hub import Hub
 from gateway.monitoring.collector import CONTENT_TYPE
-from gateway.monitoring.merge_metrics import Told, merge
+from gateway.monitoring.merge_metrics import Scrape, merge_scrapes
 
 _PATIENCE: Final = 1.0  # seconds for the other gateways
 _FRESH: Final = 0.5  # seconds for which an answer is given again
@@ -38,7 +38,7 @@ _EXHAUSTED: Final = {
 _EXHAUSTED_FOR: Final = 30.0  # seconds after the last refusal
 
 
-class Machine:
+class HostMetrics:
     """Asks the gateways and ingestors of this machine, and the directory.
 
     Args:
@@ -58,12 +58,12 @@ class Machine:
 
     def __init__(
         self,
-        sight: Sight,
+        sight: SnapshotCache,
         name: str,
         admin: str | None,
         own_metrics: Callable[[], bytes],
-        follower: Follower,
-        service: Service,
+        follower: StreamReader,
+        service: Hub,
         faults: Faults,
         refused: Mapping[str, int],
     ) -> None:
@@ -79,10 +79,10 @@ class Machine:
         self._service = service
         self._seen: Snapshot | None = None
         self._started = time.monotonic()
-        self.metrics = _Fresh(self._metrics).get
-        self.health = _Fresh(self._health).get
+        self.metrics = _TTLCache(self._metrics).get
+        self.health = _TTLCache(self._health).get
 
-    async def _metrics(self) -> Answer:
+    async def _metrics(self) -> Response:
         await self._look()
         seen = self._seen
         gateways = self._here(seen.gateways if seen else [])
@@ -94,14 +94,14 @@ class Machine:
         )
         names = _short([self._address, *asked])
         told = [
-            Told("ingestor" if address in ingestors else "gateway", name, text)
+            Scrape("ingestor" if address in ingestors else "gateway", name, text)
             for address, name, text in zip(
                 (self._address, *asked), names, (self._own_metrics(), *texts), strict=True
             )
         ]
-        return Answer(200, (("Content-Type", CONTENT_TYPE), UNKEPT), merge(told))
+        return Response(200, (("Content-Type", CONTENT_TYPE), NO_STORE), merge_scrapes(told))
 
-    def _here(self, members: Sequence[Member]) -> dict[str, Member]:
+    def _here(self, members: Sequence[ProcessInfo]) -> dict[str, ProcessInfo]:
         """Those of this machine but this one, by address.
 
         One that was replaced is remembered for a while beside the one that has its address now.
@@ -121,7 +121,7 @@ class Machine:
             self._judge()
             await asyncio.sleep(_JUDGE_EVERY)
 
-    async def _health(self) -> Answer:
+    async def _health(self) -> Response:
         answers = await self._look() and self._follower.connected
         self._observe()
         said = deep(
@@ -131,30 +131,30 @@ class Machine:
             uptime=self._uptime,
             ages={
                 stream: age
-                for stream, age in self._service.meter.ages(self._service.rings).items()
+                for stream, age in self._service.metrics.ages(self._service.rings).items()
                 if self._service.rings[stream].newest is not None
             },
         )
         status = 503 if said.status == "unhealthy" else 200
-        return Answer(status, (JSON, *OPEN, UNKEPT), msgspec.json.encode(said))
+        return Response(status, (JSON, *CORS_HEADERS, NO_STORE), msgspec.json.encode(said))
 
     def _observe(self) -> None:
         """Note what only a counter shows."""
         for why, (code, text) in _EXHAUSTED.items():
             refused = self._refused.get(why, 0)
             if refused > self._refused_before.get(why, 0):
-                self._faults.note(code, f"clients are refused: {text}", _EXHAUSTED_FOR)
+                self._faults.report(code, f"clients are refused: {text}", _EXHAUSTED_FOR)
             self._refused_before[why] = refused
 
     @property
     def _uptime(self) -> float:
         return time.monotonic() - self._started
 
-    def _judge(self) -> Judgement:
+    def _judge(self) -> HealthReport:
         server = self._sight.server
         if not isinstance(server, str) and not self._follower.connected:
             server = "this gateway does not read the streams"
-        judged = judge(
+        judged = evaluate(
             self._seen,
             server,
             unhealthy_threshold=self._service.settings.unhealthy_threshold,
@@ -166,20 +166,20 @@ class Machine:
 
     async def _look(self) -> bool:
         """Look at the directory; what was seen before stays if Redis does not answer."""
-        seen = await self._sight.look()
+        seen = await self._sight.get()
         self._seen = seen or self._seen
         return seen is not None
 
 
-class _Fresh:
+class _TTLCache:
     """Makes an answer when there is none of a moment ago; who comes meanwhile waits for it."""
 
-    def __init__(self, make: Callable[[], Awaitable[Answer]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Response]]) -> None:
         self._make = make
         self._turn = asyncio.Lock()
-        self._made: tuple[float, Answer] | None = None
+        self._made: tuple[float, Response] | None = None
 
-    async def get(self) -> Answer:
+    async def get(self) -> Response:
         async with self._turn:
             if self._made is None or time.monotonic() - self._made[0] > _FRESH:
                 answer = await self._make()
@@ -189,11 +189,11 @@ class _Fresh:
 
 async def _ask(admin: str | None) -> bytes | None:
     """Get a process's metrics; None if it does not give them in time."""
-    reply = await ask(admin, "/metrics", _PATIENCE) if admin and is_here(admin) else None
+    reply = await fetch(admin, "/metrics", _PATIENCE) if admin and is_here(admin) else None
     return reply.body if reply is not None and reply.status == HTTPStatus.OK else None
 
 
-def _address(member: Member) -> str:
+def _address(member: ProcessInfo) -> str:
     """What tells a process from the others: its address, for it stays when it is replaced."""
     return member.fields.get("admin") or member.id
 

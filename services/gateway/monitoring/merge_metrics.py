@@ -21,7 +21,7 @@ _FAMILY: Final = re.compile(
 """One family in the text format, as `generate_latest` writes it."""
 
 
-class Told(msgspec.Struct, frozen=True):
+class Scrape(msgspec.Struct, frozen=True):
     """What a process says.
 
     Attributes:
@@ -35,7 +35,7 @@ class Told(msgspec.Struct, frozen=True):
     text: bytes | None
 
 
-def merge(told: Sequence[Told]) -> bytes:
+def merge_scrapes(told: Sequence[Scrape]) -> bytes:
     """Put the metrics of processes together.
 
     Returns:

@@ -12,13 +12,13 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from certbus.cluster import Directory
+from certbus.cluster import ClusterRegistry
 from certbus.cluster_health import FAULTS, STREAMS_SERVED, Faults
 from certbus.errors import UNAVAILABLE
 from certbus.keys import STREAMS, Keys
-from certbus.streams.reader import Follower
+from certbus.streams.reader import StreamReader
 from gateway.delivery.encoding import SSE, WEBSOCKET
-from gateway.hub import Service
+from gateway.hub import Hub
 
 _BEAT: Final = 1.0  # seconds
 _FIRST_BEAT: Final = 0.1
@@ -26,17 +26,17 @@ _BEATS: Final = 10  # that rates are taken over
 _FAREWELL: Final = 1.0  # seconds; a Redis that is gone is not waited for
 
 
-def new_name() -> str:
+def random_gateway_id() -> str:
     """Make a name that no gateway had before."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
-async def announce(
+async def register(
     client: Redis,
     keys: Keys,
     name: str,
-    service: Service,
-    follower: Follower,
+    service: Hub,
+    follower: StreamReader,
     url: str,
     admin: str | None,
     faults: Faults,
@@ -53,13 +53,13 @@ async def announce(
         admin: its own address, for the others on this machine; None if it has none.
         faults: what this gateway saw itself.
     """
-    directory = Directory(client, keys)
+    directory = ClusterRegistry(client, keys)
     whereabouts: dict[str, str | float] = {
         "url": url,
         "host": socket.gethostname(),
         "admin": admin or "",
     }
-    rates = _Rates()
+    rates = _RateMeter()
     began = time.monotonic()
     following = False
     try:
@@ -76,17 +76,17 @@ async def announce(
                     **counts,
                     **rates.after(counts),
                 }
-                await directory.gateway_alive(name, said)
+                await directory.heartbeat_gateway(name, said)
             await asyncio.sleep(_BEAT if following else _FIRST_BEAT)
     finally:
         with suppress(*UNAVAILABLE, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
-                await directory.gateway_gone(name)
+                await directory.remove_gateway(name)
 
 
-def _counts(service: Service) -> dict[str, str | float]:
+def _counts(service: Hub) -> dict[str, str | float]:
     """What the directory shows of a gateway."""
-    lanes = service.lanes
+    lanes = service.channels
     clients = sum(len(lane.clients) for lane in lanes.values())
     events = sum(len(lane.clients) for (_, form), lane in lanes.items() if form is SSE)
     streams = {
@@ -103,7 +103,7 @@ def _counts(service: Service) -> dict[str, str | float]:
     }
 
 
-class _Rates:
+class _RateMeter:
     """How fast counters grow, over the last beats."""
 
     def __init__(self) -> None:

@@ -17,26 +17,26 @@ import h11
 import msgspec
 import structlog
 
-from gateway.admission.client_identity import Visitor
-from gateway.admission.controller import Door, Ticket
+from gateway.admission.client_identity import ClientIdentity
+from gateway.admission.controller import AdmissionController, ConnectionSlot
 from gateway.clients.sse import SSEClient
 from gateway.clients.websocket import WebSocketClient, accept
 from gateway.delivery.compression import DEFLATED
 from gateway.delivery.encoding import SSE, WEBSOCKET
-from gateway.endpoints.router import ELSEWHERE, Routes
+from gateway.endpoints.router import ELSEWHERE, Router
 from gateway.http.messages import (
     CORS,
-    OPEN,
-    Answer,
-    Later,
+    CORS_HEADERS,
+    DeferredResponse,
     Outcome,
     Request,
+    Response,
     Subscription,
-    refuse,
+    error_response,
     retry_after,
 )
-from gateway.http.request_parser import UnacceptableError, read
-from gateway.hub import Service
+from gateway.http.request_parser import UnacceptableError, parse_request
+from gateway.hub import Hub
 from gateway.server.flow_control import FlowControl
 from gateway.server.listener import Arrival
 
@@ -76,10 +76,10 @@ class HTTPConnection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival",
-        "_asking",
         "_body",
         "_door",
         "_flow",
+        "_handler_task",
         "_http",
         "_last",
         "_number",
@@ -101,23 +101,23 @@ class HTTPConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        service: Service,
-        routes: Routes,
-        door: Door | None = None,
+        service: Hub,
+        routes: Router,
+        door: AdmissionController | None = None,
         arrival: Arrival | None = None,
-        refusal: Answer | None = None,
+        refusal: Response | None = None,
     ) -> None:
         self.phase = Phase.REQUEST
         self._service = service
-        self._number = next(service.numbers)
+        self._number = next(service.connection_ids)
         self._routes = routes
         self._route = ELSEWHERE  # that the request being answered has taken
         self._restricted = False  # whether its answer is for some networks alone
         self._door = door
         self._arrival = arrival
         self._refusal = refusal
-        self._asking: asyncio.Task[None] | None = None
-        self._ticket: Ticket | None = None  # until the answer is sent, or a client has it
+        self._handler_task: asyncio.Task[None] | None = None
+        self._ticket: ConnectionSlot | None = None  # until the answer is sent, or a client has it
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
         self._request: h11.Request | None = None
         self._body = 0
@@ -133,17 +133,17 @@ class HTTPConnection(asyncio.Protocol):
         else:  # uvloop sends the end of the handshake in the next turn; until then it would pause
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._write_through)
-        self._service.waiting.add(self)
+        self._service.pending_connections.add(self)
         if self._arrival is not None:
             self._arrival.connection = self
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The peer has gone."""
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._handler_task is not None:
+            self._handler_task.cancel()
         self._return_ticket()
-        self._forget()
+        self._unregister()
 
     def data_received(self, data: bytes) -> None:
         """Read on in the request, or begin the next one."""
@@ -166,7 +166,7 @@ class HTTPConnection(asyncio.Protocol):
         self._flow.update(blocked=False)
         if self.phase is Phase.WRITE and not self._transport.is_closing():
             self._enter(self._next_phase())
-        self._go_on()
+        self._resume_pipelined()
 
     @property
     def is_answering(self) -> bool:
@@ -202,22 +202,22 @@ class HTTPConnection(asyncio.Protocol):
 
     def _start_timer(self) -> None:
         timeout = getattr(self._service.settings, self.phase.value)
-        self._timer = asyncio.get_running_loop().call_later(timeout, self._expire)
+        self._timer = asyncio.get_running_loop().call_later(timeout, self._on_timeout)
 
     def _next_phase(self) -> Phase:
         begun = self._request is not None or self._http.trailing_data[0]
         return Phase.REQUEST if begun else Phase.IDLE
 
-    def _expire(self) -> None:
+    def _on_timeout(self) -> None:
         match self.phase:
             case Phase.ANSWER:
-                if self._asking is not None:
-                    self._asking.cancel()
+                if self._handler_task is not None:
+                    self._handler_task.cancel()
                 log.warning("no answer in time", connection=self._number, route=self._route)
                 error = "the answer took longer than this server waits"
-                self._answer(refuse(503, error, retry_after(_AGAIN)), close=True)
+                self._answer(error_response(503, error, retry_after(_AGAIN)), close=True)
             case Phase.REQUEST if self._next_phase() is Phase.REQUEST:
-                self._answer(refuse(408, "the request took too long"), close=True)
+                self._answer(error_response(408, "the request took too long"), close=True)
             case Phase.WRITE:
                 self._transport.abort()
             case _:
@@ -228,16 +228,16 @@ class HTTPConnection(asyncio.Protocol):
         self._transport.close()
         self._enter(Phase.WRITE)
 
-    def _forget(self) -> None:
+    def _unregister(self) -> None:
         self._timer.cancel()
-        self._service.waiting.discard(self)
+        self._service.pending_connections.discard(self)
         if self._arrival is not None:
             self._arrival.leave()
 
     def _return_ticket(self) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            ticket.give_back()
+            ticket.release()
 
     def _fail(self, error: BaseException) -> None:
         """Answer that an error of ours came between, and close. No other connection notices."""
@@ -246,7 +246,7 @@ class HTTPConnection(asyncio.Protocol):
         try:
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 if not self._transport.is_closing():
-                    self._answer(refuse(500, "this server failed to answer"), close=True)
+                    self._answer(error_response(500, "this server failed to answer"), close=True)
                 return
         except Exception as another:  # noqa: BLE001
             self._service.errors.report(another, connection=self._number, route=self._route)
@@ -258,18 +258,18 @@ class HTTPConnection(asyncio.Protocol):
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
-                self._answer(refuse(error.error_status_hint, str(error)), close=True)
+                self._answer(error_response(error.error_status_hint, str(error)), close=True)
                 return
             match event:
                 case h11.Request():
                     self._request = event
                     self._body = 0
                     if self._http.they_are_waiting_for_100_continue:
-                        self._answer(refuse(417, "no body is wanted here"), close=True)
+                        self._answer(error_response(417, "no body is wanted here"), close=True)
                 case h11.Data():
                     self._body += len(event.data)
                     if self._body > _MAX_BODY:
-                        self._answer(refuse(413, "no body is wanted here"), close=True)
+                        self._answer(error_response(413, "no body is wanted here"), close=True)
                 case h11.EndOfMessage():
                     assert self._request is not None
                     self._respond(self._request)
@@ -283,26 +283,26 @@ class HTTPConnection(asyncio.Protocol):
             self._answer(self._refusal, close=True)
             return
         try:
-            request = read(received, self._service.settings.base_path)
+            request = parse_request(received, self._service.settings.base_path)
         except UnacceptableError as error:
-            self._answer(refuse(error.status, str(error)), close=True)
+            self._answer(error_response(error.status, str(error)), close=True)
             return
         except ValueError as error:
-            self._answer(refuse(400, str(error)))
+            self._answer(error_response(400, str(error)))
             return
-        self._route = self._routes.label(request)
+        self._route = self._routes.metric_label(request)
         door = self._door
         if door is None:
-            self._proceed(received, self._routes.respond(request))
+            self._proceed(received, self._routes.handle(request))
             return
         self._restricted = door.restricts(request)
         visitor, refusal = door.identify(request, self._peer())
-        if door.waits(request):
+        if door.is_blocking(request):
             self._wait_for(self._ask(door, visitor, refusal, received, request))
             return
-        outcome = refusal or self._routes.respond(request)
+        outcome = refusal or self._routes.handle(request)
         if isinstance(outcome, Subscription) and received.method != b"HEAD":
-            self._ticket = door.enter_unlimited(visitor)
+            self._ticket = door.acquire_unlimited(visitor)
         self._proceed(received, outcome)
 
     def _wait_for(self, asking: Coroutine[Any, Any, None]) -> None:
@@ -310,8 +310,8 @@ class HTTPConnection(asyncio.Protocol):
         self._flow.update(busy=True)
         if self.phase is not Phase.ANSWER:
             self._enter(Phase.ANSWER)
-        self._asking = asyncio.get_running_loop().create_task(asking)
-        self._asking.add_done_callback(self._asked)
+        self._handler_task = asyncio.get_running_loop().create_task(asking)
+        self._handler_task.add_done_callback(self._asked)
 
     def _asked(self, asking: "asyncio.Task[None]") -> None:
         """Whatever goes wrong, the client need not wait for an answer that does not come."""
@@ -319,7 +319,7 @@ class HTTPConnection(asyncio.Protocol):
         if error is not None:
             self._fail(error)
 
-    async def _inquire(self, later: Later) -> None:
+    async def _inquire(self, later: DeferredResponse) -> None:
         """Answer once others have."""
         answer = await later.ask()
         if not self._transport.is_closing():
@@ -328,9 +328,9 @@ class HTTPConnection(asyncio.Protocol):
 
     async def _ask(
         self,
-        door: Door,
-        visitor: Visitor,
-        refusal: Answer | None,
+        door: AdmissionController,
+        visitor: ClientIdentity,
+        refusal: Response | None,
         received: h11.Request,
         request: Request,
     ) -> None:
@@ -344,18 +344,18 @@ class HTTPConnection(asyncio.Protocol):
             request: as the router has it.
         """
         policy = door.policy
-        admitted = await door.admit(visitor)
+        admitted = await door.check_request(visitor)
         outcome: Outcome
-        if isinstance(admitted, Answer):
+        if isinstance(admitted, Response):
             outcome = admitted
         else:
-            outcome = refusal or self._routes.respond(request)
+            outcome = refusal or self._routes.handle(request)
             if not isinstance(outcome, Subscription):
                 headers = (*outcome.headers, *admitted)
                 outcome = msgspec.structs.replace(outcome, headers=headers)
             elif received.method != b"HEAD":
-                entered = await door.enter(visitor)
-                if isinstance(entered, Answer):
+                entered = await door.acquire_connection(visitor)
+                if isinstance(entered, Response):
                     outcome = entered
                 else:
                     self._ticket = entered
@@ -369,17 +369,17 @@ class HTTPConnection(asyncio.Protocol):
 
     def _proceed(self, received: h11.Request, outcome: Outcome) -> None:
         if isinstance(outcome, Subscription) and self._last:
-            outcome = refuse(503, "this server is stopping: connect again", retry_after(1))
-        if isinstance(outcome, Answer):
+            outcome = error_response(503, "this server is stopping: connect again", retry_after(1))
+        if isinstance(outcome, Response):
             self._answer(outcome)
-        elif isinstance(outcome, Later):
+        elif isinstance(outcome, DeferredResponse):
             self._wait_for(self._inquire(outcome))
         elif received.method == b"HEAD":
-            self._answer(Answer(200, (("Content-Type", "text/event-stream"), *OPEN), b""))
+            self._answer(Response(200, (("Content-Type", "text/event-stream"), *CORS_HEADERS), b""))
         elif outcome.websocket:
             self._become_websocket(received, outcome)
         else:
-            lane = self._service.lanes[outcome.stream, SSE]
+            lane = self._service.channels[outcome.stream, SSE]
             self._become(SSEClient(self._service, lane, self._transport), outcome)
 
     def _peer(self) -> str:
@@ -397,12 +397,12 @@ class HTTPConnection(asyncio.Protocol):
             compression=self._service.settings.websocket_compression,
         )
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            kept = [pair for pair in response.headers.raw_items() if pair[0] in _KEPT]
+            kept = [pair for pair in response.headers.raw_items() if pair[0] in _PASSED_HEADERS]
             why = bytes(response.body).decode().strip()
-            self._answer(refuse(response.status_code, why, *kept))
+            self._answer(error_response(response.status_code, why, *kept))
             return
         self._transport.write(response.serialize())
-        lane = self._service.lanes[subscription.stream, DEFLATED if extensions else WEBSOCKET]
+        lane = self._service.channels[subscription.stream, DEFLATED if extensions else WEBSOCKET]
         client = WebSocketClient(self._service, lane, self._transport, extensions)
         early, _ = self._http.trailing_data
         self._become(client, subscription)
@@ -410,33 +410,33 @@ class HTTPConnection(asyncio.Protocol):
             client.data_received(early)
 
     def _become(self, client: SSEClient | WebSocketClient, subscription: Subscription) -> None:
-        self._forget()
+        self._unregister()
         websocket = isinstance(client, WebSocketClient)
-        self._service.meter.answered(
+        self._service.metrics.observe_response(
             self._route, HTTPStatus.SWITCHING_PROTOCOLS if websocket else HTTPStatus.OK
         )
-        lane = client.lane
+        lane = client.channel
         log.debug(
             "client connected",
             connection=self._number,
             stream=lane.ring.stream,
-            form=lane.form.name,
+            form=lane.encoding.name,
             resumes=subscription.cursor is not None,
         )
-        client.number = self._number
+        client.connection_id = self._number
         client.ticket, self._ticket = self._ticket, None
         self._transport.set_protocol(client)
         # The answers before may have paused it, and so may the head of this one.
         self._flow.end()
-        client.join(subscription.cursor)
+        client.attach(subscription.cursor)
 
-    def _answer(self, answer: Answer, *, close: bool = False) -> None:
+    def _answer(self, answer: Response, *, close: bool = False) -> None:
         """Send an answer, and wait for the next request."""
         self._return_ticket()
-        self._asking = None
-        self._service.meter.answered(self._route, answer.status)
+        self._handler_task = None
+        self._service.metrics.observe_response(self._route, answer.status)
         log.debug("answered", connection=self._number, route=self._route, status=answer.status)
-        headers = [*answer.headers, _NO_SNIFFING, ("Date", formatdate(usegmt=True))]
+        headers = [*answer.headers, _NOSNIFF, ("Date", formatdate(usegmt=True))]
         if self._restricted:  # scripts of other origins may not read it
             headers = [pair for pair in headers if not pair[0].startswith(CORS)]
         if answer.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
@@ -469,9 +469,9 @@ class HTTPConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         self._flow.update(busy=False)
-        self._go_on()
+        self._resume_pipelined()
 
-    def _go_on(self) -> None:
+    def _resume_pipelined(self) -> None:
         """Read requests that have come already."""
         try:
             self._advance()
@@ -479,6 +479,6 @@ class HTTPConnection(asyncio.Protocol):
             self._fail(error)
 
 
-_NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
-_KEPT: Final = ("Allow", "Upgrade", "Sec-WebSocket-Version")
+_NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
+_PASSED_HEADERS: Final = ("Allow", "Upgrade", "Sec-WebSocket-Version")
 """Headers of a refused handshake that are passed on; the others h11 and `_answer` write."""

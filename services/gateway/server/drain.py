@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from gateway.hub import Service
+from gateway.hub import Hub
 from gateway.server.listener import Listener
 
 _STEP: Final = 0.05  # seconds between two lots of clients
@@ -17,7 +17,7 @@ _AT_ONCE: Final = 100  # clients closed before the loop gets its turn
 log = structlog.get_logger(__name__)
 
 
-async def close_all(listener: Listener, service: Service, code: int, reason: str) -> None:
+async def drain(listener: Listener, service: Hub, code: int, reason: str) -> None:
     """Accept what is waiting, accept no more, and close all connections within the deadline.
 
     Clients are closed in lots over time, so that they do not all reconnect at once. Those that have
@@ -35,23 +35,23 @@ async def close_all(listener: Listener, service: Service, code: int, reason: str
     for _ in range(3):  # what is in the accept queue would be reset
         await asyncio.sleep(0)
     listener.close()
-    for connection in tuple(service.waiting):
+    for connection in tuple(service.pending_connections):
         connection.close()
-    clients = [client for lane in service.lanes.values() for client in lane.clients]
+    clients = [client for lane in service.channels.values() for client in lane.clients]
     spread = _SPREAD * service.settings.stop_timeout
     closed = 0
     while closed < len(clients):
         due = max(int(len(clients) * (loop.time() - began) / spread), closed + _LEAST)
         for number, client in enumerate(clients[closed:due], 1):
-            if not client.gone:
-                client.close(code, f"{reason}; resume with ?cursor={client.at}")
+            if not client.closed:
+                client.close(code, f"{reason}; resume with ?cursor={client.position}")
             if not number % _AT_ONCE:
                 await asyncio.sleep(0)
         closed = due
         await asyncio.sleep(_STEP)
     with suppress(TimeoutError):
         async with asyncio.timeout_at(began + service.settings.stop_timeout):
-            await service.deserted.wait()
+            await service.all_closed.wait()
             while service.is_answering:  # noqa: ASYNC110 - no event for the end of a process alone
                 await asyncio.sleep(_STEP)
     left = service.cut_off()

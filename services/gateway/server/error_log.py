@@ -10,7 +10,7 @@ _EVERY: Final = 60.0  # seconds
 log = structlog.get_logger(__name__)
 
 
-class Seldom:
+class LogInterval:
     """Says whether an event is to be logged: at most one a minute is."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Seldom:
         return unlogged
 
 
-class UnexpectedErrors:
+class ErrorLog:
     """Errors that nobody foresaw, each of one connection. They must not reach another one.
 
     Attributes:
@@ -44,7 +44,7 @@ class UnexpectedErrors:
     def __init__(self) -> None:
         self.count = 0
         self.logged = 0
-        self._seldom = Seldom()
+        self._seldom = LogInterval()
 
     def report(self, error: BaseException, **fields: object) -> None:
         """Count an error, and log it with its traceback unless one was logged a moment ago.

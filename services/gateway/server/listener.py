@@ -25,8 +25,8 @@ from certhttp.address import resolve
 from gateway.admission.client_identity import client_address, is_within
 from gateway.admission.policy import Policy
 from gateway.config import Settings
-from gateway.http.messages import Answer, refuse, retry_after
-from gateway.server.error_log import Seldom
+from gateway.http.messages import Response, error_response, retry_after
+from gateway.server.error_log import LogInterval
 
 BACKLOG: Final = 4096
 _UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it
@@ -136,7 +136,7 @@ class Listener:
     def __init__(
         self,
         listening: socket.socket,
-        connect: "Callable[[Arrival, Answer | None], asyncio.Protocol]",
+        connect: "Callable[[Arrival, Response | None], asyncio.Protocol]",
         refused: "Counter[str]",
         policy: Callable[[], Policy],
         bounds: Limits,
@@ -153,7 +153,7 @@ class Listener:
         self._refusing: set[Arrival] = set()
         self._of_one: Counter[str] = Counter()
         self._idle: Counter[str | None] = Counter()
-        self._seldom = {why: Seldom() for why in ("waiting", "descriptors")}
+        self._seldom = {why: LogInterval() for why in ("waiting", "descriptors")}
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
         self._loop.add_reader(listening.fileno(), self._accept)
@@ -178,8 +178,8 @@ class Listener:
         if address is None:
             return True
         policy, most = self._policy(), self._bounds.idle_of_one
-        if policy.limits_connections and policy.most_of_one is not None:
-            most = min(most, policy.most_of_one)
+        if policy.limits_connections and policy.max_per_address is not None:
+            most = min(most, policy.max_per_address)
         return self._idle[address] < most
 
     def count_idle(self, address: str | None, change: int) -> None:
@@ -235,21 +235,21 @@ class Listener:
             return
         arrival.connecting = self._loop.create_task(self._set_up(arrival, accepted, refusal))
 
-    def _refusal(self, accepted: socket.socket, address: str | None) -> Answer | None:
+    def _refusal(self, accepted: socket.socket, address: str | None) -> Response | None:
         """Why a connection may not stay; None if it may. Makes room for it, if that is possible."""
         again = retry_after(_AGAIN)
         if accepted.fileno() >= self._bounds.descriptors:
             self._say("descriptors", descriptor=accepted.fileno())
-            return refuse(503, "this server has as many connections as it can hold", again)
+            return error_response(503, "this server has as many connections as it can hold", again)
         most = self._bounds.waiting_of_one
         if address is not None and self._of_one[address] >= most:
             self._refused["site"] += 1
             error = f"{most} connections without a stream from {address} are as many as may be"
-            return refuse(429, error, again)
+            return error_response(429, error, again)
         if len(self._arrivals) >= self._bounds.waiting:
             self._say("waiting", connections=len(self._arrivals))
             if not self._make_room():
-                return refuse(503, "too many connections wait for an answer", again)
+                return error_response(503, "too many connections wait for an answer", again)
         return None
 
     def _make_room(self) -> bool:
@@ -272,7 +272,7 @@ class Listener:
             log.error("connections refused", why=why, unlogged=unlogged, **fields)
 
     async def _set_up(
-        self, arrival: Arrival, accepted: socket.socket, refusal: Answer | None
+        self, arrival: Arrival, accepted: socket.socket, refusal: Response | None
     ) -> None:
         connection = self._connect(arrival, refusal)
         try:
@@ -287,7 +287,7 @@ class Listener:
             accepted.close()
             raise
 
-    def _refuse_at_once(self, accepted: socket.socket, refusal: Answer) -> None:
+    def _refuse_at_once(self, accepted: socket.socket, refusal: Response) -> None:
         """Answer without waiting for the request: a TLS client learns nothing but the end."""
         with accepted, suppress(OSError):
             if not self._tls:
@@ -314,7 +314,7 @@ def listen(host: str, port: int) -> socket.socket:
     )
 
 
-def tune(listening: socket.socket, settings: Settings) -> None:
+def set_socket_options(listening: socket.socket, settings: Settings) -> None:
     """Set what accepted connections inherit (tcp(7))."""
     listening.setblocking(False)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)

@@ -31,7 +31,7 @@ class UnusableCertificate(OSError):
     """What is in the files cannot be served; says which, and why."""
 
 
-class Certificate:
+class TLSContextReloader:
     """A certificate and its key, as they are in their files.
 
     Args:
@@ -83,7 +83,7 @@ class Certificate:
         return [(file.st_dev, file.st_ino, file.st_mtime_ns, file.st_size) for file in found]
 
 
-def server_options(certificate: Certificate | None, settings: Settings) -> dict[str, Any]:
+def server_options(certificate: TLSContextReloader | None, settings: Settings) -> dict[str, Any]:
     """Arguments of `connect_accepted_socket`: a TLS handshake that is not finished is cut off."""
     if certificate is None:
         return {}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from certbus.cluster import Directory
+from certbus.cluster import ClusterRegistry
 from certbus.cluster_health import RATES
 from certbus.logs.leases import Lease
 from ingestor.assignment.load import Load
@@ -20,7 +20,7 @@ _COSTLY = 200.0
 _COSTLY_ENTRY = 5.0
 
 
-class Held(msgspec.Struct):
+class AssignedLog(msgspec.Struct):
     """A log this worker follows.
 
     Attributes:
@@ -86,33 +86,35 @@ class Held(msgspec.Struct):
             self.reached = health.successes
         # Of two tree heads that were reached since then, the second was asked for since then.
         caught_up = self.follower.pipeline.next >= health.tree_size
-        return (health.successes >= self.reached + 2 and caught_up) or now >= drain.given_up
+        return (health.successes >= self.reached + 2 and caught_up) or now >= drain.deadline
 
-    def repeat(self) -> None:
+    def heartbeat(self) -> None:
         """Redis may have lost what it was told: tell all of it again."""
         self.integrity, self.newest, self.barren, self.told_at = "", 0, None, 0.0
 
-    async def report(self, directory: Directory) -> None:
+    async def publish_status(self, directory: ClusterRegistry) -> None:
         """Tell the directory how the log has been answering since the last report."""
         health, log_id = self.follower.health, self.follower.log.id
         now = asyncio.get_running_loop().time()
         state = self.follower.guard.state
         if state != self.integrity:
-            await directory.log_integrity(log_id, state)
+            await directory.record_integrity(log_id, state)
             self.integrity = state
         if health.tree_size != self.newest and health.tree_size > self.follower.pipeline.next:
-            await directory.log_shows(log_id, health.tree_size)
+            await directory.record_tree_size(log_id, health.tree_size)
             self.newest = health.tree_size
         barren = self.follower.pipeline.barren
         if barren != self.barren and barren is not None:
             await directory.log_barren(log_id, barren)
             self.barren = barren
         if health.successes != self.successes and now - self.told_at >= _SUCCESS_EVERY:
-            await directory.log_succeeded(log_id)
+            await directory.record_success(log_id)
             self.successes, self.told_at = health.successes, now
 
 
-def totals(followed: Iterable[Held], loads: Mapping[str, float]) -> dict[str, str | float]:
+def sum_counters(
+    followed: Iterable[AssignedLog], loads: Mapping[str, float]
+) -> dict[str, str | float]:
     """What a worker says of itself in its heartbeat; counters since it took each log.
 
     Args:

@@ -22,7 +22,7 @@ _EVEN = 0.2
 _WORTH_MOVING = 1.25
 
 
-def takes(held: Loads, free: Mapping[str, float], worker: str) -> list[str]:
+def plan_takeovers(held: Loads, free: Mapping[str, float], worker: str) -> list[str]:
     """Which of the logs that nobody holds `worker` should take.
 
     Args:
@@ -33,7 +33,7 @@ def takes(held: Loads, free: Mapping[str, float], worker: str) -> list[str]:
     return [log for log, taker in _assigned(held, free).items() if taker == worker]
 
 
-def gives(held: Loads, free: Mapping[str, float], worker: str) -> list[str]:
+def plan_releases(held: Loads, free: Mapping[str, float], worker: str) -> list[str]:
     """Which of its logs `worker` should give up. The arguments are those of `takes`."""
     shares = {name: dict(logs) for name, logs in held.items()}
     for log, taker in _assigned(held, free).items():

@@ -6,11 +6,11 @@ from functools import partial
 import msgspec
 import structlog
 
-from certbus.caches.issuers import IssuerShelf
-from certbus.limits.operators import Operators
-from certbus.logs.circuit_state import Circuits
+from certbus.caches.issuers import IssuerCache
+from certbus.limits.operators import OperatorSlots
+from certbus.logs.circuit_state import CircuitStore
 from certbus.logs.leases import Lease, Leases
-from certbus.logs.tree_state import Ledger
+from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.publisher import Publisher
 from certconf.settings import Config, CTLog, Integrity
 from ctparse.certificate import CertificateReader
@@ -19,28 +19,28 @@ from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import MessageWriter, Source
 from ingestor.backoff import Backoff
 from ingestor.client.addresses import HttpClients
-from ingestor.client.circuit_breaker import Circuit, Rules
+from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
 from ingestor.client.http import Fetcher, Retry
 from ingestor.client.interface import LogClient
-from ingestor.client.issuers import Issuers, Shelf
-from ingestor.client.log_availability import Breaker
+from ingestor.client.issuers import Issuers, IssuerStore
+from ingestor.client.log_availability import LogAvailability
 from ingestor.client.rfc6962 import Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
-from ingestor.client.throttle import Turns
+from ingestor.client.throttle import OperatorThrottle
 from ingestor.cpu import Cpu
 from ingestor.log import Kind, Log
-from ingestor.metrics import Meter
-from ingestor.pipeline.follower import Follower, Pace
-from ingestor.pipeline.poll_schedule import moments
-from ingestor.pipeline.publish import Pipeline
-from ingestor.redis_retry import Patience
-from ingestor.verification.alerts import Alarms
-from ingestor.verification.verifier import Guard, check_signature
+from ingestor.metrics import Metrics
+from ingestor.pipeline.follower import Follower, PollSettings
+from ingestor.pipeline.poll_schedule import poll_phases
+from ingestor.pipeline.publish import WindowPublisher
+from ingestor.redis_retry import RedisRetry
+from ingestor.verification.alerts import IntegrityAlerts
+from ingestor.verification.verifier import Verifier, check_signature
 
 _log = structlog.get_logger(__name__)
 
 
-class Assembly(msgspec.Struct, frozen=True):
+class FollowerFactory(msgspec.Struct, frozen=True):
     """What the logs of a process share.
 
     Attributes:
@@ -63,14 +63,14 @@ class Assembly(msgspec.Struct, frozen=True):
     http: HttpClients
     publisher: Publisher
     leases: Leases
-    ledger: Ledger
-    circuits: Circuits
-    operators: Operators
-    issuers: IssuerShelf
+    ledger: TreeStateStore
+    circuits: CircuitStore
+    operators: OperatorSlots
+    issuers: IssuerCache
     reader: CertificateReader
-    patience: Patience
-    meter: Meter
-    moments: Iterator[float] = msgspec.field(default_factory=moments)
+    patience: RedisRetry
+    meter: Metrics
+    moments: Iterator[float] = msgspec.field(default_factory=poll_phases)
     cpu: Cpu = msgspec.field(default_factory=Cpu)
 
     @property
@@ -85,36 +85,36 @@ class Assembly(msgspec.Struct, frozen=True):
         )
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> CircuitPolicy:
         """When circuits open and close (`ct_log.*_threshold`)."""
         settings = self.config.ct_log
         closed = self.retry.backoff
-        return Rules(
+        return CircuitPolicy(
             unhealthy=settings.unhealthy_threshold,
             healthy=settings.healthy_threshold,
             closed=closed,
             open=Backoff(closed.initial, settings.health_check_interval_secs),
         )
 
-    def fetcher(self, log: Log, circuit: Circuit) -> Fetcher:
+    def fetcher(self, log: Log, circuit: CircuitBreaker) -> Fetcher:
         """What fetches from `log`, while its circuit allows it."""
         settings, meter = self.config.ct_log, self.meter
         interval = _interval(log.operator, settings)
         waited = meter.operator_wait.labels(log.operator or "unknown").inc
-        turns = Turns(log, interval, circuit, self.operators, self.patience, waited)
+        turns = OperatorThrottle(log, interval, circuit, self.operators, self.patience, waited)
         timeout, measured = settings.request_timeout_secs, meter.fetches(log.operator)
         return Fetcher(self.http, log.name, self.retry, timeout, measured, turns, log.listed_at)
 
-    def client(self, log: Log) -> tuple[LogClient, Breaker]:
+    def client(self, log: Log) -> tuple[LogClient, LogAvailability]:
         """What reads `log`, and what decides when it may be read."""
         self.meter.log(log.name)  # its series begin at 0, also if it never answers
-        circuit = Circuit(self.rules)
+        circuit = CircuitBreaker(self.rules)
         fetcher = self.fetcher(log, circuit)
-        breaker = Breaker(log, circuit, self.circuits, self.patience)
+        breaker = LogAvailability(log, circuit, self.circuits, self.patience)
         if log.kind is Kind.RFC6962:
             return Rfc6962Log(log.base, fetcher, self.cpu), breaker
-        identity = Identity(log.digest, log.origin)
-        issuers = Issuers(log.base, fetcher, Shelf(self.issuers, self.patience))
+        identity = Identity(log.key_sha256, log.origin)
+        issuers = Issuers(log.base, fetcher, IssuerStore(self.issuers, self.patience))
         return StaticCtLog(log.base, fetcher, issuers, identity, self.cpu), breaker
 
     def follower(self, log: Log, lease: Lease) -> Follower:
@@ -123,30 +123,32 @@ class Assembly(msgspec.Struct, frozen=True):
         client, breaker = self.client(log)
         writer = MessageWriter(
             Source(log.name, f"{log.base}/", log.operator, log.kind.value),
-            client.link,
-            client.chain,
+            client.entry_url,
+            client.issuer_chain,
             chain_der=self.config.streams.chain_der,
             reader=self.reader,
         )
-        pace = Pace(
+        pace = PollSettings(
             batch_size=log.batch_size or settings.batch_size,
             concurrency=settings.fetch_concurrency,
             poll=(log.poll_interval_ms or settings.poll_interval_ms) / 1000,
             moment=next(self.moments),
         )
         meter = self.meter.log(log.name)
-        pipeline = Pipeline(
+        pipeline = WindowPublisher(
             self.publisher, self.leases, lease, writer, self.patience, meter, self.cpu
         )
         hope = 2 * self.retry.backoff.maximum
-        guard = Guard(
+        guard = Verifier(
             log, client, _key(log), self._mode(log), self.ledger, self.patience, hope, self.cpu
         )
         return Follower(log, client, pipeline, guard, breaker, pace)
 
-    def alarms(self, log: Log) -> Alarms:
+    def alarms(self, log: Log) -> IntegrityAlerts:
         """What tells of lies of `log` before it is followed."""
-        return Alarms(log, self.ledger, self.patience, enforced=self._mode(log) == "enforce")
+        return IntegrityAlerts(
+            log, self.ledger, self.patience, enforced=self._mode(log) == "enforce"
+        )
 
     def signature_check(self, log: Log) -> Callable[[TreeHead], None] | None:
         """What refuses tree heads that `log` did not sign; None if nothing should."""

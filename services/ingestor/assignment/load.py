@@ -6,9 +6,9 @@ new certificate is worth some duplicates; docs/performance.md has the measuremen
 
 import math
 
-from ingestor.pipeline.publish import Tally
+from ingestor.pipeline.publish import EntryCounts
 
-IDLE = 1.0
+IDLE_LOAD = 1.0
 """Milliseconds of CPU a second that any log costs: its polls."""
 
 # Milliseconds an entry.
@@ -29,17 +29,17 @@ class Load:
         value: milliseconds of CPU a second.
     """
 
-    def __init__(self, known: float = IDLE) -> None:
-        self.value = max(known, IDLE)
+    def __init__(self, known: float = IDLE_LOAD) -> None:
+        self.value = max(known, IDLE_LOAD)
         self._done = 0.0
         self._at: float | None = None
 
-    def observe(self, now: float, tally: Tally) -> None:
+    def observe(self, now: float, tally: EntryCounts) -> None:
         """Learn from what was done until now (seconds of any clock that only goes on)."""
         read = tally.published + tally.rejected  # a rejected one was parsed, as far as that went
         done = read * _PUBLISHED + tally.duplicates * _DUPLICATE
         if self._at is not None and now > self._at:
             spent = now - self._at
-            rate = IDLE + (done - self._done) / spent
+            rate = IDLE_LOAD + (done - self._done) / spent
             self.value += (rate - self.value) * (1 - math.exp(-spent / MEMORY))
         self._done, self._at = done, now

@@ -15,14 +15,14 @@ TERM = 600.0
 """Seconds for which a log is kept beyond the share."""
 
 
-class Unclaimed:
+class OrphanTracker:
     """What one worker knows of such logs."""
 
     def __init__(self) -> None:
         self._free_since: dict[str, float] = {}
         self._kept_until: dict[str, float] = {}
 
-    def long_free(self, free: Collection[str], now: float) -> list[str]:
+    def overdue(self, free: Collection[str], now: float) -> list[str]:
         """Those of the logs that are free now which have been so for long.
 
         Args:
@@ -32,11 +32,11 @@ class Unclaimed:
         self._free_since = {log_id: self._free_since.get(log_id, now) for log_id in free}
         return [log_id for log_id, since in self._free_since.items() if now - since > WAIT]
 
-    def keep(self, log_id: str, now: float) -> None:
+    def pin(self, log_id: str, now: float) -> None:
         """Keep a log for a term that was taken because nobody else did."""
         self._kept_until[log_id] = now + TERM
 
-    def kept(self, held: Collection[str], now: float) -> set[str]:
+    def pinned(self, held: Collection[str], now: float) -> set[str]:
         """Those of the logs held that do not count against the share."""
         self._kept_until = {
             log_id: until

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from ctparse.tree_head import TreeHead
-from ingestor.client.errors import Lie, LogError
+from ingestor.client.errors import IntegrityViolation, LogError
 from ingestor.client.interface import LogClient
-from ingestor.client.log_availability import Breaker
+from ingestor.client.log_availability import LogAvailability
 from ingestor.log import Log, normalise
-from ingestor.verification.alerts import Alarms
+from ingestor.verification.alerts import IntegrityAlerts
 
 
-class Starts(msgspec.Struct, frozen=True):
+class StartSettings(msgspec.Struct, frozen=True):
     """What the operator said.
 
     Attributes:
@@ -30,7 +30,7 @@ class Starts(msgspec.Struct, frozen=True):
     overlap: int = 0
 
 
-class Start(msgspec.Struct, frozen=True):
+class StartPosition(msgspec.Struct, frozen=True):
     """Where a log starts, and why.
 
     Attributes:
@@ -42,7 +42,7 @@ class Start(msgspec.Struct, frozen=True):
     why: str
 
 
-def choose(log: Log, size: int, starts: Starts) -> Start:
+def choose_start(log: Log, size: int, starts: StartSettings) -> StartPosition:
     """Decide where to start.
 
     Args:
@@ -51,21 +51,23 @@ def choose(log: Log, size: int, starts: Starts) -> Start:
         starts: what the operator said.
     """
     if starts.index is not None:
-        return Start(starts.index, "start_index is set")
+        return StartPosition(starts.index, "start_index is set")
     taken_over = starts.taken_over.get(normalise(log.url))
     if taken_over is not None:
-        return Start(taken_over, "another server's state file")
-    return Start(max(0, size - starts.overlap), f"its head {size} less {starts.overlap} entries")
+        return StartPosition(taken_over, "another server's state file")
+    return StartPosition(
+        max(0, size - starts.overlap), f"its head {size} less {starts.overlap} entries"
+    )
 
 
 async def find_start(
     log: Log,
     client: LogClient,
-    breaker: Breaker,
-    starts: Starts,
-    alarms: Alarms,
+    breaker: LogAvailability,
+    starts: StartSettings,
+    alarms: IntegrityAlerts,
     check: Callable[[TreeHead], None] | None = None,
-) -> Start:
+) -> StartPosition:
     """Ask a log for its head until it answers, and decide where to start.
 
     Args:
@@ -78,15 +80,15 @@ async def find_start(
     """
     await breaker.load()
     while True:
-        await breaker.ready()
+        await breaker.can_poll()
         try:
             head = await client.tree_head()
             if check is not None:
                 check(head)
         except LogError as error:
-            await breaker.failed(error)
-            if isinstance(error, Lie):
-                await alarms.lie(error, 0)
+            await breaker.record_failure(error)
+            if isinstance(error, IntegrityViolation):
+                await alarms.violation(error, 0)
         else:
-            await breaker.progressed()
-            return choose(log, head.size, starts)
+            await breaker.record_progress()
+            return choose_start(log, head.size, starts)

@@ -26,26 +26,26 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from certbus.cluster import Directory, LogDescription, Roster
+from certbus.cluster import ClusterRegistry, LogDescription, WorkerLoads
 from certbus.errors import UNAVAILABLE
 from certbus.logs.leases import Lease, Leases
 from certhttp.supervision import supervise
-from ingestor.assignment.assigned_log import Held, totals
-from ingestor.assignment.balancer import gives, takes
-from ingestor.assignment.factory import Assembly
-from ingestor.assignment.load import IDLE, Load
-from ingestor.assignment.orphans import Unclaimed
-from ingestor.assignment.start_position import Start, Starts, find_start
+from ingestor.assignment.assigned_log import AssignedLog, sum_counters
+from ingestor.assignment.balancer import plan_releases, plan_takeovers
+from ingestor.assignment.factory import FollowerFactory
+from ingestor.assignment.load import IDLE_LOAD, Load
+from ingestor.assignment.orphans import OrphanTracker
+from ingestor.assignment.start_position import StartPosition, StartSettings, find_start
 from ingestor.backoff import Backoff
 from ingestor.log import Log
 from ingestor.pipeline.follower import Follower
 from ingestor.pipeline.publish import LeaseLost
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 
 BEAT = 1.0
 LEASE_TTL = 5.0
 # Loads that have been uneven for so many beats are evened out.
-_TREND = 10
+_REBALANCE_AFTER_ROUNDS = 10
 # Everything that is known of the logs is written down again after so many beats.
 _DESCRIBE_EVERY = 60
 # A log that fails for a reason nobody foresaw is left alone so many seconds, longer each time ...
@@ -58,7 +58,7 @@ _FAREWELL = 2.0
 _log = structlog.get_logger(__name__)
 
 
-class Bus(msgspec.Struct, frozen=True):
+class RedisStores(msgspec.Struct, frozen=True):
     """What a worker needs of Redis.
 
     Attributes:
@@ -68,8 +68,8 @@ class Bus(msgspec.Struct, frozen=True):
     """
 
     leases: Leases
-    directory: Directory
-    roster: Callable[[], Awaitable[Roster]]
+    directory: ClusterRegistry
+    roster: Callable[[], Awaitable[WorkerLoads]]
 
 
 class Worker:
@@ -90,10 +90,10 @@ class Worker:
     def __init__(
         self,
         worker_id: str,
-        bus: Bus,
-        assembly: Assembly,
-        patience: Patience,
-        starts: Starts,
+        bus: RedisStores,
+        assembly: FollowerFactory,
+        patience: RedisRetry,
+        starts: StartSettings,
         whereabouts: Mapping[str, str],
         says: Callable[[], Mapping[str, str]] = dict,
         log_fault: Callable[[str, Exception, float], None] = lambda *_: None,
@@ -111,18 +111,20 @@ class Worker:
         self._described: dict[str, LogDescription] = {}
         self._epoch: str | None = None  # of the Redis in which it was
         self._beats = 0
-        self._held: dict[str, Held] = {}
-        self._looking: dict[str, asyncio.Task[None]] = {}  # for where to start
+        self._held: dict[str, AssignedLog] = {}
+        self._start_lookups: dict[str, asyncio.Task[None]] = {}  # for where to start
         self._loads: dict[str, float] = {}  # log id -> what it cost whoever held it last
-        self._found: dict[str, Start] = {}  # log id -> where it starts, by this worker's look
+        self._found: dict[
+            str, StartPosition
+        ] = {}  # log id -> where it starts, by this worker's look
         self._wake = asyncio.Event()  # something can be taken: do not wait for the next beat
-        self._left_alone: dict[str, float] = {}  # log id -> loop time until which
-        self._unclaimed = Unclaimed()
+        self._retry_after: dict[str, float] = {}  # log id -> loop time until which
+        self._unclaimed = OrphanTracker()
         self._failures: dict[str, int] = {}  # log id -> how often it failed, in a row
         self._uneven = 0  # for how many beats logs should have moved
 
     @property
-    def held(self) -> Sequence[Held]:
+    def held(self) -> Sequence[AssignedLog]:
         """The logs that it follows."""
         return tuple(self._held.values())
 
@@ -130,8 +132,8 @@ class Worker:
     def waiting(self) -> int:
         """How many logs it has yet to begin: their start is looked for, or they are left alone."""
         now = asyncio.get_running_loop().time()
-        left_alone = {log_id for log_id, until in self._left_alone.items() if until > now}
-        return len((self._looking.keys() | left_alone) - self._held.keys())
+        left_alone = {log_id for log_id, until in self._retry_after.items() if until > now}
+        return len((self._start_lookups.keys() | left_alone) - self._held.keys())
 
     def follow(self, logs: Mapping[str, Log]) -> None:
         """Share in these logs from the next beat on.
@@ -174,13 +176,13 @@ class Worker:
         now = asyncio.get_running_loop().time()
         for held in self._held.values():
             held.observe(now)
-        counted = totals(self._held.values(), self._mine())
+        counted = sum_counters(self._held.values(), self._own_loads())
         said = {**self._whereabouts, **self._says(), **counted, "knows": len(self._logs)}
-        await self._bus.directory.worker_alive(self._id, said)
+        await self._bus.directory.heartbeat_worker(self._id, said)
 
-    def _mine(self) -> dict[str, float]:
+    def _own_loads(self) -> dict[str, float]:
         """What this worker holds or looks at, and what each log costs."""
-        looking = {log_id: self._loads.get(log_id, IDLE) for log_id in self._looking}
+        looking = {log_id: self._loads.get(log_id, IDLE_LOAD) for log_id in self._start_lookups}
         return looking | {log_id: held.load.value for log_id, held in self._held.items()}
 
     async def _share(self, tasks: asyncio.TaskGroup) -> None:
@@ -188,7 +190,7 @@ class Worker:
         seen = await self._bus.roster()
         self._compare(seen.writes)
         await self._describe(seen)
-        mine = self._mine()
+        mine = self._own_loads()
         others = self._logs.keys() - mine.keys()
         held = {
             worker: {log: cost for log, cost in logs.items() if log in others}
@@ -196,26 +198,28 @@ class Worker:
         }
         held[self._id] = mine
         costs = {log: cost for logs in held.values() for log, cost in logs.items()}
-        self._loads = {log: costs.get(log, self._loads.get(log, IDLE)) for log in self._logs}
+        self._loads = {log: costs.get(log, self._loads.get(log, IDLE_LOAD)) for log in self._logs}
         free = {log: self._loads[log] for log in self._logs if log not in costs}
         now = asyncio.get_running_loop().time()
-        long_free = self._unclaimed.long_free(free, now)
-        kept = self._unclaimed.kept(self._held.keys(), now)
-        for log_id in self._looking.keys() - self._logs.keys():
-            self._looking[log_id].cancel()  # removed, or retired, before anything was read of it
+        long_free = self._unclaimed.overdue(free, now)
+        kept = self._unclaimed.pinned(self._held.keys(), now)
+        for log_id in self._start_lookups.keys() - self._logs.keys():
+            self._start_lookups[
+                log_id
+            ].cancel()  # removed, or retired, before anything was read of it
         unwanted = [i for i, log in self._held.items() if self._logs.get(i) != log.follower.log]
-        given = [i for i in gives(held, free, self._id) if i not in kept]
+        given = [i for i in plan_releases(held, free, self._id) if i not in kept]
         self._uneven = self._uneven + 1 if given else 0
         # Who has nothing has just come; else it takes time to tell a trend from a burst.
-        moving = self._uneven > _TREND or not all(held.values())
+        moving = self._uneven > _REBALANCE_AFTER_ROUNDS or not all(held.values())
         for log_id in unwanted or (given if moving else ()):
-            await self._give_up(log_id)
-        mine_to_take = takes(held, free, self._id)
+            await self._release(log_id)
+        mine_to_take = plan_takeovers(held, free, self._id)
         for log_id in mine_to_take:
             await self._take(log_id, tasks)
         for log_id in set(long_free) - set(mine_to_take):
             if await self._take(log_id, tasks):
-                self._unclaimed.keep(log_id, now)
+                self._unclaimed.pin(log_id, now)
         await asyncio.gather(*map(self._report, tuple(self._held.values())))
         for log_id in [i for i, held in self._held.items() if held.is_drained(time.time())]:
             await self._drop(log_id)
@@ -267,23 +271,23 @@ class Worker:
                     await self._end(lease.log_id)
         return lost
 
-    async def _report(self, held: Held) -> None:
+    async def _report(self, held: AssignedLog) -> None:
         """Tell the directory how a log is."""
         try:
-            await held.report(self._bus.directory)
+            await held.publish_status(self._bus.directory)
         except RedisError as error:
             if isinstance(error, UNAVAILABLE):
                 raise
             self._failed(held.follower.log, error, "reporting its state")
             await self._end(held.follower.log.id)
 
-    async def _describe(self, seen: Roster) -> None:
+    async def _describe(self, seen: WorkerLoads) -> None:
         """Write down what is known of logs: when it changes, and again if Redis was emptied."""
         self._beats += 1
         if seen.epoch != self._epoch or self._beats % _DESCRIBE_EVERY == 0:
             self._described = {}
             for held in self._held.values():
-                held.repeat()
+                held.heartbeat()
         known = {log.id: _description(log) for log in self._logs.values()}
         new = [told for log_id, told in known.items() if self._described.get(log_id) != told]
         try:
@@ -307,7 +311,7 @@ class Worker:
     async def _take(self, log_id: str, tasks: asyncio.TaskGroup) -> bool:
         """Take a log if it is free, or find out where it starts if that is not known."""
         now = asyncio.get_running_loop().time()
-        if log_id in self._looking or self._left_alone.get(log_id, now) > now:
+        if log_id in self._start_lookups or self._retry_after.get(log_id, now) > now:
             return False
         log = self._logs[log_id]
         try:
@@ -321,7 +325,7 @@ class Worker:
         if lease is not None:
             self._begin(log, lease, tasks)
         elif is_new:
-            self._looking[log_id] = tasks.create_task(self._look(log))
+            self._start_lookups[log_id] = tasks.create_task(self._find_start(log))
         return lease is not None
 
     def _begin(self, log: Log, lease: Lease, tasks: asyncio.TaskGroup) -> None:
@@ -334,7 +338,7 @@ class Worker:
             "following log", log=log.name, url=log.url, kind=log.kind.value, at=lease.next, why=why
         )
         task = tasks.create_task(self._run(log, follower))
-        self._held[log.id] = Held(follower, task, Load(self._loads.get(log.id, IDLE)))
+        self._held[log.id] = AssignedLog(follower, task, Load(self._loads.get(log.id, IDLE_LOAD)))
 
     async def _run(self, log: Log, follower: Follower) -> None:
         """Follow one log; whatever happens to it stays with it."""
@@ -349,7 +353,7 @@ class Worker:
             self._failed(log, error, "following it")
         self._held.pop(log.id, None)
 
-    async def _look(self, log: Log) -> None:
+    async def _find_start(self, log: Log) -> None:
         """Find out where an unknown log starts, and write it down."""
         try:
             client, breaker = self._assembly.client(log)
@@ -363,22 +367,22 @@ class Worker:
         else:
             self._wake.set()
         finally:
-            del self._looking[log.id]
+            del self._start_lookups[log.id]
 
     def _failed(self, log: Log, error: Exception, what: str) -> None:
         """Leave a log alone for a while, after an error that concerns it and no other."""
         failures = self._failures.get(log.id, 0)
         self._failures[log.id] = failures + 1
         pause = round(PENALTY(failures), 1)
-        self._left_alone[log.id] = asyncio.get_running_loop().time() + pause
+        self._retry_after[log.id] = asyncio.get_running_loop().time() + pause
         self._assembly.meter.log_failed(log.name)
         _log.error("log failed", log=log.name, doing=what, again_in_secs=pause, exc_info=error)
         self._log_fault(log.name, error, pause)
 
-    async def _give_up(self, log_id: str) -> None:
+    async def _release(self, log_id: str) -> None:
         """Hand a log over to whoever has less to do."""
-        if log_id in self._looking:
-            self._looking[log_id].cancel()
+        if log_id in self._start_lookups:
+            self._start_lookups[log_id].cancel()
             return
         held = await self._end(log_id)
         if held is not None:
@@ -399,7 +403,7 @@ class Worker:
             await self._bus.leases.release(held.lease)
             _log.info("gave up log", log=log.name, at=at)
 
-    async def _end(self, log_id: str) -> Held | None:
+    async def _end(self, log_id: str) -> AssignedLog | None:
         """Stop following a log; None if somebody did already."""
         held = self._held.pop(log_id, None)
         if held is not None:
@@ -413,7 +417,7 @@ class Worker:
             async with asyncio.timeout(_FAREWELL):
                 for held in self._held.values():
                     await self._bus.leases.release(held.lease)
-                await self._bus.directory.worker_gone(self._id)
+                await self._bus.directory.remove_worker(self._id)
         except (RedisError, TimeoutError) as error:
             _log.warning("leases not released, they will expire", problem=str(error))
 

@@ -18,7 +18,7 @@ MAX_PAUSE = 3600.0
 """Seconds. A log may ask for patience, but a hostile or broken one cannot silence us for ever."""
 
 
-class Rules(msgspec.Struct, frozen=True):
+class CircuitPolicy(msgspec.Struct, frozen=True):
     """When it opens and closes (`ct_log.*_threshold`, `ct_log.retry_*`).
 
     Attributes:
@@ -34,7 +34,7 @@ class Rules(msgspec.Struct, frozen=True):
     open: Backoff
 
 
-class Circuit:
+class CircuitBreaker:
     """The circuit of one log. Times are seconds since the epoch: other workers go on with them.
 
     Args:
@@ -44,7 +44,7 @@ class Circuit:
         status: how it stands.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: CircuitPolicy) -> None:
         self.status = CircuitStatus()
         self._rules = rules
         self._successes = 0  # since it is half-open
@@ -65,11 +65,11 @@ class Circuit:
             return 0.0
         return min(max(self.status.retry_at / 1000 - now, 0.0), MAX_PAUSE)
 
-    def leave_alone(self, now: float, seconds: float) -> None:
+    def open_until(self, now: float, seconds: float) -> None:
         """The log has asked for it."""
         self._retry_at(now + min(seconds, MAX_PAUSE))
 
-    def try_again(self) -> None:
+    def half_open(self) -> None:
         """The wait is over."""
         if self.status.state == "open":
             self._become("half-open")

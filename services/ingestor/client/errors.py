@@ -15,7 +15,7 @@ from typing import Literal
 
 from ctparse.tree_head import TreeHead
 
-LieKind = Literal[
+ViolationKind = Literal[
     "bad_signature",
     "split",
     "rewound",
@@ -48,15 +48,15 @@ class LogError(Exception):
         return f"{self.url}: {self.problem}"
 
 
-class Unreachable(LogError):
+class ConnectionFailed(LogError):
     """Nothing came back, or not all of it."""
 
 
-class LeftAlone(LogError):
+class Throttled(LogError):
     """It was not asked, because it is to be left alone for now."""
 
 
-class Refused(LogError):
+class UnexpectedStatus(LogError):
     """The log answered with another status than 200.
 
     Attributes:
@@ -72,19 +72,19 @@ class Refused(LogError):
         self.retry_after = retry_after
 
 
-class TileGone(Refused):
+class TileGone(UnexpectedStatus):
     """A log has neither a partial tile that it had, nor the full tile instead."""
 
 
-class BadAnswer(LogError):
+class InvalidResponse(LogError):
     """The log answered 200 with something that is not an answer."""
 
 
-class TooLarge(BadAnswer):
+class ResponseTooLarge(InvalidResponse):
     """The answer is larger than we accept, on the wire or once decompressed."""
 
 
-class Lie(BadAnswer):
+class IntegrityViolation(InvalidResponse):
     """What the log shows is not what it is, whoever's fault that is.
 
     Attributes:
@@ -94,7 +94,12 @@ class Lie(BadAnswer):
     """
 
     def __init__(
-        self, log: str, url: str, kind: LieKind, problem: str, heads: tuple[TreeHead, ...] = ()
+        self,
+        log: str,
+        url: str,
+        kind: ViolationKind,
+        problem: str,
+        heads: tuple[TreeHead, ...] = (),
     ) -> None:
         super().__init__(log, url, f"{kind}: {problem}")
         self.kind = kind
@@ -102,7 +107,7 @@ class Lie(BadAnswer):
         self.heads = heads
 
 
-class Unproven(LogError):
+class ProofUnavailable(LogError):
     """Entries that would be published if they were proven.
 
     Attributes:

@@ -31,8 +31,14 @@ import msgspec
 from ingestor.backoff import Backoff
 from ingestor.client.addresses import FILE, ForbiddenAddress, HttpClients, leads_inside
 from ingestor.client.circuit_breaker import MAX_PAUSE
-from ingestor.client.errors import BadAnswer, LogError, Refused, TooLarge, Unreachable
-from ingestor.client.throttle import Turns
+from ingestor.client.errors import (
+    ConnectionFailed,
+    InvalidResponse,
+    LogError,
+    ResponseTooLarge,
+    UnexpectedStatus,
+)
+from ingestor.client.throttle import OperatorThrottle
 from ingestor.metrics import FetchOutcome, Measured
 
 MAX_REDIRECTS = 3
@@ -139,7 +145,7 @@ class Fetcher:
         retry: Retry,
         timeout: float,
         measured: Measured = lambda _outcome, _spent: None,
-        turns: Turns | None = None,
+        turns: OperatorThrottle | None = None,
         listed_at: str | None = None,
     ) -> None:
         self.log = log
@@ -151,7 +157,7 @@ class Fetcher:
         self._timeout = timeout
         self._turns = turns
 
-    async def get(self, url: str, limit: int) -> bytes:
+    async def get_log(self, url: str, limit: int) -> bytes:
         """Fetch a body.
 
         Args:
@@ -161,7 +167,7 @@ class Fetcher:
         Raises:
             LogError: the last attempt's error; which one, see `errors.py`.
         """
-        single = self._turns is not None and self._turns.single
+        single = self._turns is not None and self._turns.unlimited
         for attempt in range(0 if single else self._retry.attempts - 1):
             try:
                 return (await self._attempt(url, limit)).body
@@ -171,7 +177,7 @@ class Fetcher:
             await asyncio.sleep(self._retry.backoff(attempt))
         return (await self._attempt(url, limit)).body
 
-    async def get_other(self, url: str, limit: int, had: Validators) -> Version | None:
+    async def get_external(self, url: str, limit: int, had: Validators) -> Version | None:
         """Fetch a body in one attempt, unless it is the one that was had before.
 
         Args:
@@ -184,7 +190,7 @@ class Fetcher:
         """
         try:
             return await self._attempt(url, limit, had.headers())
-        except Refused as error:
+        except UnexpectedStatus as error:
             if error.status == httpx.codes.NOT_MODIFIED and had.headers():
                 return None
             raise
@@ -199,21 +205,21 @@ class Fetcher:
             if isinstance(found, Version):
                 return found
             place = found
-        raise BadAnswer(self.log, url, f"more than {MAX_REDIRECTS} redirects")
+        raise InvalidResponse(self.log, url, f"more than {MAX_REDIRECTS} redirects")
 
     async def _in_turn(
         self, url: str, place: _Redirect, limit: int, headers: Mapping[str, str]
     ) -> Version | _Redirect:
         """One request in its turn, for `url`: what is at `place`, or where it is instead."""
         if self._turns is not None:
-            await self._turns.take(url)
+            await self._turns.acquire(url)
         began = time.perf_counter()
         try:
             found = await self._request(url, place, limit, headers)
         except LogError as error:
             self._measured(_outcome(error), time.perf_counter() - began)
-            if self._turns is not None and isinstance(error, Refused):
-                await self._turns.refused(error)
+            if self._turns is not None and isinstance(error, UnexpectedStatus):
+                await self._turns.record_429(error)
             raise
         self._measured("ok", time.perf_counter() - began)
         return found
@@ -232,16 +238,16 @@ class Fetcher:
                     return await self._exchange(url, _Redirect(url, trusted=True), limit, headers)
         except TimeoutError as error:
             problem = f"no complete answer within {self._timeout:g} s"
-            raise Unreachable(self.log, url, problem) from error
+            raise ConnectionFailed(self.log, url, problem) from error
         except ForbiddenAddress as error:
             what = "the URL" if place.url == url else f"a redirect to {place.url[:_MAX_HEADER]}"
             problem = f"{what} leads to a loopback, link-local or private address"
-            raise BadAnswer(self.log, url, problem) from error
+            raise InvalidResponse(self.log, url, problem) from error
         except LogError:
             raise
         # Not only httpx's own: a redirect may lead to what idna or the socket module trips over.
         except Exception as error:
-            raise Unreachable(self.log, url, _problem(error)) from error
+            raise ConnectionFailed(self.log, url, _problem(error)) from error
 
     async def _is_listed_inside(self) -> bool:
         """Whether the server of the list that names the log is at an address inside."""
@@ -266,20 +272,20 @@ class Fetcher:
 
     async def _redirected(self, url: str, place: _Redirect, to: httpx.URL) -> _Redirect:
         if url.startswith("https:") and to.scheme != "https":
-            raise BadAnswer(self.log, url, f"redirected to plain HTTP, {to}")
+            raise InvalidResponse(self.log, url, f"redirected to plain HTTP, {to}")
         return _Redirect(str(to), place.trusted and await leads_inside(httpx.URL(place.url).host))
 
-    def _refused(self, url: str, response: httpx.Response) -> Refused:
+    def _refused(self, url: str, response: httpx.Response) -> UnexpectedStatus:
         wait = retry_after(response.headers.get("retry-after"), time.time())
         problem = f"HTTP {response.status_code} {_phrase(response.status_code)}".rstrip()
         if wait is not None:
             problem += f", retry after {wait:g} s"
-        return Refused(self.log, url, problem, response.status_code, wait)
+        return UnexpectedStatus(self.log, url, problem, response.status_code, wait)
 
     async def _body(self, url: str, response: httpx.Response, limit: int) -> bytes:
         encoding = response.headers.get("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip", ""):
-            raise BadAnswer(
+            raise InvalidResponse(
                 self.log, url, f"content-encoding {encoding!r}, but only gzip was offered"
             )
         chunks = []
@@ -287,7 +293,7 @@ class Fetcher:
         async for chunk in response.aiter_raw():
             size += len(chunk)
             if size > limit:
-                raise TooLarge(self.log, url, f"body larger than {limit:,} bytes")
+                raise ResponseTooLarge(self.log, url, f"body larger than {limit:,} bytes")
             chunks.append(chunk)
         body = b"".join(chunks)
         return await self._gunzip(url, body, limit) if encoding == "gzip" else body
@@ -300,9 +306,9 @@ class Fetcher:
             plain = await asyncio.to_thread(_gunzip, body, limit)
         if plain is None:
             problem = f"body of {len(body):,} bytes decompresses to more than {limit:,}"
-            raise TooLarge(self.log, url, problem)
+            raise ResponseTooLarge(self.log, url, problem)
         if isinstance(plain, str):
-            raise BadAnswer(self.log, url, plain)
+            raise InvalidResponse(self.log, url, plain)
         return plain
 
 
@@ -367,11 +373,11 @@ def _problem(error: Exception) -> str:
 def _outcome(error: LogError) -> FetchOutcome:
     """How a request ended that gave no body."""
     match error:
-        case Refused(status=status) if status == _TOO_MANY_REQUESTS:
+        case UnexpectedStatus(status=status) if status == _TOO_MANY_REQUESTS:
             return "rate_limited"
-        case Refused(status=status) if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        case UnexpectedStatus(status=status) if status >= httpx.codes.INTERNAL_SERVER_ERROR:
             return "server_error"
-        case Refused():
+        case UnexpectedStatus():
             return "refused"
         case _ if isinstance(error.__cause__, TimeoutError | httpx.TimeoutException):
             return "timeout"
@@ -384,11 +390,11 @@ def _outcome(error: LogError) -> FetchOutcome:
 def _worth_retrying(error: LogError) -> bool:
     """Whether the same request may well succeed soon: the log was busy or the network broke."""
     match error:
-        case Unreachable():
+        case ConnectionFailed():
             return True
-        case Refused(retry_after=wait) if wait is not None:
+        case UnexpectedStatus(retry_after=wait) if wait is not None:
             return False
-        case Refused(status=status):
+        case UnexpectedStatus(status=status):
             return status == _TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
         case _:
             return False

@@ -51,10 +51,10 @@ class LogClient(Protocol):
     async def consistency(self, first: int, second: int) -> list[bytes]:
         """Ask for the proof that the tree of size `second` continues that of size `first`."""
 
-    def link(self, index: int) -> str:
+    def entry_url(self, index: int) -> str:
         """The URL at which anyone can read the entry (`cert_link`)."""
 
-    def chain(self, chain: bytes) -> Sequence[bytes]:
+    def issuer_chain(self, chain: bytes) -> Sequence[bytes]:
         """The issuers' DER, issuer first, for `Entry.chain` of an entry returned lately."""
 
     @property

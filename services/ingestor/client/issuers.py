@@ -21,13 +21,20 @@ from functools import partial
 import httpx
 import msgspec
 
-from certbus.caches.issuers import IssuerShelf
+from certbus.caches.issuers import IssuerCache
 from ctparse.entry import IncompleteChain
 from ctparse.static_ct import fingerprints
 from ingestor.backoff import Backoff
-from ingestor.client.errors import BadAnswer, LeftAlone, Lie, LogError, Refused, Unreachable
+from ingestor.client.errors import (
+    ConnectionFailed,
+    IntegrityViolation,
+    InvalidResponse,
+    LogError,
+    Throttled,
+    UnexpectedStatus,
+)
 from ingestor.client.http import Fetcher
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 
 CAPACITY = 4096
 # Two for each entry of a full tile; real ones name a few dozen.
@@ -42,7 +49,7 @@ _AGAIN = Backoff(60.0, 3600.0)
 _CONCURRENCY = 4
 
 
-class Shelf(msgspec.Struct, frozen=True):
+class IssuerStore(msgspec.Struct, frozen=True):
     """Where the issuers are that others have fetched.
 
     Attributes:
@@ -50,8 +57,8 @@ class Shelf(msgspec.Struct, frozen=True):
         patience: what to do while Redis is away.
     """
 
-    issuers: IssuerShelf
-    patience: Patience
+    issuers: IssuerCache
+    patience: RedisRetry
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -80,7 +87,7 @@ class Issuers:
         shelf: what others have fetched.
     """
 
-    def __init__(self, base: str, fetcher: Fetcher, shelf: Shelf | None = None) -> None:
+    def __init__(self, base: str, fetcher: Fetcher, shelf: IssuerStore | None = None) -> None:
         self._base = base
         self._fetcher = fetcher
         self._shelf = shelf
@@ -156,14 +163,14 @@ class Issuers:
         lacking, self._lacking = self._lacking, []
         return lacking
 
-    def _too_many(self, problem: str) -> BadAnswer:
-        return BadAnswer(self._fetcher.log, f"{self._base}/issuer/", problem)
+    def _too_many(self, problem: str) -> InvalidResponse:
+        return InvalidResponse(self._fetcher.log, f"{self._base}/issuer/", problem)
 
     async def _try(self, fingerprint: bytes, gate: asyncio.Semaphore) -> None:
         """Fetch an issuer; one that could not be fetched often enough is missing."""
         try:
             await self._fetch(fingerprint, gate)
-        except LeftAlone:
+        except Throttled:
             raise
         except LogError as error:
             before = self._failures.get(fingerprint, _NEVER)
@@ -187,13 +194,13 @@ class Issuers:
                 if found_there := await self._shelf.patience(ask):
                     self._certificates.update(found_there)
                     return
-            certificate = await self._fetcher.get(url, _MAX_ISSUER)
+            certificate = await self._fetcher.get_log(url, _MAX_ISSUER)
         found = hashlib.sha256(certificate).hexdigest()
         if found != fingerprint.hex():
             problem = f"another certificate, with SHA-256 {found}"
             if _is_whole(certificate):
-                raise Lie(self._fetcher.log, url, "wrong_issuer", problem)
-            raise BadAnswer(self._fetcher.log, url, problem)
+                raise IntegrityViolation(self._fetcher.log, url, "wrong_issuer", problem)
+            raise InvalidResponse(self._fetcher.log, url, problem)
         self._certificates[fingerprint] = certificate
         if self._shelf is not None:
             put = partial(self._shelf.issuers.put, fingerprint, certificate)
@@ -214,9 +221,9 @@ class Issuers:
 
 def _is_outage(error: LogError) -> bool:
     """Whether the log may just be down, or busy."""
-    if isinstance(error, Refused):
+    if isinstance(error, UnexpectedStatus):
         return error.status == httpx.codes.TOO_MANY_REQUESTS or error.status >= 500
-    return isinstance(error, Unreachable)
+    return isinstance(error, ConnectionFailed)
 
 
 def _is_whole(der: bytes) -> bool:

@@ -13,11 +13,11 @@ from functools import partial
 import structlog
 
 from certbus.ids import new_event
-from certbus.logs.circuit_state import Circuits
-from ingestor.client.circuit_breaker import Circuit
-from ingestor.client.errors import LogError, Unproven
+from certbus.logs.circuit_state import CircuitStore
+from ingestor.client.circuit_breaker import CircuitBreaker
+from ingestor.client.errors import LogError, ProofUnavailable
 from ingestor.log import Log
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 
 TOLD = 60.0
 """Seconds for which nothing is said of another outage, unless it lasts."""
@@ -25,7 +25,7 @@ TOLD = 60.0
 _log = structlog.get_logger(__name__)
 
 
-class Breaker:
+class LogAvailability:
     """Decides when one log is tried again.
 
     Args:
@@ -44,9 +44,9 @@ class Breaker:
     def __init__(
         self,
         log: Log,
-        circuit: Circuit,
-        circuits: Circuits,
-        patience: Patience,
+        circuit: CircuitBreaker,
+        circuits: CircuitStore,
+        patience: RedisRetry,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.circuit = circuit
@@ -64,16 +64,16 @@ class Breaker:
         """Go on from where the log's last owner was."""
         self.circuit.restore(await self._patience(partial(self._circuits.load, self._log.id)))
 
-    async def ready(self) -> None:
+    async def can_poll(self) -> None:
         """Wait until the log may be tried."""
         before = self.circuit.status
         while (wait := self.circuit.wait(self._clock())) > 0:  # noqa: ASYNC110  (for the clock)
             await asyncio.sleep(wait)
-        self.circuit.try_again()
+        self.circuit.half_open()
         if self.circuit.status != before:
             await self._save()
 
-    async def failed(self, error: LogError) -> None:
+    async def record_failure(self, error: LogError) -> None:
         """The log could not be read."""
         now = self._clock()
         was_open = not self.circuit.closed
@@ -81,7 +81,7 @@ class Breaker:
         self.errors += 1
         self.last_error = error.summary
         wait = round(self.circuit.wait(now), 1)
-        if isinstance(error, Unproven):
+        if isinstance(error, ProofUnavailable):
             pass  # that is told, by the guard, when it lasts
         elif self._down_since is None:
             self._down_since = now
@@ -109,16 +109,16 @@ class Breaker:
             _log.warning("log degraded", log=self._log.name, url=error.url, problem=error.problem)
         await self._patience(partial(self._circuits.noted, self._log.id, error.summary))
 
-    async def progressed(self) -> None:
+    async def record_progress(self) -> None:
         """The log could be read, and something of it was published."""
         before = self.circuit.status
         self.circuit.succeeded(self._clock())
         if self.circuit.status != before:
             await self._save()
 
-    async def caught_up(self, tree_size: int) -> None:
+    async def record_idle(self, tree_size: int) -> None:
         """The log could be read, to the head of that tree."""
-        await self.progressed()
+        await self.record_progress()
         if self._down_since is not None and self.circuit.closed:
             down = round(self._clock() - self._down_since, 1)
             self._down_since = None

@@ -16,7 +16,7 @@ from ctparse.rfc6962 import (
     decode_sth,
 )
 from ctparse.tree_head import TreeHead
-from ingestor.client.errors import BadAnswer, LogError, TooLarge
+from ingestor.client.errors import InvalidResponse, LogError, ResponseTooLarge
 from ingestor.client.http import Fetcher
 from ingestor.client.interface import Inclusion
 from ingestor.cpu import Cpu
@@ -62,8 +62,8 @@ class Rfc6962Log:
         alone = end - start == 1
         limit = min(max((end - start) * _MAX_ENTRY, _MIN_WINDOW), _MAX_WINDOW)
         try:
-            body = await self._fetcher.get(url, MAX_ALONE if alone else limit)
-        except TooLarge:
+            body = await self._fetcher.get_log(url, MAX_ALONE if alone else limit)
+        except ResponseTooLarge:
             if not alone:
                 raise
             return [Rejected(start, f"entry larger than {MAX_ALONE:,} bytes", b"")]
@@ -71,9 +71,11 @@ class Rfc6962Log:
             # Entries beyond those that were asked for may be beyond the tree head, too.
             entries = await self._cpu.run(len(body), decode_entries, body, start, end - start)
         except Malformed as error:
-            raise BadAnswer(self._fetcher.log, url, str(error)) from error
+            raise InvalidResponse(self._fetcher.log, url, str(error)) from error
         if not entries:
-            raise BadAnswer(self._fetcher.log, url, "no entries, though the tree head covers them")
+            raise InvalidResponse(
+                self._fetcher.log, url, "no entries, though the tree head covers them"
+            )
         return entries
 
     async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:
@@ -100,17 +102,17 @@ class Rfc6962Log:
         return await self._ask(url, _MAX_PROOF, decode_consistency)
 
     async def _ask(self, url: str, limit: int, decode: Callable[[bytes], T]) -> T:
-        body = await self._fetcher.get(url, limit)
+        body = await self._fetcher.get_log(url, limit)
         try:
             return decode(body)
         except Malformed as error:
-            raise BadAnswer(self._fetcher.log, url, str(error)) from error
+            raise InvalidResponse(self._fetcher.log, url, str(error)) from error
 
-    def link(self, index: int) -> str:
+    def entry_url(self, index: int) -> str:
         """A get-entries request for the one entry."""
         return f"{self._base}/ct/v1/get-entries?start={index}&end={index}"
 
-    def chain(self, chain: bytes) -> Sequence[bytes]:
+    def issuer_chain(self, chain: bytes) -> Sequence[bytes]:
         """The entry carries its chain itself."""
         return chain_certificates(chain)
 

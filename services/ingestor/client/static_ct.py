@@ -13,7 +13,7 @@ from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.hash_tiles import HashTile, consistency_ranges, hash_of, inclusion_ranges, tiles_of
 from ctparse.static_ct import decode_tile, parse_checkpoint, tile_path, tree_head
 from ctparse.tree_head import TreeHead
-from ingestor.client.errors import BadAnswer, LogError, Refused, TileGone
+from ingestor.client.errors import InvalidResponse, LogError, TileGone, UnexpectedStatus
 from ingestor.client.http import Fetcher
 from ingestor.client.interface import Inclusion
 from ingestor.client.issuers import Issuers
@@ -73,12 +73,12 @@ class StaticCtLog:
         """Read the checkpoint."""
         self._kept.clear()  # so that a wrong tile is not believed for longer than one attempt
         url = f"{self._base}/checkpoint"
-        body = await self._fetcher.get(url, _MAX_CHECKPOINT)
+        body = await self._fetcher.get_log(url, _MAX_CHECKPOINT)
         identity = self._identity
         try:
             return tree_head(parse_checkpoint(body), identity.log_id, identity.origin)
         except Malformed as error:
-            raise BadAnswer(self._fetcher.log, url, str(error)) from error
+            raise InvalidResponse(self._fetcher.log, url, str(error)) from error
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         """Read the part of [start, end) that is in the tile of `start`, with its issuers."""
@@ -88,10 +88,10 @@ class StaticCtLog:
         try:
             entries = await self._cpu.run(len(body), decode_tile, body, number * TILE)
         except Malformed as error:
-            raise BadAnswer(self._fetcher.log, url, str(error)) from error
+            raise InvalidResponse(self._fetcher.log, url, str(error)) from error
         if len(entries) < width:
             problem = f"tile has {len(entries)} entries, but the tree head covers {width}"
-            raise BadAnswer(self._fetcher.log, url, problem)
+            raise InvalidResponse(self._fetcher.log, url, problem)
         entries = entries[offset:width]
         await self._issuers.ensure({e.chain for e in entries if isinstance(e, Entry)})
         return entries
@@ -119,7 +119,7 @@ class StaticCtLog:
         try:
             return [hash_of(each, tiles) for each in ranges]
         except Malformed as error:
-            raise BadAnswer(self._fetcher.log, f"{self._base}/tile", str(error)) from error
+            raise InvalidResponse(self._fetcher.log, f"{self._base}/tile", str(error)) from error
 
     async def _hash_tile(self, tile: HashTile) -> bytes:
         """Fetch a hash tile; those that all proofs in a tree need, the upper and the last, once."""
@@ -137,26 +137,26 @@ class StaticCtLog:
         """Fetch a tile, or the full one that took its place; returns its URL and its bytes."""
         url = f"{self._base}/{tile_path(level, number, width)}"
         try:
-            return url, await self._fetcher.get(url, limit)
-        except Refused as error:
+            return url, await self._fetcher.get_log(url, limit)
+        except UnexpectedStatus as error:
             if width == TILE or error.status not in _GONE:
                 raise
             partial = error
         url = f"{self._base}/{tile_path(level, number)}"
         try:
-            return url, await self._fetcher.get(url, limit)
-        except Refused as error:
+            return url, await self._fetcher.get_log(url, limit)
+        except UnexpectedStatus as error:
             if error.status not in _GONE:
                 raise
             raise TileGone(
                 partial.log, partial.url, partial.problem, partial.status, partial.retry_after
             ) from error
 
-    def link(self, index: int) -> str:
+    def entry_url(self, index: int) -> str:
         """The full tile that has the entry, or will have it."""
         return f"{self._base}/{tile_path('data', index // TILE)}"
 
-    def chain(self, chain: bytes) -> Sequence[bytes]:
+    def issuer_chain(self, chain: bytes) -> Sequence[bytes]:
         """The issuers, fetched when the entry was.
 
         Raises:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from urllib.parse import urlsplit
 
-from certbus.limits.operators import Operators
-from ingestor.client.circuit_breaker import Circuit
-from ingestor.client.errors import LeftAlone, Refused
+from certbus.limits.operators import OperatorSlots
+from ingestor.client.circuit_breaker import CircuitBreaker
+from ingestor.client.errors import Throttled, UnexpectedStatus
 from ingestor.log import Log
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 
 LATE = 0.5
 """Seconds."""
@@ -24,7 +24,7 @@ LATE = 0.5
 _TOO_MANY_REQUESTS = 429
 
 
-class Turns:
+class OperatorThrottle:
     """The turns of one log.
 
     Args:
@@ -41,9 +41,9 @@ class Turns:
         self,
         log: Log,
         interval: float,
-        circuit: Circuit,
-        operators: Operators,
-        patience: Patience,
+        circuit: CircuitBreaker,
+        operators: OperatorSlots,
+        patience: RedisRetry,
         waited: Callable[[float], None] = lambda _seconds: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -59,11 +59,11 @@ class Turns:
         self._lock = asyncio.Lock()  # which is fair
 
     @property
-    def single(self) -> bool:
+    def unlimited(self) -> bool:
         """Whether a request should not be repeated: the log is only being tried."""
         return not self._circuit.closed
 
-    async def take(self, url: str) -> None:
+    async def acquire(self, url: str) -> None:
         """Wait until `url` may be asked for.
 
         Raises:
@@ -79,13 +79,13 @@ class Turns:
         self._waited(asyncio.get_running_loop().time() - began)
         self._refuse(url)
 
-    async def refused(self, error: Refused) -> None:
+    async def record_429(self, error: UnexpectedStatus) -> None:
         """The log has answered with an error: do as it asks."""
         if error.retry_after is None:
             return
-        self._circuit.leave_alone(self._clock(), error.retry_after)
+        self._circuit.open_until(self._clock(), error.retry_after)
         if error.status == _TOO_MANY_REQUESTS and self._interval:
-            refused = partial(self._operators.refused, self._operator, self._log.id)
+            refused = partial(self._operators.record_429, self._operator, self._log.id)
             await self._patience(partial(refused, error.retry_after))
 
     async def _next(self) -> bool:
@@ -94,7 +94,7 @@ class Turns:
 
         async def turn() -> float:
             asked = loop.time()
-            return asked + await self._operators.turn(self._operator, self._interval)
+            return asked + await self._operators.reserve(self._operator, self._interval)
 
         due = await self._patience(turn)
         await asyncio.sleep(due - loop.time())
@@ -103,4 +103,4 @@ class Turns:
     def _refuse(self, url: str) -> None:
         left = self._circuit.wait(self._clock())
         if left > 0:
-            raise LeftAlone(self._log.name, url, f"left alone for {left:.1f} s more")
+            raise Throttled(self._log.name, url, f"left alone for {left:.1f} s more")

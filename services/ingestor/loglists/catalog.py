@@ -15,18 +15,18 @@ from functools import partial
 import msgspec
 import structlog
 
-from certbus.caches.log_lists import Shelf
-from certbus.logs.registry import Roll
-from certconf.current import Present
+from certbus.caches.log_lists import LogListCache
+from certbus.logs.registry import LogRegistry
+from certconf.current import ConfigHolder
 from certconf.settings import Config
 from ingestor.client.http import Fetcher
 from ingestor.config import kinds
 from ingestor.log import Log, url_id
 from ingestor.loglists.merge import merge
-from ingestor.loglists.retirement import Listed, Verdict, judge
+from ingestor.loglists.retirement import ListedLog, RetirementPlan, plan_retirements
 from ingestor.loglists.source import DEFAULT
-from ingestor.loglists.store import Library
-from ingestor.redis_retry import Patience
+from ingestor.loglists.store import LogListStore
+from ingestor.redis_retry import RedisRetry
 
 LOOK = 2.0
 """Seconds from one look at Redis to the next."""
@@ -55,11 +55,11 @@ class Catalog:
 
     def __init__(
         self,
-        present: Present,
-        shelf: Shelf,
-        roll: Roll,
+        present: ConfigHolder,
+        shelf: LogListCache,
+        roll: LogRegistry,
         fetcher: Callable[[str], Fetcher],
-        patience: Patience,
+        patience: RedisRetry,
         follow: Callable[[Mapping[str, Log]], None],
     ) -> None:
         self._present = present
@@ -75,24 +75,24 @@ class Catalog:
     async def run(self) -> None:
         """Keep the worker informed, until cancelled."""
         config = self._present.config
-        await self._patience(self.library.look)
+        await self._patience(self.library.load)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_asking())
             # Configured logs wait a moment for the answers: a list may say who they are.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_ANSWERS):
-                    while not self.library.settled:
+                    while not self.library.is_ready:
                         await asyncio.sleep(_FIRST_LOOK)
-                        await self._patience(self.library.look)
+                        await self._patience(self.library.load)
             while True:
                 await self._patience(partial(self._update, config))
                 newer = await self._newer(config)
                 if newer.log_lists != config.log_lists:
                     self.library = self._open(newer)
                 if newer is not config:  # whoever has it read again wants what is newest
-                    await self._patience(self._shelf.hurry)
+                    await self._patience(self._shelf.request_refresh)
                 config = newer
-                await self._patience(self.library.look)
+                await self._patience(self.library.load)
 
     async def _keep_asking(self) -> None:
         """Ask the lists' servers; one that hangs delays nothing but itself."""
@@ -104,13 +104,13 @@ class Catalog:
         """Wait for the next look, or for a newer configuration."""
         try:
             async with asyncio.timeout(LOOK):
-                return await self._present.newer(than=config)
+                return await self._present.wait_for_change(than=config)
         except TimeoutError:
             return config
 
-    def _open(self, config: Config) -> Library:
+    def _open(self, config: Config) -> LogListStore:
         settings = DEFAULT if config.log_lists is None else config.log_lists
-        return Library(settings, self._shelf, self._fetcher)
+        return LogListStore(settings, self._shelf, self._fetcher)
 
     async def _update(self, config: Config) -> None:
         lists = self.library.lists
@@ -122,33 +122,33 @@ class Catalog:
         )
         self._tell(merged.problems)
         wanted = await self._called(merged.logs.values())
-        standings = await self._roll.standings()
+        standings = await self._roll.states()
         listed = [
-            Listed(
-                source.id, source.name, source.is_signed, says, await self._roll.named(source.id)
+            ListedLog(
+                source.id, source.name, source.is_signed, says, await self._roll.listed(source.id)
             )
             for source, says in lists
         ]
-        verdict = judge(wanted, standings, listed, time.time())
+        verdict = plan_retirements(wanted, standings, listed, time.time())
         await self._write(verdict, wanted)
         enabled = kinds(config)
         self._set({log.id: log for log in verdict.logs.values() if log.kind in enabled})
 
-    async def _write(self, verdict: Verdict, wanted: Mapping[str, Log]) -> None:
+    async def _write(self, verdict: RetirementPlan, wanted: Mapping[str, Log]) -> None:
         """Let every other ingestor know."""
         for list_id, namings in verdict.names.items():
-            await self._roll.name(list_id, namings)
+            await self._roll.record_listed(list_id, namings)
         for list_id, log_id, retirement in verdict.retire:
             if await self._roll.retire(log_id, retirement, list_id):
                 _log.info("log is over, it is drained", log_id=log_id, why=retirement.why)
-        for log_id in verdict.revive:
-            if await self._roll.revive(log_id, "list"):
+        for log_id in verdict.unretire:
+            if await self._roll.unretire(log_id, "list"):
                 _log.info("log is wanted again", log=wanted[log_id].name)
 
     def _set(self, logs: Mapping[str, Log]) -> None:
         if logs == self._logs:
             return
-        if not logs and self.library.complete:
+        if not logs and self.library.has_all:
             _log.warning("nothing to follow: set log_lists, custom_logs or static_logs")
         self._logs = logs
         self._follow(logs)
@@ -157,7 +157,7 @@ class Catalog:
     async def _called(self, logs: Iterable[Log]) -> dict[str, Log]:
         """The logs by the best ids that anybody knows."""
         by_url = {log: url_id(log.url) for log in logs}
-        better = await self._roll.renamed(list(by_url.values()))
+        better = await self._roll.aliases(list(by_url.values()))
         called: dict[str, Log] = {}
         for log, url in by_url.items():
             if log.id != url and url not in better and await self._roll.rename(url, log.id):

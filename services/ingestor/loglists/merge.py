@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from certconf.settings import CustomLog, StaticLog
-from ingestor.log import Kind, Log, identify, normalise
+from ingestor.log import Kind, Log, normalise, resolve_log_id
 from ingestor.loglists.parser import is_followed
 
 
@@ -86,7 +86,7 @@ def _configured(setting: CustomLog | StaticLog, ids: Mapping[str, str]) -> Log:
         kind = Kind.RFC6962
         origin = None
     return Log(
-        id=identify(key, setting.expected_log_id, setting.url, ids),
+        id=resolve_log_id(key, setting.expected_log_id, setting.url, ids),
         name=setting.name,
         url=setting.url if "://" in setting.url else f"https://{setting.url}",
         kind=kind,

@@ -79,7 +79,7 @@ class LogList(msgspec.Struct, frozen=True):
     """
 
     version: str
-    made: float | None
+    published_at: float | None
     logs: tuple[Log, ...]
     unreadable: tuple[str, ...] = ()
 
@@ -90,7 +90,7 @@ class LogList(msgspec.Struct, frozen=True):
         By the time it was made, and among lists that do not say, by version.
         """
         numbers = "".join(f"{int(part):020d}." for part in re.findall(r"\d{1,20}", self.version))
-        return f"{int(max(self.made or 0.0, 0.0)):012d} {numbers[:200]}"
+        return f"{int(max(self.published_at or 0.0, 0.0)):012d} {numbers[:200]}"
 
 
 def parse(body: bytes, listed_at: str = FILE) -> LogList:
@@ -123,7 +123,7 @@ def parse(body: bytes, listed_at: str = FILE) -> LogList:
     made = _time(read.log_list_timestamp)
     return LogList(
         version=str(read.version)[:_MAX_NAME],
-        made=None if made is None else _seconds(made),
+        published_at=None if made is None else _seconds(made),
         logs=tuple(logs),
         unreadable=tuple(unreadable),
     )

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from certbus.logs.registry import Naming, Retirement, Standing
+from certbus.logs.registry import ListedEntry, LogState, Retirement
 from ingestor.log import Drain, Log
 from ingestor.loglists.parser import ENDED_STATES, MARGIN, LogList, has_ended, is_followed
 
-_NEVER = Standing(is_known=False, retirement=None, is_dropped=False)
+_NEVER = LogState(is_known=False, retirement=None, is_dropped=False)
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ListedLog(msgspec.Struct, frozen=True):
     """One list, and what Redis knows of what it said before.
 
     Attributes:
@@ -36,10 +36,10 @@ class Listed(msgspec.Struct, frozen=True):
     name: str
     is_signed: bool
     says: LogList
-    said: Mapping[str, Naming]
+    said: Mapping[str, ListedEntry]
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class RetirementPlan(msgspec.Struct, frozen=True):
     """What to write down in Redis, and what to follow.
 
     Attributes:
@@ -50,17 +50,17 @@ class Verdict(msgspec.Struct, frozen=True):
     """
 
     logs: dict[str, Log]
-    names: dict[str, dict[str, Naming]]
+    names: dict[str, dict[str, ListedEntry]]
     retire: list[tuple[str, str, Retirement]]
-    revive: list[str]
+    unretire: list[str]
 
 
-def judge(
+def plan_retirements(
     wanted: Mapping[str, Log],
-    standings: Mapping[str, Standing],
-    lists: Sequence[Listed],
+    standings: Mapping[str, LogState],
+    lists: Sequence[ListedLog],
     now: float,
-) -> Verdict:
+) -> RetirementPlan:
     """Decide what is over.
 
     Args:
@@ -88,16 +88,16 @@ def judge(
     for log_id, retirement in ended.items():
         log = wanted.get(log_id) or _read(retirement.log)
         if log is not None and not standings.get(log_id, _NEVER).is_dropped:
-            logs[log_id] = draining(log, retirement)
-    return Verdict(
+            logs[log_id] = drain_deadline(log, retirement)
+    return RetirementPlan(
         logs=logs,
         names={each.id: _new_names(each, wanted, standings, now) for each in lists},
         retire=retire,
-        revive=revive,
+        unretire=revive,
     )
 
 
-def draining(log: Log, retirement: Retirement) -> Log:
+def drain_deadline(log: Log, retirement: Retirement) -> Log:
     """A log that is over.
 
     What it has promised to include, it does within its maximum merge delay.
@@ -108,12 +108,12 @@ def draining(log: Log, retirement: Retirement) -> Log:
 
 
 def _new_names(
-    each: Listed, wanted: Mapping[str, Log], standings: Mapping[str, Standing], now: float
-) -> dict[str, Naming]:
+    each: ListedLog, wanted: Mapping[str, Log], standings: Mapping[str, LogState], now: float
+) -> dict[str, ListedEntry]:
     """What the list says of logs that are followed, where it did not say so before."""
     rank, said = each.says.rank, each.said
     return {
-        log.id: Naming(rank, msgspec.Raw(msgspec.json.encode(log)))
+        log.id: ListedEntry(rank, msgspec.Raw(msgspec.json.encode(log)))
         for log in each.says.logs
         if is_followed(log, now)
         and log.id in wanted
@@ -122,7 +122,7 @@ def _new_names(
     }
 
 
-def _retired(each: Listed, now: float) -> Iterable[tuple[str, Retirement]]:
+def _retired(each: ListedLog, now: float) -> Iterable[tuple[str, Retirement]]:
     """Logs that the list wanted followed, and now says are over."""
     says = each.says
     entries = {log.id: log for log in says.logs}

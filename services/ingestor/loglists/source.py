@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from certbus.caches.log_lists import Copy, Edition
+from certbus.caches.log_lists import ListVersion, RawList
 from certconf.settings import APPLE_LIST, GOOGLE_LIST
 from certconf.settings import LogList as Setting
 from ctparse.entry import Malformed
@@ -32,7 +32,7 @@ REASONS: Sequence[Reason] = ("unreachable", "too_large", "signature", "malformed
 """Why a list was refused."""
 
 
-class Refusal(Exception):
+class ListRejected(Exception):
     """A list that is not believed.
 
     Attributes:
@@ -46,7 +46,7 @@ class Refusal(Exception):
         self.wait = wait
 
 
-class Judged(msgspec.Struct, frozen=True):
+class VerifiedList(msgspec.Struct, frozen=True):
     """A list that is believed.
 
     Attributes:
@@ -55,8 +55,8 @@ class Judged(msgspec.Struct, frozen=True):
         says: what it says.
     """
 
-    copy: Copy
-    edition: Edition
+    copy: RawList
+    edition: ListVersion
     says: LogList
 
 
@@ -109,7 +109,7 @@ class Source(msgspec.Struct, frozen=True):
         given = self.setting.signature_url
         return GOOGLE_LIST.signature_url if given is None and self.is_signed else given
 
-    def judge(self, copy: Copy) -> Judged:
+    def verify(self, copy: RawList) -> VerifiedList:
         """Decide whether to believe a copy of the list.
 
         Raises:
@@ -119,28 +119,30 @@ class Source(msgspec.Struct, frozen=True):
             try:
                 verify_log_list(copy.body, copy.signature, _pem(self.setting))
             except (BadSignature, BadKey, ValueError, OSError) as error:
-                raise Refusal("signature", str(error)) from error
+                raise ListRejected("signature", str(error)) from error
         try:
             says = parse(copy.body, self.server)
         except Malformed as error:
-            raise Refusal("malformed", str(error)) from error
+            raise ListRejected("malformed", str(error)) from error
         if not says.logs:
             unreadable = f": {says.unreadable[0]}" if says.unreadable else ""
-            raise Refusal("empty", f"it names no log that can be read{unreadable}")
+            raise ListRejected("empty", f"it names no log that can be read{unreadable}")
         digest = hashlib.sha256(copy.body).hexdigest()
-        return Judged(copy, Edition(says.rank, digest, says.version, says.made), says)
+        return VerifiedList(
+            copy, ListVersion(says.rank, digest, says.version, says.published_at), says
+        )
 
-    def shipped(self) -> Judged | None:
+    def bundled(self) -> VerifiedList | None:
         """The copy in this package, if it is of this list."""
         if not self.is_signed or self.setting.url != GOOGLE_LIST.url:
             return None
         try:
-            return self.judge(Copy(packaged("log_list.json"), packaged("log_list.sig")))
-        except Refusal:  # the operator trusts another key than Google's
+            return self.verify(RawList(bundled_list("log_list.json"), bundled_list("log_list.sig")))
+        except ListRejected:  # the operator trusts another key than Google's
             return None
 
 
-def packaged(name: str) -> bytes:
+def bundled_list(name: str) -> bytes:
     """A file of `ingestor/data`: log_list.json, log_list.sig or log_list_pubkey.pem."""
     return resources.files("ingestor").joinpath("data", name).read_bytes()
 
@@ -148,7 +150,7 @@ def packaged(name: str) -> bytes:
 def _pem(setting: Setting) -> bytes:
     """The PEM of a list's key: a file, or the base64 of a SubjectPublicKeyInfo."""
     if setting.key is None:
-        return packaged("log_list_pubkey.pem")
+        return bundled_list("log_list_pubkey.pem")
     try:
         return Path(setting.key).read_bytes()
     except OSError as error:

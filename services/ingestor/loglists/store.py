@@ -16,13 +16,13 @@ from pathlib import Path
 
 import structlog
 
-from certbus.caches.log_lists import Copy, Shelf, Slip
+from certbus.caches.log_lists import ListStatus, LogListCache, RawList
 from certconf.settings import LogList as Setting
 from ingestor.backoff import LOG_LIST, Backoff
-from ingestor.client.errors import LogError, Refused, TooLarge
+from ingestor.client.errors import LogError, ResponseTooLarge, UnexpectedStatus
 from ingestor.client.http import Fetcher, Validators, Version
 from ingestor.loglists.parser import LogList
-from ingestor.loglists.source import REASONS, Judged, Reason, Refusal, Source
+from ingestor.loglists.source import REASONS, ListRejected, Reason, Source, VerifiedList
 
 EVERY = 3600.0
 """Seconds from one request to a list's server to the next."""
@@ -36,7 +36,7 @@ _MAX_SIGNATURE = 16 << 10
 _log = structlog.get_logger(__name__)
 
 
-class Library:
+class LogListStore:
     """The configured lists.
 
     Args:
@@ -47,7 +47,7 @@ class Library:
     """
 
     def __init__(
-        self, settings: Sequence[Setting], shelf: Shelf, fetcher: Callable[[str], Fetcher]
+        self, settings: Sequence[Setting], shelf: LogListCache, fetcher: Callable[[str], Fetcher]
     ) -> None:
         self.sources = tuple(Source(setting) for setting in settings)
         self.refusals: Counter[tuple[str, Reason]] = Counter(
@@ -55,11 +55,11 @@ class Library:
         )
         self._shelf = shelf
         self._fetcher = fetcher
-        self._held: dict[Source, Judged] = {}
-        self._slips: dict[Source, Slip] = {}
+        self._held: dict[Source, VerifiedList] = {}
+        self._slips: dict[Source, ListStatus] = {}
         self._told: dict[Source, Reason] = {}  # what was said of it last, until it is good again
         for source in self.sources:
-            if (shipped := source.shipped()) is not None:
+            if (shipped := source.bundled()) is not None:
                 self._held[source] = shipped
 
     @property
@@ -71,12 +71,12 @@ class Library:
         return sorted(held, key=lambda each: not each[0].is_signed)
 
     @property
-    def complete(self) -> bool:
+    def has_all(self) -> bool:
         """Whether there is a copy of each."""
         return len(self._held) == len(self.sources)
 
     @property
-    def settled(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether there is a copy of each, or its server gave none when it was last asked."""
         tried = {source for source, slip in self._slips.items() if slip.failures}
         return tried | self._held.keys() >= set(self.sources)
@@ -90,18 +90,18 @@ class Library:
         ages = {}
         for source, held in self._held.items():
             checked = self._slips[source].checked if source in self._slips else None
-            since = held.edition.made if checked is None else checked / 1000
+            since = held.edition.published_at if checked is None else checked / 1000
             if since is not None:
                 ages[source.name] = max(0.0, now - since)
         return ages
 
-    async def look(self) -> None:
+    async def load(self) -> None:
         """Take over what is newer on the shelf, and put there what it lacks.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
-        slips = await self._shelf.slips(source.id for source in self.sources)
+        slips = await self._shelf.statuses(source.id for source in self.sources)
         for source, slip in zip(self.sources, slips, strict=True):
             self._slips[source] = slip
             held = self._held.get(source)
@@ -121,25 +121,25 @@ class Library:
         """
         await asyncio.gather(*(self._refresh(source) for source in self.sources))
 
-    async def _take(self, source: Source, slip: Slip) -> None:
-        copy = await self._shelf.take(source.id)
+    async def _take(self, source: Source, slip: ListStatus) -> None:
+        copy = await self._shelf.load(source.id)
         if copy is None:
             return
         try:
-            judged = source.judge(copy)
-        except Refusal as refusal:
+            judged = source.verify(copy)
+        except ListRejected as refusal:
             # Whoever put it there was told a lie by Redis, or another version believes more.
             self._refuse(source, refusal, "redis")
-            await self._shelf.drop(source.id, slip.digest)
+            await self._shelf.delete(source.id, slip.digest)
             return
         held = self._held.get(source)
         if held is None or judged.edition.rank >= held.edition.rank:
             self._hold(source, judged, "redis")
 
     async def _refresh(self, source: Source) -> None:
-        if not await self._shelf.claim(source.id, _CLAIM):
+        if not await self._shelf.claim_refresh(source.id, _CLAIM):
             return
-        slip = self._slips.get(source, Slip(source.id))
+        slip = self._slips.get(source, ListStatus(source.id))
         held = self._held.get(source)
         # What the server calls its copy is of use only if that is the copy held here.
         same = held is not None and held.edition.digest == slip.digest
@@ -149,16 +149,18 @@ class Library:
             if found is not None:
                 judged, had = found
                 await self._accept(source, judged)
-        except Refusal as refusal:
+        except ListRejected as refusal:
             self._refuse(source, refusal, source.url)
             again = max(LOG_LIST(slip.failures), refusal.wait)
-            await self._shelf.failed(source.id, again, f"{refusal.reason}: {refusal}")
+            await self._shelf.record_failure(source.id, again, f"{refusal.reason}: {refusal}")
             return
         if self._told.pop(source, None) is not None:
             _log.info("log list is good again", list=source.name)
-        await self._shelf.checked(source.id, _REFRESH(0), had.etag, had.modified)
+        await self._shelf.record_success(source.id, _REFRESH(0), had.etag, had.modified)
 
-    async def _fetch(self, source: Source, had: Validators) -> tuple[Judged, Validators] | None:
+    async def _fetch(
+        self, source: Source, had: Validators
+    ) -> tuple[VerifiedList, Validators] | None:
         """Get a list and its signature; None if it is the one that was had."""
         fetcher = self._fetcher(source.name)
         version = await _get(fetcher, source.setting.url, _MAX_LIST, had)
@@ -168,27 +170,29 @@ class Library:
         if source.signature_url is not None:
             try:
                 signed = await _get(fetcher, source.signature_url, _MAX_SIGNATURE, Validators())
-            except Absent as error:
-                raise Refusal("signature", str(error)) from error
+            except ListMissing as error:
+                raise ListRejected("signature", str(error)) from error
             signature = signed.body if signed is not None else b""
-        return source.judge(Copy(version.body, signature)), version.validators
+        return source.verify(RawList(version.body, signature)), version.validators
 
-    async def _accept(self, source: Source, judged: Judged) -> None:
+    async def _accept(self, source: Source, judged: VerifiedList) -> None:
         held = self._held.get(source)
         if held is not None and judged.edition.rank < held.edition.rank:
             older, newer = judged.edition.version, held.edition.version
-            raise Refusal("older", f"version {older!r} is older than {newer!r}, which is held")
+            raise ListRejected("older", f"version {older!r} is older than {newer!r}, which is held")
         if not await self._keep(source, judged):
-            raise Refusal("older", f"version {judged.edition.version!r} is older than Redis' copy")
+            raise ListRejected(
+                "older", f"version {judged.edition.version!r} is older than Redis' copy"
+            )
         if held is None or held.edition.digest != judged.edition.digest:
             self._hold(source, judged, source.url)
 
-    async def _keep(self, source: Source, judged: Judged) -> bool:
-        return await self._shelf.keep(
+    async def _keep(self, source: Source, judged: VerifiedList) -> bool:
+        return await self._shelf.store(
             source.id, source.name, source.url, judged.copy, judged.edition
         )
 
-    def _hold(self, source: Source, judged: Judged, place: str) -> None:
+    def _hold(self, source: Source, judged: VerifiedList, place: str) -> None:
         self._held[source] = judged
         unreadable = judged.says.unreadable
         _log.info(
@@ -206,7 +210,7 @@ class Library:
                 first=unreadable[0],
             )
 
-    def _refuse(self, source: Source, refusal: Refusal, place: str) -> None:
+    def _refuse(self, source: Source, refusal: ListRejected, place: str) -> None:
         """Count a refusal, and tell it unless the same was told before."""
         self.refusals[source.name, refusal.reason] += 1
         if self._told.get(source) == refusal.reason:
@@ -223,7 +227,7 @@ class Library:
         )
 
 
-class Absent(Refusal):
+class ListMissing(ListRejected):
     """A server answers, but has nothing there."""
 
 
@@ -235,18 +239,18 @@ async def _get(fetcher: Fetcher, place: str, limit: int, had: Validators) -> Ver
     """
     try:
         if place.startswith(("https://", "http://")):
-            return await fetcher.get_other(place, limit, had)
+            return await fetcher.get_external(place, limit, had)
         path = Path(place.removeprefix("file://"))
         return Version(await asyncio.to_thread(_read, path, limit), Validators())
-    except TooLarge as error:
-        raise Refusal("too_large", error.summary) from error
-    except Refused as error:
-        kind = Absent if error.status in (404, 410) else Refusal
+    except ResponseTooLarge as error:
+        raise ListRejected("too_large", error.summary) from error
+    except UnexpectedStatus as error:
+        kind = ListMissing if error.status in (404, 410) else ListRejected
         raise kind("unreachable", error.summary, error.retry_after or 0.0) from error
     except LogError as error:
-        raise Refusal("unreachable", error.summary) from error
+        raise ListRejected("unreachable", error.summary) from error
     except OSError as error:
-        raise Refusal("unreachable", str(error)) from error
+        raise ListRejected("unreachable", str(error)) from error
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -11,12 +11,12 @@ from prometheus_client.registry import Collector
 
 from certbus.logs.circuit_state import State as CircuitState
 from certbus.streams.retention import Trimmer
-from certhttp.server import Answer
-from ingestor.assignment.assigned_log import Held
+from certhttp.server import Response
+from ingestor.assignment.assigned_log import AssignedLog
 from ingestor.assignment.worker import Worker
 from ingestor.loglists.catalog import Catalog
-from ingestor.metrics import PREFIX, Meter
-from ingestor.redis_retry import Patience
+from ingestor.metrics import PREFIX, Metrics
+from ingestor.redis_retry import RedisRetry
 from ingestor.verification.alerts import AlarmKind, State
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -30,7 +30,7 @@ _KINDS: Final[Sequence[AlarmKind]] = [
 class WorkerCollector(Collector):
     """Reads a worker's numbers."""
 
-    def __init__(self, worker: Worker, patience: Patience, reloads: Mapping[str, int]) -> None:
+    def __init__(self, worker: Worker, patience: RedisRetry, reloads: Mapping[str, int]) -> None:
         self._reloads = reloads
         self._worker = worker
         self._patience = patience
@@ -45,7 +45,7 @@ class WorkerCollector(Collector):
             "them; and that it has yet to begin (`waiting`).",
             labels=["state"],
         )
-        held_back = sum(held.follower.guard.holds_back for held in worker.held)
+        held_back = sum(held.follower.guard.is_blocking for held in worker.held)
         states.add_metric(["followed"], len(worker.held))
         states.add_metric(["held"], held_back)
         states.add_metric(["waiting"], worker.waiting)
@@ -117,7 +117,7 @@ class ListCollector(Collector):
         yield from (ages, refusals)
 
 
-def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
+def _logs(followed: Sequence[AssignedLog]) -> Iterator[Metric]:
     def gauge(name: str, what: str, *more: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"{PREFIX}_{name}", what, labels=["log", *more])
 
@@ -156,7 +156,7 @@ def _logs(followed: Sequence[Held]) -> Iterator[Metric]:
     yield from (alarms, stale)
 
 
-def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:
+def _named(followed: Sequence[AssignedLog]) -> Iterator[tuple[str, AssignedLog]]:
     """The logs by names of which no two are the same: operators of logs choose them."""
     names = Counter(held.follower.log.name for held in followed)
     for held in followed:
@@ -165,13 +165,13 @@ def _named(followed: Sequence[Held]) -> Iterator[tuple[str, Held]]:
 
 
 def metrics(
-    meter: Meter,
+    meter: Metrics,
     worker: Worker,
     catalog: Catalog,
-    patience: Patience,
+    patience: RedisRetry,
     reloads: Mapping[str, int],
     trimmer: Trimmer,
-) -> Callable[[], Answer]:
+) -> Callable[[], Response]:
     """Make what writes the metrics of this process as text."""
     # No series beside each counter that says when it began.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -180,4 +180,4 @@ def metrics(
     registry.register(ListCollector(catalog))
     registry.register(MarksCollector(trimmer))
     ProcessCollector(registry=registry)
-    return lambda: Answer(200, CONTENT_TYPE, generate_latest(registry))
+    return lambda: Response(200, CONTENT_TYPE, generate_latest(registry))

@@ -6,10 +6,10 @@ from typing import Any, Final
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certhttp.server import Answer, json, text
-from ingestor.assignment.assigned_log import Held
+from certhttp.server import Response, json_response, text_response
+from ingestor.assignment.assigned_log import AssignedLog
 from ingestor.assignment.worker import Worker
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 
 _PATIENCE: Final = 1.0  # seconds for Redis to answer
 
@@ -23,25 +23,25 @@ class Health:
         worker: has the logs.
     """
 
-    def __init__(self, redis: Redis, patience: Patience, worker: Worker) -> None:
+    def __init__(self, redis: Redis, patience: RedisRetry, worker: Worker) -> None:
         self._redis = redis
         self._patience = patience
         self._worker = worker
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> Response:
         """OK, or why not. That it answers at all shows that the event loop turns."""
         problem = await self._problem()
-        return text("OK") if problem is None else json(503, _unhealthy(problem))
+        return text_response("OK") if problem is None else json_response(503, _unhealthy(problem))
 
-    async def deep_answer(self) -> Answer:
+    async def deep_answer(self) -> Response:
         """The same with each log that this ingestor follows."""
         problem = await self._problem()
         logs = [_told(held) for held in self._worker.held]
         troubled = sum(log["last_error"] is not None for log in logs)
         if problem is not None:
-            return json(503, {**_unhealthy(problem), "logs": logs})
+            return json_response(503, {**_unhealthy(problem), "logs": logs})
         status = "degraded" if troubled else "healthy"
-        return json(200, {"status": status, "redis": "connected", "logs": logs})
+        return json_response(200, {"status": status, "redis": "connected", "logs": logs})
 
     async def _problem(self) -> str | None:
         try:
@@ -58,7 +58,7 @@ def _unhealthy(problem: str) -> dict[str, Any]:
     return {"status": "unhealthy", "reason": f"redis: {problem}"}
 
 
-def _told(held: Held) -> dict[str, Any]:
+def _told(held: AssignedLog) -> dict[str, Any]:
     follower = held.follower
     health, breaker, lag = follower.health, follower.breaker, follower.lag
     return {

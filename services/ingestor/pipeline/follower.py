@@ -16,16 +16,22 @@ import structlog
 from certbus.cluster_health import BARREN
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
-from ingestor.client.errors import BadAnswer, Lie, LogError, TileGone, Unproven
+from ingestor.client.errors import (
+    IntegrityViolation,
+    InvalidResponse,
+    LogError,
+    ProofUnavailable,
+    TileGone,
+)
 from ingestor.client.interface import LogClient
-from ingestor.client.log_availability import Breaker
+from ingestor.client.log_availability import LogAvailability
 from ingestor.log import Log
-from ingestor.pipeline.poll_schedule import Quiet, next_poll
-from ingestor.pipeline.prefetch import Window, windows
-from ingestor.pipeline.publish import Moved, Pipeline
+from ingestor.pipeline.poll_schedule import IdleBackoff, next_poll
+from ingestor.pipeline.prefetch import Window, prefetch_windows
+from ingestor.pipeline.publish import PositionChanged, WindowPublisher
 from ingestor.pipeline.window_size import WindowSize
 from ingestor.verification.entry_proofs import Growth, parts
-from ingestor.verification.verifier import Guard
+from ingestor.verification.verifier import Verifier
 
 # Failures in a row after which an entry may be one that can never be read.
 _HOPEFUL = 4
@@ -34,7 +40,7 @@ _LATER = "; its entries are read from a tile of a larger tree, when the log has 
 _log = structlog.get_logger(__name__)
 
 
-class Pace(msgspec.Struct, frozen=True):
+class PollSettings(msgspec.Struct, frozen=True):
     """How a log is read.
 
     Attributes:
@@ -50,7 +56,7 @@ class Pace(msgspec.Struct, frozen=True):
     moment: float
 
 
-class Health(msgspec.Struct):
+class LogHealth(msgspec.Struct):
     """How the log has been answering.
 
     Attributes:
@@ -78,7 +84,7 @@ class Lag(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Unread(msgspec.Struct, frozen=True):
+class Backlog(msgspec.Struct, frozen=True):
     """Entries that could not be read.
 
     Attributes:
@@ -115,20 +121,20 @@ class Follower:
         self,
         log: Log,
         client: LogClient,
-        pipeline: Pipeline,
-        guard: Guard,
-        breaker: Breaker,
-        pace: Pace,
+        pipeline: WindowPublisher,
+        guard: Verifier,
+        breaker: LogAvailability,
+        pace: PollSettings,
     ) -> None:
         self.log = log
         self.pipeline = pipeline
         self.guard = guard
         self.breaker = breaker
-        self.health = Health()
+        self.health = LogHealth()
         self._client = client
         self._pace = pace
         self._size = WindowSize(pace.batch_size, client.tile)
-        self._unread = Unread()
+        self._unread = Backlog()
 
     @property
     def missing_issuers(self) -> int:
@@ -155,22 +161,22 @@ class Follower:
         loop = asyncio.get_running_loop()
         await self.breaker.load()
         await self.guard.load(self.pipeline.next)
-        quiet = Quiet()
+        quiet = IdleBackoff()
         while True:
-            await self.breaker.ready()
+            await self.breaker.can_poll()
             asked = loop.time()
             try:
                 newest = await self._client.tree_head()
                 if self.guard.is_signed(newest):  # anybody can say any number
-                    quiet.seen(newest.size)
+                    quiet.record(newest.size)
                     self.health.tree_size = newest.size
-                head = await self.guard.admit(newest, self.pipeline.next)
+                head = await self.guard.select_tree_head(newest, self.pipeline.next)
                 await self._catch_up(head)
             except LogError as error:
-                await self.breaker.failed(error)
-                if isinstance(error, Lie):
-                    await self.guard.alarms.lie(error, self.pipeline.next)
-            except Moved as moved:
+                await self.breaker.record_failure(error)
+                if isinstance(error, IntegrityViolation):
+                    await self.guard.alarms.violation(error, self.pipeline.next)
+            except PositionChanged as moved:
                 _log.info("redis goes on from another entry", log=self.log.name, next=moved.next)
                 await self.guard.load(moved.next)
             else:
@@ -183,7 +189,7 @@ class Follower:
         while self.pipeline.next < head.size:
             try:
                 await self._pass(head)
-            except (Lie, Unproven):
+            except (IntegrityViolation, ProofUnavailable):
                 raise
             except LogError as error:
                 self._unreadable(head)
@@ -195,11 +201,11 @@ class Follower:
     async def _pass(self, head: TreeHead) -> None:
         """Read everything up to `head`, and publish what of it is proven."""
         start, concurrency = self.pipeline.next, self._pace.concurrency
-        ahead = windows(self._client, start, head.size, self._size, concurrency)
+        ahead = prefetch_windows(self._client, start, head.size, self._size, concurrency)
         async with aclosing(ahead):
             async for run in ahead:
                 for part in parts(run):
-                    growths = await self.guard.prove(part, head)
+                    growths = await self.guard.verify(part, head)
                     if growths is not None:
                         await self._publish(part, head, growths)
 
@@ -211,13 +217,13 @@ class Follower:
             await self._look_at_yield(window)
         for error in self._client.lacking():
             await self._lacks(error)
-        await self.breaker.progressed()
-        self._unread = Unread()
+        await self.breaker.record_progress()
+        self._unread = Backlog()
 
     async def _lacks(self, error: LogError) -> None:
         """Something beside the entries is not available; they are published without it."""
-        if isinstance(error, Lie):
-            await self.guard.alarms.lie(error, self.pipeline.next)
+        if isinstance(error, IntegrityViolation):
+            await self.guard.alarms.violation(error, self.pipeline.next)
         else:
             await self.breaker.noted(error)
 
@@ -234,17 +240,17 @@ class Follower:
             f"rejected --log {shlex.quote(self.log.name)}` shows them; a log that cannot be read "
             f"is dropped by `certstream-server retire {shlex.quote(self.log.name)} --now`"
         )
-        await self.breaker.noted(BadAnswer(self.log.name, self.log.base, problem))
+        await self.breaker.noted(InvalidResponse(self.log.name, self.log.base, problem))
 
     def _unreadable(self, head: TreeHead) -> None:
         """Note that the entries to publish next cannot be read; ask for fewer of them."""
         first = self.pipeline.next
         if first != self._unread.first:
-            self._unread = Unread(first)
+            self._unread = Backlog(first)
         if self._unread.times > 0:
             self._size.unreadable()
         end = self._size.end(first, head.size)
-        self._unread = Unread(first, end, self._unread.times + 1)
+        self._unread = Backlog(first, end, self._unread.times + 1)
 
     @property
     def _way_out(self) -> str:
@@ -252,11 +258,13 @@ class Follower:
         first, end, times = self._unread.first, self._unread.end, self._unread.times
         if times < _HOPEFUL or end - first > self._size.least:
             return ""
-        return f" (entry {first}, {times} times; if it never can be read, {self.log.way_past(end)})"
+        return (
+            f" (entry {first}, {times} times; if it never can be read, {self.log.skip_hint(end)})"
+        )
 
     async def _reached(self, head: TreeHead) -> None:
         """Note that everything up to `head` is published."""
         self.health.successes += 1
         self.health.caught_up = time.time()
-        self.guard.reached()
-        await self.breaker.caught_up(head.size)
+        self.guard.mark_verified()
+        await self.breaker.record_idle(head.size)

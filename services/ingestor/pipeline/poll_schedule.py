@@ -19,7 +19,7 @@ LONGEST = 32
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def moments() -> Iterator[float]:
+def poll_phases() -> Iterator[float]:
     """Moments of an interval, as parts of it."""
     return (n * _GOLDEN % 1 for n in count())
 
@@ -40,14 +40,14 @@ def next_poll(asked: float, interval: float, moment: float) -> float:
     return due - late if late < interval / 2 else due - late + interval
 
 
-class Quiet:
+class IdleBackoff:
     """How long a log has not grown, in polls."""
 
     def __init__(self) -> None:
         self._size = -1
         self._polls = 0
 
-    def seen(self, size: int) -> None:
+    def record(self, size: int) -> None:
         """The log has shown a tree of that size."""
         self._polls = 0 if size > self._size else self._polls + 1
         # A replica that is behind has not grown when it has caught up.

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 import msgspec
 
 from ctparse.entry import Entry, Rejected
-from ingestor.client.errors import TooLarge
+from ingestor.client.errors import ResponseTooLarge
 from ingestor.client.interface import LogClient
 from ingestor.pipeline.window_size import WindowSize
 
@@ -30,7 +30,7 @@ class Window(msgspec.Struct, frozen=True):
     entries: list[Entry | Rejected]
 
 
-async def windows(
+async def prefetch_windows(
     client: LogClient, start: int, head: int, size: WindowSize, concurrency: int
 ) -> AsyncGenerator[list[Window]]:
     """Every window of [start, head), in order, in runs of at most `concurrency`.
@@ -94,7 +94,7 @@ async def _fetch(client: LogClient, start: int, end: int, size: WindowSize) -> W
         asked = min(step, end - at)
         try:
             answer = await client.entries(at, at + asked)
-        except TooLarge:
+        except ResponseTooLarge:
             if asked <= size.least:
                 raise
             size.too_large(asked)

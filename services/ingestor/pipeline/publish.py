@@ -25,12 +25,12 @@ from certbus.logs.leases import Lease, Leases
 from certbus.streams.batch import (
     MAX_BYTES,
     MAX_MESSAGES,
+    AlreadyPublished,
     Batch,
     Fenced,
     Missing,
     Outcome,
     Published,
-    Repeated,
     Stale,
 )
 from certbus.streams.publisher import Publisher
@@ -38,8 +38,8 @@ from ctparse.entry import Entry, Rejected, Unreadable
 from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import Message, MessageWriter
 from ingestor.cpu import LARGE, Cpu, Slices
-from ingestor.metrics import LogMeter
-from ingestor.redis_retry import Patience
+from ingestor.metrics import LogMetrics
+from ingestor.redis_retry import RedisRetry
 from ingestor.verification.entry_proofs import Growth
 
 LIVE_MESSAGES = 64
@@ -53,7 +53,7 @@ class LeaseLost(Exception):
     """Another worker owns the log now."""
 
 
-class Moved(Exception):
+class PositionChanged(Exception):
     """Redis goes on from another index than we do; `next` says where."""
 
     def __init__(self, next_index: int) -> None:
@@ -61,7 +61,7 @@ class Moved(Exception):
         self.next = next_index
 
 
-class Tally(msgspec.Struct):
+class EntryCounts(msgspec.Struct):
     """What became of the entries of a log, under this lease.
 
     Attributes:
@@ -77,7 +77,7 @@ class Tally(msgspec.Struct):
     problems: int = 0
 
 
-class Pipeline:
+class WindowPublisher:
     """Publishes the windows of one log, under one lease.
 
     Args:
@@ -105,15 +105,15 @@ class Pipeline:
         leases: Leases,
         lease: Lease,
         writer: MessageWriter,
-        patience: Patience,
-        meter: LogMeter,
+        patience: RedisRetry,
+        meter: LogMetrics,
         cpu: Cpu | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.lease = lease
         self.next = lease.next
         self.newest: float | None = None
-        self.tally = Tally()
+        self.tally = EntryCounts()
         self.barren: int | None = None
         self._publisher = publisher
         self._leases = leases
@@ -150,7 +150,7 @@ class Pipeline:
         digests = await self._cpu.run(size, _digests, entries)
         # One question for the whole window; a certificate that is twice in it is asked for once.
         asked = [digest for digest in dict.fromkeys(digests) if digest]
-        known = await self._patience(partial(self._publisher.known, asked))
+        known = await self._patience(partial(self._publisher.find_known, asked))
         done = {digest for digest, is_known in zip(asked, known, strict=True) if is_known}
         at = 0
         caught_up = first + len(entries) >= head.size
@@ -248,13 +248,13 @@ class Pipeline:
             match await self._patience(partial(self._try, lease, batch)):
                 case Published():
                     break
-                case Repeated(positions=positions):
-                    batch = without(batch, positions)
+                case AlreadyPublished(positions=positions):
+                    batch = drop_indexes(batch, positions)
                 case Stale(next=next_index):
                     if next_index == batch.next:  # it had arrived; only the reply was lost
                         break
                     self.next = next_index
-                    raise Moved(next_index)
+                    raise PositionChanged(next_index)
                 case Missing():
                     await self.restore(lease)
                 case Fenced() if self.lease is lease:
@@ -275,9 +275,9 @@ class Pipeline:
         try:
             outcome = await self._publisher.publish(lease, batch)
         except (RedisError, OSError) as error:
-            self._meter.tried(error, time.perf_counter() - began)
+            self._meter.observe_publish(error, time.perf_counter() - began)
             raise
-        self._meter.tried(outcome, time.perf_counter() - began)
+        self._meter.observe_publish(outcome, time.perf_counter() - began)
         return outcome
 
     async def restore(self, lease: Lease) -> None:
@@ -313,7 +313,7 @@ def _newest(entries: Sequence[Entry | Rejected]) -> float | None:
     return None if last is None else last.timestamp / 1000
 
 
-def without(batch: Batch, positions: Collection[int]) -> Batch:
+def drop_indexes(batch: Batch, positions: Collection[int]) -> Batch:
     """The batch less the messages that were published elsewhere meanwhile: duplicates now."""
     gone = frozenset(positions)
     kept = [message for position, message in enumerate(batch.messages) if position not in gone]

@@ -20,13 +20,13 @@ from typing import Literal
 import structlog
 
 from certbus.ids import new_event
-from certbus.logs.tree_state import Ledger
-from ingestor.client.errors import Lie, LieKind, Unproven
+from certbus.logs.tree_state import TreeStateStore
+from ingestor.client.errors import IntegrityViolation, ProofUnavailable, ViolationKind
 from ingestor.log import Log
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 
 State = Literal["proven", "unsigned", "unproven", "lying", "off"]
-AlarmKind = LieKind | Literal["no_proof"]
+AlarmKind = ViolationKind | Literal["no_proof"]
 
 TOLD = 600.0
 """Seconds for which nothing more is said of a kind of lie that was told."""
@@ -34,7 +34,7 @@ TOLD = 600.0
 _log = structlog.get_logger(__name__)
 
 
-class Alarms:
+class IntegrityAlerts:
     """The alarms of one log, while one worker follows it.
 
     Args:
@@ -52,8 +52,8 @@ class Alarms:
     def __init__(
         self,
         log: Log,
-        ledger: Ledger,
-        patience: Patience,
+        ledger: TreeStateStore,
+        patience: RedisRetry,
         *,
         enforced: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -70,7 +70,7 @@ class Alarms:
         self._below = True  # whether Redis may say that the newest tree head was a smaller one
 
     @property
-    def lying(self) -> bool:
+    def violating(self) -> bool:
         """Whether a lie stands."""
         return bool(self._standing - {"no_proof"})
 
@@ -79,9 +79,13 @@ class Alarms:
         """Whether proofs are missing."""
         return "no_proof" in self._standing
 
-    def way_out(self, error: Lie | Unproven, next_index: int) -> str:
+    def way_out(self, error: IntegrityViolation | ProofUnavailable, next_index: int) -> str:
         """What becomes of the entries, and what an operator can do: the end of `last_error`."""
-        if isinstance(error, Lie) and error.kind in ("rewound", "forged_precert", "wrong_issuer"):
+        if isinstance(error, IntegrityViolation) and error.kind in (
+            "rewound",
+            "forged_precert",
+            "wrong_issuer",
+        ):
             return {
                 "rewound": f"; nothing is published until the log has more than {next_index} "
                 'entries; for a log that was wiped, see "A log that begins anew" in the runbook',
@@ -95,7 +99,7 @@ class Alarms:
             "ct_log.integrity, publishes them unproven"
         )
 
-    async def lie(self, lie: Lie, next_index: int) -> None:
+    async def violation(self, lie: IntegrityViolation, next_index: int) -> None:
         """The log has lied, while the entry `next_index` was the next to publish."""
         if lie.kind in self._standing:
             return
@@ -111,11 +115,13 @@ class Alarms:
                 problem=lie.what,
                 entries=self._fate(lie.kind),
             )
-        alarm = partial(self._ledger.alarm, self._log.id, lie.kind, lie.what, lie.heads, keep=new)
+        alarm = partial(
+            self._ledger.record_violation, self._log.id, lie.kind, lie.what, lie.heads, keep=new
+        )
         error = lie.summary + self.way_out(lie, next_index)
         await self._patience(partial(alarm, event=new_event(), error=error))
 
-    async def no_proof(self, error: Unproven, next_index: int) -> None:
+    async def no_proof(self, error: ProofUnavailable, next_index: int) -> None:
         """The log has given no proof for so long that somebody should know."""
         if "no_proof" in self._standing:
             return
@@ -127,7 +133,9 @@ class Alarms:
             problem=error.problem + way_out,
             entries=self._fate("no_proof"),
         )
-        kept = partial(self._ledger.no_proof, self._log.id, error.problem + way_out, error.heads)
+        kept = partial(
+            self._ledger.record_missing_proof, self._log.id, error.problem + way_out, error.heads
+        )
         summary = error.summary + way_out
         await self._patience(partial(kept, event=new_event(), error=summary))
 
@@ -135,17 +143,17 @@ class Alarms:
         """The log has shown a tree head older than one before."""
         self.stale_heads += 1
         self._below = True
-        await self._patience(partial(self._ledger.stale, self._log.id, new_event()))
+        await self._patience(partial(self._ledger.record_stale_head, self._log.id, new_event()))
 
-    def proven(self) -> None:
+    def recovered(self) -> None:
         """Something was proven: what was wrong is over."""
         self._standing &= {"rewound"}
 
-    async def as_large_as_ever(self) -> None:
+    async def size_recovered(self) -> None:
         """The log has shown a tree head as large as the one followed."""
         self._standing.discard("rewound")
         if self._below:
-            await self._patience(partial(self._ledger.as_large_as_ever, self._log.id))
+            await self._patience(partial(self._ledger.clear_stale_head, self._log.id))
             self._below = False
 
     def _fate(self, kind: AlarmKind) -> str:

@@ -5,7 +5,7 @@ said so several times, for some while. One that was believed before is believed 
 gives a proof. What is no answer at all (an outage) says nothing.
 """
 
-from ingestor.client.errors import BadAnswer, LogError, Refused
+from ingestor.client.errors import InvalidResponse, LogError, UnexpectedStatus
 
 _ATTEMPTS = 3
 # Seconds before a log is asked for a proof to start from again, if its entries are published
@@ -14,7 +14,7 @@ _PAUSE = 60.0
 _LONGEST_PAUSE = 3600.0
 
 
-class Refusals:
+class MissingProofPolicy:
     """Those of one log.
 
     Args:
@@ -35,7 +35,7 @@ class Refusals:
         self._pause = _PAUSE
         self._not_before = 0.0
 
-    def believed(self, error: LogError, now: float) -> bool:
+    def accepted(self, error: LogError, now: float) -> bool:
         """Count one; say whether asking again is no use, as far as anybody can tell."""
         if self._enforced and not _is_refusal(error):
             return False
@@ -44,24 +44,24 @@ class Refusals:
             self._since = now
         return self.mute or (self._count >= _ATTEMPTS and now - self._since >= self._hope)
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Forget them: something was proven, or another tree head is tried."""
         self._count = 0
 
-    def given(self) -> None:
+    def record(self) -> None:
         """The log has given a proof."""
         self.mute = False
 
     def proven(self) -> None:
         """Something was proven, with a proof or without."""
-        self.begin_anew()
+        self.reset()
         self._pause = _PAUSE
 
-    def may_ask(self, now: float) -> bool:
+    def can_request(self, now: float) -> bool:
         """Whether it may be asked for a proof to start from."""
         return now >= self._not_before
 
-    def leave_alone(self, now: float) -> None:
+    def back_off(self, now: float) -> None:
         """Ask for none to start from for a while, longer each time."""
         self._not_before = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -69,6 +69,6 @@ class Refusals:
 
 def _is_refusal(error: LogError) -> bool:
     """Whether a log says that it has no proof; else it said nothing, and may have one."""
-    if isinstance(error, Refused):
+    if isinstance(error, UnexpectedStatus):
         return 400 <= error.status < 500 and error.status != 429
-    return isinstance(error, BadAnswer)
+    return isinstance(error, InvalidResponse)

@@ -12,7 +12,7 @@ from ingestor.client.errors import LogError
 from ingestor.client.interface import LogClient
 
 
-async def contradict(client: LogClient, smaller: TreeHead, larger: TreeHead) -> bool | None:
+async def check_split_view(client: LogClient, smaller: TreeHead, larger: TreeHead) -> bool | None:
     """Ask the log whether the larger tree continues the smaller one.
 
     Args:

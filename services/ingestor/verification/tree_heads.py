@@ -25,15 +25,15 @@ from ctparse.tree_head import TreeHead
 _REMEMBERED = 256
 
 
-class Newer(msgspec.Struct, frozen=True):
+class Advanced(msgspec.Struct, frozen=True):
     """It has more leaves than the one followed, or is the first."""
 
 
-class Same(msgspec.Struct, frozen=True):
+class Unchanged(msgspec.Struct, frozen=True):
     """It is about the tree that is followed."""
 
 
-class Split(msgspec.Struct, frozen=True):
+class Conflicting(msgspec.Struct, frozen=True):
     """It contradicts another one that the log has signed.
 
     Attributes:
@@ -43,7 +43,7 @@ class Split(msgspec.Struct, frozen=True):
     other: TreeHead
 
 
-class Older(msgspec.Struct, frozen=True):
+class Regressed(msgspec.Struct, frozen=True):
     """It has fewer leaves than the one followed.
 
     Attributes:
@@ -52,13 +52,13 @@ class Older(msgspec.Struct, frozen=True):
     """
 
     proven: bool
-    rewound: bool
+    exceeds_mmd: bool
 
 
-Verdict = Newer | Same | Split | Older
+Verdict = Advanced | Unchanged | Conflicting | Regressed
 
 
-class Heads:
+class TreeHeadTracker:
     """Judges the tree heads of one log, and chooses among them.
 
     Args:
@@ -69,69 +69,69 @@ class Heads:
     """
 
     def __init__(self, mmd: float) -> None:
-        self.followed: TreeHead | None = None
+        self.verified: TreeHead | None = None
         self._mmd = mmd
-        self._pursued: TreeHead | None = None
+        self._target: TreeHead | None = None
         self._proven: OrderedDict[int, TreeHead] = OrderedDict()
         self._below_since: float | None = None
 
-    def below_for(self, seconds: float, now: float) -> None:
+    def restore_regressed_since(self, seconds: float, now: float) -> None:
         """For so long, until now, the log has shown smaller heads than the one followed only."""
         self._below_since = now - seconds
 
-    def receive(self, head: TreeHead, now: float) -> Verdict:
+    def classify(self, head: TreeHead, now: float) -> Verdict:
         """Judge a tree head that the log has shown.
 
         Args:
             head: with a signature that was verified, if the log's key is known.
             now: seconds, of a clock that only goes on.
         """
-        for other in (self.followed, self._pursued, self._proven.get(head.size)):
+        for other in (self.verified, self._target, self._proven.get(head.size)):
             if other is not None and other.size == head.size and other.root != head.root:
-                return Split(other)
-        followed = self.followed
+                return Conflicting(other)
+        followed = self.verified
         if followed is not None and head.size < followed.size:
             return self._older(head, now)
         self._below_since = None
         if followed is None or head.size > followed.size:
-            return Newer()
-        return Same()
+            return Advanced()
+        return Unchanged()
 
-    def choose(self, head: TreeHead, known: int) -> TreeHead:
+    def select_target(self, head: TreeHead, known: int) -> TreeHead:
         """Choose the tree to catch up with.
 
         Args:
             head: what the log has just shown, judged to be no lie.
             known: leaves that need no proof any more.
         """
-        followed, pursued = self.followed, self._pursued
+        followed, pursued = self.verified, self._target
         if followed is not None and known < followed.size:
             # The frontier proves a larger tree only from where the one followed ends.
             return followed
         if pursued is None or pursued.size <= known or known < head.size < pursued.size:
             pursued = head if followed is None or head.size >= followed.size else followed
-        self._pursued = pursued
+        self._target = pursued
         return pursued
 
-    def give_up(self) -> None:
+    def drop_target(self) -> None:
         """Pursue another head than until now: the newest, when one is chosen next."""
-        self._pursued = None
+        self._target = None
 
-    def follow(self, head: TreeHead) -> None:
+    def accept(self, head: TreeHead) -> None:
         """A tree head has been proven: follow it, unless a larger one is followed."""
-        if self.followed is None or head.size > self.followed.size:
-            self.followed = head
+        if self.verified is None or head.size > self.verified.size:
+            self.verified = head
         self._proven[head.size] = head
         if len(self._proven) > _REMEMBERED:
             self._proven.popitem(last=False)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Begin anew, after a lie that the operator only wants to be told of."""
-        self.followed = self._pursued = None
+        self.verified = self._target = None
         self._proven.clear()
 
-    def _older(self, head: TreeHead, now: float) -> Older:
+    def _older(self, head: TreeHead, now: float) -> Regressed:
         if self._below_since is None:
             self._below_since = now
         known = head.size == 0 or head.size in self._proven
-        return Older(known, now - self._below_since > self._mmd)
+        return Regressed(known, now - self._below_since > self._mmd)

@@ -17,7 +17,7 @@ MOST = 1 << 20
 """Entries of a survey: 32 MiB of hashes."""
 
 
-class Survey:
+class TwoPassCheck:
     """The leaves from a frontier to a tree head.
 
     Args:
@@ -41,7 +41,7 @@ class Survey:
             return "open"
         return "right" if self._frontier.root() == self.target.root else "wrong"
 
-    def look(self, first: int, leaves: Sequence[bytes]) -> None:
+    def read(self, first: int, leaves: Sequence[bytes]) -> None:
         """Add what is new of consecutive leaves; after an interruption some were seen before.
 
         Args:
@@ -52,7 +52,7 @@ class Survey:
         self._frontier.extend(unseen)
         self._leaves += b"".join(unseen)
 
-    def differs(self, first: int, leaves: Sequence[bytes]) -> int | None:
+    def mismatch(self, first: int, leaves: Sequence[bytes]) -> int | None:
         """Index of the first of consecutive leaves that is not what it was; None if all are."""
         at = (first - self._start) * HASH_BYTES
         for index, leaf in enumerate(leaves, first):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from certbus.logs.tree_state import Ledger
+from certbus.logs.tree_state import TreeStateStore
 from certconf.settings import Integrity
 from ctparse.certificate import MAX_BYTES, CertificateReader
 from ctparse.entry import Entry, IncompleteChain, Rejected, Unreadable
@@ -26,18 +26,24 @@ from ctparse.merkle import BadProof, Frontier
 from ctparse.precert import is_committed
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
 from ctparse.tree_head import TreeHead
-from ingestor.client.errors import Lie, LieKind, LogError, Unproven
+from ingestor.client.errors import IntegrityViolation, LogError, ProofUnavailable, ViolationKind
 from ingestor.client.interface import Inclusion, LogClient
 from ingestor.cpu import LARGE, Cpu, Slices
 from ingestor.log import Log
 from ingestor.pipeline.prefetch import Window
-from ingestor.redis_retry import Patience
-from ingestor.verification.alerts import Alarms, State
+from ingestor.redis_retry import RedisRetry
+from ingestor.verification.alerts import IntegrityAlerts, State
 from ingestor.verification.entry_proofs import Growth, doubtful, grown, joined, leaves, unknown
-from ingestor.verification.missing_proofs import Refusals
-from ingestor.verification.split_view import contradict
-from ingestor.verification.tree_heads import Heads, Newer, Older, Same, Split
-from ingestor.verification.two_pass import MOST, Survey
+from ingestor.verification.missing_proofs import MissingProofPolicy
+from ingestor.verification.split_view import check_split_view
+from ingestor.verification.tree_heads import (
+    Advanced,
+    Conflicting,
+    Regressed,
+    TreeHeadTracker,
+    Unchanged,
+)
+from ingestor.verification.two_pass import MOST, TwoPassCheck
 
 
 def check_signature(log: Log, key: LogKey | None, head: TreeHead) -> None:
@@ -51,10 +57,12 @@ def check_signature(log: Log, key: LogKey | None, head: TreeHead) -> None:
     try:
         verify_tree_head(key, head)
     except BadSignature as error:
-        raise Lie(log.name, log.base, "bad_signature", str(error), (head,)) from error
+        raise IntegrityViolation(
+            log.name, log.base, "bad_signature", str(error), (head,)
+        ) from error
 
 
-class Guard:
+class Verifier:
     """Guards one log, while one worker follows it.
 
     Args:
@@ -78,13 +86,13 @@ class Guard:
         client: LogClient,
         key: LogKey | None,
         mode: Integrity,
-        ledger: Ledger,
-        patience: Patience,
+        ledger: TreeStateStore,
+        patience: RedisRetry,
         hope: float,
         cpu: Cpu | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.alarms = Alarms(log, ledger, patience, enforced=mode == "enforce")
+        self.alarms = IntegrityAlerts(log, ledger, patience, enforced=mode == "enforce")
         self._log = log
         self._client = client
         self._key = key
@@ -94,28 +102,28 @@ class Guard:
         self._clock = clock
         self._cpu = cpu or Cpu()
         self._slices = Slices(self._cpu)
-        self._heads = Heads(log.mmd)
+        self._heads = TreeHeadTracker(log.mmd)
         self._frontier: Frontier | None = None
-        self._survey: Survey | None = None
+        self._survey: TwoPassCheck | None = None
         self._signed: TreeHead | None = None  # the last one whose signature was verified
         self._next = 0  # index of the next entry to publish
         self._unreachable = False  # whether the tree pursued cannot be read to its end
         self._sure = False  # whether anything was proven, and nothing published unproven since
-        self._refusals = Refusals(hope, enforced=mode == "enforce")
+        self._refusals = MissingProofPolicy(hope, enforced=mode == "enforce")
 
     @property
     def state(self) -> State:
         """What the directory should say of the log."""
         if self._mode == "off":
             return "off"
-        if self.alarms.lying:
+        if self.alarms.violating:
             return "lying"
         if self.alarms.unproven or not self._sure:
             return "unproven"
         return "unsigned" if self._key is None else "proven"
 
     @property
-    def holds_back(self) -> bool:
+    def is_blocking(self) -> bool:
         """Whether nothing of the log is published for now."""
         return self._mode == "enforce" and self.state in {"unproven", "lying"}
 
@@ -123,15 +131,15 @@ class Guard:
         """Go on from where Redis says the log's tree stands."""
         if self._mode == "off":
             return
-        kept = await self._patience(partial(self._ledger.kept, self._log.id, next_index))
+        kept = await self._patience(partial(self._ledger.load, self._log.id, next_index))
         self._frontier = self._survey = None
         if kept is None:
             return
         self._frontier = kept.frontier
         if kept.tree_head is not None:
-            self._heads.follow(kept.tree_head)
+            self._heads.accept(kept.tree_head)
         if kept.below_for is not None:
-            self._heads.below_for(kept.below_for, self._clock())
+            self._heads.restore_regressed_since(kept.below_for, self._clock())
 
     def is_signed(self, head: TreeHead) -> bool:
         """Whether the log has signed a tree head, as far as that is looked at."""
@@ -143,7 +151,7 @@ class Guard:
             return False
         return True
 
-    async def admit(self, head: TreeHead, next_index: int) -> TreeHead:
+    async def select_tree_head(self, head: TreeHead, next_index: int) -> TreeHead:
         """Decide which tree to catch up with, now that the log has shown this head.
 
         Args:
@@ -167,17 +175,17 @@ class Guard:
             if self._survey is not None:
                 return self._survey.target
             starts = self._frontier is None
-            target = self._heads.choose(head, next_index - starts)
-            if starts and next_index <= target.size and self._refusals.may_ask(self._clock()):
+            target = self._heads.select_target(head, next_index - starts)
+            if starts and next_index <= target.size and self._refusals.can_request(self._clock()):
                 await self._start(next_index, target)
             if self._frontier is None and self._mode == "warn":
                 return head  # nothing is proven for now: read what there is
-        except (Lie, Unproven) as error:
-            await self._bear(error)
+        except (IntegrityViolation, ProofUnavailable) as error:
+            await self._handle_failure(error)
             return head
         return target
 
-    async def prove(
+    async def verify(
         self, run: Sequence[Window], target: TreeHead
     ) -> Sequence[Growth | None] | None:
         """Prove consecutive windows, the first of which begins where the frontier ends.
@@ -203,20 +211,20 @@ class Guard:
             self._refuse_unknown(run)
             if not await self._is_proven(frontier, hashes, run, target):
                 return None
-        except (Lie, Unproven) as error:
-            await self._bear(error)
+        except (IntegrityViolation, ProofUnavailable) as error:
+            await self._handle_failure(error)
             return [None] * len(run)
-        self._heads.follow(target)
+        self._heads.accept(target)
         self._proven()
         for window in run:
-            await self._sift(window)
+            await self._check_precerts(window)
         return [Growth(frontier, each) for each in hashes]
 
     def unreachable(self) -> None:
         """The tree pursued cannot be read to its end: go for the newest one."""
         self._unreachable = True
         self._survey = None
-        self._heads.give_up()
+        self._heads.drop_target()
 
     async def _pass_over(self, head: TreeHead) -> None:
         """Follow a newer tree although the one followed is not reached, if it continues that one.
@@ -224,45 +232,45 @@ class Guard:
         Raises:
             Lie: it does not.
         """
-        followed = self._heads.followed
+        followed = self._heads.verified
         if followed is not None and self._next < followed.size < head.size:
-            match await contradict(self._client, followed, head):
+            match await check_split_view(self._client, followed, head):
                 case True:
                     raise self._split(followed, head)
                 case None:
                     return
-            self._heads.follow(head)
+            self._heads.accept(head)
         if followed is None or followed.size <= head.size:
             self._unreachable = False
 
-    def reached(self) -> None:
+    def mark_verified(self) -> None:
         """Everything up to the tree head is published."""
         if self._frontier is not None:
             self._proven()
 
-    async def _bear(self, error: Lie | Unproven) -> None:
+    async def _handle_failure(self, error: IntegrityViolation | ProofUnavailable) -> None:
         """Tell what is wrong, and bear it if that is what the operator wants.
 
         Raises:
             Lie, Unproven: the same, if not; or because a proof may still come.
         """
         enforced = self._mode == "enforce"
-        if isinstance(error, Lie):
+        if isinstance(error, IntegrityViolation):
             self._survey = None
-            self._heads.give_up()
-            await self.alarms.lie(error, self._next)
+            self._heads.drop_target()
+            await self.alarms.violation(error, self._next)
         elif not error.certain:
             raise error
         else:
-            self._refusals.begin_anew()
-            self._heads.give_up()
+            self._refusals.reset()
+            self._heads.drop_target()
             await self.alarms.no_proof(error, self._next)
         if enforced:
             error.problem += self.alarms.way_out(error, self._next)
             raise error
         self._frontier, self._sure = None, False
-        self._heads.forget()
-        self._refusals.leave_alone(self._clock())
+        self._heads.clear()
+        self._refusals.back_off(self._clock())
 
     def _refuse_unknown(self, run: Sequence[Window]) -> None:
         """Without one of its leaves, nothing can be said of a tree."""
@@ -270,11 +278,11 @@ class Guard:
             if (entry := unknown(window)) is not None:
                 problem = (
                     f"the leaf of entry {entry.index} is not known ({entry.reason}); "
-                    f"{self._log.way_past(entry.index + 1)}"
+                    f"{self._log.skip_hint(entry.index + 1)}"
                 )
-                raise Unproven(self._log.name, self._log.base, problem, certain=True)
+                raise ProofUnavailable(self._log.name, self._log.base, problem, certain=True)
 
-    async def _sift(self, window: Window) -> None:
+    async def _check_precerts(self, window: Window) -> None:
         """Reject submitted precertificates that are not those of their leaves.
 
         Only the leaf is in the tree. One that is forged, or of an odd encoding, is no reason to
@@ -297,7 +305,7 @@ class Guard:
                 # A Precertificate Signing Certificate may have issued it: no lie is shown.
                 problem = f"{problem}, as far as its chain is known: {error}"
             else:
-                await self.alarms.lie(self._lie("forged_precert", problem), self._next)
+                await self.alarms.violation(self._lie("forged_precert", problem), self._next)
             if self._mode == "enforce":
                 rejected = Rejected(entry.index, problem, entry.certificate, entry.leaf)
                 window.entries[position] = rejected
@@ -310,18 +318,18 @@ class Guard:
             IncompleteChain: its issuer, which may make a difference, is not known.
         """
         if len(entry.certificate) <= LARGE:
-            return _is_forged(entry, self._client.chain)
-        return await self._slices.in_thread(_is_forged, entry, self._client.chain)
+            return _is_forged(entry, self._client.issuer_chain)
+        return await self._slices.in_thread(_is_forged, entry, self._client.issuer_chain)
 
     async def _judge(self, head: TreeHead) -> None:
         if head != self._signed:
             check_signature(self._log, self._key, head)
             self._signed = head
-        followed = self._heads.followed
-        match self._heads.receive(head, self._clock()):
-            case Split(other):
+        followed = self._heads.verified
+        match self._heads.classify(head, self._clock()):
+            case Conflicting(other):
                 raise self._split(other, head)
-            case Older(proven, rewound) if followed is not None:
+            case Regressed(proven, rewound) if followed is not None:
                 await self.alarms.stale()
                 if not proven:
                     await self._confirm(head, followed)
@@ -331,17 +339,17 @@ class Guard:
                         f"more than {self._log.mmd:g} s ago"
                     )
                     lie = self._lie("rewound", problem, followed, head)
-                    await self.alarms.lie(lie, self._next)
-            case Newer() | Same():
-                await self.alarms.as_large_as_ever()
+                    await self.alarms.violation(lie, self._next)
+            case Advanced() | Unchanged():
+                await self.alarms.size_recovered()
 
     async def _confirm(self, older: TreeHead, followed: TreeHead) -> None:
         """Prove that an older tree head is consistent; a replica that is behind may not know."""
-        match await contradict(self._client, older, followed):
+        match await check_split_view(self._client, older, followed):
             case True:
                 raise self._split(older, followed)
             case False:
-                self._heads.follow(older)
+                self._heads.accept(older)
 
     async def _start(self, next_index: int, target: TreeHead) -> None:
         """Get the frontier from the proof of the last entry before it."""
@@ -354,7 +362,7 @@ class Guard:
             )
         except BadProof as error:
             raise await self._disproved(target, "wrong_proof", str(error)) from error
-        self._heads.follow(target)
+        self._heads.accept(target)
         self._proven()
 
     async def _is_proven(
@@ -368,22 +376,22 @@ class Guard:
         if self._survey is None:
             try:
                 await self._prove(grown(frontier, hashes), hashes[-1][-1], run, target)
-            except Unproven as error:
+            except ProofUnavailable as error:
                 too_many = target.size - frontier.size > MOST
                 if too_many or not error.certain or self._mode != "enforce":
                     raise
-                self._survey, self._refusals.mute = Survey(frontier, target), True
+                self._survey, self._refusals.mute = TwoPassCheck(frontier, target), True
             else:
                 return True
         survey = self._survey
         if survey.state == "right":
             for window, each in zip(run, hashes, strict=True):
-                if (index := survey.differs(window.first, each)) is not None:
+                if (index := survey.mismatch(window.first, each)) is not None:
                     problem = f"entry {index} is another one than a moment ago"
                     raise self._lie("wrong_leaf", problem, target)
             return True
         for window, each in zip(run, hashes, strict=True):
-            survey.look(window.first, each)
+            survey.read(window.first, each)
         if survey.state == "wrong":
             problem = f"entries {frontier.size} to {target.size - 1} do not lead to its root"
             raise await self._disproved(target, "root_mismatch", problem)
@@ -401,7 +409,7 @@ class Guard:
             return
         unproven = f"{what}: no proof that the tree of {target.size} has them"
         proof = await self._inclusion(unproven, frontier.size, target, last)
-        self._refusals.given()
+        self._refusals.record()
         try:
             if joined(frontier, last, proof.leaf, proof.path, target):
                 return
@@ -418,12 +426,12 @@ class Guard:
             return await self._client.inclusion(size - 1, target.size, last)
         except LogError as error:
             problem = f"{problem} ({error.problem})"
-            certain = self._refusals.believed(error, self._clock())
-            raise Unproven(
+            certain = self._refusals.accepted(error, self._clock())
+            raise ProofUnavailable(
                 self._log.name, error.url, problem, (target,), certain=certain
             ) from error
 
-    async def _mismatch(self, size: int, last: bytes, target: TreeHead) -> LieKind:
+    async def _mismatch(self, size: int, last: bytes, target: TreeHead) -> ViolationKind:
         """Find out what is wrong if entries lead to another root: they are, if that has proofs."""
         try:
             shown = await self._client.inclusion(size - 1, target.size, last)
@@ -432,26 +440,28 @@ class Guard:
             return "root_mismatch"
         return "wrong_leaf"
 
-    async def _disproved(self, target: TreeHead, kind: LieKind, problem: str) -> Lie:
+    async def _disproved(
+        self, target: TreeHead, kind: ViolationKind, problem: str
+    ) -> IntegrityViolation:
         """Name a lie, unless it is that the tree head is not of the tree followed."""
-        followed = self._heads.followed
+        followed = self._heads.verified
         if followed is None or not 0 < followed.size < target.size:
             return self._lie(kind, problem, target)
-        if await contradict(self._client, followed, target):
+        if await check_split_view(self._client, followed, target):
             return self._split(followed, target)
         return self._lie(kind, problem, followed, target)
 
-    def _split(self, first: TreeHead, second: TreeHead) -> Lie:
+    def _split(self, first: TreeHead, second: TreeHead) -> IntegrityViolation:
         problem = f"tree heads of {first.size} and {second.size} entries are not of one tree"
         return self._lie("split", problem, first, second)
 
-    def _lie(self, kind: LieKind, problem: str, *heads: TreeHead) -> Lie:
-        return Lie(self._log.name, self._log.base, kind, problem, heads)
+    def _lie(self, kind: ViolationKind, problem: str, *heads: TreeHead) -> IntegrityViolation:
+        return IntegrityViolation(self._log.name, self._log.base, kind, problem, heads)
 
     def _proven(self) -> None:
         self._sure = True
         self._refusals.proven()
-        self.alarms.proven()
+        self.alarms.recovered()
 
 
 def _is_forged(entry: Entry, resolve: Callable[[bytes], Sequence[bytes]]) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.syntax import Syntax
 
-from certconf import Config, ConfigError, locate
-from certconf.errors import Origin, Problem
-from certconf.flatten import shown
+from certconf import Config, ConfigError, find_config_file
+from certconf.errors import ConfigProblem, SourceLocation
+from certconf.flatten import flatten
 from certhttp.address import UNIX
 from launcher import options
 from launcher.commands.up.port_check import unusable
@@ -39,7 +39,7 @@ def run(chosen: argparse.Namespace) -> int:
     Raises:
         certconf.ConfigError: with everything that is wrong with it.
     """
-    config, origins = locate(chosen.config, os.environ, options.overrides_of(chosen))
+    config, origins = find_config_file(chosen.config, os.environ, options.overrides_of(chosen))
     if chosen.check:
         _check_addresses(config, origins)
         for notice in config.notices:
@@ -57,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _check_addresses(config: Config, origins: Mapping[str, Origin]) -> None:
+def _check_addresses(config: Config, origins: Mapping[str, SourceLocation]) -> None:
     """Find out whether this machine can listen where it is told to, or does.
 
     Raises:
@@ -68,8 +68,10 @@ def _check_addresses(config: Config, origins: Mapping[str, Origin]) -> None:
         host, _, port = config.admin.rpartition(":")
         asked.append(("admin", host.removeprefix("[").removesuffix("]"), int(port)))
     problems = [
-        Problem(
-            origins.get(key, Origin(_DEFAULT)), key, f"cannot listen on {host} port {port}: {why}"
+        ConfigProblem(
+            origins.get(key, SourceLocation(_DEFAULT)),
+            key,
+            f"cannot listen on {host} port {port}: {why}",
         )
         for key, host, port in asked
         if (why := unusable(host, port)) is not None
@@ -78,24 +80,24 @@ def _check_addresses(config: Config, origins: Mapping[str, Origin]) -> None:
         raise ConfigError(tuple(problems))
 
 
-def as_json(config: Config, origins: Mapping[str, Origin]) -> dict[str, Any]:
+def as_json(config: Config, origins: Mapping[str, SourceLocation]) -> dict[str, Any]:
     """The settings by their dotted names, with value and origin; and what there is to tell."""
     return {
         "file": None if config.file is None else str(config.file),
         "settings": {
             key: {"value": value, "origin": str(origins.get(key, _DEFAULT))}
-            for key, value in shown(config).items()
+            for key, value in flatten(config).items()
         },
         "notices": list(config.notices),
     }
 
 
-def as_yaml(config: Config, origins: Mapping[str, Origin]) -> Iterator[str]:
+def as_yaml(config: Config, origins: Mapping[str, SourceLocation]) -> Iterator[str]:
     """The lines of a config.yaml that says the same, each with the origin of its value."""
     yield "# Each value and where it was said: default, file:line, variable or command line."
     yield from (f"# note: {notice}" for notice in config.notices)
     begun: list[str] = []
-    for key, value in shown(config).items():
+    for key, value in flatten(config).items():
         *sections, name = key.split(".")
         for depth, section in enumerate(sections):
             if begun[: depth + 1] != sections[: depth + 1]:
@@ -117,5 +119,5 @@ def _flow(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _commented(line: str, origin: Origin | None) -> str:
+def _commented(line: str, origin: SourceLocation | None) -> str:
     return f"{line:<{_COLUMN}}  # {origin or _DEFAULT}"

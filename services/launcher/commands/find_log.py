@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from certbus.cluster import LogStatus
 
 
-class NoSuchLog(Exception):
+class UnknownLog(Exception):
     """No log is called so, or several are. Says which there are."""
 
 
-def choose(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
+def find_log(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
     """Find a log by its name (in any case), URL or id.
 
     Raises:
@@ -22,14 +22,14 @@ def choose(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
         return found[0]
     if found:
         ids = ", ".join(log.log_id for log in found)
-        raise NoSuchLog(f"{len(found)} logs are called {wanted!r}; use an id: {ids}")
+        raise UnknownLog(f"{len(found)} logs are called {wanted!r}; use an id: {ids}")
     if not logs:
-        raise NoSuchLog("this Redis knows no log yet")
+        raise UnknownLog("this Redis knows no log yet")
     near = {name: log for log in logs for name in _names(log)}
     guesses = difflib.get_close_matches(wanted.casefold(), near, n=3, cutoff=0.5)
     among = [near[guess] for guess in guesses] or logs
     shown = ", ".join(sorted({repr(log.name or log.log_id) for log in among}))
-    raise NoSuchLog(
+    raise UnknownLog(
         f"no log is called {wanted!r}: {'did you mean' if guesses else 'there are'} {shown}"
     )
 

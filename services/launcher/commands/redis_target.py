@@ -12,9 +12,9 @@ from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Config
 from launcher import options
-from launcher.runtime.embedded_redis import running
-from launcher.runtime.runtime_dir import DEMO_STATE, place_of
-from launcher.terminal import harmless
+from launcher.runtime.embedded_redis import find_running
+from launcher.runtime.runtime_dir import DEMO_STATE, runtime_dir_path
+from launcher.terminal import escape_control_chars
 
 Work = Callable[[Redis, Keys], Awaitable[int]]
 
@@ -43,13 +43,15 @@ def run_with_redis(chosen: argparse.Namespace, name: str, work: Work) -> int:
     try:
         return asyncio.run(with_client())
     except redis.exceptions.RedisError as error:
-        print(f"certstream-server: Redis: {harmless(str(error))}", file=sys.stderr)
+        print(f"certstream-server: Redis: {escape_control_chars(str(error))}", file=sys.stderr)
         return 1
 
 
 def _embedded(config: Config) -> str | None:
     """The Redis of a running `up`, or of an `up --demo`, which has its state elsewhere."""
-    return running(config.state_dir) or running(place_of(config.host, config.port) / DEMO_STATE)
+    return find_running(config.state_dir) or find_running(
+        runtime_dir_path(config.host, config.port) / DEMO_STATE
+    )
 
 
 def _nothing_runs(config: Config) -> str:

@@ -11,11 +11,11 @@ from redis.asyncio import Redis
 
 from certbus.cluster import snapshot
 from certbus.keys import Keys
-from certbus.streams.rejected import Rejection, rejections
+from certbus.streams.rejected import RejectedEntry, read_rejected
 from launcher import options
-from launcher.commands.find_log import NoSuchLog, choose
+from launcher.commands.find_log import UnknownLog, find_log
 from launcher.commands.redis_target import run_with_redis
-from launcher.terminal import harmless, print_json
+from launcher.terminal import escape_control_chars, print_json
 
 _LIMIT = 50
 
@@ -60,15 +60,15 @@ def run(chosen: argparse.Namespace) -> int:
     async def work(client: Redis, keys: Keys) -> int:
         logs = (await snapshot(client, keys)).logs
         try:
-            wanted = choose(logs, chosen.log).log_id if chosen.log else None
-        except NoSuchLog as error:
+            wanted = find_log(logs, chosen.log).log_id if chosen.log else None
+        except UnknownLog as error:
             _complain(str(error))
             return 1
-        found = (r async for r in rejections(client, keys) if wanted in {None, r.log_id})
+        found = (r async for r in read_rejected(client, keys) if wanted in {None, r.log_id})
         if chosen.raw is not None:
             return await _write_raw(found, chosen.log, chosen.raw)
         names = {log.log_id: log.name or log.url for log in logs}
-        shown: list[Rejection] = []
+        shown: list[RejectedEntry] = []
         async for rejection in found:
             shown.append(rejection)
             if len(shown) == chosen.limit:
@@ -84,7 +84,7 @@ def run(chosen: argparse.Namespace) -> int:
         return 0
 
 
-async def _write_raw(found: AsyncIterator[Rejection], log: str, index: int) -> int:
+async def _write_raw(found: AsyncIterator[RejectedEntry], log: str, index: int) -> int:
     async for rejection in found:
         if rejection.index != index or rejection.last is not None:
             continue
@@ -102,7 +102,7 @@ def _complain(problem: str) -> None:
     print(f"certstream-server: {problem}", file=sys.stderr)
 
 
-def _print(shown: list[Rejection], names: Mapping[str, str], *, as_json: bool) -> None:
+def _print(shown: list[RejectedEntry], names: Mapping[str, str], *, as_json: bool) -> None:
     lines = [_line(rejection, names) for rejection in shown]
     if as_json:
         for line in lines:
@@ -114,10 +114,10 @@ def _print(shown: list[Rejection], names: Mapping[str, str], *, as_json: bool) -
     rows = [
         (
             f"{line.time:%Y-%m-%d %H:%M:%S}",
-            harmless(line.log),
+            escape_control_chars(line.log),
             f"{line.index}" if line.index == line.last else f"{line.index}-{line.last}",
             "skipped" if line.skipped else f"{line.size:,}",
-            harmless(line.reason),
+            escape_control_chars(line.reason),
         )
         for line in lines
     ]
@@ -130,7 +130,7 @@ def _print(shown: list[Rejection], names: Mapping[str, str], *, as_json: bool) -
         )
 
 
-def _line(rejection: Rejection, names: Mapping[str, str]) -> _Line:
+def _line(rejection: RejectedEntry, names: Mapping[str, str]) -> _Line:
     return _Line(
         log=names.get(rejection.log_id) or rejection.log_id,
         log_id=rejection.log_id,

@@ -9,10 +9,10 @@ from redis.asyncio import Redis
 
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.logs.registry import Retirement, Roll
-from launcher.commands.find_log import NoSuchLog, choose
+from certbus.logs.registry import LogRegistry, Retirement
+from launcher.commands.find_log import UnknownLog, find_log
 from launcher.commands.redis_target import run_with_redis
-from launcher.terminal import harmless
+from launcher.terminal import escape_control_chars
 
 _NO_REASON = "retired by an operator"
 
@@ -33,20 +33,23 @@ def run(chosen: argparse.Namespace) -> int:
 
     async def work(client: Redis, keys: Keys) -> int:
         try:
-            log = choose((await snapshot(client, keys)).logs, chosen.log)
-        except NoSuchLog as error:
+            log = find_log((await snapshot(client, keys)).logs, chosen.log)
+        except UnknownLog as error:
             print(f"certstream-server: {error}", file=sys.stderr)
             return 1
-        roll = Roll(client, keys)
+        roll = LogRegistry(client, keys)
         problem = await (_undo(roll, log) if chosen.undo else _retire(roll, log, chosen))
         if problem is not None:
-            print(f"certstream-server: {harmless(f'{log.name}: {problem}')}", file=sys.stderr)
+            print(
+                f"certstream-server: {escape_control_chars(f'{log.name}: {problem}')}",
+                file=sys.stderr,
+            )
         return 1 if problem is not None else 0
 
     return run_with_redis(chosen, "retire", work)
 
 
-async def _retire(roll: Roll, log: LogStatus, chosen: argparse.Namespace) -> str | None:
+async def _retire(roll: LogRegistry, log: LogStatus, chosen: argparse.Namespace) -> str | None:
     """Returns why not."""
     # What it takes to follow it, for workers that do not know it (`ingestor.log.Log`).
     known = {
@@ -63,14 +66,14 @@ async def _retire(roll: Roll, log: LogStatus, chosen: argparse.Namespace) -> str
         over = f"it is {log.state} already: {log.retired_why}"
         return over if log.retired_why else "it is not known any more"
     done = "dropped" if chosen.now or log.next is None else "drained, then dropped"
-    print(f"{harmless(log.name)}: {done}: {chosen.reason}")
+    print(f"{escape_control_chars(log.name)}: {done}: {chosen.reason}")
     return None
 
 
-async def _undo(roll: Roll, log: LogStatus) -> str | None:
+async def _undo(roll: LogRegistry, log: LogStatus) -> str | None:
     """Returns why not."""
-    if await roll.revive(log.log_id, "command"):
-        print(f"{harmless(log.name)}: followed again, from entry {log.next}")
+    if await roll.unretire(log.log_id, "command"):
+        print(f"{escape_control_chars(log.name)}: followed again, from entry {log.next}")
         return None
     if log.retired_why:
         return (

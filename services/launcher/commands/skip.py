@@ -7,11 +7,11 @@ from redis.asyncio import Redis
 
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.logs.skip import CannotSkip, skip
+from certbus.logs.skip import SkipRejected, skip
 from launcher import options
-from launcher.commands.find_log import NoSuchLog, choose
+from launcher.commands.find_log import UnknownLog, find_log
 from launcher.commands.redis_target import run_with_redis
-from launcher.terminal import harmless
+from launcher.terminal import escape_control_chars
 
 _NO_REASON = "skipped by an operator"
 
@@ -32,8 +32,8 @@ def run(chosen: argparse.Namespace) -> int:
 
     async def find(client: Redis, keys: Keys) -> int:
         try:
-            found.append(choose((await snapshot(client, keys)).logs, chosen.log))
-        except NoSuchLog as error:
+            found.append(find_log((await snapshot(client, keys)).logs, chosen.log))
+        except UnknownLog as error:
             print(f"certstream-server: {error}", file=sys.stderr)
             return 1
         return 0
@@ -51,11 +51,11 @@ def run(chosen: argparse.Namespace) -> int:
 async def _skip(client: Redis, keys: Keys, log: LogStatus, end: int, reason: str) -> int:
     try:
         done = await skip(client, keys, log.log_id, end, reason)
-    except CannotSkip as error:
-        print(f"certstream-server: {harmless(f'{log.name}: {error}')}", file=sys.stderr)
+    except SkipRejected as error:
+        print(f"certstream-server: {escape_control_chars(f'{log.name}: {error}')}", file=sys.stderr)
         return 1
     many = f"{done.end - done.first} entries" if done.end - done.first > 1 else "1 entry"
-    name = harmless(log.name)
+    name = escape_control_chars(log.name)
     print(f"{name}: skipped {many}, {done.first} to {done.end - 1}; it goes on at {done.end}")
     return 0
 
@@ -65,9 +65,9 @@ def _confirmed(log: LogStatus, end: int) -> bool:
     most = max(log.tree_size or 0, log.newest or 0)
     if log.next is None or not log.next < end <= most:
         return True  # there is nothing to ask: the answer will be why not
-    print(harmless(f"log       {log.name}  {log.url}"))
+    print(escape_control_chars(f"log       {log.name}  {log.url}"))
     if log.last_error:
-        print(harmless(f"trouble   {log.last_error}"))
+        print(escape_control_chars(f"trouble   {log.last_error}"))
     print(f"skip      {end - log.next} entries, {log.next} to {end - 1}: never to be streamed")
     try:
         answer = input("skip them? [y/N] ")

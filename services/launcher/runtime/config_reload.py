@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
-from certconf import Config, ConfigError, Present
-from certconf.reload_policy import Service, change
+from certconf import Config, ConfigError, ConfigHolder
+from certconf.reload_policy import Service, diff
 from launcher.runtime import logging_setup
 from launcher.runtime.file_watch import watch
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 _STDERR: Final = 2
 
 
-def hold_hang_ups() -> None:
+def block_sighup() -> None:
     """Block SIGHUP: one that arrives stays pending until it is unblocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
@@ -33,7 +33,7 @@ def release_hang_ups() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
-class Reloader:
+class ConfigReloader:
     """Keeps a service's configuration up to date.
 
     Args:
@@ -47,7 +47,7 @@ class Reloader:
     def __init__(
         self,
         service: Service,
-        present: Present,
+        present: ConfigHolder,
         read: Callable[[], Config],
         *,
         pass_on: Callable[[], None] | None = None,
@@ -61,7 +61,7 @@ class Reloader:
         self._due = asyncio.Event()
         self._had_terminal = sys.stderr.isatty()
 
-    def listen(self) -> None:
+    def install_handlers(self) -> None:
         """Take SIGHUP for a reason to read the configuration, from now on."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         release_hang_ups()
@@ -93,7 +93,7 @@ class Reloader:
             for problem in error.problems:
                 log.error("configuration refused, the one before stays", why=str(problem))
             return
-        changed = change(self._service, present.config, wanted)
+        changed = diff(self._service, present.config, wanted)
         for notice in wanted.notices:
             if not self._quiet and notice not in present.config.notices:
                 log.warning("configuration", notice=notice)

@@ -49,11 +49,11 @@ _OTHERS = 0o077  # permissions of everybody but the owner
 log = structlog.get_logger(__name__)
 
 
-class StateInUse(Exception):
+class StateDirInUse(Exception):
     """Another process uses the state directory. Says which."""
 
 
-class CannotStart(Exception):
+class StartError(Exception):
     """There is no redis-server, or it does not start. Says why, and what to do."""
 
 
@@ -182,13 +182,13 @@ class EmbeddedRedis:
                         return
         except TimeoutError:
             await self._stop()
-            raise CannotStart(
+            raise StartError(
                 f"redis-server did not answer within {_START_TIMEOUT:.0f} s ({unanswered}); "
                 f"see {self._log_path}"
             ) from None
         finally:
             await client.aclose()
-        raise CannotStart(
+        raise StartError(
             f"redis-server ended with status {process.returncode}:\n{_tail(self._log_path)}"
         )
 
@@ -228,7 +228,7 @@ class EmbeddedRedis:
             yield
         except OSError as error:
             where = error.filename or self._dir
-            raise CannotStart(
+            raise StartError(
                 f"the state directory {self._dir} cannot be used: {where}: {error.strerror}. "
                 "Mend that, or set another one: state_dir, CERTSTREAM_STATE_DIR or --state-dir"
             ) from None
@@ -249,7 +249,7 @@ class EmbeddedRedis:
         except BlockingIOError:
             owner = os.read(lock, 20).decode("ascii", "replace") or "unknown"
             os.close(lock)
-            raise StateInUse(
+            raise StateDirInUse(
                 f"{self._dir} is in use by process {owner}: stop that one first, or give this "
                 "one another state directory"
             ) from None
@@ -268,7 +268,7 @@ class EmbeddedRedis:
             except BlockingIOError:
                 if asyncio.get_running_loop().time() > deadline:
                     os.close(lock)
-                    raise CannotStart(
+                    raise StartError(
                         f"a redis-server of an earlier run still holds {self._dir}/redis.lock and "
                         "does not end: see `fuser` of that file, and end it"
                     ) from None
@@ -299,7 +299,7 @@ class EmbeddedRedis:
         return os.fdopen(os.open(self._log_path, flags, 0o600), "ab")
 
 
-def running(state_dir: Path) -> str | None:
+def find_running(state_dir: Path) -> str | None:
     """URL of the redis-server that runs with this state directory; None if none does."""
     try:
         lock = os.open(state_dir.expanduser() / "redis.lock", os.O_RDONLY)
@@ -329,7 +329,7 @@ def find_executable() -> str:
         binary = Path(spec.origin).parent / "bin" / "redis-server"
         if os.access(binary, os.X_OK):
             return str(binary)
-    raise CannotStart(
+    raise StartError(
         "no redis-server found: install one (apt install redis-server), install "
         "certstream-server[embedded], or give the address of a Redis with CERTSTREAM_REDIS_URL"
     )
@@ -356,7 +356,7 @@ def _arguments(directory: Path, socket: Path, max_memory: int) -> list[str]:
 
 def _before_exec() -> Callable[[], None]:
     """Make what the server does before exec: its files are for its user alone."""
-    bind = end_with_parent()
+    bind = exit_with_parent()
 
     def in_child() -> None:
         os.umask(0o077)
@@ -366,7 +366,7 @@ def _before_exec() -> Callable[[], None]:
     return in_child
 
 
-def end_with_parent() -> Callable[[], None] | None:
+def exit_with_parent() -> Callable[[], None] | None:
     """Make what runs in the child before exec: let the kernel end it when its parent ends.
 
     Linux only; elsewhere an orphan is ended by the next owner.

@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 
 import structlog
 
-from launcher.terminal import harmless
+from launcher.terminal import escape_control_chars
 
 FORMATS: Final = ("auto", "console", "json")
 
@@ -121,20 +121,22 @@ def _renderers(*, console: bool) -> list[Any]:
 
 def _harmless(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Escape what a terminal would obey, in the event, its values and a stack."""
-    return {harmless(name): _without_controls(value, name) for name, value in event.items()}
+    return {
+        escape_control_chars(name): _without_controls(value, name) for name, value in event.items()
+    }
 
 
 def _without_controls(value: Any, name: str) -> Any:
     """A value of an event; one that is no string is shown by its repr, which escapes by itself."""
     keep = "\n\t" if name in {"exception", "stack"} else ""
-    return harmless(value, keep) if isinstance(value, str) else value
+    return escape_control_chars(value, keep) if isinstance(value, str) else value
 
 
 def _traceback(output: TextIO, info: structlog.typing.ExcInfo) -> None:
     """Write a traceback for a person, its messages escaped (`exception_formatter` of structlog)."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, info)
-    output.write(harmless(text.getvalue(), keep="\n\t"))
+    output.write(escape_control_chars(text.getvalue(), keep="\n\t"))
 
 
 def _has_colors() -> bool:

@@ -16,9 +16,9 @@ import uvloop
 from certbus.connection import UnsuitableServer
 from certbus.streams.publisher import UnsupportedFormat
 from certconf import Config
-from certconf.flatten import shown
+from certconf.flatten import flatten
 from launcher.runtime import logging_setup
-from launcher.runtime.config_reload import Reloader, hold_hang_ups
+from launcher.runtime.config_reload import ConfigReloader, block_sighup
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ Serve = Callable[[asyncio.Event], Awaitable[object]]
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def run(serve: Serve, reloader: Reloader | None = None) -> None:
+def run(serve: Serve, reloader: ConfigReloader | None = None) -> None:
     """Run `serve` until it returns; SIGINT and SIGTERM set the event it is given.
 
     A second signal ends the process at once: whoever asks twice does not want to wait.
@@ -39,7 +39,7 @@ def run(serve: Serve, reloader: Reloader | None = None) -> None:
     uvloop.run(_until_signalled(serve, reloader))
 
 
-def run_or_explain(serve: Serve, reloader: Reloader | None = None) -> int:
+def run_reporting_errors(serve: Serve, reloader: ConfigReloader | None = None) -> int:
     """`run` for a process of its own.
 
     It ends with `serve`: a name look-up that hangs, in a thread that nobody can stop, would hold
@@ -73,7 +73,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def _until_signalled(serve: Serve, reloader: Reloader | None) -> None:
+async def _until_signalled(serve: Serve, reloader: ConfigReloader | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -88,16 +88,16 @@ async def _until_signalled(serve: Serve, reloader: Reloader | None) -> None:
     if reloader is None:
         await serve(stop)
         return
-    reloader.listen()
+    reloader.install_handlers()
     reloading = asyncio.create_task(reloader.run())
     try:
         await serve(stop)
     finally:
         reloading.cancel()
-        hold_hang_ups()  # the loop removes its handler when it closes
+        block_sighup()  # the loop removes its handler when it closes
 
 
-async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def run_until_signal(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     """Do `work` until it is done, or cancel it when `stop` is set; what it raises is raised."""
     working = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
@@ -120,18 +120,18 @@ def prepare(name: str, config: Config, log_format: str, parent_pid: int | None) 
         parent_pid: the supervisor to end with; it has logged the notices already.
     """
     if parent_pid is not None:
-        die_with(parent_pid)
-    allow_connections()
+        exit_with_parent(parent_pid)
+    raise_file_limit()
     logging_setup.configure(config.log_level, log_format, name)
     if parent_pid is None:
-        usual = shown(Config())
-        said = {key: value for key, value in shown(config).items() if value != usual[key]}
+        usual = flatten(Config())
+        said = {key: value for key, value in flatten(config).items() if value != usual[key]}
         log.debug("settings other than the defaults", settings=said)
         for notice in config.notices:
             log.warning("configuration", notice=notice)
 
 
-def allow_connections() -> None:
+def raise_file_limit() -> None:
     """Let this process open as many files as it may at all: each connection is one.
 
     The soft limit that it begins with is often 1024, for programs that still use select(2).
@@ -140,7 +140,7 @@ def allow_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def die_with(parent_pid: int) -> None:
+def exit_with_parent(parent_pid: int) -> None:
     """Let the kernel kill this process when its parent dies, even by SIGKILL.
 
     Nothing is lost by dying so: what is not in Redis yet is read again.

@@ -41,7 +41,7 @@ _LINE_BYTES: Final = 1 << 20
 _LOOK_EVERY: Final = 0.02  # seconds between two looks whether a child handles a signal by now
 
 
-class Child(msgspec.Struct, frozen=True):
+class ChildSpec(msgspec.Struct, frozen=True):
     """A process to keep running.
 
     Attributes:
@@ -57,7 +57,7 @@ class Child(msgspec.Struct, frozen=True):
     answers: Callable[[], Awaitable[bool]] | None = None
 
 
-class Running:
+class ProcessGroup:
     """The children that read their configuration again on SIGHUP, while they run.
 
     SIGHUP ends a process that has no handler for it, and a child gets none from its parent: its
@@ -85,11 +85,11 @@ class Running:
 
 
 async def keep_running(
-    child: Child,
+    child: ChildSpec,
     *,
     on_line: Callable[[str], None] | None = None,
     grace: float = GRACE,
-    running: Running | None = None,
+    running: ProcessGroup | None = None,
 ) -> None:
     """Run a child, again and again, until cancelled; then stop it.
 
@@ -99,7 +99,7 @@ async def keep_running(
         grace: seconds the child gets to end by itself when this is cancelled.
         running: the child is among them while it runs; None if nobody wants to know.
     """
-    running = running or Running()
+    running = running or ProcessGroup()
     pause = FIRST_PAUSE
     while True:
         born = time.monotonic()
@@ -115,7 +115,7 @@ async def keep_running(
 
 
 async def _run(
-    child: Child, on_line: Callable[[str], None] | None, grace: float, running: Running
+    child: ChildSpec, on_line: Callable[[str], None] | None, grace: float, running: ProcessGroup
 ) -> int:
     with running.child() as due:
         process = await asyncio.create_subprocess_exec(
@@ -168,7 +168,9 @@ def _catches(pid: int, number: signal.Signals, age: float) -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-async def _stop_if_silent(child: Child, process: asyncio.subprocess.Process, grace: float) -> None:
+async def _stop_if_silent(
+    child: ChildSpec, process: asyncio.subprocess.Process, grace: float
+) -> None:
     if child.answers is None:
         return
     heard = time.monotonic()

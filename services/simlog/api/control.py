@@ -22,12 +22,12 @@ import msgspec
 
 from simlog.api.log_list import Edition, LogList
 from simlog.fault_types import AnyFault
-from simlog.faults.active import Switches
+from simlog.faults.active import ActiveFaults
 from simlog.http_server import Refused, Request, Response
 
 
 def respond(
-    switches: Switches, logs: Sequence[str], lists: Mapping[str, LogList], request: Request
+    switches: ActiveFaults, logs: Sequence[str], lists: Mapping[str, LogList], request: Request
 ) -> Response:
     """Answer a request to /control.
 
@@ -54,7 +54,7 @@ def respond(
     return Response(body, "application/json")
 
 
-def _switch(switches: Switches, logs: Sequence[str], request: Request) -> None:
+def _switch(switches: ActiveFaults, logs: Sequence[str], request: Request) -> None:
     now = time.time()
     match request.method:
         case "GET":

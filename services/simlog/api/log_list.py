@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Meta
 
-from simlog.ctlog.log import ECDSA, Log, LogKey, Shown
+from simlog.ctlog.log import ECDSA, Log, LogKey, ServedLog
 from simlog.ctlog.static_ct import origin
 from simlog.http_server import Refused, Response
-from simlog.seeded import draw
+from simlog.seeded import choose
 from simlog.world import World
 
 
@@ -152,7 +152,7 @@ class LogList:
         }
         return yaml.safe_dump(content, sort_keys=False).encode()
 
-    def url_of(self, log: Shown) -> str:
+    def url_of(self, log: ServedLog) -> str:
         """Where a log is read: its URL, or its monitoring prefix."""
         return f"{self._url}/{log.spec.name}/"
 
@@ -195,7 +195,7 @@ class LogList:
 
 
 def _key(seed: int, label: str) -> ec.EllipticCurvePrivateKey:
-    secret = int.from_bytes(draw(seed, label, 0, 31))
+    secret = int.from_bytes(choose(seed, label, 0, 31))
     return ec.derive_private_key(secret, ec.SECP256R1())
 
 

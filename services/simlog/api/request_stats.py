@@ -79,7 +79,7 @@ class Traffic(msgspec.Struct):
                 del counted.buckets[:-BUCKETS_KEPT]
 
 
-def nothing_yet(logs: Iterable[LogSpec]) -> Traffic:
+def empty_counts(logs: Iterable[LogSpec]) -> Traffic:
     """Start to count."""
     logs = tuple(logs)
     return Traffic({log.operator: Counted() for log in logs}, {log.name: Counted() for log in logs})

@@ -22,10 +22,10 @@ from simlog.api import control, request_stats
 from simlog.api.load import Load
 from simlog.api.log_list import LogList
 from simlog.ctlog import rfc6962
-from simlog.ctlog.log import Shown
+from simlog.ctlog.log import ServedLog
 from simlog.ctlog.static_ct import StaticLog
-from simlog.faults.inject import Troubled
-from simlog.faults.misbehaviour import Lies
+from simlog.faults.inject import FaultInjector
+from simlog.faults.misbehaviour import Misbehaviour
 from simlog.http_server import Refused, Request, Response
 from simlog.oracle import ground_truth
 from simlog.spec import LogSpec
@@ -48,10 +48,10 @@ class Routes:
         self._list = LogList(world, url)
         self._unsigned = LogList(world, url, signed=False)
         self._lists = {"log_list": self._list, "unsigned_list": self._unsigned}
-        self._lies = Lies(world.spec.seed)
-        self._troubled = Troubled(world.spec, world.switches, world.heads, self._lies)
+        self._lies = Misbehaviour(world.spec.seed)
+        self._troubled = FaultInjector(world.spec, world.switches, world.heads, self._lies)
         self.load = Load()
-        self._traffic = request_stats.nothing_yet(world.spec.logs)
+        self._traffic = request_stats.empty_counts(world.spec.logs)
         self._static = {
             name: StaticLog(log.spec, world.spec, issuers)
             for name, log in world.logs.items()
@@ -92,7 +92,7 @@ class Routes:
             return endpoint(request)
         raise Refused(404, f"nothing at {request.path}; / says what there is")
 
-    def _endpoints_of_log(self, log: Shown, path: str, query: Mapping[str, str]) -> Response:
+    def _endpoints_of_log(self, log: ServedLog, path: str, query: Mapping[str, str]) -> Response:
         if log.spec.kind == "static-ct":
             return self._static[log.spec.name].respond(log, path, self._list.url_of(log))
         if tiles := self._static.get(log.spec.name):
@@ -103,7 +103,7 @@ class Routes:
 
     def _record(self) -> Response:
         lines = chain(self._world.record(), list(self._lies.told.values()))
-        return Response(ground_truth.write(lines), "application/x-ndjson")
+        return Response(ground_truth.write_jsonl(lines), "application/x-ndjson")
 
     def _heads(self) -> Response:
         shown = {name: list(heads.shown) for name, heads in self._world.heads.items()}

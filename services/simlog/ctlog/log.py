@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from simlog.ctlog.tree import Tree, leaf_hash
-from simlog.pki.certificates import Certificate, Certificates, damaged
-from simlog.seeded import draw
+from simlog.pki.certificates import Certificate, Certificates, malformed_certificate
+from simlog.seeded import choose
 from simlog.spec import LogSpec
 
 ECDSA = ec.ECDSA(SHA256(), deterministic_signing=True)
@@ -31,7 +31,7 @@ class LogKey:
     """The key that makes a log a log (RFC 6962 section 3.2): ECDSA on P-256, from the seed."""
 
     def __init__(self, seed: int, name: str) -> None:
-        secret = int.from_bytes(draw(seed, f"log key {name}", 0, 31))
+        secret = int.from_bytes(choose(seed, f"log key {name}", 0, 31))
         self._private = ec.derive_private_key(secret, ec.SECP256R1())
         self.public = self._private.public_key().public_bytes(
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
@@ -105,7 +105,7 @@ class Provable(Protocol):
         """The first hashes of a tile."""
 
 
-class Shown(Protocol):
+class ServedLog(Protocol):
     """What a log shows, and all that its endpoints are made of: a `Log`, for an honest one."""
 
     @property
@@ -165,10 +165,10 @@ class Log:
         """The entry at an index that exists."""
         certificate = self._certificates.make(self._numbers[index])
         if index in self._malformed:
-            certificate = damaged(certificate, f"{self.spec.name}/{index}")
+            certificate = malformed_certificate(certificate, f"{self.spec.name}/{index}")
         return self._entry(index, certificate)
 
-    def impostor(self, index: int) -> Entry:
+    def lookalike_entry(self, index: int) -> Entry:
         """What that entry would be with a certificate that was never submitted anywhere."""
         is_final = not self._certificates.make(self._numbers[index]).is_precert
         never_submitted = -2 * (index + 1) + is_final

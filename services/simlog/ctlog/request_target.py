@@ -19,7 +19,7 @@ PARTS: Mapping[str, Part] = {
 NOTHING = range(0)
 
 
-class Asked(msgspec.Struct, frozen=True):
+class RequestTarget(msgspec.Struct, frozen=True):
     """One request.
 
     Attributes:
@@ -35,15 +35,15 @@ class Asked(msgspec.Struct, frozen=True):
     entries: range
 
 
-def understand(path: str, query: Mapping[str, str], max_entries: int) -> Asked:
+def classify_request(path: str, query: Mapping[str, str], max_entries: int) -> RequestTarget:
     """Tell what is asked for. Nonsense asks for no entries; the log itself refuses it."""
     if path.startswith("issuer/"):
-        return Asked(path, query, "issuers", NOTHING)
+        return RequestTarget(path, query, "issuers", NOTHING)
     if tile := named_tile(path):
         is_data = tile.level == "data"
         first = tile.n * TILE
         entries = range(first, first + tile.width) if is_data else NOTHING
-        return Asked(path, query, "entries" if is_data else "proofs", entries)
+        return RequestTarget(path, query, "entries" if is_data else "proofs", entries)
     entries = NOTHING
     if path == "ct/v1/get-entries":
         start, end = (_number(query.get(name)) for name in ("start", "end"))
@@ -51,7 +51,7 @@ def understand(path: str, query: Mapping[str, str], max_entries: int) -> Asked:
     elif path == "ct/v1/get-entry-and-proof":
         index = _number(query.get("leaf_index"))
         entries = range(index, index + 1)
-    return Asked(path, query, PARTS.get(path), entries)
+    return RequestTarget(path, query, PARTS.get(path), entries)
 
 
 def _number(text: str | None) -> int:

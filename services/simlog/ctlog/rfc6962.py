@@ -7,14 +7,14 @@ from functools import lru_cache
 
 import msgspec
 
-from simlog.ctlog.log import Entry, Shown, opaque
+from simlog.ctlog.log import Entry, ServedLog, opaque
 from simlog.ctlog.tree import HASH
 from simlog.http_server import Refused, Response
 
 Query = Mapping[str, str]
 
 
-def respond(log: Shown, path: str, query: Query, max_entries: int) -> Response:
+def respond(log: ServedLog, path: str, query: Query, max_entries: int) -> Response:
     """Answer a request below the log's URL.
 
     Args:
@@ -34,7 +34,7 @@ def respond(log: Shown, path: str, query: Query, max_entries: int) -> Response:
     return Response(msgspec.json.encode(endpoint(log, query)), "application/json")
 
 
-def _get_sth(log: Shown, _: Query) -> dict[str, object]:
+def _get_sth(log: ServedLog, _: Query) -> dict[str, object]:
     """Section 4.3."""
     head = log.head
     return {
@@ -45,7 +45,7 @@ def _get_sth(log: Shown, _: Query) -> dict[str, object]:
     }
 
 
-def _get_sth_consistency(log: Shown, query: Query) -> dict[str, object]:
+def _get_sth_consistency(log: ServedLog, query: Query) -> dict[str, object]:
     """Section 4.4."""
     first, second = _number(query, "first"), _number(query, "second")
     if not first <= second <= log.head.size:
@@ -56,7 +56,7 @@ def _get_sth_consistency(log: Shown, query: Query) -> dict[str, object]:
     return {"consistency": [_text(node) for node in proof]}
 
 
-def _get_proof_by_hash(log: Shown, query: Query) -> dict[str, object]:
+def _get_proof_by_hash(log: ServedLog, query: Query) -> dict[str, object]:
     """Section 4.5."""
     size = _tree_size(log, query)
     given = query.get("hash", "")
@@ -73,7 +73,7 @@ def _get_proof_by_hash(log: Shown, query: Query) -> dict[str, object]:
     return {"leaf_index": index, "audit_path": [_text(node) for node in proof]}
 
 
-def _get_entry_and_proof(log: Shown, query: Query) -> dict[str, object]:
+def _get_entry_and_proof(log: ServedLog, query: Query) -> dict[str, object]:
     """Section 4.8."""
     index, size = _number(query, "leaf_index"), _tree_size(log, query)
     if index >= size:
@@ -86,7 +86,7 @@ def _get_entry_and_proof(log: Shown, query: Query) -> dict[str, object]:
     }
 
 
-def _get_entries(log: Shown, query: Query, max_entries: int) -> Response:
+def _get_entries(log: ServedLog, query: Query, max_entries: int) -> Response:
     """Section 4.6: "the results MAY be fewer", and are for an end beyond the tree head."""
     start, end, size = _number(query, "start"), _number(query, "end"), log.head.size
     if start > end:
@@ -106,7 +106,7 @@ def _get_entries(log: Shown, query: Query, max_entries: int) -> Response:
     return Response(b'{"entries":[%b]}' % body, "application/json", entries=stop - start)
 
 
-ENDPOINTS: Mapping[str, Callable[[Shown, Query], dict[str, object]]] = {
+ENDPOINTS: Mapping[str, Callable[[ServedLog, Query], dict[str, object]]] = {
     "ct/v1/get-sth": _get_sth,
     "ct/v1/get-sth-consistency": _get_sth_consistency,
     "ct/v1/get-proof-by-hash": _get_proof_by_hash,
@@ -127,7 +127,7 @@ def _chain(certificates: tuple[bytes, ...]) -> bytes:
     return opaque(3, b"".join(opaque(3, certificate) for certificate in certificates))
 
 
-def _tree_size(log: Shown, query: Query) -> int:
+def _tree_size(log: ServedLog, query: Query) -> int:
     size = _number(query, "tree_size")
     if not 0 < size <= log.head.size:
         raise Refused(400, f"need 0 < tree_size <= {log.head.size}: tree_size={size}")

@@ -14,10 +14,10 @@ from hashlib import sha256
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from simlog.ctlog.log import Entry, Shown, opaque
+from simlog.ctlog.log import Entry, ServedLog, opaque
 from simlog.ctlog.tree import TILE
 from simlog.http_server import Refused, Response
-from simlog.seeded import draw
+from simlog.seeded import choose
 from simlog.spec import LogSpec, Spec
 
 SUBMISSION_HOST = "simlog.test"
@@ -68,11 +68,11 @@ class StaticLog:
         self._issuers = {sha256(issuer).hexdigest(): issuer for issuer in issuers}
         self._own = _NoteKey(seed, origin(log), ED25519)
         self._witness = _NoteKey(seed, "witness.simlog.test/w1", COSIGNATURE)
-        self._grease = draw(seed, "grease", 0, 64)
+        self._grease = choose(seed, "grease", 0, 64)
         self._full_data_tile = lru_cache(maxsize=DATA_TILES_KEPT)(_data_tile)
         self._merge_delay = spec.merge_delay(log.kind)
 
-    def respond(self, log: Shown, path: str, monitoring_url: str) -> Response:
+    def respond(self, log: ServedLog, path: str, monitoring_url: str) -> Response:
         """Answer a request below the monitoring prefix.
 
         Raises:
@@ -89,7 +89,7 @@ class StaticLog:
             return self._tile(log, tile)
         raise Refused(404, f"no /{path} in a static-ct log of {log.head.size} entries")
 
-    def full_data_tile(self, log: Shown, path: str) -> Response | None:
+    def full_data_tile(self, log: ServedLog, path: str) -> Response | None:
         """Answer with a full data tile, or return None for any other path.
 
         Some RFC 6962 logs serve these beside their own API, and nothing else of static-ct.
@@ -101,7 +101,7 @@ class StaticLog:
         is_full = tile is not None and tile.level == "data" and tile.width == TILE
         return self._tile(log, tile) if tile is not None and is_full else None
 
-    def checkpoint(self, log: Shown) -> bytes:
+    def checkpoint(self, log: ServedLog) -> bytes:
         """The newest tree head as a signed note (c2sp.org/tlog-checkpoint)."""
         head, name = log.head, origin(log.spec)
         text = f"{name}\n{head.size}\n{b64encode(head.root).decode()}\n"
@@ -119,7 +119,7 @@ class StaticLog:
         )
         return f"{text}\n{''.join(lines)}".encode()
 
-    def _tile(self, log: Shown, tile: NamedTile) -> Response:
+    def _tile(self, log: ServedLog, tile: NamedTile) -> Response:
         level, n, width = tile.level, tile.n, tile.width
         if not tile.exists(log.head.size):
             raise Refused(404, f"tile {level}/{n} of width {width}: the tree is too small")
@@ -132,7 +132,7 @@ class StaticLog:
         return Response(body, "application/octet-stream", headers=headers, entries=width)
 
 
-def _data_tile(log: Shown, n: int, width: int) -> bytes:
+def _data_tile(log: ServedLog, n: int, width: int) -> bytes:
     entries = (log.entry(n * TILE + at) for at in range(width))
     return gzip.compress(b"".join(map(tile_leaf, entries)), compresslevel=1, mtime=0)
 
@@ -142,7 +142,9 @@ class _NoteKey:
 
     def __init__(self, seed: int, name: str, signature_type: bytes) -> None:
         self.name = name
-        self._private = Ed25519PrivateKey.from_private_bytes(draw(seed, f"note key {name}", 0, 32))
+        self._private = Ed25519PrivateKey.from_private_bytes(
+            choose(seed, f"note key {name}", 0, 32)
+        )
         public = self._private.public_key().public_bytes_raw()
         self.key_id = key_id(name, signature_type, public)
 
@@ -164,7 +166,7 @@ def named_tile(path: str) -> NamedTile | None:
     return NamedTile(level, n, int(width or TILE)) if index == tile_index(n) else None
 
 
-def describe(log: Shown, monitoring_url: str, merge_delay: int) -> dict[str, object]:
+def describe(log: ServedLog, monitoring_url: str, merge_delay: int) -> dict[str, object]:
     """What Sunlight serves as log.v3.json."""
     return {
         "description": origin(log.spec),

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from simlog.ctlog.request_target import Asked
+from simlog.ctlog.request_target import RequestTarget
 from simlog.fault_types import AnyFault, Malformed, Oversized, Status
-from simlog.seeded import draw, fraction
+from simlog.seeded import choose, uniform
 from simlog.spec import Spec
 
 
-class Switch:
+class ActiveFault:
     """One fault of one log, from when it was set on.
 
     Attributes:
@@ -28,7 +28,7 @@ class Switch:
         self._label = label
         self._requests = 0
 
-    def hit(self, seed: int, asked: Asked, size: int, now: float) -> float | None:
+    def hit(self, seed: int, asked: RequestTarget, size: int, now: float) -> float | None:
         """Return luck in [0, 1) if it hits this request, else None."""
         fault = self.fault
         if not fault.in_force(now - self.zero, size) or fault.only not in (None, asked.part):
@@ -36,24 +36,24 @@ class Switch:
         index = fault.index if isinstance(fault, Status | Oversized) else None
         if index is not None and index not in asked.entries:
             return None
-        chance = draw(seed, self._label, self._requests, 8)
+        chance = choose(seed, self._label, self._requests, 8)
         self._requests += 1
-        return fraction(chance[4:]) if fraction(chance[:4]) < fault.share else None
+        return uniform(chance[4:]) if uniform(chance[:4]) < fault.share else None
 
 
-class Hit(msgspec.Struct, frozen=True):
+class FaultMatch(msgspec.Struct, frozen=True):
     """A fault that hits a request, with luck in [0, 1) for what it leaves open."""
 
-    switch: Switch
+    switch: ActiveFault
     luck: float
 
 
-class Switches:
+class ActiveFaults:
     """The faults of all logs of a world."""
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._by_log: dict[str, tuple[Switch, ...]] = {}
+        self._by_log: dict[str, tuple[ActiveFault, ...]] = {}
         for log in spec.logs:
             self.put(log.name, log.faults, spec.start)
 
@@ -70,7 +70,7 @@ class Switches:
         """Set more faults on a log, after those that are there."""
         switches = self._by_log.get(log, ())
         switches += tuple(
-            Switch(fault, zero, f"fault {log} {position}")
+            ActiveFault(fault, zero, f"fault {log} {position}")
             for position, fault in enumerate(faults, len(switches))
         )
         if switches:
@@ -80,7 +80,7 @@ class Switches:
         """Whether anything is set on a log at all."""
         return log in self._by_log
 
-    def hits(self, log: str, asked: Asked, size: int, now: float) -> Sequence[Hit]:
+    def hits(self, log: str, asked: RequestTarget, size: int, now: float) -> Sequence[FaultMatch]:
         """Say which faults hit a request.
 
         Args:
@@ -90,7 +90,7 @@ class Switches:
             now: seconds since the epoch.
         """
         return [
-            Hit(switch, luck)
+            FaultMatch(switch, luck)
             for switch in self._by_log.get(log, ())
             if not isinstance(switch.fault, Malformed)
             and (luck := switch.hit(self._spec.seed, asked, size, now)) is not None
@@ -101,6 +101,6 @@ class Switches:
         return any(
             isinstance(switch.fault, Malformed)
             and switch.fault.in_force(timestamp / 1000 - switch.zero, index)
-            and fraction(draw(self._spec.seed, f"malformed {log}", index, 4)) < switch.fault.share
+            and uniform(choose(self._spec.seed, f"malformed {log}", index, 4)) < switch.fault.share
             for switch in self._by_log.get(log, ())
         )

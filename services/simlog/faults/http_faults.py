@@ -11,7 +11,7 @@ from http import HTTPStatus
 from msgspec.structs import replace
 
 from simlog import fault_types
-from simlog.ctlog.request_target import Asked
+from simlog.ctlog.request_target import RequestTarget
 from simlog.ctlog.static_ct import named_tile
 from simlog.ctlog.tree import TILE
 from simlog.fault_types import AnyFault
@@ -23,7 +23,7 @@ PIECE = 1 << 16
 ZEROS = bytes(1 << 20)
 
 
-def narrowed(fault: AnyFault, luck: float, asked: Asked) -> Asked:
+def narrowed(fault: AnyFault, luck: float, asked: RequestTarget) -> RequestTarget:
     """What the log takes the request for."""
     if isinstance(fault, fault_types.Fewer) and asked.path == "ct/v1/get-entries" and asked.entries:
         last = asked.entries.start + int(luck * min(fault.entries, len(asked.entries)))
@@ -31,7 +31,9 @@ def narrowed(fault: AnyFault, luck: float, asked: Asked) -> Asked:
     return asked
 
 
-def broken(fault: AnyFault, luck: float, asked: Asked, size: int, response: Response) -> Response:
+def broken(
+    fault: AnyFault, luck: float, asked: RequestTarget, size: int, response: Response
+) -> Response:
     """What becomes of an answer.
 
     Args:
@@ -60,7 +62,9 @@ def broken(fault: AnyFault, luck: float, asked: Asked, size: int, response: Resp
     return response
 
 
-def _rewritten(fault: AnyFault, asked: Asked, status: int, body: bytes) -> bytes | Iterable[bytes]:
+def _rewritten(
+    fault: AnyFault, asked: RequestTarget, status: int, body: bytes
+) -> bytes | Iterable[bytes]:
     match fault:
         case fault_types.Reset(after=after):
             return _breaking_off(body, after)

@@ -8,24 +8,28 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from simlog.ctlog.log import Log, Shown
-from simlog.ctlog.request_target import understand
+from simlog.ctlog.log import Log, ServedLog
+from simlog.ctlog.request_target import classify_request
 from simlog.faults import http_faults
-from simlog.faults.active import Switches
-from simlog.faults.misbehaviour import Lies, OtherHead
+from simlog.faults.active import ActiveFaults
+from simlog.faults.misbehaviour import HeadOverride, Misbehaviour
 from simlog.field.behaviour import Behaviour, OperatorBudget
 from simlog.field.heads import HeadSchedule
 from simlog.http_server import Refused, Request, Response
 from simlog.spec import Spec
 
-Endpoints = Callable[[Shown, str, Mapping[str, str]], Response]
+Endpoints = Callable[[ServedLog, str, Mapping[str, str]], Response]
 
 
-class Troubled:
+class FaultInjector:
     """The logs of a world, with their limits and with what is wrong with them."""
 
     def __init__(
-        self, spec: Spec, switches: Switches, heads: Mapping[str, HeadSchedule], lies: Lies
+        self,
+        spec: Spec,
+        switches: ActiveFaults,
+        heads: Mapping[str, HeadSchedule],
+        lies: Misbehaviour,
     ) -> None:
         budgets: defaultdict[str, OperatorBudget] = defaultdict(OperatorBudget)
         self._switches = switches
@@ -44,27 +48,27 @@ class Troubled:
         if behaviour is None:
             return self._with_faults(log, log, path, request.query, endpoints)
         now = time.time()
-        asked = understand(path, request.query, behaviour.profile.page)
+        asked = classify_request(path, request.query, behaviour.profile.page)
         refusal = behaviour.refusal(request, asked, now) or behaviour.gone(asked, log.head.size)
         if refusal is not None:
             return refusal
-        shown: Shown = log
+        shown: ServedLog = log
         if asked.part == "head" and (older := self._heads[log.spec.name].older(now)):
-            shown = OtherHead(log, lambda _: older)
+            shown = HeadOverride(log, lambda _: older)
         response = self._with_faults(log, shown, path, request.query, endpoints)
         return behaviour.late(asked, response, now)
 
     def _with_faults(
         self,
         log: Log,
-        honest: Shown,
+        honest: ServedLog,
         path: str,
         query: Mapping[str, str],
         endpoints: Endpoints,
     ) -> Response:
         if not self._switches.troubled(log.spec.name):
             return _answered(endpoints, honest, path, query)
-        asked = understand(path, query, self._max_entries)
+        asked = classify_request(path, query, self._max_entries)
         size = log.head.size
         hits = self._switches.hits(log.spec.name, asked, size, time.time())
         for hit in hits:
@@ -76,7 +80,9 @@ class Troubled:
         return response
 
 
-def _answered(endpoints: Endpoints, log: Shown, path: str, query: Mapping[str, str]) -> Response:
+def _answered(
+    endpoints: Endpoints, log: ServedLog, path: str, query: Mapping[str, str]
+) -> Response:
     try:
         return endpoints(log, path, query)
     except Refused as refusal:

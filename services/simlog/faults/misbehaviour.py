@@ -12,10 +12,10 @@ from functools import lru_cache
 import msgspec
 
 from simlog import fault_types
-from simlog.ctlog.log import Entry, Head, Log, LogKey, Provable, Shown
+from simlog.ctlog.log import Entry, Head, Log, LogKey, Provable, ServedLog
 from simlog.ctlog.tree import HASH, Tree, leaf_hash
-from simlog.faults.active import Switch
-from simlog.oracle.ground_truth import Recorded, recorded
+from simlog.faults.active import ActiveFault
+from simlog.oracle.ground_truth import TruthEntry, truth_entry
 from simlog.spec import LogSpec
 
 VIEWS_KEPT = 1024
@@ -24,10 +24,10 @@ TIMESTAMP = 8
 LEAF_INDEX = 5
 
 
-class View:
+class LogView:
     """A log as it is."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: ServedLog) -> None:
         self._shown = shown
 
     @property
@@ -55,10 +55,10 @@ class View:
         return self._shown.entry(index)
 
 
-class OtherHead(View):
+class HeadOverride(LogView):
     """A log with other tree heads: `change` makes them from the right ones."""
 
-    def __init__(self, shown: Shown, change: Callable[[Head], Head]) -> None:
+    def __init__(self, shown: ServedLog, change: Callable[[Head], Head]) -> None:
         super().__init__(shown)
         self._change = change
 
@@ -68,10 +68,10 @@ class OtherHead(View):
         return self._change(self._shown.head)
 
 
-class OtherEntries(View):
+class EntryOverride(LogView):
     """A log with other entries: `change` makes them from the right ones."""
 
-    def __init__(self, shown: Shown, change: Callable[[int, Entry], Entry]) -> None:
+    def __init__(self, shown: ServedLog, change: Callable[[int, Entry], Entry]) -> None:
         super().__init__(shown)
         self._change = change
 
@@ -80,10 +80,10 @@ class OtherEntries(View):
         return self._change(index, self._shown.entry(index))
 
 
-class OtherTree(View):
+class TreeOverride(LogView):
     """A log that proves with another tree."""
 
-    def __init__(self, shown: Shown, tree: Provable) -> None:
+    def __init__(self, shown: ServedLog, tree: Provable) -> None:
         super().__init__(shown)
         self._tree = tree
 
@@ -93,10 +93,12 @@ class OtherTree(View):
         return self._tree
 
 
-class Forked(View):
+class SplitViewLog(LogView):
     """A log that took in something else at one place, and went on from there."""
 
-    def __init__(self, shown: Shown, honest: Tree, at: int, entry: Callable[[int], Entry]) -> None:
+    def __init__(
+        self, shown: ServedLog, honest: Tree, at: int, entry: Callable[[int], Entry]
+    ) -> None:
         super().__init__(shown)
         self._honest = honest
         self._at = at
@@ -124,7 +126,7 @@ class Forked(View):
         return self._entry(index) if index == self._at else self._shown.entry(index)
 
 
-class Crooked:
+class TamperedTree:
     """A tree whose roots are right and whose proofs are not."""
 
     def __init__(self, tree: Provable) -> None:
@@ -140,19 +142,19 @@ class Crooked:
 
     def inclusion_proof(self, index: int, size: int) -> Sequence[bytes]:
         """A wrong one."""
-        return _bent(self._tree.inclusion_proof(index, size))
+        return _corrupt_proof(self._tree.inclusion_proof(index, size))
 
     def consistency_proof(self, first: int, second: int) -> Sequence[bytes]:
         """A wrong one."""
-        return _bent(self._tree.consistency_proof(first, second))
+        return _corrupt_proof(self._tree.consistency_proof(first, second))
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """With a wrong last hash."""
         hashes = self._tree.tile(level, n, width)
-        return hashes[:-HASH] + _flipped(hashes[-HASH:])
+        return hashes[:-HASH] + _flip_bit(hashes[-HASH:])
 
 
-class Lies:
+class Misbehaviour:
     """The lies of a world.
 
     Attributes:
@@ -160,29 +162,31 @@ class Lies:
     """
 
     def __init__(self, seed: int) -> None:
-        self.told: dict[tuple[str, int, str], Recorded] = {}
+        self.told: dict[tuple[str, int, str], TruthEntry] = {}
         self._somebody = LogKey(seed, "somebody else's")
         self._view = lru_cache(maxsize=VIEWS_KEPT)(self._make)
 
-    def shown(self, log: Log, switches: Sequence[Switch]) -> Shown:
+    def shown(self, log: Log, switches: Sequence[ActiveFault]) -> ServedLog:
         """What a log shows while these are in force."""
         lying = tuple(
             switch
             for switch in switches
-            if isinstance(switch.fault, fault_types.Stale | fault_types.Lie)
+            if isinstance(switch.fault, fault_types.Stale | fault_types.Misbehaviour)
         )
         return self._view(log, lying) if lying else log
 
-    def _make(self, log: Log, switches: tuple[Switch, ...]) -> Shown:
+    def _make(self, log: Log, switches: tuple[ActiveFault, ...]) -> ServedLog:
         *before, last = switches
         shown = self.shown(log, before)
         match last.fault:
             case fault_types.WrongProofs():
-                return OtherTree(shown, Crooked(shown.tree))
+                return TreeOverride(shown, TamperedTree(shown.tree))
             case fault_types.Fork(at=at):
-                return Forked(shown, log.tree, at, lambda index: self._swapped(log, index, "fork"))
+                return SplitViewLog(
+                    shown, log.tree, at, lambda index: self._swapped(log, index, "fork")
+                )
             case fault_types.OfEntries() as lie:
-                return OtherEntries(
+                return EntryOverride(
                     shown,
                     lambda index, entry: (
                         self._instead(lie, log, index, entry) if lie.covers(index) else entry
@@ -190,10 +194,10 @@ class Lies:
                 )
             case other:
                 change = self._change_of_head(other, shown)
-                return OtherHead(shown, change) if change else shown
+                return HeadOverride(shown, change) if change else shown
 
     def _change_of_head(
-        self, fault: fault_types.Fault, shown: Shown
+        self, fault: fault_types.Fault, shown: ServedLog
     ) -> Callable[[Head], Head] | None:
         """What happens to tree heads, if anything."""
         match fault:
@@ -203,7 +207,7 @@ class Lies:
                 size = max(0, shown.head.size - entries)
                 return lambda head: _earlier(shown, head, size, 0)
             case fault_types.WrongRoot():
-                return lambda head: Head(shown.key, head.size, head.timestamp, _flipped(head.root))
+                return lambda head: Head(shown.key, head.size, head.timestamp, _flip_bit(head.root))
             case fault_types.BadSignature():
                 return lambda head: Head(self._somebody, head.size, head.timestamp, head.root)
         return None
@@ -214,7 +218,7 @@ class Lies:
             case fault_types.SwappedLeaf():
                 return self._swapped(log, index, "swapped_leaf")
             case fault_types.ForgedPrecert() if entry.certificate.is_precert:
-                other = log.impostor(index).certificate
+                other = log.lookalike_entry(index).certificate
                 forged = msgspec.structs.replace(other, issuer=entry.certificate.issuer)
                 entry = msgspec.structs.replace(entry, certificate=forged)
                 return self._remember(log, index, entry, "forged_precert")
@@ -228,24 +232,24 @@ class Lies:
         return entry
 
     def _swapped(self, log: Log, index: int, lie: str) -> Entry:
-        return self._remember(log, index, log.impostor(index), lie)
+        return self._remember(log, index, log.lookalike_entry(index), lie)
 
     def _remember(self, log: Log, index: int, entry: Entry, lie: str) -> Entry:
-        line = recorded(log.spec.name, index, entry, lie=lie)
+        line = truth_entry(log.spec.name, index, entry, lie=lie)
         self.told[line.log, line.index, line.sha256] = line
         return entry
 
 
-def _earlier(shown: Shown, head: Head, size: int, seconds: int) -> Head:
+def _earlier(shown: ServedLog, head: Head, size: int, seconds: int) -> Head:
     """The tree head that was, or might have been, when the tree had that size."""
     size = max(0, size)
     timestamp = max(0, head.timestamp - 1000 * seconds)
     return Head(shown.key, size, timestamp, shown.tree.root(size))
 
 
-def _bent(proof: Sequence[bytes]) -> Sequence[bytes]:
-    return [*proof[:-1], _flipped(proof[-1])] if proof else proof
+def _corrupt_proof(proof: Sequence[bytes]) -> Sequence[bytes]:
+    return [*proof[:-1], _flip_bit(proof[-1])] if proof else proof
 
 
-def _flipped(data: bytes) -> bytes:
+def _flip_bit(data: bytes) -> bytes:
     return data[:-1] + bytes((data[-1] ^ 1,))

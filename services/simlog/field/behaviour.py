@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 from msgspec.structs import replace
 
-from simlog.ctlog.request_target import Asked
+from simlog.ctlog.request_target import RequestTarget
 from simlog.ctlog.static_ct import named_tile
 from simlog.ctlog.tree import TILE
 from simlog.http_server import BrokenOff, Refused, Request, Response
@@ -23,7 +23,7 @@ from simlog.profile import (
     SmallRequests,
     Startup,
 )
-from simlog.seeded import draw, fraction
+from simlog.seeded import choose, uniform
 
 MAX_CONNECTIONS = 10_000
 MAX_TILES = 100_000
@@ -92,7 +92,7 @@ class Behaviour:
         self._warm: set[str] = set()
         self._under_way: deque[float] = deque()
 
-    def refusal(self, request: Request, asked: Asked, now: float) -> Response | None:
+    def refusal(self, request: Request, asked: RequestTarget, now: float) -> Response | None:
         """Return the 429 that this request meets, or None."""
         self._requests += 1
         for limit in self.profile.limits:
@@ -101,7 +101,7 @@ class Behaviour:
                 return _too_many(pause, limit.retry_after, self.profile.head.at(self._luck("late")))
         return None
 
-    def gone(self, asked: Asked, size: int) -> Response | None:
+    def gone(self, asked: RequestTarget, size: int) -> Response | None:
         """Return the 404 of a partial tile that no longer exists, or None."""
         tile = named_tile(asked.path)
         if tile is None or tile.width == TILE or not self.profile.drops_partials:
@@ -110,7 +110,7 @@ class Behaviour:
             return None
         return Refused(404, f"no /{asked.path}: the full tile is there").response
 
-    def late(self, asked: Asked, response: Response, now: float) -> Response:
+    def late(self, asked: RequestTarget, response: Response, now: float) -> Response:
         """Return the answer with its latency, or one that breaks off."""
         delay = self._latency(asked).at(self._luck("latency"))
         while self._under_way and self._under_way[0] <= now:
@@ -122,7 +122,9 @@ class Behaviour:
             self._under_way.append(now + delay)
         return replace(response, delay=response.delay + delay)
 
-    def _refused_for(self, limit: Limit, request: Request, asked: Asked, now: float) -> float:
+    def _refused_for(
+        self, limit: Limit, request: Request, asked: RequestTarget, now: float
+    ) -> float:
         """Return the seconds for which one limit refuses, 0 if it lets the request pass."""
         match limit:
             case Budget():
@@ -141,7 +143,7 @@ class Behaviour:
             case Startup():
                 return max(0.0, self._zero + limit.seconds - now)
 
-    def _latency(self, asked: Asked) -> Delay:
+    def _latency(self, asked: RequestTarget) -> Delay:
         profile = self.profile
         cold = profile.cold
         if cold is not None and named_tile(asked.path) is not None and asked.path not in self._warm:
@@ -167,7 +169,9 @@ class Behaviour:
                 self._connections.popitem(last=False)
         return 0.0 if bucket.take(now) else 1 / limit.rate
 
-    def _is_one_small_too_many(self, limit: SmallRequests, asked: Asked, now: float) -> bool:
+    def _is_one_small_too_many(
+        self, limit: SmallRequests, asked: RequestTarget, now: float
+    ) -> bool:
         if asked.path != "ct/v1/get-entries" or len(asked.entries) >= limit.below:
             return False
         if self._small is None:
@@ -175,7 +179,7 @@ class Behaviour:
         return not self._small.take(now)
 
     def _luck(self, what: str) -> float:
-        return fraction(draw(self._seed, f"{self._label} {what}", self._requests, 4))
+        return uniform(choose(self._seed, f"{self._label} {what}", self._requests, 4))
 
 
 def _too_many(pause: float, retry_after: RetryAfter | None, delay: float) -> Response:

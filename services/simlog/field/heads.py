@@ -7,7 +7,7 @@ import msgspec
 
 from simlog.ctlog.log import Head
 from simlog.profile import Heads
-from simlog.seeded import draw, fraction
+from simlog.seeded import choose, uniform
 
 MAX_SHOWN = 100_000
 """Heads that are kept for `/heads`: a day of one a second."""
@@ -89,4 +89,4 @@ class HeadSchedule:
 
     def _luck(self) -> float:
         self._draws += 1
-        return fraction(draw(self._seed, self._label, self._draws, 4))
+        return uniform(choose(self._seed, self._label, self._draws, 4))

@@ -15,12 +15,12 @@ import msgspec
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from simlog.oracle.ground_truth import Recorded
+from simlog.oracle.ground_truth import TruthEntry
 
-Form = Literal["full", "lite", "domains"]
+MessageForm = Literal["full", "lite", "domains"]
 
 
-class Examined(msgspec.Struct, frozen=True):
+class MessageResult(msgspec.Struct, frozen=True):
     """What one message says, and what is wrong with it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Examined(msgspec.Struct, frozen=True):
     lie: str = ""
 
 
-class Truth:
+class GroundTruth:
     """The record of a world, by certificate and by place. Identical messages are examined once.
 
     Attributes:
@@ -57,7 +57,7 @@ class Truth:
     """
 
     def __init__(
-        self, record: Iterable[Recorded], excused: Mapping[str, range] | None = None
+        self, record: Iterable[TruthEntry], excused: Mapping[str, range] | None = None
     ) -> None:
         record, excused = list(record), excused or {}
         self.lies = {
@@ -72,23 +72,23 @@ class Truth:
         self.malformed = Counter(entry.log for entry in self.by_place.values() if entry.malformed)
         self.examine = cache(self._examine)
 
-    def _examine(self, form: Form, text: bytes) -> Examined:
+    def _examine(self, form: MessageForm, text: bytes) -> MessageResult:
         try:
             content = msgspec.json.decode(text)
             if content["message_type"] in ("heartbeat", "gap"):
-                return Examined(content["message_type"], problems=(str(content.get("data")),))
+                return MessageResult(content["message_type"], problems=(str(content.get("data")),))
             return self._domains(content) if form == "domains" else self._update(content, form)
         except (KeyError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__} {error} in {text[:200]!r}"
-            return Examined("unreadable", problems=(reason,))
+            return MessageResult("unreadable", problems=(reason,))
 
-    def _domains(self, content: dict[str, Any]) -> Examined:
+    def _domains(self, content: dict[str, Any]) -> MessageResult:
         kind, message_id = content["message_type"], content["id"]
         problems = differences(("message_type", kind, "dns_entries"))
         names = tuple(content["data"])
-        return Examined(kind, message_id, _order(message_id), names=names, problems=problems)
+        return MessageResult(kind, message_id, _order(message_id), names=names, problems=problems)
 
-    def _update(self, content: dict[str, Any], form: Form) -> Examined:
+    def _update(self, content: dict[str, Any], form: MessageForm) -> MessageResult:
         kind, message_id, data = content["message_type"], content.pop("id"), content["data"]
         leaf, source = data["leaf_cert"], data["source"]
         place = (source["name"], data["cert_index"])
@@ -97,12 +97,12 @@ class Truth:
         if lie := self.lies.get((*place, fingerprint)):
             told = f"{lie}: {fingerprint} at {place}"
             names = tuple(leaf["all_domains"])
-            return Examined(
+            return MessageResult(
                 kind, message_id, _order(message_id), fingerprint, names=names, lie=told
             )
         if entry is None or entry.sha256 != fingerprint:
             problem = f"{fingerprint} is not what stands at {place}"
-            return Examined(kind, message_id, _order(message_id), problems=(problem,))
+            return MessageResult(kind, message_id, _order(message_id), problems=(problem,))
         problems = differences(
             ("message_type", kind, "certificate_update"),
             ("update_type", data["update_type"], _update_type(entry)),
@@ -116,7 +116,7 @@ class Truth:
         leaf.pop("as_der", None)
         data.pop("chain", None)
         core = sha256(msgspec.json.encode(content, order="deterministic")).digest()
-        return Examined(
+        return MessageResult(
             kind, message_id, _order(message_id), fingerprint, core, entry.names, problems
         )
 
@@ -135,7 +135,7 @@ def _order(message_id: str) -> tuple[int, ...]:
     return milliseconds, sequence, position
 
 
-def _update_type(entry: Recorded) -> str:
+def _update_type(entry: TruthEntry) -> str:
     return "PrecertLogEntry" if entry.is_precert else "X509LogEntry"
 
 

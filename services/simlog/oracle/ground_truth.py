@@ -10,7 +10,7 @@ import msgspec
 from simlog.ctlog.log import Entry
 
 
-class Recorded(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class TruthEntry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One entry of one log.
 
     Attributes:
@@ -37,12 +37,12 @@ class Recorded(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 LINES_AT_ONCE = 512
 
 
-def recorded(
+def truth_entry(
     log: str, index: int, entry: Entry, *, malformed: bool = False, lie: str = ""
-) -> Recorded:
+) -> TruthEntry:
     """Make the line about an entry of a log."""
     certificate = entry.certificate
-    return Recorded(
+    return TruthEntry(
         log=log,
         index=index,
         sha256=certificate.sha256.hex(),
@@ -54,10 +54,10 @@ def recorded(
     )
 
 
-def write(record: Iterable[Recorded]) -> Iterator[bytes]:
+def write_jsonl(record: Iterable[TruthEntry]) -> Iterator[bytes]:
     """Encode as lines, some hundreds a piece."""
     encoder = msgspec.json.Encoder()
-    piece: list[Recorded] = []
+    piece: list[TruthEntry] = []
     for entry in record:
         piece.append(entry)
         if len(piece) == LINES_AT_ONCE:
@@ -67,6 +67,6 @@ def write(record: Iterable[Recorded]) -> Iterator[bytes]:
         yield encoder.encode_lines(piece)
 
 
-def read(lines: bytes) -> list[Recorded]:
+def read_jsonl(lines: bytes) -> list[TruthEntry]:
     """Decode what `write` made."""
-    return msgspec.json.Decoder(Recorded).decode_lines(lines)
+    return msgspec.json.Decoder(TruthEntry).decode_lines(lines)

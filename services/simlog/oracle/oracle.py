@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from simlog.oracle.check_message import Examined, Form, Truth
-from simlog.oracle.ground_truth import Recorded
+from simlog.oracle.check_message import GroundTruth, MessageForm, MessageResult
+from simlog.oracle.ground_truth import TruthEntry
 
 SHOWN = 5
 """How many examples of one kind of trouble a verdict prints."""
@@ -27,7 +27,7 @@ class Delivery(msgspec.Struct, frozen=True):
     """
 
     where: str
-    form: Form
+    form: MessageForm
     messages: Sequence[bytes]
 
 
@@ -104,7 +104,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judge(
-    record: Iterable[Recorded],
+    record: Iterable[TruthEntry],
     deliveries: Sequence[Delivery],
     tallies: Sequence[Tally] = (),
     excused: Mapping[str, range] | None = None,
@@ -122,7 +122,7 @@ def judge(
         excused: by log, the indexes that need not be delivered: what was held back because the log
             lied, or was skipped because it cannot be read. They may be delivered, but no lies.
     """
-    truth = Truth(record, excused)
+    truth = GroundTruth(record, excused)
     examined = [
         [truth.examine(delivery.form, text) for text in delivery.messages]
         for delivery in deliveries
@@ -141,7 +141,10 @@ def judge(
 
 
 def _find(
-    where: str, messages: Iterable[Examined], truth: Truth, identities: Mapping[str, Examined]
+    where: str,
+    messages: Iterable[MessageResult],
+    truth: GroundTruth,
+    identities: Mapping[str, MessageResult],
 ) -> Findings:
     counts: Counter[str] = Counter()
     received = 0
@@ -186,7 +189,9 @@ def _find(
     )
 
 
-def _audit(tallies: Iterable[Tally], truth: Truth, excused: Mapping[str, range]) -> Iterable[str]:
+def _audit(
+    tallies: Iterable[Tally], truth: GroundTruth, excused: Mapping[str, range]
+) -> Iterable[str]:
     """Check that every entry of every log is accounted for, and nothing but what there is."""
     sizes = Counter(log for log, _ in truth.by_place)
     published = 0

@@ -21,7 +21,7 @@ from cryptography.x509.oid import (
 )
 
 from simlog.pki import der_writer
-from simlog.seeded import draw
+from simlog.seeded import choose
 
 SHA256_RSA = bytes.fromhex("300d06092a864886f70d01010b0500")
 SHA384_RSA = bytes.fromhex("300d06092a864886f70d01010c0500")
@@ -120,7 +120,7 @@ class Authority(msgspec.Struct, frozen=True):
     extensions: tuple[bytes, ...]
 
 
-def establish(seed: int, now: int) -> tuple[Authority, ...]:
+def create_authorities(seed: int, now: int) -> tuple[Authority, ...]:
     """Set up the authorities of a world whose time zero is `now`, in seconds since the epoch."""
     return tuple(_establish(seed, number, style, now) for number, style in enumerate(STYLES))
 
@@ -128,12 +128,12 @@ def establish(seed: int, now: int) -> tuple[Authority, ...]:
 def _establish(seed: int, number: int, style: Style, now: int) -> Authority:
     root_name = _name(style.root, style)
     name = _name(style.name, style)
-    root_key = public_key(style.root_algorithm, draw(seed, "root key", number, 256))
-    key = public_key(style.algorithm, draw(seed, "issuer key", number, 256))
+    root_key = public_key(style.root_algorithm, choose(seed, "root key", number, 256))
+    key = public_key(style.algorithm, choose(seed, "issuer key", number, 256))
     path = style.name.split()[0].lower()
     from_root = _chain_links(root_key) + _information(f"root-{path}", crl=True, ocsp=False)
     root = _authority_certificate(
-        draw(seed, "root certificate", number, 600),
+        choose(seed, "root certificate", number, 600),
         style.root_algorithm,
         issuer=root_name,
         subject=root_name,
@@ -142,7 +142,7 @@ def _establish(seed: int, number: int, style: Style, now: int) -> Authority:
         extensions=(),
     )
     intermediate = _authority_certificate(
-        draw(seed, "issuer certificate", number, 600),
+        choose(seed, "issuer certificate", number, 600),
         style.root_algorithm,
         issuer=root_name,
         subject=name,

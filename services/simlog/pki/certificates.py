@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from simlog.pki import authorities, der_writer
 from simlog.pki.authorities import DAY, Authority
 from simlog.schedule import issued_at
-from simlog.seeded import draw, stream
+from simlog.seeded import choose, generator
 from simlog.spec import Spec
 
 WORDS = (
@@ -74,7 +74,7 @@ class Certificates:
     """
 
     def __init__(self, spec: Spec, log_ids: tuple[bytes, ...]) -> None:
-        self.authorities = authorities.establish(spec.seed, int(spec.start) // DAY * DAY)
+        self.authorities = authorities.create_authorities(spec.seed, int(spec.start) // DAY * DAY)
         self.make = lru_cache(maxsize=CERTIFICATES_KEPT)(self._make)
         self._spec = spec
         self._log_ids = log_ids
@@ -83,7 +83,7 @@ class Certificates:
 
     def _make(self, number: int) -> Certificate:
         pair, is_final = divmod(number, 2)
-        chance = stream(self._spec.seed, "certificate", pair, 1024)
+        chance = generator(self._spec.seed, "certificate", pair, 1024)
         issued = issued_at(self._spec, 2 * pair)
         issuer = self._by_weight[chance.read(1)[0] % len(self._by_weight)]
         domain, *others = _domains(chance, pair)
@@ -109,7 +109,7 @@ class Certificates:
         own = self._scts(chance, issued) if is_final else POISON
         algorithm = issuer.style.algorithm
         signature = authorities.signature(
-            algorithm, draw(self._spec.seed, "signature", number, 256)
+            algorithm, choose(self._spec.seed, "signature", number, 256)
         )
         der = der_writer.certificate(der_writer.to_be_signed(*fields, own), algorithm, signature)
         return Certificate(
@@ -142,14 +142,14 @@ class Certificates:
         return der_writer.extension(SCTS, der_writer.tlv(der_writer.OCTET_STRING, _opaque16(scts)))
 
 
-def damaged(certificate: Certificate, label: str) -> Certificate:
+def malformed_certificate(certificate: Certificate, label: str) -> Certificate:
     """Make bytes of a certificate that nobody can read: cut short, with noise at the end.
 
     Args:
         certificate: to be damaged.
         label: differently labelled damages differ.
     """
-    noise = draw(certificate.number, f"damage {label}", 0, 16)
+    noise = choose(certificate.number, f"damage {label}", 0, 16)
     der = certificate.der[: 8 + noise[0]] + noise
     return msgspec.structs.replace(certificate, der=der, names=(), sha256=sha256(der).digest())
 
@@ -214,7 +214,7 @@ def _key_identifier(key: bytes) -> bytes:
 
 
 def _ecdsa_key(seed: int, number: int) -> bytes:
-    secret = int.from_bytes(draw(seed, "certificate key", number, 31))
+    secret = int.from_bytes(choose(seed, "certificate key", number, 31))
     public = ec.derive_private_key(secret, ec.SECP256R1()).public_key()
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 

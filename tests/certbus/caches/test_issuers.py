@@ -4,7 +4,7 @@ from hashlib import sha256
 
 from redis.asyncio import Redis
 
-from certbus.caches.issuers import LARGEST, LIFE, MOST, PARTS, IssuerShelf
+from certbus.caches.issuers import LIFE, MAX_BYTES, MAX_COUNT, PARTS, IssuerCache
 from tests.certbus.bus import KEYS
 from tests.certbus.streams.test_full_redis import TOO_LITTLE, allow
 
@@ -14,7 +14,7 @@ PART = FINGERPRINT[0] >> 4
 
 
 async def test_what_was_put_is_found(client: Redis) -> None:
-    shelf = IssuerShelf(client, KEYS)
+    shelf = IssuerCache(client, KEYS)
     assert await shelf.get([]) == {}
     assert await shelf.get([FINGERPRINT]) == {}
     await shelf.put(FINGERPRINT, DER)
@@ -24,28 +24,28 @@ async def test_what_was_put_is_found(client: Redis) -> None:
 
 async def test_what_is_not_what_its_fingerprint_says_is_not_found(client: Redis) -> None:
     await client.hset(KEYS.issuers(PART), FINGERPRINT, b"another")
-    assert await IssuerShelf(client, KEYS).get([FINGERPRINT]) == {}
+    assert await IssuerCache(client, KEYS).get([FINGERPRINT]) == {}
 
 
 async def test_the_shelf_is_bounded(client: Redis) -> None:
-    shelf = IssuerShelf(client, KEYS)
-    large = bytes(LARGEST + 1)
+    shelf = IssuerCache(client, KEYS)
+    large = bytes(MAX_BYTES + 1)
     await shelf.put(sha256(large).digest(), large)
     assert await client.keys() == []
-    await client.hset(KEYS.issuers(PART), mapping={str(n): b"" for n in range(MOST // PARTS)})
+    await client.hset(KEYS.issuers(PART), mapping={str(n): b"" for n in range(MAX_COUNT // PARTS)})
     await shelf.put(FINGERPRINT, DER)
-    assert await client.hlen(KEYS.issuers(PART)) == MOST // PARTS
+    assert await client.hlen(KEYS.issuers(PART)) == MAX_COUNT // PARTS
 
 
 async def test_a_full_redis_does_without(client: Redis) -> None:
     await allow(client, TOO_LITTLE)
-    shelf = IssuerShelf(client, KEYS)
+    shelf = IssuerCache(client, KEYS)
     await shelf.put(FINGERPRINT, DER)
     assert await shelf.get([FINGERPRINT]) == {}
 
 
 async def test_not_all_expire_at_once(client: Redis) -> None:
-    shelf = IssuerShelf(client, KEYS)
+    shelf = IssuerCache(client, KEYS)
     issuers = [b"issuer %d" % number for number in range(400)]
     for der in issuers:
         await shelf.put(sha256(der).digest(), der)

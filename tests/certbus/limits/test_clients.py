@@ -11,7 +11,13 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect, is_out_of_memory
-from certbus.limits.clients import Connected, ConnectionCounts, LetIn, Rate, RateLimits
+from certbus.limits.clients import (
+    AdmittedCount,
+    ConnectionCounts,
+    ConnectionDelta,
+    Rate,
+    RateLimits,
+)
 from tests.certbus.bus import KEYS
 from tests.certbus.proxy import LossyProxy
 from tests.certbus.servers import RedisServer
@@ -38,7 +44,7 @@ async def sums(client: Redis) -> dict[str, int]:
 
 
 async def test_a_bucket_allows_what_it_holds(rates: RateLimits) -> None:
-    decisions = await rates.take(asks(SLOW, 7))
+    decisions = await rates.acquire(asks(SLOW, 7))
     assert [decision.allowed for decision in decisions] == [True] * 5 + [False] * 2
     assert [decision.remaining for decision in decisions] == [4, 3, 2, 1, 0, 0, 0]
     assert decisions[4].retry_after == 0
@@ -47,31 +53,31 @@ async def test_a_bucket_allows_what_it_holds(rates: RateLimits) -> None:
 
 
 async def test_everyone_has_a_bucket(rates: RateLimits) -> None:
-    await rates.take(asks(SLOW, 6))
-    (other,) = await rates.take(asks(SLOW, 1, "token:alice"))
+    await rates.acquire(asks(SLOW, 6))
+    (other,) = await rates.acquire(asks(SLOW, 1, "token:alice"))
     assert other.allowed
 
 
 async def test_what_was_told_to_wait_for_comes(rates: RateLimits) -> None:
     rate = Rate(2, 20, 0, 10, 3600, 1000)
-    refused = (await rates.take(asks(rate, 3)))[2]
+    refused = (await rates.acquire(asks(rate, 3)))[2]
     assert not refused.allowed
     assert 0 < refused.retry_after <= 0.05
     await asyncio.sleep(refused.retry_after)  # what a client would do
-    (again,) = await rates.take(asks(rate, 1))
+    (again,) = await rates.acquire(asks(rate, 1))
     assert again.allowed
 
 
 async def test_a_burst_goes_beyond_the_bucket_once(rates: RateLimits) -> None:
     rate = Rate(2, 0.001, 3, 60, 3600, 1000)
-    decisions = await rates.take(asks(rate, 6))
+    decisions = await rates.acquire(asks(rate, 6))
     assert [decision.allowed for decision in decisions] == [True] * 5 + [False]
     assert 59 < decisions[5].retry_after <= 60, "the burst is sooner back than a token"
 
 
 async def test_the_window_refuses_what_the_bucket_would_allow(rates: RateLimits) -> None:
     rate = Rate(1000, 1000, 0, 10, 3600, 4)
-    decisions = await rates.take(asks(rate, 5))
+    decisions = await rates.acquire(asks(rate, 5))
     assert [decision.allowed for decision in decisions] == [True] * 4 + [False]
     assert decisions[4].retry_after > 1
     assert rate.limit == 4
@@ -83,7 +89,7 @@ async def test_the_window_slides(rates: RateLimits) -> None:
     allowed: list[float] = []
     end = time.monotonic() + 1.6
     while time.monotonic() < end:
-        (decision,) = await rates.take(asks(rate, 1))
+        (decision,) = await rates.acquire(asks(rate, 1))
         if decision.allowed:
             allowed.append(time.monotonic())
         await asyncio.sleep(min(decision.retry_after, 0.01))
@@ -94,9 +100,9 @@ async def test_the_window_slides(rates: RateLimits) -> None:
 
 
 async def test_refused_requests_take_nothing(rates: RateLimits, client: Redis) -> None:
-    await rates.take(asks(SLOW, 5))
+    await rates.acquire(asks(SLOW, 5))
     before = await client.dump(KEYS.rate("address:192.0.2.1"))
-    await rates.take(asks(SLOW, 100))
+    await rates.acquire(asks(SLOW, 100))
     assert await client.dump(KEYS.rate("address:192.0.2.1")) == before
 
 
@@ -104,48 +110,48 @@ async def test_rates_are_forgotten_when_they_say_nothing_any_more(
     rates: RateLimits, client: Redis
 ) -> None:
     rate = Rate(2, 10, 1, 1, 5, 100)
-    await rates.take(asks(rate, 1))
+    await rates.acquire(asks(rate, 1))
     assert 0 < await client.pttl(KEYS.rate("address:192.0.2.1")) <= 10_000
     assert await client.keys(f"{KEYS.prefix}limit:*") == [KEYS.rate("address:192.0.2.1").encode()]
 
 
 async def test_many_racers_get_exactly_what_there_is(rates: RateLimits) -> None:
     rate = Rate(100, 0.001, 0, 10, 3600, 1000)
-    rounds = await asyncio.gather(*(rates.take(asks(rate, 5)) for _ in range(60)))
+    rounds = await asyncio.gather(*(rates.acquire(asks(rate, 5)) for _ in range(60)))
     assert sum(decision.allowed for decisions in rounds for decision in decisions) == 100
 
 
 async def test_connections_are_let_in_up_to_the_limit_of_one_address(client: Redis) -> None:
     one, two = gateway(client, "one"), gateway(client, "two")
-    await one.begin()
-    await two.begin()
-    assert await one.count(None, 10, [Connected("a", 0, 7)]) == [LetIn(7, full=False)]
-    assert await two.count(None, 10, [Connected("a", 0, 7), Connected("b", 0, 1)]) == [
-        LetIn(3, full=False),
-        LetIn(1, full=False),
+    await one.reset()
+    await two.reset()
+    assert await one.apply(None, 10, [ConnectionDelta("a", 0, 7)]) == [AdmittedCount(7, full=False)]
+    assert await two.apply(None, 10, [ConnectionDelta("a", 0, 7), ConnectionDelta("b", 0, 1)]) == [
+        AdmittedCount(3, full=False),
+        AdmittedCount(1, full=False),
     ]
     assert await sums(client) == {"a": 10, "b": 1, "*": 11}
-    assert await one.count(None, 10, [Connected("a", 5)]) == [LetIn(0, full=False)]
-    assert await two.count(None, 10, [Connected("a", 3, 9)]) == [LetIn(2, full=False)]
+    assert await one.apply(None, 10, [ConnectionDelta("a", 5)]) == [AdmittedCount(0, full=False)]
+    assert await two.apply(None, 10, [ConnectionDelta("a", 3, 9)]) == [AdmittedCount(2, full=False)]
 
 
 async def test_connections_are_let_in_up_to_the_limit_of_all(client: Redis) -> None:
     one, two = gateway(client, "one"), gateway(client, "two")
-    await one.begin()
-    await two.begin()
-    assert await one.count(5, 4, [Connected("a", 0, 9)]) == [LetIn(4, full=False)]
-    assert await two.count(5, 4, [Connected("b", 0, 2), Connected("c", 0, 1)]) == [
-        LetIn(1, full=True),
-        LetIn(0, full=True),
+    await one.reset()
+    await two.reset()
+    assert await one.apply(5, 4, [ConnectionDelta("a", 0, 9)]) == [AdmittedCount(4, full=False)]
+    assert await two.apply(5, 4, [ConnectionDelta("b", 0, 2), ConnectionDelta("c", 0, 1)]) == [
+        AdmittedCount(1, full=True),
+        AdmittedCount(0, full=True),
     ]
     assert (await sums(client))["*"] == 5
 
 
 async def test_limits_lowered_below_what_is_there_let_nobody_in(client: Redis) -> None:
     one = gateway(client, "one")
-    await one.begin()
-    await one.count(10, 10, [Connected("a", 0, 8)])
-    assert await one.count(3, 3, [Connected("a", 8, 1)]) == [LetIn(0, full=False)]
+    await one.reset()
+    await one.apply(10, 10, [ConnectionDelta("a", 0, 8)])
+    assert await one.apply(3, 3, [ConnectionDelta("a", 8, 1)]) == [AdmittedCount(0, full=False)]
     assert await sums(client) == {"a": 8, "*": 8}
 
 
@@ -154,50 +160,50 @@ async def test_a_lost_reply_is_noticed_and_does_no_harm(
 ) -> None:
     async with LossyProxy(server.socket, tmp_path / "p") as proxy, connect(proxy.url) as lossy:
         one = gateway(lossy, "one")
-        await one.begin()
-        await one.count(None, 9, [Connected("b", 0, 2)])
+        await one.reset()
+        await one.apply(None, 9, [ConnectionDelta("b", 0, 2)])
         proxy.lose_next(b"EVALSHA")
         # It is done, and asked again on a new connection.
-        assert await one.count(None, 9, [Connected("a", 0, 3)]) is None, "count anew"
+        assert await one.apply(None, 9, [ConnectionDelta("a", 0, 3)]) is None, "count anew"
         assert proxy.lost == 1
-        await one.begin()
-        assert await one.count(None, 9, [Connected("a", 0, 3), Connected("b", 2)]) == [
-            LetIn(3, full=False),
-            LetIn(0, full=False),
+        await one.reset()
+        assert await one.apply(None, 9, [ConnectionDelta("a", 0, 3), ConnectionDelta("b", 2)]) == [
+            AdmittedCount(3, full=False),
+            AdmittedCount(0, full=False),
         ]
     assert await sums(client) == {"a": 3, "b": 2, "*": 5}
 
 
 async def test_what_has_gone_leaves_nothing(client: Redis) -> None:
     one = gateway(client, "one")
-    await one.begin()
-    await one.count(None, None, [Connected("a", 0, 3), Connected("b", 0, 1)])
-    await one.count(None, None, [Connected("a", 0), Connected("b", 0)])
+    await one.reset()
+    await one.apply(None, None, [ConnectionDelta("a", 0, 3), ConnectionDelta("b", 0, 1)])
+    await one.apply(None, None, [ConnectionDelta("a", 0), ConnectionDelta("b", 0)])
     assert await sums(client) == {}
-    await one.count(None, None, [Connected("a", 0, 2)])
-    await one.end()
+    await one.apply(None, None, [ConnectionDelta("a", 0, 2)])
+    await one.remove()
     assert await client.keys(f"{KEYS.prefix}limit:*") == []
 
 
 async def test_a_gateway_that_says_nothing_is_forgotten(client: Redis) -> None:
     dead, alive = gateway(client, "dead", ttl=0.3), gateway(client, "alive")
-    await alive.begin()
-    await dead.begin()
-    await dead.count(None, None, [Connected("a", 0, 3), Connected("b", 0, 1)])
-    await alive.count(None, None, [Connected("a", 0, 2)])
+    await alive.reset()
+    await dead.reset()
+    await dead.apply(None, None, [ConnectionDelta("a", 0, 3), ConnectionDelta("b", 0, 1)])
+    await alive.apply(None, None, [ConnectionDelta("a", 0, 2)])
     assert (await sums(client))["a"] == 5
     deadline = time.monotonic() + 10
     while await sums(client) != {"a": 2, "*": 2}:
         assert time.monotonic() < deadline
-        await alive.count(None, None, [])
+        await alive.apply(None, None, [])
         await asyncio.sleep(0.02)
-    assert await dead.count(None, None, []) is None, "it has to count anew"
+    assert await dead.apply(None, None, []) is None, "it has to count anew"
 
 
 async def test_everything_expires_with_the_last_gateway(client: Redis) -> None:
     one = gateway(client, "one", ttl=0.05)
-    await one.begin()
-    await one.count(None, None, [Connected("a", 0, 3)])
+    await one.reset()
+    await one.apply(None, None, [ConnectionDelta("a", 0, 3)])
     lifetimes = [await client.pttl(key) for key in await client.keys(f"{KEYS.prefix}limit:*")]
     assert len(lifetimes) == 3
     assert all(0 < lifetime <= 200 for lifetime in lifetimes)
@@ -205,19 +211,19 @@ async def test_everything_expires_with_the_last_gateway(client: Redis) -> None:
 
 async def test_a_gateway_unknown_to_an_emptied_redis_is_told(client: Redis) -> None:
     one = gateway(client, "one")
-    assert await one.count(None, None, [Connected("a", 0, 3)]) is None
-    await one.begin()
-    await one.count(None, None, [Connected("a", 0, 3)])
+    assert await one.apply(None, None, [ConnectionDelta("a", 0, 3)]) is None
+    await one.reset()
+    await one.apply(None, None, [ConnectionDelta("a", 0, 3)])
     await client.flushall()
-    assert await one.count(None, None, []) is None
+    assert await one.apply(None, None, []) is None
 
 
 async def test_three_gateways_racing_are_exact(client: Redis) -> None:
     async def fill(counts: ConnectionCounts) -> int:
-        await counts.begin()
+        await counts.reset()
         held = 0
         for _ in range(100):
-            (let_in,) = await counts.count(None, 100, [Connected("a", held, 1)]) or []
+            (let_in,) = await counts.apply(None, 100, [ConnectionDelta("a", held, 1)]) or []
             held += let_in.count
         return held
 
@@ -237,11 +243,15 @@ def full(executable: str, tmp_path: Path) -> Iterator[RedisServer]:
 async def test_a_full_redis_counts_connections_but_no_rates(full: RedisServer) -> None:
     async with connect(full.url) as client:
         with pytest.raises(redis.exceptions.RedisError) as refused:
-            await RateLimits(client, KEYS).take(asks(SLOW, 2))
+            await RateLimits(client, KEYS).acquire(asks(SLOW, 2))
         assert is_out_of_memory(refused.value)
         assert await client.keys("*") == []
         counts = gateway(client, "one")
-        await counts.begin()
-        assert await counts.count(None, 2, [Connected("a", 0, 3)]) == [LetIn(2, full=False)]
-        assert await counts.count(None, 2, [Connected("b", 0, 1)]) == [LetIn(1, full=False)]
+        await counts.reset()
+        assert await counts.apply(None, 2, [ConnectionDelta("a", 0, 3)]) == [
+            AdmittedCount(2, full=False)
+        ]
+        assert await counts.apply(None, 2, [ConnectionDelta("b", 0, 1)]) == [
+            AdmittedCount(1, full=False)
+        ]
         assert await sums(client) == {"a": 2, "b": 1, "*": 3}

@@ -5,7 +5,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.limits.operators import Operators
+from certbus.limits.operators import OperatorSlots
 from tests.certbus.bus import KEYS, LOG, OTHER_LOG
 from tests.certbus.servers import RedisServer
 from tests.certbus.streams.test_full_redis import TOO_LITTLE, allow
@@ -16,68 +16,68 @@ async def test_turns_are_an_interval_apart_whoever_takes_them(
     client: Redis, server: RedisServer
 ) -> None:
     async with connect(server.url) as other:
-        workers = [Operators(client, KEYS), Operators(other, KEYS)]
+        workers = [OperatorSlots(client, KEYS), OperatorSlots(other, KEYS)]
         names = ["Example", "EXAMPLE"]
         began = asyncio.get_running_loop().time()
-        turns = [await workers[n % 2].turn(names[n % 2], 10) for n in range(6)]
+        turns = [await workers[n % 2].reserve(names[n % 2], 10) for n in range(6)]
         spent = asyncio.get_running_loop().time() - began
     assert turns[0] == 0
     # Each is told how long it has to wait from the moment it asked.
     for n, turn in enumerate(turns):
         assert 10 * n - spent <= turn <= 10 * n
-    assert await Operators(client, KEYS).turn("Another", 10) == 0
+    assert await OperatorSlots(client, KEYS).reserve("Another", 10) == 0
 
 
 async def test_turns_that_pass_unused_are_not_made_up_for(client: Redis) -> None:
-    operators = Operators(client, KEYS)
-    await operators.turn("Example", 0.02)
+    operators = OperatorSlots(client, KEYS)
+    await operators.reserve("Example", 0.02)
 
     async def forgotten() -> bool:
         return not await client.exists(KEYS.operator("example"))
 
     await until(forgotten, "an operator whom nobody asks leaves no key behind")
-    assert await operators.turn("Example", 10) == 0
-    assert await operators.turn("Example", 10) > 9
+    assert await operators.reserve("Example", 10) == 0
+    assert await operators.reserve("Example", 10) > 9
 
 
 async def test_one_log_that_refuses_is_left_alone_by_itself(client: Redis) -> None:
-    operators = Operators(client, KEYS)
-    assert not await operators.refused("Example", LOG, 60)
-    assert not await operators.refused("Example", LOG, 60)
-    assert await operators.turn("Example", 0.001) == 0
+    operators = OperatorSlots(client, KEYS)
+    assert not await operators.record_429("Example", LOG, 60)
+    assert not await operators.record_429("Example", LOG, 60)
+    assert await operators.reserve("Example", 0.001) == 0
 
 
 async def test_a_second_log_that_refuses_speaks_for_the_operator(client: Redis) -> None:
-    operators = Operators(client, KEYS)
-    await operators.refused("Example", LOG, 60)
-    assert await operators.refused("Example", OTHER_LOG, 5)
-    assert 50 < await operators.turn("Example", 0.001) <= 60
-    assert await operators.turn("Another", 0.001) == 0
+    operators = OperatorSlots(client, KEYS)
+    await operators.record_429("Example", LOG, 60)
+    assert await operators.record_429("Example", OTHER_LOG, 5)
+    assert 50 < await operators.reserve("Example", 0.001) <= 60
+    assert await operators.reserve("Another", 0.001) == 0
 
 
 async def test_no_operator_is_left_alone_for_longer_than_that(client: Redis) -> None:
-    operators = Operators(client, KEYS)
-    await operators.refused("Example", LOG, 3600)
-    assert await operators.refused("Example", OTHER_LOG, 3600)
-    assert 290 < await operators.turn("Example", 0.001) <= 300
+    operators = OperatorSlots(client, KEYS)
+    await operators.record_429("Example", LOG, 3600)
+    assert await operators.record_429("Example", OTHER_LOG, 3600)
+    assert 290 < await operators.reserve("Example", 0.001) <= 300
 
 
 async def test_what_one_said_long_ago_does_not_count(client: Redis) -> None:
-    operators = Operators(client, KEYS)
-    await operators.refused("Example", LOG, 0)
-    assert not await operators.refused("Example", OTHER_LOG, 60)
+    operators = OperatorSlots(client, KEYS)
+    await operators.record_429("Example", LOG, 0)
+    assert not await operators.record_429("Example", OTHER_LOG, 60)
 
 
 async def test_a_clock_that_was_set_back_does_not_stop_everything(client: Redis) -> None:
     await client.hset(KEYS.operator("example"), "next", 1 << 52)
-    assert await Operators(client, KEYS).turn("Example", 0.5) == 0
+    assert await OperatorSlots(client, KEYS).reserve("Example", 0.5) == 0
 
 
 async def test_a_full_redis_still_hands_out_turns(client: Redis) -> None:
-    operators = Operators(client, KEYS)
-    await operators.turn("Known", 10)
+    operators = OperatorSlots(client, KEYS)
+    await operators.reserve("Known", 10)
     await allow(client, TOO_LITTLE)
-    assert await operators.turn("Known", 10) > 9
-    assert await operators.turn("Unknown", 10) == 0
-    assert await operators.turn("Unknown", 10) > 9
-    assert not await operators.refused("Unknown", LOG, 10)
+    assert await operators.reserve("Known", 10) > 9
+    assert await operators.reserve("Unknown", 10) == 0
+    assert await operators.reserve("Unknown", 10) > 9
+    assert not await operators.record_429("Unknown", LOG, 10)

@@ -3,13 +3,13 @@ import time
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.logs.circuit_state import Circuits, CircuitStatus
+from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from tests.certbus.bus import KEYS, LOG, Worker, log_status
 
 
 async def test_a_circuit_is_kept_and_seen(one: Worker, client: Redis) -> None:
     await one.take()
-    circuits = Circuits(client, KEYS)
+    circuits = CircuitStore(client, KEYS)
     assert await circuits.load(LOG) == CircuitStatus()
     broken = CircuitStatus("open", 5, int(time.time() * 1000) + 60_000)
     await circuits.failed(LOG, CircuitStatus("closed", 4), "get-sth: 500")
@@ -35,4 +35,4 @@ async def test_a_circuit_is_kept_and_seen(one: Worker, client: Redis) -> None:
 
 async def test_what_cannot_be_read_is_a_closed_circuit(client: Redis) -> None:
     await client.hset(KEYS.log(LOG), mapping={"circuit": "ajar", "failures": "many"})
-    assert await Circuits(client, KEYS).load(LOG) == CircuitStatus()
+    assert await CircuitStore(client, KEYS).load(LOG) == CircuitStatus()

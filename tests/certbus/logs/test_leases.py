@@ -3,7 +3,7 @@ from unittest.mock import ANY
 
 from redis.asyncio import Redis
 
-from certbus.logs.registry import Retirement, Roll
+from certbus.logs.registry import LogRegistry, Retirement
 from certbus.streams.publisher import Fenced, Published, Stale
 from tests.certbus.bus import (
     KEYS,
@@ -91,7 +91,7 @@ async def test_a_lease_that_expired_is_taken_again_under_its_fence(
 async def test_a_log_that_was_released_retired_or_renamed_is_not_taken_again(
     one: Worker, client: Redis
 ) -> None:
-    roll = Roll(client, KEYS)
+    roll = LogRegistry(client, KEYS)
     released = await one.take()
     await one.leases.release(released)
     dropped = await one.take(OTHER_LOG)

@@ -3,9 +3,9 @@
 import pytest
 from redis.asyncio import Redis
 
-from certbus.cluster import Directory, LogDescription, snapshot
-from certbus.logs.registry import Roll
-from certbus.logs.tree_state import Ledger
+from certbus.cluster import ClusterRegistry, LogDescription, snapshot
+from certbus.logs.registry import LogRegistry
+from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.publisher import Fenced, Published
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
@@ -17,8 +17,8 @@ HEAD = TreeHead(5, 1000, b"r" * 32, b"s")
 
 
 @pytest.fixture
-def roll(client: Redis) -> Roll:
-    return Roll(client, KEYS)
+def roll(client: Redis) -> LogRegistry:
+    return LogRegistry(client, KEYS)
 
 
 async def ids(client: Redis) -> list[str]:
@@ -26,12 +26,12 @@ async def ids(client: Redis) -> list[str]:
 
 
 async def test_everything_that_is_kept_of_a_log_goes_on_under_its_new_id(
-    one: Worker, two: Worker, client: Redis, roll: Roll
+    one: Worker, two: Worker, client: Redis, roll: LogRegistry
 ) -> None:
     lease = await one.take(OLD, 7)
     await one.publisher.publish(lease, batch(7, ["a", "b"], duplicates=1))
     await client.hset(KEYS.log(OLD), mapping={"frontier": Frontier().to_bytes(), "stale": 3})
-    await Ledger(client, KEYS).alarm(OLD, "split", "two trees", [HEAD])
+    await TreeStateStore(client, KEYS).record_violation(OLD, "split", "two trees", [HEAD])
     before = await client.hgetall(KEYS.log(OLD))
     assert await roll.rename(OLD, LOG)
 
@@ -40,7 +40,7 @@ async def test_everything_that_is_kept_of_a_log_goes_on_under_its_new_id(
     assert after == {name: value for name, value in before.items() if name != b"owner"}
     assert await client.xlen(KEYS.evidence(LOG)) == 1
     assert await client.exists(KEYS.evidence(OLD), KEYS.lease(OLD), KEYS.lease(LOG)) == 0
-    assert await roll.renamed([OLD, LOG]) == {OLD: LOG}
+    assert await roll.aliases([OLD, LOG]) == {OLD: LOG}
 
     taken = await two.take(LOG)
     assert taken.next == 10
@@ -50,7 +50,7 @@ async def test_everything_that_is_kept_of_a_log_goes_on_under_its_new_id(
 
 
 async def test_whoever_holds_a_log_under_its_old_id_can_do_nothing_any_more(
-    one: Worker, client: Redis, roll: Roll
+    one: Worker, client: Redis, roll: LogRegistry
 ) -> None:
     lease = await one.take(OLD)
     await one.publisher.publish(lease, batch(0, ["a"]))
@@ -63,39 +63,39 @@ async def test_whoever_holds_a_log_under_its_old_id_can_do_nothing_any_more(
     assert not await one.leases.set_start(OLD, 0)
     assert not await one.leases.release(lease)
     description = LogDescription(OLD, "old", "https://log.example/", "", "rfc6962", "")
-    await Directory(client, KEYS).describe([description])
+    await ClusterRegistry(client, KEYS).describe([description])
     assert await ids(client) == [LOG]
     assert await stored_names(client) == ["a"]
 
 
 async def test_an_id_that_nobody_has_used_leads_to_the_better_one(
-    one: Worker, client: Redis, roll: Roll
+    one: Worker, client: Redis, roll: LogRegistry
 ) -> None:
     assert not await roll.rename(OLD, LOG)
-    assert await roll.renamed([OLD]) == {OLD: LOG}
+    assert await roll.aliases([OLD]) == {OLD: LOG}
     assert await one.leases.acquire(OLD, 0) is None
     assert await ids(client) == []
-    await Directory(client, KEYS).describe(
+    await ClusterRegistry(client, KEYS).describe(
         [LogDescription(LOG, "log", "https://log.example/", "", "rfc6962", "")]
     )
     assert await ids(client) == [LOG]
     assert (await one.take(LOG, 4)).next == 4
 
 
-async def test_what_was_only_described_is_forgotten(client: Redis, roll: Roll) -> None:
+async def test_what_was_only_described_is_forgotten(client: Redis, roll: LogRegistry) -> None:
     description = LogDescription(OLD, "old", "https://log.example/", "", "rfc6962", "")
-    await Directory(client, KEYS).describe([description])
+    await ClusterRegistry(client, KEYS).describe([description])
     assert not await roll.rename(OLD, LOG)
     assert await ids(client) == []
     assert await client.hgetall(KEYS.log(OLD)) == {b"renamed": LOG.encode()}
 
 
-async def test_a_log_is_renamed_once(one: Worker, client: Redis, roll: Roll) -> None:
+async def test_a_log_is_renamed_once(one: Worker, client: Redis, roll: LogRegistry) -> None:
     await one.take(OLD, 7)
     assert await roll.rename(OLD, LOG)
     assert not await roll.rename(OLD, LOG)
     assert not await roll.rename(OLD, "ab" * 32)
-    assert await roll.renamed([OLD]) == {OLD: LOG}
+    assert await roll.aliases([OLD]) == {OLD: LOG}
     assert (await log_status(client)).next == 7
 
 
@@ -114,7 +114,7 @@ async def test_a_log_that_was_followed_under_both_ids_is_one_and_loses_nothing(
     one: Worker,
     two: Worker,
     client: Redis,
-    roll: Roll,
+    roll: LogRegistry,
     old: tuple[int, int],
     new: tuple[int, int],
     goes_on: tuple[int, int],
@@ -123,7 +123,7 @@ async def test_a_log_that_was_followed_under_both_ids_is_one_and_loses_nothing(
     for worker, log_id, (start, end) in ((one, OLD, old), (two, LOG, new)):
         lease = await worker.take(log_id, start)
         await worker.publisher.publish(lease, batch(start, [], duplicates=end - start))
-        await Ledger(client, KEYS).alarm(log_id, "split", "two trees", [HEAD])
+        await TreeStateStore(client, KEYS).record_violation(log_id, "split", "two trees", [HEAD])
         leases.append(lease)
     assert await roll.rename(OLD, LOG)
     status = await log_status(client)
@@ -141,7 +141,7 @@ async def test_a_log_that_was_followed_under_both_ids_is_one_and_loses_nothing(
     assert isinstance(outcome, Published if stays else Fenced)
 
 
-async def test_a_full_redis_renames_too(one: Worker, client: Redis, roll: Roll) -> None:
+async def test_a_full_redis_renames_too(one: Worker, client: Redis, roll: LogRegistry) -> None:
     await one.take(OLD, 7)
     await allow(client, TOO_LITTLE)
     assert await roll.rename(OLD, LOG)

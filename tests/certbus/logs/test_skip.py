@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from certbus.cluster import Directory, snapshot
-from certbus.logs.skip import CannotSkip, Skipped, skip
-from certbus.logs.tree_state import Ledger
+from certbus.cluster import ClusterRegistry, snapshot
+from certbus.logs.skip import Skipped, SkipRejected, skip
+from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.publisher import Fenced, Published
-from certbus.streams.rejected import rejections
+from certbus.streams.rejected import read_rejected
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import KEYS, LOG, Worker, assert_adds_up, batch, log_status, rejected
 
@@ -26,8 +26,8 @@ async def test_what_is_skipped_is_counted_and_recorded(one: Worker, client: Redi
     assert (status.next, status.published, status.skipped) == (10, 2, 8)
     assert status.skip == "2-9: always 500"
     assert_adds_up(status)
-    assert await Ledger(client, KEYS).kept(LOG, 10) is None
-    (record,) = [each async for each in rejections(client, KEYS)]
+    assert await TreeStateStore(client, KEYS).load(LOG, 10) is None
+    (record,) = [each async for each in read_rejected(client, KEYS)]
     assert (record.log_id, record.index, record.last) == (LOG, 2, 9)
     assert (record.reason, record.raw, record.size) == ("always 500", b"", 0)
     (stream,) = [s for s in (await snapshot(client, KEYS)).streams if s.name == "rejected"]
@@ -38,7 +38,7 @@ async def test_whoever_owned_the_log_can_undo_nothing(
     one: Worker, two: Worker, client: Redis
 ) -> None:
     lease = await one.take()
-    await Directory(client, KEYS).log_shows(LOG, 100)
+    await ClusterRegistry(client, KEYS).record_tree_size(LOG, 100)
     assert await skip(client, KEYS, LOG, 5, "") == Skipped(0, 5)
     for first in (0, 5):
         assert await one.publisher.publish(lease, batch(first, ["a"])) == Fenced()
@@ -50,15 +50,15 @@ async def test_whoever_owned_the_log_can_undo_nothing(
 
 
 async def test_it_goes_forward_and_not_beyond_the_tree(one: Worker, client: Redis) -> None:
-    with pytest.raises(CannotSkip, match="not been started"):
+    with pytest.raises(SkipRejected, match="not been started"):
         await skip(client, KEYS, LOG, 1, "")
     lease = await one.take(start=3)
-    with pytest.raises(CannotSkip, match="no tree head of it is known"):
+    with pytest.raises(SkipRejected, match="no tree head of it is known"):
         await skip(client, KEYS, LOG, 4, "")
     await one.publisher.publish(lease, replaced(batch(3, ["a"]), tree_head=HEAD))
-    with pytest.raises(CannotSkip, match="goes on at entry 4 already"):
+    with pytest.raises(SkipRejected, match="goes on at entry 4 already"):
         await skip(client, KEYS, LOG, 4, "")
-    with pytest.raises(CannotSkip, match="--to 100 is the most"):
+    with pytest.raises(SkipRejected, match="--to 100 is the most"):
         await skip(client, KEYS, LOG, 101, "")
     assert isinstance(await one.publisher.publish(lease, batch(4, ["b"])), Published)
     assert await skip(client, KEYS, LOG, 100, "") == Skipped(5, 100)
@@ -69,7 +69,7 @@ async def test_pages_of_rejections_come_newest_first(one: Worker, client: Redis)
     await one.publisher.publish(
         lease, replaced(batch(0, []), next=150, rejected=[rejected(n) for n in range(150)])
     )
-    found = [each.index async for each in rejections(client, KEYS)]
+    found = [each.index async for each in read_rejected(client, KEYS)]
     assert found == list(range(150))[::-1]
 
 

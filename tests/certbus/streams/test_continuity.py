@@ -8,15 +8,15 @@ from certbus.streams.continuity import (
     NOTHING,
     OLDEST,
     Action,
+    ForkSearch,
     Link,
-    Losses,
-    Lost,
-    Place,
-    Search,
+    LostRange,
+    LostRanges,
+    ReaderPosition,
     Trail,
     View,
+    decide,
     first_of,
-    judge,
 )
 
 
@@ -34,10 +34,10 @@ def view(
     return View("one", None if first is None else at(first), at(last), here, after)
 
 
-EMPTY = Place(NOTHING, None, "one")
-BEHIND = Place(at(20), None, "one", link(20, 10))
-CURSOR = Place(at(20), 3)
-MOMENT = Place(at(20))
+EMPTY = ReaderPosition(NOTHING, None, "one")
+BEHIND = ReaderPosition(at(20), None, "one", link(20, 10))
+CURSOR = ReaderPosition(at(20), 3)
+MOMENT = ReaderPosition(at(20))
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ MOMENT = Place(at(20))
         (BEHIND, View(None, None, NOTHING), Action.WAIT, None),
         (BEHIND, View("two", at(90), at(90)), Action.OLDEST, "reset"),
         (EMPTY, View("two", at(90), at(90)), Action.OLDEST, "reset"),
-        (Place(at(9), 0), view(50, None, link(10, 0)), Action.OLDEST, "reset"),
-        (Place(at(9)), view(50, None, link(10, 0)), Action.OLDEST, "reset"),
+        (ReaderPosition(at(9), 0), view(50, None, link(10, 0)), Action.OLDEST, "reset"),
+        (ReaderPosition(at(9)), view(50, None, link(10, 0)), Action.OLDEST, "reset"),
         (BEHIND, view(50, link(20, 10), link(30, 20)), Action.INSIDE, None),
         (CURSOR, view(50, link(20, 10)), Action.INSIDE, None),
         (BEHIND, view(50, link(20, 10, "log:9")), Action.BACK, "lost"),
@@ -71,34 +71,34 @@ MOMENT = Place(at(20))
         (CURSOR, view(50, None, link(30, 19)), Action.NEXT, "unknown"),
     ],
 )
-def test_the_table(place: Place, shown: View, action: Action, gap: str | None) -> None:
-    assert judge(place, shown) == (action, gap)
+def test_the_table(place: ReaderPosition, shown: View, action: Action, gap: str | None) -> None:
+    assert decide(place, shown) == (action, gap)
 
 
 @pytest.mark.parametrize("place", [CURSOR, MOMENT])
 @pytest.mark.parametrize(
     ("lost", "action", "gap"),
     [
-        (Lost(at(15), at(25), emptied=False, fork=at(15)), Action.BACK, "lost"),
-        (Lost(at(15), at(25), emptied=True, fork=None), Action.OLDEST, "reset"),
-        (Lost(at(20), at(25), emptied=True, fork=None), Action.NEXT, None),
-        (Lost(at(15), at(19), emptied=True, fork=None), Action.NEXT, None),
+        (LostRange(at(15), at(25), emptied=False, fork=at(15)), Action.BACK, "lost"),
+        (LostRange(at(15), at(25), emptied=True, fork=None), Action.OLDEST, "reset"),
+        (LostRange(at(20), at(25), emptied=True, fork=None), Action.NEXT, None),
+        (LostRange(at(15), at(19), emptied=True, fork=None), Action.NEXT, None),
     ],
 )
 def test_an_id_that_the_reader_has_seen_lost(
-    place: Place, lost: Lost, action: Action, gap: str | None
+    place: ReaderPosition, lost: LostRange, action: Action, gap: str | None
 ) -> None:
-    losses = Losses()
+    losses = LostRanges()
     losses.add(lost)
     if gap is None and place is CURSOR:
         gap = "unknown"
-    assert judge(place, view(50, None, link(30, 19)), losses) == (action, gap)
+    assert decide(place, view(50, None, link(30, 19)), losses) == (action, gap)
 
 
 def test_a_lost_id_that_redis_gave_again_names_the_newer_batch() -> None:
-    losses = Losses()
-    losses.add(Lost(at(15), at(25), emptied=False, fork=at(15)))
-    assert judge(CURSOR, view(50, link(20, 10)), losses) == (Action.INSIDE, None)
+    losses = LostRanges()
+    losses.add(LostRange(at(15), at(25), emptied=False, fork=at(15)))
+    assert decide(CURSOR, view(50, link(20, 10)), losses) == (Action.INSIDE, None)
 
 
 @pytest.mark.parametrize("kept", range(11))
@@ -107,7 +107,7 @@ def test_the_fork_is_found_in_few_questions(kept: int, trimmed: int) -> None:
     links = [link(ms, ms - 1) for ms in range(1, 11)]
     retained = links[trimmed:kept]
     oldest = retained[0].id if retained else None
-    search, questions = Search(links, oldest), 0
+    search, questions = ForkSearch(links, oldest), 0
     while search.question is not None:
         questions += 1
         search.answer(has=search.question in retained)
@@ -118,17 +118,17 @@ def test_the_fork_is_found_in_few_questions(kept: int, trimmed: int) -> None:
 def test_a_trail_is_bounded_and_goes_back() -> None:
     trail = Trail(EMPTY)
     for ms in range(1, KNOWN + 100):
-        trail.take(link(ms, ms - 1), "one")
+        trail.advance(link(ms, ms - 1), "one")
     assert len(trail.links) == KNOWN
     fork = trail.links[-10]
-    trail.go_back(fork, "one")
-    assert trail.place == Place(fork.id, None, "one", fork)
+    trail.rewind(fork, "one")
+    assert trail.place == ReaderPosition(fork.id, None, "one", fork)
     assert trail.links[-1] == fork
     lost = trail.losses.find(at(KNOWN + 99))
     assert lost is not None
     assert lost.fork == fork.id
     assert trail.losses.find(fork.id) is None
-    trail.go_back(None, "one")
+    trail.rewind(None, "one")
     assert trail.place == OLDEST
     lost = trail.losses.find(fork.id)
     assert lost is not None
@@ -136,18 +136,18 @@ def test_a_trail_is_bounded_and_goes_back() -> None:
 
 
 def test_what_is_recorded_as_lost_is_bounded() -> None:
-    losses = Losses()
+    losses = LostRanges()
     for ms in range(0, 1000, 10):
-        losses.add(Lost(at(ms), at(ms + 5), emptied=False, fork=None))
+        losses.add(LostRange(at(ms), at(ms + 5), emptied=False, fork=None))
     assert losses.find(at(5)) is None
     assert losses.find(at(995)) is not None
 
 
 def test_a_new_epoch_records_the_ids_of_the_one_before() -> None:
     trail = Trail(EMPTY)
-    trail.take(link(20, 10), "one")
-    trail.begin_epoch("two", at(10))
-    assert trail.place == Place(NOTHING, None, "two")
+    trail.advance(link(20, 10), "one")
+    trail.start_epoch("two", at(10))
+    assert trail.place == ReaderPosition(NOTHING, None, "two")
     for ms, emptied in ((9, None), (10, True), (20, True), (21, None)):
         lost = trail.losses.find(at(ms))
         assert (lost and lost.emptied) == emptied

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from certbus.streams.codec import Codec, Undecodable
+from certbus.streams.codec import Codec, UndecodableBatch
 from certbus.streams.events import Gap, StreamBatch, decode
 
 FIELDS = {
@@ -35,14 +35,14 @@ def test_an_entry_becomes_a_batch() -> None:
     ],
 )
 def test_a_strange_entry_is_undecodable(change: dict[bytes, bytes], complaint: str) -> None:
-    with pytest.raises(Undecodable, match=complaint):
+    with pytest.raises(UndecodableBatch, match=complaint):
         decode(Codec(), "lite", "6-0", {**FIELDS, **change})
 
 
 @pytest.mark.parametrize("missing", FIELDS)
 def test_an_entry_without_a_field_is_undecodable(missing: bytes) -> None:
     fields = {name: value for name, value in FIELDS.items() if name != missing}
-    with pytest.raises(Undecodable, match=f"has no field .*{missing.decode()}"):
+    with pytest.raises(UndecodableBatch, match=f"has no field .*{missing.decode()}"):
         decode(Codec(), "lite", "6-0", fields)
 
 

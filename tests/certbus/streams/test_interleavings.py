@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.streams.publisher import Fenced, Missing, Published, Repeated, Stale
+from certbus.streams.publisher import AlreadyPublished, Fenced, Missing, Published, Stale
 from tests.certbus.bus import (
     KEYS,
     LOG,
@@ -69,7 +69,7 @@ class Ingestor:
         """Ask for the next window; what is learnt may be old when it is used."""
         window = self.window(log_id, count)
         digests = [message.sha256 for message in batch(0, window).messages]
-        known = await self.worker.publisher.known(digests)
+        known = await self.worker.publisher.find_known(digests)
         self.known[log_id] = {
             name for name, is_known in zip(window, known, strict=True) if is_known
         }
@@ -91,7 +91,7 @@ class Ingestor:
                     assert next_index == first + len(window)
                     self.next[log_id] = next_index
                     return
-                case Repeated(positions=positions):
+                case AlreadyPublished(positions=positions):
                     new = [name for at, name in enumerate(new) if at not in positions]
                 case Stale(next=next_index):
                     assert next_index != first

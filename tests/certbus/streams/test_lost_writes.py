@@ -8,7 +8,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect, once
-from certbus.streams.publisher import Fenced, Missing, Published, Repeated, Stale
+from certbus.streams.publisher import AlreadyPublished, Fenced, Missing, Published, Stale
 from tests.certbus.bus import (
     LOG,
     OTHER_LOG,
@@ -80,7 +80,7 @@ class TestLastSecond:
 
         # The worker does not know yet, and is told where the log goes on.
         assert await one.publisher.publish(lease, batch(2, ["c"])) == Stale(1)
-        assert await one.publisher.known([message("b").sha256]) == [False]
+        assert await one.publisher.find_known([message("b").sha256]) == [False]
         again = await one.publisher.publish(lease, batch(1, ["b", "c"]))
         assert isinstance(again, Published)
         assert again.id not in (None, lost.id)
@@ -107,7 +107,7 @@ class TestLastSecond:
         mine, other = await one.take(LOG), await two.take(OTHER_LOG)
         server.save_aside()
         await one.publisher.publish(mine, batch(0, ["shared"]))
-        assert await two.publisher.known([message("shared").sha256]) == [True]
+        assert await two.publisher.find_known([message("shared").sha256]) == [True]
         server.wind_back()
         # It counts as a duplicate there, although what it is a duplicate of is lost ...
         await two.publisher.publish(other, batch(0, [], duplicates=1))
@@ -156,7 +156,7 @@ class TestEverything:
         assert await two.publisher.publish(at_head, batch(6, ["g"])) == Fenced()
         assert await two.leases.renew([at_head]) == [at_head]
         window = batch(2, ["c", "d", "e", "f"])
-        assert await one.publisher.publish(restored, window) == Repeated([3])
+        assert await one.publisher.publish(restored, window) == AlreadyPublished([3])
         await one.publisher.publish(restored, batch(2, ["c", "d", "e"], duplicates=1))
 
         assert await stored_names(client) == ["f", "c", "d", "e"]

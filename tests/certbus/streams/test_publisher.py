@@ -9,15 +9,15 @@ from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.ids import parse_entry_id
-from certbus.streams.cert_index import Place, locate
+from certbus.streams.cert_index import StreamLocation, find_by_fingerprint
 from certbus.streams.publisher import (
     MAX_BYTES,
+    AlreadyPublished,
     Batch,
     Fenced,
     Missing,
     Published,
     PublisherSettings,
-    Repeated,
     Stale,
     UnsupportedFormat,
 )
@@ -115,9 +115,9 @@ async def test_known_tells_what_was_published_by_any_log(one: Worker, two: Worke
     names = [f"certificate {number}" for number in range(600)]
     lease = await one.take(OTHER_LOG)
     assert isinstance(await one.publisher.publish(lease, batch(0, names[100:300])), Published)
-    known = await two.publisher.known([message(name).sha256 for name in names])
+    known = await two.publisher.find_known([message(name).sha256 for name in names])
     assert known == [100 <= number < 300 for number in range(600)]
-    assert await two.publisher.known([]) == []
+    assert await two.publisher.find_known([]) == []
 
 
 async def test_a_filter_that_is_wrong_makes_no_duplicate_of_a_new_certificate(
@@ -128,10 +128,10 @@ async def test_a_filter_that_is_wrong_makes_no_duplicate_of_a_new_certificate(
     assert isinstance(await one.publisher.publish(lease, batch(0, ["old"])), Published)
     # The first 25 bits are the filter's, the first 14 the bucket's: the same for both.
     alike = msgspec.structs.replace(message("new"), sha256=old.sha256[:30] + b"xx")
-    assert await one.publisher.known([old.sha256, alike.sha256]) == [True, False]
+    assert await one.publisher.find_known([old.sha256, alike.sha256]) == [True, False]
     outcome = await one.publisher.publish(lease, Batch(1, 2, [alike], 0, []))
     assert isinstance(outcome, Published)
-    assert await one.publisher.known([old.sha256, alike.sha256]) == [True, True]
+    assert await one.publisher.find_known([old.sha256, alike.sha256]) == [True, True]
 
 
 async def test_published_by_another_log_between_check_and_publish(
@@ -139,11 +139,11 @@ async def test_published_by_another_log_between_check_and_publish(
 ) -> None:
     mine, other = await one.take(LOG), await two.take(OTHER_LOG)
     window = batch(0, ["a", "b", "c", "d"])
-    assert not any(await one.publisher.known([m.sha256 for m in window.messages]))
+    assert not any(await one.publisher.find_known([m.sha256 for m in window.messages]))
     await two.publisher.publish(other, batch(0, ["d", "b"]))
     before = await everything(client)
 
-    assert await one.publisher.publish(mine, window) == Repeated([1, 3])
+    assert await one.publisher.publish(mine, window) == AlreadyPublished([1, 3])
     assert await everything(client) == before
 
     outcome = await one.publisher.publish(mine, batch(0, ["a", "c"], duplicates=2))
@@ -156,7 +156,7 @@ async def test_a_certificate_twice_in_one_batch_is_told(one: Worker, client: Red
     lease = await one.take()
     before = await everything(client)
     outcome = await one.publisher.publish(lease, batch(0, ["a", "b", "a", "a"]))
-    assert outcome == Repeated([2, 3])
+    assert outcome == AlreadyPublished([2, 3])
     assert await everything(client) == before
 
 
@@ -312,8 +312,12 @@ async def test_marks_are_where_look_up_finds_them_and_expire(one: Worker, client
     assert isinstance(outcome, Published)
     assert outcome.id is not None
     certificate = message("b")
-    assert await locate(client, KEYS, certificate.sha256) == Place(outcome.id, 1)
-    assert await locate(client, KEYS, certificate.sha1) == Place(outcome.id, 1)
+    assert await find_by_fingerprint(client, KEYS, certificate.sha256) == StreamLocation(
+        outcome.id, 1
+    )
+    assert await find_by_fingerprint(client, KEYS, certificate.sha1) == StreamLocation(
+        outcome.id, 1
+    )
 
     remember = PublisherSettings().remember_ms
     marks = [
@@ -335,7 +339,7 @@ async def test_a_restarted_redis_knows_no_scripts_and_everything_else(
     server.kill()
     server.start()
     assert await everything(client) == before
-    assert await one.publisher.known([message("a").sha256]) == [True]
+    assert await one.publisher.find_known([message("a").sha256]) == [True]
     assert isinstance(await one.publisher.publish(lease, batch(1, ["b"])), Published)
 
 
@@ -344,7 +348,7 @@ async def test_another_prefix_is_another_world(one: Worker, server: RedisServer)
     await one.publisher.publish(lease, batch(0, ["a"]))
     async with connect(server.url) as client:
         other = Worker(client, "other", keys=msgspec.structs.replace(KEYS, prefix="test:"))
-        assert await other.publisher.known([message("a").sha256]) == [False]
+        assert await other.publisher.find_known([message("a").sha256]) == [False]
         assert await other.leases.next_index(LOG) is None
 
 
@@ -385,6 +389,6 @@ async def test_marks_made_before_a_clock_was_set_back_still_count(
         number, _, name = field.decode().partition(".")
         await client.hset(KEYS.windows, f"{int(number) + 1}.{name}", value)
 
-    assert await one.publisher.known([message("a").sha256]) == [True]
-    assert await one.publisher.publish(lease, batch(1, ["a", "b"])) == Repeated([0])
-    assert await locate(client, KEYS, message("a").sha256) is not None
+    assert await one.publisher.find_known([message("a").sha256]) == [True]
+    assert await one.publisher.publish(lease, batch(1, ["a", "b"])) == AlreadyPublished([0])
+    assert await find_by_fingerprint(client, KEYS, message("a").sha256) is not None

@@ -13,12 +13,12 @@ from certbus.logs.leases import Lease
 from certbus.streams.publisher import Published, PublisherSettings
 from certbus.streams.reader import (
     COUNT,
+    EpochChanged,
     Event,
     Gap,
     Head,
     Malformed,
-    NewEpoch,
-    Repeat,
+    Rewind,
     StreamBatch,
     history,
     newest,
@@ -127,15 +127,15 @@ async def test_streams_come_and_go_while_it_reads(one: Worker, client: Redis) ->
         await reading.ready()
         await published(one, lease, 0, "a")
         await reading.until(lambda events: names(events) == ["a"])
-        reading.follower.change(["full"])
+        reading.follower.set_streams(["full"])
         await until(lambda: set(reading.follower.positions) == {"full"})
         await published(one, lease, 1, "b")
         await reading.until(lambda events: names(events, "full") == ["b"])
-        reading.follower.change([])
+        reading.follower.set_streams([])
         await published(one, lease, 2, "c")
         await until(lambda: reading.follower.positions == {})
         assert reading.follower.connected
-        reading.follower.change(["lite", "full"])
+        reading.follower.set_streams(["lite", "full"])
         await until(lambda: set(reading.follower.positions) == {"lite", "full"})
         await published(one, lease, 3, "d")
         await reading.until(lambda events: names(events) == ["a", "d"])
@@ -174,7 +174,7 @@ async def test_a_lost_second_is_told_and_its_entries_come_again(
         await published(one, lease, 1, "b")
         await published(one, lease, 2, "c")
         await reading.until(lambda events: names(events) == ["a", "b", "b", "c"])
-        assert told(reading.events) == [Repeat("lite", since=kept, seen=lost)]
+        assert told(reading.events) == [Rewind("lite", since=kept, seen=lost)]
 
 
 async def test_a_lost_second_is_told_even_if_nothing_is_published(
@@ -187,7 +187,7 @@ async def test_a_lost_second_is_told_even_if_nothing_is_published(
     async with following(client, ["lite"], after={"lite": lost}) as reading:
         await until(lambda: reading.follower.connected)
         server.wind_back()
-        await reading.until(lambda events: told(events) == [Repeat("lite", since=kept, seen=lost)])
+        await reading.until(lambda events: told(events) == [Rewind("lite", since=kept, seen=lost)])
         assert reading.follower.positions == {"lite": kept}
 
 
@@ -209,7 +209,7 @@ async def test_an_emptied_redis_is_a_new_epoch(
             lambda events: all(names(events, s) == ["a", "b", "c"] for s in STREAMS)
         )
         after = await read_head(client, KEYS)
-        assert told(reading.events) == [NewEpoch(str(before.epoch), str(after.epoch))]
+        assert told(reading.events) == [EpochChanged(str(before.epoch), str(after.epoch))]
 
 
 async def test_an_unreadable_batch_is_a_gap_and_the_rest_goes_on(
@@ -258,7 +258,7 @@ async def test_a_replica_that_is_behind_has_lost_nothing(
         server.wind_back()  # now the primary does not know it either
         # Nothing is known of what was before it, so all there is comes again.
         await reading.until(lambda events: names(events) == ["a"])
-        assert reading.events[0] == Repeat("lite", since=None, seen=seen)
+        assert reading.events[0] == Rewind("lite", since=None, seen=seen)
         assert reading.follower.positions == {"lite": kept}
     replica.kill()
 

@@ -3,15 +3,15 @@
 from redis.asyncio import Redis
 
 from certbus.ids import parse_cursor
-from certbus.streams.events import FUTURE, NOT_RETAINED, RESET
+from certbus.streams.events import CURSOR_AHEAD_REASON, NOT_RETAINED_REASON, RESET
 from certbus.streams.reader import oldest
-from certbus.streams.resume import UNKNOWN, Start, resume
+from certbus.streams.resume import UNKNOWN, ResumePoint, resolve_cursor
 from tests.certbus.bus import KEYS, Worker, following, retain
 from tests.certbus.streams.test_reader import names, published
 
 
-async def start(client: Redis, cursor: str) -> Start:
-    return await resume(client, KEYS, "lite", parse_cursor(cursor))
+async def start(client: Redis, cursor: str) -> ResumePoint:
+    return await resolve_cursor(client, KEYS, "lite", parse_cursor(cursor))
 
 
 async def test_what_follows_a_message_is_the_rest_of_its_batch(one: Worker, client: Redis) -> None:
@@ -23,25 +23,25 @@ async def test_what_follows_a_message_is_the_rest_of_its_batch(one: Worker, clie
     assert [b'"b"' in text or b'"c"' in text for _, text in found.rest] == [True, True]
     async with following(client, ["lite"], after={"lite": found.after}) as reading:
         await reading.until(lambda events: names(events) == ["d"])
-    assert (await start(client, f"{first}-2")) == Start(first)
-    assert (await start(client, first)) == Start(first)
+    assert (await start(client, f"{first}-2")) == ResumePoint(first)
+    assert (await start(client, first)) == ResumePoint(first)
 
 
 async def test_a_moment_needs_to_be_no_batch(one: Worker, client: Redis) -> None:
-    assert await start(client, "5") == Start("0-0", gap=FUTURE)
+    assert await start(client, "5") == ResumePoint("0-0", gap=CURSOR_AHEAD_REASON)
     lease = await one.take()
     last = await published(one, lease, 0, "a")
-    assert await start(client, "0") == Start("0-0")
-    assert await start(client, "5") == Start("0-0", gap=RESET)
+    assert await start(client, "0") == ResumePoint("0-0")
+    assert await start(client, "5") == ResumePoint("0-0", gap=RESET)
     later = int(last.partition("-")[0]) + 5
-    assert await start(client, str(later)) == Start(last, gap=FUTURE)
+    assert await start(client, str(later)) == ResumePoint(last, gap=CURSOR_AHEAD_REASON)
 
 
 async def test_an_id_that_redis_does_not_know_is_told(one: Worker, client: Redis) -> None:
     lease = await one.take()
     first = await published(one, lease, 0, "a")
-    assert await start(client, "99999999999999-0-0") == Start(first, gap=FUTURE)
-    assert await start(client, "1-1-0") == Start("0-0", gap=RESET)
+    assert await start(client, "99999999999999-0-0") == ResumePoint(first, gap=CURSOR_AHEAD_REASON)
+    assert await start(client, "1-1-0") == ResumePoint("0-0", gap=RESET)
     ms = first.partition("-")[0]
     index, last = 1, first
     while last.startswith(f"{ms}-"):  # in the same millisecond
@@ -58,8 +58,8 @@ async def test_what_was_trimmed_is_told(client: Redis) -> None:
     kept = await oldest(client, KEYS, "lite")
     assert kept is not None
     assert kept.prev in ids[1:]
-    assert await start(client, kept.prev) == Start(kept.prev)
+    assert await start(client, kept.prev) == ResumePoint(kept.prev)
     # Whether that batch had more messages, nobody knows any more.
-    assert await start(client, f"{kept.prev}-0") == Start(kept.prev, gap=NOT_RETAINED)
-    assert await start(client, f"{ids[0]}-0") == Start(kept.prev, gap=NOT_RETAINED)
-    assert await start(client, "0") == Start("0-0")
+    assert await start(client, f"{kept.prev}-0") == ResumePoint(kept.prev, gap=NOT_RETAINED_REASON)
+    assert await start(client, f"{ids[0]}-0") == ResumePoint(kept.prev, gap=NOT_RETAINED_REASON)
+    assert await start(client, "0") == ResumePoint("0-0")

@@ -11,9 +11,9 @@ from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.limits.clients import Rate, RateLimits
 from certconf import Auth, Network, Secret, TokenHolder
-from gateway.admission.client_identity import client_address, site
-from gateway.admission.credentials import holder_of, holders, offered
-from gateway.admission.local_rate_limiter import OwnRates
+from gateway.admission.client_identity import address_group, client_address
+from gateway.admission.credentials import find_owner, presented_token, token_table
+from gateway.admission.local_rate_limiter import LocalRateLimiter
 from tests.certbus.servers import RedisServer
 
 PROXIES = (Network("10.0.0.0/8"), Network("fd00::/8"))
@@ -54,10 +54,10 @@ def test_nothing_that_is_forwarded_confuses(forwarded: str) -> None:
 
 
 def test_a_site_of_ipv6_is_one_client() -> None:
-    assert site(ip_address("192.0.2.1")) == "192.0.2.1"
-    assert site(ip_address("2001:db8:1:2:3::4")) == "2001:db8:1:2::/64"
-    assert site(ip_address("2001:db8:1:2:ffff::")) == "2001:db8:1:2::/64"
-    assert site(ip_address("2001:db8:1:3::")) != "2001:db8:1:2::/64"
+    assert address_group(ip_address("192.0.2.1")) == "192.0.2.1"
+    assert address_group(ip_address("2001:db8:1:2:3::4")) == "2001:db8:1:2::/64"
+    assert address_group(ip_address("2001:db8:1:2:ffff::")) == "2001:db8:1:2::/64"
+    assert address_group(ip_address("2001:db8:1:3::")) != "2001:db8:1:2::/64"
 
 
 AUTH = Auth(
@@ -79,7 +79,7 @@ AUTH = Auth(
     ],
 )
 def test_tokens_have_names_and_tiers(token: str, name: str, tier: str) -> None:
-    found = holder_of(token, holders(AUTH))
+    found = find_owner(token, token_table(AUTH))
     assert found is not None
     assert (found.name, found.tier) == (name, tier)
     assert token.encode() not in repr(found).encode()
@@ -87,7 +87,7 @@ def test_tokens_have_names_and_tiers(token: str, name: str, tier: str) -> None:
 
 @pytest.mark.parametrize("token", ["", "plai", "plain ", "PLAIN", "alice", "plain\0"])
 def test_other_tokens_are_nobodys(token: str) -> None:
-    assert holder_of(token, holders(AUTH)) is None
+    assert find_owner(token, token_table(AUTH)) is None
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_other_tokens_are_nobodys(token: str) -> None:
     ],
 )
 def test_where_tokens_may_be(headers: dict[str, str], token: str | None) -> None:
-    assert offered(headers, {}, "x-key", in_query=False) == token
+    assert presented_token(headers, {}, "x-key", in_query=False) == token
 
 
 def test_a_token_in_the_url_counts_only_where_allowed() -> None:
-    assert offered({}, {"token": "abc"}, "authorization", in_query=False) is None
-    assert offered({}, {"token": "abc"}, "authorization", in_query=True) == "abc"
+    assert presented_token({}, {"token": "abc"}, "authorization", in_query=False) is None
+    assert presented_token({}, {"token": "abc"}, "authorization", in_query=True) == "abc"
 
 
 @pytest.mark.parametrize(
@@ -127,34 +127,34 @@ def test_a_token_in_the_url_counts_only_where_allowed() -> None:
 async def test_rates_without_redis_are_those_of_redis(
     shared_redis: RedisServer, prefix: str, rate: Rate
 ) -> None:
-    own = OwnRates()
+    own = LocalRateLimiter()
     async with connect(shared_redis.url) as client:
         limits = RateLimits(client, Keys(prefix))
         for _ in range(10):
             now = time.time()
-            (theirs,) = await limits.take([("x", rate)])
-            ours = own.take("x", rate, now)
+            (theirs,) = await limits.acquire([("x", rate)])
+            ours = own.acquire("x", rate, now)
             assert (ours.allowed, ours.remaining) == (theirs.allowed, theirs.remaining)
             assert ours.retry_after == pytest.approx(theirs.retry_after, abs=0.5)
             assert ours.reset == pytest.approx(theirs.reset, abs=0.5)
 
 
 def test_rates_without_redis_refill_and_slide() -> None:
-    own, rate = OwnRates(), Rate(2, 1, 0, 60, 10, 5)
-    assert [own.take("x", rate, 100).allowed for _ in range(3)] == [True, True, False]
-    assert own.take("x", rate, 100).retry_after == 1
-    assert own.take("x", rate, 101).allowed
-    assert [own.take("x", rate, 105).allowed for _ in range(3)] == [True, True, False]
+    own, rate = LocalRateLimiter(), Rate(2, 1, 0, 60, 10, 5)
+    assert [own.acquire("x", rate, 100).allowed for _ in range(3)] == [True, True, False]
+    assert own.acquire("x", rate, 100).retry_after == 1
+    assert own.acquire("x", rate, 101).allowed
+    assert [own.acquire("x", rate, 105).allowed for _ in range(3)] == [True, True, False]
     # Five within the window that began at 100: of those, a fifth counts at its end no more.
-    refused = own.take("x", rate, 108)
+    refused = own.acquire("x", rate, 108)
     assert not refused.allowed
     assert refused.retry_after == pytest.approx(2 + 10 * (1 - 4 / 5))
-    assert own.take("x", rate, 108 + refused.retry_after).allowed
+    assert own.acquire("x", rate, 108 + refused.retry_after).allowed
 
 
 def test_rates_without_redis_are_kept_for_so_many_only() -> None:
-    own, rate = OwnRates(), Rate(1, 0.001, 0, 60, 3600, 100)
+    own, rate = LocalRateLimiter(), Rate(1, 0.001, 0, 60, 3600, 100)
     for number in range(20_000):
-        own.take(f"address:{number}", rate, 100)
-    assert own.take("address:0", rate, 100).allowed, "forgotten"
-    assert not own.take("address:19999", rate, 100).allowed
+        own.acquire(f"address:{number}", rate, 100)
+    assert own.acquire("address:0", rate, 100).allowed, "forgotten"
+    assert not own.acquire("address:19999", rate, 100).allowed

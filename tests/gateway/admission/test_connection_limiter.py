@@ -151,7 +151,7 @@ async def test_an_emptied_redis_is_told_again(
     async with gateway(shared_redis.url, prefix, connection_limit=LIMIT) as port, Crowd() as crowd:
         await crowd.join(port, 10)
         keys = Keys(prefix)
-        await redis.delete(keys.connections, keys.counting)
+        await redis.delete(keys.connections, keys.limit_gateways)
         await until_counted(redis, prefix, 10)
 
 

@@ -11,16 +11,16 @@ from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.limits.clients import ConnectionCounts, RateLimits
 from certconf import Auth, Secret
-from gateway.admission.client_identity import Visitor
-from gateway.admission.controller import Door, Ticket
-from gateway.admission.credentials import holders
+from gateway.admission.client_identity import ClientIdentity
+from gateway.admission.controller import AdmissionController, ConnectionSlot
+from gateway.admission.credentials import token_table
 from gateway.admission.policy import Policy
-from gateway.http.messages import Answer
+from gateway.http.messages import Response
 from tests.certbus.servers import RedisServer
 from tests.waiting import until
 
-VISITOR = Visitor("192.0.2.1")
-LIMITED = Policy(limits_connections=True, most=10, most_of_one=3)
+VISITOR = ClientIdentity("192.0.2.1")
+LIMITED = Policy(limits_connections=True, max_connections=10, max_per_address=3)
 
 
 @pytest.fixture
@@ -30,9 +30,11 @@ async def redis(shared_redis: RedisServer) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def door(redis: Redis, prefix: str) -> AsyncIterator[Door]:
+async def door(redis: Redis, prefix: str) -> AsyncIterator[AdmissionController]:
     keys = Keys(prefix)
-    door = Door(Policy(), RateLimits(redis, keys), ConnectionCounts(redis, keys, "one", 9), 0.05)
+    door = AdmissionController(
+        Policy(), RateLimits(redis, keys), ConnectionCounts(redis, keys, "one", 9), 0.05
+    )
     running = asyncio.gather(door.rates.run(), door.connections.run())
     yield door
     running.cancel()
@@ -40,47 +42,55 @@ async def door(redis: Redis, prefix: str) -> AsyncIterator[Door]:
 
 
 async def told(redis: Redis, prefix: str) -> int:
-    return int(await redis.hget(Keys(prefix).connections, VISITOR.site) or 0)
+    return int(await redis.hget(Keys(prefix).connections, VISITOR.address_group) or 0)
 
 
-async def test_who_is_there_already_counts(door: Door, redis: Redis, prefix: str) -> None:
-    tickets = [door.enter_unlimited(VISITOR) for _ in range(3)]
+async def test_who_is_there_already_counts(
+    door: AdmissionController, redis: Redis, prefix: str
+) -> None:
+    tickets = [door.acquire_unlimited(VISITOR) for _ in range(3)]
     assert await redis.keys(f"{prefix}*") == [], "without limits nobody counts"
-    door.change(LIMITED)
-    refusal = await door.enter(VISITOR)
-    assert isinstance(refusal, Answer)
+    door.set_policy(LIMITED)
+    refusal = await door.acquire_connection(VISITOR)
+    assert isinstance(refusal, Response)
     assert refusal.status == 429
     assert await told(redis, prefix) == 3
-    tickets.pop().give_back()
-    assert isinstance(await door.enter(VISITOR), Ticket)
+    tickets.pop().release()
+    assert isinstance(await door.acquire_connection(VISITOR), ConnectionSlot)
     assert door.refused == {"site": 1}
 
 
-async def test_limits_that_are_gone_and_come_again(door: Door, redis: Redis, prefix: str) -> None:
-    door.change(LIMITED)
-    tickets = [await door.enter(VISITOR) for _ in range(3)]
-    door.change(Policy())
-    tickets += [await door.enter(VISITOR) for _ in range(3)]
+async def test_limits_that_are_gone_and_come_again(
+    door: AdmissionController, redis: Redis, prefix: str
+) -> None:
+    door.set_policy(LIMITED)
+    tickets = [await door.acquire_connection(VISITOR) for _ in range(3)]
+    door.set_policy(Policy())
+    tickets += [await door.acquire_connection(VISITOR) for _ in range(3)]
     for ticket in tickets[1:]:
-        assert isinstance(ticket, Ticket)
-        ticket.give_back()
+        assert isinstance(ticket, ConnectionSlot)
+        ticket.release()
 
     async def nobody_counts() -> bool:
         return await redis.keys(f"{prefix}*") == []
 
     await until(nobody_counts)
-    door.change(LIMITED)
-    assert [type(await door.enter(VISITOR)) for _ in range(3)] == [Ticket, Ticket, Answer]
+    door.set_policy(LIMITED)
+    assert [type(await door.acquire_connection(VISITOR)) for _ in range(3)] == [
+        ConnectionSlot,
+        ConnectionSlot,
+        Response,
+    ]
 
 
-async def test_a_revoked_token_may_not_stay(door: Door) -> None:
+async def test_a_revoked_token_may_not_stay(door: AdmissionController) -> None:
     """Whatever it was called: those of a list are called by their place."""
-    first, second = holders(Auth(tokens=(Secret("first"), Secret("second"))))
-    (moved,) = holders(Auth(tokens=(Secret("second"),)))
+    first, second = token_table(Auth(tokens=(Secret("first"), Secret("second"))))
+    (moved,) = token_table(Auth(tokens=(Secret("second"),)))
     assert moved.name == first.name
-    door.change(Policy(holders=(moved,)))
-    assert not door.may_stay(Visitor("192.0.2.1", first))
-    assert door.may_stay(Visitor("192.0.2.1", second))
-    assert not door.may_stay(VISITOR), "a token is needed now"
-    door.change(msgspec.structs.replace(door.policy, holders=None))
-    assert door.may_stay(Visitor("192.0.2.1", first))
+    door.set_policy(Policy(holders=(moved,)))
+    assert not door.still_allowed(ClientIdentity("192.0.2.1", first))
+    assert door.still_allowed(ClientIdentity("192.0.2.1", second))
+    assert not door.still_allowed(VISITOR), "a token is needed now"
+    door.set_policy(msgspec.structs.replace(door.policy, holders=None))
+    assert door.still_allowed(ClientIdentity("192.0.2.1", first))

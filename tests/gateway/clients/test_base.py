@@ -8,8 +8,8 @@ from gateway.clients.sse import SSEClient
 from gateway.config import Settings
 from gateway.delivery.encoding import SSE
 from gateway.delivery.ring_buffer import Ring
-from gateway.hub import Service
-from gateway.metrics import Meter
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 
 
 class Transport(asyncio.Transport):
@@ -32,22 +32,22 @@ async def test_a_client_that_pauses_during_its_replay_is_not_replayed_twice() ->
     def replay(_: Client, cursor: Cursor) -> None:
         replays.append(cursor)
 
-    service = Service(Settings(streams=("lite",)), replay, Meter())
+    service = Hub(Settings(streams=("lite",)), replay, Metrics())
     service.rings["lite"].append("2-0", "1-0", [b'{"n":2}'])
-    lane = service.lanes["lite", SSE]
+    lane = service.channels["lite", SSE]
     transport = Transport()
     client = SSEClient(service, lane, transport)
 
-    client.join(Cursor(parse_entry_id("0-0"), None))
+    client.attach(Cursor(parse_entry_id("0-0"), None))
     assert len(replays) == 1
     old = Ring("lite", 1 << 20, first=-1000)  # as the history numbers its pieces
     old.append("1-0", "0-0", [b'{"n":1}'])
-    data, place = old.read(old.tail, SSE, 1)
-    client.write(data, place, 1)
+    data, place = old.read(old.first_after, SSE, 1)
+    client.send(data, place, 1)
     client.pause_writing()
     client.resume_writing()
     assert len(replays) == 1, "the one that is under way goes on"
 
     assert client.resume(Cursor(place.cursor.entry, None))
     assert transport.written.count(b'"n":1') == transport.written.count(b'"n":2') == 1
-    assert client in lane.live
+    assert client in lane.ready

@@ -254,7 +254,7 @@ async def test_a_client_that_takes_a_byte_now_and_then_is_closed(
 ) -> None:
     """A few bytes gain no time: what counts is how many are taken in the time there is."""
     looks = itertools.count()
-    untaken = stall_timeout.untaken
+    untaken = stall_timeout.unacknowledged_bytes
     monkeypatch.setattr(
         stall_timeout, "untaken", lambda transport: untaken(transport) - next(looks)
     )

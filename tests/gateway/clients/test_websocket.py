@@ -149,7 +149,7 @@ async def test_an_unexpected_error_ends_one_client_alone(
         original = getattr(WebSocketClient, method)
 
         def fail(client: WebSocketClient, *arguments: int) -> None:
-            if client.lane.ring.stream == "lite":
+            if client.channel.ring.stream == "lite":
                 raise ZeroDivisionError
             original(client, *arguments)
 

@@ -14,7 +14,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from certbus.cluster import snapshot
 from gateway.config import Settings
 from gateway.delivery.compression import DEFLATED, deflated_frames
-from gateway.delivery.encoding import Form
+from gateway.delivery.encoding import Encoding
 from gateway.delivery.ring_buffer import Slot
 from tests.gateway.client_helpers import (
     Raw,
@@ -77,10 +77,10 @@ async def test_without_the_setting_an_offer_is_not_accepted(start: Start, press:
 async def test_a_batch_is_compressed_once_for_all(
     start: Start, press: Press, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded: list[tuple[Form, str]] = []
+    encoded: list[tuple[Encoding, str]] = []
     encode = Slot.encode
 
-    def counting(slot: Slot, form: Form, skip: int = 0) -> bytes:
+    def counting(slot: Slot, form: Encoding, skip: int = 0) -> bytes:
         encoded.append((form, slot.entry))
         return encode(slot, form, skip)
 

@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 from certbus.ids import parse_entry_id
-from certbus.streams.continuity import OLDEST, Place
+from certbus.streams.continuity import OLDEST, ReaderPosition
 from certbus.streams.events import FORGOTTEN
 from gateway.delivery.encoding import SSE
-from gateway.delivery.history import History
+from gateway.delivery.history import HistoryReader
 from tests.gateway.publishing import Press
 
 BATCHES = 9  # read four at a time, so that pieces end with the fourth and the eighth
@@ -16,13 +16,13 @@ BATCH = 5
 
 async def test_every_message_can_be_resumed_from(press: Press) -> None:
     entries = [await press.print(BATCH) for _ in range(BATCHES)]
-    history = History(press.redis, press.keys, 1 << 20)
+    history = HistoryReader(press.redis, press.keys, 1 << 20)
     for number in range(BATCHES * BATCH - 1):
-        place = Place(parse_entry_id(entries[number // BATCH]), number % BATCH)
+        place = ReaderPosition(parse_entry_id(entries[number // BATCH]), number % BATCH)
         got: list[int] = []
         while not got or got[-1] < BATCHES * BATCH - 1:
             piece = await history.read("full", place)
-            data, at, _ = piece.ring.resume(place.cursor, SSE)
+            data, at, _ = piece.ring.read_from_cursor(place.cursor, SSE)
             while at is not piece.ring.head:
                 more, at = piece.ring.read(at, SSE, 1)
                 data += more
@@ -33,10 +33,12 @@ async def test_every_message_can_be_resumed_from(press: Press) -> None:
 
 async def test_nothing_retained_that_is_newer(press: Press) -> None:
     entry = await press.print(BATCH)
-    history = History(press.redis, press.keys, 1 << 20)
+    history = HistoryReader(press.redis, press.keys, 1 << 20)
     newest = parse_entry_id(entry)
-    assert (await history.read("full", Place(newest, BATCH - 1))).links
-    assert not (await history.read("full", Place(newest._replace(ms=newest.ms + 60_000)))).links
+    assert (await history.read("full", ReaderPosition(newest, BATCH - 1))).links
+    assert not (
+        await history.read("full", ReaderPosition(newest._replace(ms=newest.ms + 60_000)))
+    ).links
 
 
 async def test_lost_marks_are_reported_before_what_may_come_again(press: Press) -> None:
@@ -44,9 +46,9 @@ async def test_lost_marks_are_reported_before_what_may_come_again(press: Press) 
     for key in [key async for key in press.redis.scan_iter(f"{press.keys.marks}*")]:
         await press.redis.delete(key)
     again = await press.print(1)
-    history = History(press.redis, press.keys, 1 << 20)
-    piece = await history.read("full", Place(parse_entry_id(first), 0))
-    at = piece.ring.resume(Place(parse_entry_id(first), 0).cursor, SSE)[1]
+    history = HistoryReader(press.redis, press.keys, 1 << 20)
+    piece = await history.read("full", ReaderPosition(parse_entry_id(first), 0))
+    at = piece.ring.read_from_cursor(ReaderPosition(parse_entry_id(first), 0).cursor, SSE)[1]
     data = b""
     while at is not piece.ring.head:
         more, at = piece.ring.read(at, SSE, 1)
@@ -65,7 +67,7 @@ async def test_one_second_is_read_once_however_much_was_published_in_it(press: P
             pipeline.xadd(press.keys.stream("full"), fields, id=f"5-{number}")
         pipeline.hset(press.keys.head, mapping={"last": f"5-{count - 1}", "epoch": "one"})
         await pipeline.execute()
-    history = History(press.redis, press.keys, 1)  # remembers nothing but the last piece
+    history = HistoryReader(press.redis, press.keys, 1)  # remembers nothing but the last piece
     asked = await times_read(press)
     place, got = OLDEST, 0
     while True:
@@ -85,10 +87,10 @@ async def times_read(press: Press) -> int:
 
 async def test_the_oldest_is_not_what_was_trimmed(press: Press) -> None:
     entries = [await press.print(BATCH) for _ in range(BATCHES)]
-    history = History(press.redis, press.keys, 1 << 20)
+    history = HistoryReader(press.redis, press.keys, 1 << 20)
     assert str((await history.read("full", OLDEST)).links[0].id) == entries[0]
     await press.redis.xtrim(press.keys.stream("full"), minid=entries[2], approximate=False)
     assert str((await history.read("full", OLDEST)).links[0].id) == entries[2]
     # Nor is the piece used for a cursor in it.
-    place = Place(parse_entry_id(entries[3]), 0)
+    place = ReaderPosition(parse_entry_id(entries[3]), 0)
     assert str((await history.read("full", place)).links[0].id) == entries[2]

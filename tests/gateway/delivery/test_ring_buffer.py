@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certbus.ids import Cursor, EntryId, parse_cursor
-from gateway.delivery.encoding import Form
-from gateway.delivery.ring_buffer import SLOT_BYTES, Overrun, Position, Ring
+from gateway.delivery.encoding import Encoding
+from gateway.delivery.ring_buffer import SLOT_BYTES, BehindRing, Ring, RingPosition
 
 MANY = 1 << 30
 
@@ -14,7 +14,7 @@ def ids(entry: str, first: int, messages: object) -> bytes:
     return b"".join(b"%b-%d " % (entry.encode(), n) for n in range(first, first + len(messages)))
 
 
-IDS = Form("ids", ids, lambda message: message + b" ")
+IDS = Encoding("ids", ids, lambda message: message + b" ")
 
 
 def ring_of(*sizes: int, max_bytes: int = MANY, message: bytes = b"m") -> Ring:
@@ -25,7 +25,7 @@ def ring_of(*sizes: int, max_bytes: int = MANY, message: bytes = b"m") -> Ring:
     return ring
 
 
-def read_all(ring: Ring, place: Position, data: bytes = b"") -> list[str]:
+def read_all(ring: Ring, place: RingPosition, data: bytes = b"") -> list[str]:
     while place is not ring.head:
         piece, place = ring.read(place, IDS, 1)
         data += piece
@@ -38,13 +38,13 @@ def all_ids(*sizes: int) -> list[str]:
 
 def test_what_is_appended_is_read_in_order() -> None:
     ring = ring_of(2, 1, 3)
-    assert read_all(ring, ring.tail) == all_ids(2, 1, 3)
+    assert read_all(ring, ring.first_after) == all_ids(2, 1, 3)
     assert ring.read(ring.head, IDS, 1) == (b"", ring.head)
 
 
 def test_a_read_joins_slots_up_to_its_limit() -> None:
     ring = ring_of(1, 1, 1)
-    data, place = ring.read(ring.tail, IDS, 7)
+    data, place = ring.read(ring.first_after, IDS, 7)
     assert data == b"1-0-0 2-0-0 "
     assert str(place) == "2-0-0"
 
@@ -57,34 +57,34 @@ def test_a_form_is_made_once() -> None:
         return b"x"
 
     ring = ring_of(1, 1)
-    form = Form("counted", batch, lambda message: message)
+    form = Encoding("counted", batch, lambda message: message)
     for _ in range(3):
-        ring.read(ring.tail, form, MANY)
+        ring.read(ring.first_after, form, MANY)
     assert made == ["1-0", "2-0"]
 
 
 def test_a_large_batch_is_cut_into_slots() -> None:
     ring = ring_of(10, message=b"m" * (SLOT_BYTES // 4))
-    data, place = ring.read(ring.tail, IDS, 1)
+    data, place = ring.read(ring.first_after, IDS, 1)
     assert data.split() == [b"1-0-%d" % n for n in range(4)]
     assert str(place) == "1-0-3"
-    assert read_all(ring, ring.tail) == all_ids(10)
+    assert read_all(ring, ring.first_after) == all_ids(10)
 
 
 def test_the_oldest_give_way_forms_included() -> None:
     ring = ring_of(5, 5, 5, max_bytes=12)
-    assert read_all(ring, ring.tail) == [f"{n}-0-{k}" for n in (2, 3) for k in range(5)]
+    assert read_all(ring, ring.first_after) == [f"{n}-0-{k}" for n in (2, 3) for k in range(5)]
     assert ring.size > 12  # the forms that were just made
-    gone = ring.tail
+    gone = ring.first_after
     ring.append("4-0", "3-0", [b"m"] * 5)
     assert ring.size <= 12
-    with pytest.raises(Overrun):
+    with pytest.raises(BehindRing):
         ring.read(gone, IDS, 1)
 
 
 def test_the_newest_slot_stays_whatever_its_size() -> None:
     ring = ring_of(1, 100, max_bytes=10)
-    assert read_all(ring, ring.tail) == [f"2-0-{n}" for n in range(100)]
+    assert read_all(ring, ring.first_after) == [f"2-0-{n}" for n in range(100)]
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.data())
@@ -96,7 +96,7 @@ def test_resuming_behind_any_message_gives_exactly_the_rest(
         ring.append(f"{number}-0", f"{number - 1}-0", [b"m" * (SLOT_BYTES // 2)] * size)
     every = all_ids(*sizes)
     seen = data.draw(st.integers(0, len(every) - 1))
-    rest, place, _ = ring.resume(parse_cursor(every[seen]), IDS)
+    rest, place, _ = ring.read_from_cursor(parse_cursor(every[seen]), IDS)
     assert read_all(ring, place, rest) == every[seen + 1 :]
 
 
@@ -113,32 +113,32 @@ def test_resuming_behind_any_message_gives_exactly_the_rest(
 )
 def test_cursors_without_a_message(cursor: str, rest: list[str]) -> None:
     ring = ring_of(2, 2)
-    data, place, _ = ring.resume(parse_cursor(cursor), IDS)
+    data, place, _ = ring.read_from_cursor(parse_cursor(cursor), IDS)
     assert read_all(ring, place, data) == rest
 
 
 @pytest.mark.parametrize("cursor", ["0-5-1", "1-7-0", "2-1-0", "1-5", "3"])
 def test_a_message_of_an_unknown_batch_is_refused(cursor: str) -> None:
     ring = ring_of(2, 2)
-    with pytest.raises(Overrun):
-        ring.resume(parse_cursor(cursor), IDS)
+    with pytest.raises(BehindRing):
+        ring.read_from_cursor(parse_cursor(cursor), IDS)
 
 
 def test_what_the_ring_has_dropped_is_refused() -> None:
     ring = ring_of(5, 5, 5, max_bytes=10)
-    with pytest.raises(Overrun):
-        ring.resume(Cursor(EntryId(1, 0), 3), IDS)
-    data, place, _ = ring.resume(Cursor(EntryId(1, 0), 4), IDS)
+    with pytest.raises(BehindRing):
+        ring.read_from_cursor(Cursor(EntryId(1, 0), 3), IDS)
+    data, place, _ = ring.read_from_cursor(Cursor(EntryId(1, 0), 4), IDS)
     assert len(read_all(ring, place, data)) == 10
 
 
 def test_what_a_ring_begins_behind_may_have_a_rest() -> None:
     ring = Ring("lite", MANY)
-    ring.start("7-0")
+    ring.begin_after("7-0")
     ring.append("8-0", "7-0", [b"m"])
-    with pytest.raises(Overrun):
-        ring.resume(parse_cursor("7-0-3"), IDS)
-    data, place, _ = ring.resume(parse_cursor("7-0"), IDS)
+    with pytest.raises(BehindRing):
+        ring.read_from_cursor(parse_cursor("7-0-3"), IDS)
+    data, place, _ = ring.read_from_cursor(parse_cursor("7-0"), IDS)
     assert read_all(ring, place, data) == ["8-0-0"]
 
 
@@ -146,15 +146,15 @@ def test_a_notice_is_read_at_its_place_by_whoever_comes_from_before() -> None:
     ring = ring_of(1)
     ring.append_notice(b"gap")
     ring.append("5-0", "4-0", [b"m"])
-    assert read_all(ring, ring.tail) == ["1-0-0", "gap", "5-0-0"]
-    data, place, _ = ring.resume(parse_cursor("1-0-0"), IDS)
+    assert read_all(ring, ring.first_after) == ["1-0-0", "gap", "5-0-0"]
+    data, place, _ = ring.read_from_cursor(parse_cursor("1-0-0"), IDS)
     assert read_all(ring, place, data) == ["gap", "5-0-0"]
 
 
 def test_ids_that_begin_anew_void_the_old_ones() -> None:
     ring = ring_of(1, 1)
     ring.append("1-0", "0-0", [b"m", b"m"])
-    assert read_all(ring, ring.tail) == ["1-0-0", "1-0-1"]
+    assert read_all(ring, ring.first_after) == ["1-0-0", "1-0-1"]
 
 
 def test_a_notice_before_ids_that_begin_anew_stays() -> None:
@@ -162,46 +162,46 @@ def test_a_notice_before_ids_that_begin_anew_stays() -> None:
     behind = ring.head
     ring.append_notice(b"gap")
     ring.append("1-5", "1-0", [b"m"])
-    assert read_all(ring, ring.tail) == ["gap", "1-5-0"]
+    assert read_all(ring, ring.first_after) == ["gap", "1-5-0"]
     assert read_all(ring, behind) == ["gap", "1-5-0"], "who had everything misses nothing"
-    data, place, _ = ring.resume(parse_cursor("1-0"), IDS)
+    data, place, _ = ring.read_from_cursor(parse_cursor("1-0"), IDS)
     assert read_all(ring, place, data) == ["gap", "1-5-0"]
-    with pytest.raises(Overrun):
-        ring.resume(parse_cursor("2-0-0"), IDS)
+    with pytest.raises(BehindRing):
+        ring.read_from_cursor(parse_cursor("2-0-0"), IDS)
 
 
 def test_what_is_behind_a_notice_that_gave_way_is_refused() -> None:
     ring = ring_of(1, max_bytes=1)
     ring.append_notice(b"n")
     ring.append("2-0", "0-0", [b"m"])
-    with pytest.raises(Overrun):
-        ring.resume(parse_cursor("1-0-0"), IDS)
+    with pytest.raises(BehindRing):
+        ring.read_from_cursor(parse_cursor("1-0-0"), IDS)
 
 
 def test_the_present_epoch_begins_behind_the_notice_of_it() -> None:
     ring = Ring("lite", MANY)
-    ring.start("0-0")
+    ring.begin_after("0-0")
     ring.append("1-0", "0-0", [b"m"])
     ring.append_notice(b"gap", resets=True)
     ring.append("2-0", "0-0", [b"m"])
-    data, place, _ = ring.resume(parse_cursor("0"), IDS)
+    data, place, _ = ring.read_from_cursor(parse_cursor("0"), IDS)
     assert read_all(ring, place, data) == ["2-0-0"]
-    data, place, _ = ring.resume(parse_cursor("1-0-0"), IDS)
+    data, place, _ = ring.read_from_cursor(parse_cursor("1-0-0"), IDS)
     assert read_all(ring, place, data) == ["gap", "2-0-0"]
 
 
 def test_a_ring_that_begins_within_an_epoch_does_not_have_all_of_it() -> None:
     ring = Ring("lite", MANY)
-    ring.start("7-0")
+    ring.begin_after("7-0")
     ring.append("8-0", "7-0", [b"m"])
-    with pytest.raises(Overrun):
-        ring.resume(parse_cursor("0"), IDS)
+    with pytest.raises(BehindRing):
+        ring.read_from_cursor(parse_cursor("0"), IDS)
 
 
 def test_the_rest_of_a_slot_is_counted() -> None:
     ring = ring_of(5, 2)
-    assert ring.resume(parse_cursor("1-0-1"), IDS)[2] == 3
-    assert ring.resume(parse_cursor("1-0-4"), IDS)[2] == 0
+    assert ring.read_from_cursor(parse_cursor("1-0-1"), IDS)[2] == 3
+    assert ring.read_from_cursor(parse_cursor("1-0-4"), IDS)[2] == 0
 
 
 def test_the_newest_message() -> None:

@@ -9,9 +9,9 @@ import httpx
 import msgspec
 import pytest
 
-from certbus.cluster import Directory, LogDescription
+from certbus.cluster import ClusterRegistry, LogDescription
 from certbus.keys import STREAMS
-from certbus.logs.circuit_state import Circuits, CircuitStatus
+from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certbus.streams.retention import Retention, Trimmer
 from ctparse.wire_messages import Message
 from gateway.config import Settings
@@ -111,7 +111,10 @@ async def test_stats_are_of_all_gateways(start: Start, press: Press) -> None:
 
 
 async def test_logs_and_how_they_do(client: httpx.AsyncClient, press: Press) -> None:
-    directory, circuits = Directory(press.redis, press.keys), Circuits(press.redis, press.keys)
+    directory, circuits = (
+        ClusterRegistry(press.redis, press.keys),
+        CircuitStore(press.redis, press.keys),
+    )
     await press.print(3)
     ids = {name: f"{number:064x}" for number, name in enumerate(["well", "slow", "down", "new"])}
     await directory.describe(
@@ -121,7 +124,7 @@ async def test_logs_and_how_they_do(client: httpx.AsyncClient, press: Press) -> 
         ]
     )
     for name in ("well", "slow", "down"):
-        await directory.log_succeeded(ids[name])
+        await directory.record_success(ids[name])
     await circuits.failed(ids["slow"], CircuitStatus("closed", 1), "HTTP 500")
     await circuits.failed(ids["down"], CircuitStatus("open", 9, 4_000_000_000_000), "timed out")
 

@@ -12,15 +12,15 @@ import httpx
 import jsonschema
 import pytest
 
-from certbus.cluster import Directory
-from certbus.logs.circuit_state import Circuits, CircuitStatus
+from certbus.cluster import ClusterRegistry
+from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.endpoints.openapi import Document
 from gateway.endpoints.table import subscriptions
 from gateway.http.messages import Request
-from gateway.hub import Service
-from gateway.metrics import Meter
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import ask, gateway
 from tests.gateway.client_helpers import certificates, websocket
@@ -76,7 +76,7 @@ async def busy(start: Start, press: Press) -> AsyncIterator[Running]:
     """A gateway with something to say at every address."""
     running = await (await start(SETTINGS)).following()
     await press.publish(REAL)
-    await Circuits(press.redis, press.keys).failed(LOG, CircuitStatus("open", 3, 5), "why")
+    await CircuitStore(press.redis, press.keys).failed(LOG, CircuitStatus("open", 3, 5), "why")
 
     async def complete() -> bool:
         async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
@@ -110,13 +110,13 @@ async def test_answers_are_as_the_document_says(busy: Running) -> None:
 
 
 async def test_documents_are_made_once_for_each_configuration() -> None:
-    service = Service(Settings(), lambda client, cursor: None, Meter())
+    service = Hub(Settings(), lambda client, cursor: None, Metrics())
     policy = Policy()
     asked = Request("GET", "/openapi.json", {}, {})
     document = Document(service, lambda: policy, subscriptions(service))
     first = document.respond(asked)
     assert document.respond(asked) is first
-    service.change(Settings(sse=False))
+    service.apply_settings(Settings(sse=False))
     second = document.respond(asked)
     assert (b"/sse" in first.body, b'"/sse"' in second.body) == (True, False)
     assert document.respond(asked) is second
@@ -139,18 +139,18 @@ async def filled(redis_url: str, prefix: str, **configured: Any) -> AsyncIterato
         Press(redis_url, prefix) as press,
     ):
         await press.publish(REAL)
-        beating = asyncio.create_task(beat(Directory(press.redis, press.keys)))
+        beating = asyncio.create_task(beat(ClusterRegistry(press.redis, press.keys)))
         try:
             yield port
         finally:
             beating.cancel()
 
 
-async def beat(directory: Directory) -> None:
+async def beat(directory: ClusterRegistry) -> None:
     """Send heartbeats as an ingestor does whose one log answers."""
     while True:
-        await directory.log_succeeded(LOG)
-        await directory.worker_alive("worker", {"logs": 1})
+        await directory.record_success(LOG)
+        await directory.heartbeat_worker("worker", {"logs": 1})
         await asyncio.sleep(1)
 
 

@@ -9,11 +9,11 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certbus.cluster import Directory
-from certbus.logs.circuit_state import Circuits, CircuitStatus
+from certbus.cluster import ClusterRegistry
+from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certhttp.address import listen
 from gateway.config import Settings
-from gateway.monitoring.merge_metrics import Told, merge
+from gateway.monitoring.merge_metrics import Scrape, merge_scrapes
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission import gateways
 from tests.gateway.client_helpers import Raw, certificates, receive, serials, websocket
@@ -112,7 +112,7 @@ async def test_a_hung_gateway_is_not_waited_for(
     path = tmp_path / "hung.sock"
     with listen(f"unix:{path}"):  # it takes connections, and says nothing
         said = {"host": socket.gethostname(), "admin": f"unix:{path}"}
-        await Directory(press.redis, press.keys).gateway_alive("hung", said)
+        await ClusterRegistry(press.redis, press.keys).heartbeat_gateway("hung", said)
 
         async def seen() -> bool:
             return ("certstream_gateway_up", "hung") in await numbers(second)
@@ -127,9 +127,9 @@ async def test_health_counts_clients_and_logs(
     start: Start, shared_redis: RedisServer, press: Press, tmp_path: Path
 ) -> None:
     first, second = await two(start, tmp_path, shared_redis.url)
-    directory = Directory(press.redis, press.keys)
+    directory = ClusterRegistry(press.redis, press.keys)
     await press.redis.sadd(press.keys.logs, LOG)
-    circuits = Circuits(press.redis, press.keys)
+    circuits = CircuitStore(press.redis, press.keys)
     await circuits.failed(LOG, CircuitStatus("open", 5), "no answer")
 
     async def unhealthy() -> bool:
@@ -137,8 +137,8 @@ async def test_health_counts_clients_and_logs(
 
     await until(unhealthy)
     await circuits.save(LOG, CircuitStatus())
-    await directory.log_succeeded(LOG)
-    await directory.worker_alive("worker", {"logs": 1})
+    await directory.record_success(LOG)
+    await directory.heartbeat_worker("worker", {"logs": 1})
     async with websocket(first.ws), websocket(second.ws) as client:
         await press.print(1)
         await receive(client, 1)
@@ -215,7 +215,7 @@ async def test_networks_that_may_not_ask(shared_redis: RedisServer, prefix: str)
 def test_what_cannot_be_read_counts_as_not_given() -> None:
     text = b"# HELP a_total A.\n# TYPE a_total counter\na_total 2.0\n"
     texts = {"x": text, "y": text, "z": b"a{ 1", "w": None}
-    found = totals(merge([Told("gateway", name, text) for name, text in texts.items()]))
+    found = totals(merge_scrapes([Scrape("gateway", name, text) for name, text in texts.items()]))
     assert found["a_total", "x"] == found["a_total", "y"] == 2
     up = {gateway: value for (name, gateway), value in found.items() if name.endswith("_up")}
     assert up == {"x": 1, "y": 1, "z": 0, "w": 0}
@@ -229,7 +229,7 @@ def test_odd_labels_and_names_are_kept() -> None:
     gauge.labels("").set(1e-9)
     plain = generate_latest(registry)
     name = 'x"y\\z\n'
-    merged = merge([Told("gateway", name, plain), Told("ingestor", "i", plain)])
+    merged = merge_scrapes([Scrape("gateway", name, plain), Scrape("ingestor", "i", plain)])
     (family,) = (
         family
         for family in text_string_to_metric_families(merged.decode())
@@ -250,7 +250,7 @@ def test_histograms_stay_histograms() -> None:
         for value in values:
             seconds.observe(value)
         texts.append(generate_latest(registry))
-    merged = merge([Told("gateway", "x", texts[0]), Told("ingestor", "y", texts[1])])
+    merged = merge_scrapes([Scrape("gateway", "x", texts[0]), Scrape("ingestor", "y", texts[1])])
     (family,) = (
         family
         for family in text_string_to_metric_families(merged.decode())

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.config import Settings
-from gateway.endpoints.router import Routes
+from gateway.endpoints.router import Router
 from gateway.endpoints.table import subscriptions
-from gateway.http.messages import Answer, Later, Outcome, Request
+from gateway.http.messages import DeferredResponse, Outcome, Request, Response
 from gateway.http.route import Route
-from gateway.hub import Service
-from gateway.metrics import Meter
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import Crowd, ask, gateway, handshake, request
@@ -27,7 +27,7 @@ LARGE = b"x" * 100_000
 class Server:
     """One listening socket whose connections a test can look at."""
 
-    def __init__(self, port: int, connections: list[HTTPConnection], service: Service) -> None:
+    def __init__(self, port: int, connections: list[HTTPConnection], service: Hub) -> None:
         self.port = port
         self.connections = connections
         self.service = service
@@ -44,8 +44,8 @@ async def serving(
     answer: Callable[[Request], Outcome], settings: Settings | None = None
 ) -> AsyncIterator[Server]:
     """Serve `answer` at /page, and the streams."""
-    service = Service(settings or Settings(), lambda client, cursor: None, Meter())
-    routes = Routes(
+    service = Hub(settings or Settings(), lambda client, cursor: None, Metrics())
+    routes = Router(
         service,
         [
             Route("/page", "", answer, {}),
@@ -86,12 +86,12 @@ async def test_who_takes_no_answers_is_asked_for_no_more_requests(later: bool) -
     def page(_: Request) -> Outcome:
         nonlocal answered
         answered += 1
-        answer = Answer(200, (), LARGE)
+        answer = Response(200, (), LARGE)
 
-        async def ask_others() -> Answer:
+        async def ask_others() -> Response:
             return answer
 
-        return Later(ask_others) if later else answer
+        return DeferredResponse(ask_others) if later else answer
 
     async with serving(page) as server, await open_narrow(server.port) as client:
         client.read_nothing()
@@ -113,7 +113,7 @@ async def test_a_client_is_heard_however_full_its_connection_was(answers: int) -
     """Pings are read after an upgrade behind answers that were not taken for a while."""
 
     def page(_: Request) -> Outcome:
-        return Answer(200, (), LARGE)
+        return Response(200, (), LARGE)
 
     async with serving(page) as server, await open_narrow(server.port) as client:
         client.read_nothing()
@@ -132,13 +132,13 @@ async def test_a_client_is_heard_however_full_its_connection_was(answers: int) -
 async def test_an_answer_may_take_longer_than_a_request() -> None:
     """Neither the time before a request nor the time for its answer counts as the request's."""
 
-    async def slow() -> Answer:
+    async def slow() -> Response:
         await asyncio.sleep(0.9)
-        return Answer(200, (), b"at last")
+        return Response(200, (), b"at last")
 
     settings = Settings(request_timeout=0.3)
     async with (
-        serving(lambda _: Later(slow), settings) as server,
+        serving(lambda _: DeferredResponse(slow), settings) as server,
         await Raw.open(server.port) as client,
     ):
         for _ in range(2):
@@ -149,7 +149,7 @@ async def test_an_answer_may_take_longer_than_a_request() -> None:
 async def test_an_idle_connection_may_take_its_time_with_the_next_request() -> None:
     settings = Settings(request_timeout=0.2, idle_timeout=20)
     async with (
-        serving(lambda _: Answer(200, (), b"here"), settings) as server,
+        serving(lambda _: Response(200, (), b"here"), settings) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(request("/page"))
@@ -168,7 +168,7 @@ async def test_an_idle_connection_may_take_its_time_with_the_next_request() -> N
 async def test_half_a_body_is_not_waited_for(sent: bytes) -> None:
     settings = Settings(request_timeout=0.2)
     async with (
-        serving(lambda _: Answer(200, (), b""), settings) as server,
+        serving(lambda _: Response(200, (), b""), settings) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(sent)
@@ -177,13 +177,13 @@ async def test_half_a_body_is_not_waited_for(sent: bytes) -> None:
 
 
 async def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
-    async def never() -> Answer:
+    async def never() -> Response:
         await asyncio.Event().wait()
         raise AssertionError
 
     settings = Settings(answer_timeout=0.2)
     async with (
-        serving(lambda _: Later(never), settings) as server,
+        serving(lambda _: DeferredResponse(never), settings) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(request("/page"))
@@ -197,25 +197,25 @@ async def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
 async def test_an_answer_that_nobody_takes_is_dropped() -> None:
     settings = Settings(client_timeout=0.5)
     async with (
-        serving(lambda _: Answer(200, (), LARGE), settings) as server,
+        serving(lambda _: Response(200, (), LARGE), settings) as server,
         await open_narrow(server.port) as client,
     ):
         client.read_nothing()
         client.send(request("/page") * 100)
         await until(lambda: server.connections and server.unsent, "writing is paused")
-        await until(lambda: not server.service.waiting, "the connection is dropped")
+        await until(lambda: not server.service.pending_connections, "the connection is dropped")
 
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_an_unexpected_error_is_answered_counted_and_logged_once(
     later: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail() -> Answer:
+    async def fail() -> Response:
         raise ZeroDivisionError
 
     def page(_: Request) -> Outcome:
         if later:
-            return Later(fail)
+            return DeferredResponse(fail)
         raise ZeroDivisionError
 
     async with serving(page) as server:
@@ -235,7 +235,7 @@ CONTROLS = [bytes([code]) for code in (*range(1, 9), *range(14, 32), 127)]
 
 @pytest.mark.parametrize("control", CONTROLS)
 async def test_control_characters_in_headers_are_refused(control: bytes) -> None:
-    async with serving(lambda _: Answer(200, (), b"")) as server:
+    async with serving(lambda _: Response(200, (), b"")) as server:
         for head in (upgrade_request(), request("/page")):
             async with await Raw.open(server.port) as client:
                 client.send(head[:-2] + b"X-Odd: a" + control + b"b\r\n\r\n")
@@ -284,7 +284,7 @@ async def test_bad_handshakes_take_no_places(shared_redis: RedisServer, prefix: 
 )
 async def test_request_lines(head: bytes, status: int) -> None:
     async with (
-        serving(lambda _: Answer(200, (), b"")) as server,
+        serving(lambda _: Response(200, (), b"")) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(head)
@@ -309,7 +309,7 @@ SMUGGLED = (
 async def test_two_lengths_end_the_connection(order: tuple[bytes, bytes]) -> None:
     """RFC 9112 section 6.1: a server must close after such a request."""
     async with (
-        serving(lambda _: Answer(200, (), b"")) as server,
+        serving(lambda _: Response(200, (), b"")) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(SMUGGLED % order)
@@ -321,7 +321,7 @@ async def test_two_lengths_end_the_connection(order: tuple[bytes, bytes]) -> Non
 async def test_transfer_encoding_of_http_1_0_ends_the_connection() -> None:
     """RFC 9112 section 6.1, too."""
     async with (
-        serving(lambda _: Answer(200, (), b"")) as server,
+        serving(lambda _: Response(200, (), b"")) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(
@@ -339,7 +339,7 @@ async def test_transfer_encoding_of_http_1_0_ends_the_connection() -> None:
 )
 async def test_empty_lists_in_a_handshake_are_no_lists(header: bytes) -> None:
     async with (
-        serving(lambda _: Answer(200, (), b"")) as server,
+        serving(lambda _: Response(200, (), b"")) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(upgrade_request()[:-2] + header + b"\r\n\r\n")
@@ -350,7 +350,7 @@ async def test_empty_lists_in_a_handshake_are_no_lists(header: bytes) -> None:
 async def test_the_supported_version_is_named(version: bytes) -> None:
     """RFC 6455 section 4.4."""
     async with (
-        serving(lambda _: Answer(200, (), b"")) as server,
+        serving(lambda _: Response(200, (), b"")) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(upgrade_request().replace(b"Version: 13", b"Version: " + version))
@@ -360,7 +360,7 @@ async def test_the_supported_version_is_named(version: bytes) -> None:
 
 async def test_no_websocket_where_they_are_switched_off() -> None:
     settings = Settings(websocket=False)
-    async with serving(lambda _: Answer(200, (), b""), settings) as server:
+    async with serving(lambda _: Response(200, (), b""), settings) as server:
         for path in ("/", "/full-stream", "/domains-only", "/sse", "/sse?stream=full", "/sse/"):
             async with await Raw.open(server.port) as client:
                 client.send(upgrade_request(path))
@@ -411,7 +411,7 @@ async def test_event_ids_in_the_query(
 
 @pytest.mark.parametrize("name", ["lastEventId", "Last-Event-ID"])
 async def test_an_event_id_in_the_query_that_is_none(name: str) -> None:
-    async with serving(lambda _: Answer(200, (), b"")) as server:
+    async with serving(lambda _: Response(200, (), b"")) as server:
         status, _, body = await ask(server.port, f"/sse?{name}=yesterday")
         assert status == 400
         assert "yesterday" in json.loads(body)["error"]

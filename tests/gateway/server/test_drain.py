@@ -8,7 +8,7 @@ import pytest
 
 from certbus.cluster import snapshot
 from gateway.config import Settings
-from gateway.http.messages import Answer, Later, Outcome, Request
+from gateway.http.messages import DeferredResponse, Outcome, Request, Response
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway, request
 from tests.gateway.client_helpers import Raw, upgrade_request
@@ -60,12 +60,12 @@ async def test_an_answer_under_way_is_still_sent() -> None:
     asked, release = asyncio.Event(), asyncio.Event()
 
     def page(_: Request) -> Outcome:
-        async def ask() -> Answer:
+        async def ask() -> Response:
             asked.set()
             await release.wait()
-            return Answer(200, (), b"at last")
+            return Response(200, (), b"at last")
 
-        return Later(ask)
+        return DeferredResponse(ask)
 
     async with (
         serving(page, Settings(stop_timeout=20)) as server,
@@ -74,8 +74,8 @@ async def test_an_answer_under_way_is_still_sent() -> None:
     ):
         client.send(request("/page"))
         await asked.wait()
-        await until(lambda: len(server.service.waiting) == 2)
-        for connection in tuple(server.service.waiting):
+        await until(lambda: len(server.service.pending_connections) == 2)
+        for connection in tuple(server.service.pending_connections):
             connection.close()
         assert await idle.closed()
         release.set()

@@ -6,11 +6,11 @@ import json
 import pytest
 
 from gateway.config import Settings
-from gateway.endpoints.router import Routes
-from gateway.http.messages import Answer, Later
+from gateway.endpoints.router import Router
+from gateway.http.messages import DeferredResponse, Response
 from gateway.http.route import Route
-from gateway.hub import Service
-from gateway.metrics import Meter
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection
 from tests.gateway.client_helpers import Raw, upgrade_request
 from tests.gateway.conftest import Running, Start
@@ -220,14 +220,14 @@ async def test_switched_off_streams_leave_the_others(start: Start) -> None:
 async def test_what_goes_wrong_is_said_at_once() -> None:
     """An error that nobody foresaw."""
 
-    async def fail() -> Answer:
+    async def fail() -> Response:
         raise ZeroDivisionError
 
-    service = Service(Settings(), lambda client, cursor: None, Meter())
-    route = Route("/fails", "", lambda _: Later(fail), {})
+    service = Hub(Settings(), lambda client, cursor: None, Metrics())
+    route = Route("/fails", "", lambda _: DeferredResponse(fail), {})
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: HTTPConnection(service, Routes(service, [route])), "127.0.0.1", 0
+        lambda: HTTPConnection(service, Router(service, [route])), "127.0.0.1", 0
     )
     async with server, await Raw.open(server.sockets[0].getsockname()[1]) as client:
         client.send(b"GET /fails HTTP/1.1\r\nHost: t\r\n\r\n")

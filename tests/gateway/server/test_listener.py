@@ -15,16 +15,16 @@ from typing import Any, cast
 import pytest
 
 from certconf.network import Network
-from certhttp.client import ask as ask_admin
+from certhttp.client import fetch as ask_admin
 from gateway.admission.policy import Policy
 from gateway.config import Settings
-from gateway.endpoints.router import Routes
-from gateway.http.messages import Answer
+from gateway.endpoints.router import Router
+from gateway.http.messages import Response
 from gateway.http.route import Route
-from gateway.hub import Service
-from gateway.metrics import Meter
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection
-from gateway.server.listener import Limits, Listener, listen, tune
+from gateway.server.listener import Limits, Listener, listen, set_socket_options
 from gateway.server.tls import read
 from launcher.runtime.supervisor import CERTSTREAM_SERVER
 from tests.certbus.servers import RedisServer
@@ -41,7 +41,7 @@ MANY = 1 << 30
 class Place:
     """Where a listener listens, and what it has refused."""
 
-    def __init__(self, port: int, refused: Counter[str], service: Service) -> None:
+    def __init__(self, port: int, refused: Counter[str], service: Hub) -> None:
         self.port = port
         self.refused = refused
         self.service = service
@@ -51,11 +51,11 @@ class Place:
 async def listener(
     limits: Limits, policy: Policy | None = None, tls: dict[str, Any] | None = None
 ) -> AsyncIterator[Place]:
-    service = Service(Settings(), lambda client, cursor: None, Meter())
-    routes = Routes(service, [Route("/page", "", lambda _: Answer(200, (), b"here"), {})])
+    service = Hub(Settings(), lambda client, cursor: None, Metrics())
+    routes = Router(service, [Route("/page", "", lambda _: Response(200, (), b"here"), {})])
     refused: Counter[str] = Counter()
     with listen("127.0.0.1", 0) as listening:
-        tune(listening, service.settings)
+        set_socket_options(listening, service.settings)
         policy = policy or Policy()
         connect = partial(HTTPConnection, service, routes, None)
         accepting = Listener(listening, connect, refused, lambda: policy, limits, tls or {})
@@ -68,7 +68,7 @@ async def listener(
 async def silent(stack: AsyncExitStack, place: Place, count: int) -> list[Raw]:
     """Connect, say nothing, and wait until all are counted."""
     found = [await stack.enter_async_context(await Raw.open(place.port)) for _ in range(count)]
-    await until(lambda: len(place.service.waiting) >= count, "all are connected")
+    await until(lambda: len(place.service.pending_connections) >= count, "all are connected")
     return found
 
 
@@ -88,7 +88,7 @@ async def test_one_address_has_so_many_connections_without_a_stream() -> None:
             assert int(headers["retry-after"]) >= 30
         assert place.refused["site"] == 3
         first.writer.transport.abort()
-        await until(lambda: len(place.service.waiting) == 4)
+        await until(lambda: len(place.service.pending_connections) == 4)
         assert (await page(place.port))[0] == 200
 
 
@@ -121,7 +121,7 @@ async def test_idle_connections_are_few() -> None:
             assert body == b"here"
             endings.append(headers.get("connection"))
         assert endings == [None, None, "close", "close", "close"]
-        await until(lambda: len(place.service.waiting) == 2)
+        await until(lambda: len(place.service.pending_connections) == 2)
 
 
 async def test_a_limit_for_one_client_holds_for_idle_connections(
@@ -160,11 +160,11 @@ class Exhausted:
 
 
 async def test_no_descriptors_at_all_are_waited_for() -> None:
-    service = Service(Settings(), lambda client, cursor: None, Meter())
-    routes = Routes(service, [Route("/page", "", lambda _: Answer(200, (), b"here"), {})])
+    service = Hub(Settings(), lambda client, cursor: None, Metrics())
+    routes = Router(service, [Route("/page", "", lambda _: Response(200, (), b"here"), {})])
     refused: Counter[str] = Counter()
     with listen("127.0.0.1", 0) as listening:
-        tune(listening, service.settings)
+        set_socket_options(listening, service.settings)
         exhausted = cast("socket.socket", Exhausted(listening, 3))
         connect = partial(HTTPConnection, service, routes, None)
         accepting = Listener(exhausted, connect, refused, Policy, Limits(MANY), {})

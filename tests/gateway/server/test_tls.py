@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
 from gateway.config import Settings
-from gateway.server.tls import Certificate, UnusableCertificate, read
+from gateway.server.tls import TLSContextReloader, UnusableCertificate, read
 from tests.gateway.admission.gateways import request
 from tests.gateway.certificates import Pair, pair
 from tests.gateway.client_helpers import Raw, certificates, serials, upgrade_request
@@ -190,5 +190,5 @@ def test_what_cannot_be_served_is_told_with_file_and_reason(
         if content is not None:
             path.write_bytes(content)
     with pytest.raises(UnusableCertificate) as caught:
-        Certificate(*paths)
+        TLSContextReloader(*paths)
     assert str(caught.value) == why.format(c=paths[0], k=paths[1])

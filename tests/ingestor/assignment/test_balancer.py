@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.assignment.balancer import gives, takes
-from ingestor.assignment.load import IDLE, MEMORY, Load
-from ingestor.pipeline.publish import Tally
+from ingestor.assignment.balancer import plan_releases, plan_takeovers
+from ingestor.assignment.load import IDLE_LOAD, MEMORY, Load
+from ingestor.pipeline.publish import EntryCounts
 
 Held = dict[str, dict[str, float]]
 
@@ -35,8 +35,8 @@ def settle(held: Held, free: dict[str, float] | None = None) -> int:
     free = dict(free or {})
     moves = 0
     for _ in range(20):
-        given = {worker: gives(held, free, worker) for worker in held}
-        taken = {worker: takes(held, free, worker) for worker in held}
+        given = {worker: plan_releases(held, free, worker) for worker in held}
+        taken = {worker: plan_takeovers(held, free, worker) for worker in held}
         for worker, logs in taken.items():
             for log in logs:
                 held[worker][log] = free.pop(log)
@@ -52,7 +52,7 @@ def settle(held: Held, free: dict[str, float] | None = None) -> int:
 @given(held=shares, free=st.lists(costs, max_size=20))
 def test_every_free_log_is_taken_by_one(held: Held, free: list[float]) -> None:
     named = {f"free{n}": cost for n, cost in enumerate(free)}
-    taken = [log for worker in held for log in takes(held, named, worker)]
+    taken = [log for worker in held for log in plan_takeovers(held, named, worker)]
     assert sorted(taken) == sorted(named)
 
 
@@ -108,35 +108,35 @@ def test_loads_that_go_up_and_down_move_nothing(workers: int) -> None:
             worker: {log: cost * chance.uniform(0.85, 1.15) for log, cost in logs.items()}
             for worker, logs in held.items()
         }
-        moves += sum(len(gives(now, {}, worker)) for worker in now)
+        moves += sum(len(plan_releases(now, {}, worker)) for worker in now)
     assert moves == 0
 
 
 def test_what_is_being_taken_is_not_given_up_for() -> None:
     held: Held = {"a": {f"a{n}": 1.0 for n in range(10)}, "b": {}}
     free = {f"free{n}": 1.0 for n in range(10)}
-    assert gives(held, free, "a") == []
-    assert len(takes(held, free, "b")) == 10
+    assert plan_releases(held, free, "a") == []
+    assert len(plan_takeovers(held, free, "b")) == 10
 
 
 def test_load_follows_what_is_done_and_forgets_slowly() -> None:
-    load, tally = Load(), Tally()
+    load, tally = Load(), EntryCounts()
     seconds = int(5 * MEMORY)
     for second in range(seconds):
         load.observe(second, tally)
         tally.published += 100
         tally.duplicates += 100
-    assert load.value == pytest.approx(IDLE + 100 * 0.065, rel=0.05)
+    assert load.value == pytest.approx(IDLE_LOAD + 100 * 0.065, rel=0.05)
     busy = load.value
     load.observe(seconds, tally)
     load.observe(seconds + 1, tally)
     assert 0.8 * busy < load.value < busy
     for second in range(seconds + 2, 2 * seconds):
         load.observe(second, tally)
-    assert load.value == pytest.approx(IDLE, rel=0.05)
+    assert load.value == pytest.approx(IDLE_LOAD, rel=0.05)
 
 
 def test_load_goes_on_from_what_another_worker_measured() -> None:
     load = Load(50.0)
-    load.observe(0, Tally(published=7))
+    load.observe(0, EntryCounts(published=7))
     assert load.value == 50.0

@@ -1,22 +1,22 @@
 """Logs that only some workers know."""
 
-from ingestor.assignment.orphans import TERM, WAIT, Unclaimed
+from ingestor.assignment.orphans import TERM, WAIT, OrphanTracker
 from tests.ingestor.loglists import lists
 from tests.ingestor.site import Site
 from tests.waiting import until
 
 
 def test_what_is_free_for_long_is_taken_and_kept_for_a_term() -> None:
-    unclaimed = Unclaimed()
-    assert unclaimed.long_free(["a", "b"], 100) == []
-    assert unclaimed.long_free(["a"], 101 + WAIT) == ["a"]
-    assert unclaimed.long_free(["a", "b"], 101 + WAIT) == ["a"], "b was taken in between"
-    unclaimed.keep("a", 200)
-    assert unclaimed.kept(["a", "b"], 199 + TERM) == {"a"}
-    assert unclaimed.kept(["a", "b"], 200 + TERM) == set()
-    unclaimed.keep("a", 300)
-    assert unclaimed.kept(["b"], 301) == set()
-    assert unclaimed.kept(["a", "b"], 301) == set(), "it was given back"
+    unclaimed = OrphanTracker()
+    assert unclaimed.overdue(["a", "b"], 100) == []
+    assert unclaimed.overdue(["a"], 101 + WAIT) == ["a"]
+    assert unclaimed.overdue(["a", "b"], 101 + WAIT) == ["a"], "b was taken in between"
+    unclaimed.pin("a", 200)
+    assert unclaimed.pinned(["a", "b"], 199 + TERM) == {"a"}
+    assert unclaimed.pinned(["a", "b"], 200 + TERM) == set()
+    unclaimed.pin("a", 300)
+    assert unclaimed.pinned(["b"], 301) == set()
+    assert unclaimed.pinned(["a", "b"], 301) == set(), "it was given back"
 
 
 async def test_every_log_is_followed_by_somebody_who_knows_it(site: Site) -> None:

@@ -9,7 +9,7 @@ from ctparse.static_ct import parse_checkpoint
 from ingestor.backoff import LOG_LIST
 from ingestor.client import addresses
 from ingestor.client.addresses import HttpClients, is_inside
-from ingestor.client.errors import BadAnswer
+from ingestor.client.errors import InvalidResponse
 from ingestor.client.http import Fetcher, Retry, http_client
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
 
@@ -78,8 +78,8 @@ def fetcher(http: HttpClients, listed_at: str | None = None) -> Fetcher:
 
 async def assert_refused(fetcher: Fetcher, url: str, inner: HostileServer) -> None:
     for _ in range(2):
-        with pytest.raises(BadAnswer, match="loopback, link-local or private") as caught:
-            await fetcher.get(url, LIMIT)
+        with pytest.raises(InvalidResponse, match="loopback, link-local or private") as caught:
+            await fetcher.get_log(url, LIMIT)
         assert "secret" not in caught.value.summary
     assert inner.requests == []
 
@@ -100,12 +100,12 @@ async def test_an_inner_log_redirects_where_it_wants(
 ) -> None:
     inner.answers["/away"] = [redirect(f"{log.url}/back")]
     inner.answers["/here"] = [redirect(f"{inner.url}/there")]
-    assert await fetcher(http).get(f"{inner.url}/here", LIMIT) == SECRET
-    assert await fetcher(http).get(f"{inner.url}/away", LIMIT) == b"an answer"
+    assert await fetcher(http).get_log(f"{inner.url}/here", LIMIT) == SECRET
+    assert await fetcher(http).get_log(f"{inner.url}/away", LIMIT) == b"an answer"
     # Back from a public server, the way inside is closed.
     log.answers["/back"] = [redirect(f"{inner.url}/there")]
-    with pytest.raises(BadAnswer, match="loopback, link-local or private"):
-        await fetcher(http).get(f"{inner.url}/away", LIMIT)
+    with pytest.raises(InvalidResponse, match="loopback, link-local or private"):
+        await fetcher(http).get_log(f"{inner.url}/away", LIMIT)
 
 
 @pytest.mark.parametrize("listed_at", ["https://127.0.0.1", "https://127.0.0.1:1"])
@@ -121,7 +121,7 @@ async def test_an_inner_list_a_file_and_the_configuration_can(
 ) -> None:
     both = fetcher(http, listed_at)
     for _ in range(2):
-        assert await both.get(f"{inner.url}/checkpoint", LIMIT) == SECRET
+        assert await both.get_log(f"{inner.url}/checkpoint", LIMIT) == SECRET
 
 
 async def test_what_counts_is_the_address_that_is_connected_to(
@@ -140,7 +140,7 @@ async def test_what_counts_is_the_address_that_is_connected_to(
 async def test_a_connection_of_a_trusted_log_serves_no_other(
     http: HttpClients, log: HostileServer, inner: HostileServer
 ) -> None:
-    assert await fetcher(http).get(f"{inner.url}/checkpoint", LIMIT) == SECRET
+    assert await fetcher(http).get_log(f"{inner.url}/checkpoint", LIMIT) == SECRET
     inner.requests.clear()
     log.answers["/checkpoint"] = [redirect(f"{inner.url}/checkpoint")]
     await assert_refused(fetcher(http), f"{log.url}/checkpoint", inner)
@@ -156,7 +156,7 @@ async def test_through_a_proxy_the_literal_host_counts(
     inner.answers["http://log.example/checkpoint"] = [Answer(b"by the proxy")]
     async with http_client() as http:
         listed = fetcher(http, "https://127.0.0.1")
-        assert await listed.get("http://log.example/checkpoint", LIMIT) == b"by the proxy"
+        assert await listed.get_log("http://log.example/checkpoint", LIMIT) == b"by the proxy"
         inner.requests.clear()
         await assert_refused(listed, "http://10.0.0.1/checkpoint", inner)
 

@@ -15,13 +15,13 @@ from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier, leaf_hash, verify_consistency
 from ctparse.signatures import load_log_key, verify_tree_head
 from ingestor.backoff import LOG_LIST
-from ingestor.client.errors import BadAnswer, Refused, TooLarge
+from ingestor.client.errors import InvalidResponse, ResponseTooLarge, UnexpectedStatus
 from ingestor.client.http import Fetcher, Retry, http_client
 from ingestor.client.interface import Inclusion
 from ingestor.client.issuers import CAPACITY, RECENT, WINDOW, Issuers
 from ingestor.client.rfc6962 import MAX_ALONE, Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
-from ingestor.pipeline.prefetch import windows
+from ingestor.pipeline.prefetch import prefetch_windows
 from ingestor.pipeline.window_size import WindowSize
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
 from tests.paths import FIXTURES
@@ -76,8 +76,8 @@ async def test_rfc6962_entries(server: HostileServer, rfc6962: Rfc6962Log) -> No
     assert [entry.index for entry in entries] == list(range(100, 110))
     first = entries[0]
     assert isinstance(first, Entry)
-    assert [der[0] for der in rfc6962.chain(first.chain)] == [0x30] * 2
-    assert rfc6962.link(7) == f"{server.url}/ct/v1/get-entries?start=7&end=7"
+    assert [der[0] for der in rfc6962.issuer_chain(first.chain)] == [0x30] * 2
+    assert rfc6962.entry_url(7) == f"{server.url}/ct/v1/get-entries?start=7&end=7"
 
 
 async def test_rfc6962_answers_with_fewer_or_more(
@@ -104,7 +104,7 @@ async def test_an_entry_too_large_for_a_window_is_had_alone_or_rejected(
 
     async def reasons() -> dict[int, str]:
         found = {}
-        async for run in windows(rfc6962, 0, 24, WindowSize(8), 2):
+        async for run in prefetch_windows(rfc6962, 0, 24, WindowSize(8), 2):
             for window in run:
                 for entry in window.entries:
                     assert isinstance(entry, Rejected)
@@ -112,7 +112,7 @@ async def test_an_entry_too_large_for_a_window_is_had_alone_or_rejected(
         return found
 
     server.answers["*"] = answer
-    with pytest.raises(TooLarge):
+    with pytest.raises(ResponseTooLarge):
         await rfc6962.entries(4, 6)
     whole = await reasons()
     assert list(whole) == list(range(24))
@@ -128,14 +128,16 @@ async def test_what_is_no_get_entries_answer(
     server: HostileServer, rfc6962: Rfc6962Log, body: bytes
 ) -> None:
     server.answers["*"] = [Answer(body)]
-    with pytest.raises(BadAnswer, match=r"Test log: http://.*/ct/v1/get-entries\?start=0&end=1: "):
+    with pytest.raises(
+        InvalidResponse, match=r"Test log: http://.*/ct/v1/get-entries\?start=0&end=1: "
+    ):
         await rfc6962.entries(0, 2)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"tree_size": -1}', b'{"tree_size": "x"}'])
 async def test_what_is_no_sth(server: HostileServer, rfc6962: Rfc6962Log, body: bytes) -> None:
     server.answers["*"] = [Answer(body)]
-    with pytest.raises(BadAnswer, match=r"Test log: http://.*/ct/v1/get-sth: "):
+    with pytest.raises(InvalidResponse, match=r"Test log: http://.*/ct/v1/get-sth: "):
         await rfc6962.tree_head()
 
 
@@ -150,7 +152,7 @@ async def test_a_real_static_ct_log(sunlight: StaticCtLog) -> None:
         for entry in entries:
             assert isinstance(entry, Entry)
             certificates.append(hashlib.sha256(entry.certificate).hexdigest())
-            for issuer in sunlight.chain(entry.chain):
+            for issuer in sunlight.issuer_chain(entry.chain):
                 assert issuer[0] == 0x30
         at += len(entries)
     assert sorted(certificates) == (SUNLIGHT / "sha256.txt").read_text().split()
@@ -182,7 +184,7 @@ async def test_a_missing_partial_tile_means_the_full_one_is_there(
 
 
 async def test_a_missing_full_tile_is_an_error(sunlight: StaticCtLog) -> None:
-    with pytest.raises(Refused, match=r"/tile/data/003: HTTP 404"):
+    with pytest.raises(UnexpectedStatus, match=r"/tile/data/003: HTTP 404"):
         await sunlight.entries(768, 1024)
 
 
@@ -191,7 +193,9 @@ async def test_another_issuer_than_the_fingerprint_says(
 ) -> None:
     name = next((SUNLIGHT / "issuer").iterdir()).name
     server.answers[f"/issuer/{name}"] = [Answer(b"another certificate")]
-    with pytest.raises(BadAnswer, match=rf"/issuer/{name}: another certificate, with SHA-256"):
+    with pytest.raises(
+        InvalidResponse, match=rf"/issuer/{name}: another certificate, with SHA-256"
+    ):
         await sunlight.entries(0, 256)
 
 
@@ -209,7 +213,9 @@ async def test_a_tile_with_more_issuers_than_any_is_not_followed(
 ) -> None:
     digests = made_up_issuers(server, WINDOW + 1)
     issuers = Issuers(server.url, fetcher)
-    with pytest.raises(BadAnswer, match=r"Test log: .*entries name 513 issuers, more than 512"):
+    with pytest.raises(
+        InvalidResponse, match=r"Test log: .*entries name 513 issuers, more than 512"
+    ):
         await issuers.ensure(digests)
     assert not server.requests
     await issuers.ensure(digests[:WINDOW])
@@ -223,7 +229,7 @@ async def test_issuers_of_recent_windows_are_bounded(
     issuers = Issuers(server.url, fetcher)
     for start in range(0, CAPACITY, WINDOW):
         await issuers.ensure(digests[start : start + WINDOW])
-    with pytest.raises(BadAnswer, match=r"Test log: .*name 4,097 issuers; 4,096 are kept"):
+    with pytest.raises(InvalidResponse, match=r"Test log: .*name 4,097 issuers; 4,096 are kept"):
         await issuers.ensure(digests[CAPACITY:])
     assert len(server.requests) == CAPACITY
     for _ in range(RECENT):  # what they named goes when nothing can need it any more
@@ -239,7 +245,7 @@ async def test_fetching_issuers_ends_when_it_is_cancelled_though_one_has_failed(
     class Fetching(Fetcher):
         async def get(self, url: str, limit: int) -> bytes:
             if digests[0].hex() in url:
-                raise BadAnswer(self.log, url, f"longer than {limit}")
+                raise InvalidResponse(self.log, url, f"longer than {limit}")
             try:
                 return await asyncio.Future()
             finally:
@@ -293,17 +299,17 @@ async def test_rfc6962_proofs(server: HostileServer, rfc6962: Rfc6962Log) -> Non
     server.answers["/ct/v1/get-sth-consistency?first=4&second=8"] = [
         Answer(json.dumps({"consistency": ["AAAA"]}).encode())
     ]
-    with pytest.raises(BadAnswer, match=r"hashes of \[3\] bytes"):
+    with pytest.raises(InvalidResponse, match=r"hashes of \[3\] bytes"):
         await rfc6962.consistency(4, 8)
 
 
 async def test_a_tile_that_is_short_or_cut(server: HostileServer, sunlight: StaticCtLog) -> None:
     tile = gzip.decompress((SUNLIGHT / "tile/data/000").read_bytes())
     server.answers["/tile/data/000"] = [Answer(tile[:-5])]
-    with pytest.raises(BadAnswer, match="data tile: entry 255"):
+    with pytest.raises(InvalidResponse, match="data tile: entry 255"):
         await sunlight.entries(0, 256)
     server.answers["/tile/data/000.p/200"] = [Answer(b"")]
-    with pytest.raises(BadAnswer, match="tile has 0 entries, but the tree head covers 200"):
+    with pytest.raises(InvalidResponse, match="tile has 0 entries, but the tree head covers 200"):
         await sunlight.entries(0, 200)
 
 
@@ -312,7 +318,7 @@ async def test_what_is_no_checkpoint(
     server: HostileServer, sunlight: StaticCtLog, body: bytes
 ) -> None:
     server.answers["/checkpoint"] = [Answer(body)]
-    with pytest.raises(BadAnswer, match="checkpoint"):
+    with pytest.raises(InvalidResponse, match="checkpoint"):
         await sunlight.tree_head()
 
 

@@ -10,7 +10,13 @@ import pytest
 
 from ingestor.backoff import Backoff
 from ingestor.client.circuit_breaker import MAX_PAUSE
-from ingestor.client.errors import BadAnswer, LogError, Refused, TooLarge, Unreachable
+from ingestor.client.errors import (
+    ConnectionFailed,
+    InvalidResponse,
+    LogError,
+    ResponseTooLarge,
+    UnexpectedStatus,
+)
 from ingestor.client.http import Fetcher, Retry, http_client, retry_after
 from tests.ingestor.hostile import NOWHERE, Answer, HostileServer, hostile_server, redirect
 
@@ -36,8 +42,8 @@ async def test_plain_and_gzip_bodies(server: HostileServer, fetcher: Fetcher) ->
     server.answers["/gzip"] = [
         Answer(gzip.compress(body, mtime=0), headers={"content-encoding": "gzip"})
     ]
-    assert await fetcher.get(f"{server.url}/plain", LIMIT) == body
-    assert await fetcher.get(f"{server.url}/gzip", LIMIT) == body
+    assert await fetcher.get_log(f"{server.url}/plain", LIMIT) == body
+    assert await fetcher.get_log(f"{server.url}/gzip", LIMIT) == body
     headers = server.requests[0].headers
     assert headers["user-agent"].startswith("certstream-server/")
     assert headers["user-agent"].endswith("(+ops@example.com)")
@@ -63,10 +69,10 @@ async def test_a_gzip_body_of_several_members(
         Answer(packed + tail, headers={"content-encoding": "gzip"}) for tail in (b"", bytes(9))
     ]
     for _ in range(2):
-        assert await fetcher.get(f"{server.url}/gzip", limit) == body
+        assert await fetcher.get_log(f"{server.url}/gzip", limit) == body
     server.answers["/gzip"] = [Answer(packed[:-1], headers={"content-encoding": "gzip"})]
-    with pytest.raises(BadAnswer, match="ends early"):
-        await fetcher.get(f"{server.url}/gzip", limit)
+    with pytest.raises(InvalidResponse, match="ends early"):
+        await fetcher.get_log(f"{server.url}/gzip", limit)
 
 
 @pytest.mark.parametrize("limit", [LIMIT, 300 * LIMIT])
@@ -75,22 +81,22 @@ async def test_the_members_of_a_gzip_body_count_together(
 ) -> None:
     bomb = gzip.compress(bytes(limit // 4 + 1), mtime=0) * 4
     server.answers["/bomb"] = [Answer(bomb, headers={"content-encoding": "gzip"})]
-    with pytest.raises(TooLarge, match=f"decompresses to more than {limit:,}"):
-        await fetcher.get(f"{server.url}/bomb", limit)
+    with pytest.raises(ResponseTooLarge, match=f"decompresses to more than {limit:,}"):
+        await fetcher.get_log(f"{server.url}/bomb", limit)
 
 
 async def test_a_gzip_body_of_endless_members(server: HostileServer, fetcher: Fetcher) -> None:
     empty = gzip.compress(b"", mtime=0)
     body = empty * (10 * LIMIT // len(empty))
     server.answers["/gzip"] = [Answer(body, headers={"content-encoding": "gzip"})]
-    with pytest.raises(BadAnswer, match="more than 4,096 members"):
-        await fetcher.get(f"{server.url}/gzip", 10 * LIMIT)
+    with pytest.raises(InvalidResponse, match="more than 4,096 members"):
+        await fetcher.get_log(f"{server.url}/gzip", 10 * LIMIT)
 
 
 async def test_no_error_repeats_what_a_server_says(server: HostileServer, fetcher: Fetcher) -> None:
     server.answers["/odd"] = [Answer(b"secret", status="418 secret", headers={"x": "secret"})]
-    with pytest.raises(Refused, match="HTTP 418") as caught:
-        await fetcher.get(f"{server.url}/odd", LIMIT)
+    with pytest.raises(UnexpectedStatus, match="HTTP 418") as caught:
+        await fetcher.get_log(f"{server.url}/odd", LIMIT)
     assert "secret" not in caught.value.summary
 
 
@@ -98,8 +104,10 @@ async def test_oversized_body_is_not_read_to_its_end(
     server: HostileServer, fetcher: Fetcher
 ) -> None:
     server.answers["/big"] = [Answer(b"x" * (LIMIT + 1))]
-    with pytest.raises(TooLarge, match=r"Test log: http://.*/big: body larger than 100,000 bytes"):
-        await fetcher.get(f"{server.url}/big", LIMIT)
+    with pytest.raises(
+        ResponseTooLarge, match=r"Test log: http://.*/big: body larger than 100,000 bytes"
+    ):
+        await fetcher.get_log(f"{server.url}/big", LIMIT)
     assert server.count("/big") == 1
 
 
@@ -107,8 +115,8 @@ async def test_gzip_bomb_is_stopped_at_the_limit(server: HostileServer, fetcher:
     bomb = gzip.compress(bytes(50_000_000), mtime=0)
     assert len(bomb) < LIMIT
     server.answers["/bomb"] = [Answer(bomb, headers={"content-encoding": "gzip"})]
-    with pytest.raises(TooLarge, match="decompresses to more than 100,000"):
-        await fetcher.get(f"{server.url}/bomb", LIMIT)
+    with pytest.raises(ResponseTooLarge, match="decompresses to more than 100,000"):
+        await fetcher.get_log(f"{server.url}/bomb", LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +131,8 @@ async def test_body_that_is_not_what_its_encoding_says(
     server: HostileServer, fetcher: Fetcher, body: bytes, encoding: str, problem: str
 ) -> None:
     server.answers["/odd"] = [Answer(body, headers={"content-encoding": encoding})]
-    with pytest.raises(BadAnswer, match=problem):
-        await fetcher.get(f"{server.url}/odd", LIMIT)
+    with pytest.raises(InvalidResponse, match=problem):
+        await fetcher.get_log(f"{server.url}/odd", LIMIT)
 
 
 async def test_lost_connections_and_busy_servers_are_tried_again(
@@ -135,13 +143,13 @@ async def test_lost_connections_and_busy_servers_are_tried_again(
         Answer(status="503 Service Unavailable"),
         Answer(b"at last"),
     ]
-    assert await fetcher.get(f"{server.url}/flaky", LIMIT) == b"at last"
+    assert await fetcher.get_log(f"{server.url}/flaky", LIMIT) == b"at last"
 
 
 async def test_retries_end(server: HostileServer, fetcher: Fetcher) -> None:
     server.answers["/down"] = [Answer(status="500 Internal Server Error")]
-    with pytest.raises(Refused, match="HTTP 500") as caught:
-        await fetcher.get(f"{server.url}/down", LIMIT)
+    with pytest.raises(UnexpectedStatus, match="HTTP 500") as caught:
+        await fetcher.get_log(f"{server.url}/down", LIMIT)
     assert caught.value.status == 500
     assert server.count("/down") == 3
 
@@ -149,8 +157,8 @@ async def test_retries_end(server: HostileServer, fetcher: Fetcher) -> None:
 async def test_what_will_not_change_is_not_tried_again(
     server: HostileServer, fetcher: Fetcher
 ) -> None:
-    with pytest.raises(Refused, match="HTTP 404"):
-        await fetcher.get(f"{server.url}/absent", LIMIT)
+    with pytest.raises(UnexpectedStatus, match="HTTP 404"):
+        await fetcher.get_log(f"{server.url}/absent", LIMIT)
     assert server.count("/absent") == 1
 
 
@@ -158,29 +166,29 @@ async def test_silence_ends_with_the_time_out(server: HostileServer) -> None:
     server.answers["/silent"] = [Answer(silent=True)]
     async with http_client() as http:
         fetcher = Fetcher(http, "Test log", Retry(1, SHORT), timeout=0.1)
-        with pytest.raises(Unreachable, match=r"no complete answer within 0.1 s"):
-            await fetcher.get(f"{server.url}/silent", LIMIT)
+        with pytest.raises(ConnectionFailed, match=r"no complete answer within 0.1 s"):
+            await fetcher.get_log(f"{server.url}/silent", LIMIT)
 
 
 async def test_nobody_there(fetcher: Fetcher) -> None:
-    with pytest.raises(Unreachable, match=r"Test log: http://127\.0\.0\.1:1/x: "):
-        await fetcher.get("http://127.0.0.1:1/x", LIMIT)
+    with pytest.raises(ConnectionFailed, match=r"Test log: http://127\.0\.0\.1:1/x: "):
+        await fetcher.get_log("http://127.0.0.1:1/x", LIMIT)
 
 
 async def test_redirects_are_bounded(server: HostileServer, fetcher: Fetcher) -> None:
     server.answers["/once"] = [Answer(status="302 Found", headers={"location": "/there"})]
     server.answers["/there"] = [Answer(b"here")]
     server.answers["/loop"] = [Answer(status="302 Found", headers={"location": "/loop"})]
-    assert await fetcher.get(f"{server.url}/once", LIMIT) == b"here"
-    with pytest.raises(BadAnswer, match="more than 3 redirects"):
-        await fetcher.get(f"{server.url}/loop", LIMIT)
+    assert await fetcher.get_log(f"{server.url}/once", LIMIT) == b"here"
+    with pytest.raises(InvalidResponse, match="more than 3 redirects"):
+        await fetcher.get_log(f"{server.url}/loop", LIMIT)
 
 
 @pytest.mark.parametrize("location", NOWHERE)
 async def test_redirects_to_nowhere(server: HostileServer, fetcher: Fetcher, location: str) -> None:
     server.answers["/away"] = [redirect(location)]
-    with pytest.raises(Unreachable, match=r"/away: (OverflowError|InvalidCodepoint): "):
-        await fetcher.get(f"{server.url}/away", LIMIT)
+    with pytest.raises(ConnectionFailed, match=r"/away: (OverflowError|InvalidCodepoint): "):
+        await fetcher.get_log(f"{server.url}/away", LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +235,7 @@ async def test_each_request_is_measured_by_how_it_ended(server: HostileServer) -
         fetcher = Fetcher(http, "Log", retry, 0.2, lambda *told: measured.append(told))
         for path in ("/ok", "/down", "/missing", "/busy", "/cut", "/silent"):
             with suppress(LogError):
-                await fetcher.get(f"{server.url}{path}", LIMIT)
+                await fetcher.get_log(f"{server.url}{path}", LIMIT)
     assert [outcome for outcome, _ in measured] == [
         *("ok", "server_error", "ok", "refused"),
         *("rate_limited", "rate_limited", "broken", "broken", "timeout", "timeout"),

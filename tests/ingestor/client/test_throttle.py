@@ -9,15 +9,15 @@ from structlog.testing import capture_logs
 
 from certbus.connection import connect
 from certbus.keys import Keys
-from certbus.limits.operators import Operators
+from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStatus
 from ingestor.backoff import Backoff
-from ingestor.client.circuit_breaker import Circuit, Rules
-from ingestor.client.errors import LeftAlone, LogError, Refused
+from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
+from ingestor.client.errors import LogError, Throttled, UnexpectedStatus
 from ingestor.client.http import Fetcher, Retry, http_client
-from ingestor.client.throttle import LATE, Turns
+from ingestor.client.throttle import LATE, OperatorThrottle
 from ingestor.log import Kind, Log
-from ingestor.redis_retry import Patience
+from ingestor.redis_retry import RedisRetry
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
 from tests.waiting import until
 
@@ -31,13 +31,15 @@ class Asker:
 
     def __init__(self, redis: Redis, name: str, operator: str, interval: float = INTERVAL) -> None:
         log = Log(id=name, name=name, url="http://test/", kind=Kind.RFC6962, operator=operator)
-        self.circuit = Circuit(Rules(1000, 1, NO_DELAY, NO_DELAY))
-        self.turns = Turns(log, interval, self.circuit, Operators(redis, Keys()), Patience())
+        self.circuit = CircuitBreaker(CircuitPolicy(1000, 1, NO_DELAY, NO_DELAY))
+        self.turns = OperatorThrottle(
+            log, interval, self.circuit, OperatorSlots(redis, Keys()), RedisRetry()
+        )
 
     async def fetch(self, url: str, attempts: int = 3) -> bytes:
         async with http_client() as http:
             retry = Retry(attempts, NO_DELAY)
-            return await Fetcher(http, "Test log", retry, 5, turns=self.turns).get(url, LIMIT)
+            return await Fetcher(http, "Test log", retry, 5, turns=self.turns).get_log(url, LIMIT)
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
     taken: list[str] = []
 
     async def take(asker: Asker, name: str) -> None:
-        await asker.turns.take("url")
+        await asker.turns.acquire("url")
         taken.append(name)
 
     async with asyncio.TaskGroup() as tasks:
@@ -92,9 +94,9 @@ async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
 
 
 async def test_operators_do_not_wait_for_each_other(redis: Redis, web: HostileServer) -> None:
-    await Operators(redis, Keys()).turn("Busy", 3600)
+    await OperatorSlots(redis, Keys()).reserve("Busy", 3600)
     busy = Asker(redis, "busy", "Busy", 3600)
-    waiting = asyncio.create_task(busy.turns.take("url"))
+    waiting = asyncio.create_task(busy.turns.acquire("url"))
     assert await Asker(redis, "other", "Other", 3600).fetch(f"{web.url}/calm") == b"calm"
     assert not waiting.done()
     waiting.cancel()
@@ -118,9 +120,9 @@ async def test_retry_after_leaves_the_log_alone(
 ) -> None:
     log, other = Asker(redis, "log", "Example", 0), Asker(redis, "other", "Example", 0)
     web.answers["/busy"] = refusing(status, "1")
-    with pytest.raises(Refused, match="retry after 1 s"):
+    with pytest.raises(UnexpectedStatus, match="retry after 1 s"):
         await log.fetch(f"{web.url}/busy")
-    with pytest.raises(LeftAlone, match=r"left alone for \d\.\d s more"):
+    with pytest.raises(Throttled, match=r"left alone for \d\.\d s more"):
         await log.fetch(f"{web.url}/calm")
     assert [request.path for request in web.requests] == ["/busy"]
     assert await other.fetch(f"{web.url}/calm") == b"calm"
@@ -128,7 +130,7 @@ async def test_retry_after_leaves_the_log_alone(
     async def answered() -> bool:
         try:
             return await log.fetch(f"{web.url}/busy") == b"calm"
-        except LeftAlone:
+        except Throttled:
             return False
 
     await until(answered, "the log is asked again")
@@ -142,7 +144,7 @@ async def test_two_logs_that_refuse_stop_all_requests_to_their_operator(
     one, two, three = (Asker(redis, name, "Example", 0.001) for name in ("one", "two", "three"))
     web.answers["/busy"] = [refusing("429 Too Many Requests", "1")[0]]
     for log in (one, two):
-        with pytest.raises(Refused):
+        with pytest.raises(UnexpectedStatus):
             await log.fetch(f"{web.url}/busy")
     assert await three.fetch(f"{web.url}/calm") == b"calm"
     first, _, last = web.requests

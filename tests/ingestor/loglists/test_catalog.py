@@ -13,11 +13,11 @@ from certconf.settings import CustomLog
 from ctparse.entry import Malformed
 from ctparse.signatures import BadSignature, verify_log_list
 from ingestor.assignment.rust_state_file import read_state
-from ingestor.assignment.start_position import Starts, choose
-from ingestor.log import Kind, Log, identify, normalise, read_log_id
+from ingestor.assignment.start_position import StartSettings, choose_start
+from ingestor.log import Kind, Log, normalise, read_log_id, resolve_log_id
 from ingestor.loglists.merge import merge
 from ingestor.loglists.parser import MARGIN, MAX_LOGS, is_followed, parse
-from ingestor.loglists.source import packaged
+from ingestor.loglists.source import bundled_list
 from tests.paths import FIXTURES
 
 BOTH = frozenset(Kind)
@@ -27,15 +27,15 @@ KEY_ID = hashlib.sha256(KEY).hexdigest()
 
 
 def test_the_packaged_list_is_googles_and_signed() -> None:
-    body, signature = packaged("log_list.json"), packaged("log_list.sig")
-    pem = packaged("log_list_pubkey.pem")
+    body, signature = bundled_list("log_list.json"), bundled_list("log_list.sig")
+    pem = bundled_list("log_list_pubkey.pem")
     verify_log_list(body, signature, pem)
     with pytest.raises(BadSignature):
         verify_log_list(body.replace(b"Argon2026h2", b"Argon2026h3"), signature, pem)
 
 
 def test_logs_of_googles_list() -> None:
-    logs = {log.name: log for log in parse(packaged("log_list.json")).logs}
+    logs = {log.name: log for log in parse(bundled_list("log_list.json")).logs}
     argon = logs["Google 'Argon2026h2' log"]
     assert argon.id == base64.b64decode("1219ENGn9XfCx+lf1wC/+YLJM1pl4dCzAXMXwMjFaXc=").hex()
     assert argon.url == "https://ct.googleapis.com/logs/us1/argon2026h2/"
@@ -48,7 +48,7 @@ def test_logs_of_googles_list() -> None:
 
 
 def test_logs_that_still_matter_are_followed() -> None:
-    logs = parse(packaged("log_list.json")).logs
+    logs = parse(bundled_list("log_list.json")).logs
     followed = [log for log in logs if is_followed(log, NOW)]
     assert {log.state for log in followed} == {"usable", "readonly"}
     assert {log.kind for log in followed} == BOTH
@@ -174,13 +174,13 @@ def test_the_best_known_id_counts() -> None:
     url = "https://log.example/"
     listed = {"https://log.example": "11" * 32}
     other = base64.b64encode(bytes(32)).decode()
-    assert identify(KEY, None, url, listed) == KEY_ID
-    assert identify(None, other, url, listed) == "00" * 32
-    assert identify(None, None, url, listed) == "11" * 32
+    assert resolve_log_id(KEY, None, url, listed) == KEY_ID
+    assert resolve_log_id(None, other, url, listed) == "00" * 32
+    assert resolve_log_id(None, None, url, listed) == "11" * 32
     digest = hashlib.sha256(b"https://log.example").hexdigest()
-    assert identify(None, None, url, {}) == f"url-{digest}"
+    assert resolve_log_id(None, None, url, {}) == f"url-{digest}"
     with pytest.raises(ValueError, match="expected_log_id"):
-        identify(KEY, other, url, {})
+        resolve_log_id(KEY, other, url, {})
 
 
 @pytest.mark.parametrize("text", ["", "AAAA", "zz" * 32, "x"])
@@ -261,10 +261,10 @@ def test_a_state_file_says_where_unknown_logs_start() -> None:
     taken_over = read_state(FIXTURES / "peer_state.json")
     assert taken_over == {"https://ct.example.com/log": 5931}
     log = Log(id="00", name="x", url="https://CT.example.com/log/", kind=Kind.RFC6962)
-    assert choose(log, 9000, Starts(taken_over=taken_over, overlap=256)).index == 5931
-    assert choose(log, 9000, Starts(index=7, taken_over=taken_over)).index == 7
-    assert choose(log, 9000, Starts(overlap=256)).index == 8744
-    assert choose(log, 100, Starts(overlap=256)).index == 0
+    assert choose_start(log, 9000, StartSettings(taken_over=taken_over, overlap=256)).index == 5931
+    assert choose_start(log, 9000, StartSettings(index=7, taken_over=taken_over)).index == 7
+    assert choose_start(log, 9000, StartSettings(overlap=256)).index == 8744
+    assert choose_start(log, 100, StartSettings(overlap=256)).index == 0
 
 
 def test_a_broken_state_file_is_told_and_ignored(tmp_path: Path) -> None:

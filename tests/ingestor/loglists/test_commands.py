@@ -37,7 +37,7 @@ async def test_lists_are_fetched_and_logs_retired_on_demand(site: Site) -> None:
     ingestor.present.replace(msgspec.structs.replace(ingestor.present.config))
 
     async def is_held() -> bool:
-        return [slip.version for slip in await site.shelf.slips()] == ["1.3"]
+        return [slip.version for slip in await site.shelf.statuses()] == ["1.3"]
 
     await until(is_held, "the newer list")
 
@@ -75,7 +75,7 @@ async def test_an_ingestor_starts_with_the_lists_in_redis_when_their_server_is_g
     await until(site.complete, "all entries")
     await first.stop()
     await lists.publish(site, Edition(number=1, lie="unavailable"))
-    await site.shelf.hurry()
+    await site.shelf.request_refresh()
     await site.ingestor("b", **listed)
 
     async def holds_all() -> bool:

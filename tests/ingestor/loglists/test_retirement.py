@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from certbus.logs.leases import Leases
-from certbus.logs.registry import Naming, Retirement, Roll, Standing
+from certbus.logs.registry import ListedEntry, LogRegistry, LogState, Retirement
 from ingestor.log import Kind, Log
 from ingestor.loglists.parser import MARGIN, LogList
-from ingestor.loglists.retirement import Listed, Verdict, judge
+from ingestor.loglists.retirement import ListedLog, RetirementPlan, plan_retirements
 from simlog.api.log_list import Edition
 from tests.ingestor.loglists import lists
 from tests.ingestor.site import Site
@@ -23,7 +23,7 @@ NOW = 1_800_000_000.0
 LOG = Log(
     id="11" * 32, name="Log", url="https://log.example/", kind=Kind.RFC6962, state="usable", mmd=60
 )
-FOLLOWED = Standing(is_known=True, retirement=None, is_dropped=False)
+FOLLOWED = LogState(is_known=True, retirement=None, is_dropped=False)
 
 
 def changed(**fields: Any) -> Log:
@@ -42,14 +42,14 @@ class Case:
     wanted: tuple[Log, ...] = ()
     is_signed: bool = True
     said: LogList = field(default_factory=lambda: edition(1, LOG))
-    standing: Standing = FOLLOWED
+    standing: LogState = FOLLOWED
 
-    def judged(self) -> Verdict:
+    def judged(self) -> RetirementPlan:
         raw = msgspec.Raw(msgspec.json.encode(LOG))
-        said = {log.id: Naming(self.said.rank, raw) for log in self.said.logs}
-        listed = Listed("list", "a list", self.is_signed, self.says, said)
+        said = {log.id: ListedEntry(self.said.rank, raw) for log in self.said.logs}
+        listed = ListedLog("list", "a list", self.is_signed, self.says, said)
         wanted = {log.id: log for log in self.wanted}
-        return judge(wanted, {LOG.id: self.standing}, [listed], NOW)
+        return plan_retirements(wanted, {LOG.id: self.standing}, [listed], NOW)
 
 
 OVER = {
@@ -79,7 +79,7 @@ NOT_OVER = {
     "a log that somebody wants": Case(edition(2), wanted=(LOG,)),
     "a log that the list did not name": Case(edition(2), said=edition(1)),
     "a log that is draining": Case(
-        edition(2), standing=Standing(True, Retirement("list", "", 0, 0), False)
+        edition(2), standing=LogState(True, Retirement("list", "", 0, 0), False)
     ),
 }
 
@@ -95,72 +95,72 @@ def test_a_list_names_what_is_followed_once_an_edition() -> None:
     assert naming.rank == edition(2).rank
     assert not Case(edition(1, LOG), wanted=(LOG,)).judged().names["list"]
     assert not Case(edition(2, LOG)).judged().names["list"]
-    unknown = Standing(is_known=False, retirement=None, is_dropped=False)
+    unknown = LogState(is_known=False, retirement=None, is_dropped=False)
     assert not Case(edition(2, LOG), wanted=(LOG,), standing=unknown).judged().names["list"]
 
 
-def over(by: Any, *, dropped: bool = False) -> Standing:
+def over(by: Any, *, dropped: bool = False) -> LogState:
     raw = msgspec.Raw(msgspec.json.encode(LOG))
-    return Standing(True, Retirement(by, "because", NOW - 10, NOW, raw), dropped)
+    return LogState(True, Retirement(by, "because", NOW - 10, NOW, raw), dropped)
 
 
 def test_anybody_can_drain_what_is_over_and_nobody_follows_what_is_drained() -> None:
     (log,) = Case(edition(2), standing=over("list")).judged().logs.values()
     assert log.url == LOG.url
     assert log.drain is not None
-    assert (log.drain.due, log.drain.given_up) == (NOW + 50, NOW + 50 + MARGIN)
+    assert (log.drain.due, log.drain.deadline) == (NOW + 50, NOW + 50 + MARGIN)
     assert not Case(edition(2), standing=over("list", dropped=True)).judged().logs
 
 
 def test_a_list_that_wants_a_log_takes_back_what_another_list_said_but_no_operator() -> None:
     for dropped in (False, True):
         case = Case(edition(2, LOG), wanted=(LOG,), standing=over("list", dropped=dropped))
-        assert case.judged().revive == [LOG.id]
+        assert case.judged().unretire == [LOG.id]
         assert case.judged().logs == {LOG.id: LOG}
     case = Case(edition(2, LOG), wanted=(LOG,), standing=over("command"))
-    assert not case.judged().revive
+    assert not case.judged().unretire
     assert [log.drain is not None for log in case.judged().logs.values()] == [True]
     case.standing = over("command", dropped=True)
     assert not case.judged().logs
 
 
 def test_a_retirement_of_another_version_is_one_all_the_same() -> None:
-    broken = Standing(True, Retirement("list", "", 0, 0, msgspec.Raw(b'{"id": 7}')), False)
+    broken = LogState(True, Retirement("list", "", 0, 0, msgspec.Raw(b'{"id": 7}')), False)
     assert not Case(edition(2), standing=broken).judged().logs
 
 
 async def test_a_log_that_is_over_is_drained_dropped_and_can_come_back(site: Site) -> None:
-    roll = Roll(site.redis, site.keys)
+    roll = LogRegistry(site.redis, site.keys)
     one, two = (Leases(site.redis, site.keys, name, 30) for name in ("one", "two"))
     retirement = Retirement("list", "because", NOW, NOW, msgspec.Raw(msgspec.json.encode(LOG)))
     assert not await roll.retire(LOG.id, retirement), "nobody follows it"
     lease = await one.acquire(LOG.id, 5)
     assert lease is not None
     assert not await one.drop(lease), "it is not over"
-    await roll.name("list", {LOG.id: Naming("7", retirement.log)})
+    await roll.record_listed("list", {LOG.id: ListedEntry("7", retirement.log)})
     assert await roll.retire(LOG.id, retirement, "list")
-    assert await roll.named("list") == {}
-    assert (await roll.standings())[LOG.id] == Standing(True, retirement, False)
+    assert await roll.listed("list") == {}
+    assert (await roll.states())[LOG.id] == LogState(True, retirement, False)
     assert await one.drop(lease)
     assert await two.acquire(LOG.id, 5) is None
-    assert (await roll.standings())[LOG.id].is_dropped
+    assert (await roll.states())[LOG.id].is_dropped
     assert await site.redis.pttl(site.keys.log(LOG.id)) > 0
-    assert not await roll.revive(LOG.id, "command"), "a list has said so"
-    assert await roll.revive(LOG.id, "list")
+    assert not await roll.unretire(LOG.id, "command"), "a list has said so"
+    assert await roll.unretire(LOG.id, "list")
     assert await site.redis.pttl(site.keys.log(LOG.id)) == -1
     again = await two.acquire(LOG.id, None)
     assert again is not None
     assert again.next == 5
     # When nothing is kept of it any more, it is off the roll.
     await site.redis.delete(site.keys.log(LOG.id))
-    assert await roll.standings() == {}
+    assert await roll.states() == {}
     assert await site.redis.scard(site.keys.logs) == 0
 
 
 async def hurry(site: Site, edition: Edition, which: str = "log_list") -> None:
     """Let a list of simlog say something else, and have it read soon."""
     await lists.publish(site, edition, which)
-    await site.shelf.hurry()
+    await site.shelf.request_refresh()
 
 
 async def fault(site: Site, log: str, *faults: dict[str, object]) -> None:
@@ -171,7 +171,7 @@ async def fault(site: Site, log: str, *faults: dict[str, object]) -> None:
 
 async def named(site: Site, settings: dict[str, Any], logs: int) -> bool:
     """Whether Redis knows of so many logs that the list names them."""
-    return len(await Roll(site.redis, site.keys).named(lists.list_id(settings))) == logs
+    return len(await LogRegistry(site.redis, site.keys).listed(lists.list_id(settings))) == logs
 
 
 async def state(site: Site, log: str) -> str:

@@ -8,23 +8,23 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from certbus.caches.log_lists import Shelf
+from certbus.caches.log_lists import LogListCache
 from certconf.settings import GOOGLE_LIST
 from certconf.settings import LogList as Setting
 from ingestor.backoff import LOG_LIST
 from ingestor.client.http import Fetcher, Retry, http_client
 from ingestor.loglists.parser import parse
-from ingestor.loglists.source import DEFAULT, Source, packaged
-from ingestor.loglists.store import Library
+from ingestor.loglists.source import DEFAULT, Source, bundled_list
+from ingestor.loglists.store import LogListStore
 from simlog.api.log_list import Edition
 from tests.ingestor.hostile import Answer, hostile_server
 from tests.ingestor.loglists import lists
 from tests.ingestor.site import Site
 from tests.paths import FIXTURES
 
-GOOGLES = parse(packaged("log_list.json"))
+GOOGLES = parse(bundled_list("log_list.json"))
 
-Open = Callable[..., Library]
+Open = Callable[..., LogListStore]
 
 
 @pytest.fixture
@@ -32,18 +32,18 @@ async def opened(site: Site) -> AsyncIterator[Open]:
     """Opens a library as an ingestor has it, on the one Redis of the site."""
     async with http_client() as http:
         fetcher = partial(Fetcher, http, retry=Retry(1, LOG_LIST), timeout=5.0)
-        yield lambda *settings: Library(settings, Shelf(site.redis, site.keys), fetcher)
+        yield lambda *settings: LogListStore(settings, LogListCache(site.redis, site.keys), fetcher)
 
 
-async def asked(library: Library) -> Library:
+async def asked(library: LogListStore) -> LogListStore:
     """The library after it has asked every server."""
-    await library._shelf.hurry()
-    await library.look()
+    await library._shelf.request_refresh()
+    await library.load()
     await library.refresh()
     return library
 
 
-def held(library: Library) -> list[str]:
+def held(library: LogListStore) -> list[str]:
     """Version of each list that is there."""
     return [says.version for _, says in library.lists]
 
@@ -59,13 +59,13 @@ async def test_a_list_is_read_once_and_then_asked_for_changes_only(
     library = await asked(opened(await simlogs(site)))
     ((_, says),) = library.lists
     assert {log.name for log in says.logs} == {"rfc1", "rfc2", "static1"}
-    (before,) = await site.shelf.slips()
+    (before,) = await site.shelf.statuses()
     assert before.checked is not None
     assert before.etag
     with capture_logs() as lines:
         await asked(library)
         assert not lines
-        (after,) = await site.shelf.slips()
+        (after,) = await site.shelf.statuses()
         assert after.checked is not None
         assert after.checked > before.checked
         await lists.publish(site, Edition(number=1))
@@ -97,24 +97,24 @@ async def test_a_list_that_is_not_to_be_believed_is_refused_and_the_one_held_sta
     for good, (reason, edition) in enumerate(LIES, 1):
         await lists.publish(site, Edition(number=good))
         await asked(library)
-        copy, before = await site.shelf.take(source.id), library.refusals.copy()
+        copy, before = await site.shelf.load(source.id), library.refusals.copy()
         await lists.publish(site, edition)
         with capture_logs() as lines:
             for _ in range(2):
                 await asked(library)
         assert held(library) == [f"1.{good}"], edition
-        assert await site.shelf.take(source.id) == copy, edition
+        assert await site.shelf.load(source.id) == copy, edition
         (line,) = lines
         told = (line["event"], line["reason"], line["held"])
         assert told == ("log list refused", reason, f"1.{good}"), edition
         assert library.refusals - before == {(source.name, reason): 2}, edition
-        (slip,) = await site.shelf.slips()
+        (slip,) = await site.shelf.statuses()
         assert slip.problem.startswith(f"{reason}: ")
         assert slip.failures == 2
     await lists.publish(site, Edition(number=100))
     await asked(library)
     assert held(library) == ["1.100"]
-    assert [slip.failures for slip in await site.shelf.slips()] == [0]
+    assert [slip.failures for slip in await site.shelf.statuses()] == [0]
 
 
 async def test_an_unsigned_list_that_is_older_cut_short_or_gone_is_refused_too(
@@ -153,7 +153,7 @@ async def test_every_ingestor_has_what_one_has_fetched(site: Site, opened: Open)
     await asked(opened(setting))
     site.simlog.stop()
     other = opened(setting)
-    await other.look()
+    await other.load()
     await other.refresh()  # it is not due: nobody is asked
     assert held(other) == ["1.0"]
     assert not sum(other.refusals.values())
@@ -163,12 +163,12 @@ async def test_a_copy_in_redis_is_verified_again(site: Site, opened: Open) -> No
     setting = await simlogs(site)
     source = Source(setting)
     await asked(opened(setting))
-    key = site.keys.list(source.id)
+    key = site.keys.log_list(source.id)
     body: Any = await site.redis.hget(key, "body")
     await site.redis.hset(key, "body", body.replace(b"rfc1", b"rfc3"))
     other = opened(setting)
     with capture_logs() as lines:
-        await other.look()
+        await other.load()
     assert held(other) == []
     assert (lines[0]["event"], lines[0]["place"]) == ("log list refused", "redis")
     await other.refresh()
@@ -182,19 +182,19 @@ async def test_a_library_puts_its_lists_back_into_an_emptied_redis(
     library = await asked(opened(setting))
     site.simlog.stop()
     await site.redis.flushall()
-    await library.look()
+    await library.load()
     other = opened(setting)
-    await other.look()
+    await other.load()
     assert held(other) == ["1.0"]
 
 
 async def test_googles_list_comes_with_the_package(site: Site, opened: Open) -> None:
     library = opened(GOOGLE_LIST)
     assert held(library) == [GOOGLES.version]
-    await library.look()
-    (slip,) = await site.shelf.slips()
+    await library.load()
+    (slip,) = await site.shelf.statuses()
     assert (slip.name, slip.version, slip.checked) == ("google", GOOGLES.version, None)
-    assert library.ages(GOOGLES.made) == {"google": 0}
+    assert library.ages(GOOGLES.published_at) == {"google": 0}
     # Who trusts another key has no use for it.
     other = msgspec.structs.replace(GOOGLE_LIST, key=str(FIXTURES / "no_key.pem"))
     assert held(opened(other)) == []
@@ -220,18 +220,18 @@ async def test_lists_can_be_files(site: Site, opened: Open) -> None:
     library = await asked(opened(plain, signed, gone))
     assert held(library) == [GOOGLES.version] * 2
     assert [source.is_signed for source, _ in library.lists] == [True, False]
-    assert not library.complete
+    assert not library.has_all
 
 
 async def test_a_list_that_nobody_goes_by_any_more_is_not_hurried(site: Site, opened: Open) -> None:
     library = await asked(opened(Setting(url=str(FIXTURES / "log_list.json"), unsigned=True)))
     (source,) = library.sources
-    assert await site.shelf.hurry() == [source.id]
+    assert await site.shelf.request_refresh() == [source.id]
     seconds, _ = await site.redis.time()
-    await site.redis.hset(site.keys.list(source.id), "due", (seconds - 3600) * 1000)
-    assert await site.shelf.hurry() == []
+    await site.redis.hset(site.keys.log_list(source.id), "due", (seconds - 3600) * 1000)
+    assert await site.shelf.request_refresh() == []
     await library.refresh()
-    assert await site.shelf.hurry() == [source.id]
+    assert await site.shelf.request_refresh() == [source.id]
 
 
 async def test_a_server_that_wants_to_be_left_alone_is(site: Site, opened: Open) -> None:
@@ -242,7 +242,7 @@ async def test_a_server_that_wants_to_be_left_alone_is(site: Site, opened: Open)
         library = await asked(opened(Setting(url=f"{server.url}/list", unsigned=True)))
         await library.refresh()
         assert server.count("/list") == 1
-    (slip,) = await site.shelf.slips()
+    (slip,) = await site.shelf.statuses()
     seconds, _ = await site.redis.time()
     assert slip.due / 1000 - seconds > 1700
 

@@ -8,15 +8,15 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from certbus.cluster import snapshot
-from certhttp.client import Reply, ask
+from certhttp.client import ClientResponse, fetch
 from tests.ingestor.site import Site
 from tests.waiting import until
 
 Samples = Mapping[tuple[str, ...], float]
 
 
-async def get(admin: str, path: str) -> Reply:
-    reply = await ask(admin, path, 5)
+async def get(admin: str, path: str) -> ClientResponse:
+    reply = await fetch(admin, path, 5)
     assert reply is not None
     return reply
 
@@ -116,7 +116,7 @@ async def test_without_redis_it_says_why_it_is_unhealthy(site: Site, tmp_path: P
     await site.ingestor("a", admin=admin, redis_url=nowhere)
 
     async def answers() -> bool:
-        return await ask(admin, "/health", 5) is not None
+        return await fetch(admin, "/health", 5) is not None
 
     await until(answers)
     reply = await get(admin, "/health")
@@ -134,8 +134,8 @@ async def test_there_is_nothing_else(site: Site, tmp_path: Path) -> None:
     await site.ingestor("a", admin=admin)
 
     async def healthy() -> bool:
-        reply = await ask(admin, "/health", 5)
-        return reply is not None and reply == Reply(200, b"OK")
+        reply = await fetch(admin, "/health", 5)
+        return reply is not None and reply == ClientResponse(200, b"OK")
 
     await until(healthy)
     reply = await get(admin, "/")

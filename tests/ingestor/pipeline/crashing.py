@@ -22,7 +22,7 @@ from typing import Any
 from certbus.logs.leases import Lease
 from certbus.streams.batch import Batch, Outcome
 from certbus.streams.publisher import Publisher
-from ingestor.verification.verifier import Guard
+from ingestor.verification.verifier import Verifier
 from launcher.cli import main
 
 POINTS = ("fetched", "proven", "unsent", "under way", "published")
@@ -44,9 +44,9 @@ class Crash:
 
 def arm(crash: Crash) -> None:
     """Make every guard and publisher of this process come by."""
-    prove, publish = Guard.prove, Publisher.publish
+    prove, publish = Verifier.verify, Publisher.publish
 
-    async def proving(self: Guard, *arguments: Any) -> Any:
+    async def proving(self: Verifier, *arguments: Any) -> Any:
         crash.maybe("fetched")
         growths = await prove(self, *arguments)
         crash.maybe("proven")
@@ -61,7 +61,7 @@ def arm(crash: Crash) -> None:
         crash.maybe("published")
         return outcome
 
-    setattr(Guard, "prove", proving)  # noqa: B010  (mypy lets nobody assign to a method)
+    setattr(Verifier, "prove", proving)  # noqa: B010  (mypy lets nobody assign to a method)
     setattr(Publisher, "publish", publishing)  # noqa: B010
 
 

@@ -4,7 +4,7 @@ import signal
 import sys
 from pathlib import Path
 
-from certbus.logs.tree_state import Ledger
+from certbus.logs.tree_state import TreeStateStore
 from tests.e2e.processes import Process
 from tests.ingestor.pipeline.crashing import POINTS
 from tests.ingestor.site import Site
@@ -73,12 +73,12 @@ async def test_the_frontier_is_where_the_log_is_whenever_it_is_killed(
             break
     # From now on no frontier can be started from a proof.
     await switch(site, "*", {"kind": "status", "code": 404, "only": "proofs"})
-    ledger = Ledger(site.redis, site.keys)
+    ledger = TreeStateStore(site.redis, site.keys)
     for point in POINTS:
         await ingestors.until_killed(point, 2)
         for log in (await by_path(site)).values():
             assert log.next is not None
-            kept = await ledger.kept(log.log_id, log.next)
+            kept = await ledger.load(log.log_id, log.next)
             assert kept is not None, f"{log.name} at {log.next}, killed at {point!r}"
             assert kept.frontier.size == log.next > START
             done = log.published + log.duplicates + log.rejected

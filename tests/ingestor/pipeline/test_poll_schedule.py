@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.pipeline.poll_schedule import LONGEST, PATIENCE, Quiet, moments, next_poll
+from ingestor.pipeline.poll_schedule import LONGEST, PATIENCE, IdleBackoff, next_poll, poll_phases
 
 
 @pytest.mark.parametrize("logs", [2, 4, 10, 50])
 def test_moments_are_spread(logs: int) -> None:
-    found = sorted(islice(moments(), logs))
+    found = sorted(islice(poll_phases(), logs))
     gaps = [late - early for early, late in zip(found, [*found[1:], found[0] + 1], strict=True)]
     assert min(gaps) > 0.38 / logs
     assert max(gaps) < 2.3 / logs
@@ -32,31 +32,31 @@ def test_the_next_poll_is_an_interval_away_and_at_its_moment(
 
 
 def test_a_log_that_does_not_grow_is_polled_less_often() -> None:
-    quiet = Quiet()
+    quiet = IdleBackoff()
     intervals = []
     for _ in range(100):
-        quiet.seen(7)
+        quiet.record(7)
         intervals.append(quiet.interval(0.5))
     assert intervals[:PATIENCE] == [0.5] * PATIENCE
     assert intervals == sorted(intervals)
     assert intervals[-1] == 0.5 * LONGEST
-    quiet.seen(8)
+    quiet.record(8)
     assert quiet.interval(0.5) == 0.5
 
 
 def test_a_replica_that_is_behind_is_no_growth() -> None:
-    quiet = Quiet()
+    quiet = IdleBackoff()
     for _ in range(100):
-        quiet.seen(7)
-        quiet.seen(6)
+        quiet.record(7)
+        quiet.record(6)
     assert quiet.interval(1) == LONGEST
 
 
 @given(silence=st.floats(1, 1e5))
 def test_an_entry_waits_for_a_part_of_the_silence_before_it(silence: float) -> None:
-    quiet, now, interval = Quiet(), 0.0, 0.0
+    quiet, now, interval = IdleBackoff(), 0.0, 0.0
     while now < silence:
-        quiet.seen(0)
+        quiet.record(0)
         interval = quiet.interval(1)
         now += interval
     assert now - silence <= max(1, min(silence / PATIENCE * 2, LONGEST))

@@ -9,9 +9,9 @@ import pytest
 
 from ctparse.entry import Entry, Rejected
 from ctparse.tree_head import TreeHead
-from ingestor.client.errors import LogError, TooLarge
+from ingestor.client.errors import LogError, ResponseTooLarge
 from ingestor.client.interface import Inclusion
-from ingestor.pipeline.prefetch import windows
+from ingestor.pipeline.prefetch import prefetch_windows
 from ingestor.pipeline.window_size import WindowSize
 
 
@@ -102,7 +102,7 @@ class MemoryLog:
             for _ in range(random.randint(1, 5)):
                 await asyncio.sleep(0)
             if end - start > self.too_large:
-                raise TooLarge("log", "url", "too large")
+                raise ResponseTooLarge("log", "url", "too large")
             if self.fail_at is not None and start <= self.fail_at < end:
                 raise LogError("log", "url", "broken")
             return [Rejected(i, "", b"") for i in range(start, min(end, start + self.most))]
@@ -115,10 +115,10 @@ class MemoryLog:
     async def consistency(self, first: int, second: int) -> list[bytes]:
         raise NotImplementedError
 
-    def link(self, index: int) -> str:
+    def entry_url(self, index: int) -> str:
         return str(index)
 
-    def chain(self, chain: bytes) -> Sequence[bytes]:
+    def issuer_chain(self, chain: bytes) -> Sequence[bytes]:
         return [chain]
 
     def lacking(self) -> Sequence[LogError]:
@@ -127,7 +127,7 @@ class MemoryLog:
 
 async def _collect(log: MemoryLog, start: int, head: int, size: int, concurrency: int) -> list[int]:
     got = []
-    async with aclosing(windows(log, start, head, WindowSize(size), concurrency)) as ahead:
+    async with aclosing(prefetch_windows(log, start, head, WindowSize(size), concurrency)) as ahead:
         async for run in ahead:
             for window in run:
                 assert window.first == window.entries[0].index
@@ -150,14 +150,14 @@ async def test_windows_that_are_too_large_are_halved() -> None:
 
 async def test_a_tile_that_is_too_large_is_not_asked_for_in_parts() -> None:
     log = MemoryLog(1000, too_large=100)
-    with pytest.raises(TooLarge):
-        async for _ in windows(log, 0, 256, WindowSize(1000, tile=256), 1):
+    with pytest.raises(ResponseTooLarge):
+        async for _ in prefetch_windows(log, 0, 256, WindowSize(1000, tile=256), 1):
             pass
     assert log.asked == 1
 
 
 async def test_an_entry_that_is_too_large_alone_is_an_error() -> None:
-    with pytest.raises(TooLarge):
+    with pytest.raises(ResponseTooLarge):
         await _collect(MemoryLog(1000, too_large=0), 0, 8, 4, 2)
 
 
@@ -166,7 +166,7 @@ async def test_what_comes_before_an_error_is_handed_on_first() -> None:
     got: list[int] = []
 
     async def collect() -> None:
-        async with aclosing(windows(log, 0, 1000, WindowSize(100), 4)) as ahead:
+        async with aclosing(prefetch_windows(log, 0, 1000, WindowSize(100), 4)) as ahead:
             async for run in ahead:
                 got.extend(entry.index for window in run for entry in window.entries)
 
@@ -178,7 +178,7 @@ async def test_what_comes_before_an_error_is_handed_on_first() -> None:
 
 async def test_closing_stops_what_is_being_fetched() -> None:
     log = MemoryLog(1000)
-    async with aclosing(windows(log, 0, 1000, WindowSize(100), 4)) as ahead:
+    async with aclosing(prefetch_windows(log, 0, 1000, WindowSize(100), 4)) as ahead:
         async for _ in ahead:
             break
     assert log.running == 0

@@ -20,9 +20,9 @@ from ctparse.entry import Entry, Rejected
 from ctparse.rfc6962 import chain_certificates, decode_entries
 from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import Message, MessageWriter, Source
-from ingestor.metrics import Meter
-from ingestor.pipeline.publish import LeaseLost, Moved, Pipeline
-from ingestor.redis_retry import Patience
+from ingestor.metrics import Metrics
+from ingestor.pipeline.publish import LeaseLost, PositionChanged, WindowPublisher
+from ingestor.redis_retry import RedisRetry
 from tests.paths import FIXTURES
 
 LOG = "ab" * 32
@@ -35,23 +35,25 @@ class Bench:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.meter = Meter()
-        self.publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free)
+        self.meter = Metrics()
+        self.publisher = Publisher(
+            redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free_bytes
+        )
 
     async def pipeline(
         self, worker: str = "a", log_id: str = LOG, start: int = 0
-    ) -> tuple[Pipeline, Leases]:
+    ) -> tuple[WindowPublisher, Leases]:
         leases = Leases(self.redis, KEYS, worker, 60)
         lease = await leases.acquire(log_id, start)
         assert lease is not None
         source = Source("Log", "https://log.example/", "Operator", "rfc6962")
         writer = MessageWriter(source, str, chain_certificates)
-        pipeline = Pipeline(
+        pipeline = WindowPublisher(
             self.publisher,
             leases,
             lease,
             writer,
-            Patience(),
+            RedisRetry(),
             self.meter.log("Log"),
             clock=lambda: 1_700_000_000.0,
         )
@@ -149,10 +151,10 @@ class Padded(MessageWriter):
         return Message(sha256, sha256[:20], full, b"{}", b"{}", ())
 
 
-async def with_sizes(bench: Bench, size: Callable[[int], int]) -> Pipeline:
+async def with_sizes(bench: Bench, size: Callable[[int], int]) -> WindowPublisher:
     pipeline, leases = await bench.pipeline()
-    return Pipeline(
-        bench.publisher, leases, pipeline.lease, Padded(size), Patience(), bench.meter.log("Log")
+    return WindowPublisher(
+        bench.publisher, leases, pipeline.lease, Padded(size), RedisRetry(), bench.meter.log("Log")
     )
 
 
@@ -202,7 +204,7 @@ async def test_redis_a_second_older(bench: Bench, redis: Redis) -> None:
     pipeline, _ = await bench.pipeline()
     await pipeline.publish(0, [entry(index) for index in range(10)], HEAD)
     await redis.hset(KEYS.log(LOG), "next", 4)
-    with pytest.raises(Moved) as moved:
+    with pytest.raises(PositionChanged) as moved:
         await pipeline.publish(10, [entry(index) for index in range(10, 20)], HEAD)
     assert moved.value.next == 4
     assert pipeline.next == 4

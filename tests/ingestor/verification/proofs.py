@@ -20,7 +20,7 @@ PAIR = ("rfc1", "static1")
 async def findings(site: Site) -> Findings:
     """What the oracle says of the lite stream."""
     async with httpx.AsyncClient(trust_env=False) as http:
-        known = ground_truth.read((await http.get(f"{site.simlog.url}/record")).content)
+        known = ground_truth.read_jsonl((await http.get(f"{site.simlog.url}/record")).content)
     messages = [
         message.replace(b"{", b'{"id":"%b-%d",' % (batch.id.encode(), position), 1)
         for batch in await history(site.redis, site.keys, "lite", "0-0", 1_000_000)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from certbus.caches.issuers import MOST, PARTS
+from certbus.caches.issuers import MAX_COUNT, PARTS
 from tests.ingestor.site import Site
 from tests.ingestor.verification.proofs import (
     FROM_START,
@@ -47,7 +47,7 @@ async def test_a_lie_is_named_and_not_published(
 ) -> None:
     # No room for issuers: an honest log's would spare the liar the question.
     for part in range(PARTS):
-        room: dict[Any, Any] = {str(n): "" for n in range(MOST // PARTS)}
+        room: dict[Any, Any] = {str(n): "" for n in range(MAX_COUNT // PARTS)}
         await site.redis.hset(site.keys.issuers(part), mapping=room)
     faults = {"fault": f"*1:{lie}"} if isinstance(lie, str) else {}
     await site.simlog.start(rfc6962=2, static_ct=2, preload=2000, rate=200, **faults)

@@ -7,8 +7,8 @@ import termios
 
 from rich.console import Console
 
-from launcher.commands.status.report import report
-from launcher.commands.up.dashboard import Panel, overview
+from launcher.commands.status.report import build_report
+from launcher.commands.up.dashboard import Dashboard, summary_line
 from tests.launcher.commands.test_status import seen
 
 
@@ -16,7 +16,7 @@ def test_the_numbers_and_the_logs_furthest_behind() -> None:
     """The rest is `status`'s."""
     found = seen(many=20)
     console = Console(file=io.StringIO(), width=100)
-    console.print(overview(report(found, dict.fromkeys(found.counts(), 2.0), 5), 100))
+    console.print(summary_line(build_report(found, dict.fromkeys(found.counts(), 2.0), 5), 100))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert lines[0].split() == ["19/20", "40", "190", "3", "4", "1", "2"]
@@ -30,7 +30,7 @@ def test_a_key_writes_nothing_into_the_frame() -> None:
         with os.fdopen(end, "w") as file:
             before = termios.tcgetattr(file)
             assert before[3] & termios.ECHOCTL
-            with Panel((), Console(file=file, force_terminal=True, width=60)):
+            with Dashboard((), Console(file=file, force_terminal=True, width=60)):
                 assert not termios.tcgetattr(file)[3] & termios.ECHOCTL
             assert termios.tcgetattr(file) == before
     finally:
@@ -39,7 +39,7 @@ def test_a_key_writes_nothing_into_the_frame() -> None:
 
 def test_lines_of_children_stand_above_and_are_not_markup() -> None:
     console = Console(file=io.StringIO(), width=60)
-    panel = Panel((("ws://localhost:1/", "lite"),), console)
+    panel = Dashboard((("ws://localhost:1/", "lite"),), console)
     panel.line("\x1b[1m[bold]\x1b[0m [/nonsense]")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "[bold] [/nonsense]\n"
@@ -47,7 +47,7 @@ def test_lines_of_children_stand_above_and_are_not_markup() -> None:
 
 def test_a_long_line_is_cut_between_words() -> None:
     console = Console(file=io.StringIO(), width=30)
-    panel = Panel((("ws://localhost:1/", "lite"),), console)
+    panel = Dashboard((("ws://localhost:1/", "lite"),), console)
     words = ["following", "log", "log=Argon2027h1", "at=1234567", "url=" + "x" * 40, "end"]
     panel.line(" ".join(words))
     assert isinstance(console.file, io.StringIO)

@@ -16,18 +16,18 @@ import pytest
 from rich.console import Console
 
 from certbus.cluster import (
-    Directory,
+    ClusterRegistry,
     LogDescription,
     LogStatus,
-    Member,
+    ProcessInfo,
     Snapshot,
-    Span,
+    StreamRange,
     StreamStatus,
 )
 from certbus.server_state import ServerState
 from launcher.commands.status.rates import Rates
 from launcher.commands.status.render import view
-from launcher.commands.status.report import Seen, report
+from launcher.commands.status.report import StatusInput, build_report
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import free_port
 from tests.gateway.conftest import running_redis
@@ -56,7 +56,7 @@ def log(number: int, **fields: object) -> LogStatus:
     return LogStatus(**known)
 
 
-def seen(many: int, **changed: object) -> Seen:
+def seen(many: int, **changed: object) -> StatusInput:
     """So many logs, of which log n is n entries behind, and the first one has gone silent."""
     silent = log(
         0,
@@ -67,7 +67,7 @@ def seen(many: int, **changed: object) -> Seen:
         failures=7,
     )
     gateways = [
-        Member(f"gateway-{n}", {"clients": str(n), "websocket": str(n), "following": "1"})
+        ProcessInfo(f"gateway-{n}", {"clients": str(n), "websocket": str(n), "following": "1"})
         for n in (1, 2)
     ]
     directory = Snapshot(
@@ -75,20 +75,20 @@ def seen(many: int, **changed: object) -> Seen:
         "e",
         "1-0",
         [silent, *(log(number) for number in range(1, many))],
-        [Member("worker-1", {"logs": str(many), "host": "here", "pid": "77"})],
+        [ProcessInfo("worker-1", {"logs": str(many), "host": "here", "pid": "77"})],
         gateways,
         [StreamStatus("full", True, 3, 40, 5_000_000), StreamStatus("lite", False, 0, 0, 0)],
         5_400_000,
     )
     directory = msgspec.structs.replace(directory, **changed)
-    spans = {"full": Span(int(NOW * 1000) - 90_000, int(NOW * 1000) - 500)}
+    spans = {"full": StreamRange(int(NOW * 1000) - 90_000, int(NOW * 1000) - 500)}
     server = ServerState(int(NOW * 1000), 0, 5 << 20, 1 << 30)
-    return Seen(NOW, directory, spans, server)
+    return StatusInput(NOW, directory, spans, server)
 
 
-def shown(found: Seen, width: int, most: int | None = None) -> list[str]:
+def shown(found: StatusInput, width: int, most: int | None = None) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(view(report(found, dict.fromkeys(found.counts(), 1.0), 5), width, most))
+    console.print(view(build_report(found, dict.fromkeys(found.counts(), 1.0), 5), width, most))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -127,7 +127,9 @@ def test_a_log_cannot_command_the_terminal() -> None:
 def test_what_a_script_gets() -> None:
     found = seen(many=11)
     counts = found.counts()
-    told = report(found, {name: 2.0 if name.startswith("log:") else 3.0 for name in counts}, 5)
+    told = build_report(
+        found, {name: 2.0 if name.startswith("log:") else 3.0 for name in counts}, 5
+    )
     said = msgspec.to_builtins(told)
     assert said["status"] == "degraded"
     assert said["certificates_per_second"] == 22
@@ -162,14 +164,14 @@ def test_what_a_script_gets() -> None:
 )
 def test_the_verdict(changed: dict[str, object], status: str) -> None:
     found = seen(many=1, **changed)
-    assert report(found, dict.fromkeys(found.counts(), 0.0), 5).status == status
+    assert build_report(found, dict.fromkeys(found.counts(), 0.0), 5).status == status
 
 
 def test_a_log_that_is_over_is_nobodys_trouble() -> None:
     over = log(2, owner=None, state="retired", retired=int(NOW * 1000), retired_why="it is full")
     over = msgspec.structs.replace(over, last_success=1)
     found = seen(many=1, logs=[log(1), over])
-    told = report(found, dict.fromkeys(found.counts(), 0.0), 5)
+    told = build_report(found, dict.fromkeys(found.counts(), 0.0), 5)
     assert (told.status, [each.name for each in told.logs]) == ("healthy", ["log1"])
     assert msgspec.to_builtins(told.retired) == [
         {"id": over.log_id, "name": "log2", "why": "it is full", "at": NOW, "next": 1000}
@@ -214,7 +216,7 @@ async def status(redis_url: str, *arguments: str) -> tuple[int, str, str]:
 async def test_of_a_real_redis(redis: RedisServer) -> None:
     async with AsyncExitStack() as stack:
         press = await stack.enter_async_context(Press(redis.url, "certstream:"))
-        directory = Directory(press.redis, press.keys)
+        directory = ClusterRegistry(press.redis, press.keys)
         await directory.describe(
             [LogDescription(LOG, "Pressed", "https://ct.example/", "Operator", "rfc6962", "usable")]
         )
@@ -223,9 +225,9 @@ async def test_of_a_real_redis(redis: RedisServer) -> None:
         assert (code, json.loads(out)["status"]) == (1, "unhealthy"), "nobody reads the logs"
 
         async def heartbeats() -> None:
-            await directory.log_succeeded(LOG)
-            await directory.worker_alive("worker-1", {"logs": 1, "published": 5})
-            await directory.gateway_alive("gateway-1", {"clients": 3, "sent": 9})
+            await directory.record_success(LOG)
+            await directory.heartbeat_worker("worker-1", {"logs": 1, "published": 5})
+            await directory.heartbeat_gateway("gateway-1", {"clients": 3, "sent": 9})
 
         await heartbeats()
         code, out, _ = await status(redis.url, "--json")
@@ -260,11 +262,11 @@ def test_it_says_how_to_reach_a_server_elsewhere(tmp_path: Path) -> None:
 
 
 def test_rates_are_those_that_processes_watched_for_ten_seconds() -> None:
-    workers = [Member("worker-1", {"rates": f'{{"{1:064x}": 12.5, "{2:064x}": 0.5}}'})]
-    gateways = [Member("g", {"sent_per_second": "7.5", "sent_bytes_per_second": "900"})]
+    workers = [ProcessInfo("worker-1", {"rates": f'{{"{1:064x}": 12.5, "{2:064x}": 0.5}}'})]
+    gateways = [ProcessInfo("g", {"sent_per_second": "7.5", "sent_bytes_per_second": "900"})]
     found = seen(many=3, workers=workers, gateways=gateways)
     assert not found.counts().keys() - found.rates().keys(), "one look is enough"
-    said = report(found, {}, 5)
+    said = build_report(found, {}, 5)
     assert {log.name: log.published_per_second for log in said.logs} == {
         "log1": 12.5,
         "log2": 0.5,

@@ -17,8 +17,8 @@ import pytest
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
-from launcher.runtime.embedded_redis import CannotStart
-from launcher.runtime.runtime_dir import place
+from launcher.runtime.embedded_redis import StartError
+from launcher.runtime.runtime_dir import runtime_dir
 from tests.e2e.processes import Process, free_port, redis_server
 from tests.launcher.up_process import SCRIPT, START, STOP, UNREACHABLE, Begin, Up, following
 from tests.waiting import until
@@ -202,11 +202,11 @@ def test_two_that_begin_on_one_port_do_not_share_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with place("127.0.0.1", 1) as first:
+    with runtime_dir("127.0.0.1", 1) as first:
         (first / "gateway-1.sock").touch()
         with (
-            pytest.raises(CannotStart, match=r"another `up` .* on 127\.0\.0\.1 port 1$"),
-            place("127.0.0.1", 1),
+            pytest.raises(StartError, match=r"another `up` .* on 127\.0\.0\.1 port 1$"),
+            runtime_dir("127.0.0.1", 1),
         ):
             pass
         assert (first / "gateway-1.sock").exists()

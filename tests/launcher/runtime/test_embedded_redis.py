@@ -12,7 +12,12 @@ import pytest
 
 from certbus.connection import check_server, connect
 from launcher.runtime import embedded_redis
-from launcher.runtime.embedded_redis import CannotStart, EmbeddedRedis, StateInUse, find_executable
+from launcher.runtime.embedded_redis import (
+    EmbeddedRedis,
+    StartError,
+    StateDirInUse,
+    find_executable,
+)
 from tests.certbus.bus import Worker, batch, stored_names
 from tests.waiting import until
 
@@ -105,7 +110,7 @@ def log_of(state: Path) -> bytes:
 async def test_a_second_one_is_told_who_has_the_state(tmp_path: Path, executable: str) -> None:
     owner, pid = start_owner(tmp_path, executable)
     try:
-        with pytest.raises(StateInUse, match=f"{tmp_path} is in use by process {owner.pid}:"):
+        with pytest.raises(StateDirInUse, match=f"{tmp_path} is in use by process {owner.pid}:"):
             async with EmbeddedRedis(tmp_path, executable=executable):
                 pass
         assert is_alive(pid)
@@ -226,7 +231,7 @@ async def test_reading_much_data_takes_its_time(
 async def test_a_server_that_cannot_start_says_why(tmp_path: Path, executable: str) -> None:
     (tmp_path / "appendonly.aof").mkdir(parents=True)
     (tmp_path / "appendonlydir").write_text("no directory")
-    with pytest.raises(CannotStart, match=r"(?s)ended with status 1:.*append"):
+    with pytest.raises(StartError, match=r"(?s)ended with status 1:.*append"):
         async with EmbeddedRedis(tmp_path, executable=executable):
             pass
     # The locks were given back.
@@ -270,5 +275,5 @@ def test_without_any_server_the_error_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CannotStart, match="CERTSTREAM_REDIS_URL"):
+    with pytest.raises(StartError, match="CERTSTREAM_REDIS_URL"):
         find_executable()

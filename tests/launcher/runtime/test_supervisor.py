@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from launcher.runtime import supervisor
-from launcher.runtime.supervisor import Child, keep_running
+from launcher.runtime.supervisor import ChildSpec, keep_running
 from tests.waiting import until
 
 STUBBORN = """\
@@ -33,7 +33,7 @@ time.sleep(60)
 async def running(
     code: str, on_line: Callable[[str], None] | None = None, grace: float = 5.0
 ) -> AsyncIterator[asyncio.Task[None]]:
-    child = Child("child", (sys.executable, "-c", code), os.environ)
+    child = ChildSpec("child", (sys.executable, "-c", code), os.environ)
     task = asyncio.create_task(keep_running(child, on_line=on_line, grace=grace))
     try:
         yield task
@@ -78,7 +78,7 @@ async def test_a_child_that_stops_answering_is_replaced(monkeypatch: pytest.Monk
         asked += 1
         return well
 
-    child = Child("child", (sys.executable, "-c", "import time; time.sleep(60)"), os.environ)
+    child = ChildSpec("child", (sys.executable, "-c", "import time; time.sleep(60)"), os.environ)
     child = msgspec.structs.replace(child, answers=answers)
     with structlog.testing.capture_logs() as log:
         task = asyncio.create_task(keep_running(child))

@@ -13,7 +13,7 @@ from ctparse.signatures import BadSignature, verify_log_list
 from simlog import fault_types
 from simlog.api import control
 from simlog.cli import add_arguments, spec_from_args
-from simlog.faults.active import Switches
+from simlog.faults.active import ActiveFaults
 from simlog.http_server import Refused, Request
 from simlog.spec import LogSpec, Spec
 from tests.simlog.world_over_http import Served, served
@@ -89,7 +89,7 @@ async def test_a_body_beyond_reason_ends_its_connection_only(world: Served) -> N
 @pytest.mark.parametrize("peer", ["192.0.2.7", "2001:db8::1", "0.0.0.0"])
 def test_only_this_machine_may_switch_faults(peer: str) -> None:
     request = Request("GET", "/control", {}, b"", peer)
-    switches = Switches(small())
+    switches = ActiveFaults(small())
     with pytest.raises(Refused, match=f"not for {peer}") as refused:
         control.respond(switches, ALL, {}, request)
     assert refused.value.response.status == 403

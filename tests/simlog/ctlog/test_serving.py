@@ -87,7 +87,7 @@ async def key_of(client: httpx.AsyncClient, name: str) -> signatures.LogKey:
 
 
 async def recorded(client: httpx.AsyncClient, name: str) -> list[tuple[int, str, bool, int]]:
-    entries = ground_truth.read(await get(client, "/record"))
+    entries = ground_truth.read_jsonl(await get(client, "/record"))
     return [(e.index, e.sha256, e.is_precert, e.timestamp) for e in entries if e.log == name]
 
 
@@ -225,7 +225,7 @@ async def test_a_live_world_grows_and_ends() -> None:
             status = (await client.get("/world.json")).json()
             complete = status["complete"]
             sizes.append(sum(log["size"] for log in status["logs"]))
-        entries = ground_truth.read(await get(client, "/record"))
+        entries = ground_truth.read_jsonl(await get(client, "/record"))
         overview = (await client.get("/")).text
     assert len({entry.sha256 for entry in entries}) == 400
     assert sizes == sorted(sizes)

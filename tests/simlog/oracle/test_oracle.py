@@ -9,19 +9,19 @@ from ctparse import rfc6962
 from ctparse.entry import Entry
 from ctparse.wire_messages import MessageWriter, Source
 from simlog.ctlog.rfc6962 import extra_data
-from simlog.oracle.check_message import Form
+from simlog.oracle.check_message import MessageForm
 from simlog.oracle.oracle import Delivery, Tally, Verdict, judge
 from simlog.spec import spread
 from tests.simlog.worlds import grown, small
 
 WORLD = grown(small(preload=60, logs=spread(2, 0, 1)))
 RECORD = list(WORLD.record())
-FORMS: tuple[Form, ...] = ("full", "lite", "domains")
+FORMS: tuple[MessageForm, ...] = ("full", "lite", "domains")
 
 
-def published() -> dict[Form, list[bytes]]:
+def published() -> dict[MessageForm, list[bytes]]:
     """What an honest server would send: each certificate once, in entries of ten messages."""
-    messages: dict[Form, list[bytes]] = {"full": [], "lite": [], "domains": []}
+    messages: dict[MessageForm, list[bytes]] = {"full": [], "lite": [], "domains": []}
     seen: set[bytes] = set()
     for name, log in WORLD.logs.items():
         source = Source(name, f"http://logs.test/{name}/", "Operator", "rfc6962")
@@ -59,7 +59,7 @@ TALLIES = [
 ]
 
 
-def verdict(changed: Form, messages: list[bytes]) -> Verdict:
+def verdict(changed: MessageForm, messages: list[bytes]) -> Verdict:
     """Judge a client whose messages of one form are these, beside honest streams."""
     streams = [Delivery(f"stream {form}", form, HONEST[form]) for form in FORMS]
     return judge(RECORD, [*streams, Delivery("client", changed, messages)], TALLIES)
@@ -77,7 +77,7 @@ def edit(text: bytes, *path: str | int, to: object) -> bytes:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_honest_deliveries_are_flawless(form: Form) -> None:
+def test_honest_deliveries_are_flawless(form: MessageForm) -> None:
     heartbeat = b'{"message_type":"heartbeat","timestamp":1795300002}'
     found = verdict(form, [heartbeat, *HONEST[form], heartbeat])
     assert found.flawless, str(found)
@@ -86,7 +86,7 @@ def test_honest_deliveries_are_flawless(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_lost_message(form: Form) -> None:
+def test_a_lost_message(form: MessageForm) -> None:
     found = verdict(form, HONEST[form][:30] + HONEST[form][31:])
     assert list(found.findings[3].troubles) == ["lost"]
     [lost] = found.findings[3].lost
@@ -96,13 +96,13 @@ def test_a_lost_message(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_repeated_message(form: Form) -> None:
+def test_a_repeated_message(form: MessageForm) -> None:
     found = verdict(form, HONEST[form][:31] + HONEST[form][30:])
     assert list(found.findings[3].troubles) == ["repeated", "disordered"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_same_certificate_under_a_new_id(form: Form) -> None:
+def test_the_same_certificate_under_a_new_id(form: MessageForm) -> None:
     new_id = "1795300000000-99-0"
     streams = [Delivery(f"stream {each}", each, HONEST[each]) for each in FORMS]
     again = [edit(HONEST[each][5], "id", to=new_id) for each in FORMS]
@@ -114,7 +114,7 @@ def test_the_same_certificate_under_a_new_id(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_messages_in_another_order(form: Form) -> None:
+def test_messages_in_another_order(form: MessageForm) -> None:
     messages = list(HONEST[form])
     messages[10], messages[11] = messages[11], messages[10]
     found = verdict(form, messages)
@@ -122,7 +122,7 @@ def test_messages_in_another_order(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_told_gap(form: Form) -> None:
+def test_a_told_gap(form: MessageForm) -> None:
     gap = (
         b'{"message_type":"gap","data":{"requested":"1-0-0","oldest":"2-0-0","reason":"retention"}}'
     )
@@ -147,7 +147,7 @@ def test_a_told_gap(form: Form) -> None:
         ("domains", ("message_type",), "certificate_update"),
     ],
 )
-def test_an_altered_message(form: Form, path: tuple[str, ...], to: object) -> None:
+def test_an_altered_message(form: MessageForm, path: tuple[str, ...], to: object) -> None:
     messages = list(HONEST[form])
     messages[20] = edit(messages[20], *path, to=to)
     found = verdict(form, messages)
@@ -155,7 +155,7 @@ def test_an_altered_message(form: Form, path: tuple[str, ...], to: object) -> No
 
 
 @pytest.mark.parametrize("form", ["full", "lite"])
-def test_a_certificate_that_no_log_holds_there(form: Form) -> None:
+def test_a_certificate_that_no_log_holds_there(form: MessageForm) -> None:
     streams = [Delivery(f"stream {each}", each, HONEST[each]) for each in FORMS]
     strange = edit(HONEST[form][20], "data", "cert_index", to=12345)
     strange = edit(strange, "id", to="1795300000000-98-0")
@@ -168,7 +168,7 @@ def test_a_certificate_that_no_log_holds_there(form: Form) -> None:
     "text", [b"", b"{", b"[]", b"null", b'{"message_type":"certificate_update"}', b'{"data":[]}']
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_what_cannot_be_read_is_told_and_stops_nothing(form: Form, text: bytes) -> None:
+def test_what_cannot_be_read_is_told_and_stops_nothing(form: MessageForm, text: bytes) -> None:
     found = verdict(form, [*HONEST[form], text])
     assert list(found.findings[3].troubles) == ["unknown"]
 
@@ -215,8 +215,8 @@ def lying(text: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_published_lie(form: Form) -> None:
-    told: dict[Form, bytes] = {
+def test_a_published_lie(form: MessageForm) -> None:
+    told: dict[MessageForm, bytes] = {
         "full": lying(HONEST["full"][20]),
         "lite": lying(HONEST["lite"][20]),
         "domains": (
@@ -233,7 +233,7 @@ def test_a_published_lie(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_lies_that_are_told_and_not_published_are_no_trouble(form: Form) -> None:
+def test_lies_that_are_told_and_not_published_are_no_trouble(form: MessageForm) -> None:
     streams = [Delivery(f"stream {each}", each, HONEST[each]) for each in FORMS]
     found = judge([*RECORD, LIE], [*streams, Delivery("client", form, HONEST[form])], TALLIES)
     assert found.flawless, str(found)

@@ -12,10 +12,10 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-from gateway.endpoints.subscribe import wrong_cursor
-from gateway.http.messages import TEXT, Answer, Request
+from gateway.endpoints.subscribe import invalid_cursor
+from gateway.http.messages import TEXT, Request, Response
 from gateway.http.route import Route
-from gateway.hub import Service
+from gateway.hub import Hub
 
 _TEMPLATE: Final = (files("gateway.endpoints.homepage") / "index.html").read_text("utf-8")
 
@@ -76,17 +76,17 @@ class Page:
         routes: all there are.
     """
 
-    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
+    def __init__(self, service: Hub, routes: Sequence[Route]) -> None:
         self._service = service
         self._routes = routes
 
-    def respond(self, request: Request) -> Answer:
+    def respond(self, request: Request) -> Response:
         """Show it, in HTML to who can read it."""
-        if (wrong := wrong_cursor(request)) is not None:
+        if (wrong := invalid_cursor(request)) is not None:
             return wrong
         if "text/html" in request.headers.get("accept", ""):
-            return Answer(200, (*_HEADERS, _VARY), self._html().encode())
-        return Answer(200, (TEXT, _VARY), self._text().encode())
+            return Response(200, (*_HEADERS, _VARY), self._html().encode())
+        return Response(200, (TEXT, _VARY), self._text().encode())
 
     def _offered(self) -> Iterator[Route]:
         settings = self._service.settings

@@ -2,22 +2,22 @@
 
 from redis.asyncio import Redis
 
-from certbus.cluster import snapshot, spans
+from certbus.cluster import snapshot, stream_ranges
 from certbus.keys import Keys
 from certbus.server_state import server_state
-from launcher.commands.status.report import Seen
+from launcher.commands.status.report import StatusInput
 
 
-async def look(client: Redis, keys: Keys) -> Seen:
+async def collect(client: Redis, keys: Keys) -> StatusInput:
     """Ask Redis for everything that a report needs.
 
     Raises:
         redis.exceptions.RedisError: it cannot be asked.
     """
     directory = await snapshot(client, keys)
-    return Seen(
+    return StatusInput(
         directory.now / 1000,
         directory,
-        await spans(client, keys),
+        await stream_ranges(client, keys),
         await server_state(client),
     )

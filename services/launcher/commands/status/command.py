@@ -16,11 +16,11 @@ from certbus.keys import Keys
 from certconf import Config
 from launcher import options
 from launcher.commands.redis_target import run_with_redis
-from launcher.commands.status.collect import look
+from launcher.commands.status.collect import collect
 from launcher.commands.status.rates import Rates
 from launcher.commands.status.render import view
-from launcher.commands.status.report import Report, report, unreachable
-from launcher.terminal import Printable, harmless, print_json
+from launcher.commands.status.report import Report, build_report, unreachable
+from launcher.terminal import Printable, escape_control_chars, print_json
 
 _BETWEEN: Final = 1.0  # seconds between the two looks that a rate needs
 _WATCH: Final = 2.0  # seconds between two reports
@@ -64,21 +64,21 @@ def run(chosen: argparse.Namespace) -> int:
 
 async def _once(client: Redis, keys: Keys, config: Config) -> Report:
     """One report. Processes say how fast their counters grow; those of an older release do not."""
-    seen = await look(client, keys)
+    seen = await collect(client, keys)
     growth: dict[str, float] = {}
     if seen.counts().keys() - seen.rates().keys():
         rates = Rates(_RATE)
         rates.after(time.monotonic(), seen.counts())
         await asyncio.sleep(_BETWEEN)
-        seen = await look(client, keys)
+        seen = await collect(client, keys)
         growth = rates.after(time.monotonic(), seen.counts())
-    return report(seen, growth, config.ct_log.unhealthy_threshold)
+    return build_report(seen, growth, config.ct_log.unhealthy_threshold)
 
 
 async def _look(client: Redis, keys: Keys, config: Config, rates: Rates) -> Report:
-    seen = await look(client, keys)
+    seen = await collect(client, keys)
     growth = rates.after(time.monotonic(), seen.counts())
-    return report(seen, growth, config.ct_log.unhealthy_threshold)
+    return build_report(seen, growth, config.ct_log.unhealthy_threshold)
 
 
 async def _watch(client: Redis, keys: Keys, config: Config) -> int:
@@ -89,7 +89,9 @@ async def _watch(client: Redis, keys: Keys, config: Config) -> int:
             try:
                 found = await _look(client, keys, config, rates)
             except redis.exceptions.RedisError as error:
-                live.update(Text(f"Redis: {harmless(str(error))}", style="red"), refresh=True)
+                live.update(
+                    Text(f"Redis: {escape_control_chars(str(error))}", style="red"), refresh=True
+                )
             else:
                 room = max(console.height - _OTHER_LINES, 3)
                 live.update(Printable(view(found, console.width, room)), refresh=True)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from certbus.cluster_health import HealthProblem
 from launcher.commands.status.report import Gateway, Ingestor, Log, Report, Retired, Stream
-from launcher.terminal import harmless
+from launcher.terminal import escape_control_chars
 
 _STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -41,8 +41,12 @@ def _integrity(log: Log) -> Text:
 
 
 _LOGS: Final = (
-    Column("log", lambda log: Text(harmless(log.name), style=_STYLES[log.status]), left=True),
-    Column("operator", lambda log: harmless(log.operator), 170, left=True),
+    Column(
+        "log",
+        lambda log: Text(escape_control_chars(log.name), style=_STYLES[log.status]),
+        left=True,
+    ),
+    Column("operator", lambda log: escape_control_chars(log.operator), 170, left=True),
     Column("next", lambda log: _count(log.next)),
     Column("behind", lambda log: _count(log.behind)),
     Column("certs/s", lambda log: f"{log.published_per_second:,.1f}"),
@@ -52,7 +56,9 @@ _LOGS: Final = (
     Column("proven", _integrity, 100, left=True),
     Column("circuit", lambda log: log.circuit, 130, left=True),
     Column("owner", lambda log: log.owner or "-", 190, left=True),
-    Column("", lambda log: Text(harmless(log.trouble), style="red"), left=True, takes=True),
+    Column(
+        "", lambda log: Text(escape_control_chars(log.trouble), style="red"), left=True, takes=True
+    ),
 )
 
 
@@ -68,7 +74,7 @@ def view(report: Report, width: int, most_logs: int | None = None) -> Renderable
         _verdict(report),
         *_problems(report.problems),
         Text(),
-        numbers(report),
+        summary(report),
         Text(),
         logs(report.logs, width, most_logs),
         *([_retired(report.retired)] if report.retired else []),
@@ -81,7 +87,7 @@ def view(report: Report, width: int, most_logs: int | None = None) -> Renderable
     )
 
 
-def numbers(report: Report) -> RenderableType:
+def summary(report: Report) -> RenderableType:
     """What is most wanted, in one line."""
     followed = sum(log.owner is not None for log in report.logs)
     grid = Table.grid(padding=(0, 3))
@@ -130,7 +136,7 @@ def logs(found: Sequence[Log], width: int, most: int | None = None) -> Renderabl
 
 def _retired(found: Sequence[Retired]) -> Text:
     """Those that are over, in one line."""
-    names = ", ".join(harmless(log.name) for log in found)
+    names = ", ".join(escape_control_chars(log.name) for log in found)
     return Text(f"retired: {names}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
@@ -152,7 +158,9 @@ def _problems(found: Sequence[HealthProblem]) -> list[Text]:
     """What is wrong, a line each; the terminal wraps a long one."""
     styles = {"critical": "bold red", "warning": "yellow"}
     return [
-        Text.assemble((problem.code, styles[problem.severity]), f"  {harmless(problem.text)}")
+        Text.assemble(
+            (problem.code, styles[problem.severity]), f"  {escape_control_chars(problem.text)}"
+        )
         for problem in found
     ]
 

@@ -9,8 +9,16 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from certbus.cluster import LogStatus, Member, Snapshot, Span
-from certbus.cluster_health import RATES, Health, HealthProblem, current, judge, number, rates_of
+from certbus.cluster import LogStatus, ProcessInfo, Snapshot, StreamRange
+from certbus.cluster_health import (
+    RATES,
+    Health,
+    HealthProblem,
+    active_logs,
+    evaluate,
+    number,
+    rates_of,
+)
 from certbus.server_state import ServerState
 
 
@@ -214,7 +222,7 @@ class Report(msgspec.Struct, frozen=True):
     problems: list[HealthProblem]
 
 
-class Seen(msgspec.Struct, frozen=True):
+class StatusInput(msgspec.Struct, frozen=True):
     """What was asked of Redis at one moment.
 
     Attributes:
@@ -226,7 +234,7 @@ class Seen(msgspec.Struct, frozen=True):
 
     now: float
     directory: Snapshot
-    spans: Mapping[str, Span]
+    spans: Mapping[str, StreamRange]
     server: ServerState | str
 
     def counts(self) -> dict[str, float]:
@@ -263,10 +271,12 @@ class Seen(msgspec.Struct, frozen=True):
 
 def unreachable(why: str, now: float) -> Report:
     """The report when Redis cannot be asked."""
-    return report(Seen(now, Snapshot(int(now * 1000), None, None, [], [], [], []), {}, why), {}, 1)
+    return build_report(
+        StatusInput(now, Snapshot(int(now * 1000), None, None, [], [], [], []), {}, why), {}, 1
+    )
 
 
-def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> Report:
+def build_report(seen: StatusInput, rates: Mapping[str, float], unhealthy_threshold: int) -> Report:
     """Put it together.
 
     Args:
@@ -278,10 +288,10 @@ def report(seen: Seen, rates: Mapping[str, float], unhealthy_threshold: int) -> 
     now = int(seen.now * 1000)
     rates = {**rates, **seen.rates()}
     server = None if isinstance(seen.server, str) else seen.server
-    judged = judge(directory, seen.server, unhealthy_threshold=unhealthy_threshold)
+    judged = evaluate(directory, seen.server, unhealthy_threshold=unhealthy_threshold)
     logs = [
         _log(log, judged.logs[log.log_id], rates[f"log:{log.log_id}"])
-        for log in current(directory.logs)
+        for log in active_logs(directory.logs)
     ]
     logs.sort(key=lambda log: (_in_order(log.name), log.id))
     retired = [_retired(log) for log in directory.logs if log.retired is not None]
@@ -356,7 +366,7 @@ def _name(log: LogStatus) -> str:
     return log.name or log.url or log.log_id
 
 
-def _ingestor(member: Member, rates: Mapping[str, float]) -> Ingestor:
+def _ingestor(member: ProcessInfo, rates: Mapping[str, float]) -> Ingestor:
     return Ingestor(
         id=member.id,
         host=member.fields.get("host", ""),
@@ -367,7 +377,7 @@ def _ingestor(member: Member, rates: Mapping[str, float]) -> Ingestor:
     )
 
 
-def _gateway(member: Member, rates: Mapping[str, float]) -> Gateway:
+def _gateway(member: ProcessInfo, rates: Mapping[str, float]) -> Gateway:
     return Gateway(
         id=member.id,
         host=member.fields.get("host", ""),
@@ -390,13 +400,13 @@ def _in_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
-def _ages(now: int, span: Span | None) -> tuple[float | None, float | None]:
+def _ages(now: int, span: StreamRange | None) -> tuple[float | None, float | None]:
     if span is None:
         return None, None
     return max(now - span.oldest, 0) / 1000, max(now - span.newest, 0) / 1000
 
 
-def _number(member: Member, name: str) -> float:
+def _number(member: ProcessInfo, name: str) -> float:
     return number(member.fields, name)
 
 

@@ -135,6 +135,6 @@ def _format(text: str) -> str:
     if text in {formats.NAMES, formats.JSON}:
         return text
     try:
-        return formats.check_template(text)
+        return formats.validate_template(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from certconf import RedisURL
 from launcher.commands.tail import formats
-from launcher.commands.tail.reconnect import from_redis, from_server, without_query
+from launcher.commands.tail.reconnect import stream_http, stream_redis, strip_query
 from launcher.commands.tail.transports import RefusedError, Stream
 from launcher.runtime import logging_setup, run_service
-from launcher.terminal import harmless, harmless_json, nobody_reads
+from launcher.terminal import escape_control_chars, harmless_json, silence_broken_pipe
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -27,33 +27,35 @@ def run(chosen: argparse.Namespace) -> int:
     form: str = chosen.format or (formats.JSON if said else formats.NAMES)
     tells_more = chosen.lite or form not in {formats.NAMES, formats.JSON}
     stream: Stream = "full" if chosen.full else "lite" if tells_more else "domains"
-    tally = Tally(matching=chosen.match is not None)
+    tally = TailSummary(matching=chosen.match is not None)
     if chosen.redis:
         url = RedisURL(chosen.redis)
         if chosen.redis_password:
             url = url.with_password(chosen.redis_password)
-        texts = from_redis(url.reveal(), chosen.prefix, stream, chosen.cursor, _note, tally.gap)
+        texts = stream_redis(url.reveal(), chosen.prefix, stream, chosen.cursor, _note, tally.gap)
     else:
-        texts = from_server(chosen.url, stream, chosen.cursor, chosen.token, _note, tally.gap)
+        texts = stream_http(chosen.url, stream, chosen.cursor, chosen.token, _note, tally.gap)
     writer = _writer(form, chosen.match)
-    printing = _print(texts, formats.printer(form, chosen.match), writer, tally, chosen.limit)
+    printing = _print(
+        texts, formats.make_formatter(form, chosen.match), writer, tally, chosen.limit
+    )
     code = 0
     try:
-        run_service.run(lambda stop: run_service.until(stop, printing))
+        run_service.run(lambda stop: run_service.run_until_signal(stop, printing))
     except RefusedError as error:
         _note(str(error))
         code = 1
     except msgspec.DecodeError as error:
-        where = "redis" if chosen.redis else without_query(chosen.url)
+        where = "redis" if chosen.redis else strip_query(chosen.url)
         _note(f"{where} does not speak certstream: {error}")
         code = 1
     except BrokenPipeError:
-        nobody_reads()
+        silence_broken_pipe()
     _note(tally.summary())
     return code
 
 
-class Tally:
+class TailSummary:
     """What there was.
 
     Args:
@@ -97,7 +99,7 @@ async def _print(
     texts: AsyncGenerator[bytes],
     printer: formats.Printer,
     write: Callable[[Sequence[str]], None],
-    tally: Tally,
+    tally: TailSummary,
     limit: int | None,
 ) -> None:
     async with aclosing(texts):
@@ -146,4 +148,4 @@ def _writer(form: str, match: re.Pattern[str] | None) -> Callable[[Sequence[str]
 
 def _note(text: str) -> None:
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    console.print(Text(f"tail: {harmless(text)}", style="yellow"), soft_wrap=True)
+    console.print(Text(f"tail: {escape_control_chars(text)}", style="yellow"), soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from launcher.terminal import harmless
+from launcher.terminal import escape_control_chars
 
 NAMES: Final = "names"
 JSON: Final = "json"
@@ -85,7 +85,7 @@ FIELDS: Final[Mapping[str, Callable[[str, _Certificate], str]]] = {
 }
 
 
-def check_template(text: str) -> str:
+def validate_template(text: str) -> str:
     r"""Read a template: `{field}` for each of `FIELDS`, `\t` for a tab, `{{` for a brace.
 
     Raises:
@@ -101,7 +101,7 @@ def check_template(text: str) -> str:
     return text
 
 
-def printer(form: str, match: re.Pattern[str] | None) -> Printer:
+def make_formatter(form: str, match: re.Pattern[str] | None) -> Printer:
     """Make what turns messages into lines.
 
     Args:
@@ -115,7 +115,7 @@ def printer(form: str, match: re.Pattern[str] | None) -> Printer:
 
     def print_names(_: bytes, message: Message) -> Sequence[str] | None:
         found = matching(_domains(message))
-        return [harmless(name) for name in found] if found or match is None else None
+        return [escape_control_chars(name) for name in found] if found or match is None else None
 
     def print_json(text: bytes, message: Message) -> Sequence[str] | None:
         return [text.decode()] if match is None or matching(_domains(message)) else None
@@ -124,7 +124,9 @@ def printer(form: str, match: re.Pattern[str] | None) -> Printer:
         data = _certificate(message.data)
         if match is not None and not matching(data.leaf_cert.all_domains):
             return None
-        values = {name: harmless(say(message.id or "", data)) for name, say in FIELDS.items()}
+        values = {
+            name: escape_control_chars(say(message.id or "", data)) for name, say in FIELDS.items()
+        }
         return [form.format_map(values)]
 
     return {NAMES: print_names, JSON: print_json}.get(form, print_template)

@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from certbus.connection import connect
 from certbus.ids import parse_cursor
 from certbus.keys import Keys
-from certbus.streams.events import Gap, NewEpoch, Repeat
-from certbus.streams.reader import Follower
-from certbus.streams.resume import Start, resume
+from certbus.streams.events import EpochChanged, Gap, Rewind
+from certbus.streams.reader import StreamReader
+from certbus.streams.resume import ResumePoint, resolve_cursor
 from launcher.commands.tail.formats import decode
 from launcher.commands.tail.transports import FAILURES, RefusedError, Stream, messages
 
@@ -31,7 +31,7 @@ Tell = Callable[[str], None]
 """Given one line for a person."""
 
 
-async def from_server(
+async def stream_http(
     url: str, stream: Stream, cursor: str | None, token: str | None, note: Tell, gap: Tell
 ) -> AsyncGenerator[bytes]:
     """Messages of one connection after the other, each going on where the last one ended.
@@ -44,7 +44,7 @@ async def from_server(
         note: told what happens to the connection.
         gap: told what is missing.
     """
-    pauses, noted, shown = _pauses(), "", without_query(url)
+    pauses, noted, shown = _pauses(), "", strip_query(url)
     while True:
         try:
             async with aclosing(messages(url, stream, cursor, token)) as connection:
@@ -64,7 +64,7 @@ async def from_server(
         await asyncio.sleep(next(pauses))
 
 
-async def from_redis(
+async def stream_redis(
     url: str, prefix: str, stream: Stream, cursor: str | None, note: Tell, gap: Tell
 ) -> AsyncGenerator[bytes]:
     """What a gateway would send, read where gateways read it; the follower reconnects itself."""
@@ -74,23 +74,23 @@ async def from_redis(
         start = None
         while cursor is not None and start is None:
             try:
-                start = await resume(client, keys, stream, parse_cursor(cursor))
+                start = await resolve_cursor(client, keys, stream, parse_cursor(cursor))
             except redis.exceptions.RedisError as error:
                 note(f"cannot read from redis, trying again: {error}")
                 await asyncio.sleep(1)
-        start = start or Start("")
+        start = start or ResumePoint("")
         if start.gap is not None:
             gap(f"missed messages after {cursor}: {start.gap}")
         for number, text in start.rest:
             yield _numbered(number, text)
         after: dict[str, str] = {stream: start.after} if start.after else {}
-        async for event in Follower(client, keys, [stream], after):
+        async for event in StreamReader(client, keys, [stream], after):
             match event:
                 case Gap(requested=requested, oldest=oldest, reason=reason):
                     gap(f"missed messages after {requested}, next is {oldest}: {reason}")
-                case Repeat(since=since):
+                case Rewind(since=since):
                     gap(f"redis lost what followed {since}: certificates come again")
-                case NewEpoch():
+                case EpochChanged():
                     gap("redis was emptied: ids begin anew")
                 case batch:
                     for position, text in enumerate(batch.messages):
@@ -113,7 +113,7 @@ async def _let_in(client: Redis) -> None:
         raise RefusedError(f"redis refuses: {error} ({what})") from None
 
 
-def without_query(url: str) -> str:
+def strip_query(url: str) -> str:
     """A URL to show: its query may hold a token, its host a password."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]

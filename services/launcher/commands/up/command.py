@@ -15,17 +15,17 @@ from typing import Any, Final
 
 import structlog
 
-from certconf import Config, Present, RedisURL
+from certconf import Config, ConfigHolder, RedisURL
 from launcher import options
-from launcher.commands.up.dashboard import Panel
+from launcher.commands.up.dashboard import Dashboard
 from launcher.commands.up.demo import Demo
-from launcher.commands.up.liveness import Address
-from launcher.commands.up.port_check import TakenError, check_free, urls
+from launcher.commands.up.liveness import ProbeAddress
+from launcher.commands.up.port_check import PortInUse, check_port_free, urls
 from launcher.runtime import run_service
-from launcher.runtime.config_reload import Reloader
-from launcher.runtime.embedded_redis import MAX_MEMORY, CannotStart, EmbeddedRedis, StateInUse
-from launcher.runtime.runtime_dir import DEMO_STATE, place
-from launcher.runtime.supervisor import CERTSTREAM_SERVER, Child, Running, keep_running
+from launcher.runtime.config_reload import ConfigReloader
+from launcher.runtime.embedded_redis import MAX_MEMORY, EmbeddedRedis, StartError, StateDirInUse
+from launcher.runtime.runtime_dir import DEMO_STATE, runtime_dir
+from launcher.runtime.supervisor import CERTSTREAM_SERVER, ChildSpec, ProcessGroup, keep_running
 
 log = structlog.get_logger(__name__)
 
@@ -37,40 +37,43 @@ def run(chosen: argparse.Namespace) -> int:
     """The command `up`: until SIGINT or SIGTERM, or until it turns out that it cannot work."""
     config, overrides = options.configuration(chosen)
     try:
-        check_free(config.host, config.port)
+        check_port_free(config.host, config.port)
         _check_certificate(config)
         if chosen.log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty():
-            with Panel(tuple(urls(config))) as panel:
+            with Dashboard(tuple(urls(config))) as panel:
                 _run(chosen, config, overrides, panel)
         else:
             _run(chosen, config, overrides, None)
-    except (TakenError, StateInUse, CannotStart) as error:
+    except (PortInUse, StateDirInUse, StartError) as error:
         print(f"certstream-server: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _run(
-    chosen: argparse.Namespace, config: Config, overrides: Mapping[str, Any], panel: Panel | None
+    chosen: argparse.Namespace,
+    config: Config,
+    overrides: Mapping[str, Any],
+    panel: Dashboard | None,
 ) -> None:
     run_service.prepare("up", config, "console" if panel else chosen.log_format, chosen.parent_pid)
-    running = Running()
+    running = ProcessGroup()
     everything = _everything(chosen, config, overrides, panel, running)
-    reloader = Reloader(
+    reloader = ConfigReloader(
         "up",
-        Present(config),
+        ConfigHolder(config),
         options.reader(chosen, config),
         pass_on=running.hang_up,
     )
-    run_service.run(lambda stop: run_service.until(stop, everything), reloader)
+    run_service.run(lambda stop: run_service.run_until_signal(stop, everything), reloader)
 
 
 async def _everything(
     chosen: argparse.Namespace,
     config: Config,
     overrides: Mapping[str, Any],
-    panel: Panel | None,
-    running: Running,
+    panel: Dashboard | None,
+    running: ProcessGroup,
 ) -> None:
     """Run it all until cancelled.
 
@@ -82,7 +85,7 @@ async def _everything(
         running: gets the ingestors and gateways.
     """
     async with AsyncExitStack() as stack:
-        own = stack.enter_context(place(config.host, config.port))
+        own = stack.enter_context(runtime_dir(config.host, config.port))
         settings = {**overrides, "admin": None}  # each process gets one of its own
         state_dir, redis_url, demo = config.state_dir, config.redis_url, None
         if chosen.demo:
@@ -109,17 +112,17 @@ async def _everything(
             name: str,
             *arguments: str,
             answers: Callable[[], Awaitable[bool]] | None = None,
-            among: Running | None = running,
+            among: ProcessGroup | None = running,
         ) -> Coroutine[Any, Any, None]:
             command = (*CERTSTREAM_SERVER, *arguments)
-            started = Child(name, command, environ, answers)
+            started = ChildSpec(name, command, environ, answers)
             return keep_running(started, on_line=on_line, grace=grace, running=among)
 
         def watched(name: str, command: str) -> Coroutine[Any, Any, None]:
-            admin = Address(own / f"{name}.sock")
-            if not admin.possible:
+            admin = ProbeAddress(own / f"{name}.sock")
+            if not admin.fits:
                 return child(name, command, *configured)
-            return child(name, command, *configured, admin.argument, answers=admin.answers)
+            return child(name, command, *configured, admin.as_argument, answers=admin.responds)
 
         async with asyncio.TaskGroup() as background:
             if server is not None:
@@ -157,7 +160,7 @@ def _check_certificate(config: Config) -> None:
     try:
         read(config.tls_cert, config.tls_key)
     except UnusableCertificate as error:
-        raise CannotStart(str(error)) from None
+        raise StartError(str(error)) from None
 
 
 def _print_urls(config: Config) -> None:
@@ -165,7 +168,7 @@ def _print_urls(config: Config) -> None:
         print(f"{url}  {what}", flush=True)
 
 
-def _child_format(chosen: argparse.Namespace, panel: Panel | None) -> str:
+def _child_format(chosen: argparse.Namespace, panel: Dashboard | None) -> str:
     """Children that write through the panel cannot see the terminal themselves."""
     return "console" if panel else str(chosen.log_format)
 
@@ -181,7 +184,7 @@ async def _keep_redis(server: EmbeddedRedis) -> None:
             try:
                 await server.start()
                 started = True
-            except CannotStart as error:
+            except StartError as error:
                 log.error("embedded redis does not start", why=str(error))
 
 

@@ -23,11 +23,11 @@ from rich.text import Text
 from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Config
-from launcher.commands.status.collect import look
+from launcher.commands.status.collect import collect
 from launcher.commands.status.rates import Rates
-from launcher.commands.status.render import logs, numbers
-from launcher.commands.status.report import Report, report
-from launcher.terminal import Printable, harmless, marked
+from launcher.commands.status.render import logs, summary
+from launcher.commands.status.report import Report, build_report
+from launcher.terminal import Printable, escape_control_chars, marked
 
 _EVERY: Final = 1.0  # seconds between two looks
 _MOST_LOGS: Final = 12
@@ -36,7 +36,7 @@ _LOCAL_MODES: Final = 3  # where tcgetattr has them
 _RATE_SECONDS: Final = 10.0  # that a rate is averaged over
 
 
-class Panel:
+class Dashboard:
     """The panel, from `with Panel(...)` to the end of the block.
 
     Args:
@@ -83,14 +83,14 @@ class Panel:
             while True:
                 content: RenderableType
                 try:
-                    seen = await look(client, keys)
+                    seen = await collect(client, keys)
                     growth = rates.after(time.monotonic(), seen.counts())
-                    found = report(seen, growth, config.ct_log.unhealthy_threshold)
-                    content = overview(found, self._console.width)
+                    found = build_report(seen, growth, config.ct_log.unhealthy_threshold)
+                    content = summary_line(found, self._console.width)
                 except redis.exceptions.RedisError as error:
-                    content = Text(f"Redis: {harmless(str(error))}", style="red")
+                    content = Text(f"Redis: {escape_control_chars(str(error))}", style="red")
                 except Exception as error:  # noqa: BLE001 - the server runs on without its panel
-                    content = Text(f"no status: {harmless(repr(error))}", style="red")
+                    content = Text(f"no status: {escape_control_chars(repr(error))}", style="red")
                 self._live.update(self._frame(content), refresh=True)
                 await asyncio.sleep(_EVERY)
 
@@ -125,6 +125,6 @@ def _title() -> str:
     return f"certstream-server {version('certstream-server')}"
 
 
-def overview(found: Report, width: int) -> RenderableType:
+def summary_line(found: Report, width: int) -> RenderableType:
     """The numbers, and the logs that are furthest behind."""
-    return Group(numbers(found), Text(), logs(found.logs, width - _FRAME, _MOST_LOGS))
+    return Group(summary(found), Text(), logs(found.logs, width - _FRAME, _MOST_LOGS))

@@ -12,11 +12,11 @@ from certhttp.address import resolve
 _ANY: Final = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104
 
 
-class TakenError(Exception):
+class PortInUse(Exception):
     """Clients could not connect where the configuration says; says why, and what to do."""
 
 
-def check_free(host: str, port: int) -> None:
+def check_port_free(host: str, port: int) -> None:
     """Find out before anything starts whether gateways will be able to listen.
 
     They share the port among each other (SO_REUSEPORT); this asks without sharing.
@@ -32,7 +32,7 @@ def check_free(host: str, port: int) -> None:
         message = f"port {port} is in use: choose another with --port, or stop its owner"
     else:
         message = f"cannot listen on {host} port {port}: {error.strerror}"
-    raise TakenError(message)
+    raise PortInUse(message)
 
 
 def unusable(host: str, port: int) -> str | None:
