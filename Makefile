@@ -22,10 +22,11 @@ test: $(VENV)/.dev  ## every test, three at a time (ARGS='-k name' picks)
 test-deploy: $(VENV)/.dev  ## the image and the Compose stack, in Docker (root)
 	tests/deploy/run.sh $(ARGS)
 
-check: $(VENV)/.dev  ## lint, formatting and types
+check: $(VENV)/.dev  ## lint, formatting, types, layout and words
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_layout.py tests/test_words.py
 
 format: $(VENV)/.dev  ## let ruff format and fix
 	$(BIN)/ruff format
