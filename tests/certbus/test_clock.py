@@ -318,6 +318,23 @@ class TestPublishing:
         assert await worker.trimmer.trim() > 0
         assert await stored_names(client) == []
 
+    async def test_no_id_that_redis_lost_is_given_again_although_the_newest_is_ahead(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        one, two = Worker(client, "one"), Worker(client, "two")
+        lease, other = await one.take(LOG), await two.take(OTHER_LOG)
+        server.shift(3600)
+        await one.publisher.publish(lease, batch(0, ["a"]))
+        server.shift(0)
+        server.save_aside()
+        lost = [await two.publisher.publish(other, batch(n, [f"lost {n}"])) for n in range(3)]
+        server.wind_back()
+        # This worker was given none of those ids.
+        for n in range(1, 4):
+            published = await one.publisher.publish(lease, batch(n, [f"b {n}"]))
+            assert isinstance(published, Published)
+            assert published.id not in {each.id for each in lost if isinstance(each, Published)}
+
     async def test_that_the_newest_id_is_ahead_is_seen(
         self, client: Redis, server: ShiftedRedisServer
     ) -> None:

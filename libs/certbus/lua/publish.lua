@@ -113,7 +113,8 @@ end
 
 -- The new id: above the last one, above every one this worker was given, and not in the past. Ids are
 -- an order: where they are ahead of TIME, because its clock was, the sequence grows and the entry says
--- in `at` when it was made.
+-- in `at` when it was made. The sequence follows TIME then: a Redis that lost its last second must not
+-- give an id again, and another worker's floor may be lower than what was lost.
 local id_ms, id_seq = now, 0
 for _, floor in ipairs({ last, batch.floor }) do
   local ms, seq = string.match(floor, '^(%d+)-(%d+)$')
@@ -121,6 +122,9 @@ for _, floor in ipairs({ last, batch.floor }) do
   if ms > id_ms or (ms == id_ms and seq >= id_seq) then
     id_ms, id_seq = ms, seq + 1
   end
+end
+if id_ms > now then
+  id_seq = math.max(id_seq, now)
 end
 local id = string.format('%.0f-%.0f', id_ms, id_seq)
 

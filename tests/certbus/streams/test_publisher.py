@@ -8,7 +8,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.ids import parse_entry_id
+from certbus.ids import EntryId, parse_entry_id
 from certbus.streams.cert_index import StreamLocation, find_by_fingerprint
 from certbus.streams.publisher import (
     MAX_BYTES,
@@ -16,6 +16,7 @@ from certbus.streams.publisher import (
     Batch,
     Fenced,
     Missing,
+    Outcome,
     Published,
     PublisherSettings,
     Stale,
@@ -228,11 +229,13 @@ async def test_an_id_is_above_what_the_worker_was_given_and_above_a_clock_put_ba
     lease = await one.take()
     far = "99999999999990-7"
     await client.hset(KEYS.head, "last", far)
-    assert await one.publisher.publish(lease, batch(0, ["a"])) == Published("99999999999990-8", 1)
+    first = await one.publisher.publish(lease, batch(0, ["a"]))
     # A Redis that lost its last second has an older `last`; the worker knows better.
     await client.hset(KEYS.head, "last", "0-0")
     await client.delete(*map(KEYS.stream, ("full", "lite", "domains")))
-    assert await one.publisher.publish(lease, batch(1, ["b"])) == Published("99999999999990-9", 2)
+    second = await one.publisher.publish(lease, batch(1, ["b"]))
+    assert parse_entry_id(far) < _id(first) < _id(second)
+    assert {_id(first).ms, _id(second).ms} == {99999999999990}
 
 
 async def test_an_id_that_a_stale_worker_learnt_of_counts_too(
@@ -242,7 +245,14 @@ async def test_an_id_that_a_stale_worker_learnt_of_counts_too(
     await client.hset(KEYS.head, "last", "99999999999990-7")
     assert await one.publisher.publish(lease, batch(7, ["a"])) == Stale(0)
     await client.hset(KEYS.head, "last", "0-0")
-    assert await one.publisher.publish(lease, batch(0, ["a"])) == Published("99999999999990-8", 1)
+    published = await one.publisher.publish(lease, batch(0, ["a"]))
+    assert parse_entry_id("99999999999990-7") < _id(published)
+
+
+def _id(outcome: Outcome) -> EntryId:
+    assert isinstance(outcome, Published)
+    assert outcome.id is not None
+    return parse_entry_id(outcome.id)
 
 
 async def test_a_stream_that_someone_else_wrote_to_stops_everything_whole(
