@@ -1,7 +1,7 @@
-"""The parts of docs/operations.md that are made of the code: `python -m docs.generate`.
+"""Generate the tables of docs/operations.md from the code: `python -m docs.generate`.
 
-A part stands between two comments that name it, and is replaced as a whole; the rest is written by
-hand.
+A generated part is between two comments, of which the first names it. It is replaced as a whole;
+the rest of the page is written by hand.
 
     <!-- generated: settings -->
     | … |

@@ -1,4 +1,4 @@
-"""Write the page anew."""
+"""Update docs/operations.md."""
 
 from docs.generate.page import PAGE, generated
 

@@ -1,4 +1,4 @@
-"""Every endpoint of a gateway's public address, by its table of routes."""
+"""Every endpoint of the public address of a gateway, from its table of routes."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,20 +13,23 @@ from gateway.metrics import Metrics
 
 
 def endpoints() -> str:
-    """All of them; nobody asks them here."""
-    nobody: Any = SimpleNamespace(respond=None)
-    service = Hub(Settings(), nobody, Metrics())
+    """Return the table of endpoints."""
+    absent: Any = SimpleNamespace(respond=None)
+    service = Hub(Settings(), absent, Metrics())
     rows = [
         [
             code(route.path),
             route.about,
             _replies(route),
-            ", ".join(code(parameter.name) for parameter in route.parameters),
+            ", ".join(
+                code(it.name) + (" (header)" if it.place == "header" else "")
+                for it in route.parameters
+            ),
             code(route.switch),
         ]
-        for route in routes(service, nobody, nobody, nobody, Policy)
+        for route in routes(service, absent, absent, absent, Policy)
     ]
-    return table(["path", "", "answers", "parameters", "if"], rows)
+    return table(["path", "content", "responses", "parameters", "setting"], rows)
 
 
 def _replies(route: Route) -> str:

@@ -1,4 +1,4 @@
-"""Every metric, from what a gateway and an ingestor register."""
+"""Every metric that a gateway and an ingestor register."""
 
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
@@ -17,31 +17,43 @@ from gateway.metrics import Metrics as GatewayMeter
 from gateway.monitoring.collector import REFUSED, GatewayCollector, MetricsSources
 from ingestor.metrics import FailureReason, FetchOutcome
 from ingestor.metrics import Metrics as IngestorMeter
-from ingestor.monitoring.collector import ListCollector, WorkerCollector
+from ingestor.monitoring.collector import ListCollector, MarksCollector, WorkerCollector
 from ingestor.verification.alerts import AlarmKind, State
 
 
 def gateway_metrics() -> str:
-    """Those of a gateway that does nothing."""
-    nobody: Any = SimpleNamespace(size=0, connected=False)
+    """Return the table of a gateway's metrics."""
+    absent: Any = SimpleNamespace(size=0, connected=False)
     meter = GatewayMeter()
-    service = Hub(Settings(), nobody, meter)
-    numbers = MetricsSources(service, nobody, nobody, {}, _reloads(), tuple)
+    service = Hub(Settings(), absent, meter)
+    numbers = MetricsSources(service, absent, absent, {}, _reloads(), tuple)
     return _table(meter.registry, GatewayCollector(numbers))
 
 
 def ingestor_metrics() -> str:
-    """Those of an ingestor that follows nothing."""
+    """Return the table of an ingestor's metrics."""
     library = SimpleNamespace(ages=dict, refusals={})
-    nobody: Any = SimpleNamespace(held=(), waiting=0, problem=None, reached=True, library=library)
+    absent: Any = SimpleNamespace(
+        held=(),
+        waiting=0,
+        problem=None,
+        reached=True,
+        library=library,
+        remembered=None,
+        marks_bytes=None,
+        ahead=None,
+    )
     meter = IngestorMeter()
     return _table(
-        meter.registry, WorkerCollector(nobody, nobody, _reloads()), ListCollector(nobody)
+        meter.registry,
+        WorkerCollector(absent, absent, _reloads()),
+        ListCollector(absent),
+        MarksCollector(absent),
     )
 
 
 def label_values() -> str:
-    """Labels whose values are fixed words."""
+    """Return the table of labels that have a fixed set of values."""
     kinds = [kind for literal in get_args(AlarmKind) for kind in get_args(literal)]
     rows = {
         "gateway_gaps_total{reason}": get_args(GapReason),
@@ -73,13 +85,13 @@ def _table(registry: CollectorRegistry, *collectors: Collector) -> str:
             *(row for collector in collectors for row in _families(collector.collect())),
         )
     )
-    return table(["metric", "type", "labels", ""], rows)
+    return table(["metric", "type", "labels", "meaning"], rows)
 
 
 def _families(families: Iterable[Any]) -> Iterator[tuple[str, str, Iterable[str], str]]:
-    """Metrics, whether they are counted as they happen or read when they are asked."""
+    """Return name, type, labels and help of counted and of collected metrics."""
     for family in families:
         (described,) = family.describe() if hasattr(family, "describe") else (family,)
         total = "_total" if described.type == "counter" else ""
-        labels = family._labelnames  # noqa: SLF001  (likewise)
+        labels = family._labelnames  # noqa: SLF001  (the same)
         yield f"{described.name}{total}", described.type, labels, described.documentation

@@ -1,11 +1,13 @@
-"""The page: which parts it has, and how they are put in."""
+"""The page: its generated parts, and how they are replaced."""
 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from docs.generate.commands import commands
 from docs.generate.endpoints import endpoints
+from docs.generate.events import log_events
 from docs.generate.metrics import gateway_metrics, ingestor_metrics, label_values
 from docs.generate.redis import examples, keys
 from docs.generate.settings import items, settings, without_effect
@@ -20,16 +22,18 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "gateway metrics": gateway_metrics,
     "ingestor metrics": ingestor_metrics,
     "label values": label_values,
+    "log events": log_events,
     "keys": keys,
     "examples": examples,
+    "commands": commands,
 }
 
 
 def generated(page: str) -> str:
-    """The page with all parts as the code has them now.
+    """Return the page with every part generated anew.
 
     Raises:
-        ValueError: the page has no place for a part, or several.
+        ValueError: the page does not have exactly one place for a part.
     """
     for name, make in PARTS.items():
         pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Every Redis key, as certbus describes them, and how each is read."""
+"""Every Redis key as certbus describes it, and a command that reads it."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Final
 import certbus.keys
 from docs.generate.tables import table
 
-#: What the examples speak of.
+#: Variables of the examples.
 PREPARE: Final = """\
 LOG=$(redis-cli SRANDMEMBER certstream:logs)
 LIST=$(redis-cli SRANDMEMBER certstream:lists)
@@ -56,29 +56,29 @@ EXAMPLES: Final[Mapping[str, str]] = {
 
 
 def described() -> list[str]:
-    """The keys in the table of keys.py."""
+    """Return the keys in the table of keys.py."""
     rows = re.findall(r"^\| (`.*?`) \|", _text(), re.MULTILINE)
     return [key for row in rows for key in re.findall(r"`(.*?)`", row)]
 
 
 def keys() -> str:
-    """What keys.py says, but for its first line."""
+    """Return the description in keys.py without its first line."""
     text = _text().partition("\n")[2].strip()
-    # Outside of code, Markdown would take what stands for something for HTML.
+    # Outside of code, Markdown would take a placeholder for HTML.
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(part if part.startswith("`") else part.replace("<", "\\<") for part in parts)
 
 
 def examples() -> str:
-    """One for each key, in the order of the table.
+    """Return one command per key, in the order of the table.
 
     Raises:
-        ValueError: a key has none.
+        ValueError: a key has no command.
     """
     if missing := [key for key in described() if key not in EXAMPLES]:
         raise ValueError(f"no example of reading {', '.join(missing)}: add it to EXAMPLES")
     rows = ((f"`{key}`", f"`{EXAMPLES[key]}`") for key in described())
-    return f"```bash\n{PREPARE}```\n\n{table(['key', 'read it'], rows)}"
+    return f"```bash\n{PREPARE}```\n\n{table(['key', 'command'], rows)}"
 
 
 def _text() -> str:

@@ -1,4 +1,4 @@
-"""Every setting: of certconf's structs their types and defaults, of their source the comments."""
+"""Every setting: types and defaults from certconf's structs, descriptions from their source."""
 
 import ast
 import inspect
@@ -25,7 +25,7 @@ _DEFAULT: Final = Config()
 
 
 def settings() -> str:
-    """All of them, those of a section together under what it is for."""
+    """Return a table of each section, after one of the settings without a section."""
     notes = _notes(certconf.settings)
     parts = []
     own: list[list[str]] = []
@@ -42,7 +42,7 @@ def settings() -> str:
 
 
 def items() -> str:
-    """What the items of lists have."""
+    """Return a table of each list, with the settings of its items."""
     notes = _notes(certconf.settings)
     parts = []
     for _, field, path in _settings(Config, ""):
@@ -51,17 +51,17 @@ def items() -> str:
                 [code(it.name), _default(it), allowed_words(it.type), _note(notes, kind, it)]
                 for it in msgspec.structs.fields(kind)
             ]
-            head = ["in each", "default", "allowed", ""]
+            head = ["setting", "default", "allowed", "meaning"]
             parts.append(f"### `{path}[]`\n\n{_about(kind)}\n\n{table(head, rows)}")
     return "\n\n".join(parts)
 
 
 def without_effect() -> str:
-    """What is accepted, so that a file of another server loads."""
-    return table(["setting", "what takes its place"], [[code(k), v] for k, v in UNUSED.items()])
+    """Return the table of settings that are accepted without effect."""
+    return table(["setting", "replaced by"], [[code(k), v] for k, v in UNUSED.items()])
 
 
-_HEAD: Final = ["setting", "default", "allowed", "variable", "a change applies", ""]
+_HEAD: Final = ["setting", "default", "allowed", "variable", "change applies", "meaning"]
 
 
 def _row(cls: type, field: Any, path: str, notes: Mapping[tuple[str, str], str]) -> list[str]:
@@ -76,7 +76,7 @@ def _row(cls: type, field: Any, path: str, notes: Mapping[tuple[str, str], str])
 
 
 def allowed_words(kind: Any) -> str:
-    """What a type allows, also the types of lists and of maps."""
+    """Describe the values of a type, also of lists and maps."""
     inner = next((each for each in get_args(kind) if each is not type(None)), kind)
     optional = type(None) in get_args(kind)
     kind = inner if optional else kind
@@ -97,13 +97,13 @@ def _applies(path: str) -> str:
     if not use.restart:
         return "at once"
     if not use.live:
-        return "at a restart"
-    return f"at once ({', '.join(use.live)}), at a restart ({', '.join(use.restart)})"
+        return "after a restart"
+    return f"at once ({', '.join(use.live)}), after a restart ({', '.join(use.restart)})"
 
 
 def _default(field: Any) -> str:
     if field.required:
-        return "needed"
+        return "required"
     value = field.default
     if value is msgspec.NODEFAULT:
         value = field.default_factory()
@@ -119,7 +119,7 @@ def _shown(value: object) -> str:
 
 
 def _settings(cls: Any, prefix: str) -> Iterator[tuple[type, Any, str]]:
-    """Settings of a section and of the sections in it."""
+    """Yield the settings of a section and of its subsections."""
     for field in msgspec.structs.fields(cls):
         if _is_section(field.type):
             yield from _settings(field.type, f"{prefix}{field.name}.")
@@ -147,7 +147,7 @@ def _note(notes: Mapping[tuple[str, str], str], cls: type, field: Any) -> str:
 
 
 def _notes(module: ModuleType) -> dict[tuple[str, str], str]:
-    """What comments (`#:`) and `Attributes:` say of fields, by class and field."""
+    """Return the comments (`#:`) and `Attributes:` of fields, by class and field."""
     source = inspect.getsource(module)
     lines = source.splitlines()
     notes = {}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write one; a `|` in a cell stays one."""
+    """Return a table; a `|` in a cell is escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 
@@ -14,5 +14,5 @@ def _cell(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Text as it is typed."""
+    """Mark text as code."""
     return f"`{text}`" if text else ""

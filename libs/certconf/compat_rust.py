@@ -24,16 +24,15 @@ RENAMED: Final[Mapping[str, str]] = {
 
 #: Settings without a meaning here -> what takes their place.
 UNUSED: Final[Mapping[str, str]] = {
-    "buffer_size": "every client reads from Redis' streams at its own pace, as far back as "
-    "retention.full, .lite and .domains reach",
-    "dedup.capacity": "every certificate of the last dedup.ttl_secs is remembered, however many",
-    "ct_log.catalog_authority_overrides": "log_lists names the lists to follow, each checked by "
-    "its own signature",
-    "ct_log.checkpoint_signature_mode": "ct_log.integrity decides what becomes of tree heads and "
-    "entries that do not verify",
-    "ct_logs_url": "log_lists names the lists to follow, each with its signature and key",
-    "additional_log_lists": "log_lists names the lists to follow, each with its signature and key",
-    "api.cache_capacity": "certificates are looked up in Redis, as far back as it keeps them",
+    "buffer_size": "retention.full, .lite and .domains limit how far back each client can read",
+    "dedup.capacity": "dedup.ttl_secs limits deduplication by time, without a number",
+    "ct_log.catalog_authority_overrides": "log_lists names the log lists, each verified by its "
+    "own signature",
+    "ct_log.checkpoint_signature_mode": "ct_log.integrity sets how tree heads and entries that do "
+    "not verify are treated",
+    "ct_logs_url": "log_lists names the log lists, each with its signature and key",
+    "additional_log_lists": "log_lists names the log lists, each with its signature and key",
+    "api.cache_capacity": "certificates are looked up in Redis while they are retained",
 }
 
 

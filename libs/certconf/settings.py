@@ -50,92 +50,107 @@ AdminAddress = Annotated[
     str,
     Meta(pattern=r"^(unix:.+|.+:[0-9]{1,5})$", description="host:port, or unix:<path>"),
 ]
-#: What becomes of entries that a log's signed tree does not prove: held back, published with an
-#: alarm, or not looked at.
+#: What happens to entries that the log's signed tree does not prove: withheld, published with an
+#: alarm, or not verified.
 Integrity = Literal["enforce", "warn", "off"]
 LogLevel = Literal["trace", "debug", "info", "warn", "warning", "error", "critical"]
 
 
 class Protocols(msgspec.Struct, frozen=True):
-    """Which ways in and which pages a gateway offers."""
+    """Protocols and pages that a gateway offers."""
 
+    #: Streams over WebSocket.
     websocket: bool = True
-    #: Whether WebSocket clients that offer permessage-deflate get compressed messages.
+    #: Compress messages for WebSocket clients that offer permessage-deflate.
     websocket_compression: bool = False
+    #: Streams over server-sent events at /sse.
     sse: bool = True
+    #: /metrics.
     metrics: bool = True
+    #: /health and /health/deep.
     health: bool = True
+    #: /example.json of each stream.
     example_json: bool = True
+    #: /latest.json and /api/….
     api: bool = False
 
 
 class Streams(msgspec.Struct, frozen=True):
-    """Which of the three streams are written to Redis and offered to clients."""
+    """Streams that ingestors write to Redis and gateways offer to clients."""
 
     full: bool = True
     lite: bool = True
     domains_only: bool = True
-    #: Whether certificates of the chain carry `as_der` too, as Go's and Elixir's servers send it.
+    #: Add `as_der` to the certificates of the chain, as the servers in Go and Elixir do.
     chain_der: bool = False
 
 
 class CTLog(msgspec.Struct, frozen=True):
-    """How logs are read: what every log shares."""
+    """How ingestors read logs; these settings apply to every log."""
 
-    #: How often one request is sent before the log has failed.
+    #: Attempts of one request before the log counts as failed.
     retry_max_attempts: Count = 3
-    #: Between attempts, doubling, with jitter: of one request, and to read a log that has failed.
+    #: First delay between attempts of a request, and before a failed log is read again. The delay
+    #: doubles each time and has jitter.
     retry_initial_delay_ms: Positive = 1000
+    #: Longest delay between attempts.
     retry_max_delay_ms: Positive = 30_000
+    #: Time-out of one request to a log.
     request_timeout_secs: PositiveFloat = 30
-    #: Successes in a row after which a log that was down is asked as usual again.
+    #: Successes in a row that close the circuit of a log.
     healthy_threshold: Positive = 2
-    #: Failures in a row after which a log is down: only tried now and then.
+    #: Failures in a row that open the circuit of a log: the log is then requested rarely.
     unhealthy_threshold: Positive = 5
-    #: How often a log that is down for long is tried: the longest of ever longer delays.
+    #: Longest delay between two attempts while the circuit of a log is open.
     health_check_interval_secs: PositiveFloat = 60
-    #: certstream-server-rust's own state: where logs start that Redis does not know yet.
+    #: State file of certstream-server-rust; logs that Redis does not know start at its positions.
     state_file: Path | None = Path("certstream_state.json")
+    #: Most entries requested at once.
     batch_size: Positive = 1024
-    #: Between tree heads of a log that grows; one that is quiet is asked less often.
+    #: Time between two tree head requests to a log that grows; an idle log is polled less often.
     poll_interval_ms: Positive = 1000
+    #: Concurrent requests for entries of one log.
     fetch_concurrency: Positive = 4
-    #: How many entries before a log's head the first sight of it begins.
+    #: Number of entries before the tree head at which a new log starts.
     start_overlap_leaves: Count = 256
-    #: Where logs start that Redis does not know yet; None is the head less the overlap.
+    #: Index at which logs start that Redis does not know; None starts at the tree head less
+    #: `start_overlap_leaves`.
     start_index: Count | None = None
+    #: Follow RFC 6962 logs.
     rfc6962_enabled: bool = True
+    #: Follow static-ct logs.
     static_ct_enabled: bool = True
+    #: Entries that are not proven are withheld (enforce), published (warn), or not verified (off).
     integrity: Integrity = "enforce"
-    #: Milliseconds between two requests to one operator, from all ingestors together; 0: none.
+    #: Milliseconds between two requests to one log operator, over all ingestors; 0 is no limit.
     default_operator_rate_limit_ms: Count = 500
-    #: The same by the operator's name, in any case.
+    #: The same for single operators, by name in any case.
     operator_rate_limits: Mapping[str, Count] = msgspec.field(
         default_factory=lambda: {"digicert": 1000}
     )
 
 
 class Dedup(msgspec.Struct, frozen=True):
-    """How long a certificate seen once is not sent again."""
+    """Deduplication window."""
 
+    #: A certificate seen again within this time is not published again. The effective minimum is
+    #: the longest retention.
     ttl_secs: Positive = 900
 
 
 class ConnectionLimit(msgspec.Struct, frozen=True):
-    """How many clients may be connected, to all gateways together.
-
-    No `per_ip_limit` means no limit for one address. A gateway that was killed is forgotten, and
-    all its connections with it, `forget_after_secs` after its last sign of life.
-    """
+    """Maximum number of connected clients over all gateways."""
 
     enabled: bool = False
     max_connections: Positive = 10_000
+    #: Maximum for one IPv4 address or IPv6 /64 network; None is no limit.
     per_ip_limit: Positive | None = None
+    #: Time after its last heartbeat at which the connections of a killed gateway stop to count.
     forget_after_secs: PositiveFloat = 15
 
 
 class Tier(msgspec.Struct, frozen=True):
-    """The token bucket of one tier of clients, where it differs from the free one."""
+    """Token bucket of one tier of clients, where it differs from the free tier."""
 
     max_tokens: PositiveFloat | None = None
     refill_rate: PositiveFloat | None = None
@@ -143,13 +158,21 @@ class Tier(msgspec.Struct, frozen=True):
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """How often a client may ask: a token bucket and a sliding window, both must allow it."""
+    """Request rate of one client over all gateways.
+
+    A request must pass a token bucket and a sliding window.
+    """
 
     enabled: bool = False
+    #: Size of the token bucket, in requests.
     max_tokens: PositiveFloat = 100
+    #: Tokens added each second.
     refill_rate: PositiveFloat = 10
+    #: Requests allowed above the bucket within `burst_window_seconds`.
     burst: PositiveFloat = 20
+    #: Length of the sliding window.
     window_seconds: Positive = 60
+    #: Most requests within the sliding window.
     window_max_requests: Positive = 1000
     burst_window_seconds: Positive = 10
     standard: Tier = Tier()
@@ -157,50 +180,51 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class TokenHolder(msgspec.Struct, frozen=True):
-    """Who has a token; by the name its holder is told from others, in Redis and in the log."""
+    """Owner of a token."""
 
+    #: Identifies the owner in Redis and in the log.
     name: Text
     token: Secret
     tier: Literal["free", "standard", "premium"] = "free"
 
 
 class Auth(msgspec.Struct, frozen=True):
-    """Which tokens let a client in.
+    """Tokens that clients must send."""
 
-    Those in `tokens` are of the free tier, and called by their place in the list.
-    """
-
+    #: Require a token for everything except /health.
     enabled: bool = False
+    #: Tokens of the free tier; each is named by its position in the list.
     tokens: tuple[Secret, ...] = ()
     standard_tokens: tuple[Secret, ...] = ()
     premium_tokens: tuple[Secret, ...] = ()
+    #: Tokens with names.
     holders: tuple[TokenHolder, ...] = ()
-    #: Read beside Authorization, which is always read.
+    #: Another header that may carry the token; Authorization always may.
     header_name: HeaderName = "Authorization"
-    #: Whether `?token=` counts too: a browser's EventSource cannot send headers, but URLs are
-    #: written to the logs of everything they pass.
+    #: Accept `?token=` for EventSource in browsers, which cannot send headers. Proxies and servers
+    #: write URLs to their logs.
     query_token: bool = False
 
 
 class Allow(msgspec.Struct, frozen=True):
-    """From where what is not for everyone may be asked; None is from everywhere.
+    """Networks that may request restricted endpoints; None is every network."""
 
-    `metrics` lets those networks in without a token.
-    """
-
+    #: May request /metrics, without a token.
     metrics: tuple[Network, ...] | None = None
+    #: May request /latest.json and /api/….
     api: tuple[Network, ...] | None = None
 
 
 class HotReload(msgspec.Struct, frozen=True):
-    """Whether a changed file takes effect without a restart."""
+    """Reload of the configuration when its file changes."""
 
     enabled: bool = False
+    #: File to watch; None is the configuration file.
     watch_path: Path | None = None
 
 
 class CustomLog(msgspec.Struct, frozen=True):
-    """An RFC 6962 log to follow beside the listed ones."""
+    """RFC 6962 log to follow in addition to the listed logs."""
 
     name: Text
     url: WebURL
@@ -213,12 +237,12 @@ class CustomLog(msgspec.Struct, frozen=True):
 
 
 class StaticLog(msgspec.Struct, frozen=True):
-    """A static-ct log to follow beside the listed ones; `url` is its monitoring prefix."""
+    """Static-ct log to follow in addition to the listed logs; `url` is its monitoring prefix."""
 
     name: Text
     url: WebURL
     operator: Text | None = None
-    #: The checkpoint's origin line; None is the URL without scheme and trailing slash.
+    #: Origin line of the checkpoint; None is the URL without scheme and trailing slash.
     log_origin: Text | None = None
     expected_log_id: LogId | None = None
     key: PublicKey | None = None
@@ -228,15 +252,13 @@ class StaticLog(msgspec.Struct, frozen=True):
 
 
 class LogList(msgspec.Struct, frozen=True):
-    """A log list in Google's v3 format; `url`, `signature_url` and `key` may be file paths.
-
-    It is signed (`signature_url`, and `key`: a PEM file, or base64 of the SubjectPublicKeyInfo)
-    or trusted as it is (`unsigned`).
-    """
+    """Log list in the v3 format of Google; `url`, `signature_url` and `key` may be file paths."""
 
     url: Text
     signature_url: Text | None = None
+    #: PEM file, or base64 of the SubjectPublicKeyInfo, that verifies the signature.
     key: Text | None = None
+    #: Trust the list without a signature.
     unsigned: bool = False
 
 
@@ -244,7 +266,7 @@ GOOGLE_LIST: Final = LogList(
     url="https://www.gstatic.com/ct/log_list/v3/log_list.json",
     signature_url="https://www.gstatic.com/ct/log_list/v3/log_list.sig",
 )
-"""The list of Chrome's logs. Its key comes with the ingestor, so its URL alone names it."""
+"""The list of Chrome's logs. The ingestor contains its key, so its URL alone identifies it."""
 
 APPLE_LIST: Final = LogList(
     url="https://valid.apple.com/ct/log_list/current_log_list.json", unsigned=True
@@ -253,7 +275,7 @@ APPLE_LIST: Final = LogList(
 
 
 class RetentionLimit(msgspec.Struct, frozen=True):
-    """How much of one stream Redis keeps: whichever limit is reached first."""
+    """Size and age at which Redis trims one stream, whichever is reached first."""
 
     max_bytes: Positive
     max_age_secs: Positive = 3600
@@ -271,20 +293,29 @@ class Config(msgspec.Struct, frozen=True):
     """The whole configuration of every process.
 
     Attributes:
-        base_path: path below which a proxy shows the server; it is answered below it, and as it is.
-        trusted_proxies: whose X-Forwarded-For says where a client is.
-        log_lists: lists of logs to follow; None is Google's and Apple's, [] only the configured
+        host: address to listen on; `::` is every address, IPv6 and IPv4.
+        base_path: path prefix of a reverse proxy; requests are accepted with and without it.
+        tls_cert: PEM file; together with `tls_key` the port serves TLS.
+        trusted_proxies: networks whose X-Forwarded-For header states the client address.
+        custom_logs: RFC 6962 logs to follow in addition to the listed logs.
+        static_logs: static-ct logs to follow in addition to the listed logs.
+        log_lists: log lists to follow; None is Google's and Apple's, [] follows only configured
             logs.
-        redis_url: None lets `certstream-server up` run a Redis of its own. Options in its query are
-            db, username and password; for rediss:// also ssl_cert_reqs, ssl_check_hostname,
+        redis_url: None makes `certstream-server up` start an embedded Redis. Query options are db,
+            username and password; for rediss:// also ssl_cert_reqs, ssl_check_hostname,
             ssl_ca_certs, ssl_ca_path, ssl_certfile, ssl_keyfile and ssl_password.
-        redis_read_url: a replica that gateways read the streams from.
-        drain_secs: how long a gateway that stops may take to send its clients elsewhere; whoever
-            stops it must wait at least 6 s longer, for clients that do not answer.
-        admin: where one process alone gives /health and /metrics; `up` gives each of its own one.
-        contact: for the User-Agent, so that log operators can reach whoever reads their logs.
+        redis_read_url: replica from which gateways read the streams.
+        redis_password_file: file with the password of Redis, unless the URL has one.
+        redis_prefix: prefix of all Redis keys.
+        codec: compression of batches in Redis.
+        state_dir: data of the embedded Redis.
+        drain_secs: time within which a stopping gateway closes its clients. Wait at least 6 s
+            longer before killing it, for clients that do not answer.
+        admin: address of the admin listener with /health and /metrics of one process; `up` sets
+            one for each of its processes.
+        contact: mail address or URL for the User-Agent, so that log operators can reach you.
         file: the config.yaml that was read, if any.
-        notices: what the operator should be told once, a line each.
+        notices: notices for the operator, one line each.
     """
 
     host: Text = "0.0.0.0"  # noqa: S104 - the peers' default: a public server

@@ -64,14 +64,14 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._delivery = Histogram(
             f"{PREFIX}_delivery_seconds",
-            "From when a batch was published in Redis to when it was written to all clients that "
-            "have everything before it: of each flush, its newest batch.",
+            "Time from the publication of a batch in Redis to its write to all live clients; "
+            "observed for the newest batch of each flush.",
             buckets=_DELIVERY_BUCKETS,
             registry=registry,
         )
         self._flush = Histogram(
             f"{PREFIX}_flush_seconds",
-            "Work of writing what is new to all clients.",
+            "Time that one flush of new messages to all live clients took.",
             buckets=_FLUSH_BUCKETS,
             registry=registry,
         )
@@ -82,7 +82,7 @@ class Metrics:
         )
         self._gaps = Counter(
             f"{PREFIX}_gaps",
-            "Gaps told: to one client that resumed, or at once to all of a stream.",
+            "Gaps reported to one client that resumed, or at once to all clients of a stream.",
             ["reason"],
             registry=registry,
         )
@@ -90,13 +90,13 @@ class Metrics:
             self._gaps.labels(reason)
         self._requests = Counter(
             f"{PREFIX}_http_requests",
-            "Requests answered at the public address, by the route and the status.",
+            "Responses at the public address by route and status.",
             ["route", "status"],
             registry=registry,
         )
         self._failures = Counter(
             f"{PREFIX}_task_failures",
-            "Tasks that ended by an error, which is a bug; each is begun again.",
+            "Tasks that ended with an unexpected error and were restarted.",
             ["task"],
             registry=registry,
         )

@@ -49,32 +49,32 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self.entries = Counter(
             f"{PREFIX}_entries",
-            "Log entries dealt with, by what became of them.",
+            "Processed log entries by outcome.",
             ["log", "outcome"],
             registry=registry,
         )
         self._fetch_seconds = Histogram(
             f"{PREFIX}_fetch_seconds",
-            "HTTP requests to logs, with their bodies.",
+            "Time of HTTP requests to logs, including the body.",
             ["operator"],
             buckets=_FETCH_BUCKETS,
             registry=registry,
         )
         self._fetches = Counter(
             f"{PREFIX}_fetches",
-            "HTTP requests to logs, by how they ended.",
+            "HTTP requests to logs by outcome.",
             ["operator", "outcome"],
             registry=registry,
         )
         self._publish_seconds = Histogram(
             f"{PREFIX}_publish_seconds",
-            "Publishing one batch to Redis.",
+            "Time to publish one batch to Redis.",
             buckets=_PUBLISH_BUCKETS,
             registry=registry,
         )
         self._publish_failures = Counter(
             f"{PREFIX}_publish_failures",
-            "Batches that Redis did not take; they are tried again, here or by another ingestor.",
+            "Batches that Redis did not accept; this or another ingestor retries them.",
             ["reason"],
             registry=registry,
         )
@@ -82,7 +82,7 @@ class Metrics:
             self._publish_failures.labels(reason)
         self._task_failures = Counter(
             f"{PREFIX}_task_failures",
-            "Tasks that ended by an error, which is a bug; each is begun again.",
+            "Tasks that ended with an unexpected error and were restarted.",
             ["task"],
             registry=registry,
         )
@@ -90,14 +90,14 @@ class Metrics:
             self._task_failures.labels(task)
         self._log_failures = Counter(
             f"{PREFIX}_log_failures",
-            "Times that following a log ended by an error, of this program or in what Redis holds "
-            "of the log; it is followed again after a pause.",
+            "Unexpected errors while following the log: bugs, or unusable data of the log in "
+            "Redis. The ingestor retries after a pause.",
             ["log"],
             registry=registry,
         )
         self.operator_wait = Counter(
             f"{PREFIX}_operator_wait_seconds",
-            "Time that requests waited for their turn with an operator.",
+            "Time that requests waited for the rate limit of an operator.",
             ["operator"],
             registry=registry,
         )

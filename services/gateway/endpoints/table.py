@@ -66,9 +66,9 @@ def table(
     routes += [
         Route(
             "/",
-            "This page; as a WebSocket the stream lite, without DER and chain",
+            "Landing page; as a WebSocket: the stream lite, without DER and chain",
             page.respond,
-            {200: ResponseSpec("For people.", media=("text/html", "text/plain"))},
+            {200: ResponseSpec("The page.", media=("text/html", "text/plain"))},
             (_CURSOR,),
             stream="lite",
             revalidates=True,
@@ -84,7 +84,7 @@ def table(
         ),
         Route(
             "/full-stream/example.json",
-            "Likewise",
+            "A recent message of the stream full",
             lambda _: example("full", rings.get("full")),
             {200: ResponseSpec("A message.", FullMessage)},
             switch="protocols.example_json",
@@ -108,17 +108,17 @@ def table(
         ),
         Route(
             "/api/stats",
-            "Connections and throughput, over all gateways",
+            "Clients, throughput, deduplication and retention over all gateways and ingestors",
             lambda _: sight.json_response(
                 lambda seen, now: stats(seen, now, service.settings.retained)
             ),
-            {200: ResponseSpec("The whole service.", Stats), 503: _AWAY},
+            {200: ResponseSpec("The statistics.", Stats), 503: _AWAY},
             switch="protocols.api",
             revalidates=True,
         ),
         Route(
             "/api/logs",
-            "Every log, how it does, and who reads it",
+            "Health, position, circuit state and ingestor of every log",
             lambda _: sight.json_response(
                 lambda seen, now: logs(seen, now, service.settings.unhealthy_threshold)
             ),
@@ -151,12 +151,12 @@ def table(
             "/health",
             "OK, for load balancers",
             lambda _: Response(200, (TEXT, *CORS_HEADERS, NO_STORE), b"OK"),
-            {200: ResponseSpec("It answers.", media=("text/plain",))},
+            {200: ResponseSpec("The process answers.", media=("text/plain",))},
             switch="protocols.health",
         ),
         Route(
             "/health/deep",
-            "How the whole service does",
+            "Health of the whole service, with a code for each fault",
             lambda _: DeferredResponse(machine.health),
             {
                 200: ResponseSpec("Healthy or degraded.", DeepHealth),
@@ -166,14 +166,14 @@ def table(
         ),
         Route(
             "/metrics",
-            "For Prometheus, of all processes of this machine",
+            "Prometheus metrics of all processes of this host",
             lambda _: DeferredResponse(machine.metrics),
             {200: ResponseSpec("Metrics.", media=("text/plain",))},
             switch="protocols.metrics",
         ),
         Route(
             "/openapi.json",
-            "All of this, for programs (OpenAPI)",
+            "OpenAPI description of these endpoints",
             document.respond,
             {200: ResponseSpec("The document.")},
             revalidates=True,
@@ -206,7 +206,7 @@ def subscriptions(service: Hub) -> list[Route]:
         ),
         Route(
             "/domains-only",
-            "WebSocket: the stream domains, names alone",
+            "WebSocket: the stream domains, only names",
             upgrade_required,
             {426: ResponseSpec("This is a WebSocket.", ErrorBody)},
             (_CURSOR,),
@@ -215,11 +215,11 @@ def subscriptions(service: Hub) -> list[Route]:
         ),
         Route(
             "/sse",
-            "The same streams as server-sent events",
+            "The streams as server-sent events",
             lambda request: events(service, request),
             {
-                200: ResponseSpec("Events without end.", Event, ("text/event-stream",)),
-                400: ResponseSpec("No such stream, or no cursor.", ErrorBody),
+                200: ResponseSpec("An endless event stream.", Event, ("text/event-stream",)),
+                400: ResponseSpec("Unknown stream or invalid cursor.", ErrorBody),
             },
             (
                 ParameterSpec(
@@ -229,10 +229,12 @@ def subscriptions(service: Hub) -> list[Route]:
                     {"enum": ["lite", "full", "domains"], "default": "lite"},
                 ),
                 _CURSOR,
-                ParameterSpec("Last-Event-ID", "header", "Likewise; goes before cursor.", _LAST),
+                ParameterSpec(
+                    "Last-Event-ID", "header", "A cursor; takes precedence over `cursor`.", _LAST
+                ),
                 *(
                     ParameterSpec(
-                        name, "query", "The header's stand-in where none can be set.", _LAST
+                        name, "query", "Replaces the header for clients that cannot set it.", _LAST
                     )
                     for name in LAST_EVENT_ID
                 ),

@@ -61,10 +61,10 @@ class GatewayCollector(Collector):
         numbers = self._numbers
         service = numbers.service
         labels = ["stream", "form"]
-        clients = GaugeMetricFamily(f"{PREFIX}_clients", "Clients connected.", labels=labels)
+        clients = GaugeMetricFamily(f"{PREFIX}_clients", "Connected clients.", labels=labels)
         sent = CounterMetricFamily(f"{PREFIX}_messages_sent", "Messages sent.", labels=labels)
         size = CounterMetricFamily(
-            f"{PREFIX}_bytes_sent", "Bytes of them, as framed.", labels=labels
+            f"{PREFIX}_bytes_sent", "Bytes of the messages sent, with framing.", labels=labels
         )
         for (stream, form), lane in service.channels.items():
             clients.add_metric([stream, form.name], len(lane.clients))
@@ -72,12 +72,12 @@ class GatewayCollector(Collector):
             size.add_metric([stream, form.name], lane.sent_bytes)
         ring = GaugeMetricFamily(
             f"{PREFIX}_ring_bytes",
-            "Batches in memory, in all forms.",
+            "Memory of the ring buffer in all encodings.",
             labels=["stream"],
         )
         age = GaugeMetricFamily(
             f"{PREFIX}_stream_age_seconds",
-            "Age of its newest batch; of this process, while there is none.",
+            "Age of the newest batch of the stream; of this process while it has none.",
             labels=["stream"],
         )
         ages = service.metrics.ages(service.rings)
@@ -86,7 +86,7 @@ class GatewayCollector(Collector):
             age.add_metric([stream], ages[stream])
         yield from (clients, sent, size, ring, age)
         yield GaugeMetricFamily(
-            f"{PREFIX}_paused_clients", "Clients that take no more for now.", len(service.paused)
+            f"{PREFIX}_paused_clients", "Clients with a full send buffer.", len(service.paused)
         )
         yield GaugeMetricFamily(
             f"{PREFIX}_waiting_connections",
@@ -95,32 +95,36 @@ class GatewayCollector(Collector):
         )
         limits = GaugeMetricFamily(
             f"{PREFIX}_buffer_limit_bytes",
-            "Bytes of messages that it holds at most: its memory converges to the sum of these, "
-            "the process itself and its connections.",
+            "Maximum memory of message buffers. Memory of the gateway converges to their sum, "
+            "the process and the connections.",
             labels=["buffer"],
         )
         limits.add_metric(["rings"], service.settings.ring_bytes * len(service.rings))
         limits.add_metric(["history"], service.settings.history_bytes)
         yield limits
         yield GaugeMetricFamily(
-            f"{PREFIX}_history_bytes", "Read from Redis for lagging clients.", numbers.history.size
+            f"{PREFIX}_history_bytes",
+            "Memory of batches read from Redis for lagging clients.",
+            numbers.history.size,
         )
         yield GaugeMetricFamily(
-            f"{PREFIX}_redis_up", "Whether Redis is being followed.", numbers.follower.connected
+            f"{PREFIX}_redis_up",
+            "1 while the gateway reads the streams from Redis, 0 otherwise.",
+            numbers.follower.connected,
         )
         refused = CounterMetricFamily(
-            f"{PREFIX}_refused", "Requests and connections refused.", labels=["reason"]
+            f"{PREFIX}_refused", "Rejected requests and connections.", labels=["reason"]
         )
         for why, reason in REFUSED.items():
             refused.add_metric([reason], numbers.refused.get(why, 0))
         yield refused
         yield CounterMetricFamily(
             f"{PREFIX}_connection_errors",
-            "Unexpected errors, each of which ended one connection: faults of this program.",
+            "Connections closed by an unexpected error, which is a bug.",
             service.errors.count,
         )
         reloads = CounterMetricFamily(
-            f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
+            f"{PREFIX}_reloads", "Reloads of the configuration by result.", labels=["result"]
         )
         for result, count in numbers.reloads.items():
             reloads.add_metric([result], count)

@@ -41,8 +41,8 @@ class WorkerCollector(Collector):
         yield from _logs(worker.held)
         states = GaugeMetricFamily(
             f"{PREFIX}_logs",
-            "Logs that it follows; of which it holds the entries back (`held`), as nothing proves "
-            "them; and that it has yet to begin (`waiting`).",
+            "Logs by state: followed by this ingestor; of those, withheld for want of a proof "
+            "(`held`); not started yet (`waiting`).",
             labels=["state"],
         )
         held_back = sum(held.follower.guard.is_blocking for held in worker.held)
@@ -52,11 +52,11 @@ class WorkerCollector(Collector):
         yield states
         yield GaugeMetricFamily(
             f"{PREFIX}_redis_up",
-            "Whether Redis answers, be it by refusing to write.",
+            "1 while Redis answers, even if it rejects writes, 0 otherwise.",
             self._patience.reached,
         )
         reloads = CounterMetricFamily(
-            f"{PREFIX}_reloads", "Times the configuration was read again.", labels=["result"]
+            f"{PREFIX}_reloads", "Reloads of the configuration by result.", labels=["result"]
         )
         for result, count in self._reloads.items():
             reloads.add_metric([result], count)
@@ -75,13 +75,13 @@ class MarksCollector(Collector):
         for name, what, value in (
             (
                 "dedup_window_seconds",
-                "Time for which every published certificate is known, in effect.",
+                "Effective deduplication window: every certificate of this time is known.",
                 trimmer.remembered,
             ),
-            ("dedup_marks_bytes", "Memory of Redis that marks use, about.", trimmer.marks_bytes),
+            ("dedup_marks_bytes", "Estimated memory of dedup marks in Redis.", trimmer.marks_bytes),
             (
                 "entry_id_ahead_seconds",
-                "By how much the newest entry id is ahead of the clock of Redis.",
+                "Time by which the newest entry id is ahead of the clock of Redis.",
                 trimmer.ahead,
             ),
         ):
@@ -102,14 +102,14 @@ class ListCollector(Collector):
         library = self._catalog.library
         ages = GaugeMetricFamily(
             f"{PREFIX}_log_list_age_seconds",
-            "Seconds since the list held was known to be its publisher's newest.",
+            "Time since the stored list was last confirmed to be the newest of its publisher.",
             labels=["list"],
         )
         for name, seconds in library.ages().items():
             ages.add_metric([name], seconds)
         refusals = CounterMetricFamily(
             f"{PREFIX}_log_list_refusals",
-            "How often this process asked for a list and got none that it believes.",
+            "Fetches of a log list that returned no acceptable list, by reason.",
             labels=["list", "reason"],
         )
         for (name, reason), count in library.refusals.items():
@@ -122,20 +122,20 @@ def _logs(followed: Sequence[AssignedLog]) -> Iterator[Metric]:
         return GaugeMetricFamily(f"{PREFIX}_{name}", what, labels=["log", *more])
 
     next_index = gauge("log_next_index", "Index of the next entry to publish.")
-    tree_size = gauge("log_tree_size", "Entries in the newest tree head that the log has shown.")
-    entries = gauge("log_lag_entries", "Entries that the log has and Redis has not.")
-    seconds = gauge("log_lag_seconds", "Age of the oldest of them at most; 0 if there are none.")
-    circuits = gauge("circuit_state", "Whether the log is asked: 0 closed, 1 half-open, 2 open.")
-    missing = gauge("missing_issuers", "Issuers that the log names and does not serve.")
-    integrity = gauge("integrity_state", "What is proven of the log; 1 at the present.", "state")
+    tree_size = gauge("log_tree_size", "Tree size in the newest tree head of the log.")
+    entries = gauge("log_lag_entries", "Entries of the log that are not published yet.")
+    seconds = gauge("log_lag_seconds", "Maximum age of the oldest such entry; 0 without any.")
+    circuits = gauge("circuit_state", "Circuit of the log: 0 closed, 1 half-open, 2 open.")
+    missing = gauge("missing_issuers", "Issuers that the log names but does not serve.")
+    integrity = gauge("integrity_state", "1 for the current state of verification.", "state")
     alarms = CounterMetricFamily(
         f"{PREFIX}_integrity_alarms",
-        "What was found wrong with the log; `no_proof` is no lie.",
+        "Integrity violations by kind (`no_proof`: the log returned no proof).",
         labels=["log", "kind"],
     )
     stale = CounterMetricFamily(
         f"{PREFIX}_stale_tree_heads",
-        "Tree heads that were older than one before, which is nothing bad.",
+        "Tree heads older than an earlier one and consistent with it; no violation.",
         labels=["log"],
     )
     for name, held in _named(followed):
