@@ -56,7 +56,7 @@ Fields of `log:<log id>`:
 - `tree_size`, `tree_timestamp` (ms), `tree_root`, `tree_signature`: the verified tree head
 - `frontier`: `next` in 8 bytes, then the roots of the perfect subtrees of the first `next` entries;
   written in the same step as `next`, and valid only while both numbers are equal
-- `integrity`: proven, unsigned, unproven, lying or off
+- `integrity`: `proven`, `unsigned`, `unproven`, `lying` or `off`
 - `alarms`, `alarms.<kind>`: number of violations, in all and by kind (docs/integrity.md)
 - `alarm`, `alarm_at` (ms): the newest violation
 - `stale`: number of tree heads older than an earlier one
@@ -85,13 +85,13 @@ address, or the /64 network of an IPv6 address, which is what one site has.
 
 A mark takes about 60 bytes, because Redis stores small hashes as one block of memory
 (`hash-max-listpack-entries`, 512 in Redis 6.2). Its place in the SHA-1 index takes 30 bytes; that
-index is searched rarely, so long lists suffice. The marks of half an hour are spread over 16384
+index is searched rarely, so lists suffice. The marks of half an hour are spread over 16384
 hashes by the first 14 bits of the digest: 77 in each at 700 certificates a second. A hash expires
 as a whole. A look-up queries each window that `remember` covers. It reads the filter first, one
 command for 256 digests; most digests are in none. At 700 certificates a second the filter has about
 4 % false positives, which the hash resolves.
 """  # noqa: E501  (a table)
-# ruff: noqa: D102  (the table says what each is)
+# ruff: noqa: D102  (the table describes each key)
 
 import msgspec
 

@@ -1,8 +1,8 @@
 """Every setting, its type, its range and its default.
 
 The nesting and the names are those of certstream-server-rust's config.yaml, so that its files
-load unchanged; what is ours stands beside. Constraints live in the annotations, where build.py
-reads them to check values and to say what is allowed.
+load unchanged; settings of this project are added beside them. The annotations contain the
+constraints: build.py reads them to check values and to describe the accepted ones.
 """
 
 from collections.abc import Mapping
