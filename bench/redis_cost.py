@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from importlib import resources
 from pathlib import Path
 
 import msgspec
@@ -32,6 +31,7 @@ from redis.asyncio import Redis
 from certbus.connection import connect
 from certbus.keys import STREAMS, WINDOW_MS, Keys
 from certbus.logs.leases import Leases
+from certbus.scripts import script_text
 from certbus.streams.codec import LEVEL, Codec, Name
 from certbus.streams.publisher import Batch, Published, Publisher, PublisherSettings
 from certbus.streams.retention import Trimmer
@@ -211,8 +211,7 @@ async def measure_redis(messages: list[Message], executable: str) -> None:
 
 async def fill_windows(client: Redis, shares: Sequence[float]) -> None:
     """Put marks into the newest windows, the newest first: what share of a window's at RATE."""
-    marks_lua = resources.files("certbus").joinpath("lua", "marks.lua").read_text("utf-8")
-    fill = client.register_script("redis.replicate_commands()" + marks_lua + FILL)
+    fill = client.register_script(script_text("lua/marks.lua") + FILL)
     before = (await client.info("memory"))["used_memory"]
     keys, marks = Keys(), 0
     for age, share in enumerate(shares):

@@ -11,11 +11,11 @@ import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.errors import UNAVAILABLE
 from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.logs.tree_state import ALARMS_OF
+from certbus.scripts import register_script
 
 MAX_TTL = 15.0
 """Seconds for which a heartbeat holds at most."""
@@ -166,9 +166,9 @@ class ClusterRegistry:
         self._redis = client
         self._keys = keys
         self._ttl_ms = int(ttl * 1000)
-        self._describe = scripts.register_script(client, "describe")
-        self._heartbeat = scripts.register_script(client, "heartbeat")
-        self._update_log = scripts.register_script(client, "update_log")
+        self._describe = register_script(client, "lua/save_log_descriptions.lua")
+        self._heartbeat = register_script(client, "lua/heartbeat.lua")
+        self._update_log = register_script(client, "lua/update_log.lua")
 
     async def describe(self, logs: Sequence[LogDescription]) -> None:
         """Write down logs, or what has changed about them; not those with a better id by now."""
@@ -326,7 +326,7 @@ async def stream_ranges(client: Redis, keys: Keys) -> dict[str, StreamRange]:
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    script = scripts.register_script(client, "span")
+    script = register_script(client, "streams/lua/stream_range.lua")
     found = {}
     for name in (*STREAMS, "rejected"):
         ids: Any = await script(keys=[keys.stream(name)])

@@ -1,24 +1,32 @@
-"""The Lua scripts: `lua/<name>.lua`, read once when the object that needs them is made.
+"""The Lua scripts. Each is in the folder `lua/` beside the module that loads it.
 
-Redis runs a script whole and undisturbed, but does not undo it when it fails half-way, so each
-script reads and checks everything before its first write. And one rule of Redis shapes all of
-them: when it is full, the first write of a script is refused, and the script ends there with
-nothing done; once something is written, the writes that follow are let through. Keys are partly
-made up inside the scripts (buckets of marks), so Redis Cluster is not supported.
+Redis runs a script whole, without another command between, but does not undo it when it fails
+half-way. So each script reads and checks everything before its first write. A full Redis rejects
+the first write of a script and ends it there; after one accepted write it accepts the others.
+Scripts make some of their keys (hashes of marks), so Redis Cluster is not supported.
+
+Each file begins with four headings: Purpose, KEYS, ARGV, Returns.
 """
 
 from importlib import resources
+from typing import Final
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-# Redis 6.2 would write the script itself to its AOF and to replicas, and run it again there at
-# another time. From 7.0 on this is the only way there is.
-_REPLICATE_EFFECTS = "redis.replicate_commands()"
+_PRELUDE: Final = "lua/prelude.lua"
 
 
-def register_script(client: Redis, *names: str) -> AsyncScript:
-    """Make one script of the files `names`, the earlier ones being what the last one needs."""
-    folder = resources.files("certbus") / "lua"
-    texts = [(folder / f"{name}.lua").read_text("utf-8") for name in names]
-    return client.register_script("\n".join([_REPLICATE_EFFECTS, *texts]))
+def script_text(*paths: str) -> str:
+    """Return the text of one script: the general prelude, then these files.
+
+    Args:
+        paths: relative to this package, the preludes that the last file needs before it.
+    """
+    package = resources.files("certbus")
+    return "\n".join(package.joinpath(path).read_text("utf-8") for path in (_PRELUDE, *paths))
+
+
+def register_script(client: Redis, *paths: str) -> AsyncScript:
+    """Make a callable of one script. `paths` are as for `script_text`."""
+    return client.register_script(script_text(*paths))

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.keys import Keys
+from certbus.scripts import register_script
 
 _MAX_LINE = 500  # characters of what is shown
 _FURTHEST_MS = 2 * 3600 * 1000  # a list is due within this: it is asked for every hour at least
@@ -92,8 +92,8 @@ class LogListCache:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._keep = scripts.register_script(client, "keep_list")
-        self._claim = scripts.register_script(client, "claim_list")
+        self._keep = register_script(client, "caches/lua/save_log_list.lua")
+        self._claim = register_script(client, "caches/lua/claim_log_list_refresh.lua")
 
     async def statuses(self, list_ids: Iterable[str] | None = None) -> list[ListStatus]:
         """What is written about these lists, or about all there are."""

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.connection import once
 from certbus.keys import Keys
+from certbus.scripts import register_script
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -68,7 +68,9 @@ class RateLimits:
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._keys = keys
-        self._take = scripts.register_script(once(client), "rates")  # a request counts once
+        self._take = register_script(
+            once(client), "limits/lua/rate_limit.lua"
+        )  # a request counts once
 
     async def acquire(self, asks: Sequence[tuple[str, Rate]]) -> list[Decision]:
         """Count one request each of those who ask; one may be there more than once.
@@ -145,8 +147,12 @@ class ConnectionCounts:
         self._told = 0  # connections, by Redis' last word
         self._ttl_ms = int(ttl * 1000)
         self._keys = [keys.limit_gateways, keys.connections]
-        self._count = scripts.register_script(client, "connections", "count")
-        self._recount = scripts.register_script(client, "connections", "recount")
+        self._count = register_script(
+            client, "lua/connection_counts.lua", "limits/lua/admit_connections.lua"
+        )
+        self._recount = register_script(
+            client, "lua/connection_counts.lua", "limits/lua/reset_gateway_connections.lua"
+        )
 
     async def reset(self) -> None:
         """Begin to count, with no connections.

@@ -12,8 +12,8 @@ but no longer than `MAX_PAUSE`: one log alone cannot silence the others.
 
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.keys import Keys
+from certbus.scripts import register_script
 
 MAX_PAUSE = 300.0
 """Seconds."""
@@ -29,8 +29,12 @@ class OperatorSlots:
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._keys = keys
-        self._turn = scripts.register_script(client, "operator", "turn")
-        self._refused = scripts.register_script(client, "operator", "refused")
+        self._turn = register_script(
+            client, "lua/operator_slots.lua", "limits/lua/reserve_request_slot.lua"
+        )
+        self._refused = register_script(
+            client, "lua/operator_slots.lua", "limits/lua/record_rate_limited.lua"
+        )
 
     async def reserve(self, operator: str, interval: float) -> float:
         """Take the next free turn, even if Redis is full.

@@ -11,9 +11,9 @@ from typing import Literal
 import msgspec
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.ids import new_event
 from certbus.keys import Keys
+from certbus.scripts import register_script
 
 State = Literal["closed", "half-open", "open"]
 """Asked as usual; asked a little, to find out; not asked until `retry_at`."""
@@ -53,7 +53,7 @@ class CircuitStore:
         self._redis = client
         self._keys = keys
         self._clock = clock
-        self._update_log = scripts.register_script(client, "update_log")
+        self._update_log = register_script(client, "lua/update_log.lua")
 
     async def load(self, log_id: str) -> CircuitStatus:
         """Read how a log's circuit stands; closed, if nothing readable is known."""

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import msgspec
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.keys import Keys
+from certbus.scripts import register_script
 
 RETIRED_VISIBLE_MS = 30 * 24 * 3600 * 1000
 """How long a retired log is still to be seen, and its position known."""
@@ -51,12 +51,12 @@ class Leases:
         self._keys = keys
         self._worker = worker
         self._ttl_ms = int(ttl * 1000)
-        self._acquire = scripts.register_script(client, "acquire")
-        self._renew = scripts.register_script(client, "renew")
-        self._release = scripts.register_script(client, "release")
-        self._drop = scripts.register_script(client, "drop")
-        self._restore = scripts.register_script(client, "restore")
-        self._set_start = scripts.register_script(client, "set_start")
+        self._acquire = register_script(client, "logs/lua/acquire.lua")
+        self._renew = register_script(client, "logs/lua/renew.lua")
+        self._release = register_script(client, "logs/lua/release.lua")
+        self._drop = register_script(client, "logs/lua/finish_retirement.lua")
+        self._restore = register_script(client, "logs/lua/restore.lua")
+        self._set_start = register_script(client, "logs/lua/set_start.lua")
 
     async def acquire(self, log_id: str, start: int | None) -> Lease | None:
         """Take a log that nobody owns.

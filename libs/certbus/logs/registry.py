@@ -15,10 +15,10 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.keys import Keys
 from certbus.logs.leases import RETIRED_VISIBLE_MS
 from certbus.logs.tree_state import MAX_EVIDENCE
+from certbus.scripts import register_script
 
 
 class ListedEntry(msgspec.Struct, frozen=True):
@@ -76,10 +76,10 @@ class LogRegistry:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._rename = scripts.register_script(client, "rename")
-        self._retire = scripts.register_script(client, "retire")
-        self._revive = scripts.register_script(client, "revive")
-        self._forget = scripts.register_script(client, "forget")
+        self._rename = register_script(client, "logs/lua/rename.lua")
+        self._retire = register_script(client, "logs/lua/retire.lua")
+        self._revive = register_script(client, "logs/lua/unretire.lua")
+        self._forget = register_script(client, "logs/lua/remove_expired_logs.lua")
 
     async def aliases(self, log_ids: Sequence[str]) -> dict[str, str]:
         """Those of these ids that lead to a better one -> that one."""

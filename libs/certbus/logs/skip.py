@@ -9,8 +9,8 @@ import secrets
 import msgspec
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.keys import Keys
+from certbus.scripts import register_script
 
 _MAX_REASON = 500  # characters
 
@@ -40,7 +40,7 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
         CannotSkip: the log has not been started, is further on, or not that large.
         redis.exceptions.RedisError: Redis cannot be reached, or is full.
     """
-    script = scripts.register_script(client, "skip")
+    script = register_script(client, "logs/lua/skip.lua")
     reply = await script(
         keys=[keys.log(log_id), keys.lease(log_id), keys.rejected, keys.head],
         args=[

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import msgspec
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.ids import new_event
 from certbus.keys import Keys
+from certbus.scripts import register_script
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 
@@ -49,7 +49,7 @@ class TreeStateStore:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._update_log = scripts.register_script(client, "update_log")
+        self._update_log = register_script(client, "lua/update_log.lua")
 
     async def load(self, log_id: str, next_index: int) -> TreeState | None:
         """Read where a log's tree stood at `next_index`; None if that is not known.

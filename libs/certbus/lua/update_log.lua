@@ -1,16 +1,16 @@
--- Changes fields of a log in one step, with times from the clock of Redis.
---
--- KEYS: log:<id>, and evidence:<id> for `evidence`. ARGV: for each change its operation, the field
--- and a value:
---   once       nothing at all is done if the field holds the value, which identifies this call: it
---              was executed before, and its reply was lost. Only as the first change.
---   set        the value
---   time       TIME plus the value, in ms
+-- Purpose: change fields of a log in one step, with times from the clock of Redis.
+-- KEYS: log:<id>; also evidence:<id> for the operation `evidence`.
+-- ARGV: for each change its operation, a field and a value. Operations:
+--   once       only as the first change: if the field holds the value, which identifies this call,
+--              nothing is done, because the call was executed before and its reply was lost
+--   set        store the value
+--   time       store TIME plus the value, in ms
 --   time_once  the same, unless the field has a value
---   add        the value added to the number that the field holds
---   delete     nothing; the value is ignored
---   evidence   adds an entry to the evidence, of which so many are kept as `field` says; the value
---              is an object in JSON
+--   add        add the value to the number in the field
+--   delete     delete the field; the value is ignored
+--   evidence   append to the evidence, of which the newest `field` entries are kept; the value is a
+--              JSON object
+-- Returns: nothing.
 
 local LOG, EVIDENCE = KEYS[1], KEYS[2]
 local EVIDENCE_FIELDS = { 'kind', 'problem', 'log', 'tree_heads' }
@@ -18,18 +18,17 @@ local EVIDENCE_FIELDS = { 'kind', 'problem', 'log', 'tree_heads' }
 if ARGV[1] == 'once' and redis.call('HGET', LOG, ARGV[2]) == ARGV[3] then
   return
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 
-redis.call('HDEL', LOG, '') -- first what a full Redis accepts: then it accepts the rest, too
+redis.call('HDEL', LOG, '') -- a full Redis accepts this first write, and then the others
 for i = 1, #ARGV, 3 do
   local operation, field, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if operation == 'set' or operation == 'once' then
     redis.call('HSET', LOG, field, value)
   elseif operation == 'time' then
-    redis.call('HSET', LOG, field, string.format('%.0f', now + value))
+    redis.call('HSET', LOG, field, text(now + value))
   elseif operation == 'time_once' then
-    redis.call('HSETNX', LOG, field, string.format('%.0f', now + value))
+    redis.call('HSETNX', LOG, field, text(now + value))
   elseif operation == 'add' then
     redis.call('HINCRBY', LOG, field, value)
   elseif operation == 'evidence' then

@@ -15,7 +15,7 @@ from certbus.ids import EntryId, parse_cursor, parse_entry_id
 from certbus.keys import WINDOW_MS, Keys
 from certbus.streams.codec import Codec, UndecodableBatch
 
-_SHA1_KEPT: Final = 10  # bytes, as in lua/marks.lua
+_SHA1_KEPT: Final = 10  # bytes, as in publish.lua
 _SHA256_SIZE: Final = 32
 _SHA1_SIZE: Final = 20
 

@@ -21,11 +21,11 @@ import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.connection import is_out_of_memory
 from certbus.ids import FIRST_ID, parse_entry_id
 from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, Keys
 from certbus.logs.leases import Lease
+from certbus.scripts import register_script
 from certbus.streams.batch import (
     MAX_BYTES,
     MAX_MESSAGES,
@@ -136,8 +136,8 @@ class Publisher:
         self._free_memory = free_memory
         self._codec = Codec(settings.codec, settings.level)
         self._encode = msgspec.json.Encoder().encode
-        self._publish = scripts.register_script(client, "marks", "publish")
-        self._known = scripts.register_script(client, "marks", "known")
+        self._publish = register_script(client, "lua/marks.lua", "streams/lua/publish.lua")
+        self._known = register_script(client, "lua/marks.lua", "streams/lua/find_marks.lua")
         self._streams = settings.streams
         # The greatest id this worker was ever given: a Redis that lost its last second must not
         # give it to another batch.

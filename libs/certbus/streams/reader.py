@@ -15,9 +15,9 @@ import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.ids import FIRST_ID, EntryId, parse_entry_id
 from certbus.keys import STREAMS, Keys
+from certbus.scripts import register_script
 from certbus.streams.codec import Codec
 from certbus.streams.continuity import (
     NOTHING,
@@ -453,7 +453,9 @@ async def history(
 
 async def oldest_id(client: Redis, keys: Keys, stream: str) -> EntryId | None:
     """Read the id of the oldest entry that a stream retains, without the entry."""
-    ids: Any = await scripts.register_script(client, "span")(keys=[keys.stream(stream)])
+    ids: Any = await register_script(client, "streams/lua/stream_range.lua")(
+        keys=[keys.stream(stream)]
+    )
     return parse_entry_id(ids[0].decode()) if ids else None
 
 

@@ -16,8 +16,8 @@ import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
-from certbus import scripts
 from certbus.keys import DEFAULT_REMEMBER_MS, STREAMS, Keys
+from certbus.scripts import register_script
 
 INTERVAL = 1.0  # seconds between two rounds
 _WORK = 1024 * 1024  # bytes a script call looks at: about a millisecond of Redis
@@ -78,8 +78,8 @@ class Trimmer:
         self._redis = client
         self._keys = keys
         self.set_limits(retention)
-        self._trim = scripts.register_script(client, "ages", "trim")
-        self._expire_marks = scripts.register_script(client, "ages", "expire_marks")
+        self._trim = register_script(client, "lua/ages.lua", "streams/lua/trim.lua")
+        self._expire_marks = register_script(client, "lua/ages.lua", "streams/lua/expire_marks.lua")
         self._reached = reached
         self.remembered: float | None = None
         self.configured: float | None = None

@@ -1,6 +1,6 @@
 """Rates as this process alone sees them, while Redis cannot be asked.
 
-This is certbus/lua/rates.lua in Python, in bounded memory.
+This is certbus/limits/lua/rate_limit.lua in Python, in bounded memory.
 """
 
 import math

@@ -1,9 +1,8 @@
--- Takes the lease of a log that nobody holds; makes the log if it is new and `start` is given.
---
--- KEYS: lease:<id>, log:<id>, logs. ARGV: worker, TTL in ms, random part of the fence, log id,
--- start ('' if not known).
--- Returns {fence, next}, or nil if the lease is held, there is nowhere to start, or the log has a
--- better id or is retired.
+-- Purpose: take the lease of a log that no worker holds; create the log if it is new and `start` is set.
+-- KEYS: lease:<id>, log:<id>, logs.
+-- ARGV: worker, TTL in ms, random part of the fence, log id, start ('' if not known).
+-- Returns: {fence, next}; nil if the lease is held, the start is not known, or the log has a better id
+-- or is retired.
 
 local LEASE, LOG, LOGS = KEYS[1], KEYS[2], KEYS[3]
 local worker, ttl, random, log_id, start = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -11,7 +10,7 @@ local worker, ttl, random, log_id, start = ARGV[1], ARGV[2], ARGV[3], ARGV[4], A
 local left = redis.call('PTTL', LEASE)
 if left ~= -2 then
   if left > tonumber(ttl) then
-    -- Set before the clock of Redis was set back. Its holder, if it lives, renews it well within this.
+    -- It was set before the clock of Redis was set back. Its holder renews it within this TTL.
     redis.call('PEXPIRE', LEASE, ttl)
   end
   return false

@@ -1,11 +1,10 @@
--- Makes a log again after Redis was emptied, from where its owner was: not from the log's head.
+-- Purpose: create a log again after Redis was emptied, at the position of its owner.
+-- KEYS: lease:<id>, log:<id>, logs.
+-- ARGV: worker, TTL in ms, random part of the fence, log id, next.
+-- Returns: {fence, next}; nil if the log exists and starts early enough, or has a better id.
 --
--- If a worker that did not know the log was faster and has started it further on, it is taken
--- back to the owner's position: what is published twice then is known as a duplicate, while what
--- lies between would be lost.
---
--- KEYS: lease:<id>, log:<id>, logs. ARGV: worker, TTL in ms, random part of the fence, log id, next.
--- Returns {fence, next}, or nil if the log is there and reaches back far enough, or has a better id.
+-- If another worker, which did not know the log, has created it with a later start, the owner's position
+-- replaces that. Entries published twice then are found as duplicates; entries between would be lost.
 
 local LEASE, LOG, LOGS = KEYS[1], KEYS[2], KEYS[3]
 local worker, ttl, random, log_id, position = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

@@ -1,8 +1,7 @@
--- Writes down what logs are called, but not of those that have a better id by now.
---
--- KEYS: logs, then log:<id> of each. ARGV: how many fields, their names, then for each log its id
--- and their values.
--- Returns how many were written.
+-- Purpose: store the names, URLs, operators and states of logs. A log with a better id is left out.
+-- KEYS: logs, then log:<id> of each log.
+-- ARGV: number of fields, their names, then for each log its id and its values.
+-- Returns: number of logs written.
 
 local LOGS, fields = KEYS[1], tonumber(ARGV[1])
 

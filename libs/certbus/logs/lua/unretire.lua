@@ -1,8 +1,7 @@
--- Takes a log's retirement back.
---
--- KEYS: log:<id>, evidence:<id>. ARGV: who said that it is over (`list` or `command`); another's word
--- is not taken back.
--- Returns 1, or 0 if there was nothing to take back.
+-- Purpose: take the retirement of a log back.
+-- KEYS: log:<id>, evidence:<id>.
+-- ARGV: source of the retirement, `list` or `command`; a retirement of the other source stays.
+-- Returns: 1, or 0 if the log has no retirement of this source.
 
 local LOG, EVIDENCE = KEYS[1], KEYS[2]
 

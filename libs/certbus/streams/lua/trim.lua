@@ -1,15 +1,15 @@
--- Removes the oldest entries of one stream, a bounded amount of them a call.
+-- Purpose: remove the oldest entries of one stream, a bounded number of bytes per call.
+-- KEYS: head, the stream.
+-- ARGV: name of the stream, maximum age in ms (0: no limit), maximum bytes, bytes to remove at least,
+-- bytes to inspect at most in this call.
+-- Returns: {entries removed, bytes removed, 1 if more is to be removed}.
 --
--- KEYS: head, the stream. ARGV: its name, ms after which an entry is too old (0: never), bytes it
--- may hold, bytes to remove at least whatever the other two say, bytes to look at in one call.
--- Returns {entries removed, bytes removed, 1 if there is more to do}.
---
--- An entry is as old as its field `at` says, if it has one, else as its id. Where that is ahead of TIME,
--- the entry was made while the clock of Redis was ahead: it is as old as the trimmer's knowledge of it
--- (`<stream>.ahead`: the newest id then, and TIME). While ages are not to be believed (ages.lua),
--- nothing is removed by age.
+-- The age of an entry counts from its field `at`, if it has one, else from its id. If that is ahead of
+-- TIME, the entry was made while the clock of Redis was ahead, and its age counts from when the trimmer
+-- first saw it (`<stream>.ahead`: the newest id then, and TIME). While ages cannot be trusted
+-- (lua/ages.lua), no entry is removed by age.
 
-local ENTRY_OVERHEAD = 128 -- as publish.lua counts
+local ENTRY_OVERHEAD_BYTES = 128 -- as in publish.lua
 
 local HEAD, STREAM = KEYS[1], KEYS[2]
 local name, max_age = ARGV[1], tonumber(ARGV[2])
@@ -32,14 +32,14 @@ local function numbers_of(id)
   return tonumber(ms), tonumber(seq)
 end
 
--- Whether the first id is not above the second.
+-- Returns whether the first id is at most the second.
 local function is_covered(id, last)
   local ms, seq = numbers_of(id)
   local last_ms, last_seq = numbers_of(last)
   return ms < last_ms or (ms == last_ms and seq <= last_seq)
 end
 
--- When an entry was made: ms of TIME, never ahead of it.
+-- Returns when an entry was made, in ms of TIME and never ahead of it.
 local function made_at(id, fields)
   local made = numbers_of(id)
   for i = 1, #fields, 2 do
@@ -59,7 +59,7 @@ local function made_at(id, fields)
 end
 
 local function measure(fields)
-  local size, n = ENTRY_OVERHEAD, 1
+  local size, n = ENTRY_OVERHEAD_BYTES, 1
   for i = 1, #fields, 2 do
     if fields[i] == 'm' or fields[i] == 'reason' or fields[i] == 'raw' then
       size = size + #fields[i + 1]
@@ -97,7 +97,7 @@ if removed > 0 then
   redis.call('XTRIM', STREAM, 'MINID', ms .. '-' .. string.format('%.0f', tonumber(seq) + 1))
 end
 if redis.call('XLEN', STREAM) == 0 then
-  -- Whatever the counts say: someone may have trimmed or deleted the stream by hand.
+  -- The counts are wrong if the stream was trimmed or deleted by hand.
   redis.call('HDEL', HEAD, bytes_field, entries_field, messages_field, ahead_field)
 elseif removed > 0 then
   redis.call('HSET', HEAD, bytes_field, text(math.max(bytes, 0)),

@@ -1,16 +1,15 @@
--- Calls a log by a better id: all that is kept of it goes on under that, and the old id leads there.
---
--- Whoever holds the log under its old id has lost it: it is fenced, cannot make the log again, and
--- finds it under its new id. A log that was followed under both ids is one from then on: it goes on
--- from where either of them was, as far as nothing between them is left out by that.
---
+-- Purpose: move the state of a log to a better id, and make the old id an alias of it.
 -- KEYS: log:<old>, log:<new>, lease:<old>, lease:<new>, evidence:<old>, evidence:<new>, logs.
--- ARGV: old id, new id, how much evidence is kept.
--- Returns 1 if something was kept under the old id, 0 if it only leads to the new one now.
+-- ARGV: old id, new id, number of evidence entries to keep.
+-- Returns: 1 if state was stored under the old id, 0 if only the alias was created.
+--
+-- The worker that holds the log under its old id is fenced, cannot create the log again, and finds it
+-- under its new id. If both ids were followed, they become one log: it continues at the later position,
+-- if no entry between the two positions is left out by that.
 
 local OLD, NEW, OLD_LEASE, NEW_LEASE, OLD_EVIDENCE, NEW_EVIDENCE, LOGS = unpack(KEYS)
 local old_id, new_id, evidence = ARGV[1], ARGV[2], ARGV[3]
-local COUNTERS = { 'alarms', 'stale', 'errors' } -- the others are those of what is kept
+local SUMMED = { 'alarms', 'stale', 'errors' } -- the other counters are those of the kept state
 
 local call = redis.call
 
@@ -31,9 +30,9 @@ if both then
     move = new_start > old_next
   end
 end
-local counted = both and call('HMGET', move and NEW or OLD, unpack(COUNTERS)) or {}
+local counted = both and call('HMGET', move and NEW or OLD, unpack(SUMMED)) or {}
 
-call('DEL', OLD_LEASE) -- first, as it is allowed when Redis is full
+call('DEL', OLD_LEASE) -- first, because a full Redis accepts it
 if move then
   call('DEL', NEW, NEW_LEASE)
   call('RENAME', OLD, NEW)
@@ -47,7 +46,7 @@ if not old[2] then
   return 0
 end
 call('SADD', LOGS, new_id)
-for i, counter in ipairs(COUNTERS) do
+for i, counter in ipairs(SUMMED) do
   if counted[i] then
     call('HINCRBY', NEW, counter, counted[i])
   end

@@ -1,11 +1,11 @@
--- Renews leases, also those that expired while nobody took the log.
+-- Purpose: renew leases, including those that expired while no other worker took the log.
+-- KEYS: lease:<id> and log:<id> of each lease.
+-- ARGV: worker, TTL in ms, then the fence of each lease.
+-- Returns: for each lease 1 if it is held, 0 if it is lost.
 --
--- A lease that expired is taken again if the newest fence of the log is still this lease's and the
--- log was not released, retired or renamed since: each of these removes `owner`. The fence stays, so
--- what was prepared under the lease can be published.
---
--- KEYS: lease:<id> and log:<id> of each lease. ARGV: worker, TTL in ms, then the fence of each.
--- Returns 1 for each lease that is held, 0 for each that is lost.
+-- An expired lease is taken again if its fence is still the log's newest and the log was not released,
+-- retired or renamed since: each of these removes `owner`. The fence stays, so a batch prepared under
+-- the lease can be published.
 
 local worker, ttl = ARGV[1], ARGV[2]
 
@@ -18,7 +18,7 @@ for i = 1, #KEYS / 2 do
   held[i] = 0
   if fence == ARGV[2 + i] and (holder == worker or
       not holder and owner == worker and not retired and not renamed) then
-    -- PEXPIRE first, also of a lease that is not there: unlike SET, it is allowed when Redis is full.
+    -- PEXPIRE first, even if there is no lease: unlike SET, a full Redis accepts it.
     if redis.call('PEXPIRE', lease, ttl) == 0 then
       redis.call('SET', lease, worker, 'PX', ttl)
     end

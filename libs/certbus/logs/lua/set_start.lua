@@ -1,7 +1,7 @@
--- Says where a log starts, if it is not known yet.
---
--- KEYS: log:<id>, logs. ARGV: log id, index.
--- Returns 1, or 0 if the log has a start already, or a better id, or is retired.
+-- Purpose: store where a log starts, if that is not known yet.
+-- KEYS: log:<id>, logs.
+-- ARGV: log id, index.
+-- Returns: 1, or 0 if the log has a start or a better id, or is retired.
 
 local LOG, LOGS = KEYS[1], KEYS[2]
 local log = redis.call('HMGET', LOG, 'next', 'renamed', 'retired')

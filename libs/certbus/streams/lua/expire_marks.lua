@@ -1,27 +1,25 @@
--- Removes the oldest window of marks, if it is to be removed, a bounded part of it a call.
+-- Purpose: remove the oldest window of marks once it has expired, a bounded number of keys per call.
+-- KEYS: head, windows, then the streams that deduplication and look-ups serve.
+-- ARGV: prefix of the SHA-256 marks, prefix of the SHA-1 index, ms of `remember` if `head` has none,
+-- bytes that marks may use (0: no limit), keys to remove in one call.
+-- Returns: {1 if more is to be removed, ms for which every published certificate is known, `remember`,
+-- ms that the newest id is ahead of TIME, bytes that marks use (estimate)}.
 --
--- A window goes `remember` ms after its newest mark. When the marks have more than their share of
--- memory, the oldest goes before that, unless a message that is retained has its mark in it.
---
--- KEYS: head, windows, then the streams that look-ups and deduplication serve. ARGV: prefix of the
--- SHA-256 marks, prefix of the SHA-1 index, ms of `remember` if head does not say, bytes that marks
--- may use (0: any), keys to remove in one call.
--- Returns {1 if there is more to do, ms for which every published certificate is known, `remember`, ms
--- that the newest id is ahead of TIME, bytes that marks use, as far as is known}.
---
--- `windows` also has `cut`: since when every certificate is known (ms), where marks went before
--- `remember` had passed. The window that holds in effect is kept in `head` as `window` (ms).
+-- A window expires `remember` ms after its newest mark. When the marks exceed their share of memory, the
+-- oldest window expires earlier, unless a retained message has its mark in it. `windows` has `cut` after
+-- such a removal: the time since which every certificate is known (ms). The resulting deduplication
+-- window is stored in `head` as `window` (ms).
 
 local HEAD, WINDOWS = KEYS[1], KEYS[2]
 local marks, sha1_marks, share, work = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local LENGTH = 30 * 60 * 1000 -- ms; WINDOW_MS in keys.py
+local WINDOW_MS = 30 * 60 * 1000 -- as in keys.py
 local FILTER_BYTES, MARK_BYTES = 4 * 1024 * 1024, 98 -- bench/redis_cost.py measures them
 local BUCKETS, SHA1_LISTS = 16384, 256
 local CHUNK = 256
 
 local now = now_ms()
-local is_believed = is_settled(HEAD, now)
+local ages_are_valid = is_settled(HEAD, now)
 local head = redis.call('HMGET', HEAD, 'remember', 'last')
 local remember, last = tonumber(head[1] or ARGV[3]), head[2] or '0-0'
 local ahead = math.max(tonumber(string.match(last, '^%d+')) - now, 0)
@@ -31,7 +29,7 @@ local function id_numbers(id)
   return tonumber(ms), tonumber(seq)
 end
 
--- Ids are an order, times are not: windows are as old as the ids of their newest marks.
+-- Ids are an order, times are not: windows are ordered by the ids of their newest marks.
 local function is_before(id, other)
   local ms, seq = id_numbers(id)
   local other_ms, other_seq = id_numbers(other)
@@ -52,7 +50,7 @@ for i = 1, #stored, 2 do
 end
 for _, window in ipairs(order) do
   bytes = bytes + FILTER_BYTES + window.marks * MARK_BYTES
-  if window.at > now then -- made while the clock was ahead: from now on it is as old as this
+  if window.at > now then -- written while the clock was ahead: its age counts from now
     window.at = now
     redis.call('HSET', WINDOWS, window.number .. '.at', text(now))
   end
@@ -70,11 +68,11 @@ local function is_needed(window)
 end
 
 local oldest, more, is_cut = order[1], 0, false
-local current = string.format('%d', math.floor(now / LENGTH))
+local current = string.format('%d', math.floor(now / WINDOW_MS))
 if oldest and (oldest.gone or oldest.number ~= current and (
-    is_believed and oldest.at < now - remember or
+    ages_are_valid and oldest.at < now - remember or
     share > 0 and bytes > share and not is_needed(oldest))) then
-  local filter = string.format('%s%s', marks, oldest.number)
+  local filter = marks .. oldest.number
   local sha1_list = string.format('%s%s:', sha1_marks, oldest.number)
   local first = oldest.gone or 0
   is_cut = oldest.at >= now - remember
@@ -100,13 +98,13 @@ if oldest and (oldest.gone or oldest.number ~= current and (
   more = 1
 end
 
--- What is known in effect. Nothing was ever forgotten unless there is a `cut`.
+-- The deduplication window in effect: `remember`, unless marks were removed early (`cut`).
 local cut = tonumber(redis.call('HGET', WINDOWS, 'cut') or '')
 if is_cut then
   cut = now
   for _, window in ipairs(order) do
     if not window.gone then
-      cut = math.min(cut, window.at, tonumber(window.number) * LENGTH)
+      cut = math.min(cut, window.at, tonumber(window.number) * WINDOW_MS)
     end
   end
   redis.call('HSET', WINDOWS, 'cut', text(cut))

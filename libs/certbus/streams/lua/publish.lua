@@ -1,29 +1,25 @@
--- Publishes one batch: the heart of certstream-server.
---
--- A batch is a window [first, next) of one log. All of it happens or nothing: the script reads
--- and checks everything first; its first write is the one that a full Redis refuses; nothing
--- after that can fail.
---
+-- Purpose: publish one batch: the window [first, next) of one log, whole or not at all. The script reads
+-- and checks everything first. Its first write is the one that a full Redis rejects; no write after it
+-- can fail.
 -- KEYS: head, log:<id>, stream:rejected, windows, then one stream for each of batch.streams.
--- ARGV: batch (JSON, `_Header` of publisher.py); the digests, SHA-256 and SHA-1 of each message;
--- the packed messages for each stream; the raw bytes of each rejected entry; then names and values
--- of more fields of the log.
---
--- Returns one of
---   {'published', entry id, next}       entry id '' if there was nothing to put into a stream
---   {'repeated', position, ...}         these were published meanwhile: nothing written
---   {'stale', next, newest entry id}    the log goes on elsewhere than at batch.first
---   {'fenced'}                          the lease was lost, maybe with the log's old id
---   {'missing'}                         the log is not there: Redis was emptied
---   {'streams', names}                  pack for these streams and try again
+-- ARGV: the batch (JSON, `_Header` of publisher.py); the digests, SHA-256 and SHA-1 of each message; the
+-- packed messages of each stream; the raw bytes of each rejected entry; then names and values of more
+-- fields of the log.
+-- Returns: one of
+--   {'published', entry id, next}      entry id '' if no message was written
+--   {'repeated', position, ...}        these messages were published before: nothing is written
+--   {'stale', next, newest entry id}   the log's `next` is not batch.first
+--   {'fenced'}                         the lease is lost, perhaps with the log's old id
+--   {'missing'}                        the log does not exist: Redis was emptied
+--   {'streams', names}                 the caller must pack for these streams and retry
 
-local DIGESTS = SHA256 + SHA1 -- bytes of both digests of a message
-local SHA1_KEPT = 10 -- bytes of a SHA-1 that are kept, with the one in the key; also in lookup.py
+local DIGESTS_BYTES = SHA256_BYTES + SHA1_BYTES -- of one message
+local SHA1_KEPT_BYTES = 10 -- with the one in the key; as in cert_index.py
 local STREAM_COUNTERS = { '.bytes', '.entries', '.messages' }
--- ms beyond `remember` after which Redis removes marks by itself. expire_marks.lua removes them long
--- before; a clock that is ahead for a moment by less than this takes no mark away.
-local SAFETY = 60 * 24 * 3600 * 1000
-local ENTRY_OVERHEAD = 128 -- bytes that Redis needs for an entry beside its payload
+-- Expiry of marks beyond `remember`. expire_marks.lua removes them long before; a clock that is ahead by
+-- less than this for a moment removes no mark.
+local EXPIRY_MARGIN_MS = 60 * 24 * 3600 * 1000
+local ENTRY_OVERHEAD_BYTES = 128 -- memory of an entry beside its payload
 
 local HEAD, LOG, REJECTED, WINDOWS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local batch = cjson.decode(ARGV[1])
@@ -32,7 +28,7 @@ local blobs = 2 -- ARGV[blobs + i] is for the i-th stream
 local raws = blobs + #KEYS - 4
 local fields = raws + #batch.rejected
 
--- Reads `names` of a hash as a table of numbers; absent is 0, anything else is an error.
+-- Reads fields of a hash as a table of numbers. An absent field is 0, any other text an error.
 local function numbers(key, names)
   local values = call('HMGET', key, unpack(names))
   local read = {}
@@ -46,7 +42,7 @@ local function set_all(key, fields)
   local flat = {}
   for name, value in pairs(fields) do
     flat[#flat + 1] = name
-    flat[#flat + 1] = type(value) == 'number' and string.format('%.0f', value) or value
+    flat[#flat + 1] = type(value) == 'number' and text(value) or value
   end
   call('HSET', key, unpack(flat))
 end
@@ -59,7 +55,7 @@ if not log_next then
   return { renamed and 'fenced' or 'missing' }
 end
 if fence ~= batch.fence then
-  -- Made again, further on, by a worker that knew less: the owner's own position is the better.
+  -- Another worker has created the log again, with a later start: the owner's position is the better.
   if tonumber(log_start) > batch.first then
     return { 'missing' }
   end
@@ -71,7 +67,7 @@ end
 
 local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember')
 local epoch, last = head[1] or batch.epoch, head[2] or '0-0'
-local begins = last == '0-0' -- nothing was published in this epoch yet
+local is_first = last == '0-0' -- of this epoch
 local streams, remember = head[3] or batch.streams, tonumber(head[4] or batch.remember)
 if streams ~= batch.streams then
   return { 'streams', streams }
@@ -79,7 +75,8 @@ end
 
 local now = now_ms()
 local windows = read_windows(WINDOWS)
-local marked = find_marks(batch.marks, digests, DIGESTS, windows_to_ask(windows, now, remember))
+local marked = find_marks(batch.marks, digests, DIGESTS_BYTES,
+  windows_to_search(windows, now, remember))
 local repeated = { 'repeated' }
 for position = 0, n - 1 do
   if marked[position] then
@@ -90,8 +87,8 @@ if #repeated > 1 then
   return repeated
 end
 
--- Windows whose marks Redis expired, or somebody deleted, while they were to be kept: from this batch
--- on, certificates may come that clients have already.
+-- Fields of windows whose marks expired in Redis, or were deleted by hand, before `remember` had passed:
+-- from this batch on, certificates may be published a second time.
 local forgotten = {}
 if n > 0 and next(windows) then
   local filters, numbers = {}, {}
@@ -111,10 +108,10 @@ if n > 0 and next(windows) then
   end
 end
 
--- The new id: above the last one, above every one this worker was given, and not in the past. Ids are
--- an order: where they are ahead of TIME, because its clock was, the sequence grows and the entry says
--- in `at` when it was made. The sequence follows TIME then: a Redis that lost its last second must not
--- give an id again, and another worker's floor may be lower than what was lost.
+-- The new id: above the last one, above each one that this worker received, and not below TIME. Ids are
+-- an order. Where they are ahead of TIME, because the clock was, the field `at` has the time, and the
+-- sequence number follows TIME: a Redis that lost its last second must not issue an id again, and another
+-- worker's floor may be lower than what was lost.
 local id_ms, id_seq = now, 0
 for _, floor in ipairs({ last, batch.floor }) do
   local ms, seq = string.match(floor, '^(%d+)-(%d+)$')
@@ -126,7 +123,7 @@ end
 if id_ms > now then
   id_seq = math.max(id_seq, now)
 end
-local id = string.format('%.0f-%.0f', id_ms, id_seq)
+local id = text(id_ms) .. '-' .. text(id_seq)
 
 local counted = {}
 for name in string.gmatch(streams .. ' rejected', '%S+') do
@@ -139,7 +136,7 @@ local counters = numbers(LOG, { 'published', 'duplicates', 'rejected' })
 call('XLEN', REJECTED) -- fails here, not later, if it is no stream
 if n > 0 then
   for i = 5, #KEYS do
-    -- Only someone else's hand can put an entry above `last` into a stream, or another type there.
+    -- Only a write by hand can put an entry above `last` into a stream, or change the type of the key.
     if #call('XRANGE', KEYS[i], id, '+', 'COUNT', 1) > 0 then
       return redis.error_reply('ERR ' .. KEYS[i] .. ' has entries above ' .. last .. ' of head')
     end
@@ -149,17 +146,17 @@ end
 ---- Write ---------------------------------------------------------------------------------------
 
 local function count(name, bytes, messages)
-  held[name .. '.bytes'] = held[name .. '.bytes'] + bytes + ENTRY_OVERHEAD
+  held[name .. '.bytes'] = held[name .. '.bytes'] + bytes + ENTRY_OVERHEAD_BYTES
   held[name .. '.entries'] = held[name .. '.entries'] + 1
   held[name .. '.messages'] = held[name .. '.messages'] + messages
 end
 
-local more = {} -- fields that few entries have
+local rare = {} -- fields that few entries have
 if id_ms > now then
-  more = { 'at', string.format('%.0f', now) }
+  rare = { 'at', text(now) }
 end
 if #forgotten > 0 then
-  more[#more + 1], more[#more + 2] = 'forgot', '1'
+  rare[#rare + 1], rare[#rare + 2] = 'forgot', '1'
 end
 
 if n > 0 then
@@ -167,7 +164,7 @@ if n > 0 then
   for name in string.gmatch(streams, '%S+') do
     i = i + 1
     call('XADD', KEYS[4 + i], id, 'prev', last, 'log', batch.log, 'first', batch.first,
-      'last', batch.next - 1, 'n', n, 'codec', batch.codec, 'm', ARGV[blobs + i], unpack(more))
+      'last', batch.next - 1, 'n', n, 'codec', batch.codec, 'm', ARGV[blobs + i], unpack(rare))
     count(name, #ARGV[blobs + i], n)
   end
 end
@@ -190,34 +187,34 @@ end
 
 if n > 0 or #batch.rejected > 0 or not head[1] then
   held.last = n > 0 and id or last
-  if begins and n > 0 then
+  if is_first and n > 0 then
     held.first = id
   end
   held.epoch, held.format, held.streams, held.remember = epoch, batch.format, streams, remember
   set_all(HEAD, held)
 end
 
--- Marks last: they are many, and by now nothing can refuse them.
+-- Marks last: they are many, and Redis rejects no write any more.
 if n > 0 then
   if #forgotten > 0 then
     call('HDEL', WINDOWS, unpack(forgotten))
-    call('HSET', WINDOWS, 'cut', string.format('%.0f', now))
+    call('HSET', WINDOWS, 'cut', text(now))
   end
   local window = window_at(now)
   local name = string.format('%d', window)
   local known = windows[name] or {}
-  call('HSET', WINDOWS, name .. '.at', string.format('%.0f', now),
-    name .. '.marks', string.format('%.0f', tonumber(known.marks or 0) + n), name .. '.last', id)
+  call('HSET', WINDOWS, name .. '.at', text(now),
+    name .. '.marks', text(tonumber(known.marks or 0) + n), name .. '.last', id)
   if known.gone then
-    call('HDEL', WINDOWS, name .. '.gone') -- it was being removed, and is used again
+    call('HDEL', WINDOWS, name .. '.gone') -- its removal had begun; it is in use again
   end
-  local expire = string.format('%.0f', now + remember + SAFETY)
+  local expire = text(now + remember + EXPIRY_MARGIN_MS)
   local filter = filter_key(batch.marks, window)
   local sha1_list = filter_key(batch.sha1_marks, window) .. ':'
 
   local bits = {}
   for position = 0, n - 1 do
-    local m, offset = #bits, position * DIGESTS
+    local m, offset = #bits, position * DIGESTS_BYTES
     bits[m + 1], bits[m + 2], bits[m + 3], bits[m + 4] =
       'SET', 'u1', filter_bit(digests, offset), '1'
     bits[m + 5], bits[m + 6], bits[m + 7], bits[m + 8] =
@@ -227,7 +224,7 @@ if n > 0 then
   call('PEXPIREAT', filter, expire)
 
   for position = 0, n - 1 do
-    local offset, place = position * DIGESTS, id .. '-' .. position
+    local offset, place = position * DIGESTS_BYTES, id .. '-' .. position
 
     local key = filter .. bucket(digests, offset)
     call('HSET', key, field(digests, offset), place)
@@ -235,9 +232,9 @@ if n > 0 then
       call('PEXPIREAT', key, expire)
     end
 
-    offset = offset + SHA256
+    offset = offset + SHA256_BYTES
     key = sha1_list .. byte(digests, offset + 1)
-    if call('RPUSH', key, sub(digests, offset + 2, offset + SHA1_KEPT), place) == 2 then
+    if call('RPUSH', key, sub(digests, offset + 2, offset + SHA1_KEPT_BYTES), place) == 2 then
       call('PEXPIREAT', key, expire)
     end
   end

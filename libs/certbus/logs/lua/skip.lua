@@ -1,15 +1,14 @@
--- Passes over entries of a log that cannot be had: `next` moves, and it is recorded.
+-- Purpose: skip entries that a log cannot serve: advance `next` and record the range.
+-- KEYS: log:<id>, lease:<id>, stream:rejected, head.
+-- ARGV: log id, index of the entry to continue at, reason, random part of the fence.
+-- Returns: {'skipped', first, end}, {'unknown'}, {'backwards', next}, or {'beyond', size of the tree}.
 --
--- Whoever owns the log loses it: the fence is new, the lease free, so nothing that is under way can
--- be published, and the next owner goes on behind what was skipped. The frontier goes, as the leaves
--- are not known: that owner starts it from a proof. So does what was learned of the log's failures.
---
--- KEYS: log:<id>, lease:<id>, stream:rejected, head. ARGV: log id, index to go on at, reason, random
--- part of the fence.
--- A call that is repeated, as its reply was lost, changes nothing and returns the same.
--- Returns {'skipped', first, to}, {'unknown'}, {'backwards', next}, or {'beyond', size of the tree}.
+-- The owner loses the log: the fence is new and the lease is free, so no batch under way can be
+-- published, and the next owner continues after the skipped range. The frontier is deleted, because the
+-- leaves are not known: the next owner computes it from a proof. The failures of the log are reset. A
+-- repeated call, whose reply was lost, changes nothing and returns the same.
 
-local ENTRY_OVERHEAD = 128 -- as publish.lua counts
+local ENTRY_OVERHEAD_BYTES = 128 -- as in publish.lua
 
 local LOG, LEASE, REJECTED, HEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local log_id, to, reason, random = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -33,19 +32,14 @@ if to > size then
 end
 local fence = string.format('%d:%s', tonumber(string.match(log[4] or '0:', '^(%d+):')) + 1, random)
 local skipped = tonumber(log[5] or 0) + to - next_index
-local time = redis.call('TIME')
-local at = time[1] * 1000 + math.floor(time[2] / 1000)
-local function text(number)
-  return string.format('%.0f', number)
-end
 
 redis.call('XADD', REJECTED, '*', 'log', log_id, 'index', text(next_index), 'last', text(to - 1),
   'reason', reason, 'raw', '', 'size', '0')
-redis.call('HINCRBY', HEAD, 'rejected.bytes', #reason + ENTRY_OVERHEAD)
+redis.call('HINCRBY', HEAD, 'rejected.bytes', #reason + ENTRY_OVERHEAD_BYTES)
 redis.call('HINCRBY', HEAD, 'rejected.entries', 1)
 redis.call('HINCRBY', HEAD, 'rejected.messages', 1)
 redis.call('HSET', LOG, 'next', text(to), 'skipped', text(skipped), 'fence', fence,
-  'skip', text(next_index) .. '-' .. text(to - 1) .. ': ' .. reason, 'skip_at', text(at),
+  'skip', text(next_index) .. '-' .. text(to - 1) .. ': ' .. reason, 'skip_at', text(now_ms()),
   'skip_event', random)
 redis.call('HDEL', LOG, 'frontier', 'circuit', 'failures', 'retry_at', 'last_error', 'last_error_at')
 redis.call('DEL', LEASE)

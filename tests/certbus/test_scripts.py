@@ -1,0 +1,30 @@
+"""The Lua files: complete, documented and all in use."""
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import certbus
+
+PACKAGE = Path(str(resources.files("certbus")))
+FILES = sorted(PACKAGE.rglob("*.lua"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_script_begins_with_its_four_headings(file: Path) -> None:
+    comment = re.match(r"(?:--.*\n)+", file.read_text("utf-8"))
+    assert comment is not None
+    headings = re.findall(r"^-- (Purpose|KEYS|ARGV|Returns): \S", comment[0], re.MULTILINE)
+    assert headings == ["Purpose", "KEYS", "ARGV", "Returns"]
+
+
+def test_modules_register_exactly_the_files_of_the_package() -> None:
+    assert Path(certbus.__file__).parent == PACKAGE
+    registered = {
+        PACKAGE / path
+        for module in PACKAGE.rglob("*.py")
+        for path in re.findall(r'"([\w/]+\.lua)"', module.read_text("utf-8"))
+    }
+    assert registered == set(FILES)
