@@ -1,5 +1,5 @@
-# Redis, HAProxy and Prometheus from Debian's packages, in the places where the official images have
-# them: for a machine that reaches no image registry.
+# Redis, HAProxy, Prometheus and redis_exporter from Debian's packages, at the paths of the official
+# images: for a machine without access to an image registry.
 ARG BASE
 FROM ${BASE} AS debian
 RUN apt-get update -qq
@@ -15,3 +15,7 @@ FROM debian AS prometheus
 RUN apt-get install -y -qq --no-install-recommends prometheus >/dev/null \
  && install -d -o 65534 -g 65534 /prometheus
 ENTRYPOINT ["/usr/bin/prometheus"]
+
+FROM debian AS redis-exporter
+RUN apt-get install -y -qq --no-install-recommends prometheus-redis-exporter >/dev/null
+ENTRYPOINT ["/usr/bin/prometheus-redis-exporter"]

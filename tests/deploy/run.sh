@@ -4,8 +4,8 @@
 #   tests/deploy/run.sh [--if-possible] [arguments of pytest]
 #
 # Takes the Docker daemon that is there, else starts one for as long as the tests run. Where an image
-# registry answers, the official images are used; else Redis, HAProxy and Prometheus come from
-# Debian's packages, and the base of our image from debootstrap. With --if-possible, what the machine
+# registry answers, the official images are used; else Redis, HAProxy, Prometheus and redis_exporter
+# come from Debian's packages, and the base of our image from debootstrap. With --if-possible, what the machine
 # lacks is no failure, but said. What takes long is kept in $CACHE.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -98,7 +98,7 @@ build() {
 }
 
 build_others() {
-  for service in redis haproxy prometheus; do
+  for service in redis haproxy prometheus redis-exporter; do
     build --target=$service --tag=certstream-test/$service \
       --file=tests/deploy/images.Dockerfile tests/deploy || return 1
   done
@@ -126,6 +126,7 @@ if ! registry_answers; then
   build_others || cannot "Debian's packages cannot be had"
   export REDIS_IMAGE=certstream-test/redis HAPROXY_IMAGE=certstream-test/haproxy
   export PROMETHEUS_IMAGE=certstream-test/prometheus GRAFANA_IMAGE=certstream-test/prometheus
+  export REDIS_EXPORTER_IMAGE=certstream-test/redis-exporter
 fi
 
 say "building the image"

@@ -95,13 +95,23 @@ async def complete(stack: Stack) -> list[ground_truth.TruthEntry]:
 
 
 async def test_prometheus_finds_every_process(stack: Stack) -> None:
-    processes = {"certstream-gateway": GATEWAYS, "certstream-ingestor": 2, "balancer": 1}
+    processes = {
+        "certstream-gateway": GATEWAYS,
+        "certstream-ingestor": 2,
+        "balancer": 1,
+        "redis": 1,
+    }
     for job, number in processes.items():
 
         async def all_up(job: str = job, number: int = number) -> bool:
             return await query(stack, f'up{{job="{job}"}}') == [1.0] * number
 
         await until(all_up, f"Prometheus scrapes {job}", 60)
+
+    async def redis_answers() -> bool:
+        return await query(stack, "redis_up") == [1.0]
+
+    await until(redis_answers, "redis_exporter knows the password of Redis", 60)
 
 
 async def test_a_client_is_who_the_balancer_says_not_who_it_says_itself(stack: Stack) -> None:
