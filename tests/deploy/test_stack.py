@@ -32,7 +32,9 @@ KINDS: Sequence[tuple[str, MessageForm, int]] = (
     ("http", "domains", 20),
 )
 CLIENTS = 200
-AWAY = 2.0  # seconds that an update may keep a client away
+MAX_AWAY_SECS = 20.0
+"""Far below the time-outs of a client whose gateway is gone. Not a measure of speed, as other work
+may keep the machine busy."""
 MUCH = 4000  # letters of a verdict about 200 clients
 OURS = ("ingestor", "gateway", "simlog")
 MOUNTED = {"/run/certstream", "/etc/certstream"}
@@ -219,7 +221,7 @@ async def test_an_update_replaces_every_gateway_and_no_client_is_refused(stack: 
         await until(lambda: all(each.connections > 1 for each in visitors), "all came back", 30)
     failures = [failure for each in visitors for failure in each.failures]
     assert not failures, f"{len(failures)} failures:\n" + "\n".join(failures)[:MUCH]
-    assert max(each.away for each in visitors) < AWAY
+    assert max(each.away for each in visitors) < MAX_AWAY_SECS
     after = set(stack.containers("gateway"))
     assert len(after) == len(before)
     assert not after & before
