@@ -30,8 +30,8 @@ from gateway.clients.replay import Replayer
 from gateway.clients.stall_timeout import close_stalled_clients
 from gateway.cluster_snapshot import SnapshotCache
 from gateway.config import Settings, settings_of
+from gateway.delivery.channel import Flusher
 from gateway.delivery.consumer import consume_streams
-from gateway.delivery.flusher import Flusher
 from gateway.delivery.history import HistoryReader
 from gateway.endpoints.cert import Certificates
 from gateway.endpoints.router import Router
@@ -164,7 +164,9 @@ async def _serve(
             sight, name, own_address, own_metrics, follower, service, faults, door.refused
         )
         certificates = Certificates(primary, replica, keys)
-        listed = table(service, machine, sight, certificates, lambda: door.policy)
+        listed = table(
+            service, machine.metrics, machine.health, sight, certificates, lambda: door.policy
+        )
         routes = Router(service, listed)
         reload = Reload(service, follower, door)
         listener = Listener(
@@ -181,9 +183,9 @@ async def _serve(
         url = url_of(listening, "https" if certificate else "http")
         supervised: dict[TaskName, Callable[[], Awaitable[None]]] = {
             "fanout": fanout.run,
-            "websockets": service.websockets.run,
-            "events": service.events.run,
-            "stalled": partial(close_stalled_clients, service),
+            "websockets": service.clients.websocket_timers.run,
+            "events": service.clients.sse_timers.run,
+            "stalled": partial(close_stalled_clients, service.clients, settings.client_timeout),
             "rates": door.rates.run,
             "connections": door.connections.run,
             "announce": partial(

@@ -2,22 +2,18 @@
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
+from certbus.ids import Cursor
+from gateway.clients.base import Client, ClientRegistry
 from gateway.config import Settings
 from gateway.delivery.channel import Channel
 from gateway.delivery.compression import DEFLATED
 from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
 from gateway.delivery.ring_buffer import Ring
+from gateway.error_log import ErrorLog
 from gateway.metrics import Metrics
-from gateway.server.error_log import ErrorLog
-from gateway.timer_wheel import TimerWheel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from certbus.ids import Cursor
-    from gateway.clients.base import Client
 
 
 class Closable(Protocol):
@@ -36,86 +32,76 @@ class Closable(Protocol):
 
 
 class Hub:
-    """The rings, the lanes that lead from them, and the clients' heartbeats.
+    """The rings, their channels, and the connections of a gateway.
 
     Args:
-        settings: what is offered, limits and intervals.
-        replay: given a client that the ring cannot serve, and what it has already.
-        meter: measures what they do.
+        settings: the streams and encodings to offer, limits and intervals.
+        replay: starts to serve a client from Redis, given the cursor that it has.
+        metrics: of this gateway.
 
     Attributes:
-        meter: measures what they do.
-        settings: what is offered, limits and intervals.
+        settings: as they are now; `apply_settings` alone replaces them.
         rings: by stream.
-        lanes: by stream and form.
-        websockets: beats for WebSocket clients.
-        events: beats for SSE clients.
-        errors: that nobody foresaw, each of one connection.
-        numbers: of connections, for the log.
-        waiting: connections that are not clients yet.
-        paused: clients whose transport takes no more for now.
-        deserted: set while no client is being closed.
+        channels: by stream and encoding.
+        clients: what WebSocket and SSE clients share.
+        errors: unexpected errors, each of one connection.
+        connection_ids: numbers connections for the log.
+        pending_connections: connections without a stream; they add and remove themselves.
     """
 
     def __init__(
-        self, settings: Settings, replay: "Callable[[Client, Cursor], None]", meter: Metrics
+        self, settings: Settings, replay: Callable[[Client, Cursor], None], metrics: Metrics
     ) -> None:
         self.rings: dict[str, Ring] = {}
-        self.channels: dict[tuple[str, Encoding], Channel] = {}
-        self._replay = replay
-        self.metrics = meter
+        self.channels: dict[tuple[str, Encoding], Channel[Client]] = {}
+        self.metrics = metrics
         self.apply_settings(settings)
         self.errors = ErrorLog()
-        self.websockets = TimerWheel(settings.heartbeat, self.errors)
-        self.events = TimerWheel(settings.comment, self.errors)
+        self.clients = ClientRegistry(settings, replay, self.errors)
         self.connection_ids = itertools.count(1)
         self.pending_connections: set[Closable] = set()
-        self.paused: set[Client] = set()
-        self.all_closed = asyncio.Event()
-        self.all_closed.set()
-        self.closing: set[Client] = set()
 
-    def apply_settings(self, settings: Settings) -> list[Channel]:
-        """Offer from now on what `settings` say. Limits and intervals stay as they were.
+    def apply_settings(self, settings: Settings) -> list[Channel[Client]]:
+        """Offer the streams and encodings of `settings`. Limits and intervals do not change.
 
         Returns:
-            Lanes of streams that are not offered any more; their clients get nothing new.
+            Channels of streams that are no longer offered; their clients receive nothing new.
         """
         self.settings = settings
-        gone = [
-            lane for (stream, _), lane in self.channels.items() if stream not in settings.streams
+        removed = [
+            channel
+            for (stream, _), channel in self.channels.items()
+            if stream not in settings.streams
         ]
-        for lane in gone:
-            self.rings.pop(lane.ring.stream, None)
-            del self.channels[lane.ring.stream, lane.encoding]
-        forms = (WEBSOCKET, SSE, *((DEFLATED,) if settings.websocket_compression else ()))
+        for channel in removed:
+            self.rings.pop(channel.ring.stream, None)
+            del self.channels[channel.ring.stream, channel.encoding]
+        encodings = (WEBSOCKET, SSE, *((DEFLATED,) if settings.websocket_compression else ()))
         for stream in settings.streams:
             ring = self.rings.setdefault(stream, Ring(stream, settings.ring_bytes))
-            for form in forms:
-                if (stream, form) not in self.channels:
-                    self.channels[stream, form] = Channel(ring, form, self._replay, self.metrics)
-        return gone
+            for encoding in encodings:
+                if (stream, encoding) not in self.channels:
+                    self.channels[stream, encoding] = Channel(ring, encoding, self.metrics)
+        return removed
 
     @property
     def is_answering(self) -> bool:
-        """Whether an answer is being made."""
+        """Whether a connection waits for an answer of this gateway."""
         return any(connection.is_answering for connection in self.pending_connections)
 
-    def cut_off(self) -> int:
-        """End all connections that are being closed, or have no stream, at once; say how many."""
-        transports = [client.transport for client in self.closing]
+    def stream_ages(self) -> Mapping[str, float]:
+        """Return the age of the newest batch of each stream, in seconds."""
+        return {
+            stream: self.metrics.stream_age(
+                stream, None if ring.newest is None else ring.head.cursor.entry
+            )
+            for stream, ring in self.rings.items()
+        }
+
+    def abort_connections(self) -> int:
+        """Abort the connections that are closing or have no stream; return how many."""
+        transports = [client.transport for client in self.clients.closing]
         transports += [connection.transport for connection in self.pending_connections]
         for transport in transports:
             transport.abort()
         return len(transports)
-
-    def leaving(self, client: "Client") -> None:
-        """Note that a client is being closed."""
-        self.closing.add(client)
-        self.all_closed.clear()
-
-    def closed(self, client: "Client") -> None:
-        """Note that a client has gone."""
-        self.closing.discard(client)
-        if not self.closing:
-            self.all_closed.set()

@@ -4,7 +4,6 @@ Nothing here is done for each message or each client: what costs is done once a 
 """
 
 import time
-from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -12,7 +11,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from certbus.cluster_health import Faults
 from certbus.ids import EntryId
 from certbus.streams.events import FORGOTTEN, NOT_RETAINED_REASON, EpochChanged, Gap, Rewind
-from gateway.delivery.ring_buffer import Ring
 
 PREFIX = "certstream_gateway"
 
@@ -118,21 +116,18 @@ class Metrics:
         self._redis_lag.set(_age(entry))
         self._arrived[stream] = time.monotonic()
 
-    def ages(self, rings: Mapping[str, Ring]) -> dict[str, float]:
-        """The age of the newest batch of each stream, in seconds.
+    def stream_age(self, stream: str, newest: EntryId | None) -> float:
+        """Return the age of the newest batch of a stream, in seconds.
 
-        At least as old as it has been here, so that a clock of Redis that was ahead does not hide
-        a stream that brings nothing. A stream that has brought nothing yet is as old as this
-        process.
+        A batch is at least as old as its time in this process: a clock of Redis that is ahead does
+        not hide a stream without new batches. Without a batch, the age is that of this process.
+
+        Args:
+            stream: its name.
+            newest: id of the newest batch in memory.
         """
-        now, here = time.time(), time.monotonic()
-        return {
-            stream: max(
-                here - self._arrived.get(stream, self._started),
-                0.0 if ring.newest is None else now - ring.head.cursor.entry.ms / 1000,
-            )
-            for stream, ring in rings.items()
-        }
+        here = time.monotonic() - self._arrived.get(stream, self._started)
+        return max(here, 0.0 if newest is None else time.time() - newest.ms / 1000)
 
     def observe_delivery(self, entry: EntryId) -> None:
         """Everything up to this batch was written to all clients of a lane."""

@@ -69,7 +69,7 @@ class Reload(msgspec.Struct, frozen=True):
             log.info("clients that may not stay were closed", clients=closed)
 
     def _unwanted(
-        self, gone: list[Channel], settings: Settings
+        self, gone: list[Channel[Client]], settings: Settings
     ) -> Iterator[tuple[Client, int, str]]:
         """Clients that have to go, each with the code and the reason it is told."""
         for lane in (*gone, *self.service.channels.values()):

@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import Final, Protocol
 
-from gateway.server.error_log import ErrorLog
+from gateway.error_log import ErrorLog
 
 TICK: Final = 0.25
 """Seconds between two spokes."""

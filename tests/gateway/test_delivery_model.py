@@ -20,9 +20,9 @@ from certbus.streams.reader import StreamReader
 from gateway.clients.replay import Replayer
 from gateway.clients.sse import SSEClient
 from gateway.config import Settings
+from gateway.delivery.channel import Flusher
 from gateway.delivery.consumer import consume_streams
 from gateway.delivery.encoding import SSE
-from gateway.delivery.flusher import Flusher
 from gateway.delivery.history import HistoryReader
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -89,7 +89,7 @@ class Reader:
             self.owed_from = published
         self._transport = Transport()
         lane = gateway.service.channels[STREAM, SSE]
-        self._client = SSEClient(gateway.service, lane, self._transport)
+        self._client = SSEClient(gateway.service.clients, lane, self._transport)
         self._client.attach(None if self.cursor is None else parse_cursor(self.cursor))
 
     def pause(self) -> None:

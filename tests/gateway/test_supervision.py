@@ -63,7 +63,7 @@ class TestSupervise:
         assert cancelled.is_set()
 
 
-@pytest.mark.parametrize("task", ["watch", "announce"])
+@pytest.mark.parametrize("task", ["close_stalled_clients", "register"])
 async def test_a_gateway_lives_on_when_a_task_fails(
     start: Start, press: Press, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
@@ -85,7 +85,7 @@ async def test_a_gateway_lives_on_when_a_task_fails(
         await press.print(3)
         assert serials(await certificates(client, 3)) == [0, 1, 2]
     _, body = await ask(path, "GET /metrics")
-    name = {"watch": "stalled", "announce": "announce"}[task]
+    name = {"close_stalled_clients": "stalled", "register": "announce"}[task]
     assert f'certstream_gateway_task_failures_total{{task="{name}"}} 2.0'.encode() in body
     assert not gateway.task.done()
 
@@ -133,7 +133,7 @@ async def test_a_client_that_cannot_be_written_to_is_ended_alone(
         join(client, cursor)
         joined.append(client)
 
-    monkeypatch.setattr(WebSocketClient, "join", joining)
+    monkeypatch.setattr(WebSocketClient, "attach", joining)
     gateway = await (await start()).following()
     async with websocket(gateway.ws + "/") as doomed, websocket(gateway.ws + "/") as healthy:
         await until(lambda: len(joined) == 2, "two clients")
@@ -143,7 +143,7 @@ async def test_a_client_that_cannot_be_written_to_is_ended_alone(
         with pytest.raises(ConnectionClosed):
             async with asyncio.timeout(20):
                 await doomed.recv()
-        assert joined[0].hub.errors.count == 1
+        assert joined[0].registry.errors.count == 1
         await press.print(2)
         assert serials(await certificates(healthy, 2)) == [2, 3]
     assert not gateway.task.done()

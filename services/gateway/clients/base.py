@@ -1,10 +1,10 @@
-"""What WebSocket and SSE clients have in common: a place in a ring, and flow control.
+"""What WebSocket and SSE clients have in common: a ring position and flow control.
 
-A client is *live* while its transport takes what it is given: then flushes write to it. The
-transport's high-water mark is one byte, so it says `pause_writing` as soon as the kernel takes no
-more, holding only the rest of one shared write. Until `resume_writing` the client is left alone;
-then it is pumped from the ring at its own pace until it has everything, and is live again. What
-the ring does not hold, a replay serves from Redis.
+A client is *ready* while its transport accepts data: flushes of its channel write to it. The
+transport's high-water mark is one byte, so it calls `pause_writing` as soon as the kernel's send
+buffer is full, and holds only the rest of one shared write. After `resume_writing` the client
+reads the ring at its own pace until it has everything, and is ready again. A client that fell
+behind the ring starts a replay, which serves it from Redis until the ring can.
 """
 
 import asyncio
@@ -14,31 +14,79 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from certbus.ids import FIRST_ID, Cursor, parse_entry_id
-from gateway.delivery.channel import WRITE_BYTES, Channel
+from gateway.config import Settings
+from gateway.delivery.channel import MAX_WRITE_BYTES, Channel
 from gateway.delivery.ring_buffer import BehindRing, RingPosition
-from gateway.hub import Hub
+from gateway.error_log import ErrorLog
+from gateway.timer_wheel import TimerWheel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.admission.controller import ConnectionSlot
 
 log = structlog.get_logger(__name__)
 
 _CLOSED: Final = RingPosition(1 << 62, Cursor(parse_entry_id(FIRST_ID), None), 0)
-"""Where clients are that have left: behind everything."""
+"""Sentinel position of disconnected clients."""
+
+
+class ClientRegistry:
+    """What all clients of a gateway share. Clients add and remove themselves.
+
+    Args:
+        settings: the intervals; later changes of them have no effect.
+        replay: starts to serve a client from Redis, given the cursor that it has.
+        errors: counts and logs unexpected errors.
+
+    Attributes:
+        close_timeout_secs: from the start of a closing handshake to the end of the connection.
+        websocket_timers: tick each WebSocket client once per heartbeat interval.
+        sse_timers: tick each SSE client once per comment interval.
+        paused: clients with a full send buffer.
+        closing: clients in a closing handshake.
+        all_closed: set while `closing` is empty.
+    """
+
+    def __init__(
+        self, settings: Settings, replay: "Callable[[Client, Cursor], None]", errors: ErrorLog
+    ) -> None:
+        self.start_replay = replay
+        self.errors = errors
+        self.close_timeout_secs = settings.close_timeout
+        self.websocket_timers = TimerWheel(settings.heartbeat, errors)
+        self.sse_timers = TimerWheel(settings.comment, errors)
+        self.paused: set[Client] = set()
+        self.closing: set[Client] = set()
+        self.all_closed = asyncio.Event()
+        self.all_closed.set()
+
+    def mark_closing(self, client: "Client") -> None:
+        """Add a client to `closing`."""
+        self.closing.add(client)
+        self.all_closed.clear()
+
+    def mark_closed(self, client: "Client") -> None:
+        """Remove a client from `closing`."""
+        self.closing.discard(client)
+        if not self.closing:
+            self.all_closed.set()
 
 
 class Client(asyncio.Protocol, ABC):
-    """One client of one lane. Subclasses are protocols of a transport.
+    """One client of one channel. Subclasses are protocols of a transport.
+
+    Args:
+        registry: what it shares with all other clients.
+        channel: the stream and encoding that it reads.
+        transport: of its connection; the high-water mark is one byte.
 
     Attributes:
-        service: what it shares with all others.
-        lane: what it reads.
-        transport: where its bytes go; its high-water mark is one byte.
-        at: everything before this place has been written.
-        paused: whether the transport takes no more for now.
-        number: of its connection, for the log.
-        spoke: of the heartbeat's wheel.
-        ticket: with which it was let in; given back when it has gone.
+        position: everything before it has been written. The flusher and the replay write it, too.
+        paused: whether the send buffer is full.
+        connection_id: for the log.
+        timer_slot: of the timer wheel, which alone writes it.
+        ticket: of admission; released when the connection ends.
     """
 
     __slots__ = (
@@ -46,36 +94,38 @@ class Client(asyncio.Protocol, ABC):
         "_replaying",
         "channel",
         "connection_id",
-        "hub",
         "paused",
         "position",
+        "registry",
         "ticket",
         "timer_slot",
         "transport",
     )
 
-    def __init__(self, service: Hub, lane: Channel, transport: asyncio.Transport) -> None:
-        self.hub = service
-        self.channel = lane
+    def __init__(
+        self, registry: ClientRegistry, channel: "Channel[Client]", transport: asyncio.Transport
+    ) -> None:
+        self.registry = registry
+        self.channel = channel
         self.transport = transport
-        self.position = lane.ring.head
+        self.position = channel.ring.head
         self.paused = False
         self.timer_slot = 0
         self.connection_id = 0
         self.ticket: ConnectionSlot | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
-        self._replaying = False  # a replay writes to it; nobody else may meanwhile
+        self._replaying = False  # while a replay runs, nothing else writes messages
 
     @property
     def closed(self) -> bool:
-        """Whether it has left."""
+        """Whether the client has left its channel."""
         return self.position is _CLOSED
 
     def attach(self, cursor: Cursor | None) -> None:
-        """Begin to read.
+        """Subscribe to the channel.
 
         Args:
-            cursor: what it has already; None for what comes from now on.
+            cursor: the last message that the client has; None for messages from now on.
         """
         self.channel.clients.add(self)
         if self.transport.get_write_buffer_size():
@@ -86,78 +136,74 @@ class Client(asyncio.Protocol, ABC):
             self._start_replay(cursor)
 
     def resume(self, cursor: Cursor) -> bool:
-        """Go on from the ring, if it holds everything behind `cursor`."""
-        lane = self.channel
-        if cursor.entry > lane.ring.head.cursor.entry:
-            return False  # of a gateway that is ahead, or of none: Redis knows
+        """Continue from the ring; return False if it does not hold everything after `cursor`."""
+        channel = self.channel
+        if cursor.entry > channel.ring.head.cursor.entry:
+            return False  # of a gateway that is ahead, or of none: Redis decides
         try:
-            data, place, messages = lane.ring.read_from_cursor(cursor, lane.encoding)
+            data, position, messages = channel.ring.read_from_cursor(cursor, channel.encoding)
         except BehindRing:
             return False
         self._replaying = False
-        self.send(data, place, messages)
+        self.send(data, position, messages)
         self.flush()
         return True
 
-    def continue_live(self, place: RingPosition) -> None:
-        """Go on from a place in the ring."""
+    def continue_live(self, position: RingPosition) -> None:
+        """Continue from a position of the ring."""
         self._replaying = False
-        self.position = place
+        self.position = position
         self.flush()
 
     def send_notice(self, notice: bytes) -> None:
         """Write a message that has no id."""
         self.transport.write(self.channel.encoding.notice(notice))
 
-    def send(self, data: bytes, place: RingPosition, messages: int) -> bool:
-        """Write what leads to a place.
+    def send(self, data: bytes, position: RingPosition, messages: int) -> bool:
+        """Write messages and advance.
 
         Args:
-            data: messages, encoded.
-            place: behind them.
-            messages: how many they are.
+            data: the messages, encoded.
+            position: after them.
+            messages: their number.
 
         Returns:
-            Whether the transport takes more.
+            Whether the transport accepts more.
         """
-        lane = self.channel
-        lane.sent += messages
-        lane.sent_bytes += len(data)
-        self.position = place
+        channel = self.channel
+        channel.sent += messages
+        channel.sent_bytes += len(data)
+        self.position = position
         self.transport.write(data)
         return not self.paused
 
     def detach(self) -> None:
-        """Read no more."""
+        """Unsubscribe."""
         self.position = _CLOSED
         self.channel.clients.discard(self)
         self.channel.ready.discard(self)
-        self.hub.paused.discard(self)
+        self.registry.paused.discard(self)
         self._wake()
 
     def flush(self) -> None:
-        """Write what this client does not have yet, as much as it takes."""
+        """Write what follows `position`, until the transport accepts no more."""
         if self.paused or self.closed or self._replaying:
             return
-        lane = self.channel
+        channel = self.channel
         try:
-            data, place = lane.ring.read(self.position, lane.encoding, WRITE_BYTES)
+            data, position = channel.ring.read(self.position, channel.encoding, MAX_WRITE_BYTES)
         except BehindRing:
             self._start_replay(self.position.cursor)
             return
-        if not self.send(data, place, place.total - self.position.total):
+        if not self.send(data, position, position.total - self.position.total):
             return
-        if place.number == lane.ring.head.number:
-            lane.ready.add(self)
-        else:  # the others have a turn before the next piece
+        if position.number == channel.ring.head.number:
+            channel.ready.add(self)
+        else:  # the event loop serves other connections before the next write
             asyncio.get_running_loop().call_soon(self.flush)
 
     async def writable(self) -> bool:
-        """Wait until the transport takes more.
-
-        Returns:
-            False if the client has left.
-        """
+        """Wait until the transport accepts more; return False if the client has left."""
         if self.paused and not self.closed:
             self._drain_waiter = asyncio.get_running_loop().create_future()
             await self._drain_waiter
@@ -165,11 +211,15 @@ class Client(asyncio.Protocol, ABC):
 
     @abstractmethod
     def tick(self, now: int) -> None:
-        """Send a sign of life."""
+        """Send a heartbeat.
+
+        Args:
+            now: Unix time in seconds.
+        """
 
     @abstractmethod
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye.
+        """Unsubscribe and close the connection.
 
         Args:
             code: of the WebSocket closing handshake.
@@ -177,47 +227,47 @@ class Client(asyncio.Protocol, ABC):
         """
 
     def pause_writing(self) -> None:
-        """The kernel takes no more: leave this client alone."""
+        """Stop writing: the send buffer is full."""
         self.paused = True
         self.channel.ready.discard(self)
         if not self.closed:
-            self.hub.paused.add(self)
+            self.registry.paused.add(self)
 
     def resume_writing(self) -> None:
-        """Everything written has gone: go on at this client's own pace."""
+        """Continue writing: the send buffer is empty."""
         self.paused = False
-        self.hub.paused.discard(self)
+        self.registry.paused.discard(self)
         self._wake()
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The client has gone."""
+        """Unsubscribe and release the admission ticket."""
         log.debug("client gone", connection=self.connection_id, stream=self.channel.ring.stream)
         self.detach()
-        self.hub.closed(self)
+        self.registry.mark_closed(self)
         if self.ticket is not None:
             self.ticket.release()
 
     def fail(self, error: BaseException) -> None:
-        """End this client, and no other, after an error that nobody foresaw."""
-        self.hub.errors.report(error, connection=self.connection_id)
+        """Abort this client alone after an unexpected error."""
+        self.registry.errors.report(error, connection=self.connection_id)
         self.channel.ready.discard(self)
         self.transport.abort()
 
-    def _cut_off_later(self) -> None:
-        """Do not wait for ever for a client that does not take or answer what was written."""
-        self.hub.leaving(self)
-        timeout = self.hub.settings.close_timeout
+    def _abort_later(self) -> None:
+        """Abort the connection if the client does not end it within the close timeout."""
+        self.registry.mark_closing(self)
+        timeout = self.registry.close_timeout_secs
         asyncio.get_running_loop().call_later(timeout, self.transport.abort)
 
     def _start_replay(self, cursor: Cursor) -> None:
-        """Have a replay serve this client until the ring can: one at a time, whatever happens."""
+        """Have a replay serve this client until the ring can; one replay runs at a time."""
         self._replaying = True
         self.channel.ready.discard(self)
-        self.channel.replay(self, cursor)
+        self.registry.start_replay(self, cursor)
 
     def _wake(self) -> None:
-        """Let go on who waits in `writable`, if anyone does."""
-        drained, self._drain_waiter = self._drain_waiter, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
+        """Resume the task that waits in `writable`, if there is one."""
+        waiter, self._drain_waiter = self._drain_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

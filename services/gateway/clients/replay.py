@@ -27,7 +27,7 @@ from certbus.streams.continuity import (
 from certbus.streams.reader import Malformed, read_head
 from gateway.clients.base import Client
 from gateway.delivery import gap_messages
-from gateway.delivery.channel import WRITE_BYTES
+from gateway.delivery.channel import MAX_WRITE_BYTES
 from gateway.delivery.history import HistoryPage, HistoryReader
 from gateway.delivery.ring_buffer import BehindRing, RingPosition
 from gateway.delivery.shared_read import SharedRead
@@ -190,7 +190,7 @@ class _ClientReplay:
         self._pay(str(_next_of(piece, at) or at.cursor.entry))
         if not data:
             begin = at
-            data, at = ring.read(begin, form, WRITE_BYTES)
+            data, at = ring.read(begin, form, MAX_WRITE_BYTES)
             messages = at.total - begin.total
         if data:
             client.send(data, at, messages)

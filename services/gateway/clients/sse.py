@@ -4,10 +4,8 @@ import asyncio
 from typing import Final
 
 from certbus.ids import Cursor
-from gateway.clients.base import Client
-from gateway.clients.heartbeat import COMMENT
+from gateway.clients.base import Client, ClientRegistry
 from gateway.delivery.channel import Channel
-from gateway.hub import Hub
 
 # Ended by closing (RFC 9112 section 6.3, rule 8): so that all clients can be sent the same bytes,
 # whichever version of HTTP they speak.
@@ -21,6 +19,9 @@ HEAD: Final = (
     b"\r\n"
 )
 
+_COMMENT: Final = b":\n\n"
+"""A comment line, which clients ignore."""
+
 _MAX_CHATTER: Final = 64 * 1024  # bytes in one beat from a client that has nothing to say
 
 
@@ -29,19 +30,21 @@ class SSEClient(Client):
 
     __slots__ = ("_chatter",)
 
-    def __init__(self, service: Hub, lane: Channel, transport: asyncio.Transport) -> None:
-        super().__init__(service, lane, transport)
+    def __init__(
+        self, registry: ClientRegistry, channel: Channel[Client], transport: asyncio.Transport
+    ) -> None:
+        super().__init__(registry, channel, transport)
         self._chatter = 0
 
     def attach(self, cursor: Cursor | None) -> None:
         """Begin to read, and to be kept alive."""
         self.transport.write(HEAD)
-        self.hub.events.add(self)
+        self.registry.sse_timers.add(self)
         super().attach(cursor)
 
     def detach(self) -> None:
         """Read no more."""
-        self.hub.events.discard(self)
+        self.registry.sse_timers.discard(self)
         super().detach()
 
     def data_received(self, data: bytes) -> None:
@@ -54,7 +57,7 @@ class SSEClient(Client):
         """Send a comment line, so that nothing on the way takes the connection for dead."""
         self._chatter = 0
         if not self.paused:
-            self.transport.write(COMMENT)
+            self.transport.write(_COMMENT)
 
     def close(self, code: int, reason: str) -> None:
         """End the response; the client comes again with its Last-Event-ID.
@@ -66,4 +69,4 @@ class SSEClient(Client):
         self.detach()
         self.transport.write(b": %d %b\n\n" % (code, reason.encode()))
         self.transport.close()
-        self._cut_off_later()
+        self._abort_later()

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 import structlog
 
+from gateway.clients.base import Client, ClientRegistry
 from gateway.delivery.ring_buffer import RingPosition
-from gateway.hub import Hub
 
 if TYPE_CHECKING:
     import socket
-
-    from gateway.clients.base import Client
 
 log = structlog.get_logger(__name__)
 
@@ -50,28 +48,31 @@ class _Window(msgspec.Struct, frozen=True):
     left: int
 
 
-async def close_stalled_clients(service: Hub) -> None:
-    """Close clients that read too slowly, until cancelled."""
-    timeout = service.settings.client_timeout
+async def close_stalled_clients(registry: ClientRegistry, timeout_secs: float) -> None:
+    """Close clients that read too slowly, until cancelled.
+
+    Args:
+        registry: of the clients.
+        timeout_secs: time over which the rate of a client is measured.
+    """
     clock = asyncio.get_running_loop().time
     windows: dict[Client, _Window] = {}
     while True:
-        await asyncio.sleep(timeout / _LOOKS)
+        await asyncio.sleep(timeout_secs / _LOOKS)
         now = clock()
         before, windows = windows, {}
-        for client in tuple(service.paused):
+        for client in tuple(registry.paused):
             left = unacknowledged_bytes(client.transport)
             window = before.get(client)
             if window is None or window.place is not client.position:
                 windows[client] = _Window(now, client.position, left)
-            elif now - window.since < timeout:
+            elif now - window.since < timeout_secs:
                 windows[client] = window
-            elif (taken := window.left - left) >= SLOWEST * timeout:
+            elif (taken := window.left - left) >= SLOWEST * timeout_secs:
                 windows[client] = _Window(now, client.position, left)
             else:
-                reason = (
-                    f"read {taken} bytes in {timeout:g} s; resume with ?cursor={client.position}"
-                )
+                reason = f"client too slow: read {taken} bytes in {timeout_secs:g} s"
+                reason = f"{reason}; resume with ?cursor={client.position}"
                 log.debug("slow client closed", connection=client.connection_id, reason=reason)
                 client.close(_POLICY_VIOLATION, reason)
 

@@ -8,6 +8,7 @@ handshake keeps the request and needs 4.2.
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from websockets.datastructures import Headers
@@ -18,17 +19,18 @@ from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
 from websockets.server import ServerProtocol
 
 from certbus.ids import Cursor
-from gateway.clients.base import Client
-from gateway.clients.heartbeat import heartbeat_frame
+from gateway.clients.base import Client, ClientRegistry
 from gateway.delivery.channel import Channel
 from gateway.delivery.compression import SharedDeflate
-from gateway.hub import Hub
+from gateway.delivery.encoding import websocket_frame
 
 _MAX_MESSAGE: Final = 4096  # bytes; clients have nothing to say
 _BITE: Final = 4096  # bytes parsed before frames are counted
 _MAX_FRAMES: Final = 600  # in one beat of the heart
 _MAX_UNANSWERED: Final = 2  # pings
 _MAX_REASON: Final = 123  # bytes (RFC 6455 section 5.5)
+
+_PING: Final = b"\x89\x00"  # without data (RFC 6455 section 5.5.2)
 
 _VERSION: Final = "Sec-WebSocket-Version"
 _SUPPORTED: Final = "13"
@@ -67,13 +69,23 @@ def _is_empty_list(name: str, value: str) -> bool:
     return name in _LISTS and not value.strip(" \t,")
 
 
+@lru_cache(maxsize=1)
+def heartbeat_frames(now: int) -> bytes:
+    """Encode a heartbeat message and a ping, once for the clients of one second.
+
+    Args:
+        now: Unix time in seconds.
+    """
+    return websocket_frame(b'{"message_type":"heartbeat","timestamp":%d}' % now) + _PING
+
+
 class WebSocketClient(Client):
     """Sends text frames; reads pings, pongs and the closing handshake.
 
     Args:
-        service: what it shares with all others.
-        lane: what it reads.
-        transport: where its bytes go.
+        registry: what it shares with all other clients.
+        channel: the stream and encoding that it reads.
+        transport: of its connection.
         extensions: that decode what it sends.
     """
 
@@ -81,12 +93,12 @@ class WebSocketClient(Client):
 
     def __init__(
         self,
-        service: Hub,
-        lane: Channel,
+        registry: ClientRegistry,
+        channel: Channel[Client],
         transport: asyncio.Transport,
         extensions: Sequence[Extension] = (),
     ) -> None:
-        super().__init__(service, lane, transport)
+        super().__init__(registry, channel, transport)
         self._protocol = Protocol(SERVER, state=OPEN, max_size=_MAX_MESSAGE, logger=_logger)
         self._protocol.extensions.extend(extensions)
         self._held: bytes | None = None
@@ -95,12 +107,12 @@ class WebSocketClient(Client):
 
     def attach(self, cursor: Cursor | None) -> None:
         """Begin to read, and to be kept alive."""
-        self.hub.websockets.add(self)
+        self.registry.websocket_timers.add(self)
         super().attach(cursor)
 
     def detach(self) -> None:
         """Read no more."""
-        self.hub.websockets.discard(self)
+        self.registry.websocket_timers.discard(self)
         super().detach()
 
     def data_received(self, data: bytes) -> None:
@@ -114,7 +126,7 @@ class WebSocketClient(Client):
                     self.close(CloseCode.POLICY_VIOLATION, "too many frames")
                     return
         except Exception as error:  # noqa: BLE001
-            self.hub.errors.report(error, connection=self.connection_id)
+            self.registry.errors.report(error, connection=self.connection_id)
             self.transport.abort()
 
     def eof_received(self) -> None:
@@ -133,7 +145,7 @@ class WebSocketClient(Client):
             self.transport.abort()
             return
         self._unanswered += 1
-        self.transport.write(heartbeat_frame(now))
+        self.transport.write(heartbeat_frames(now))
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; a client that does not answer is cut off."""
@@ -142,7 +154,7 @@ class WebSocketClient(Client):
         self.detach()
         self._protocol.send_close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
         self.transport.write(b"".join(self._protocol.data_to_send()))
-        self._cut_off_later()
+        self._abort_later()
 
     def resume_writing(self) -> None:
         """Everything written has gone: send the pong that was due, and go on."""
@@ -173,4 +185,4 @@ class WebSocketClient(Client):
         self.detach()
         self.transport.write(b"".join(data))
         self.transport.close()
-        self._cut_off_later()
+        self._abort_later()

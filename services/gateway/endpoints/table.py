@@ -1,6 +1,6 @@
 """Every route of the public address: what the router goes by, and what is documented."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -29,7 +29,6 @@ from gateway.http.messages import (
 )
 from gateway.http.route import ParameterSpec, ResponseSpec, Route
 from gateway.hub import Hub
-from gateway.monitoring.host_metrics import HostMetrics
 
 _ID: Final = "[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?"
 _LAST: Final = {"type": "string", "pattern": f"^({_ID})?$"}
@@ -45,7 +44,8 @@ _AWAY: Final = ResponseSpec("Redis does not answer.", ErrorBody)
 
 def table(
     service: Hub,
-    machine: HostMetrics,
+    metrics: Callable[[], Awaitable[Response]],
+    health: Callable[[], Awaitable[Response]],
     sight: SnapshotCache,
     certificates: Certificates,
     policy: Callable[[], Policy],
@@ -54,7 +54,8 @@ def table(
 
     Args:
         service: has the rings, and the settings as they are now.
-        machine: asks the other gateways.
+        metrics: collects the metrics of all processes of this host.
+        health: evaluates the health of the whole service.
         sight: shows the directory.
         certificates: looks them up.
         policy: says who may ask.
@@ -157,7 +158,7 @@ def table(
         Route(
             "/health/deep",
             "Health of the whole service, with a code for each fault",
-            lambda _: DeferredResponse(machine.health),
+            lambda _: DeferredResponse(health),
             {
                 200: ResponseSpec("Healthy or degraded.", DeepHealth),
                 503: ResponseSpec("Unhealthy.", DeepHealth),
@@ -167,7 +168,7 @@ def table(
         Route(
             "/metrics",
             "Prometheus metrics of all processes of this host",
-            lambda _: DeferredResponse(machine.metrics),
+            lambda _: DeferredResponse(metrics),
             {200: ResponseSpec("Metrics.", media=("text/plain",))},
             switch="protocols.metrics",
         ),

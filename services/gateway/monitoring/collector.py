@@ -80,13 +80,15 @@ class GatewayCollector(Collector):
             "Age of the newest batch of the stream; of this process while it has none.",
             labels=["stream"],
         )
-        ages = service.metrics.ages(service.rings)
+        ages = service.stream_ages()
         for stream, held in service.rings.items():
             ring.add_metric([stream], held.size)
             age.add_metric([stream], ages[stream])
         yield from (clients, sent, size, ring, age)
         yield GaugeMetricFamily(
-            f"{PREFIX}_paused_clients", "Clients with a full send buffer.", len(service.paused)
+            f"{PREFIX}_paused_clients",
+            "Clients with a full send buffer.",
+            len(service.clients.paused),
         )
         yield GaugeMetricFamily(
             f"{PREFIX}_waiting_connections",

@@ -131,7 +131,7 @@ class HostMetrics:
             uptime=self._uptime,
             ages={
                 stream: age
-                for stream, age in self._service.metrics.ages(self._service.rings).items()
+                for stream, age in self._service.stream_ages().items()
                 if self._service.rings[stream].newest is not None
             },
         )

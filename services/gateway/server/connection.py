@@ -380,7 +380,7 @@ class HTTPConnection(asyncio.Protocol):
             self._become_websocket(received, outcome)
         else:
             lane = self._service.channels[outcome.stream, SSE]
-            self._become(SSEClient(self._service, lane, self._transport), outcome)
+            self._become(SSEClient(self._service.clients, lane, self._transport), outcome)
 
     def _peer(self) -> str:
         """The other end's address; nobody's if it has gone already."""
@@ -403,7 +403,7 @@ class HTTPConnection(asyncio.Protocol):
             return
         self._transport.write(response.serialize())
         lane = self._service.channels[subscription.stream, DEFLATED if extensions else WEBSOCKET]
-        client = WebSocketClient(self._service, lane, self._transport, extensions)
+        client = WebSocketClient(self._service.clients, lane, self._transport, extensions)
         early, _ = self._http.trailing_data
         self._become(client, subscription)
         if early:

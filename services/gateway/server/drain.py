@@ -51,10 +51,10 @@ async def drain(listener: Listener, service: Hub, code: int, reason: str) -> Non
         await asyncio.sleep(_STEP)
     with suppress(TimeoutError):
         async with asyncio.timeout_at(began + service.settings.stop_timeout):
-            await service.all_closed.wait()
+            await service.clients.all_closed.wait()
             while service.is_answering:  # noqa: ASYNC110 - no event for the end of a process alone
                 await asyncio.sleep(_STEP)
-    left = service.cut_off()
+    left = service.abort_connections()
     if left:
         log.warning("connections cut off that did not end in time", connections=left)
         await asyncio.sleep(0)  # so that their ends are counted

@@ -25,8 +25,8 @@ from certhttp.address import resolve
 from gateway.admission.client_identity import client_address, is_within
 from gateway.admission.policy import Policy
 from gateway.config import Settings
+from gateway.error_log import LogInterval
 from gateway.http.messages import Response, error_response, retry_after
-from gateway.server.error_log import LogInterval
 
 BACKLOG: Final = 4096
 _UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it

@@ -36,7 +36,7 @@ async def test_a_client_that_pauses_during_its_replay_is_not_replayed_twice() ->
     service.rings["lite"].append("2-0", "1-0", [b'{"n":2}'])
     lane = service.channels["lite", SSE]
     transport = Transport()
-    client = SSEClient(service, lane, transport)
+    client = SSEClient(service.clients, lane, transport)
 
     client.attach(Cursor(parse_entry_id("0-0"), None))
     assert len(replays) == 1

@@ -216,10 +216,10 @@ async def test_a_client_that_reads_nothing_is_closed_and_then_reset(
     async with await Raw.open(gateway.port) as stuck, websocket(gateway.ws + "/") as quick:
         await stuck.upgrade()
         stuck.read_nothing()
+        await until(partial(has_clients, gateway, press, 2))
         for _ in range(30):
             await press.print(20, padding=50_000)
         await certificates(quick, 600)
-        await until(partial(has_clients, gateway, press, 2))
         await until(partial(has_clients, gateway, press, 1))
         stuck.read_again()
         assert await stuck.ends()
@@ -234,9 +234,9 @@ async def test_a_closed_slow_client_that_reads_again_is_told_why_and_resumes(
     gateway = await (await start(settings)).following()
     async with await Raw.open(gateway.port) as stuck:
         await stuck.upgrade()
+        await until(partial(has_clients, gateway, press, 1))
         for _ in range(30):
             await press.print(20, padding=50_000)
-        await until(partial(has_clients, gateway, press, 1))
         await until(partial(has_clients, gateway, press, 0))
         count = 0
         while (frame := await stuck.frame())[0] != 8:
@@ -256,16 +256,16 @@ async def test_a_client_that_takes_a_byte_now_and_then_is_closed(
     looks = itertools.count()
     untaken = stall_timeout.unacknowledged_bytes
     monkeypatch.setattr(
-        stall_timeout, "untaken", lambda transport: untaken(transport) - next(looks)
+        stall_timeout, "unacknowledged_bytes", lambda transport: untaken(transport) - next(looks)
     )
     settings = Settings(client_timeout=1.0, close_timeout=0.5, stop_timeout=1)
     gateway = await (await start(settings)).following()
     async with await Raw.open(gateway.port) as stuck:
         await stuck.upgrade()
         stuck.read_nothing()
+        await until(partial(has_clients, gateway, press, 1))
         for _ in range(30):
             await press.print(20, padding=50_000)
-        await until(partial(has_clients, gateway, press, 1))
         await until(partial(has_clients, gateway, press, 0), "it is closed")
 
 

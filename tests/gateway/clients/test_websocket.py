@@ -134,7 +134,7 @@ async def test_half_a_frame_is_not_waited_for(start: Start) -> None:
             opcode, _ = await answering.frame()
 
 
-@pytest.mark.parametrize("method", ["_send", "beat"])
+@pytest.mark.parametrize("method", ["_send", "tick"])
 async def test_an_unexpected_error_ends_one_client_alone(
     start: Start, press: Press, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
