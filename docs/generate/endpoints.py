@@ -7,7 +7,8 @@ from docs.generate.tables import code, table
 from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.endpoints.table import table as routes
-from gateway.http.route import Route
+from gateway.http.errors import ErrorCode
+from gateway.http.route import ResponseSpec, Route
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 
@@ -34,4 +35,17 @@ def endpoints() -> str:
 
 def _replies(route: Route) -> str:
     replies = sorted(route.replies.items())
-    return "; ".join(f"{status} ({reply.about.rstrip('.')})" for status, reply in replies)
+    return "; ".join(
+        f"{status} ({': '.join([reply.about.rstrip('.'), *_codes(reply)])})"
+        for status, reply in replies
+    )
+
+
+def _codes(reply: ResponseSpec) -> list[str]:
+    return [", ".join(map(code, reply.codes))] if reply.codes else []
+
+
+def errors() -> str:
+    """Every code of an error response."""
+    rows = [[code(error), str(error.status), error.about] for error in ErrorCode]
+    return table(["code", "status", ""], rows)

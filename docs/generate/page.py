@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from docs.generate.commands import commands
-from docs.generate.endpoints import endpoints
+from docs.generate.endpoints import endpoints, errors
 from docs.generate.events import log_events
 from docs.generate.metrics import gateway_metrics, ingestor_metrics, label_values
 from docs.generate.redis import examples, keys
@@ -19,6 +19,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "items": items,
     "without effect": without_effect,
     "endpoints": endpoints,
+    "errors": errors,
     "gateway metrics": gateway_metrics,
     "ingestor metrics": ingestor_metrics,
     "label values": label_values,

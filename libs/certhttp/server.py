@@ -44,6 +44,22 @@ def json_response(status: int, value: object) -> Response:
     return Response(status, "application/json", msgspec.json.encode(value))
 
 
+_CODES: Final = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    431: "head_too_large",
+    500: "internal_error",
+    501: "not_implemented",
+}
+"""Status -> the code of an error: those of the gateway's public address."""
+
+
+def error_response(status: int, error: str) -> Response:
+    """Return an error in JSON, as the gateway's public address does."""
+    return json_response(status, {"error": error, "code": _CODES[status]})
+
+
 @asynccontextmanager
 async def serve(listening: socket.socket, pages: Mapping[str, Page]) -> AsyncIterator[None]:
     """Answer at an address for the length of the block.
@@ -84,7 +100,8 @@ async def _answer(
                 try:
                     request = await _request(http, reader)
                 except h11.RemoteProtocolError as error:
-                    answer = json_response(error.error_status_hint, {"error": str(error)})
+                    status = error.error_status_hint
+                    answer = error_response(status, f"Malformed request: {error}")
                 else:
                     if request is None:
                         return
@@ -110,17 +127,15 @@ async def _page(request: h11.Request, pages: Mapping[str, Page]) -> Response:
     path = request.target.decode("ascii", "replace").partition("?")[0]
     page = pages.get(path)
     if page is None:
-        there = ", ".join(sorted(pages))
-        return json_response(404, {"error": f"there is nothing at {path[:200]}; there is: {there}"})
+        known = ", ".join(sorted(pages))
+        return error_response(404, f"Not found: {path[:200]}. Available: {known}")
     if request.method not in (b"GET", b"HEAD"):
-        return json_response(
-            405, {"error": f"{request.method.decode()} is not possible here: GET or HEAD"}
-        )
+        return error_response(405, f"Method {request.method.decode()} not allowed")
     try:
         return await page()
     except Exception:
         log.exception("admin page failed", path=path)
-        return json_response(500, {"error": "failed; the log says why"})
+        return error_response(500, "Internal server error")
 
 
 def _response(http: h11.Connection, request: h11.Request | None, answer: Response) -> bytes:

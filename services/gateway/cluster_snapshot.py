@@ -11,7 +11,8 @@ from certbus.cluster import Snapshot, snapshot
 from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
 from certbus.server_state import ServerState, server_state
-from gateway.http.messages import DeferredResponse, Response, error_response, json_body
+from gateway.http.errors import ErrorCode, error_response
+from gateway.http.messages import DeferredResponse, Response, json_body
 
 _FRESH: Final = 1.0  # seconds for which what was seen is shown again
 _PATIENCE: Final = 1.0  # seconds for Redis
@@ -68,4 +69,5 @@ class SnapshotCache:
 
 def unavailable() -> Response:
     """Say that Redis is what is missing."""
-    return error_response(503, "the store of this server does not answer: try again soon", _AGAIN)
+    error = f"Service unavailable: cannot reach Redis; retry in {_AGAIN[1]} s"
+    return error_response(ErrorCode.REDIS_UNAVAILABLE, error, _AGAIN)

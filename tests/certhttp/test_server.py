@@ -1,6 +1,7 @@
 """The address of one process: whatever is asked there, it answers or hangs up, and goes on."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -95,16 +96,22 @@ async def test_pages(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_head", "status"),
+    ("request_head", "status", "code"),
     [
-        (b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", b"405"),
-        (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
-        (b"hello\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nx: " + b"x" * 40_000 + b"\r\n\r\n", b"431"),
+        (
+            b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+            b"405",
+            "method_not_allowed",
+        ),
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404", "not_found"),
+        (b"hello\r\n\r\n", b"400", "bad_request"),
+        (b"GET / HTTP/1.1\r\nx: " + b"x" * 40_000 + b"\r\n\r\n", b"431", "head_too_large"),
     ],
 )
-async def test_mistakes(address: str, request_head: bytes, status: bytes) -> None:
-    assert (await say(address, request_head)).split(b" ")[1] == status
+async def test_mistakes(address: str, request_head: bytes, status: bytes, code: str) -> None:
+    head, _, body = (await say(address, request_head)).partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == status
+    assert json.loads(body)["code"] == code
     assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
 
 
@@ -113,6 +120,7 @@ async def test_a_page_that_fails_stops_nothing(address: str) -> None:
         reply = await fetch(address, "/broken", 5)
     assert reply is not None
     assert reply.status == 500
+    assert json.loads(reply.body) == {"error": "Internal server error", "code": "internal_error"}
     assert [line["path"] for line in lines] == ["/broken"]
     assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
 

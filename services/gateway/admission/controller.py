@@ -22,7 +22,8 @@ from gateway.admission.connection_limiter import ConnectionLimiter
 from gateway.admission.credentials import TokenOwner, find_owner, presented_token
 from gateway.admission.policy import HEALTH, METRICS, Policy, is_api_path
 from gateway.admission.rate_limiter import RateLimiter
-from gateway.http.messages import Request, Response, error_response, retry_after
+from gateway.http.errors import ErrorCode, error_response, retry_after
+from gateway.http.messages import Request, Response
 
 _FULL_FOR: Final = 30  # seconds after which one who found no room may come again
 
@@ -127,8 +128,10 @@ class AdmissionController:
         if decision.allowed:
             return headers
         again = math.ceil(decision.retry_after)
-        error = f"too many requests: again in {again} s"
-        return self._refuse("rate", 429, error, ("Retry-After", str(again)), *headers)
+        error = f"Rate limit exceeded; retry after {again} s"
+        return self._refuse(
+            "rate", ErrorCode.RATE_LIMITED, error, ("Retry-After", str(again)), *headers
+        )
 
     async def acquire_connection(self, visitor: ClientIdentity) -> "ConnectionSlot | Response":
         """Let a connection in, or refuse it."""
@@ -139,12 +142,13 @@ class AdmissionController:
             return ConnectionSlot(self, visitor)
         again = retry_after(_FULL_FOR)
         if let_in.full:
-            return self._refuse("full", 503, "as many clients are connected as may be", again)
+            error = "Server is at its connection limit"
+            return self._refuse("full", ErrorCode.CONNECTION_LIMIT, error, again)
         most = self._policy.max_per_address
-        error = f"{most} connections from {visitor.address_group} are as many as may be"
+        error = f"Connection limit per address reached ({most} for {visitor.address_group})"
         limits = (("RateLimit-Limit", str(most)), ("RateLimit-Remaining", "0"))
         reset = ("RateLimit-Reset", again[1])
-        return self._refuse("site", 429, error, again, *limits, reset)
+        return self._refuse("site", ErrorCode.ADDRESS_LIMIT, error, again, *limits, reset)
 
     def acquire_unlimited(self, visitor: ClientIdentity) -> "ConnectionSlot":
         """Let a connection in for which there is nothing to wait."""
@@ -157,20 +161,21 @@ class AdmissionController:
             request.headers, request.query, policy.header, in_query=policy.query_token
         )
         if token is None:
-            error = "a token is needed: send the header Authorization: Bearer <token>"
-            return self._refuse("token", 401, error, _challenge())
+            error = "Authentication required: send Authorization: Bearer <token>"
+            return self._refuse("token", ErrorCode.TOKEN_REQUIRED, error, _challenge())
         holder = find_owner(token, known)
         if holder is None:
-            error = "this token is not known here"
-            return self._refuse("token", 401, error, _challenge("invalid_token"))
+            challenge = _challenge("invalid_token")
+            return self._refuse("token", ErrorCode.INVALID_TOKEN, "Invalid token", challenge)
         return holder
 
     def _elsewhere(self, what: str) -> Response:
-        return self._refuse("network", 403, f"not for your network (allow.{what})")
+        error = f"Forbidden: your network is not in allow.{what}"
+        return self._refuse("network", ErrorCode.FORBIDDEN, error)
 
-    def _refuse(self, why: str, status: int, error: str, *headers: tuple[str, str]) -> Response:
+    def _refuse(self, why: str, code: ErrorCode, error: str, *headers: tuple[str, str]) -> Response:
         self.refused[why] += 1
-        return error_response(status, error, *headers)
+        return error_response(code, error, *headers)
 
 
 class ConnectionSlot(msgspec.Struct, frozen=True, gc=False):

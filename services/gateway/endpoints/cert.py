@@ -24,14 +24,8 @@ from gateway.endpoints.schemas import (
     MessageId,
     Source,
 )
-from gateway.http.messages import (
-    CORS_HEADERS,
-    JSON,
-    DeferredResponse,
-    Request,
-    Response,
-    error_response,
-)
+from gateway.http.errors import ErrorCode, error_response
+from gateway.http.messages import CORS_HEADERS, JSON, DeferredResponse, Request, Response
 
 HASH: Final = "^({0}{{64}}|{0}{{40}}|({0}{{2}}:){{31}}{0}{{2}}|({0}{{2}}:){{19}}{0}{{2}})$".format(
     "[0-9A-Fa-f]"
@@ -80,9 +74,8 @@ class Certificates:
         """Answer for the hash at the end of the path."""
         text = request.path.rpartition("/")[2]
         if not re.fullmatch(HASH, text, re.ASCII):
-            return error_response(
-                400, f"{text[:100]!r} is not the hex SHA-256 or SHA-1 of a certificate"
-            )
+            error = f"Invalid hash {text[:100]!r}; expected a SHA-256 or SHA-1 in hex"
+            return error_response(ErrorCode.INVALID_HASH, error)
         digest = bytes.fromhex(text.replace(":", ""))
 
         async def ask() -> Response:
@@ -93,11 +86,12 @@ class Certificates:
                 return unavailable()
             except msgspec.ValidationError as error:
                 log.error("unreadable message", hash=digest.hex(), error=str(error))
-                return error_response(500, "it is retained here, but in a form that cannot be read")
-            if found is None:
                 return error_response(
-                    404, f"no certificate with the hash {digest.hex()} is retained here"
+                    ErrorCode.UNREADABLE_MESSAGE, "Stored message could not be decoded"
                 )
+            if found is None:
+                text = f"No retained certificate has the hash {digest.hex()}"
+                return error_response(ErrorCode.CERTIFICATE_NOT_FOUND, text)
             headers = (JSON, *CORS_HEADERS, ("Cache-Control", "private, max-age=300"))
             return Response(200, headers, msgspec.json.encode(found))
 

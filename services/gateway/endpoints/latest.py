@@ -6,7 +6,8 @@ import msgspec
 
 from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.schemas import LiteMessage
-from gateway.http.messages import CORS_HEADERS, JSON, Response, disabled_response
+from gateway.http.errors import disabled_response
+from gateway.http.messages import CORS_HEADERS, JSON, Response
 
 _COUNT: Final = 25
 

@@ -12,8 +12,9 @@ import msgspec
 
 from gateway.admission.policy import METRICS, Policy, is_api_path, is_public_path
 from gateway.config import Settings
-from gateway.http.messages import ErrorBody, Request, Response, json_body
-from gateway.http.route import ResponseSpec, Route
+from gateway.http.errors import ErrorBody, ErrorCode
+from gateway.http.messages import Request, Response, json_body
+from gateway.http.route import ResponseSpec, Route, error_spec
 from gateway.hub import Hub
 
 _ABOUT: Final = """\
@@ -27,12 +28,20 @@ The streams are WebSockets at `/`, `/full-stream` and `/domains-only`, and serve
 Everything answers HEAD as it does GET, and OPTIONS."""
 
 _REFS: Final = "#/components/schemas/{name}"
-_ANY: Final = ResponseSpec("The query has too many fields.", ErrorBody)
-_NO_TOKEN: Final = ResponseSpec("A token is needed, or this one is not known.", ErrorBody)
-_ELSEWHERE: Final = ResponseSpec("Not for your network.", ErrorBody)
-_TOO_OFTEN: Final = ResponseSpec("Too many requests, or connections: see Retry-After.", ErrorBody)
-_FULL: Final = ResponseSpec("As many clients are connected as may be.", ErrorBody)
-_HAD_ALREADY: Final = ResponseSpec("The client has this answer already.", media=())
+_BAD_REQUEST: Final = error_spec(
+    "The request is malformed.", ErrorCode.BAD_REQUEST, ErrorCode.INVALID_QUERY
+)
+_UNAUTHORIZED: Final = error_spec(
+    "The token is missing or invalid.", ErrorCode.TOKEN_REQUIRED, ErrorCode.INVALID_TOKEN
+)
+_FORBIDDEN: Final = error_spec("The client's network is not allowed.", ErrorCode.FORBIDDEN)
+_TOO_MANY: Final = error_spec(
+    "Too many requests or connections; see Retry-After.",
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.ADDRESS_LIMIT,
+)
+_FULL: Final = error_spec("The server is at its connection limit.", ErrorCode.CONNECTION_LIMIT)
+_NOT_MODIFIED: Final = ResponseSpec("The client has this representation already.", media=())
 _UPGRADED: Final = ResponseSpec("The connection is a WebSocket now.", media=())
 
 
@@ -114,22 +123,28 @@ def _operation(route: Route, policy: Policy) -> dict[str, Any]:
 
 def _replies(route: Route, policy: Policy) -> dict[int, ResponseSpec]:
     """All answers there are to a request of this kind: its own, and what the door says."""
-    replies = {400: _ANY}
+    replies = {400: _BAD_REQUEST}
     if not is_public_path(route.path, policy):
-        replies[401] = _NO_TOKEN
+        replies[401] = _UNAUTHORIZED
     if policy.metrics is not None and route.path == METRICS:
-        replies[403] = _ELSEWHERE
+        replies[403] = _FORBIDDEN
     if policy.api is not None and is_api_path(route.path):
-        replies[403] = _ELSEWHERE
+        replies[403] = _FORBIDDEN
     if policy.rates is not None or policy.limits_connections:
-        replies[429] = _TOO_OFTEN
+        replies[429] = _TOO_MANY
     if policy.limits_connections:
         replies[503] = _FULL
     if route.revalidates:
-        replies[304] = _HAD_ALREADY
+        replies[304] = _NOT_MODIFIED
     if route.stream:
         replies[101] = _UPGRADED
-    return replies | dict(route.replies)
+    for status, reply in route.replies.items():
+        general = replies.get(status)
+        if general is not None and reply.codes:
+            about = f"{reply.about} {general.about}"
+            reply = error_spec(about, *reply.codes, *general.codes)  # noqa: PLW2901
+        replies[status] = reply
+    return replies
 
 
 def _response(reply: ResponseSpec) -> dict[str, Any]:
@@ -138,6 +153,8 @@ def _response(reply: ResponseSpec) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": "object" if media.endswith("json") else "string"}
         if reply.shape is not None:
             schema = {"$ref": _REFS.format(name=reply.shape.__name__)}
+        if reply.codes:
+            schema["properties"] = {"code": {"enum": list(reply.codes)}}
         response.setdefault("content", {})[media] = {"schema": schema}
     return response
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from gateway.endpoints.subscribe import websocket
 from gateway.http.conditional import not_modified
+from gateway.http.errors import ErrorCode, disabled_response, error_response
 from gateway.http.messages import (
     CORS_HEADERS,
     METHODS,
@@ -12,8 +13,6 @@ from gateway.http.messages import (
     Request,
     Response,
     cors_preflight,
-    disabled_response,
-    error_response,
 )
 from gateway.http.route import Route
 from gateway.hub import Hub
@@ -56,11 +55,11 @@ class Router:
             return cors_preflight()
         route = self.match(request.path or "/")
         if route is None:
-            return error_response(
-                404, f"there is nothing at {request.path[:200]}: / says what there is"
-            )
+            error = f"Not found: {request.path[:200]}. See / for available endpoints"
+            return error_response(ErrorCode.NOT_FOUND, error)
         if request.method not in ("GET", "HEAD"):
-            return error_response(405, f"{request.method} is not possible here", ("Allow", METHODS))
+            error = f"Method {request.method} not allowed"
+            return error_response(ErrorCode.METHOD_NOT_ALLOWED, error, ("Allow", METHODS))
         return self._answer(route, request)
 
     def _answer(self, route: Route, request: Request) -> Outcome:

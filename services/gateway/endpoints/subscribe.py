@@ -6,7 +6,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from certbus.ids import parse_cursor
-from gateway.http.messages import Request, Response, Subscription, disabled_response, error_response
+from gateway.http.errors import ErrorCode, disabled_response, error_response
+from gateway.http.messages import Request, Response, Subscription
 from gateway.hub import Hub
 
 LAST_EVENT_ID: Final = ("lastEventId", "Last-Event-ID")
@@ -38,8 +39,8 @@ def websocket(service: Hub, stream: str, request: Request) -> Response | Subscri
 def upgrade_required(request: Request) -> Response:
     """Answer who asks for a page where there is only a WebSocket."""
     return invalid_cursor(request) or error_response(
-        426,
-        f"{request.path} is a WebSocket: connect with ws:// or wss://",
+        ErrorCode.UPGRADE_REQUIRED,
+        f"{request.path} is a WebSocket; connect with ws:// or wss://",
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
     )
@@ -50,7 +51,7 @@ def invalid_cursor(request: Request) -> Response | None:
     try:
         parse_cursor(request.query.get("cursor", "0"))
     except ValueError as error:
-        return error_response(400, str(error))
+        return error_response(ErrorCode.INVALID_CURSOR, f"Invalid cursor: {error}")
     return None
 
 
@@ -58,7 +59,10 @@ def events(service: Hub, request: Request) -> Response | Subscription:
     """Answer who asks for server-sent events."""
     stream = request.query.get("stream", "lite")
     if stream not in _SETTINGS:
-        return error_response(400, f"stream={stream[:40]} is none of full, lite, domains")
+        return error_response(
+            ErrorCode.UNKNOWN_STREAM,
+            f"Unknown stream {stream[:40]!r}; expected full, lite or domains",
+        )
     # A client that reconnects repeats the URL; what it adds is newer.
     said = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
     cursor = next(filter(None, said), request.query.get("cursor"))
@@ -75,5 +79,5 @@ def _subscription(
     try:
         parsed = None if cursor is None else parse_cursor(cursor)
     except ValueError as error:
-        return error_response(400, str(error))
+        return error_response(ErrorCode.INVALID_CURSOR, f"Invalid cursor: {error}")
     return Subscription(stream, request.websocket, parsed)

@@ -18,16 +18,16 @@ from gateway.endpoints.openapi import Document
 from gateway.endpoints.schemas import SHAPES, DomainsMessage, FullMessage, schema
 from gateway.endpoints.stats import Stats, stats
 from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, upgrade_required
+from gateway.http.errors import ErrorCode
 from gateway.http.messages import (
     CORS_HEADERS,
     NO_STORE,
     TEXT,
     DeferredResponse,
-    ErrorBody,
     Request,
     Response,
 )
-from gateway.http.route import ParameterSpec, ResponseSpec, Route
+from gateway.http.route import ParameterSpec, ResponseSpec, Route, error_spec
 from gateway.hub import Hub
 
 _ID: Final = "[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?"
@@ -39,7 +39,14 @@ _CURSOR: Final = ParameterSpec(
     {"type": "string", "pattern": f"^{_ID}$"},
 )
 _SCHEMA: Final = ("Content-Type", "application/schema+json")
-_AWAY: Final = ResponseSpec("Redis does not answer.", ErrorBody)
+_NO_REDIS: Final = error_spec("Redis does not answer.", ErrorCode.REDIS_UNAVAILABLE)
+_WEBSOCKET_ERRORS: Final = {
+    400: error_spec(
+        "Invalid cursor or handshake.", ErrorCode.INVALID_CURSOR, ErrorCode.INVALID_HANDSHAKE
+    ),
+    404: error_spec("The stream is disabled.", ErrorCode.DISABLED),
+}
+_UPGRADE: Final = error_spec("The endpoint is a WebSocket.", ErrorCode.UPGRADE_REQUIRED)
 
 
 def table(
@@ -69,7 +76,7 @@ def table(
             "/",
             "Landing page; as a WebSocket: the stream lite, without DER and chain",
             page.respond,
-            {200: ResponseSpec("The page.", media=("text/html", "text/plain"))},
+            _WEBSOCKET_ERRORS | {200: ResponseSpec("The page.", media=("text/html", "text/plain"))},
             (_CURSOR,),
             stream="lite",
             revalidates=True,
@@ -113,7 +120,7 @@ def table(
             lambda _: sight.json_response(
                 lambda seen, now: stats(seen, now, service.settings.retained)
             ),
-            {200: ResponseSpec("The statistics.", Stats), 503: _AWAY},
+            {200: ResponseSpec("The statistics.", Stats), 503: _NO_REDIS},
             switch="protocols.api",
             revalidates=True,
         ),
@@ -123,7 +130,7 @@ def table(
             lambda _: sight.json_response(
                 lambda seen, now: logs(seen, now, service.settings.unhealthy_threshold)
             ),
-            {200: ResponseSpec("All logs.", Logs), 503: _AWAY},
+            {200: ResponseSpec("All logs.", Logs), 503: _NO_REDIS},
             switch="protocols.api",
             revalidates=True,
         ),
@@ -133,9 +140,9 @@ def table(
             certificates.respond,
             {
                 200: ResponseSpec("The certificate.", CertificateDetail),
-                400: ResponseSpec("Not a hash.", ErrorBody),
-                404: ResponseSpec("Not retained.", ErrorBody),
-                503: _AWAY,
+                400: error_spec("Not a hash.", ErrorCode.INVALID_HASH),
+                404: error_spec("Not retained.", ErrorCode.CERTIFICATE_NOT_FOUND),
+                503: _NO_REDIS,
             },
             (
                 ParameterSpec(
@@ -200,7 +207,7 @@ def subscriptions(service: Hub) -> list[Route]:
             "/full-stream",
             "WebSocket: the stream full, with DER and chain",
             upgrade_required,
-            {426: ResponseSpec("This is a WebSocket.", ErrorBody)},
+            _WEBSOCKET_ERRORS | {426: _UPGRADE},
             (_CURSOR,),
             stream="full",
             also=("/full-stream/",),
@@ -209,7 +216,7 @@ def subscriptions(service: Hub) -> list[Route]:
             "/domains-only",
             "WebSocket: the stream domains, only names",
             upgrade_required,
-            {426: ResponseSpec("This is a WebSocket.", ErrorBody)},
+            _WEBSOCKET_ERRORS | {426: _UPGRADE},
             (_CURSOR,),
             stream="domains",
             also=("/domains-only/",),
@@ -220,7 +227,12 @@ def subscriptions(service: Hub) -> list[Route]:
             lambda request: events(service, request),
             {
                 200: ResponseSpec("An endless event stream.", Event, ("text/event-stream",)),
-                400: ResponseSpec("Unknown stream or invalid cursor.", ErrorBody),
+                400: error_spec(
+                    "Unknown stream or invalid cursor.",
+                    ErrorCode.UNKNOWN_STREAM,
+                    ErrorCode.INVALID_CURSOR,
+                ),
+                404: _WEBSOCKET_ERRORS[404],
             },
             (
                 ParameterSpec(

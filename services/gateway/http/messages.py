@@ -1,6 +1,5 @@
 """What is asked over HTTP, and what becomes of it. Pure: no connection, no clock."""
 
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -84,41 +83,9 @@ class DeferredResponse(msgspec.Struct, frozen=True):
 Outcome = Response | DeferredResponse | Subscription
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
-    """An error, said in JSON.
-
-    Attributes:
-        error: what was wrong and what to do, for a person.
-    """
-
-    error: str
-
-
 def json_body(value: object) -> Response:
     """Answer with a value, in JSON."""
     return Response(200, (JSON, *CORS_HEADERS), msgspec.json.encode(value))
-
-
-def error_response(status: int, error: str, *headers: tuple[str, str]) -> Response:
-    """Answer with an error, said in JSON."""
-    return Response(
-        status, (JSON, *CORS_HEADERS, NO_STORE, *headers), msgspec.json.encode(ErrorBody(error))
-    )
-
-
-def retry_after(seconds: float) -> tuple[str, str]:
-    """The header Retry-After, with jitter: those who are refused together return at other times.
-
-    Args:
-        seconds: the least; at most one and a half times as many are said, and one more.
-    """
-    jitter = random.uniform(0, seconds / 2 + 1)  # noqa: S311  (spreads load, keeps no secret)
-    return "Retry-After", str(round(seconds + jitter))
-
-
-def disabled_response(setting: str) -> Response:
-    """Say that the operator does not offer this."""
-    return error_response(404, f"switched off on this server ({setting})")
 
 
 def cors_preflight() -> Response:

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
 
+from gateway.http.errors import ErrorCode
 from gateway.http.messages import Request
 
 _MAX_FIELDS: Final = 32
@@ -14,16 +15,16 @@ _ABSOLUTE: Final = re.compile(rb"https?://", re.IGNORECASE)
 
 
 class UnacceptableError(ValueError):
-    """A request that is answered with an error whatever it asks for, and ends its connection.
+    """A malformed request, after whose error response the connection is closed.
 
     Args:
-        status: of the answer.
-        error: what is wrong, for a person.
+        error: what is wrong, for people.
+        code: of the error response.
     """
 
-    def __init__(self, status: int, error: str) -> None:
+    def __init__(self, error: str, code: ErrorCode = ErrorCode.BAD_REQUEST) -> None:
         super().__init__(error)
-        self.status = status
+        self.code = code
 
 
 def parse_request(received: h11.Request, base_path: str) -> Request:
@@ -50,7 +51,11 @@ def parse_request(received: h11.Request, base_path: str) -> Request:
         name, value = raw_name.decode(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     fields: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS):
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        raise ValueError(f"Too many query fields; at most {_MAX_FIELDS} are accepted") from None
+    for name, value in pairs:
         fields.setdefault(name, value)
     return Request(
         received.method.decode(),
@@ -66,21 +71,22 @@ def _check(received: h11.Request) -> None:
     target, version = received.target, received.http_version
     if target == b"*":  # asterisk-form (RFC 9112 section 3.2.4)
         if received.method != b"OPTIONS":
-            raise UnacceptableError(400, f"{received.method.decode()} * asks for nothing")
+            method = received.method.decode()
+            raise UnacceptableError(f"Method {method} not allowed with the target *; use OPTIONS")
     elif not target.startswith(b"/") and not _ABSOLUTE.match(target):
         shown = target[:100].decode()
-        raise UnacceptableError(400, f"{shown!r} is neither a path nor an http:// or https:// URL")
+        error = f"Invalid request target {shown!r}; expected a path or an http:// or https:// URL"
+        raise UnacceptableError(error)
     if not version.startswith(b"1."):  # RFC 9110 section 2.5
-        error = f"HTTP/{version.decode()} is not supported: use HTTP/1.1"
-        raise UnacceptableError(505, error)
+        error = f"HTTP/{version.decode()} is not supported; use HTTP/1.1"
+        raise UnacceptableError(error, ErrorCode.VERSION_NOT_SUPPORTED)
     for name, value in received.headers:
         if _CONTROL.search(value):  # RFC 9110 section 5.5
-            raise UnacceptableError(400, f"the header {name.decode()} contains a control character")
+            raise UnacceptableError(f"Header {name.decode()} contains a control character")
     # RFC 9112 section 6.1: whoever forwarded this may have seen another end of the request.
     names = {name for name, _ in received.headers}
     if b"transfer-encoding" in names:
         if b"content-length" in names:
-            error = "Content-Length and Transfer-Encoding exclude each other"
-            raise UnacceptableError(400, error)
+            raise UnacceptableError("Content-Length and Transfer-Encoding exclude each other")
         if version == b"1.0":
-            raise UnacceptableError(400, "HTTP/1.0 has no Transfer-Encoding")
+            raise UnacceptableError("HTTP/1.0 has no Transfer-Encoding")

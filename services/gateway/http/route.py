@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway.http.errors import ErrorBody, ErrorCode
 from gateway.http.messages import Outcome, Request
 
 
@@ -18,11 +19,18 @@ class ResponseSpec(msgspec.Struct, frozen=True):
         about: when, or what it is.
         shape: what its JSON is read into; None if it is no JSON.
         media: its types, one of them to each request; none if it has no body.
+        codes: that the error has, if it is one.
     """
 
     about: str
     shape: Any = None
     media: tuple[str, ...] = ("application/json",)
+    codes: tuple[ErrorCode, ...] = ()
+
+
+def error_spec(about: str, *codes: ErrorCode) -> ResponseSpec:
+    """Describe an error response that has one of these codes."""
+    return ResponseSpec(about, ErrorBody, codes=codes)
 
 
 class ParameterSpec(msgspec.Struct, frozen=True):

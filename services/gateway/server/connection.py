@@ -24,6 +24,13 @@ from gateway.clients.websocket import WebSocketClient, accept
 from gateway.delivery.compression import DEFLATED
 from gateway.delivery.encoding import SSE, WEBSOCKET
 from gateway.endpoints.router import ELSEWHERE, Router
+from gateway.http.errors import (
+    OF_STATUS,
+    ErrorCode,
+    error_response,
+    internal_error,
+    retry_after,
+)
 from gateway.http.messages import (
     CORS,
     CORS_HEADERS,
@@ -32,8 +39,6 @@ from gateway.http.messages import (
     Request,
     Response,
     Subscription,
-    error_response,
-    retry_after,
 )
 from gateway.http.request_parser import UnacceptableError, parse_request
 from gateway.hub import Hub
@@ -214,10 +219,12 @@ class HTTPConnection(asyncio.Protocol):
                 if self._handler_task is not None:
                     self._handler_task.cancel()
                 log.warning("no answer in time", connection=self._number, route=self._route)
-                error = "the answer took longer than this server waits"
-                self._answer(error_response(503, error, retry_after(_AGAIN)), close=True)
+                error = "Response timed out; retry later"
+                again = retry_after(_AGAIN)
+                self._answer(error_response(ErrorCode.RESPONSE_TIMEOUT, error, again), close=True)
             case Phase.REQUEST if self._next_phase() is Phase.REQUEST:
-                self._answer(error_response(408, "the request took too long"), close=True)
+                error = "Request timed out"
+                self._answer(error_response(ErrorCode.REQUEST_TIMEOUT, error), close=True)
             case Phase.WRITE:
                 self._transport.abort()
             case _:
@@ -246,7 +253,7 @@ class HTTPConnection(asyncio.Protocol):
         try:
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 if not self._transport.is_closing():
-                    self._answer(error_response(500, "this server failed to answer"), close=True)
+                    self._answer(internal_error(), close=True)
                 return
         except Exception as another:  # noqa: BLE001
             self._service.errors.report(another, connection=self._number, route=self._route)
@@ -258,18 +265,21 @@ class HTTPConnection(asyncio.Protocol):
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
-                self._answer(error_response(error.error_status_hint, str(error)), close=True)
+                code = OF_STATUS[error.error_status_hint]
+                self._answer(error_response(code, f"Malformed request: {error}"), close=True)
                 return
             match event:
                 case h11.Request():
                     self._request = event
                     self._body = 0
                     if self._http.they_are_waiting_for_100_continue:
-                        self._answer(error_response(417, "no body is wanted here"), close=True)
+                        text = "Request bodies are not supported"
+                        self._answer(error_response(ErrorCode.BODY_NOT_SUPPORTED, text), close=True)
                 case h11.Data():
                     self._body += len(event.data)
                     if self._body > _MAX_BODY:
-                        self._answer(error_response(413, "no body is wanted here"), close=True)
+                        text = f"Request body too large; the maximum is {_MAX_BODY} bytes"
+                        self._answer(error_response(ErrorCode.BODY_TOO_LARGE, text), close=True)
                 case h11.EndOfMessage():
                     assert self._request is not None
                     self._respond(self._request)
@@ -285,10 +295,10 @@ class HTTPConnection(asyncio.Protocol):
         try:
             request = parse_request(received, self._service.settings.base_path)
         except UnacceptableError as error:
-            self._answer(error_response(error.status, str(error)), close=True)
+            self._answer(error_response(error.code, str(error)), close=True)
             return
         except ValueError as error:
-            self._answer(error_response(400, str(error)))
+            self._answer(error_response(ErrorCode.INVALID_QUERY, str(error)))
             return
         self._route = self._routes.metric_label(request)
         door = self._door
@@ -369,7 +379,8 @@ class HTTPConnection(asyncio.Protocol):
 
     def _proceed(self, received: h11.Request, outcome: Outcome) -> None:
         if isinstance(outcome, Subscription) and self._last:
-            outcome = error_response(503, "this server is stopping: connect again", retry_after(1))
+            error = "Server is shutting down; reconnect"
+            outcome = error_response(ErrorCode.SHUTTING_DOWN, error, retry_after(1))
         if isinstance(outcome, Response):
             self._answer(outcome)
         elif isinstance(outcome, DeferredResponse):
@@ -398,8 +409,11 @@ class HTTPConnection(asyncio.Protocol):
         )
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             kept = [pair for pair in response.headers.raw_items() if pair[0] in _PASSED_HEADERS]
-            why = bytes(response.body).decode().strip()
-            self._answer(error_response(response.status_code, why, *kept))
+            text = bytes(response.body).decode().strip()
+            code = OF_STATUS[response.status_code]
+            if code is ErrorCode.BAD_REQUEST:
+                code = ErrorCode.INVALID_HANDSHAKE
+            self._answer(error_response(code, text, *kept))
             return
         self._transport.write(response.serialize())
         lane = self._service.channels[subscription.stream, DEFLATED if extensions else WEBSOCKET]

@@ -26,7 +26,8 @@ from gateway.admission.client_identity import client_address, is_within
 from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.error_log import LogInterval
-from gateway.http.messages import Response, error_response, retry_after
+from gateway.http.errors import ErrorCode, error_response, retry_after
+from gateway.http.messages import Response
 
 BACKLOG: Final = 4096
 _UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it
@@ -39,6 +40,7 @@ _PAUSE: Final = 0.1  # seconds without accepting, once the kernel has refused a 
 _LOOKED_AT: Final = 64  # connections, for one that can be closed
 _AGAIN: Final = 30  # seconds after which who is refused may come again
 _DRAINED: Final = 64 * 1024  # bytes
+_FULL: Final = "Server is at its connection limit"
 
 log = structlog.get_logger(__name__)
 
@@ -240,16 +242,16 @@ class Listener:
         again = retry_after(_AGAIN)
         if accepted.fileno() >= self._bounds.descriptors:
             self._say("descriptors", descriptor=accepted.fileno())
-            return error_response(503, "this server has as many connections as it can hold", again)
+            return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, again)
         most = self._bounds.waiting_of_one
         if address is not None and self._of_one[address] >= most:
             self._refused["site"] += 1
-            error = f"{most} connections without a stream from {address} are as many as may be"
-            return error_response(429, error, again)
+            error = f"Connection limit per address reached ({most} without a stream for {address})"
+            return error_response(ErrorCode.ADDRESS_LIMIT, error, again)
         if len(self._arrivals) >= self._bounds.waiting:
             self._say("waiting", connections=len(self._arrivals))
             if not self._make_room():
-                return error_response(503, "too many connections wait for an answer", again)
+                return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, again)
         return None
 
     def _make_room(self) -> bool:

@@ -99,7 +99,8 @@ async def test_a_full_server_says_so(shared_redis: RedisServer, prefix: str) -> 
         status, headers, body = await ask(port, "/sse")
         assert status == 503
         assert int(headers["retry-after"]) > 0
-        assert "as many clients" in json.loads(body)["error"]
+        expected = {"error": "Server is at its connection limit", "code": "connection_limit"}
+        assert json.loads(body) == expected
         assert (await handshake(port))[0] == 503
         assert (await ask(port, "/health"))[0] == 200
 

@@ -51,6 +51,7 @@ async def test_without_a_token_there_is_nothing_but_health(
         status, headers, body = await ask(port, "/sse", Authorization="Bearer wrong")
         assert status == 401
         assert 'error="invalid_token"' in headers["www-authenticate"]
+        assert json.loads(body)["code"] in ("token_required", "invalid_token")
         assert "wrong" not in json.loads(body)["error"]
 
 
@@ -104,6 +105,7 @@ async def test_metrics_and_the_api_are_for_networks(shared_redis: RedisServer, p
             assert (await ask(port, "/metrics", **headers))[0] not in (401, 403), "allowed"
             status, _, body = await ask(port, "/api/stats", X_Key="plain", **headers)
             assert status == 403
+            assert json.loads(body)["code"] == "forbidden"
             assert "allow.api" in json.loads(body)["error"]
     allow = {"metrics": [elsewhere], "api": [here]}
     async with gateway(shared_redis.url, prefix, auth=AUTH, allow=allow) as port:
@@ -134,7 +136,8 @@ async def test_who_asks_too_often_is_told_when_to_come_again(
         _, headers, body = answers[-1]
         assert 90 <= int(headers["retry-after"]) <= 100
         assert headers["ratelimit-reset"] == headers["retry-after"]
-        assert "again in" in json.loads(body)["error"]
+        error = f"Rate limit exceeded; retry after {headers['retry-after']} s"
+        assert json.loads(body) == {"error": error, "code": "rate_limited"}
         assert (await handshake(port))[0] == 429
         assert (await ask(port, "/sse"))[0] == 429
         for _ in range(9):

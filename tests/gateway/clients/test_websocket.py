@@ -37,6 +37,7 @@ async def test_a_wrong_handshake_is_refused(start: Start, header: bytes, status:
         client.send(upgrade_request().replace(header + b"\r\n", b""))
         got, _, body = await client.answer()
     assert got == status
+    assert json.loads(body)["code"] in ("invalid_handshake", "upgrade_required")
     assert "WebSocket" in json.loads(body)["error"]
 
 

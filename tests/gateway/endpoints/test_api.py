@@ -43,6 +43,7 @@ async def test_it_is_off_unless_switched_on(start: Start, path: str) -> None:
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         answer = await client.get(path)
     assert answer.status_code == 404
+    assert answer.json()["code"] == "disabled"
     assert "protocols.api" in answer.json()["error"]
 
 
@@ -210,6 +211,7 @@ async def test_what_the_full_stream_has_lost_is_found_in_the_lite_one(
 async def test_what_is_no_hash_is_told(client: httpx.AsyncClient, text: str) -> None:
     answer = await client.get(f"/api/cert/{text}")
     assert answer.status_code == 400
+    assert answer.json()["code"] == "invalid_hash"
     assert "SHA-256 or SHA-1" in answer.json()["error"]
 
 
@@ -219,6 +221,7 @@ async def test_a_hash_of_nothing_is_not_found(client: httpx.AsyncClient, press: 
     for digest in (b"\0" * 32, b"\0" * 20, near):
         answer = await client.get(f"/api/cert/{digest.hex()}")
         assert answer.status_code == 404
+        assert answer.json()["code"] == "certificate_not_found"
         assert digest.hex() in answer.json()["error"]
 
 

@@ -18,6 +18,7 @@ from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.endpoints.openapi import Document
 from gateway.endpoints.table import subscriptions
+from gateway.http.errors import ErrorCode
 from gateway.http.messages import Request
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -127,7 +128,9 @@ async def test_documents_are_made_once_for_each_configuration() -> None:
 async def test_what_is_switched_off_is_not_documented(start: Start) -> None:
     gateway = await start()
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
-        paths = (await client.get("/openapi.json")).json()["paths"]
+        document = (await client.get("/openapi.json")).json()
+        assert document["components"]["schemas"]["ErrorCode"]["enum"] == sorted(ErrorCode)
+        paths = document["paths"]
     assert "/sse" in paths
     assert not [path for path in paths if path.startswith("/api/") or path == "/latest.json"]
 

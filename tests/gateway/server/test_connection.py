@@ -190,7 +190,7 @@ async def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
         status, headers, body = await client.answer()
         assert status == 503
         assert int(headers["retry-after"]) > 0
-        assert "longer" in json.loads(body)["error"]
+        assert json.loads(body)["code"] == "response_timeout"
         assert await client.closed()
 
 
@@ -223,7 +223,7 @@ async def test_an_unexpected_error_is_answered_counted_and_logged_once(
             async with await Raw.open(server.port) as client:
                 client.send(request("/page"))
                 status, _, body = await client.answer()
-                assert (status, json.loads(body)["error"]) == (500, "this server failed to answer")
+                assert (status, json.loads(body)["code"]) == (500, "internal_error")
                 assert await client.closed()
         errors = server.service.errors
         assert errors.count == 20
@@ -241,6 +241,7 @@ async def test_control_characters_in_headers_are_refused(control: bytes) -> None
                 client.send(head[:-2] + b"X-Odd: a" + control + b"b\r\n\r\n")
                 status, _, body = await client.answer()
                 assert status == 400
+                assert json.loads(body)["code"] == "bad_request"
                 assert "x-odd" in json.loads(body)["error"]
                 assert await client.closed()
         assert server.service.errors.count == 0
@@ -366,6 +367,7 @@ async def test_no_websocket_where_they_are_switched_off() -> None:
                 client.send(upgrade_request(path))
                 status, _, body = await client.answer()
                 assert status == 404, path
+                assert json.loads(body)["code"] == "disabled"
                 assert "protocols.websocket" in json.loads(body)["error"]
 
 
@@ -414,6 +416,7 @@ async def test_an_event_id_in_the_query_that_is_none(name: str) -> None:
     async with serving(lambda _: Response(200, (), b"")) as server:
         status, _, body = await ask(server.port, f"/sse?{name}=yesterday")
         assert status == 400
+        assert json.loads(body)["code"] == "invalid_cursor"
         assert "yesterday" in json.loads(body)["error"]
 
 

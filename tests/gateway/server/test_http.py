@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import string
 
 import pytest
 
@@ -42,24 +43,30 @@ async def test_the_index_says_how_to_connect(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_line", "status", "said"),
+    ("request_line", "status", "code", "text"),
     [
-        ("GET /nothing HTTP/1.1", 404, "/nothing"),
-        ("POST / HTTP/1.1", 405, "POST"),
-        ("DELETE /sse HTTP/1.1", 405, "DELETE"),
-        ("GET /full-stream HTTP/1.1", 426, "ws://"),
-        ("GET /sse?stream=half HTTP/1.1", 400, "full, lite, domains"),
-        ("GET /sse?cursor=yesterday HTTP/1.1", 400, "yesterday"),
-        ("GET /sse?cursor=1-2-3-4 HTTP/1.1", 400, "1-2-3-4"),
-        ("GET /sse HTTP/1.1\r\nLast-Event-ID: x", 400, "'x'"),
-        (f"GET /?{'&'.join(f'a{n}=' for n in range(40))} HTTP/1.1", 400, "fields"),
+        ("GET /nothing HTTP/1.1", 404, "not_found", "/nothing"),
+        ("POST / HTTP/1.1", 405, "method_not_allowed", "POST"),
+        ("DELETE /sse HTTP/1.1", 405, "method_not_allowed", "DELETE"),
+        ("GET /full-stream HTTP/1.1", 426, "upgrade_required", "ws://"),
+        ("GET /sse?stream=half HTTP/1.1", 400, "unknown_stream", "full, lite or domains"),
+        ("GET /sse?cursor=yesterday HTTP/1.1", 400, "invalid_cursor", "yesterday"),
+        ("GET /sse?cursor=1-2-3-4 HTTP/1.1", 400, "invalid_cursor", "1-2-3-4"),
+        ("GET /sse HTTP/1.1\r\nLast-Event-ID: x", 400, "invalid_cursor", "'x'"),
+        (f"GET /?{'&'.join(f'a{n}=' for n in range(40))} HTTP/1.1", 400, "invalid_query", "fields"),
     ],
 )
-async def test_refusals_say_why(start: Start, request_line: str, status: int, said: str) -> None:
+async def test_errors_have_a_code_and_a_text(
+    start: Start, request_line: str, status: int, code: str, text: str
+) -> None:
     got, headers, body = await ask(await start(), request_line)
     assert got == status
     assert headers["content-type"] == "application/json"
-    assert said in json.loads(body)["error"]
+    error = json.loads(body)
+    assert error.keys() == {"error", "code"}
+    assert error["code"] == code
+    assert text in error["error"]
+    assert error["error"][0] in string.ascii_uppercase + "/"
 
 
 async def test_wrong_methods_are_told_the_right_ones(start: Start) -> None:
@@ -126,7 +133,8 @@ async def test_a_body_is_read_and_ignored_up_to_a_limit(start: Start) -> None:
         assert (await client.answer())[2] == b"OK"
         client.send(b"GET /health HTTP/1.1\r\nHost: t\r\nContent-Length: 999999\r\n\r\n")
         client.send(b"x" * 100_000)
-        assert (await client.answer())[0] == 413
+        status, _, body = await client.answer()
+        assert (status, json.loads(body)["code"]) == (413, "body_too_large")
 
 
 async def test_nobody_needs_to_wait_to_continue(start: Start) -> None:
@@ -134,24 +142,26 @@ async def test_nobody_needs_to_wait_to_continue(start: Start) -> None:
         client.send(
             b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
         )
-        assert (await client.answer())[0] == 417
+        status, _, body = await client.answer()
+        assert (status, json.loads(body)["code"]) == (417, "body_not_supported")
         assert await client.closed()
 
 
 @pytest.mark.parametrize(
-    ("nonsense", "status"),
+    ("nonsense", "status", "code"),
     [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
-        (b"GET /" + b"x" * 20_000, 431),
-        (b"GET / HTTP/1.1\r\nCookie: " + b"x" * 20_000, 431),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),  # no Host
+        (b"GET /" + b"x" * 20_000, 431, "head_too_large"),
+        (b"GET / HTTP/1.1\r\nCookie: " + b"x" * 20_000, 431, "head_too_large"),
     ],
 )
-async def test_nonsense_and_excess(start: Start, nonsense: bytes, status: int) -> None:
+async def test_nonsense_and_excess(start: Start, nonsense: bytes, status: int, code: str) -> None:
     async with await Raw.open((await start()).port) as client:
         client.send(nonsense)
-        assert (await client.answer())[0] == status
+        got, _, body = await client.answer()
+        assert (got, json.loads(body)["code"]) == (status, code)
         assert await client.closed()
 
 
@@ -161,7 +171,8 @@ async def test_a_slow_request_is_cut_off(start: Start, sent: bytes) -> None:
     async with await Raw.open(gateway.port) as client:
         client.send(sent)
         if sent:
-            assert (await client.answer())[0] == 408
+            status, _, body = await client.answer()
+            assert (status, json.loads(body)["code"]) == (408, "request_timeout")
         assert await client.closed()
 
 
@@ -209,7 +220,9 @@ async def test_what_is_switched_off_says_so(
         client.send(request_head)
         status, _, body = await client.answer()
     assert status == 404
-    assert named in json.loads(body)["error"]
+    error = json.loads(body)
+    assert error["code"] == "disabled"
+    assert named in error["error"]
 
 
 async def test_switched_off_streams_leave_the_others(start: Start) -> None:
@@ -232,5 +245,6 @@ async def test_what_goes_wrong_is_said_at_once() -> None:
     async with server, await Raw.open(server.sockets[0].getsockname()[1]) as client:
         client.send(b"GET /fails HTTP/1.1\r\nHost: t\r\n\r\n")
         status, _, body = await client.answer()
-        assert (status, json.loads(body)["error"]) == (500, "this server failed to answer")
+        expected = {"error": "Internal server error", "code": "internal_error"}
+        assert (status, json.loads(body)) == (500, expected)
         assert await client.closed()

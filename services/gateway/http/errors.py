@@ -1,0 +1,121 @@
+"""Error responses: a stable code for programs, and a text for people. Pure."""
+
+import random
+from enum import StrEnum, unique
+from typing import Final, Self
+
+import msgspec
+
+from gateway.http.messages import CORS_HEADERS, JSON, NO_STORE, Response
+
+
+@unique
+class ErrorCode(StrEnum):
+    """What a request failed on. Codes are stable: clients match on them.
+
+    Attributes:
+        status: HTTP status code of every response with this code.
+        about: when a response has it, for the documentation.
+    """
+
+    status: int
+    about: str
+
+    def __new__(cls, value: str, status: int, about: str) -> Self:
+        """Make a member of its three parts."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.status = status
+        member.about = about
+        return member
+
+    BAD_REQUEST = "bad_request", 400, "The request line, a header or the framing is malformed."
+    INVALID_HANDSHAKE = "invalid_handshake", 400, "The WebSocket handshake is malformed."
+    INVALID_QUERY = "invalid_query", 400, "The query has too many fields."
+    INVALID_CURSOR = "invalid_cursor", 400, "`cursor` or `Last-Event-ID` is not a message id."
+    UNKNOWN_STREAM = "unknown_stream", 400, "`stream` is not `full`, `lite` or `domains`."
+    INVALID_HASH = "invalid_hash", 400, "The path does not end with a SHA-256 or SHA-1 in hex."
+    TOKEN_REQUIRED = "token_required", 401, "The request has no token."
+    INVALID_TOKEN = "invalid_token", 401, "The token is not one of `auth.tokens`."
+    FORBIDDEN = "forbidden", 403, "The client's network is not in `allow`."
+    NOT_FOUND = "not_found", 404, "No endpoint has this path."
+    DISABLED = "disabled", 404, "The configuration disables this endpoint or stream."
+    CERTIFICATE_NOT_FOUND = "certificate_not_found", 404, "No retained certificate has this hash."
+    METHOD_NOT_ALLOWED = "method_not_allowed", 405, "The method is not GET, HEAD or OPTIONS."
+    REQUEST_TIMEOUT = "request_timeout", 408, "The request was incomplete after `request_timeout`."
+    BODY_TOO_LARGE = "body_too_large", 413, "The request body exceeds 64 KiB."
+    BODY_NOT_SUPPORTED = "body_not_supported", 417, "The request expects `100 Continue`."
+    UPGRADE_REQUIRED = "upgrade_required", 426, "The endpoint is a WebSocket."
+    RATE_LIMITED = "rate_limited", 429, "`rate_limit` is exceeded; see `Retry-After`."
+    ADDRESS_LIMIT = "address_limit", 429, "The client's address has too many connections."
+    HEAD_TOO_LARGE = "head_too_large", 431, "The request head exceeds 16 KiB."
+    INTERNAL_ERROR = "internal_error", 500, "The server failed; its log has the details."
+    UNREADABLE_MESSAGE = "unreadable_message", 500, "A message in Redis could not be decoded."
+    NOT_IMPLEMENTED = "not_implemented", 501, "The transfer coding is not supported."
+    REDIS_UNAVAILABLE = "redis_unavailable", 503, "Redis does not answer."
+    CONNECTION_LIMIT = "connection_limit", 503, "The server is at its connection limit."
+    RESPONSE_TIMEOUT = "response_timeout", 503, "The response took longer than `answer_timeout`."
+    SHUTTING_DOWN = "shutting_down", 503, "The server is shutting down; connect to another one."
+    VERSION_NOT_SUPPORTED = "version_not_supported", 505, "The HTTP version is not supported."
+
+
+OF_STATUS: Final = {
+    code.status: code
+    for code in (
+        ErrorCode.BAD_REQUEST,
+        ErrorCode.METHOD_NOT_ALLOWED,
+        ErrorCode.UPGRADE_REQUIRED,
+        ErrorCode.HEAD_TOO_LARGE,
+        ErrorCode.INTERNAL_ERROR,
+        ErrorCode.NOT_IMPLEMENTED,
+        ErrorCode.VERSION_NOT_SUPPORTED,
+    )
+}
+"""Status -> the code of an error for which a library determines the status alone."""
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The JSON body of an error response.
+
+    Attributes:
+        error: what failed and what is accepted, for people; the text may change.
+        code: what failed, for programs; stable.
+    """
+
+    error: str
+    code: ErrorCode
+
+
+def error_response(code: ErrorCode, error: str, *headers: tuple[str, str]) -> Response:
+    """Return an error response with the status of its code.
+
+    Args:
+        code: what failed.
+        error: the text; begins with a capital.
+        headers: further ones.
+    """
+    return Response(
+        code.status,
+        (JSON, *CORS_HEADERS, NO_STORE, *headers),
+        msgspec.json.encode(ErrorBody(error, code)),
+    )
+
+
+def internal_error() -> Response:
+    """Return the response to a request on which this server failed."""
+    return error_response(ErrorCode.INTERNAL_ERROR, "Internal server error")
+
+
+def disabled_response(setting: str) -> Response:
+    """Return the response for an endpoint or stream that a setting disables."""
+    return error_response(ErrorCode.DISABLED, f"Disabled by server configuration ({setting})")
+
+
+def retry_after(seconds: float) -> tuple[str, str]:
+    """Return the header Retry-After with jitter, so that rejected clients return spread in time.
+
+    Args:
+        seconds: minimum of the value; the maximum is half of it more, plus one second.
+    """
+    jitter = random.uniform(0, seconds / 2 + 1)  # noqa: S311  (spreads load, keeps no secret)
+    return "Retry-After", str(round(seconds + jitter))
