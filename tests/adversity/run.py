@@ -44,10 +44,10 @@ from tests.waiting import until
 RECORD: Final = "record"
 NOT_QUIET: Final = "not quiet in time"
 
-PATIENCE: Final = 40.0
+PATIENCE: Final = 90.0
 """Seconds without any progress after which the server has failed to recover from the faults."""
 
-RECOVERY: Final = 240.0
+RECOVERY: Final = 300.0
 """Seconds after which it has, progress or not: a busy machine is slow, but not as slow."""
 
 
