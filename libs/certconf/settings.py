@@ -289,6 +289,10 @@ class Retention(msgspec.Struct, frozen=True):
     domains: RetentionLimit = RetentionLimit(64 * MIB)
 
 
+DRAIN_MARGIN_SECS: Final = 6.0
+"""Seconds beyond `drain_secs` after which every gateway has exited."""
+
+
 class Config(msgspec.Struct, frozen=True):
     """The whole configuration of every process.
 

@@ -23,7 +23,7 @@ from certconf import Config, ConfigHolder
 from certconf.secret import Secret
 from certhttp import address
 from certhttp.server import serve as admin_server
-from certhttp.supervision import supervise
+from certtasks import supervise
 from gateway.admission.controller import AdmissionController
 from gateway.admission.policy import policy_of
 from gateway.clients.replay import Replayer

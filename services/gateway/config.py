@@ -7,6 +7,7 @@ import msgspec
 
 from certbus.keys import STREAMS
 from certconf import Config
+from certconf.settings import DRAIN_MARGIN_SECS
 
 MIB: Final = 1024 * 1024
 
@@ -56,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
     heartbeat: float = 30.0
     comment: float = 15.0
     client_timeout: float = 60.0
-    close_timeout: float = 5.0
+    close_timeout: float = DRAIN_MARGIN_SECS - 1
     request_timeout: float = 10.0
     idle_timeout: float = 10.0
     answer_timeout: float = 15.0

@@ -39,7 +39,7 @@ TaskName = Literal[
     "stalled",
     "websockets",
 ]
-"""Tasks that fail alone, see `certhttp.supervision`."""
+"""Tasks that fail alone, see `certtasks`."""
 
 _DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _FLUSH_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)

@@ -31,7 +31,7 @@ from certconf.settings import Config
 from certhttp.address import address_of, listen
 from certhttp.server import Page, Response
 from certhttp.server import serve as admin_server
-from certhttp.supervision import supervise
+from certtasks import supervise
 from ctparse.certificate import CertificateReader
 from ingestor.assignment.factory import FollowerFactory
 from ingestor.assignment.worker import LEASE_TTL, RedisStores, Worker

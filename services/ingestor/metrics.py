@@ -27,7 +27,7 @@ FetchOutcome = Literal[
 ]
 FailureReason = Literal["fenced", "missing", "stale", "full", "refused", "timeout", "away"]
 TaskName = Literal["assignment", "heartbeat", "log_lists", "reload", "trimming"]
-"""Tasks that fail alone, see `certhttp.supervision`."""
+"""Tasks that fail alone, see `certtasks`."""
 
 Measured = Callable[[FetchOutcome, float], None]
 """Told of each request: how it ended, and seconds."""

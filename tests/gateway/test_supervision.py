@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
 from certbus.ids import Cursor
-from certhttp.supervision import supervise
+from certtasks import supervise
 from gateway import app
 from gateway.clients.websocket import WebSocketClient
 from gateway.delivery.history import HistoryReader

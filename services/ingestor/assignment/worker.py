@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 from certbus.cluster import ClusterRegistry, LogDescription, WorkerLoads
 from certbus.errors import UNAVAILABLE
 from certbus.logs.leases import Lease, Leases
-from certhttp.supervision import supervise
+from certtasks import supervise
 from ingestor.assignment.assigned_log import AssignedLog, sum_counters
 from ingestor.assignment.balancer import plan_releases, plan_takeovers
 from ingestor.assignment.factory import FollowerFactory

@@ -16,6 +16,7 @@ import pytest
 
 from certconf.network import Network
 from certhttp.client import fetch as ask_admin
+from certhttp.tls import load_certificate
 from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.endpoints.router import Router
@@ -25,7 +26,6 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection
 from gateway.server.listener import Limits, Listener, listen, set_socket_options
-from gateway.server.tls import read
 from launcher.runtime.supervisor import CERTSTREAM_SERVER
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway, request, settings
@@ -185,7 +185,7 @@ async def test_streams_take_no_place_among_those_without(start: Start) -> None:
 async def test_tls_handshakes_count_as_well(tmp_path: Path) -> None:
     certificate = pair("here")
     certificate.write(tmp_path / "cert", tmp_path / "key")
-    context, _ = read(tmp_path / "cert", tmp_path / "key")
+    context, _ = load_certificate(tmp_path / "cert", tmp_path / "key")
     tls = {"ssl": context, "ssl_handshake_timeout": 60.0}
     trusting = certificate.trusting()
     async with listener(Limits(MANY, waiting=3), tls=tls) as place, AsyncExitStack() as stack:

@@ -7,8 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
+from certhttp.tls import UnusableCertificate, load_certificate
 from gateway.config import Settings
-from gateway.server.tls import TLSContextReloader, UnusableCertificate, read
+from gateway.server.tls import TLSContextReloader
 from tests.gateway.admission.gateways import request
 from tests.gateway.certificates import Pair, pair
 from tests.gateway.client_helpers import Raw, certificates, serials, upgrade_request
@@ -64,7 +65,7 @@ async def test_both_kinds_of_clients(start: Start, press: Press, files: Files) -
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_old_versions_and_other_protocols_are_refused(start: Start, files: Files) -> None:
     gateway = await start(**files.settings)
-    context, _ = read(files.certificate, files.key)
+    context, _ = load_certificate(files.certificate, files.key)
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     old = files.pair.trusting()
     old.set_ciphers("ALL:@SECLEVEL=0")
@@ -138,7 +139,7 @@ async def test_who_reads_nothing_is_given_up(start: Start, press: Press, files: 
 async def test_a_new_certificate_is_for_new_connections_and_a_broken_one_for_none(
     start: Start, press: Press, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.server.tls._LOOK", 0.05)
+    monkeypatch.setattr("gateway.server.tls._CHECK_INTERVAL_SECS", 0.05)
     gateway = await (await start(**files.settings)).following()
     first, second = files.pair, pair("second")
 
@@ -156,8 +157,8 @@ async def test_a_new_certificate_is_for_new_connections_and_a_broken_one_for_non
             files.key.write_bytes(second.key)
             await until(lambda: any(line["log_level"] == "error" for line in logs))
         (refused,) = [line for line in logs if line["log_level"] == "error"]
-        assert refused["event"] == "certificate refused, the one before stays"
-        assert refused["why"] == (
+        assert refused["event"] == "certificate rejected"
+        assert refused["reason"] == (
             f"tls_key {files.key} is not the key of the first certificate in {files.certificate}"
         )
         assert await trusted(first)
@@ -172,9 +173,9 @@ async def test_a_new_certificate_is_for_new_connections_and_a_broken_one_for_non
     ("certificate", "key", "why"),
     [
         (None, b"", "tls_cert {c} cannot be read: No such file or directory"),
-        (b"hello", b"", "tls_cert {c} is no certificate in PEM"),
+        (b"hello", b"", "tls_cert {c} is not a PEM certificate"),
         (pair("x").certificate, None, "tls_key {k} cannot be read: No such file or directory"),
-        (pair("x").certificate, b"hello", "tls_key {k} is no private key in PEM"),
+        (pair("x").certificate, b"hello", "tls_key {k} is not a PEM private key"),
         (
             pair("x").certificate,
             pair("y").key,

@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from certconf import Config, ConfigHolder, RedisURL
+from certconf.settings import DRAIN_MARGIN_SECS
 from launcher import options
 from launcher.commands.up.dashboard import Dashboard
 from launcher.commands.up.demo import Demo
@@ -29,7 +30,6 @@ from launcher.runtime.supervisor import CERTSTREAM_SERVER, ChildSpec, ProcessGro
 
 log = structlog.get_logger(__name__)
 
-_SPARE: Final = 1.0  # seconds beyond what a gateway takes at most to close its clients
 _REDIS_PAUSE: Final = 1.0  # seconds before a Redis that ended by itself is started again
 
 
@@ -141,10 +141,7 @@ async def _everything(
 
 def _grace(config: Config) -> float:
     """Seconds from SIGTERM to SIGKILL: what a gateway needs with clients that answer nothing."""
-    from gateway.config import settings_of  # noqa: PLC0415
-
-    settings = settings_of(config)
-    return settings.stop_timeout + settings.close_timeout + _SPARE
+    return config.drain_secs + DRAIN_MARGIN_SECS
 
 
 def _check_certificate(config: Config) -> None:
@@ -155,10 +152,10 @@ def _check_certificate(config: Config) -> None:
     """
     if config.tls_cert is None or config.tls_key is None:
         return
-    from gateway.server.tls import UnusableCertificate, read  # noqa: PLC0415
+    from certhttp.tls import UnusableCertificate, load_certificate  # noqa: PLC0415
 
     try:
-        read(config.tls_cert, config.tls_key)
+        load_certificate(config.tls_cert, config.tls_key)
     except UnusableCertificate as error:
         raise StartError(str(error)) from None
 
