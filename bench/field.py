@@ -35,8 +35,7 @@ from certbus.cluster import LogStatus, snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
 from launcher.runtime.embedded_redis import EmbeddedRedis
-from simlog.api.load import LoadReport
-from simlog.api.request_stats import Traffic
+from simlog.api.request_stats import LoadReport, RequestCounts
 from simlog.field.heads import ShownHead
 from simlog.field.operators import LOGS
 
@@ -108,7 +107,7 @@ async def measure(
         load_after = await load(http)
         logs = {log.name: log for log in (await snapshot(redis, KEYS)).logs}
         heads = HEADS.decode((await http.get("/heads")).content)
-        traffic = msgspec.json.decode((await http.get("/requests")).content, type=Traffic)
+        traffic = msgspec.json.decode((await http.get("/requests")).content, type=RequestCounts)
         delays = await publication_delays(redis, heads)
         worker_log = b"".join((home / f"ingestor{n}.log").read_bytes() for n in range(ingestors))
     wall = load_after.wall_seconds - load_before.wall_seconds
@@ -215,7 +214,7 @@ async def _batches(redis: Redis, after: str) -> list[tuple[bytes, dict[bytes, by
 def operators(
     logs: Mapping[str, LogStatus],
     heads: Mapping[str, Sequence[ShownHead]],
-    traffic: Traffic,
+    traffic: RequestCounts,
     delays: Mapping[str, Sequence[float]],
 ) -> dict[str, dict[str, Any]]:
     """What each operator's logs saw."""

@@ -1,4 +1,4 @@
-"""The documents name files, tests and settings that are there."""
+"""The documents name files, tests, settings and commands that exist."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""docs/operations.md says what the code says, and its commands work."""
+"""docs/operations.md agrees with the code, and its commands work."""
 
 import os
 import re
@@ -96,9 +96,9 @@ def unread(environment: dict[str, str]) -> list[str]:
     script = BASH + PREPARE + "".join(f"echo '@ {key}'\n{line}\n" for key, line in EXAMPLES.items())
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True)
     parts = done.stdout.decode("utf-8", "replace").split("@ ")[1:]
-    said = {key: text.strip() for key, _, text in (part.partition("\n") for part in parts)}
+    outputs = {key: text.strip() for key, _, text in (part.partition("\n") for part in parts)}
     for key in EXAMPLES:
-        text = said.get(key, "")
+        text = outputs.get(key, "")
         if text in {"", "0", "(empty array)"} or re.match(r"(\(error\) )?(ERR|WRONGTYPE)", text):
             missing.append(key)
     return missing

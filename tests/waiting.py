@@ -14,7 +14,7 @@ async def until(
     """Return as soon as `condition()`, awaited if need be, is true.
 
     Raises:
-        AssertionError: it was not within `seconds`; says what was waited for.
+        AssertionError: it was not within `seconds`; names what was waited for.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -1,4 +1,4 @@
-"""The process: a world behind one HTTP port, moved on by the clock."""
+"""The process: a world on one HTTP port, advanced by the clock."""
 
 import asyncio
 import socket
@@ -14,8 +14,8 @@ from simlog.world import World
 
 log = structlog.get_logger(__name__)
 
-SUBMISSIONS_AT_ONCE = 256
-"""How many entries are made between two looks at the network: some 10 ms."""
+SUBMISSIONS_PER_STEP = 256
+"""Entries made before the event loop serves requests again: about 10 ms."""
 
 
 async def serve(
@@ -38,7 +38,7 @@ async def serve(
         ready: called with that URL once the preloaded entries are there.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     with socket.create_server((host, port)) as listener:
         url = (public_url or _url(listener)).rstrip("/")
@@ -46,11 +46,11 @@ async def serve(
         await _advance(world)
         routes = Routes(world, url)
         async with (
-            listening(routes.respond, listener, routes.load.answered),
+            listening(routes.respond, listener, routes.load.record_lateness),
             asyncio.TaskGroup() as group,
         ):
             clock = group.create_task(_tick(world))
-            log.info("simulated logs are served", url=url, logs=list(world.logs), seed=spec.seed)
+            log.info("simulated logs started", url=url, logs=list(world.logs), seed=spec.seed)
             if ready is not None:
                 ready(url)
             await stop.wait()
@@ -67,7 +67,7 @@ async def _tick(world: World) -> None:
 async def _advance(world: World) -> None:
     behind = True
     while behind:
-        behind = world.advance(time.time(), SUBMISSIONS_AT_ONCE)
+        behind = world.advance(time.time(), SUBMISSIONS_PER_STEP)
         await asyncio.sleep(0)
 
 

@@ -17,7 +17,7 @@ from simlog.field.operators import field_spec
 from simlog.spec import LogSpec, Spec, spread
 
 DESCRIPTION = """\
-Serve simulated Certificate Transparency logs: real keys, trees and proofs, certificates made up
+Serve simulated Certificate Transparency logs: real keys, trees and proofs, certificates generated
 from a seed. Point a server at them with CERTSTREAM_CONFIG set to a copy of /config.yaml, or with
 the signed log list at /log_list.json.
 """
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     where = parser.add_argument_group("where")
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    where.add_argument("--port", type=int, default=8090, help="0 takes a free one (%(default)s)")
-    where.add_argument("--url", help="what clients call this server, if not http://HOST:PORT")
+    where.add_argument("--port", type=int, default=8090, help="0 selects a free port (%(default)s)")
+    where.add_argument("--url", help="URL of this server for clients, if not http://HOST:PORT")
     world = parser.add_argument_group("the world")
     world.add_argument("--seed", type=int, default=0, help="same seed, same logs (%(default)s)")
     world.add_argument("--rfc6962", type=int, default=2, metavar="N", help="logs (%(default)s)")
@@ -49,11 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="new certificates a second (20); with --field entries a second (as measured)",
     )
     world.add_argument(
-        "--preload", type=int, default=0, metavar="N", help="certificates there at the start"
+        "--preload", type=int, default=0, metavar="N", help="certificates in the logs at the start"
     )
-    world.add_argument(
-        "--total", type=int, metavar="N", help="stop after so many certificates (never)"
-    )
+    world.add_argument("--total", type=int, metavar="N", help="stop after N certificates (never)")
     world.add_argument(
         "--duplicates",
         type=float,
@@ -82,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         type=float,
         metavar="UNIXTIME",
-        help="the world's time zero; name it to serve the same world again after a restart (now)",
+        help="the world's time zero; set it to serve the same world again after a restart (now)",
     )
     world.add_argument(
         "--mmd",
@@ -93,9 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     world.add_argument(
         "--field",
         action="store_true",
-        help="28 logs that grow, answer and refuse as the public ones do; --rate scales them",
+        help="28 logs that grow, answer and limit rates like the public ones; --rate scales them",
     )
-    wrong = parser.add_argument_group("what is wrong with it", FAULTS)
+    wrong = parser.add_argument_group("faults", FAULTS)
     wrong.add_argument(
         "--fault",
         action="append",
@@ -107,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--troubles",
         type=float,
         metavar="SECONDS",
-        help="every fault that a log recovers from in turn, so long each, on a third of the logs",
+        help="every fault that a log recovers from in turn, SECONDS each, on a third of the logs",
     )
 
 
@@ -115,7 +113,7 @@ def spec_from_args(arguments: argparse.Namespace) -> Spec:
     """Build the world's specification.
 
     Raises:
-        ValueError: an option is out of its range; says which.
+        ValueError: an option is out of its range; names it.
     """
     start = time.time() if arguments.start is None else arguments.start
     if arguments.field:
@@ -151,7 +149,7 @@ def _with_faults(
     for pattern, _ in wrong:
         if not fnmatch.filter([log.name for log in logs], pattern):
             names = ", ".join(log.name for log in logs)
-            raise ValueError(f"fault of {pattern!r}: no log has this name; there are {names}")
+            raise ValueError(f"fault of {pattern!r}: no log named this; logs: {names}")
     return tuple(
         msgspec.structs.replace(
             log,

@@ -1,10 +1,9 @@
 """What can be wrong with a log, as data: when, how often, with which requests, and what.
 
-A fault makes a log hard to read; a lie makes it untrue. Both are one frozen Struct each, so that
+An HTTP fault makes a log hard to read; misbehaviour makes it untrue. Each is one Struct, so that
 a world's specification holds them, the control endpoint takes them as JSON and the command line
-as `LOG:KIND:name=value,...`. What they do is said elsewhere: `breakage` (answers that are slow,
-refused or broken), `lies` (logs that are not what they signed), `log` (entries malformed from the
-start).
+as `LOG:KIND:name=value,...`. `faults.http_faults` makes answers slow, refused or broken,
+`faults.misbehaviour` makes a log contradict what it signed, and `World` appends malformed entries.
 """
 
 import re
@@ -36,7 +35,7 @@ class Fault(
     tag_field="kind",
     tag=_kind,
 ):
-    """What all have in common.
+    """The fields of every fault.
 
     Attributes:
         since, until: in force during these seconds after the world's time zero, or after it was
@@ -54,7 +53,7 @@ class Fault(
     only: Part | None = None
 
     def in_force(self, elapsed: float, size: int) -> bool:
-        """Whether it is on, so many seconds after zero (or before it) in a log of that size."""
+        """Whether it is in force `elapsed` seconds after zero, in a log of `size` entries."""
         elapsed = max(0.0, elapsed)
         return (
             self.since <= elapsed
@@ -72,7 +71,7 @@ class Latency(Fault, frozen=True):
 
 
 class Status(Fault, frozen=True):
-    """Answers are refused: HTTP `code`, Retry-After. With `index`: those that show that entry."""
+    """Answers are HTTP `code` with Retry-After. With `index`: those that contain that entry."""
 
     code: Annotated[int, Meta(ge=400, le=599)] = 503
     retry_after: Number | None = None
@@ -86,11 +85,11 @@ class Reset(Fault, frozen=True):
 
 
 class Truncated(Fault, frozen=True):
-    """Bodies end in their middle, and HTTP says that this is all."""
+    """Bodies end in their middle, with a matching Content-Length."""
 
 
 class Oversized(Fault, frozen=True):
-    """Bodies go on after their end, with `size` white space or endlessly. `index`: as Status."""
+    """Bodies continue after their end: `size` spaces, or endless ones. `index`: as Status."""
 
     size: Number | None = None
     index: Number | None = None
@@ -103,21 +102,21 @@ class Bomb(Fault, frozen=True):
 
 
 class WrongContent(Fault, frozen=True):
-    """Instead of an answer comes the page of a load balancer, with status 200."""
+    """Answers are the HTML page of a load balancer, with status 200."""
 
 
 class Fewer(Fault, frozen=True):
-    """At most `entries` are returned by get-entries, whatever is asked for."""
+    """get-entries returns at most `entries`, for any range."""
 
     entries: Positive = 1
 
 
 class NoPartials(Fault, frozen=True):
-    """Partial tiles are gone where the full one exists."""
+    """Partial tiles answer 404 once the full tile exists."""
 
 
 class Stale(Fault, frozen=True):
-    """By a replica that is `entries` and `seconds` behind: an older tree, honestly signed."""
+    """A replica answers that is `entries` and `seconds` behind: an older tree, correctly signed."""
 
     share: Share = 0.5
     entries: Positive = 10
@@ -125,19 +124,19 @@ class Stale(Fault, frozen=True):
 
 
 class Malformed(Fault, frozen=True):
-    """Of the entries taken in while it is on, `share` hold bytes that are no certificate."""
+    """Of the entries appended while it is in force, `share` hold bytes that are no certificate."""
 
     share: Share = 0.01
 
 
 class OfEntries(Fault, frozen=True):
-    """A lie about single entries: one `index`, or `every` so many of them."""
+    """Misbehaviour about single entries: that at `index`, or one in `every`."""
 
     index: Number | None = None
     every: Positive = 100
 
     def covers(self, index: int) -> bool:
-        """Whether it is told about that entry."""
+        """Whether the entry at `index` is affected."""
         if self.index is not None:
             return index == self.index
         return index % self.every == self.every - 1
@@ -148,7 +147,7 @@ class SwappedLeaf(OfEntries, frozen=True):
 
 
 class ForgedPrecert(OfEntries, frozen=True):
-    """Precertificate entries show another precertificate beside the leaf that is in the tree."""
+    """Precertificate entries show another precertificate with the leaf that is in the tree."""
 
 
 class Garbled(OfEntries, frozen=True):
@@ -156,7 +155,7 @@ class Garbled(OfEntries, frozen=True):
 
 
 class WrongLeafIndex(OfEntries, frozen=True):
-    """Entries of data tiles say that they stand one place further on."""
+    """Entries of data tiles state a leaf index that is one too high."""
 
 
 class WrongRoot(Fault, frozen=True):
@@ -174,7 +173,7 @@ class Fork(Fault, frozen=True):
 
 
 class Rewind(Fault, frozen=True):
-    """The log stays `entries` shorter than it was when this began; its tree heads are new."""
+    """The log stays `entries` shorter than at the start of the fault; its tree heads are new."""
 
     entries: Positive = 10
 
@@ -184,7 +183,7 @@ class WrongProofs(Fault, frozen=True):
 
 
 class WrongIssuer(Fault, frozen=True):
-    """Issuers are other bytes than their fingerprint says."""
+    """Issuers are other bytes than those with their fingerprint."""
 
 
 HTTPFault = (
@@ -214,7 +213,7 @@ Misbehaviour = (
 )
 AnyFault = HTTPFault | Misbehaviour
 
-TROUBLES: tuple[AnyFault, ...] = (
+HTTP_FAULTS: tuple[AnyFault, ...] = (
     Latency(seconds=0.2, jitter=0.3),
     Status(code=429, retry_after=1),
     Status(code=503, retry_after=1),
@@ -229,19 +228,19 @@ TROUBLES: tuple[AnyFault, ...] = (
     Stale(),
     Status(code=404, only="proofs"),
 )
-"""One of each that a log recovers from."""
+"""One of each fault that a log recovers from."""
 
 
 def in_turn(position: int, seconds: float) -> tuple[AnyFault, ...]:
-    """Schedule each of `TROUBLES` for one log of many, so that a third of them is in trouble.
+    """Schedule each of `HTTP_FAULTS` for one log of many, so that a third of the logs has one.
 
     Args:
         position: of the log among the others.
         seconds: how long each lasts.
     """
     return tuple(
-        msgspec.structs.replace(trouble, since=turn * seconds, until=(turn + 1) * seconds)
-        for turn, trouble in enumerate(TROUBLES)
+        msgspec.structs.replace(fault, since=turn * seconds, until=(turn + 1) * seconds)
+        for turn, fault in enumerate(HTTP_FAULTS)
         if (position + turn) % 3 == 0
     )
 
@@ -250,7 +249,7 @@ def parse(text: str) -> tuple[str, AnyFault]:
     """Read `LOG:KIND` or `LOG:KIND:name=value,...`: which logs (a pattern), and what is wrong.
 
     Raises:
-        ValueError: says what cannot be read.
+        ValueError: names the part that is invalid.
     """
     log, kind, arguments = [*text.split(":", 2), "", ""][:3]
     pairs = [pair.partition("=") for pair in arguments.split(",") if pair]
@@ -258,11 +257,11 @@ def parse(text: str) -> tuple[str, AnyFault]:
     try:
         return log, msgspec.convert(fields, AnyFault, strict=False)
     except msgspec.ValidationError as error:
-        raise ValueError(f"fault {text!r}: {error}; have LOG:KIND:name=value,...") from error
+        raise ValueError(f"fault {text!r}: {error}; expected LOG:KIND:name=value,...") from error
 
 
 def described() -> Iterable[str]:
-    """One line for each kind: how it is written with its defaults, and what it does."""
+    """Yield the usage of each kind with its defaults, and what it does."""
     common = {field.name for field in msgspec.structs.fields(Fault)}
     kinds: Sequence[type[Fault]] = get_args(AnyFault)
     for kind in kinds:

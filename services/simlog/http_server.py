@@ -1,7 +1,7 @@
 """HTTP/1.1 for a handful of clients on loopback: h11 speaks the protocol, asyncio moves the bytes.
 
 A handler is a plain function from `Request` to `Response`; it raises `Refused` for errors. A
-response also says how late it comes, and its body may break off, so faults need no I/O.
+response also states its delay, and its body may break off, so faults need no I/O.
 Requests of one connection are answered in order.
 """
 
@@ -21,15 +21,15 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-READ = 65_536
-LARGEST_REQUEST_BODY = 65_536
+READ_BYTES = 65_536
+MAX_REQUEST_BODY_BYTES = 65_536
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no time: what is unsent is dropped and the peer gets a RST."""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What was asked for.
+    """One request.
 
     Attributes:
         peer: address of the client.
@@ -47,7 +47,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """What is answered.
+    """One response.
 
     Attributes:
         body: one that is not bytes is sent piece by piece, as the client reads it; where it
@@ -82,7 +82,7 @@ class Refused(Exception):
 Handler = Callable[[Request], Response]
 
 Lateness = Callable[[float], None]
-"""Takes how many seconds later than planned an answer was sent."""
+"""Receives how many seconds later than planned an answer was sent."""
 
 
 @asynccontextmanager
@@ -90,25 +90,25 @@ async def listening(
     handle: Handler, listener: socket.socket, late: Lateness = lambda _: None
 ) -> AsyncIterator[None]:
     """Serve on a listening socket while the context is open."""
-    conversations: set[asyncio.Task[None]] = set()
+    connections: set[asyncio.Task[None]] = set()
     numbers = count(1)
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(_converse(reader, writer, handle, next(numbers), late))
-        conversations.add(task)
-        task.add_done_callback(conversations.discard)
+        task = asyncio.create_task(_serve_connection(reader, writer, handle, next(numbers), late))
+        connections.add(task)
+        task.add_done_callback(connections.discard)
 
     server = await asyncio.start_server(connected, sock=listener)
     try:
         yield
     finally:
         server.close()
-        for task in conversations:
+        for task in connections:
             task.cancel()
-        await asyncio.gather(*conversations, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
 
 
-async def _converse(
+async def _serve_connection(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     handle: Handler,
@@ -117,7 +117,7 @@ async def _converse(
 ) -> None:
     connection = h11.Connection(h11.SERVER)
     peer = writer.get_extra_info("peername")[0]
-    # asyncio does this by itself only for sockets that it made; else a body waits for an ACK.
+    # asyncio sets this only on sockets that it made; without it a body waits for an ACK.
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         while connection.our_state is not h11.MUST_CLOSE:
@@ -133,9 +133,9 @@ async def _converse(
             if connection.our_state is h11.DONE:
                 connection.start_next_cycle()
     except h11.RemoteProtocolError as error:
-        log.debug("not HTTP", reason=str(error))
+        log.debug("request rejected", reason=str(error))
     except ConnectionError as error:
-        log.debug("client left", reason=str(error))
+        log.debug("connection lost", reason=str(error))
     except BrokenOff:
         sock: socket.socket = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -156,14 +156,14 @@ async def _next_request(
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(READ))
+            connection.receive_data(await reader.read(READ_BYTES))
         elif isinstance(event, h11.Request):
             method, target = event.method.decode("ascii"), event.target.decode("ascii")
             headers = {name.decode("ascii"): text.decode("latin-1") for name, text in event.headers}
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > LARGEST_REQUEST_BODY:
-                raise h11.RemoteProtocolError(f"body above {LARGEST_REQUEST_BODY:,} bytes")
+            if len(body) > MAX_REQUEST_BODY_BYTES:
+                raise h11.RemoteProtocolError(f"body above {MAX_REQUEST_BODY_BYTES:,} bytes")
         elif isinstance(event, h11.EndOfMessage):
             path, _, query = target.partition("?")
             return Request(method, path, dict(parse_qsl(query)), bytes(body), peer, headers, number)
@@ -197,4 +197,4 @@ async def _send(
     for event in events:
         writer.write(connection.send(event) or b"")
         await writer.drain()
-        await asyncio.sleep(0)  # drain alone would not let others in while the client keeps up
+        await asyncio.sleep(0)  # drain alone does not yield while the client keeps up

@@ -1,7 +1,7 @@
 """Which certificate enters which log, and when: a fixed sequence, ordered in time.
 
 Certificates are numbered from 0. Number n is due at a time that only the specification decides,
-so they come evenly, and a process that fell behind or was restarted knows what it owes.
+so they come evenly, and a restarted process continues with the same sequence.
 """
 
 from bisect import bisect_right
@@ -15,10 +15,10 @@ import msgspec
 from simlog.seeded import choose, uniform
 from simlog.spec import Spec
 
-LAG = 64
+MAX_LAG = 64
 """How many certificates later, at most, another log gets the same one."""
 
-PRELOAD_PACE = 1000.0
+PRELOAD_RATE = 1000.0
 """Entries a second before time zero when the specification names no rate."""
 
 
@@ -38,7 +38,7 @@ class Submission(msgspec.Struct, frozen=True, gc=False):
 
 def issued_at(spec: Spec, certificate: int) -> int:
     """When that certificate is first submitted, milliseconds since the epoch."""
-    pace = spec.rate or PRELOAD_PACE
+    pace = spec.rate or PRELOAD_RATE
     return round(1000 * (spec.start + (certificate - spec.preload + 1) / pace))
 
 
@@ -98,4 +98,4 @@ def _homes(spec: Spec, certificate: int) -> Iterator[tuple[int, int]]:
     lags = chance[4 * most + 4 : 8 * most + 4]
     first = int(uniform(lags[:4]) * homes)
     for number, log in enumerate(drawn[first:] + drawn[:first]):
-        yield log, int(uniform(lags[4 * number : 4 * number + 4]) * LAG)
+        yield log, int(uniform(lags[4 * number : 4 * number + 4]) * MAX_LAG)

@@ -9,15 +9,15 @@ from io import BytesIO
 
 
 def choose(seed: int, label: str, number: int, length: int) -> bytes:
-    """Return the `length` bytes that chance has for this address."""
+    """Return the `length` random bytes of this address."""
     return shake_128(f"{seed}/{label}/{number}".encode()).digest(length)
 
 
 def generator(seed: int, label: str, number: int, length: int) -> BytesIO:
-    """The same bytes, to be read in portions."""
+    """Return the same bytes, to be read in portions."""
     return BytesIO(choose(seed, label, number, length))
 
 
 def uniform(portion: bytes | memoryview) -> float:
-    """A number in [0, 1) from four bytes of chance."""
+    """Return a number in [0, 1) from four random bytes."""
     return int.from_bytes(portion) / (1 << 32)

@@ -1,4 +1,4 @@
-"""What a world is made of. Everything else follows from it, and from the time."""
+"""The specification of a world. Everything else follows from it, and from the time."""
 
 from typing import Literal
 
@@ -47,7 +47,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         delay: seconds from an entry's timestamp to the first tree head that includes it (the
             merge delay of RFC 6962 section 3).
         max_entries: get-entries answers no more than this many at once, as real logs do.
-        mmd: maximum merge delay that the log list states, in seconds; None: what is usual.
+        mmd: maximum merge delay that the log list states, in seconds; None: the usual one.
     """
 
     logs: tuple[LogSpec, ...]
@@ -63,10 +63,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     mmd: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no world can be.
+        """Reject invalid values.
 
         Raises:
-            ValueError: names the field, what it is and what it may be.
+            ValueError: names the field, its value and what is accepted.
         """
         names = [log.name for log in self.logs]
         if not names or len(set(names)) != len(names):
@@ -96,7 +96,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spread(rfc6962: int, static_ct: int, operators: int) -> tuple[LogSpec, ...]:
-    """Name that many logs of each kind and hand them out to the operators in turn."""
+    """Name that many logs of each kind and assign them to the operators in turn."""
     kinds: list[tuple[str, Kind]] = [(f"rfc{n}", "rfc6962") for n in range(1, rfc6962 + 1)]
     kinds += [(f"static{n}", "static-ct") for n in range(1, static_ct + 1)]
     return tuple(

@@ -1,4 +1,4 @@
-"""All logs of one specification, moved on by the clock."""
+"""All logs of one specification, advanced by the clock."""
 
 from collections.abc import Iterator
 
@@ -15,9 +15,9 @@ class World:
     """The logs of one world at one moment.
 
     Attributes:
-        spec: what it is made of.
+        spec: its specification.
         logs: by name, in the order of the specification.
-        switches: what is wrong with them.
+        faults: which of their faults are in force.
         heads: when each log with a profile shows its tree heads, by name.
         complete: whether every certificate that there will be is under a tree head.
     """
@@ -30,7 +30,7 @@ class World:
             log.name: Log(log, key, self.certificates)
             for log, key in zip(spec.logs, keys, strict=True)
         }
-        self.switches = ActiveFaults(spec)
+        self.faults = ActiveFaults(spec)
         self.heads = {
             log.name: HeadSchedule(log.profile.heads, spec.seed, log.name, spec.start)
             for log in spec.logs
@@ -42,10 +42,10 @@ class World:
         self._by_position = tuple(self.logs.values())
 
     def advance(self, now: float, limit: int) -> bool:
-        """Take in at most `limit` submissions that are due at `now` (seconds since the epoch).
+        """Append at most `limit` submissions that are due at `now` (seconds since the epoch).
 
         When nothing due is left, every log publishes a tree head; one with a profile only when
-        its schedule says so.
+        its schedule requires it.
 
         Returns:
             Whether something due is left, so that the caller can serve requests in between.
@@ -54,7 +54,7 @@ class World:
         for _ in range(limit):
             if self._next is None or self._next.time > until:
                 break
-            self._take(self._next)
+            self._submit(self._next)
         else:
             return True
         for log in self._by_position:
@@ -62,8 +62,8 @@ class World:
         self.complete = self._next is None
         return False
 
-    def record(self) -> Iterator[TruthEntry]:
-        """Every entry under the newest tree heads, log by log."""
+    def entries(self) -> Iterator[TruthEntry]:
+        """Yield every entry under the newest tree heads, log by log."""
         for name, log in self.logs.items():
             for index in range(log.head.size):
                 yield truth_entry(name, index, log.entry(index), malformed=log.is_malformed(index))
@@ -78,8 +78,8 @@ class World:
         elif head := schedule.advance(now, log.sign):
             log.head = head
 
-    def _take(self, submission: Submission) -> None:
+    def _submit(self, submission: Submission) -> None:
         log = self._by_position[submission.log]
-        malformed = self.switches.malforms(log.spec.name, len(log.tree), submission.time)
+        malformed = self.faults.malforms(log.spec.name, len(log.tree), submission.time)
         log.append(submission.certificate, submission.time, malformed=malformed)
         self._next = next(self._submissions, None)

@@ -132,7 +132,7 @@ async def events(lines: AsyncIterator[str]) -> AsyncIterator[str]:
 async def _background(
     receiving: Coroutine[None, None, None],
 ) -> AsyncIterator[None]:
-    """Receive meanwhile; a client whose connection ended before its time fails the test."""
+    """Receive during the context; a connection that ends before its end fails the test."""
     task = asyncio.create_task(receiving)
     try:
         yield

@@ -8,7 +8,7 @@ from tests.e2e.site import Site
 
 @pytest.fixture
 async def site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
-    """An empty deployment. When the test fails, what its processes said is part of the report."""
+    """An empty deployment. A failure report contains the logs of its processes."""
     opened = Site(tmp_path)
     try:
         yield opened

@@ -27,7 +27,7 @@ class Process:
         self.log = directory / f"{name}.log"
         self._command = command
         self._directory = directory
-        # What the machine running the tests has set is nobody's business here.
+        # Settings of the machine that runs the tests must not apply.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("CERTSTREAM_")}
         self._environment = {**inherited, **(environment or {})}
         self._popen = self._start()
@@ -55,7 +55,7 @@ class Process:
         self._popen.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 10.0) -> int:
-        """Ask it to end, and return its exit status.
+        """Send it a signal to end, and return its exit status.
 
         Raises:
             AssertionError: it does not end in time; it is killed then.
@@ -65,7 +65,7 @@ class Process:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"{self} goes on {seconds} s after {number.name}") from None
+            raise AssertionError(f"{self} still runs {seconds} s after {number.name}") from None
 
     def __str__(self) -> str:
         """Name, state and the end of the log: what a failing test should show."""
@@ -85,7 +85,7 @@ class Process:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -26,7 +26,7 @@ START = 60.0
 FORMS: tuple[MessageForm, ...] = ("full", "lite", "domains")
 assert FORMS == STREAMS
 
-# The simulated logs are ours: no politeness between requests, and looked at often.
+# Simulated logs need no pause between requests, and are polled often.
 HURRIED = {"poll_interval_ms": 100, "default_operator_rate_limit_ms": 0}
 
 
@@ -43,7 +43,7 @@ class Site:
         self._http = httpx.AsyncClient(trust_env=False, timeout=60)
 
     async def close(self) -> None:
-        """End every process that is left."""
+        """End every process that still runs."""
         await self._http.aclose()
         for process in reversed(self.processes):
             if process.running:
@@ -97,13 +97,13 @@ class Site:
         return {"url": url, "signature_url": signature_url, "key": str(key)}
 
     async def publish_list(self, edition: Edition) -> None:
-        """Let that list say something else from now on."""
+        """Replace the edition of that list."""
         url = f"{self.logs_url}/control/lists/log_list"
         answer = await self._http.put(url, content=msgspec.json.encode(edition))
         assert answer.status_code == 200, answer.text
 
     async def refresh_lists(self) -> None:
-        """Have the ingestors ask for their log lists now."""
+        """Make the ingestors fetch their log lists now."""
         client = connect(self.redis_url)
         try:
             await LogListCache(client, Keys()).request_refresh()
@@ -111,12 +111,12 @@ class Site:
             await client.aclose()
 
     async def listed(self) -> int:
-        """How many logs Redis knows to be named by a list."""
+        """The number of logs that lists name, by Redis."""
         client = connect(self.redis_url)
         try:
-            slips = await LogListCache(client, Keys()).statuses()
+            statuses = await LogListCache(client, Keys()).statuses()
             roll = LogRegistry(client, Keys())
-            return sum([len(await roll.listed(slip.list_id)) for slip in slips])
+            return sum([len(await roll.listed(status.list_id)) for status in statuses])
         finally:
             await client.aclose()
 
@@ -154,18 +154,18 @@ class Site:
         return self._start(f"up-{number + 1}", command, environment)
 
     async def get(self, url: str) -> bytes:
-        """Fetch what must be there."""
+        """Fetch a URL that must answer 200."""
         answer = await self._http.get(url)
         assert answer.status_code == 200, f"{url}: {answer.status_code} {answer.text[:500]}"
         return answer.content
 
     async def put(self, url: str, body: bytes) -> None:
-        """Send what must be taken."""
+        """Send a body that must be accepted."""
         answer = await self._http.put(url, content=body)
         assert answer.status_code == 200, f"{url}: {answer.status_code} {answer.text[:500]}"
 
     async def healthy(self, address: str) -> bool:
-        """Whether a gateway says it is."""
+        """Whether a gateway answers /health with 200."""
         try:
             answer = await self._http.get(f"http://{address}/health")
         except httpx.TransportError:
@@ -185,7 +185,7 @@ class Site:
         return ground_truth.read_jsonl(await self.get(f"{self.logs_url}/record"))
 
     async def tallies(self) -> list[Tally]:
-        """What the ingestors say of each log."""
+        """The ingestors' counters of each log."""
         return [
             Tally(
                 log.name,

@@ -94,7 +94,7 @@ async def test_a_second_up_on_the_same_state_directory_is_refused(
     async def ended() -> bool:
         return not second.running
 
-    await until(ended, "the second `up` gives up", 20)
+    await until(ended, "the second `up` ends", 20)
     assert "state" in second.log.read_text()
     assert first.running
     await received(site, address, 1)

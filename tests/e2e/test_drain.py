@@ -27,17 +27,17 @@ pytestmark = pytest.mark.slow
 
 
 class Roamer(Client):
-    """A client that goes on at the next gateway, behind what it has.
+    """A client that resumes at the next gateway after its last id.
 
     Attributes:
         closed: how gateways sent it elsewhere.
-        told_right: whether each told it the cursor of what it had got.
+        cursors_right: whether each closing frame had the id of its last message.
     """
 
     def __init__(self, where: str, form: MessageForm, gateways: Iterator[str]) -> None:
         super().__init__(where, form)
         self.closed: list[Close] = []
-        self.told_right = True
+        self.cursors_right = True
         self._gateways = gateways
 
     async def by_websocket(self) -> None:
@@ -50,9 +50,9 @@ class Roamer(Client):
                         assert isinstance(text, str)
                         self.messages.append(text.encode())
             except ConnectionClosed as closed:
-                said = closed.rcvd or Close(0, "cut off instead of sent elsewhere")
-                self.closed.append(said)
-                self.told_right &= said.reason == f"restart; resume with ?cursor={self.last_id}"
+                close = closed.rcvd or Close(0, "cut off instead of sent elsewhere")
+                self.closed.append(close)
+                self.cursors_right &= close.reason == f"restart; resume with ?cursor={self.last_id}"
             except (OSError, InvalidHandshake):
                 await asyncio.sleep(0.05)  # that one is not back yet
 
@@ -116,5 +116,5 @@ def assert_sent_elsewhere(roamers: Sequence[Roamer]) -> None:
     """All began at the first gateway, so both restarts were theirs."""
     for each in roamers:
         if each.where.startswith("WebSocket"):
-            assert [said.code for said in each.closed] == [RESTART, RESTART], each.where
-            assert each.told_right, each.closed
+            assert [close.code for close in each.closed] == [RESTART, RESTART], each.where
+            assert each.cursors_right, each.closed

@@ -1,4 +1,4 @@
-"""Each certificate once in each stream and at each client, whoever is killed."""
+"""Each certificate once in each stream and at each client, whichever process is killed."""
 
 import asyncio
 import random
@@ -18,7 +18,7 @@ from tests.waiting import until
 CERTIFICATES = 10_000
 INGESTORS = 3
 GATEWAYS = 2
-ALL_AT_ONCE = 3  # the turn in which not one but every ingestor is killed
+ALL_KILLED_ROUND = 3  # the turn in which not one but every ingestor is killed
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ async def test_an_ingestor_killed_every_two_seconds(site: Site) -> None:
             site.start_ingestor()
         async with killing(site.ingestors, seed=1) as turns:
             await until(site.everything_ingested, "everything is ingested all the same", 200)
-        assert len(turns) > ALL_AT_ONCE
+        assert len(turns) > ALL_KILLED_ROUND
         for ingestor in site.ingestors:
             ingestor.kill()
         await everything_delivered(site, clients)
@@ -90,7 +90,7 @@ async def killing(ingestors: Sequence[Process], seed: int) -> AsyncIterator[list
     async def kill_now_and_then() -> None:
         while True:
             await asyncio.sleep(2)
-            all_of_them = len(turns) == ALL_AT_ONCE
+            all_of_them = len(turns) == ALL_KILLED_ROUND
             victims = ingestors if all_of_them else [chance.choice(ingestors)]
             for victim in victims:
                 victim.kill()

@@ -43,8 +43,8 @@ class Watched:
     async def deep(self) -> tuple[int, set[str], str]:
         """Status code, codes of the problems and status that /health/deep gives."""
         answer = await self._http.get(f"http://{self.address}/health/deep")
-        said = answer.json()
-        return answer.status_code, {each["code"] for each in said["problems"]}, said["status"]
+        report = answer.json()
+        return answer.status_code, {each["code"] for each in report["problems"]}, report["status"]
 
     async def status(self) -> set[str]:
         """The codes that `status` shows."""
@@ -65,18 +65,18 @@ class Watched:
         }
 
     async def shows(self, code: str, *, status: str, by_redis: bool = True) -> None:
-        """Wait until all three show the code; `by_redis` if `status` can ask Redis at all."""
+        """Wait until all three show the code; `by_redis` if `status` can reach Redis at all."""
         last: list[object] = []
 
         async def everywhere() -> bool:
             last[:] = [await self.deep(), await self.measured()]
             if by_redis:
                 last.append(await self.status())
-            answer, codes, said = await self.deep()
+            answer, codes, report = await self.deep()
             shown = code in codes and code in await self.measured()
             if by_redis:
                 shown = shown and code in await self.status()
-            return shown and said == status and answer == (503 if status == "unhealthy" else 200)
+            return shown and report == status and answer == (503 if status == "unhealthy" else 200)
 
         try:
             await until(everywhere, f"{code}, {status}", SHOWN)
@@ -140,8 +140,8 @@ async def test_of_redis(watched: Watched, tmp_path: Path) -> None:
     command = [*CERTSTREAM_SERVER, "status", f"--redis-url={redis.url}", "--json"]
     once = Process("status", command, tmp_path)
     await until(lambda: not once.running, "status ends", SHOWN)
-    said = json.loads(once.log.read_text().splitlines()[-1])
-    assert "redis_misconf" in {problem["code"] for problem in said["problems"]}
+    report = json.loads(once.log.read_text().splitlines()[-1])
+    assert "redis_misconf" in {problem["code"] for problem in report["problems"]}
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     await watched.recovers()
 
@@ -149,8 +149,8 @@ async def test_of_redis(watched: Watched, tmp_path: Path) -> None:
     await watched.shows("redis_unreachable", status="unhealthy", by_redis=False)
     once = Process("status-away", command, tmp_path)
     await until(lambda: not once.running, "status ends", SHOWN)
-    said = json.loads(once.log.read_text().splitlines()[-1])
-    assert [problem["code"] for problem in said["problems"]] == ["redis_unreachable"]
+    report = json.loads(once.log.read_text().splitlines()[-1])
+    assert [problem["code"] for problem in report["problems"]] == ["redis_unreachable"]
     redis.start()
     await watched.recovers("redis_rewound")
 
@@ -191,7 +191,7 @@ async def test_of_processes(watched: Watched) -> None:
         return any("ingestor streams differ" in each.log.read_text() for each in site.ingestors)
 
     await until(logged, "an ingestor logs that streams differ", SHOWN)
-    # The ingestor that was configured last decides: nobody writes a stream that is served.
+    # The ingestor that was configured last decides: no ingestor writes a stream that is served.
     await watched.shows("stream_not_written", status="degraded")
     second.kill()
     site.ingestors[0].kill()

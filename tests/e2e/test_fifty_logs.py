@@ -1,4 +1,4 @@
-"""Fifty logs of ten operators, a third of them in trouble at any time; ingestors come and go."""
+"""Fifty logs of ten operators, a third of them with faults at any time; ingestors come and go."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from simlog.api import request_stats
-from simlog.fault_types import TROUBLES
+from simlog.fault_types import HTTP_FAULTS
 from simlog.oracle.oracle import judge
 from tests.e2e.processes import Process
 from tests.e2e.site import Site
@@ -15,13 +15,13 @@ from tests.waiting import until
 
 KINDS = {"rfc": 25, "static": 25}
 OPERATORS = 10
-TURN = 2.5  # seconds that each trouble lasts
+FAULT_SECS = 2.5  # seconds that each fault lasts
 RATE = 60  # certificates a second
 
-# Seconds between two requests to one operator: its five logs would ask more often.
+# Seconds between two requests to one operator: its five logs would send more.
 INTERVAL = 0.25
 POLL = 0.5
-# So many more may come at once: turns are used half a second late at most, and requests between
+# Requests above that rate: slots are used at most half a second late, and requests between
 # busy processes may be as long on their way.
 BURST = 1 + (0.5 + 0.5) / INTERVAL
 
@@ -37,7 +37,7 @@ async def test_everything_arrives_once_and_no_operator_is_pressed(site: Site) ->
         duplicates=0.3,
         preload=1000,
         rate=RATE,
-        total=1000 + int(RATE * TURN * len(TROUBLES)),
+        total=1000 + int(RATE * FAULT_SECS * len(HTTP_FAULTS)),
         start=time.time() + 3,
         seed=6,
     )
@@ -56,45 +56,45 @@ async def test_everything_arrives_once_and_no_operator_is_pressed(site: Site) ->
     for _ in range(3):
         site.start_ingestor()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(make_trouble(site))
+        tasks.create_task(add_faults(site))
         tasks.create_task(come_and_go(site))
     await until(site.everything_ingested, "everything is ingested all the same", 60)
     verdict = judge(await site.record(), await site.streams(), await site.tallies())
     assert verdict.flawless, f"\n{verdict}"
-    asked = request_stats.read(await site.get(f"{site.logs_url}/requests"))
-    assert len(asked.operators) == OPERATORS
+    requests = request_stats.read(await site.get(f"{site.logs_url}/requests"))
+    assert len(requests.operators) == OPERATORS
     for span in (1, 5, 20):
-        most = {name: counted.most(span) for name, counted in asked.operators.items()}
+        most = {name: counted.most(span) for name, counted in requests.operators.items()}
         assert max(most.values()) <= span / INTERVAL + BURST, (span, most)
-        assert max(most.values()) >= 0.6 * span / INTERVAL, f"{span}: nobody was near it: {most}"
+        assert max(most.values()) >= 0.6 * span / INTERVAL, f"{span}: all are far below: {most}"
 
 
-async def make_trouble(site: Site) -> None:
+async def add_faults(site: Site) -> None:
     """Every trouble in turn, each on another third of the logs."""
     names = [f"{kind}{n}" for kind, logs in KINDS.items() for n in range(1, logs + 1)]
-    for turn, trouble in enumerate(TROUBLES):
+    for turn, trouble in enumerate(HTTP_FAULTS):
         for position, name in enumerate(names):
             faults = [trouble] if (position + turn) % 3 == 0 else []
             await site.put(f"{site.logs_url}/control/{name}/faults", msgspec.json.encode(faults))
-        await asyncio.sleep(TURN)
+        await asyncio.sleep(FAULT_SECS)
     await site.put(f"{site.logs_url}/control/*/faults", b"[]")
 
 
 async def come_and_go(site: Site) -> None:
-    """One ingestor after the other is killed, or asked to stop, and started again."""
-    said = {ingestor.name: 0 for ingestor in site.ingestors}
-    for turn in range(len(TROUBLES) // 2):
-        await asyncio.sleep(TURN)
+    """One ingestor after the other is killed or stopped, and started again."""
+    log_sizes = {ingestor.name: 0 for ingestor in site.ingestors}
+    for turn in range(len(HTTP_FAULTS) // 2):
+        await asyncio.sleep(FAULT_SECS)
         ingestor = site.ingestors[turn % len(site.ingestors)]
 
         def works(ingestor: Process = ingestor) -> bool:
-            return "following log" in ingestor.log.read_text()[said[ingestor.name] :]
+            return "following log" in ingestor.log.read_text()[log_sizes[ingestor.name] :]
 
         await until(works, f"{ingestor.name} follows logs", 30)
         if turn % 2:
             assert await asyncio.to_thread(ingestor.stop) == 0, str(ingestor)
         else:
             ingestor.kill()
-        await asyncio.sleep(TURN)
-        said[ingestor.name] = len(ingestor.log.read_text())
+        await asyncio.sleep(FAULT_SECS)
+        log_sizes[ingestor.name] = len(ingestor.log.read_text())
         ingestor.restart()

@@ -20,7 +20,7 @@ from tests.waiting import until
 CLIENTS = 500
 REVOKED = 25
 CERTIFICATES = 500
-AT_ONCE = 25  # clients that connect at the same time
+CONNECT_BATCH = 25  # clients that connect at the same time
 LATER = "rfc2"  # a log that is configured while the others stream
 
 
@@ -52,7 +52,7 @@ class Listener:
 @asynccontextmanager
 async def listening(address: str, tokens: Sequence[str]) -> AsyncIterator[list[Listener]]:
     """One client for each token, once all are connected."""
-    turns, texts = asyncio.Semaphore(AT_ONCE), dict[str, bytes]()
+    turns, texts = asyncio.Semaphore(CONNECT_BATCH), dict[str, bytes]()
     listeners = [Listener(token) for token in tokens]
     url = f"ws://{address}/domains-only"
     tasks = [asyncio.create_task(each.run(url, turns, texts)) for each in listeners]
@@ -79,7 +79,7 @@ def exchange(path: Path, config: Mapping[str, Any]) -> None:
     new.replace(path)
 
 
-async def test_who_may_stay_misses_nothing(site: Site) -> None:
+async def test_clients_that_remain_allowed_miss_nothing(site: Site) -> None:
     await site.start_redis()
     await site.start_logs(
         rfc6962=2, static_ct=1, rate=60, total=CERTIFICATES, seed=4, start=time.time() + 15
@@ -114,7 +114,9 @@ async def test_who_may_stay_misses_nothing(site: Site) -> None:
         path.write_text("auth: {enabled: fals\n")
         gateway.send(signal.SIGHUP)
         await until(
-            lambda: "configuration refused" in gateway.log.read_text(), "the mistake is told", 20
+            lambda: "configuration refused" in gateway.log.read_text(),
+            "the invalid configuration is logged",
+            20,
         )
         assert "config.yaml:" in gateway.log.read_text().partition("configuration refused")[2]
         exchange(path, {**everything, "auth": auth})

@@ -52,7 +52,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def port(directory: Path) -> Iterator[int]:
-    """Of a Redis that asks for a password."""
+    """The port of a Redis that requires a password."""
     port = free_port()
     server = RedisServer(find_executable(), directory, port=port)
     server.start()
@@ -62,37 +62,37 @@ def port(directory: Path) -> Iterator[int]:
     server.kill()
 
 
-async def test_nothing_says_them(directory: Path, port: int) -> None:
+async def test_no_output_contains_them(directory: Path, port: int) -> None:
     config = directory / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
     url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
     up = Up(directory, str(directory), f"--config={config}", CERTSTREAM_REDIS_URL=url)
-    said = []
+    outputs = []
     try:
         await up.ready()
-        said += [await ask(up.port), await shown(config, url), command_lines(up)]
+        outputs += [await request_all(up.port), await shown(config, url), command_lines(up)]
         config.write_text(yaml.safe_dump({**CONFIG, "auth": {"tokens": {"a": TOKENS[0]}}}))
         up.process._popen.send_signal(signal.SIGHUP)
         await until(
             lambda: up.lines("configuration refused, the one before stays"), str(up.process)
         )
         with redis.Redis(port=port, password=PASSWORD) as client:
-            said.append("\n".join(str((key, client.dump(key))) for key in client.scan_iter()))
-            client.config_set("requirepass", "another")  # whoever connects now is refused
+            outputs.append("\n".join(str((key, client.dump(key))) for key in client.scan_iter()))
+            client.config_set("requirepass", "another")  # new connections are rejected
             client.client_kill_filter(skipme=True, _type="normal")
         await until(lambda: up.lines("cannot read from redis, trying again"), "refused by redis")
     finally:
         up.remember_descendants()
         up.process.stop(signal.SIGTERM)
         await up.all_gone()
-    said.append(up.process.log.read_text())
+    outputs.append(up.process.log.read_text())
     assert up.lines("logs to follow")
-    assert all(said), "each has said something"
-    found = [line for text in said for line in text.splitlines() if SECRET in line]
+    assert all(outputs), "each has some output"
+    found = [line for text in outputs for line in text.splitlines() if SECRET in line]
     assert found == []
 
 
-async def ask(port: int) -> str:
+async def request_all(port: int) -> str:
     """Everything, with good tokens and bad ones; all answers."""
     address = f"127.0.0.1:{port}"
     answers = []
@@ -128,7 +128,7 @@ async def shown(config: Path, redis_url: str) -> str:
 
 
 def command_lines(up: Up) -> str:
-    """What everybody on the machine can see of the processes."""
+    """The command lines, which every user of the machine can read."""
     parent = psutil.Process(up.pid)
     processes = [parent, *parent.children(recursive=True)]
     return "\n".join(" ".join(process.cmdline()) for process in processes)

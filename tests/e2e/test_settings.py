@@ -1,7 +1,7 @@
 """Every setting of certstream-server-rust, none with its default: what each does to a server.
 
-What shows at the outside is asked there. What would take long to show (a retry, a time-out) has its
-own tests; here the server's log says that it goes by the value that was given.
+Visible effects are checked over HTTP. What would take long to show (a retry, a time-out) has its
+own tests; here the server's log states that it uses the value that was given.
 """
 
 import json
@@ -29,7 +29,7 @@ PEER_FILE = FIXTURES / "peer_config.yaml"
 PEER_STATE = FIXTURES / "peer_state.json"
 HOST = "127.0.0.2"
 TOKEN = "s3cret"
-#: Accepted for what the peer means by them; a line in the log says what takes their place.
+#: Accepted with the peer's meaning; a line in the log states their replacement.
 MEANINGLESS = {
     "buffer_size",
     "dedup.capacity",
@@ -150,10 +150,10 @@ async def assert_effects(site: Site, up: Process, port: int, given: Mapping[str,
     (following,) = events(up, "logs to follow")
     assert following["logs"] == 0, "ct_log.rfc6962_enabled, ct_log.static_ct_enabled"
     assert any(line["level"] == "debug" for line in events(up, DIFFERENT)), "log_level"
-    (said,) = events(up, DIFFERENT)
+    (event,) = events(up, DIFFERENT)
     for key in given.keys() - MEANINGLESS:
         expected = ["***"] if key == "auth.tokens" else given[key]
-        assert said["settings"].get(key) == expected, f"{key} is not what the server goes by"
+        assert event["settings"].get(key) == expected, f"{key} is not what the server uses"
     notices = [line["notice"] for line in events(up, "configuration")]
     for key in given.keys() & MEANINGLESS:
         assert any(f" {key} is not needed here: " in notice for notice in notices), key
@@ -238,10 +238,10 @@ async def test_every_variable_of_the_peer(site: Site, tmp_path: Path) -> None:
     up = site.start_up({**environment, **ours})
     chosen = {setting: given[setting] for setting in theirs}
     await assert_effects(site, up, port, chosen)
-    (said,) = events(up, DIFFERENT)
-    assert said["settings"]["log_lists"] == []
-    assert said["settings"]["state_dir"] == str(tmp_path / "elsewhere")
-    assert said["settings"]["redis_read_url"] == f"{site.redis_url}?***"
+    (event,) = events(up, DIFFERENT)
+    assert event["settings"]["log_lists"] == []
+    assert event["settings"]["state_dir"] == str(tmp_path / "elsewhere")
+    assert event["settings"]["redis_read_url"] == f"{site.redis_url}?***"
 
     path.write_text("protocols: {websocket: true}\ncontact: someone@example.org\n")
     await until(
@@ -257,7 +257,7 @@ WAITING = "a changed setting needs a restart"
 
 
 def _text(value: object) -> str:
-    """As a variable says it."""
+    """The value as the text of a variable."""
     if isinstance(value, list):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -43,7 +43,7 @@ async def assert_flawless(site: Site) -> None:
 
 
 async def by_url_only(site: Site) -> dict[str, Any]:
-    """The simulated logs as somebody configures them who knows no more than where they are."""
+    """The simulated logs, configured by their URLs alone."""
     config = yaml.safe_load(await site.get(f"{site.logs_url}/config.yaml"))
     return {
         kind: [{"name": log["name"], "url": log["url"]} for log in config[kind]]
@@ -96,7 +96,7 @@ async def test_retired_logs_are_drained_and_dropped_while_ingestors_share_all_of
     await until(listed, "that the list names them")
     await site.publish_list(Edition(number=1, states={"rfc1": "retired"}, left_out=("static2",)))
     await site.refresh_lists()
-    await until(lambda: states("draining", "retired"), "that two logs are over")
+    await until(lambda: states("draining", "retired"), "two logs are draining or retired")
     for ingestor in site.ingestors:
         ingestor.kill()
         ingestor.restart()

@@ -1,4 +1,4 @@
-"""A log with a profile grows, answers and refuses as its profile says; each behaviour by itself."""
+"""A log with a profile grows, answers and limits as its profile states; each behaviour alone."""
 
 from collections import Counter
 from collections.abc import Mapping

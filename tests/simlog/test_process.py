@@ -17,12 +17,12 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def url_of(process: subprocess.Popen[str]) -> str:
-    """The URL that the process says it serves."""
+    """The URL that the process logs."""
     assert process.stdout
     for line in process.stdout:
         if "url=" in line:
             return line.partition("url=")[2].split()[0]
-    pytest.fail("it ended without saying where it serves")
+    pytest.fail("it ended without logging its URL")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

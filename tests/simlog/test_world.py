@@ -12,7 +12,7 @@ from tests.simlog.worlds import START, grown, small
 def test_a_world_started_again_holds_the_same_entries() -> None:
     spec = small(rate=1000.0)
     first, second = grown(spec, START + 0.5), grown(spec, START + 0.5, limit=3)
-    assert list(first.record()) == list(second.record())
+    assert list(first.entries()) == list(second.entries())
     for name, log in first.logs.items():
         assert log.head.root == second.logs[name].head.root
         assert log.head.size == len(log.tree) > 100
@@ -35,7 +35,7 @@ def test_nothing_shows_before_a_tree_head_includes_it() -> None:
     assert not unpublished.complete
     interrupted = grown(small(delay=60.0))
     assert interrupted.advance(START + 100, limit=5)
-    assert list(interrupted.record()) == []
+    assert list(interrupted.entries()) == []
 
 
 def test_entries_are_stamped_when_they_were_due_and_heads_when_they_were_made() -> None:
@@ -58,12 +58,12 @@ def test_it_ends_with_the_total(total: int) -> None:
     spec = small(rate=1000.0, preload=0, total=total)
     world = grown(spec, START + 60)
     assert world.complete
-    assert len({entry.sha256 for entry in world.record()}) == total
+    assert len({entry.sha256 for entry in world.entries()}) == total
 
 
 def test_the_record_is_every_entry_in_order() -> None:
     world = grown(small())
-    places = [(entry.log, entry.index) for entry in world.record()]
+    places = [(entry.log, entry.index) for entry in world.entries()]
     expected = itertools.chain.from_iterable(
         [(name, index) for index in range(log.head.size)] for name, log in world.logs.items()
     )

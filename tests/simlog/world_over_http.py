@@ -14,7 +14,7 @@ from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 from simlog.api import request_stats
-from simlog.api.request_stats import Traffic
+from simlog.api.request_stats import RequestCounts
 from simlog.app import serve
 from simlog.fault_types import AnyFault
 from simlog.oracle import ground_truth
@@ -23,7 +23,7 @@ from simlog.spec import Spec
 
 
 class Served:
-    """One world, asked over HTTP."""
+    """One world, read over HTTP."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
@@ -81,11 +81,15 @@ class Served:
     async def record(self) -> list[TruthEntry]:
         return ground_truth.read_jsonl(await self.get("/record"))
 
-    async def lies(self, log: str) -> dict[int, TruthEntry]:
+    async def uncommitted(self, log: str) -> dict[int, TruthEntry]:
         """What a log showed and never committed to, by index."""
-        return {each.index: each for each in await self.record() if each.lie and each.log == log}
+        return {
+            each.index: each
+            for each in await self.record()
+            if each.misbehaviour and each.log == log
+        }
 
-    async def traffic(self) -> Traffic:
+    async def traffic(self) -> RequestCounts:
         return request_stats.read(await self.get("/requests"))
 
 
@@ -107,7 +111,7 @@ def leaf_hash(entry: Entry | Rejected) -> bytes:
 
 
 def root(entries: list[Entry | Rejected]) -> bytes:
-    """Of the tree over these entries, as a reader that trusts nobody computes it."""
+    """Of the tree over these entries, computed independently of simlog."""
     frontier = Frontier()
     for entry in entries:
         frontier.append(leaf_hash(entry))

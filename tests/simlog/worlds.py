@@ -21,7 +21,7 @@ def small(**changes: object) -> Spec:
 
 
 def grown(spec: Spec, now: float = START, limit: int = 10_000) -> World:
-    """A world as it stands at `now`."""
+    """A world at the time `now`."""
     world = World(spec)
     while world.advance(now, limit):
         pass

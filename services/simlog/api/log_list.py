@@ -1,4 +1,4 @@
-"""How clients learn of a world: a signed log list, and a configuration that follows its logs."""
+"""The signed log list of a world, and a configuration that follows its logs."""
 
 from base64 import b64encode
 from collections import defaultdict
@@ -22,17 +22,17 @@ from simlog.world import World
 
 
 class Edition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a list says of the world's logs, and what is wrong with it.
+    """One version of a list, with its faults.
 
     Attributes:
-        number: later ones are dated later, by so many seconds.
-        states: log -> its state; `usable` if not said.
+        number: seconds by which the list is dated after the world's time zero.
+        states: log -> its state; default: `usable`.
         left_out: logs that it does not name.
-        rekeyed: logs that it gives somebody else's key.
-        unreadable: how many entries it has that are none.
-        lie: the body is not what was signed (`changed`, `truncated`), nothing is signed
-            (`unsigned`), or somebody else has (`forged`); or it cannot be had (`unavailable`), or
-            not to its end (`endless`).
+        rekeyed: logs that it lists with another key.
+        unreadable: number of malformed entries.
+        lie: the body differs from what was signed (`changed`, `truncated`), the signature is
+            missing (`unsigned`) or by another key (`forged`), or the list is not available
+            (`unavailable`) or endless (`endless`).
     """
 
     number: Annotated[int, Meta(ge=0)] = 0
@@ -49,11 +49,11 @@ class LogList:
     """The log list of a world that is served at `url` (no trailing slash).
 
     Version 3 of the schema of https://www.gstatic.com/ct/log_list/v3/log_list_schema.json, with a
-    detached signature as Google's has one; by an ECDSA key, because that can be had from a seed.
-    Or as Apple has it: not dated but numbered, and not signed.
+    detached signature like Google's; by an ECDSA key, because a seed determines that.
+    Or like Apple's: numbered instead of dated, and not signed.
 
     Attributes:
-        edition: what it says now.
+        edition: its present version.
     """
 
     def __init__(self, world: World, url: str, *, signed: bool = True) -> None:
@@ -109,10 +109,10 @@ class LogList:
         Raises:
             Refused: it is not available.
         """
-        body, lie = self.json, self.edition.lie
-        match lie:
+        body = self.json
+        match self.edition.lie:
             case "unavailable":
-                raise Refused(503, "the log list cannot be had")
+                raise Refused(503, "the log list is not available")
             case "changed":
                 body = body.replace(b'"mmd"', b'"mmD"', 1)
             case "truncated":
@@ -174,7 +174,7 @@ class LogList:
         )
         key = log.key
         if log.spec.name in self.edition.rekeyed:
-            key = LogKey(self._world.spec.seed, f"somebody else's {log.spec.name}")
+            key = LogKey(self._world.spec.seed, f"another key of {log.spec.name}")
         state = self.edition.states.get(log.spec.name, "usable")
         return {
             "description": log.spec.name,

@@ -1,10 +1,11 @@
-"""Who was asked how often: requests to each operator and log, in tenths of a second.
+"""Requests to each operator and log by tenths of a second, and the load of this process.
 
-A test reads it as JSON and asserts that no operator ever saw more than its rate: a token bucket of
-`rate` and `burst` lets at most `burst + rate * seconds` through in any span of `seconds`.
+A test reads the counts as JSON and asserts that no operator received more than its rate: a token
+bucket of `rate` and `burst` passes at most `burst + rate * seconds` in any span of `seconds`.
 """
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Iterable
 
@@ -13,14 +14,17 @@ import msgspec
 from simlog.http_server import Response
 from simlog.spec import LogSpec
 
-BUCKET = 100
-"""Milliseconds."""
+BUCKET_MS = 100
+"""Width of a bucket."""
 
-BUCKETS_KEPT = 36_000
+MAX_ANSWERS = 1_000_000
+"""Answers whose lateness is kept."""
+
+MAX_BUCKETS = 36_000
 """An hour of requests without a pause."""
 
 
-class Counted(msgspec.Struct):
+class Counts(msgspec.Struct):
     """Requests to one operator or log.
 
     Attributes:
@@ -39,7 +43,7 @@ class Counted(msgspec.Struct):
     buckets: list[list[int]] = []
 
     def most(self, seconds: float) -> int:
-        """The most requests that any span of so many seconds saw, in whole buckets."""
+        """Return the maximum of requests in any span of `seconds`, in whole buckets."""
         span = round(1000 * seconds)
         most = count = 0
         window: deque[list[int]] = deque()
@@ -52,7 +56,7 @@ class Counted(msgspec.Struct):
         return most
 
 
-class Traffic(msgspec.Struct):
+class RequestCounts(msgspec.Struct):
     """All requests to the logs of a world.
 
     Attributes:
@@ -60,12 +64,12 @@ class Traffic(msgspec.Struct):
         logs: by name.
     """
 
-    operators: dict[str, Counted]
-    logs: dict[str, Counted]
+    operators: dict[str, Counts]
+    logs: dict[str, Counts]
 
     def count(self, log: LogSpec, response: Response) -> None:
         """Count one request."""
-        bucket = time.time_ns() // 1_000_000 // BUCKET * BUCKET
+        bucket = time.time_ns() // 1_000_000 // BUCKET_MS * BUCKET_MS
         for counted in (self.operators[log.operator], self.logs[log.name]):
             counted.total += 1
             counted.answers += response.entries > 0
@@ -76,15 +80,60 @@ class Traffic(msgspec.Struct):
                 counted.buckets[-1][1] += 1
             else:
                 counted.buckets.append([bucket, 1])
-                del counted.buckets[:-BUCKETS_KEPT]
+                del counted.buckets[:-MAX_BUCKETS]
 
 
-def empty_counts(logs: Iterable[LogSpec]) -> Traffic:
+def empty_counts(logs: Iterable[LogSpec]) -> RequestCounts:
     """Start to count."""
     logs = tuple(logs)
-    return Traffic({log.operator: Counted() for log in logs}, {log.name: Counted() for log in logs})
+    return RequestCounts(
+        {log.operator: Counts() for log in logs}, {log.name: Counts() for log in logs}
+    )
 
 
-def read(body: bytes) -> Traffic:
+def read(body: bytes) -> RequestCounts:
     """Decode what `/requests` serves."""
-    return msgspec.json.decode(body, type=Traffic)
+    return msgspec.json.decode(body, type=RequestCounts)
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """Load since the start of the process.
+
+    Attributes:
+        cpu_seconds: user and system time.
+        wall_seconds: since the start.
+        answers: sent.
+        late_p50_ms, late_p99_ms, late_max_ms: how much later than planned they were sent.
+    """
+
+    cpu_seconds: float
+    wall_seconds: float
+    answers: int
+    late_p50_ms: float
+    late_p99_ms: float
+    late_max_ms: float
+
+
+class LoadMeter:
+    """Load of the process that serves a world. A bench reads `/load` at both ends of a run."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._late = array("f")
+
+    def record_lateness(self, late: float) -> None:
+        """Record that an answer was sent `late` seconds after its planned time."""
+        if len(self._late) < MAX_ANSWERS:
+            self._late.append(late)
+
+    def report(self) -> LoadReport:
+        """Return the load so far."""
+        late = sorted(self._late) or [0.0]
+        return LoadReport(
+            cpu_seconds=time.process_time(),
+            wall_seconds=time.monotonic() - self._start,
+            answers=len(self._late),
+            late_p50_ms=1000 * late[len(late) // 2],
+            late_p99_ms=1000 * late[len(late) * 99 // 100],
+            late_max_ms=1000 * late[-1],
+        )

@@ -1,16 +1,16 @@
-"""Which part of a world answers which path.
+"""The paths of a world.
 
 /<log>/ct/v1/...                    an RFC 6962 log
 /<log>/checkpoint, tile/, issuer/   a static-ct log
 /log_list.json, /log_list.sig, /log_list_pubkey.pem    how clients find the logs
 /unsigned_list.json                 the same as Apple has it: another list, without a signature
 /config.yaml                        a CERTSTREAM_CONFIG that follows exactly them
-/record                             every entry and every lie, for the oracle
-/requests                           how often each operator and log was asked
+/record                             every entry, and those shown but not committed to
+/requests                           requests to each operator and log
 /heads                              when each log with a profile showed which tree head
 /load                               CPU of this process, and how late its answers were
 /control                            which faults are in force; from this machine only
-/world.json, /                      where the world stands, for programs and for people
+/world.json, /                      the state of the world, for programs and for people
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ from itertools import chain
 import msgspec
 
 from simlog.api import control, request_stats
-from simlog.api.load import Load
 from simlog.api.log_list import LogList
+from simlog.api.request_stats import LoadMeter
 from simlog.ctlog import rfc6962
 from simlog.ctlog.log import ServedLog
 from simlog.ctlog.static_ct import StaticLog
@@ -48,9 +48,9 @@ class Routes:
         self._list = LogList(world, url)
         self._unsigned = LogList(world, url, signed=False)
         self._lists = {"log_list": self._list, "unsigned_list": self._unsigned}
-        self._lies = Misbehaviour(world.spec.seed)
-        self._troubled = FaultInjector(world.spec, world.switches, world.heads, self._lies)
-        self.load = Load()
+        self._misbehaviour = Misbehaviour(world.spec.seed)
+        self._injector = FaultInjector(world.spec, world.faults, world.heads, self._misbehaviour)
+        self.load = LoadMeter()
         self._traffic = request_stats.empty_counts(world.spec.logs)
         self._static = {
             name: StaticLog(log.spec, world.spec, issuers)
@@ -79,18 +79,16 @@ class Routes:
         """
         name, _, path = request.path.removeprefix("/").partition("/")
         if name == "control":
-            return control.respond(
-                self._world.switches, list(self._world.logs), self._lists, request
-            )
+            return control.respond(self._world.faults, list(self._world.logs), self._lists, request)
         if request.method != "GET":
-            raise Refused(405, f"{request.method} is not possible here, only GET")
+            raise Refused(405, f"Method {request.method} not allowed; use GET")
         if log := self._world.logs.get(name):
-            response = self._troubled.respond(log, path, request, self._endpoints_of_log)
+            response = self._injector.respond(log, path, request, self._endpoints_of_log)
             self._traffic.count(log.spec, response)
             return response
         if not path and (endpoint := self._endpoints.get(name)):
             return endpoint(request)
-        raise Refused(404, f"nothing at {request.path}; / says what there is")
+        raise Refused(404, f"Not found: {request.path}. See / for available paths")
 
     def _endpoints_of_log(self, log: ServedLog, path: str, query: Mapping[str, str]) -> Response:
         if log.spec.kind == "static-ct":
@@ -102,7 +100,7 @@ class Routes:
         return rfc6962.respond(log, path, query, self._world.spec.max_entries)
 
     def _record(self) -> Response:
-        lines = chain(self._world.record(), list(self._lies.told.values()))
+        lines = chain(self._world.entries(), list(self._misbehaviour.uncommitted.values()))
         return Response(ground_truth.write_jsonl(lines), "application/x-ndjson")
 
     def _heads(self) -> Response:

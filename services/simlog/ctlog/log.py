@@ -1,6 +1,6 @@
 """One log: its key, its entries, its tree and its signed tree heads.
 
-What a tree head does not include yet, no endpoint shows: `head` moves on at the world's interval.
+No endpoint shows an entry that the newest tree head does not include.
 """
 
 from array import array
@@ -28,7 +28,7 @@ SHA256_ECDSA = b"\4\3"
 
 
 class LogKey:
-    """The key that makes a log a log (RFC 6962 section 3.2): ECDSA on P-256, from the seed."""
+    """The signing key of a log (RFC 6962 section 3.2): ECDSA on P-256, from the seed."""
 
     def __init__(self, seed: int, name: str) -> None:
         secret = int.from_bytes(choose(seed, f"log key {name}", 0, 31))
@@ -44,7 +44,7 @@ class LogKey:
 
 
 class Head:
-    """A tree head. It is signed when somebody asks for it.
+    """A tree head. It is signed at the first use of its signature.
 
     Attributes:
         size: leaves.
@@ -87,13 +87,13 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Provable(Protocol):
-    """What a log proves things with: a `Tree`, for an honest one."""
+    """The tree of which a log serves proofs: a `Tree` unless it misbehaves."""
 
     def root(self, size: int) -> bytes:
         """The Merkle Tree Hash of the first `size` leaves."""
 
     def index(self, hash_of_leaf: bytes, size: int) -> int | None:
-        """Where among the first `size` leaves this one is."""
+        """Index of this leaf among the first `size` leaves."""
 
     def inclusion_proof(self, index: int, size: int) -> Sequence[bytes]:
         """The audit path of a leaf."""
@@ -106,15 +106,15 @@ class Provable(Protocol):
 
 
 class ServedLog(Protocol):
-    """What a log shows, and all that its endpoints are made of: a `Log`, for an honest one."""
+    """All of a log that its endpoints serve: a `Log` unless it misbehaves."""
 
     @property
     def spec(self) -> LogSpec:
-        """What it is."""
+        """Its specification."""
 
     @property
     def key(self) -> LogKey:
-        """The key that it is known by."""
+        """Its key."""
 
     @property
     def tree(self) -> Provable:
@@ -144,7 +144,7 @@ class Log:
         self._malformed: set[int] = set()
 
     def append(self, certificate: int, timestamp: int, *, malformed: bool = False) -> None:
-        """Take the certificate of that number in, or bytes that are none."""
+        """Append the certificate of that number, or malformed bytes."""
         index = len(self._numbers)
         self._numbers.append(certificate)
         self._timestamps.append(timestamp)
@@ -153,11 +153,11 @@ class Log:
         self.tree.append(leaf_hash(self.entry(index).leaf))
 
     def publish(self, timestamp: int) -> None:
-        """Show a tree head over everything taken in so far."""
+        """Show a tree head over all entries."""
         self.head = self.sign(timestamp)
 
     def sign(self, timestamp: int) -> Head:
-        """Make a tree head over everything taken in so far, to be shown now or later."""
+        """Make a tree head over all entries, to be shown now or later."""
         size = len(self.tree)
         return Head(self.key, size, timestamp, self.tree.root(size))
 
@@ -169,13 +169,13 @@ class Log:
         return self._entry(index, certificate)
 
     def lookalike_entry(self, index: int) -> Entry:
-        """What that entry would be with a certificate that was never submitted anywhere."""
+        """Return that entry with a certificate that was never submitted to any log."""
         is_final = not self._certificates.make(self._numbers[index]).is_precert
         never_submitted = -2 * (index + 1) + is_final
         return self._entry(index, self._certificates.make(never_submitted))
 
     def is_malformed(self, index: int) -> bool:
-        """Whether what was taken in there is no certificate."""
+        """Whether the entry there is no certificate."""
         return index in self._malformed
 
     def _entry(self, index: int, certificate: Certificate) -> Entry:

@@ -1,4 +1,4 @@
-"""What a request asks of a log, as far as faults go by it."""
+"""The endpoint and the entries that a request addresses, by which faults select requests."""
 
 from collections.abc import Mapping
 
@@ -36,7 +36,7 @@ class RequestTarget(msgspec.Struct, frozen=True):
 
 
 def classify_request(path: str, query: Mapping[str, str], max_entries: int) -> RequestTarget:
-    """Tell what is asked for. Nonsense asks for no entries; the log itself refuses it."""
+    """Parse a request. An invalid one addresses no entries; the log itself rejects it."""
     if path.startswith("issuer/"):
         return RequestTarget(path, query, "issuers", NOTHING)
     if tile := named_tile(path):

@@ -1,4 +1,4 @@
-"""What an RFC 6962 log serves: the client messages of section 4, with its errors as text."""
+"""The endpoints of an RFC 6962 log: the client messages of section 4, with errors as text."""
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
@@ -24,7 +24,7 @@ def respond(log: ServedLog, path: str, query: Query, max_entries: int) -> Respon
         max_entries: of a get-entries answer, unless the log's profile names its page.
 
     Raises:
-        Refused: 400 for parameters that make no sense, 404 for what is not there.
+        Refused: 400 for parameters that make no sense, 404 for an unknown path.
     """
     if path == "ct/v1/get-entries":
         return _get_entries(log, query, max_entries)

@@ -1,4 +1,4 @@
-"""What a static-ct log serves: checkpoint, tiles, issuers (c2sp.org/static-ct-api).
+"""The endpoints of a static-ct log: checkpoint, tiles, issuers (c2sp.org/static-ct-api).
 
 Laid out as Sunlight, the software behind several production logs, does it: data tiles are always
 gzip, checkpoints carry other signature lines beside the one of RFC 6962.
@@ -31,7 +31,7 @@ IMMUTABLE = ("cache-control", "public, max-age=604800, immutable")
 TILE_PATH = re.compile(
     r"tile/(data|[0-5])/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d?|1\d\d|2[0-4]\d|25[0-5]))?", re.ASCII
 )
-DATA_TILES_KEPT = 64
+MAX_CACHED_DATA_TILES = 64
 
 
 class NamedTile(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ class NamedTile(msgspec.Struct, frozen=True):
 class StaticLog:
     """The static-ct face of a log.
 
-    It is shown as `respond` is told each time, because what a faulty log shows changes.
+    `respond` takes the log to show each time, because a log with faults shows changing views.
     """
 
     def __init__(self, log: LogSpec, spec: Spec, issuers: Iterable[bytes]) -> None:
@@ -69,14 +69,14 @@ class StaticLog:
         self._own = _NoteKey(seed, origin(log), ED25519)
         self._witness = _NoteKey(seed, "witness.simlog.test/w1", COSIGNATURE)
         self._grease = choose(seed, "grease", 0, 64)
-        self._full_data_tile = lru_cache(maxsize=DATA_TILES_KEPT)(_data_tile)
+        self._full_data_tile = lru_cache(maxsize=MAX_CACHED_DATA_TILES)(_data_tile)
         self._merge_delay = spec.merge_delay(log.kind)
 
     def respond(self, log: ServedLog, path: str, monitoring_url: str) -> Response:
         """Answer a request below the monitoring prefix.
 
         Raises:
-            Refused: 404 for what is not there.
+            Refused: 404 for an unknown path.
         """
         if path == "checkpoint":
             return Response(self.checkpoint(log), headers=(("cache-control", "no-store"),))
@@ -158,7 +158,7 @@ def origin(log: LogSpec) -> str:
 
 
 def named_tile(path: str) -> NamedTile | None:
-    """Read the path of a tile; None if it is none, or spelled as no client should."""
+    """Parse the path of a tile; None if it is no canonical tile path."""
     if not (match := TILE_PATH.fullmatch(path)):
         return None
     level, index, width = match.groups()

@@ -42,7 +42,7 @@ class Tree:
                 self._levels.append(bytearray())
 
     def prefix(self, size: int) -> "Tree":
-        """Copy the tree of the first `size` leaves, to grow on by itself."""
+        """Copy the tree of the first `size` leaves, to grow independently."""
         tree = Tree()
         tree._levels = [
             level[: (size >> height) * HASH]
@@ -60,7 +60,7 @@ class Tree:
         return self._hash(0, size) if size else sha256(b"").digest()
 
     def index(self, hash_of_leaf: bytes, size: int) -> int | None:
-        """Where among the first `size` leaves this one is, at its first place."""
+        """Return the first index of this leaf among the first `size` leaves, or None."""
         leaves = self._levels[0]
         at = -1
         while (at := leaves.find(hash_of_leaf, at + 1, size * HASH)) >= 0:

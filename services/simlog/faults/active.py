@@ -1,4 +1,4 @@
-"""Which faults of which log are in force: set by the specification, switched while it runs.
+"""Which faults of which log are in force: set by the specification, changed while it runs.
 
 Whether a fault hits a request is drawn from the seed by the number of requests it could have hit,
 so the same requests in the same order meet the same faults.
@@ -15,7 +15,7 @@ from simlog.spec import Spec
 
 
 class ActiveFault:
-    """One fault of one log, from when it was set on.
+    """One fault of one log, from the time when it was set.
 
     Attributes:
         fault: what it does.
@@ -28,13 +28,13 @@ class ActiveFault:
         self._label = label
         self._requests = 0
 
-    def hit(self, seed: int, asked: RequestTarget, size: int, now: float) -> float | None:
-        """Return luck in [0, 1) if it hits this request, else None."""
+    def hit(self, seed: int, target: RequestTarget, size: int, now: float) -> float | None:
+        """Return a random number in [0, 1) if it hits this request, else None."""
         fault = self.fault
-        if not fault.in_force(now - self.zero, size) or fault.only not in (None, asked.part):
+        if not fault.in_force(now - self.zero, size) or fault.only not in (None, target.part):
             return None
         index = fault.index if isinstance(fault, Status | Oversized) else None
-        if index is not None and index not in asked.entries:
+        if index is not None and index not in target.entries:
             return None
         chance = choose(seed, self._label, self._requests, 8)
         self._requests += 1
@@ -44,7 +44,7 @@ class ActiveFault:
 class FaultMatch(msgspec.Struct, frozen=True):
     """A fault that hits a request, with luck in [0, 1) for what it leaves open."""
 
-    switch: ActiveFault
+    active: ActiveFault
     luck: float
 
 
@@ -58,8 +58,8 @@ class ActiveFaults:
             self.put(log.name, log.faults, spec.start)
 
     def of(self, log: str) -> Sequence[AnyFault]:
-        """The faults that are set on a log, in force or not."""
-        return [switch.fault for switch in self._by_log.get(log, ())]
+        """Return the faults that are set on a log, in force or not."""
+        return [active.fault for active in self._by_log.get(log, ())]
 
     def put(self, log: str, faults: Iterable[AnyFault], zero: float) -> None:
         """Replace the faults of a log. Their seconds count from `zero`."""
@@ -68,39 +68,39 @@ class ActiveFaults:
 
     def add(self, log: str, faults: Iterable[AnyFault], zero: float) -> None:
         """Set more faults on a log, after those that are there."""
-        switches = self._by_log.get(log, ())
-        switches += tuple(
+        active = self._by_log.get(log, ())
+        active += tuple(
             ActiveFault(fault, zero, f"fault {log} {position}")
-            for position, fault in enumerate(faults, len(switches))
+            for position, fault in enumerate(faults, len(active))
         )
-        if switches:
-            self._by_log[log] = switches
+        if active:
+            self._by_log[log] = active
 
-    def troubled(self, log: str) -> bool:
+    def has_faults(self, log: str) -> bool:
         """Whether anything is set on a log at all."""
         return log in self._by_log
 
-    def hits(self, log: str, asked: RequestTarget, size: int, now: float) -> Sequence[FaultMatch]:
-        """Say which faults hit a request.
+    def hits(self, log: str, target: RequestTarget, size: int, now: float) -> Sequence[FaultMatch]:
+        """Return the faults that hit a request.
 
         Args:
             log: name of the log.
-            asked: the request.
+            target: the request.
             size: entries that the log has published.
             now: seconds since the epoch.
         """
         return [
-            FaultMatch(switch, luck)
-            for switch in self._by_log.get(log, ())
-            if not isinstance(switch.fault, Malformed)
-            and (luck := switch.hit(self._spec.seed, asked, size, now)) is not None
+            FaultMatch(active, luck)
+            for active in self._by_log.get(log, ())
+            if not isinstance(active.fault, Malformed)
+            and (luck := active.hit(self._spec.seed, target, size, now)) is not None
         ]
 
     def malforms(self, log: str, index: int, timestamp: int) -> bool:
         """Whether a log takes this entry in malformed (timestamp: ms since the epoch)."""
         return any(
-            isinstance(switch.fault, Malformed)
-            and switch.fault.in_force(timestamp / 1000 - switch.zero, index)
-            and uniform(choose(self._spec.seed, f"malformed {log}", index, 4)) < switch.fault.share
-            for switch in self._by_log.get(log, ())
+            isinstance(active.fault, Malformed)
+            and active.fault.in_force(timestamp / 1000 - active.zero, index)
+            and uniform(choose(self._spec.seed, f"malformed {log}", index, 4)) < active.fault.share
+            for active in self._by_log.get(log, ())
         )

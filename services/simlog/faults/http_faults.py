@@ -23,23 +23,27 @@ PIECE = 1 << 16
 ZEROS = bytes(1 << 20)
 
 
-def narrowed(fault: AnyFault, luck: float, asked: RequestTarget) -> RequestTarget:
-    """What the log takes the request for."""
-    if isinstance(fault, fault_types.Fewer) and asked.path == "ct/v1/get-entries" and asked.entries:
-        last = asked.entries.start + int(luck * min(fault.entries, len(asked.entries)))
-        return replace(asked, query={**asked.query, "end": str(last)})
-    return asked
+def narrowed(fault: AnyFault, luck: float, target: RequestTarget) -> RequestTarget:
+    """Return the request as the log understands it."""
+    if (
+        isinstance(fault, fault_types.Fewer)
+        and target.path == "ct/v1/get-entries"
+        and target.entries
+    ):
+        last = target.entries.start + int(luck * min(fault.entries, len(target.entries)))
+        return replace(target, query={**target.query, "end": str(last)})
+    return target
 
 
 def broken(
-    fault: AnyFault, luck: float, asked: RequestTarget, size: int, response: Response
+    fault: AnyFault, luck: float, target: RequestTarget, size: int, response: Response
 ) -> Response:
-    """What becomes of an answer.
+    """Return an answer as the fault changes it.
 
     Args:
         fault: that hits the request.
         luck: in [0, 1), for what the fault leaves open.
-        asked: the request.
+        target: the request.
         size: entries that the log has published.
         response: the answer without this fault.
     """
@@ -48,8 +52,8 @@ def broken(
             response = replace(response, delay=response.delay + seconds + luck * jitter)
         case fault_types.Status(code=code, retry_after=retry_after):
             response = replace(_refusal(code, retry_after), delay=response.delay)
-        case fault_types.NoPartials() if _is_superseded(asked.path, size):
-            gone = Refused(404, f"no /{asked.path}: the full tile is there").response
+        case fault_types.NoPartials() if _is_superseded(target.path, size):
+            gone = Refused(404, f"no /{target.path}: the full tile is there").response
             response = replace(gone, delay=response.delay)
         case fault_types.WrongContent():
             response = Response(PAGE, "text/html", delay=response.delay)
@@ -57,13 +61,13 @@ def broken(
             gzipped = (("content-encoding", "gzip"),)
             response = replace(response, body=_bomb(zeros), status=200, headers=gzipped)
         case _ if isinstance(response.body, bytes):
-            body = _rewritten(fault, asked, response.status, response.body)
+            body = _rewritten(fault, target, response.status, response.body)
             response = replace(response, body=body)
     return response
 
 
 def _rewritten(
-    fault: AnyFault, asked: RequestTarget, status: int, body: bytes
+    fault: AnyFault, target: RequestTarget, status: int, body: bytes
 ) -> bytes | Iterable[bytes]:
     match fault:
         case fault_types.Reset(after=after):
@@ -72,14 +76,14 @@ def _rewritten(
             return body[: len(body) // 2]
         case fault_types.Oversized(size=size):
             return _padded(body, size)
-        case fault_types.WrongIssuer() if asked.part == "issuers" and status == HTTPStatus.OK:
+        case fault_types.WrongIssuer() if target.part == "issuers" and status == HTTPStatus.OK:
             return body[:-1] + bytes((body[-1] ^ 1,))
     return body
 
 
 def _refusal(code: int, retry_after: int | None) -> Response:
     headers = () if retry_after is None else (("retry-after", str(retry_after)),)
-    return Response(b"as told to answer\n", status=code, headers=headers)
+    return Response(b"simulated fault\n", status=code, headers=headers)
 
 
 def _is_superseded(path: str, size: int) -> bool:
@@ -104,7 +108,7 @@ def _padded(body: bytes, size: int | None) -> Iterable[bytes]:
 
 
 def _bomb(size: int) -> Iterable[bytes]:
-    """Gzip of so many zeros. A block is compressed once and repeated: each stands for itself."""
+    """Yield gzip of `size` zeros. A block is independent of others, so it is compressed once."""
     whole, rest = divmod(size, len(ZEROS))
     yield GZIP_HEADER
     block, checksum = _deflated(ZEROS, zlib.Z_FULL_FLUSH), 0

@@ -1,6 +1,6 @@
-"""What a log with faults answers: between the routes and the endpoints of a log.
+"""Answers of a log with faults: between the routes and the endpoints of a log.
 
-request -> the log's limits -> which faults hit it -> narrowed -> the log as it is shown
+request -> the log's limits -> which faults hit it -> narrowed -> the log as it misbehaves
         -> the answer -> broken -> late
 """
 
@@ -22,18 +22,18 @@ Endpoints = Callable[[ServedLog, str, Mapping[str, str]], Response]
 
 
 class FaultInjector:
-    """The logs of a world, with their limits and with what is wrong with them."""
+    """The logs of a world, with their limits and their faults."""
 
     def __init__(
         self,
         spec: Spec,
-        switches: ActiveFaults,
+        active: ActiveFaults,
         heads: Mapping[str, HeadSchedule],
-        lies: Misbehaviour,
+        misbehaviour: Misbehaviour,
     ) -> None:
         budgets: defaultdict[str, OperatorBudget] = defaultdict(OperatorBudget)
-        self._switches = switches
-        self._lies = lies
+        self._active = active
+        self._misbehaviour = misbehaviour
         self._max_entries = spec.max_entries
         self._heads = heads
         self._behaviours = {
@@ -43,20 +43,20 @@ class FaultInjector:
         }
 
     def respond(self, log: Log, path: str, request: Request, endpoints: Endpoints) -> Response:
-        """Answer a request below the log's URL, well or badly."""
+        """Answer a request below the log's URL, with the log's faults."""
         behaviour = self._behaviours.get(log.spec.name)
         if behaviour is None:
             return self._with_faults(log, log, path, request.query, endpoints)
         now = time.time()
-        asked = classify_request(path, request.query, behaviour.profile.page)
-        refusal = behaviour.refusal(request, asked, now) or behaviour.gone(asked, log.head.size)
+        target = classify_request(path, request.query, behaviour.profile.page)
+        refusal = behaviour.refusal(request, target, now) or behaviour.gone(target, log.head.size)
         if refusal is not None:
             return refusal
         shown: ServedLog = log
-        if asked.part == "head" and (older := self._heads[log.spec.name].older(now)):
+        if target.part == "head" and (older := self._heads[log.spec.name].older(now)):
             shown = HeadOverride(log, lambda _: older)
         response = self._with_faults(log, shown, path, request.query, endpoints)
-        return behaviour.late(asked, response, now)
+        return behaviour.late(target, response, now)
 
     def _with_faults(
         self,
@@ -66,17 +66,17 @@ class FaultInjector:
         query: Mapping[str, str],
         endpoints: Endpoints,
     ) -> Response:
-        if not self._switches.troubled(log.spec.name):
+        if not self._active.has_faults(log.spec.name):
             return _answered(endpoints, honest, path, query)
-        asked = classify_request(path, query, self._max_entries)
+        target = classify_request(path, query, self._max_entries)
         size = log.head.size
-        hits = self._switches.hits(log.spec.name, asked, size, time.time())
+        hits = self._active.hits(log.spec.name, target, size, time.time())
         for hit in hits:
-            asked = http_faults.narrowed(hit.switch.fault, hit.luck, asked)
-        shown = self._lies.shown(log, [hit.switch for hit in hits])
-        response = _answered(endpoints, shown, asked.path, asked.query)
+            target = http_faults.narrowed(hit.active.fault, hit.luck, target)
+        shown = self._misbehaviour.shown(log, [hit.active for hit in hits])
+        response = _answered(endpoints, shown, target.path, target.query)
         for hit in hits:
-            response = http_faults.broken(hit.switch.fault, hit.luck, asked, size, response)
+            response = http_faults.broken(hit.active.fault, hit.luck, target, size, response)
         return response
 
 

@@ -1,9 +1,9 @@
-"""Logs that are not what they signed: a lying log is another view of the honest one.
+"""Logs that contradict what they signed: a misbehaving log is another view of the correct one.
 
-What a log shows is its tree head, its tree and its entries (`log.Shown`). Each view replaces some
-of these and leaves the rest to the view under it, so lies can be told together, and the endpoints
-serve a lie as they serve the truth. A view lasts as long as the fault is set, because some begin
-from what the log was when they were first told.
+A log shows its tree head, its tree and its entries (`ServedLog`). Each view replaces some of these
+and takes the rest from the view under it, so faults combine, and the endpoints serve them
+unchanged. A view lasts as long as its fault is set, because some begin from the log's state at
+that time.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,40 +18,40 @@ from simlog.faults.active import ActiveFault
 from simlog.oracle.ground_truth import TruthEntry, truth_entry
 from simlog.spec import LogSpec
 
-VIEWS_KEPT = 1024
+MAX_VIEWS = 1024
 UNKNOWN_ENTRY_TYPE = b"\xff\xff"
 TIMESTAMP = 8
 LEAF_INDEX = 5
 
 
 class LogView:
-    """A log as it is."""
+    """A log that shows another one unchanged."""
 
     def __init__(self, shown: ServedLog) -> None:
         self._shown = shown
 
     @property
     def spec(self) -> LogSpec:
-        """As it is."""
+        """Unchanged."""
         return self._shown.spec
 
     @property
     def key(self) -> LogKey:
-        """As it is."""
+        """Unchanged."""
         return self._shown.key
 
     @property
     def tree(self) -> Provable:
-        """As it is."""
+        """Unchanged."""
         return self._shown.tree
 
     @property
     def head(self) -> Head:
-        """As it is."""
+        """Unchanged."""
         return self._shown.head
 
     def entry(self, index: int) -> Entry:
-        """As it is."""
+        """Unchanged."""
         return self._shown.entry(index)
 
 
@@ -64,7 +64,7 @@ class HeadOverride(LogView):
 
     @property
     def head(self) -> Head:
-        """Another one."""
+        """The changed one."""
         return self._change(self._shown.head)
 
 
@@ -76,7 +76,7 @@ class EntryOverride(LogView):
         self._change = change
 
     def entry(self, index: int) -> Entry:
-        """Another one, or not."""
+        """The changed one."""
         return self._change(index, self._shown.entry(index))
 
 
@@ -89,12 +89,12 @@ class TreeOverride(LogView):
 
     @property
     def tree(self) -> Provable:
-        """Another one."""
+        """The changed one."""
         return self._tree
 
 
 class SplitViewLog(LogView):
-    """A log that took in something else at one place, and went on from there."""
+    """A log that appended another entry at one index, and grew on from there."""
 
     def __init__(
         self, shown: ServedLog, honest: Tree, at: int, entry: Callable[[int], Entry]
@@ -155,28 +155,28 @@ class TamperedTree:
 
 
 class Misbehaviour:
-    """The lies of a world.
+    """The misbehaviour of a world's logs.
 
     Attributes:
-        told: entries that were shown and never committed to, by log, index and SHA-256.
+        uncommitted: entries that were shown and never committed to, by log, index and SHA-256.
     """
 
     def __init__(self, seed: int) -> None:
-        self.told: dict[tuple[str, int, str], TruthEntry] = {}
-        self._somebody = LogKey(seed, "somebody else's")
-        self._view = lru_cache(maxsize=VIEWS_KEPT)(self._make)
+        self.uncommitted: dict[tuple[str, int, str], TruthEntry] = {}
+        self._other_key = LogKey(seed, "another key")
+        self._view = lru_cache(maxsize=MAX_VIEWS)(self._make)
 
-    def shown(self, log: Log, switches: Sequence[ActiveFault]) -> ServedLog:
-        """What a log shows while these are in force."""
-        lying = tuple(
-            switch
-            for switch in switches
-            if isinstance(switch.fault, fault_types.Stale | fault_types.Misbehaviour)
+    def shown(self, log: Log, active: Sequence[ActiveFault]) -> ServedLog:
+        """Return the log as it shows itself while these faults are in force."""
+        relevant = tuple(
+            active
+            for active in active
+            if isinstance(active.fault, fault_types.Stale | fault_types.Misbehaviour)
         )
-        return self._view(log, lying) if lying else log
+        return self._view(log, relevant) if relevant else log
 
-    def _make(self, log: Log, switches: tuple[ActiveFault, ...]) -> ServedLog:
-        *before, last = switches
+    def _make(self, log: Log, active: tuple[ActiveFault, ...]) -> ServedLog:
+        *before, last = active
         shown = self.shown(log, before)
         match last.fault:
             case fault_types.WrongProofs():
@@ -185,11 +185,11 @@ class Misbehaviour:
                 return SplitViewLog(
                     shown, log.tree, at, lambda index: self._swapped(log, index, "fork")
                 )
-            case fault_types.OfEntries() as lie:
+            case fault_types.OfEntries() as fault:
                 return EntryOverride(
                     shown,
                     lambda index, entry: (
-                        self._instead(lie, log, index, entry) if lie.covers(index) else entry
+                        self._instead(fault, log, index, entry) if fault.covers(index) else entry
                     ),
                 )
             case other:
@@ -199,7 +199,7 @@ class Misbehaviour:
     def _change_of_head(
         self, fault: fault_types.Fault, shown: ServedLog
     ) -> Callable[[Head], Head] | None:
-        """What happens to tree heads, if anything."""
+        """Return how the fault changes tree heads, or None."""
         match fault:
             case fault_types.Stale(entries=entries, seconds=seconds):
                 return lambda head: _earlier(shown, head, head.size - entries, seconds)
@@ -209,12 +209,12 @@ class Misbehaviour:
             case fault_types.WrongRoot():
                 return lambda head: Head(shown.key, head.size, head.timestamp, _flip_bit(head.root))
             case fault_types.BadSignature():
-                return lambda head: Head(self._somebody, head.size, head.timestamp, head.root)
+                return lambda head: Head(self._other_key, head.size, head.timestamp, head.root)
         return None
 
-    def _instead(self, lie: fault_types.OfEntries, log: Log, index: int, entry: Entry) -> Entry:
-        """What is shown instead of an entry."""
-        match lie:
+    def _instead(self, fault: fault_types.OfEntries, log: Log, index: int, entry: Entry) -> Entry:
+        """Return what is shown instead of an entry."""
+        match fault:
             case fault_types.SwappedLeaf():
                 return self._swapped(log, index, "swapped_leaf")
             case fault_types.ForgedPrecert() if entry.certificate.is_precert:
@@ -231,17 +231,17 @@ class Misbehaviour:
                 return msgspec.structs.replace(entry, timestamped=wrong)
         return entry
 
-    def _swapped(self, log: Log, index: int, lie: str) -> Entry:
-        return self._remember(log, index, log.lookalike_entry(index), lie)
+    def _swapped(self, log: Log, index: int, kind: str) -> Entry:
+        return self._remember(log, index, log.lookalike_entry(index), kind)
 
-    def _remember(self, log: Log, index: int, entry: Entry, lie: str) -> Entry:
-        line = truth_entry(log.spec.name, index, entry, lie=lie)
-        self.told[line.log, line.index, line.sha256] = line
+    def _remember(self, log: Log, index: int, entry: Entry, kind: str) -> Entry:
+        line = truth_entry(log.spec.name, index, entry, misbehaviour=kind)
+        self.uncommitted[line.log, line.index, line.sha256] = line
         return entry
 
 
 def _earlier(shown: ServedLog, head: Head, size: int, seconds: int) -> Head:
-    """The tree head that was, or might have been, when the tree had that size."""
+    """Make the tree head of an earlier size of the tree."""
     size = max(0, size)
     timestamp = max(0, head.timestamp - 1000 * seconds)
     return Head(shown.key, size, timestamp, shown.tree.root(size))

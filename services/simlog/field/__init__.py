@@ -2,9 +2,9 @@
 
     operators   the table: the public operators of autumn 2026 and their logs
     heads       when a log signs a tree head, when it shows it, and which replica shows an older one
-    behaviour   what one request meets: refused, late, cut short
+    behaviour   limits, latency and interruptions of one request
 
-What a log's behaviour is made of is data: `simlog.profile`, part of a `LogSpec`. A log without a
+The behaviour of a log is data: `simlog.profile`, part of a `LogSpec`. A log without a
 profile answers at once and without limits; faults (`simlog.fault_types`) apply to both.
 Tests: tests/simlog/test_field.py.
 """

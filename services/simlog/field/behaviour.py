@@ -1,4 +1,4 @@
-"""What one request to a log with a profile meets. Pure: the clock is an argument, no I/O."""
+"""Limits, latency and errors of one request to a log with a profile. Pure: no clock, no I/O."""
 
 import time
 from collections import OrderedDict, deque
@@ -92,38 +92,38 @@ class Behaviour:
         self._warm: set[str] = set()
         self._under_way: deque[float] = deque()
 
-    def refusal(self, request: Request, asked: RequestTarget, now: float) -> Response | None:
+    def refusal(self, request: Request, target: RequestTarget, now: float) -> Response | None:
         """Return the 429 that this request meets, or None."""
         self._requests += 1
         for limit in self.profile.limits:
-            pause = self._refused_for(limit, request, asked, now)
+            pause = self._refused_for(limit, request, target, now)
             if pause > 0:
                 return _too_many(pause, limit.retry_after, self.profile.head.at(self._luck("late")))
         return None
 
-    def gone(self, asked: RequestTarget, size: int) -> Response | None:
+    def gone(self, target: RequestTarget, size: int) -> Response | None:
         """Return the 404 of a partial tile that no longer exists, or None."""
-        tile = named_tile(asked.path)
+        tile = named_tile(target.path)
         if tile is None or tile.width == TILE or not self.profile.drops_partials:
             return None
         if not replace(tile, width=TILE).exists(size):
             return None
-        return Refused(404, f"no /{asked.path}: the full tile is there").response
+        return Refused(404, f"no /{target.path}: the full tile is there").response
 
-    def late(self, asked: RequestTarget, response: Response, now: float) -> Response:
+    def late(self, target: RequestTarget, response: Response, now: float) -> Response:
         """Return the answer with its latency, or one that breaks off."""
-        delay = self._latency(asked).at(self._luck("latency"))
+        delay = self._latency(target).at(self._luck("latency"))
         while self._under_way and self._under_way[0] <= now:
             self._under_way.popleft()
         above = self.profile.resets_above
-        if above is not None and named_tile(asked.path) is not None:
+        if above is not None and named_tile(target.path) is not None:
             if len(self._under_way) >= above and isinstance(response.body, bytes):
                 response = replace(response, body=_breaking_off(response.body))
             self._under_way.append(now + delay)
         return replace(response, delay=response.delay + delay)
 
     def _refused_for(
-        self, limit: Limit, request: Request, asked: RequestTarget, now: float
+        self, limit: Limit, request: Request, target: RequestTarget, now: float
     ) -> float:
         """Return the seconds for which one limit refuses, 0 if it lets the request pass."""
         match limit:
@@ -139,19 +139,23 @@ class Behaviour:
                 agent = request.headers.get("user-agent", "").lower()
                 return limit.pause * (not agent or agent.startswith(limit.names))
             case SmallRequests():
-                return limit.pause * self._is_one_small_too_many(limit, asked, now)
+                return limit.pause * self._is_one_small_too_many(limit, target, now)
             case Startup():
                 return max(0.0, self._zero + limit.seconds - now)
 
-    def _latency(self, asked: RequestTarget) -> Delay:
+    def _latency(self, target: RequestTarget) -> Delay:
         profile = self.profile
         cold = profile.cold
-        if cold is not None and named_tile(asked.path) is not None and asked.path not in self._warm:
+        if (
+            cold is not None
+            and named_tile(target.path) is not None
+            and target.path not in self._warm
+        ):
             if len(self._warm) >= MAX_TILES:
                 self._warm.clear()
-            self._warm.add(asked.path)
+            self._warm.add(target.path)
             return cold
-        match asked.part:
+        match target.part:
             case "head":
                 return profile.head
             case "proofs":
@@ -170,9 +174,9 @@ class Behaviour:
         return 0.0 if bucket.take(now) else 1 / limit.rate
 
     def _is_one_small_too_many(
-        self, limit: SmallRequests, asked: RequestTarget, now: float
+        self, limit: SmallRequests, target: RequestTarget, now: float
     ) -> bool:
-        if asked.path != "ct/v1/get-entries" or len(asked.entries) >= limit.below:
+        if target.path != "ct/v1/get-entries" or len(target.entries) >= limit.below:
             return False
         if self._small is None:
             self._small = Bucket(limit.rate, limit.burst)

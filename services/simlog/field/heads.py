@@ -28,7 +28,7 @@ class ShownHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HeadSchedule:
-    """The tree heads of one log, moved on by `World.advance`.
+    """The tree heads of one log, advanced by `World.advance`.
 
     Attributes:
         shown: every head that was shown, oldest first; for `/heads`.

@@ -1,6 +1,6 @@
 """The public operators of autumn 2026 and their logs: how they grow, answer and refuse.
 
-One row a log: name, operator, kind, entries a second. The profiles above the table say the rest;
+One row a log: name, operator, kind, entries a second. The profiles above the table hold the rest;
 each is what other CT monitors measured. Growth is relative: `field_spec` scales it to a rate.
 """
 

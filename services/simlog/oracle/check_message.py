@@ -21,18 +21,18 @@ MessageForm = Literal["full", "lite", "domains"]
 
 
 class MessageResult(msgspec.Struct, frozen=True):
-    """What one message says, and what is wrong with it.
+    """The content of one message, and what is wrong with it.
 
     Attributes:
         kind: its message_type.
         id: `<milliseconds>-<sequence number>-<position>`.
         order: the same as numbers, which is what ids compare by.
-        sha256: of the certificate it is about; empty where it does not say (domains), or where
-            it names a place in a log that holds another certificate.
+        sha256: of the certificate it is about; empty where it does not contain it (domains), or
+            where it names an index of a log that holds another certificate.
         core: digest of everything that the lite and full forms of one message share.
         names: DNS names of the certificate.
-        problems: what it says that its certificate does not.
-        lie: what a log showed and never committed to, if it is about that; else empty.
+        problems: fields that differ from its certificate.
+        uncommitted: what a log showed and never committed to, if it is about that; else empty.
     """
 
     kind: str
@@ -42,17 +42,17 @@ class MessageResult(msgspec.Struct, frozen=True):
     core: bytes = b""
     names: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-    lie: str = ""
+    uncommitted: str = ""
 
 
 class GroundTruth:
-    """The record of a world, by certificate and by place. Identical messages are examined once.
+    """The record of a world, by certificate and by index. Identical messages are examined once.
 
     Attributes:
-        by_place: what stands at (log, index).
+        by_place: the entry at (log, index).
         by_sha256: one of the entries of each certificate that can be read.
         owed: SHA-256 of the certificates that some log holds outside what is excused.
-        lies: what a log showed at (log, index, SHA-256) and never committed to.
+        uncommitted: what a log showed at (log, index, SHA-256) and never committed to.
         malformed: how many entries of each log are no certificate.
     """
 
@@ -60,10 +60,14 @@ class GroundTruth:
         self, record: Iterable[TruthEntry], excused: Mapping[str, range] | None = None
     ) -> None:
         record, excused = list(record), excused or {}
-        self.lies = {
-            (entry.log, entry.index, entry.sha256): entry.lie for entry in record if entry.lie
+        self.uncommitted = {
+            (entry.log, entry.index, entry.sha256): entry.misbehaviour
+            for entry in record
+            if entry.misbehaviour
         }
-        self.by_place = {(entry.log, entry.index): entry for entry in record if not entry.lie}
+        self.by_place = {
+            (entry.log, entry.index): entry for entry in record if not entry.misbehaviour
+        }
         readable = [entry for entry in self.by_place.values() if not entry.malformed]
         self.by_sha256 = {entry.sha256: entry for entry in readable}
         self.owed = {
@@ -94,14 +98,14 @@ class GroundTruth:
         place = (source["name"], data["cert_index"])
         entry = self.by_place.get(place)
         fingerprint = leaf["sha256"].replace(":", "").lower()
-        if lie := self.lies.get((*place, fingerprint)):
-            told = f"{lie}: {fingerprint} at {place}"
+        if fault := self.uncommitted.get((*place, fingerprint)):
+            shown = f"{fault}: {fingerprint} at {place}"
             names = tuple(leaf["all_domains"])
             return MessageResult(
-                kind, message_id, _order(message_id), fingerprint, names=names, lie=told
+                kind, message_id, _order(message_id), fingerprint, names=names, uncommitted=shown
             )
         if entry is None or entry.sha256 != fingerprint:
-            problem = f"{fingerprint} is not what stands at {place}"
+            problem = f"{fingerprint} is not the certificate at {place}"
             return MessageResult(kind, message_id, _order(message_id), problems=(problem,))
         problems = differences(
             ("message_type", kind, "certificate_update"),
@@ -122,7 +126,7 @@ class GroundTruth:
 
 
 def differences(*comparisons: tuple[str, object, object]) -> tuple[str, ...]:
-    """Name every (field, found, right) whose value is not the right one."""
+    """Describe every (field, found, right) whose value is not the right one."""
     return tuple(
         f"{field} is {found!r}, not {right!r}"
         for field, found, right in comparisons

@@ -1,6 +1,6 @@
 """The record of a world: every entry under its tree heads, one line of JSON each.
 
-After them come the lies that were told: entries that a log showed and never committed to.
+After them come the entries that a log showed and never committed to.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ class TruthEntry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         timestamp: milliseconds since the epoch.
         names: its DNS names, the common name first if it has one, without repeats.
         malformed: whether these bytes, which the log did commit to, are no certificate.
-        lie: the kind of lie, if the log showed this and never committed to it.
+        misbehaviour: the kind of fault, if the log showed this and never committed to it.
     """
 
     log: str
@@ -31,14 +31,14 @@ class TruthEntry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     timestamp: int
     names: tuple[str, ...]
     malformed: bool = False
-    lie: str = ""
+    misbehaviour: str = ""
 
 
-LINES_AT_ONCE = 512
+LINES_PER_PIECE = 512
 
 
 def truth_entry(
-    log: str, index: int, entry: Entry, *, malformed: bool = False, lie: str = ""
+    log: str, index: int, entry: Entry, *, malformed: bool = False, misbehaviour: str = ""
 ) -> TruthEntry:
     """Make the line about an entry of a log."""
     certificate = entry.certificate
@@ -50,7 +50,7 @@ def truth_entry(
         timestamp=entry.timestamp,
         names=certificate.names,
         malformed=malformed,
-        lie=lie,
+        misbehaviour=misbehaviour,
     )
 
 
@@ -60,7 +60,7 @@ def write_jsonl(record: Iterable[TruthEntry]) -> Iterator[bytes]:
     piece: list[TruthEntry] = []
     for entry in record:
         piece.append(entry)
-        if len(piece) == LINES_AT_ONCE:
+        if len(piece) == LINES_PER_PIECE:
             yield encoder.encode_lines(piece)
             piece.clear()
     if piece:

@@ -1,8 +1,8 @@
 """What should have been delivered against what was: nothing lost, nothing twice, nothing altered.
 
-The oracle knows every certificate of a world by its record, and looks at deliveries: what one
-stream in Redis holds, or what one client received. Pure functions over what was collected;
-collecting it is the caller's part.
+The oracle knows every certificate of a world by its record, and checks deliveries: what one
+stream in Redis holds, or what one client received. It consists of pure functions; the caller
+collects the deliveries.
 """
 
 from collections import Counter
@@ -13,8 +13,8 @@ import msgspec
 from simlog.oracle.check_message import GroundTruth, MessageForm, MessageResult
 from simlog.oracle.ground_truth import TruthEntry
 
-SHOWN = 5
-"""How many examples of one kind of trouble a verdict prints."""
+MAX_EXAMPLES = 5
+"""Examples of one kind of problem that a verdict prints."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """What the server says it did with one log: numbers of entries, and indexes."""
+    """The server's counters of one log: numbers of entries, and indexes."""
 
     log: str
     start: int
@@ -52,11 +52,11 @@ class Findings(msgspec.Struct, frozen=True):
         received: certificate messages that it holds.
         lost: SHA-256 of those it lacks.
         repeated: SHA-256 of those it has more than once.
-        lies: messages about what a log showed and never committed to.
+        uncommitted: messages about what a log showed and never committed to.
         unknown: messages about what no log of the world holds.
-        altered: messages that say what their certificate does not.
+        altered: messages that differ from their certificate.
         disordered: ids that are not above the one before them.
-        gaps: what it was told to have missed.
+        gaps: what `gap` messages report as missed.
     """
 
     where: str
@@ -64,21 +64,21 @@ class Findings(msgspec.Struct, frozen=True):
     received: int
     lost: tuple[str, ...]
     repeated: tuple[str, ...]
-    lies: tuple[str, ...]
+    uncommitted: tuple[str, ...]
     unknown: tuple[str, ...]
     altered: tuple[str, ...]
     disordered: tuple[str, ...]
     gaps: tuple[str, ...]
 
     @property
-    def troubles(self) -> Mapping[str, tuple[str, ...]]:
-        """Each kind of trouble that there is."""
-        kinds = ("lost", "repeated", "lies", "unknown", "altered", "disordered", "gaps")
+    def problems(self) -> Mapping[str, tuple[str, ...]]:
+        """Each kind of problem found, with its examples."""
+        kinds = ("lost", "repeated", "uncommitted", "unknown", "altered", "disordered", "gaps")
         return {kind: found for kind in kinds if (found := getattr(self, kind))}
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the oracle says. `str()` of it is for people.
+    """The result. `str()` of it is for people.
 
     Attributes:
         findings: of each delivery.
@@ -90,16 +90,19 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def flawless(self) -> bool:
-        """Whether there is nothing to complain about."""
-        return not self.accounts and not any(each.troubles for each in self.findings)
+        """Whether no problem was found."""
+        return not self.accounts and not any(each.problems for each in self.findings)
 
     def __str__(self) -> str:
         lines = []
         for each in self.findings:
-            state = "but" if each.troubles else "all as it should be"
+            state = "but" if each.problems else "all as it should be"
             lines.append(f"{each.where}: {each.received} of {each.expected} certificates, {state}")
-            for kind, found in each.troubles.items():
-                lines += [f"  {len(found)} {kind}", *(f"    {what}" for what in found[:SHOWN])]
+            for kind, found in each.problems.items():
+                lines += [
+                    f"  {len(found)} {kind}",
+                    *(f"    {what}" for what in found[:MAX_EXAMPLES]),
+                ]
         return "\n".join([*lines, *self.accounts])
 
 
@@ -111,16 +114,17 @@ def judge(
 ) -> Verdict:
     """Compare what was delivered with what there was.
 
-    Messages with the same id must be about the same certificate wherever they are, and lite must
-    say what full says. Messages of the domains form say no more than names: their id identifies
-    them, so another delivery must hold the same messages in full or lite form.
+    Messages with the same id must be about the same certificate in every delivery, and lite must
+    equal full in what both contain. Messages of the domains form contain only names: their id
+    identifies them, so another delivery must hold the same messages in full or lite form.
 
     Args:
         record: every entry of the world.
         deliveries: each should hold every certificate of the record once.
-        tallies: of every log; none at all: the accounts are not looked at.
-        excused: by log, the indexes that need not be delivered: what was held back because the log
-            lied, or was skipped because it cannot be read. They may be delivered, but no lies.
+        tallies: of every log; none at all: the accounts are not checked.
+        excused: by log, the indexes that need not be delivered: withheld because the log
+            misbehaved, or skipped because it cannot serve them. They may be delivered, but only as
+            the log committed to them.
     """
     truth = GroundTruth(record, excused)
     examined = [
@@ -148,7 +152,7 @@ def _find(
 ) -> Findings:
     counts: Counter[str] = Counter()
     received = 0
-    lies: list[str] = []
+    uncommitted: list[str] = []
     unknown: list[str] = []
     altered: list[str] = []
     disordered: list[str] = []
@@ -166,12 +170,12 @@ def _find(
             unknown.append(f"id {message.id!r}: {message.problems or message.names}")
             continue
         counts[identity.sha256] += 1
-        if identity.lie:
-            lies.append(f"id {message.id}: {identity.lie}")
+        if identity.uncommitted:
+            uncommitted.append(f"id {message.id}: {identity.uncommitted}")
             continue
         altered += [f"id {message.id}: {problem}" for problem in message.problems]
         if message.names != identity.names or message.core not in (identity.core, b""):
-            altered.append(f"id {message.id}: stands for something else elsewhere")
+            altered.append(f"id {message.id}: differs in another delivery")
         if previous is not None and message.order <= previous.order:
             disordered.append(f"{message.id} after {previous.id}")
         previous = message
@@ -181,7 +185,7 @@ def _find(
         received=received,
         lost=tuple(truth.owed - counts.keys()),
         repeated=tuple(sha256 for sha256, count in counts.items() if count > 1),
-        lies=tuple(lies),
+        uncommitted=tuple(uncommitted),
         unknown=tuple(unknown),
         altered=tuple(altered),
         disordered=tuple(disordered),
@@ -192,7 +196,7 @@ def _find(
 def _audit(
     tallies: Iterable[Tally], truth: GroundTruth, excused: Mapping[str, range]
 ) -> Iterable[str]:
-    """Check that every entry of every log is accounted for, and nothing but what there is."""
+    """Check that the counters account for every entry of every log, and for nothing else."""
     sizes = Counter(log for log, _ in truth.by_place)
     published = 0
     for tally in tallies:
@@ -202,7 +206,7 @@ def _audit(
         published += tally.published
         size, excuse = sizes.pop(tally.log, 0), excused.get(tally.log, range(0))
         if tally.next != size and tally.next not in excuse:
-            yield f"{tally.log}: stands at {tally.next} of {size}"
+            yield f"{tally.log}: position is {tally.next} of {size}"
         if tally.skipped > len(excuse):
             yield f"{tally.log}: {tally.skipped} entries skipped, {len(excuse)} for a reason"
         malformed = truth.malformed[tally.log]

@@ -1,1 +1,1 @@
-"""pki."""
+"""Certificate authorities and the certificates that they issue, in DER."""

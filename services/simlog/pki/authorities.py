@@ -1,7 +1,7 @@
 """The certificate authorities of a world: who issues, in which style, with which chain.
 
 The styles are those of the authorities that issue most certificates today: which key and
-signature, what stands in the subject, which extensions. Names, keys and extensions are real
+signature, which subject, which extensions. Names, keys and extensions are real
 ASN.1; the signatures on certificates are of the right shape only. No reader of a log verifies
 them, and making certificates at thousands a second on one core depends on it.
 """
@@ -35,16 +35,16 @@ DAY = 86_400
 
 
 class Style(msgspec.Struct, frozen=True):
-    """What makes one authority's certificates look as they do.
+    """The style of one authority's certificates.
 
     Attributes:
         name, organization, country: the issuer's name; `root` is the common name of its root.
-        algorithm: of the signatures it makes, which also says what key it has.
+        algorithm: of the signatures it makes, which determines the kind of its key.
         root_algorithm: the same of its root.
         days: validity of what it issues.
         weight: how often it issues, against the others.
-        subject: what stands in the subject of what it issues.
-        ocsp, crl: whether certificates say where to ask.
+        subject: attributes in the subject of what it issues.
+        ocsp, crl: whether certificates contain the address.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Authority(msgspec.Struct, frozen=True):
     """One issuer, ready to issue.
 
     Attributes:
-        style: what its certificates look like.
+        style: that of its certificates.
         name: its Name in DER.
         key_hash: SHA-256 of its SubjectPublicKeyInfo, the issuer_key_hash of RFC 6962.
         chain: its own certificate and its root's, DER.
@@ -183,7 +183,7 @@ def encode_oid(oid: x509.ObjectIdentifier) -> bytes:
 def public_key(algorithm: bytes, chance: bytes) -> bytes:
     """A SubjectPublicKeyInfo for a key that makes signatures of that algorithm.
 
-    For RSA the modulus is any odd number of 2048 bits: nobody holds the private key.
+    For RSA the modulus is any odd number of 2048 bits: there is no private key.
     """
     if algorithm in (SHA256_RSA, SHA384_RSA):
         return rsa_key(chance[:256])
@@ -199,7 +199,7 @@ def rsa_key(chance: bytes) -> bytes:
 
 
 def signature(algorithm: bytes, chance: bytes) -> bytes:
-    """What a signature of that algorithm looks like, from at least 256 bytes of chance."""
+    """Random bytes in the shape of a signature of that algorithm, from at least 256 bytes."""
     if algorithm == ECDSA_SHA256:
         return der_writer.ecdsa_signature(chance[:64])
     if algorithm == ECDSA_SHA384:
@@ -224,7 +224,7 @@ def _chain_links(issuer_key: bytes) -> tuple[bytes, ...]:
 
 
 def _information(path: str, *, crl: bool, ocsp: bool) -> tuple[bytes, ...]:
-    """Where a certificate says that its issuer, its status and the revocation list are found."""
+    """The addresses of the issuer, the status and the revocation list, as extensions."""
     methods = [(AuthorityInformationAccessOID.OCSP, f"http://o.{path}.example")] if ocsp else []
     methods.append((AuthorityInformationAccessOID.CA_ISSUERS, f"http://i.{path}.example/ca.crt"))
     access = x509.AuthorityInformationAccess(
@@ -286,7 +286,7 @@ def key_usage(*, signs_certificates: bool = False, enciphers_keys: bool = False)
 
 
 def _around_rsa_modulus() -> tuple[bytes, bytes]:
-    """What stands before and after the modulus in the SubjectPublicKeyInfo of a 2048-bit key."""
+    """The bytes before and after the modulus in the SubjectPublicKeyInfo of a 2048-bit key."""
     modulus = b"\xff" * 256
     key = rsa.RSAPublicNumbers(65537, int.from_bytes(modulus)).public_key()
     before, after = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).split(modulus)

@@ -31,7 +31,7 @@ WORDS = (
 )  # fmt: skip
 SUFFIXES = ("example", "test", "shop.example", "co.test", "cloud.example", "sites.test")
 
-CERTIFICATES_KEPT = 8192
+MAX_CACHED_CERTIFICATES = 8192
 KEYS = 64
 
 CN = authorities.encode_oid(NameOID.COMMON_NAME)
@@ -75,7 +75,7 @@ class Certificates:
 
     def __init__(self, spec: Spec, log_ids: tuple[bytes, ...]) -> None:
         self.authorities = authorities.create_authorities(spec.seed, int(spec.start) // DAY * DAY)
-        self.make = lru_cache(maxsize=CERTIFICATES_KEPT)(self._make)
+        self.make = lru_cache(maxsize=MAX_CACHED_CERTIFICATES)(self._make)
         self._spec = spec
         self._log_ids = log_ids
         self._ecdsa_keys = [_ecdsa_key(spec.seed, number) for number in range(KEYS)]
@@ -143,11 +143,11 @@ class Certificates:
 
 
 def malformed_certificate(certificate: Certificate, label: str) -> Certificate:
-    """Make bytes of a certificate that nobody can read: cut short, with noise at the end.
+    """Make an unparsable certificate: cut short, with noise at the end.
 
     Args:
         certificate: to be damaged.
-        label: differently labelled damages differ.
+        label: other labels give other bytes.
     """
     noise = choose(certificate.number, f"damage {label}", 0, 16)
     der = certificate.der[: 8 + noise[0]] + noise

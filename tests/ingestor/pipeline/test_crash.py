@@ -91,7 +91,7 @@ async def test_the_frontier_is_where_the_log_is_whenever_it_is_killed(
         last.kill()
     await assert_frontier_leads_to_head(site)
     found = await findings(site)
-    assert (found.repeated, found.lies, found.unknown, found.altered) == ((), (), (), ())
+    assert (found.repeated, found.uncommitted, found.unknown, found.altered) == ((), (), (), ())
     # Lost is what was not asked for, before the start.
     assert found.received == sum(log.published for log in (await by_path(site)).values())
     for path in PAIR:

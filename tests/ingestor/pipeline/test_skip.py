@@ -91,7 +91,7 @@ async def test_the_way_past_an_entry_that_cannot_be_had(site: Site) -> None:
         assert done == (status.next or 0) - (status.start or 0)
         assert status.alarms == 0
     found = await findings(site)
-    assert (found.repeated, found.lies, found.unknown, found.altered) == ((), (), (), ())
+    assert (found.repeated, found.uncommitted, found.unknown, found.altered) == ((), (), (), ())
 
     lines = await rejected(site)
     assert {(line["log"], line["index"], line["last"]) for line in lines} == {

@@ -32,7 +32,7 @@ async def test_warn_tells_and_publishes(site: Site) -> None:
         ("wrong_leaf", "published all the same")
     }
     # One certificate, if the entries in whose place it is shown are of one kind.
-    assert len((await findings(site)).lies) in (1, 2)
+    assert len((await findings(site)).uncommitted) in (1, 2)
     assert {log.alarms > 0 for log in (await site.logs()).values()} == {True}
 
 
@@ -41,7 +41,7 @@ async def test_a_log_without_proofs_is_not_asked_for_one_at_each_poll(site: Site
     await site.simlog.start(rfc6962=1, static_ct=1, preload=1500, rate=50, fault=fault)
     await site.ingestor("a", **{"ct_log.start_index": 500, "ct_log.integrity": "warn"})
 
-    async def asked(log: str) -> request_stats.Counted:
+    async def asked(log: str) -> request_stats.Counts:
         async with httpx.AsyncClient(trust_env=False) as http:
             return request_stats.read((await http.get(f"{site.simlog.url}/requests")).content).logs[
                 log
@@ -175,7 +175,7 @@ async def test_a_backlog_without_proofs(site: Site, integrity: str) -> None:
     hurried = {"ct_log.batch_size": 256, "ct_log.integrity": integrity}
     await site.ingestor("a", **FROM_START, **hurried)
     await until(site.complete, "complete Redis")
-    assert not (await findings(site)).troubles
+    assert not (await findings(site)).problems
     if integrity == "enforce":
         await until(lambda: shown(site, "proven"), "proven logs")
         await assert_frontier_leads_to_head(site)

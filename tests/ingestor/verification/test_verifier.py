@@ -83,7 +83,7 @@ async def test_a_lie_is_named_and_not_published(
     assert [await alarms(site, log) for log in ("rfc2", "static2")] == ["", ""]
     found = await findings(site)
     assert found.received > 1000
-    assert (found.lies, found.unknown, found.altered, found.repeated) == ((), (), (), ())
+    assert (found.uncommitted, found.unknown, found.altered, found.repeated) == ((), (), (), ())
 
 
 async def test_wrong_proofs_hold_back_what_needs_them(site: Site) -> None:
@@ -98,7 +98,7 @@ async def test_wrong_proofs_hold_back_what_needs_them(site: Site) -> None:
     await until(caught, what="alarms")
     await switch(site, "*")
     await until(site.complete, what="complete Redis, with the right proofs")
-    assert not (await findings(site)).troubles
+    assert not (await findings(site)).problems
     await assert_frontier_leads_to_head(site)
 
 
@@ -159,7 +159,7 @@ async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
     # Told once, however long it lasts.
     assert [log.alarms_by_kind for log in logs] == [{"rewound": 1}] * 2
     assert {log.integrity for log in logs} == {"lying"}
-    assert not (await findings(site)).troubles
+    assert not (await findings(site)).problems
 
 
 async def test_a_size_that_nobody_signed_is_no_size(site: Site) -> None:
@@ -278,7 +278,7 @@ async def test_a_log_that_lies_now_and_then_goes_on_and_fills_no_log_file(site: 
         told = [line["event"] for line in lines if line.get("log") == log]
         assert told.count("log unavailable, trying until it is back") == 1
         assert told.count("log lies") <= 3  # one of a kind
-    assert not (await findings(site)).lies
+    assert not (await findings(site)).uncommitted
 
 
 async def test_an_emptied_redis_is_told_again_what_is_proven(site: Site) -> None:

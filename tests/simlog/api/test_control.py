@@ -57,26 +57,32 @@ async def test_a_pattern_names_several_logs(world: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "told"),
+    ("method", "path", "body", "status", "text_part"),
     [
-        ("PUT", "/control/rfc9/faults", "[]", 404, "no log is called 'rfc9': rfc1, rfc2, static1"),
-        ("GET", "/control/rfc1", "", 404, "faults are at /control/<log>/faults"),
-        ("PUT", "/control", "[]", 404, "faults are at /control/<log>/faults"),
-        ("PATCH", "/control/rfc1/faults", "[]", 405, "only GET, PUT, POST, DELETE"),
-        ("PUT", "/control/rfc1/faults", "{", 400, "no faults: "),
+        (
+            "PUT",
+            "/control/rfc9/faults",
+            "[]",
+            404,
+            "no log named 'rfc9'; logs: rfc1, rfc2",
+        ),
+        ("GET", "/control/rfc1", "", 404, "Faults are at /control/<log>/faults"),
+        ("PUT", "/control", "[]", 404, "Faults are at /control/<log>/faults"),
+        ("PATCH", "/control/rfc1/faults", "[]", 405, "use GET, PUT, POST or DELETE"),
+        ("PUT", "/control/rfc1/faults", "{", 400, "invalid faults: "),
         ("PUT", "/control/rfc1/faults", '{"kind": "x"}', 400, "Invalid value 'x'"),
         ("PUT", "/control/rfc1/faults", '[{"kind":"reset","share":2}]', 400, "$[0].share"),
         ("PUT", "/control/rfc1/faults", '{"kind":"reset","shar":1}', 400, "unknown field `shar`"),
         ("PUT", "/control/rfc1/faults", '{"kind":"status","code":200}', 400, ">= 400"),
     ],
 )
-async def test_what_cannot_be_switched_is_told_and_changes_nothing(
-    world: Served, method: str, path: str, body: str, status: int, told: str
+async def test_an_invalid_request_is_rejected_and_changes_nothing(
+    world: Served, method: str, path: str, body: str, status: int, text_part: str
 ) -> None:
     await world.set("rfc1", fault_types.Fewer())
     answer = await world.http.request(method, path, content=body)
     assert answer.status_code == status
-    assert told in answer.text
+    assert text_part in answer.text
     assert (await world.http.get("/control")).json()["rfc1"] == [{"kind": "fewer"}]
 
 
@@ -90,11 +96,11 @@ async def test_a_body_beyond_reason_ends_its_connection_only(world: Served) -> N
 def test_only_this_machine_may_switch_faults(peer: str) -> None:
     request = Request("GET", "/control", {}, b"", peer)
     switches = ActiveFaults(small())
-    with pytest.raises(Refused, match=f"not for {peer}") as refused:
+    with pytest.raises(Refused, match=f"not {peer}") as refused:
         control.respond(switches, ALL, {}, request)
     assert refused.value.response.status == 403
-    for mine in ("127.0.0.1", "::1", "127.8.8.8"):
-        request = msgspec.structs.replace(request, peer=mine)
+    for own in ("127.0.0.1", "::1", "127.8.8.8"):
+        request = msgspec.structs.replace(request, peer=own)
         assert control.respond(switches, ALL, {}, request).status == 200
 
 
@@ -102,8 +108,8 @@ async def test_faults_of_the_specification_are_on_from_the_start() -> None:
     wrong = (fault_types.Status(code=404, only="proofs"), fault_types.Latency(seconds=0.01))
     async with served(small(logs=(LogSpec("rfc1", "rfc6962", "Operator", wrong),))) as world:
         assert (await world.http.get("/rfc1/ct/v1/get-sth-consistency")).status_code == 404
-        told = msgspec.json.decode(await world.get("/world.json"))["spec"]["logs"][0]["faults"]
-    assert msgspec.convert(told, tuple[fault_types.AnyFault, ...]) == wrong
+        faults = msgspec.json.decode(await world.get("/world.json"))["spec"]["logs"][0]["faults"]
+    assert msgspec.convert(faults, tuple[fault_types.AnyFault, ...]) == wrong
 
 
 def test_faults_on_the_command_line() -> None:
@@ -123,35 +129,35 @@ def test_troubles_in_turn_on_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "text_part"),
     [
         ("rfc1", "fault 'rfc1': Invalid value ''"),
         ("rfc1:nonsense", "Invalid value 'nonsense'"),
         ("rfc1:reset:share=x", "Expected `float`, got `str` - at `$.share`"),
         ("rfc1:reset:share=2", "Expected `float` <= 1.0"),
         ("rfc1:reset:whence=2", "unknown field `whence`"),
-        ("rfc7:reset", "no log has this name; there are rfc1, rfc2, static1, static2"),
+        ("rfc7:reset", "no log named this; logs: rfc1, rfc2, static1, static2"),
     ],
 )
-def test_what_is_no_fault_is_told(text: str, told: str) -> None:
+def test_an_invalid_fault_is_an_error(text: str, text_part: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011  (the text is compared)
         spec("--fault", text)
-    assert told in str(error.value)
+    assert text_part in str(error.value)
 
 
 def test_help_says_how_every_fault_is_written() -> None:
     command = [sys.executable, "-m", "simlog", "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for line in fault_types.described():
         written = line.splitlines()[0]
-        assert written in told
+        assert written in output
         pairs = [pair for pair in written.split(":", 1)[1:] if pair]
         filled = ",".join(pair for each in pairs for pair in each.split(",") if pair[-1] != "=")
         _, fault = fault_types.parse(f"x:{written.partition(':')[0]}:{filled}")
         assert fault == type(fault)()
 
 
-async def test_a_log_list_says_what_it_is_told_to(world: Served) -> None:
+async def test_the_edition_of_a_log_list(world: Served) -> None:
     at = "/control/lists/log_list"
     before = await world.http.get("/log_list.json")
     same = await world.http.get("/log_list.json", headers={"if-none-match": before.headers["etag"]})
@@ -175,7 +181,7 @@ async def test_a_log_list_says_what_it_is_told_to(world: Served) -> None:
 @pytest.mark.parametrize(
     ("lie", "status"), [("forged", 200), ("changed", 200), ("unsigned", 404), ("unavailable", 404)]
 )
-async def test_a_log_list_lies_when_it_is_told_to(world: Served, lie: str, status: int) -> None:
+async def test_a_log_list_with_a_fault(world: Served, lie: str, status: int) -> None:
     await world.http.put("/control/lists/log_list", json={"lie": lie})
     body, signature = [await world.http.get(f"/log_list.{kind}") for kind in ("json", "sig")]
     assert signature.status_code == status
@@ -185,8 +191,8 @@ async def test_a_log_list_lies_when_it_is_told_to(world: Served, lie: str, statu
 
 
 @pytest.mark.parametrize("body", ["{", '{"lie": "white"}', '{"nubmer": 1}', '{"number": -1}'])
-async def test_what_is_no_edition_of_a_list_is_told(world: Served, body: str) -> None:
+async def test_an_invalid_edition_is_rejected(world: Served, body: str) -> None:
     answer = await world.http.put("/control/lists/log_list", content=body)
     assert answer.status_code == 400
-    assert answer.text.startswith("no edition: ")
+    assert answer.text.startswith("invalid edition: ")
     assert (await world.http.get("/log_list.json")).json()["version"] == "1.0"

@@ -1,4 +1,4 @@
-"""Each fault is what it says over HTTP, in its time and for its share; and nothing else suffers."""
+"""Each fault has its effect over HTTP, in its time and for its share, and no other effect."""
 
 import gzip
 import time
@@ -14,7 +14,7 @@ from ctparse import rfc6962
 from ctparse.entry import Entry, Malformed
 from ctparse.static_ct import tile_path
 from simlog import fault_types
-from simlog.api.request_stats import Counted
+from simlog.api.request_stats import Counts
 from simlog.fault_types import AnyFault
 from simlog.spec import LogSpec, Spec
 from tests.simlog.world_over_http import Served, root, served
@@ -303,13 +303,13 @@ async def test_requests_are_counted_by_operator_and_log(world: Served) -> None:
 
 
 def test_the_most_requests_of_any_span() -> None:
-    counted = Counted(buckets=[[0, 5], [100, 1], [900, 3], [1000, 4]])
+    counted = Counts(buckets=[[0, 5], [100, 1], [900, 3], [1000, 4]])
     assert [counted.most(span) for span in (0.1, 0.2, 0.9, 1.0, 1.1)] == [5, 7, 7, 9, 13]
 
 
-@pytest.mark.parametrize("turn", range(len(fault_types.TROUBLES)))
+@pytest.mark.parametrize("turn", range(len(fault_types.HTTP_FAULTS)))
 def test_every_trouble_hits_a_third_of_the_logs_in_turn(turn: int) -> None:
     logs = [fault_types.in_turn(position, 10.0) for position in range(12)]
     now = [[fault for fault in log if fault.in_force(10.0 * turn + 5, 0)] for log in logs]
     assert [len(each) for each in now].count(1) == 4
-    assert {type(fault) for each in now for fault in each} == {type(fault_types.TROUBLES[turn])}
+    assert {type(fault) for each in now for fault in each} == {type(fault_types.HTTP_FAULTS[turn])}

@@ -1,4 +1,4 @@
-"""Each lie is what it says over HTTP: told where it should be, caught by what should catch it."""
+"""Each misbehaviour over HTTP: it appears where it should, and the matching check detects it."""
 
 import time
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ async def world() -> AsyncIterator[Served]:
 async def test_without_lies_the_root_is_that_of_the_entries(world: Served, log: str) -> None:
     head = await world.verified_head(log)
     assert root(await world.entries(log, head.size)) == head.root
-    assert await world.lies(log) == {}
+    assert await world.uncommitted(log) == {}
 
 
 @both_kinds
@@ -39,20 +39,22 @@ async def test_a_swapped_leaf(world: Served, log: str) -> None:
     assert [n for n in range(100) if entries[n] != honest[n]] == [42]
     swapped = entries[42]
     assert isinstance(swapped, Entry)
-    lies = await world.lies(log)
-    assert list(lies) == [42]
-    assert lies[42].lie == "swapped_leaf"
-    assert lies[42].sha256 == sha256(swapped.certificate).hexdigest()
-    assert lies[42].names
-    assert lies[42].sha256 not in {each.sha256 for each in await world.record() if not each.lie}
+    shown = await world.uncommitted(log)
+    assert list(shown) == [42]
+    assert shown[42].misbehaviour == "swapped_leaf"
+    assert shown[42].sha256 == sha256(swapped.certificate).hexdigest()
+    assert shown[42].names
+    assert shown[42].sha256 not in {
+        each.sha256 for each in await world.record() if not each.misbehaviour
+    }
 
 
 @both_kinds
 async def test_every_so_many_leaves_swapped(world: Served, log: str) -> None:
     await world.set(log, fault_types.SwappedLeaf(every=10))
     await world.entries(log, 35)
-    assert {9, 19, 29} <= (await world.lies(log)).keys()
-    assert all(index % 10 == 9 for index in await world.lies(log))
+    assert {9, 19, 29} <= (await world.uncommitted(log)).keys()
+    assert all(index % 10 == 9 for index in await world.uncommitted(log))
 
 
 @both_kinds
@@ -65,8 +67,11 @@ async def test_a_forged_precertificate_leaves_the_leaf_alone(world: Served, log:
     assert isinstance(right, Entry)
     assert forged.leaf == right.leaf
     assert forged.certificate != right.certificate
-    lie = (await world.lies(log))[at]
-    assert (lie.lie, lie.sha256) == ("forged_precert", sha256(forged.certificate).hexdigest())
+    entry = (await world.uncommitted(log))[at]
+    assert (entry.misbehaviour, entry.sha256) == (
+        "forged_precert",
+        sha256(forged.certificate).hexdigest(),
+    )
 
 
 async def test_a_garbled_entry_of_an_rfc6962_log_is_one_that_cannot_be_read(world: Served) -> None:
@@ -120,7 +125,7 @@ async def test_a_fork_is_a_tree_of_its_own(world: Served, log: str) -> None:
     entries = await world.entries(log, head.size)
     assert root(entries) == head.root
     assert [n for n in range(head.size) if entries[n] != before[n]] == [100]
-    assert (await world.lies(log))[100].lie == "fork"
+    assert (await world.uncommitted(log))[100].misbehaviour == "fork"
 
 
 async def test_a_fork_proves_itself_and_not_what_was_before(world: Served) -> None:

@@ -15,7 +15,7 @@ from simlog.spec import spread
 from tests.simlog.worlds import grown, small
 
 WORLD = grown(small(preload=60, logs=spread(2, 0, 1)))
-RECORD = list(WORLD.record())
+RECORD = list(WORLD.entries())
 FORMS: tuple[MessageForm, ...] = ("full", "lite", "domains")
 
 
@@ -88,7 +88,7 @@ def test_honest_deliveries_are_flawless(form: MessageForm) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_lost_message(form: MessageForm) -> None:
     found = verdict(form, HONEST[form][:30] + HONEST[form][31:])
-    assert list(found.findings[3].troubles) == ["lost"]
+    assert list(found.findings[3].problems) == ["lost"]
     [lost] = found.findings[3].lost
     assert lost in {entry.sha256 for entry in RECORD}
     assert lost in str(found)
@@ -98,7 +98,7 @@ def test_a_lost_message(form: MessageForm) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_repeated_message(form: MessageForm) -> None:
     found = verdict(form, HONEST[form][:31] + HONEST[form][30:])
-    assert list(found.findings[3].troubles) == ["repeated", "disordered"]
+    assert list(found.findings[3].problems) == ["repeated", "disordered"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -109,8 +109,8 @@ def test_the_same_certificate_under_a_new_id(form: MessageForm) -> None:
     streams += [Delivery("stream repeats", "full", [*HONEST["full"], again[0]])]
     client = Delivery("client", form, [*HONEST[form], again[FORMS.index(form)]])
     findings = judge(RECORD, [*streams, client]).findings
-    assert list(findings[3].troubles) == ["repeated"]
-    assert list(findings[4].troubles) == ["repeated"]
+    assert list(findings[3].problems) == ["repeated"]
+    assert list(findings[4].problems) == ["repeated"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -118,7 +118,7 @@ def test_messages_in_another_order(form: MessageForm) -> None:
     messages = list(HONEST[form])
     messages[10], messages[11] = messages[11], messages[10]
     found = verdict(form, messages)
-    assert list(found.findings[3].troubles) == ["disordered"]
+    assert list(found.findings[3].problems) == ["disordered"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -127,7 +127,7 @@ def test_a_told_gap(form: MessageForm) -> None:
         b'{"message_type":"gap","data":{"requested":"1-0-0","oldest":"2-0-0","reason":"retention"}}'
     )
     found = verdict(form, [gap, *HONEST[form]])
-    assert list(found.findings[3].troubles) == ["gaps"]
+    assert list(found.findings[3].problems) == ["gaps"]
     assert "retention" in str(found)
 
 
@@ -151,7 +151,7 @@ def test_an_altered_message(form: MessageForm, path: tuple[str, ...], to: object
     messages = list(HONEST[form])
     messages[20] = edit(messages[20], *path, to=to)
     found = verdict(form, messages)
-    assert list(found.findings[3].troubles) == ["altered"], str(found)
+    assert list(found.findings[3].problems) == ["altered"], str(found)
 
 
 @pytest.mark.parametrize("form", ["full", "lite"])
@@ -161,81 +161,83 @@ def test_a_certificate_that_no_log_holds_there(form: MessageForm) -> None:
     strange = edit(strange, "id", to="1795300000000-98-0")
     client = Delivery("client", form, [*HONEST[form], strange])
     findings = judge(RECORD, [*streams, client]).findings
-    assert list(findings[3].troubles) == ["unknown"]
+    assert list(findings[3].problems) == ["unknown"]
 
 
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"[]", b"null", b'{"message_type":"certificate_update"}', b'{"data":[]}']
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_what_cannot_be_read_is_told_and_stops_nothing(form: MessageForm, text: bytes) -> None:
+def test_an_unreadable_message_is_a_problem_of_its_own(form: MessageForm, text: bytes) -> None:
     found = verdict(form, [*HONEST[form], text])
-    assert list(found.findings[3].troubles) == ["unknown"]
+    assert list(found.findings[3].problems) == ["unknown"]
 
 
 def test_another_certificate_under_a_known_id() -> None:
     messages = list(HONEST["full"])
     messages[20] = edit(messages[21], "id", to=msgspec.json.decode(messages[20])["id"])
     found = verdict("full", messages)
-    assert "altered" in found.findings[3].troubles
+    assert "altered" in found.findings[3].problems
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "text_part"),
     [
         ({"duplicates": 1}, "entries accounted"),
-        ({"next": 7}, "stands at 7 of"),
+        ({"next": 7}, "position is 7 of"),
         ({"rejected": 1}, "1 entries rejected, 0 are malformed"),
         ({"skipped": 1}, "1 entries skipped, 0 for a reason"),
         ({"published": 0}, "published of 60 certificates"),
         ({"log": "other"}, "nothing accounted"),
     ],
 )
-def test_accounts_that_do_not_add_up(changes: dict[str, object], told: str) -> None:
+def test_accounts_that_do_not_add_up(changes: dict[str, object], text_part: str) -> None:
     tallies = [msgspec.structs.replace(TALLIES[0], **changes), *TALLIES[1:]]
     found = judge(RECORD, [], tallies)
     assert not found.flawless
-    assert told in str(found)
+    assert text_part in str(found)
 
 
-LIE = msgspec.structs.replace(
-    RECORD[20], sha256="ab" * 32, names=("lie.example",), lie="swapped_leaf"
+UNCOMMITTED = msgspec.structs.replace(
+    RECORD[20], sha256="ab" * 32, names=("other.example",), misbehaviour="swapped_leaf"
 )
 
 
 def lying(text: bytes) -> bytes:
-    """The message of some entry, as it would be about the lie in the place of entry 20."""
+    """The message of an entry, as it would be about what was shown instead of entry 20."""
     place = msgspec.json.decode(text)
     place["id"] = "1795300000000-97-0"
-    place["data"]["cert_index"] = LIE.index
-    place["data"]["source"]["name"] = LIE.log
-    place["data"]["leaf_cert"]["sha256"] = bytes.fromhex(LIE.sha256).hex(":").upper()
-    place["data"]["leaf_cert"]["all_domains"] = list(LIE.names)
+    place["data"]["cert_index"] = UNCOMMITTED.index
+    place["data"]["source"]["name"] = UNCOMMITTED.log
+    place["data"]["leaf_cert"]["sha256"] = bytes.fromhex(UNCOMMITTED.sha256).hex(":").upper()
+    place["data"]["leaf_cert"]["all_domains"] = list(UNCOMMITTED.names)
     return msgspec.json.encode(place)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_published_lie(form: MessageForm) -> None:
-    told: dict[MessageForm, bytes] = {
+def test_a_published_entry_that_is_not_committed_to(form: MessageForm) -> None:
+    shown: dict[MessageForm, bytes] = {
         "full": lying(HONEST["full"][20]),
         "lite": lying(HONEST["lite"][20]),
         "domains": (
-            b'{"id":"1795300000000-97-0","message_type":"dns_entries","data":["lie.example"]}'
+            b'{"id":"1795300000000-97-0","message_type":"dns_entries","data":["other.example"]}'
         ),
     }
-    streams = [Delivery(f"stream {each}", each, [*HONEST[each], told[each]]) for each in FORMS]
-    client = Delivery("client", form, [*HONEST[form], told[form]])
-    for findings in judge([*RECORD, LIE], [*streams, client]).findings:
-        assert list(findings.troubles) == ["lies"], findings.troubles
-        [lie] = findings.lies
-        assert "swapped_leaf" in lie
-        assert LIE.sha256 in lie
+    streams = [Delivery(f"stream {each}", each, [*HONEST[each], shown[each]]) for each in FORMS]
+    client = Delivery("client", form, [*HONEST[form], shown[form]])
+    for findings in judge([*RECORD, UNCOMMITTED], [*streams, client]).findings:
+        assert list(findings.problems) == ["uncommitted"], findings.problems
+        [found] = findings.uncommitted
+        assert "swapped_leaf" in found
+        assert UNCOMMITTED.sha256 in found
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_lies_that_are_told_and_not_published_are_no_trouble(form: MessageForm) -> None:
+def test_misbehaviour_that_is_not_published_is_no_problem(form: MessageForm) -> None:
     streams = [Delivery(f"stream {each}", each, HONEST[each]) for each in FORMS]
-    found = judge([*RECORD, LIE], [*streams, Delivery("client", form, HONEST[form])], TALLIES)
+    found = judge(
+        [*RECORD, UNCOMMITTED], [*streams, Delivery("client", form, HONEST[form])], TALLIES
+    )
     assert found.flawless, str(found)
 
 

@@ -1,4 +1,4 @@
-"""Logs that lie, and a server that was configured no further: no client ever sees a lie."""
+"""Misbehaving logs and a default configuration: no client receives what a log did not commit to."""
 
 import httpx
 
@@ -7,7 +7,7 @@ from tests.e2e.clients import connected
 from tests.e2e.site import FORMS, Site
 from tests.waiting import until
 
-LIES: dict[str, dict[str, object]] = {
+FAULTS: dict[str, dict[str, object]] = {
     "rfc1": {"kind": "swapped_leaf", "index": 300},
     "rfc2": {"kind": "garbled", "index": 300},
     "rfc3": {"kind": "forged_precert", "every": 2},
@@ -30,13 +30,13 @@ NAMED = {
 HONEST = {"rfc6", "static4"}
 
 
-async def test_no_lie_reaches_a_client(site: Site) -> None:
+async def test_nothing_uncommitted_reaches_a_client(site: Site) -> None:
     await site.start_redis()
     await site.start_logs(rfc6962=6, static_ct=4, preload=6000, rate=0, duplicates=0.2)
     async with httpx.AsyncClient(trust_env=False) as http:
-        for log, lie in LIES.items():
+        for log, fault in FAULTS.items():
             url = f"{site.logs_url}/control/{log}/faults"
-            (await http.put(url, json=lie)).raise_for_status()
+            (await http.put(url, json=fault)).raise_for_status()
         sizes = (await http.get(f"{site.logs_url}/world.json")).json()["logs"]
     complete = {log["name"]: log["size"] for log in sizes if log["name"] in HONEST}
     await site.configure()
@@ -48,7 +48,7 @@ async def test_no_lie_reaches_a_client(site: Site) -> None:
             kinds = {log.name: set(log.alarms_by_kind) for log in await site.logs()}
             return all(kinds.get(log, set()) & expected for log, expected in NAMED.items())
 
-        await until(all_named, f"an alarm for each lie\n{ingestor}", 40)
+        await until(all_named, f"an alarm for each fault\n{ingestor}", 40)
 
         async def honest_complete() -> bool:
             places = {log.name: log.next for log in await site.logs()}
@@ -69,4 +69,4 @@ async def test_no_lie_reaches_a_client(site: Site) -> None:
     deliveries = [*await site.streams(), *(client.delivery for client in clients)]
     for found in judge(await site.record(), deliveries).findings:
         assert found.received > sum(complete.values()) // 2
-        assert (found.lies, found.unknown, found.altered, found.repeated) == ((), (), (), ())
+        assert (found.uncommitted, found.unknown, found.altered, found.repeated) == ((), (), (), ())
