@@ -5,7 +5,7 @@ below redis-py's own retries, because those only know redis-py's classes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final
@@ -19,7 +19,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
 from certbus.errors import ConnectionFailed, TimedOut, is_out_of_memory, of_reply
 
-__all__ = ["UnsuitableServer", "check_server", "connect", "is_out_of_memory", "once"]
+__all__ = ["UnsuitableServer", "check_server", "connect", "connects", "is_out_of_memory", "once"]
 
 OLDEST_REDIS = (6, 2)
 
@@ -71,6 +71,16 @@ def once(client: Redis) -> Redis:
     The caller decides what to do. Closing the first client closes both.
     """
     return _SendsOnce(connection_pool=client.connection_pool)
+
+
+def connects(client: Redis) -> int:
+    """Return how many connections a client of `connect` has made.
+
+    A command whose connection has ended is repeated on a new one, which may lead to a Redis that
+    restarted. A reader that must know compares this number before and after.
+    """
+    assert isinstance(client.connection_pool, _Pool)
+    return client.connection_pool.connects
 
 
 class _Client(Redis):
@@ -147,6 +157,13 @@ class _Reliable(AbstractConnection):
     from writing to it.
     """
 
+    made: Callable[[], None]
+    """Called for each connection that is made."""
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        self.made()
+        await super().on_connect_check_health(check_health)
+
     async def can_read(self) -> bool:
         """Whether it must not be used again: it has ended, or has data that nobody asked for."""
         if self._has_ended:
@@ -207,11 +224,12 @@ _CLASSES: dict[type[AbstractConnection], type[_Reliable]] = {
 
 
 class _Pool(ConnectionPool):
-    """A pool that nobody finds empty.
+    """A pool that is never found empty.
 
     Attributes:
         places: to be held while a connection is in use. Fair, and sound when a waiter is
             cancelled, which redis-py's BlockingConnectionPool is not with every Python.
+        connects: number of connections made, new ones and those that ended and were made again.
     """
 
     def __init__(
@@ -219,6 +237,16 @@ class _Pool(ConnectionPool):
     ) -> None:
         super().__init__(_CLASSES[connection_class], **options)
         self.places = asyncio.Semaphore(min(CONNECTIONS, self.max_connections))
+        self.connects = 0
+
+    def make_connection(self) -> AbstractConnection:
+        connection = super().make_connection()  # type: ignore[no-untyped-call]
+        assert isinstance(connection, _Reliable)
+        connection.made = self._count
+        return connection
+
+    def _count(self) -> None:
+        self.connects += 1
 
 
 async def check_server(client: Redis, *, writable: bool = True) -> None:

@@ -7,7 +7,8 @@ and no more.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
+from certbus.connection import connects
+from certbus.errors import UNAVAILABLE
 from certbus.ids import FIRST_ID, EntryId, parse_entry_id
 from certbus.keys import STREAMS, Keys
 from certbus.scripts import register_script
@@ -215,8 +218,10 @@ class StreamReader:
         self._trails = {name: Trail(_behind(entry)) for name, entry in (after or {}).items()}
         self._epoch: str | None = None
         self._first: EntryId | None = None
+        self._check_next = True  # whether the head of Redis is to be read before the next batches
         self._behind = False  # whether it reads a replica that is not where the primary is
         self._check_all = False  # whether Redis has still what was read last is to be checked
+        self._connects = 0  # of the client, before Redis was last checked
         self._codec = Codec()
 
     @property
@@ -244,35 +249,53 @@ class StreamReader:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         failures = 0
-        look = True
         while True:
             try:
-                if look or self._trails.keys() != set(self._streams):
-                    for event in await self._look():
+                async with aclosing(self._read_once()) as events:
+                    async for event in events:
                         yield event
-                    if self._behind:
-                        look = self.connected = True
-                        await asyncio.sleep(_BEHIND)
-                        continue
-                entries = await self._read()
-                self.connected, self.last_error, failures = True, None, 0
-                look = not entries or self._epoch is None
-                for stream, entry in entries:
-                    if stream not in self._trails:
-                        continue  # it was left out while it was read
-                    events, goes_on = await self._take(stream, entry)
-                    for event in events:
-                        yield event
-                    if not goes_on:
-                        look = True
-                        break
+                failures = 0
             except redis.exceptions.RedisError as error:
                 if not failures:
-                    log.warning("cannot read from redis, trying again", error=str(error))
+                    self._log_failure(error)
                 self.connected, self.last_error = False, str(error)
-                look = self._check_all = True
+                self._check_next = self._check_all = True
                 await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
                 failures += 1
+
+    async def _read_once(self) -> AsyncGenerator[Event]:
+        """Check the position of the reader if that is due, then read and yield what follows it."""
+        if self._check_next or self._trails.keys() != set(self._streams):
+            for event in await self._check_head():
+                yield event
+            if self._behind:
+                self.connected = True
+                await asyncio.sleep(_BEHIND)
+                return
+        entries = await self._read()
+        self.connected, self.last_error = True, None
+        self._check_next = not entries or self._epoch is None
+        if self._connects != connects(self._redis):
+            # Redis may have restarted, and lost or replaced batches that were read.
+            self._check_all = self._check_next = True
+            return
+        for stream, entry in entries:
+            if stream not in self._trails:
+                continue  # it was left out while it was read
+            events, goes_on = await self._take(stream, entry)
+            for event in events:
+                yield event
+            if not goes_on:
+                self._check_next = True
+                break
+
+    @staticmethod
+    def _log_failure(error: redis.exceptions.RedisError) -> None:
+        """Log why a read failed: an outage, or a key that does not hold what it should."""
+        if isinstance(error, UNAVAILABLE):
+            log.warning("cannot read from redis, trying again", error=str(error))
+        else:
+            log.error("redis rejected a read", error=str(error), exc_info=error)
 
     async def _read(self) -> list[tuple[str, Entry]]:
         if not self._trails:
@@ -307,7 +330,7 @@ class StreamReader:
         events: list[Event] = []
         if verdict.gap is not None:
             # An emptied Redis breaks every chain, so that is looked for first.
-            events = await self._look(suspect=stream)
+            events = await self._check_head(suspect=stream)
             if (
                 events
                 or self._behind
@@ -330,9 +353,10 @@ class StreamReader:
             events.append(Gap(stream, before, entry_id, FORGOTTEN))
         return [*events, batch], True
 
-    async def _look(self, suspect: str | None = None) -> list[Event]:
+    async def _check_head(self, suspect: str | None = None) -> list[Event]:
         """Find out where to begin, and whether Redis has lost what this reader has read."""
         self._behind = False
+        self._connects = connects(self._redis)
         head = await read_head(self._redis, self._keys)
         last = parse_entry_id(head.last)
         for name in self._streams:

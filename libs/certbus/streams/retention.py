@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
+from certbus.errors import UNAVAILABLE
 from certbus.keys import DEFAULT_REMEMBER_MS, STREAMS, Keys
 from certbus.scripts import register_script
 
@@ -94,11 +94,15 @@ class Trimmer:
         self._retention["rejected"] = Retention(_REJECTED_BYTES, 0)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Trim every `INTERVAL` until `stop` is set, whatever happens to Redis."""
+        """Trim every `INTERVAL` until `stop` is set, also while Redis is unavailable.
+
+        Raises:
+            redis.exceptions.RedisError: Redis rejects a command: a bug, or a key of another type.
+        """
         while not stop.is_set():
             try:
                 await self.trim()
-            except redis.exceptions.RedisError as error:
+            except UNAVAILABLE as error:
                 log.warning("trimming failed", error=str(error))
             # Not wait_for: before Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):

@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any, Final
 
-import redis.exceptions
 from redis.asyncio import Redis
 
+from certbus.errors import UNAVAILABLE, describe
 from certhttp.server import Response, json_response, text_response
 from ingestor.assignment.assigned_log import AssignedLog
 from ingestor.assignment.worker import Worker
@@ -49,8 +49,8 @@ class Health:
                 await self._redis.ping()
         except TimeoutError:
             return f"no answer within {_PATIENCE:g} s"
-        except (redis.exceptions.RedisError, OSError) as error:
-            return str(error) or type(error).__name__
+        except UNAVAILABLE as error:
+            return describe(error)
         return self._patience.problem
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from certbus.connection import connect
 from certbus.keys import STREAMS
@@ -366,3 +367,17 @@ async def test_a_reader_that_began_on_an_empty_redis_misses_what_its_stream_did_
         second = await published(lite_only, lease, 1, "b")
         await reading.until(lambda events: names(events, "full") == ["b"])
         assert told(reading.events) == [Gap("full", "0-0", second, "no longer retained")]
+
+
+async def test_a_key_of_another_type_is_an_error_and_no_outage(client: Redis) -> None:
+    await client.set(KEYS.stream("lite"), "not a stream")
+    with capture_logs() as lines:
+        async with following(client, ["lite"], after={"lite": "0-0"}) as running:
+            await until(lambda: running.follower.last_error, "the error")
+            assert not running.follower.connected
+            await client.delete(KEYS.stream("lite"))
+            await until(lambda: running.follower.connected, "the stream is read again")
+    (line,) = [line for line in lines if line["event"] == "redis rejected a read"]
+    assert line["log_level"] == "error"
+    assert "WRONGTYPE" in line["error"]
+    assert "cannot read from redis, trying again" not in [line["event"] for line in lines]

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.cluster import snapshot
@@ -118,3 +119,10 @@ async def test_it_outlives_a_redis_that_is_away(client: Redis, server: RedisServ
             await asyncio.sleep(0.02)
     stop.set()
     await trimming
+
+
+async def test_a_key_of_another_type_is_an_error_and_no_outage(client: Redis, one: Worker) -> None:
+    await client.set(KEYS.stream("lite"), "not a stream")
+    async with asyncio.timeout(20):
+        with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+            await one.trimmer.run(asyncio.Event())

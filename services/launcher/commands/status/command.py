@@ -6,12 +6,12 @@ import time
 from typing import Final
 
 import msgspec
-import redis.exceptions
 from redis.asyncio import Redis
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
 from certconf import Config
 from launcher import options
@@ -48,7 +48,7 @@ def run(chosen: argparse.Namespace) -> int:
             return await _watch(client, keys, config)
         try:
             found = await _once(client, keys, config)
-        except redis.exceptions.RedisError as error:
+        except UNAVAILABLE as error:
             if not chosen.json:
                 raise
             found = unreachable(str(error), time.time())
@@ -88,7 +88,7 @@ async def _watch(client: Redis, keys: Keys, config: Config) -> int:
         while True:
             try:
                 found = await _look(client, keys, config, rates)
-            except redis.exceptions.RedisError as error:
+            except UNAVAILABLE as error:
                 live.update(
                     Text(f"Redis: {escape_control_chars(str(error))}", style="red"), refresh=True
                 )

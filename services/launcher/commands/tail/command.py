@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
+import redis.exceptions
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
@@ -44,6 +45,9 @@ def run(chosen: argparse.Namespace) -> int:
         run_service.run(lambda stop: run_service.run_until_signal(stop, printing))
     except RefusedError as error:
         _note(str(error))
+        code = 1
+    except redis.exceptions.RedisError as error:
+        _note(f"Redis: {escape_control_chars(str(error))}")
         code = 1
     except msgspec.DecodeError as error:
         where = "redis" if chosen.redis else strip_query(chosen.url)

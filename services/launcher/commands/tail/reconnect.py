@@ -12,6 +12,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect
+from certbus.errors import UNAVAILABLE
 from certbus.ids import parse_cursor
 from certbus.keys import Keys
 from certbus.streams.events import EpochChanged, Gap, Rewind
@@ -75,7 +76,7 @@ async def stream_redis(
         while cursor is not None and start is None:
             try:
                 start = await resolve_cursor(client, keys, stream, parse_cursor(cursor))
-            except redis.exceptions.RedisError as error:
+            except UNAVAILABLE as error:
                 note(f"cannot read from redis, trying again: {error}")
                 await asyncio.sleep(1)
         start = start or ResumePoint("")

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import IO, Final, Self
 
-import redis.exceptions
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel as Frame
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from certbus.connection import connect
+from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
 from certconf import Config
 from launcher.commands.status.collect import collect
@@ -87,7 +87,7 @@ class Dashboard:
                     growth = rates.after(time.monotonic(), seen.counts())
                     found = build_report(seen, growth, config.ct_log.unhealthy_threshold)
                     content = summary_line(found, self._console.width)
-                except redis.exceptions.RedisError as error:
+                except UNAVAILABLE as error:
                     content = Text(f"Redis: {escape_control_chars(str(error))}", style="red")
                 except Exception as error:  # noqa: BLE001 - the server runs on without its panel
                     content = Text(f"no status: {escape_control_chars(repr(error))}", style="red")
