@@ -168,7 +168,7 @@ class ClusterRegistry:
         self._ttl_ms = int(ttl * 1000)
         self._describe = register_script(client, "lua/save_log_descriptions.lua")
         self._heartbeat = register_script(client, "lua/heartbeat.lua")
-        self._update_log = register_script(client, "lua/update_log.lua")
+        self._update_fields = register_script(client, "lua/update_fields.lua")
 
     async def describe(self, logs: Sequence[LogDescription]) -> None:
         """Write down logs, or what has changed about them; not those with a better id by now."""
@@ -186,7 +186,7 @@ class ClusterRegistry:
 
     async def record_success(self, log_id: str) -> None:
         """Note that a log has just answered as it should."""
-        await self._update_log(keys=[self._keys.log(log_id)], args=["time", "last_success", 0])
+        await self._update_fields(keys=[self._keys.log(log_id)], args=["time", "last_success", 0])
 
     async def record_tree_size(self, log_id: str, size: int) -> None:
         """Note the size of the newest tree head that a log has shown."""

@@ -17,7 +17,7 @@ log list and from how the list is verified: ingestors that trust different keys 
 | `log:<log id>` | hash | permanent | see below |
 | `evidence:<log id>` | stream | newest 64 | evidence of integrity violations: `kind`, `problem`, `log`, and `tree_heads` (JSON; signatures and roots in base64) |
 | `lists` | set | permanent | ids of all log lists |
-| `list:<list id>` | hash | permanent | the last valid copy of a log list: `body` and `signature` as served, `rank` (an older list compares as less), `digest` (SHA-256 of the body, hex), `version`, `made` (ms), `etag`, `modified`, `name`, `url`; and `checked` (ms; when the server last had nothing newer), `due` (ms; time of the next request), `failures` (in a row), `problem`, `problem_at` (ms) |
+| `list:<list id>` | hash | permanent | the last valid copy of a log list: `body` and `signature` as served, `rank` (an older list compares as less), `digest` (SHA-256 of the body, hex), `version`, `made` (ms), `etag`, `modified`, `name`, `url`; and `checked` (ms; when the server last had nothing newer), `due` (ms; time of the next request), `failures` (in a row), `problem`, `problem_at` (ms), `failure_event` (random: the failure counted last) |
 | `listed:<list id>` | hash | permanent | log id -> the newest entry of the list for a log to follow: JSON, `rank` of the list and `log` |
 | `issuers:<part>` | hash | 5 to 9 days | issuer certificates named by static-ct logs: SHA-256 (32 bytes) -> DER; 16 parts by the first four bits, each with at most 256 certificates of at most 8 KiB |
 | `lease:<log id>` | string | TTL of the lease | id of the worker that owns the log |

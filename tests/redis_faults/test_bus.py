@@ -14,6 +14,7 @@ from itertools import pairwise
 import pytest
 from redis.asyncio import Redis
 
+from certbus.caches.log_lists import LogListCache
 from certbus.cluster import ClusterRegistry, snapshot
 from certbus.connection import connect
 from certbus.errors import UNAVAILABLE
@@ -30,10 +31,21 @@ from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certbus.logs.skip import Skipped, skip
 from certbus.logs.tree_state import TreeStateStore
+from certbus.streams.events import Rewind, StreamBatch
 from certbus.streams.publisher import Published, Stale
 from certbus.streams.reader import StreamReader, history
 from ctparse.tree_head import TreeHead
-from tests.certbus.bus import KEYS, LOG, Following, Worker, assert_adds_up, batch, log_status
+from tests.certbus.bus import (
+    KEYS,
+    LOG,
+    OTHER_LOG,
+    Following,
+    Worker,
+    assert_adds_up,
+    batch,
+    log_status,
+    message,
+)
 from tests.certbus.proxy import How, Proxy, When
 
 HEAD = TreeHead(100, 1_790_000_000_000, bytes(32), b"signature")
@@ -122,6 +134,18 @@ async def counting_failures(lossy: Redis, client: Redis) -> None:
     assert await client.xlen(KEYS.evidence(LOG)) == 4
 
 
+async def recording_list_failures(lossy: Redis, client: Redis) -> None:
+    """redis-py repeats a call whose reply is lost: it counts one failure all the same."""
+    lists = LogListCache(lossy, KEYS)
+    for number in range(3):
+        await lists.record_failure("list", 60, f"problem {number}")
+    (status,) = await LogListCache(client, KEYS).statuses(["list"])
+    assert (status.failures, status.problem) == (3, "problem 2")
+    await lists.record_success("list", 60, "etag", "modified")
+    (status,) = await LogListCache(client, KEYS).statuses(["list"])
+    assert (status.failures, status.etag, status.modified) == (0, "etag", "modified")
+
+
 async def repeated(ask: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
@@ -194,6 +218,7 @@ async def announcing(lossy: Redis, client: Redis) -> None:
         reading,
         skipping,
         counting_failures,
+        recording_list_failures,
         asking_for_rates,
         counting_connections,
         taking_turns,
@@ -204,3 +229,46 @@ async def test_a_cut_at_any_reply_is_survived(
     proxy: Proxy, client: Redis, how: How, when: When, scenario: Scenario
 ) -> None:
     await at_every_reply(proxy, client, how, when, scenario)
+
+
+@pytest.mark.parametrize("how", ["rst", "fin"])
+async def test_a_reconnect_shows_that_another_batch_has_the_id_of_the_newest_one(
+    proxy: Proxy, lossy: Redis, client: Redis, how: How
+) -> None:
+    """Redis restarted without its last second and gave the id again before the reader returned."""
+    worker = Worker(client, "sound")
+    lease = await worker.take()
+    first = await worker.publisher.publish(lease, batch(0, ["a"]))
+    lost = await worker.publisher.publish(lease, batch(1, ["lost"]))
+    assert isinstance(first, Published)
+    assert isinstance(lost, Published)
+    assert lost.id is not None
+    running = Following(StreamReader(lossy, KEYS, ["lite"], {"lite": "0-0"}))
+    try:
+        await running.until(lambda events: len(events) == 2)
+        await replace_batch(client, lost.id)
+        proxy.cut(how)
+        await worker.publisher.publish(lease, batch(2, ["next"]))
+        events = await running.until(lambda events: len(events) == 5)
+    finally:
+        await running.stop()
+    assert events[2] == Rewind("lite", since=first.id, seen=lost.id)
+    again, after = events[3:]
+    assert isinstance(again, StreamBatch)
+    assert isinstance(after, StreamBatch)
+    assert (again.id, again.log) == (lost.id, OTHER_LOG)
+    assert after.messages == [message("next").lite]
+
+
+async def replace_batch(client: Redis, entry_id: str) -> None:
+    """Put a batch of another log in the place of the newest one of `lite`, under the same id."""
+    key = KEYS.stream("lite")
+    async with client.pipeline(transaction=True) as transaction:
+        transaction.xrange(key)
+        (entries,) = await transaction.execute()
+        transaction.delete(key)
+        for entry, fields in entries:
+            if entry.decode() == entry_id:
+                fields[b"log"] = OTHER_LOG.encode()
+            transaction.xadd(key, fields, id=entry)
+        await transaction.execute()

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from certbus.ids import new_event
 from certbus.keys import Keys
 from certbus.scripts import register_script
 
@@ -93,6 +94,7 @@ class LogListCache:
         self._redis = client
         self._keys = keys
         self._keep = register_script(client, "caches/lua/save_log_list.lua")
+        self._update_fields = register_script(client, "lua/update_fields.lua")
         self._claim = register_script(client, "caches/lua/claim_log_list_refresh.lua")
 
     async def statuses(self, list_ids: Iterable[str] | None = None) -> list[ListStatus]:
@@ -163,15 +165,14 @@ class LogListCache:
             etag: what the server calls the copy, for a conditional request.
             modified: likewise.
         """
-        now = await self._now()
-        said: dict[Any, Any] = {
-            "checked": now,
-            "due": now + _ms(next_in),
-            "failures": 0,
-            "etag": etag[:_MAX_LINE],
-            "modified": modified[:_MAX_LINE],
-        }
-        await self._redis.hset(self._keys.log_list(list_id), mapping=said)
+        changes: list[str | int] = [
+            *("time", "checked", 0),
+            *("time", "due", _ms(next_in)),
+            *("set", "failures", 0),
+            *("set", "etag", etag[:_MAX_LINE]),
+            *("set", "modified", modified[:_MAX_LINE]),
+        ]
+        await self._update_fields(keys=[self._keys.log_list(list_id)], args=changes)
 
     async def record_failure(self, list_id: str, next_in: float, problem: str) -> None:
         """Note that its server gave nothing that can be used.
@@ -181,12 +182,14 @@ class LogListCache:
             next_in: seconds until it is due again.
             problem: one line for a person.
         """
-        now, key = await self._now(), self._keys.log_list(list_id)
-        told: dict[Any, Any] = {"problem": problem[:_MAX_LINE], "problem_at": now}
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.hincrby(key, "failures", 1)
-            transaction.hset(key, mapping={**told, "due": now + _ms(next_in)})
-            await transaction.execute()
+        changes: list[str | int] = [
+            *("once", "failure_event", new_event()),
+            *("add", "failures", 1),
+            *("set", "problem", problem[:_MAX_LINE]),
+            *("time", "problem_at", 0),
+            *("time", "due", _ms(next_in)),
+        ]
+        await self._update_fields(keys=[self._keys.log_list(list_id)], args=changes)
 
     async def request_refresh(self) -> list[str]:
         """Have every list fetched now that any ingestor still goes by; returns their ids."""

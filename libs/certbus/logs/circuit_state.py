@@ -53,7 +53,7 @@ class CircuitStore:
         self._redis = client
         self._keys = keys
         self._clock = clock
-        self._update_log = register_script(client, "lua/update_log.lua")
+        self._update_fields = register_script(client, "lua/update_fields.lua")
 
     async def load(self, log_id: str) -> CircuitStatus:
         """Read how a log's circuit stands; closed, if nothing readable is known."""
@@ -74,7 +74,7 @@ class CircuitStore:
 
     async def save(self, log_id: str, status: CircuitStatus) -> None:
         """Write down how a log's circuit stands."""
-        await self._update_log(keys=[self._keys.log(log_id)], args=self._changes(status))
+        await self._update_fields(keys=[self._keys.log(log_id)], args=self._changes(status))
 
     async def failed(
         self, log_id: str, status: CircuitStatus, reason: str, event: str = ""
@@ -87,29 +87,22 @@ class CircuitStore:
             reason: what is wrong; one line for a person.
             event: identifies the failure: it is counted once, however often this is repeated.
         """
-        error: list[str | int] = [
-            "once",
-            "error_event",
-            event or new_event(),
-            "add",
-            "errors",
-            1,
-            "set",
-            "last_error",
-            reason[:500],
-            "time",
-            "last_error_at",
-            0,
+        changes: list[str | int] = [
+            *("once", "error_event", event or new_event()),
+            *("add", "errors", 1),
+            *("set", "last_error", reason[:500]),
+            *("time", "last_error_at", 0),
+            *self._changes(status),
         ]
-        await self._update_log(keys=[self._keys.log(log_id)], args=[*error, *self._changes(status)])
+        await self._update_fields(keys=[self._keys.log(log_id)], args=changes)
 
     async def noted(self, log_id: str, reason: str) -> None:
         """Write down what is wrong with a log that can be read all the same."""
         error: list[str | int] = ["set", "last_error", reason[:500], "time", "last_error_at", 0]
-        await self._update_log(keys=[self._keys.log(log_id)], args=error)
+        await self._update_fields(keys=[self._keys.log(log_id)], args=error)
 
     def _changes(self, status: CircuitStatus) -> list[str | int]:
-        """Return the changes of update_log.lua that store a circuit."""
+        """Return the changes of update_fields.lua that store a circuit."""
         pause: list[str | int] = ["delete", "retry_at", ""]
         if status.retry_at is not None:
             pause = ["time", "retry_at", status.retry_at - int(self._clock() * 1000)]

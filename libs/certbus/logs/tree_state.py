@@ -49,7 +49,7 @@ class TreeStateStore:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._update_log = register_script(client, "lua/update_log.lua")
+        self._update_fields = register_script(client, "lua/update_fields.lua")
 
     async def load(self, log_id: str, next_index: int) -> TreeState | None:
         """Read where a log's tree stood at `next_index`; None if that is not known.
@@ -135,16 +135,16 @@ class TreeStateStore:
 
     async def _update(self, log_id: str, changes: list[str | int]) -> None:
         keys = [self._keys.log(log_id), self._keys.evidence(log_id)]
-        await self._update_log(keys=keys, args=changes)
+        await self._update_fields(keys=keys, args=changes)
 
     def _once(self, event: str) -> list[str | int]:
-        """The change of update_log.lua that makes a repeated call do nothing."""
+        """The change of update_fields.lua that makes a repeated call do nothing."""
         return ["once", "alarm_event", event or new_event()]
 
     def _evidence(
         self, log_id: str, kind: str, problem: str, heads: Sequence[TreeHead]
     ) -> list[str | int]:
-        """The change of update_log.lua that keeps what shows a lie."""
+        """The change of update_fields.lua that keeps what shows a lie."""
         fields = {
             "kind": kind,
             "problem": problem[:500],
@@ -155,7 +155,7 @@ class TreeStateStore:
 
 
 def _last_error(error: str) -> list[str | int]:
-    """The changes of update_log.lua that store an error; none if it is empty."""
+    """The changes of update_fields.lua that store an error; none if it is empty."""
     if not error:
         return []
     return ["set", "last_error", error[:500], "time", "last_error_at", 0]

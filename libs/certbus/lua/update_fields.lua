@@ -1,5 +1,5 @@
--- Purpose: change fields of a log in one step, with times from the clock of Redis.
--- KEYS: log:<id>; also evidence:<id> for the operation `evidence`.
+-- Purpose: change fields of a hash in one step, with times from the clock of Redis.
+-- KEYS: the hash (log:<id> or list:<id>); also evidence:<id> for the operation `evidence`.
 -- ARGV: for each change its operation, a field and a value. Operations:
 --   once       only as the first change: if the field holds the value, which identifies this call,
 --              nothing is done, because the call was executed before and its reply was lost
@@ -12,25 +12,25 @@
 --              JSON object
 -- Returns: nothing.
 
-local LOG, EVIDENCE = KEYS[1], KEYS[2]
+local HASH, EVIDENCE = KEYS[1], KEYS[2]
 local EVIDENCE_FIELDS = { 'kind', 'problem', 'log', 'tree_heads' }
 
-if ARGV[1] == 'once' and redis.call('HGET', LOG, ARGV[2]) == ARGV[3] then
+if ARGV[1] == 'once' and redis.call('HGET', HASH, ARGV[2]) == ARGV[3] then
   return
 end
 local now = now_ms()
 
-redis.call('HDEL', LOG, '') -- a full Redis accepts this first write, and then the others
+redis.call('HDEL', HASH, '') -- a full Redis accepts this first write, and then the others
 for i = 1, #ARGV, 3 do
   local operation, field, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if operation == 'set' or operation == 'once' then
-    redis.call('HSET', LOG, field, value)
+    redis.call('HSET', HASH, field, value)
   elseif operation == 'time' then
-    redis.call('HSET', LOG, field, text(now + value))
+    redis.call('HSET', HASH, field, text(now + value))
   elseif operation == 'time_once' then
-    redis.call('HSETNX', LOG, field, text(now + value))
+    redis.call('HSETNX', HASH, field, text(now + value))
   elseif operation == 'add' then
-    redis.call('HINCRBY', LOG, field, value)
+    redis.call('HINCRBY', HASH, field, value)
   elseif operation == 'evidence' then
     local evidence, entry = cjson.decode(value), {}
     for _, name in ipairs(EVIDENCE_FIELDS) do
@@ -39,6 +39,6 @@ for i = 1, #ARGV, 3 do
     end
     redis.call('XADD', EVIDENCE, 'MAXLEN', field, '*', unpack(entry))
   else
-    redis.call('HDEL', LOG, field)
+    redis.call('HDEL', HASH, field)
   end
 end
