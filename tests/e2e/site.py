@@ -128,21 +128,28 @@ class Site:
         finally:
             await client.aclose()
 
-    def start_ingestor(self, config: Path | None = None, *options: str) -> Process:
+    def start_ingestor(
+        self,
+        config: Path | None = None,
+        *options: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
         """Start one more ingestor, which begins each unknown log at its first entry."""
         name = f"ingestor-{len(self.ingestors) + 1}"
         arguments = ["ingest", "--from-start", *self._common(config), *options]
-        process = self._start(name, [*CERTSTREAM_SERVER, *arguments])
+        process = self._start(name, [*CERTSTREAM_SERVER, *arguments], environment)
         self.ingestors.append(process)
         return process
 
-    async def start_gateway(self, *options: str) -> str:
+    async def start_gateway(
+        self, *options: str, environment: Mapping[str, str] | None = None
+    ) -> str:
         """Start one more gateway; returns its address, as in 127.0.0.1:8080."""
         address = f"127.0.0.1:{free_port()}"
         host, _, port = address.partition(":")
         listen = [f"--host={host}", f"--port={port}"]
         command = [*CERTSTREAM_SERVER, "gateway", *listen, *self._common(), *options]
-        process = self._start(f"gateway-{len(self.gateways) + 1}", command)
+        process = self._start(f"gateway-{len(self.gateways) + 1}", command, environment)
         await self._answers(process, f"http://{address}/health")
         self.gateways.append(address)
         return address
