@@ -3,7 +3,7 @@
 There is one reader, and it is lenient field by field. Of the outline, the fields that every
 certificate has up to its public key, it needs the framing; without that, the certificate is
 `Unreadable`. Everything else that cannot be read (an extension, a name's attribute, a date) is left
-out or null, and told in `Certificate.problems`: one odd field does not lose a certificate.
+out or null, and named in `Certificate.problems`: one odd field does not lose a certificate.
 
 It is fast because CAs repeat themselves. Names, algorithms and most extensions are looked up by
 their bytes, and only what was not seen before is taken apart; what a certificate has for itself
@@ -41,17 +41,17 @@ _SECONDS = {b"%02dZ" % second: second for second in range(60)}
 
 
 class Certificate(msgspec.Struct, frozen=True, gc=False):
-    """What a message says of a certificate, except for its bytes and their hashes.
+    """The content of a message for one certificate, except its bytes and their hashes.
 
     Attributes:
         subject: the subject, as the JSON object of a message.
-        issuer: the issuer, likewise.
+        issuer: the issuer, as such an object.
         serial_number: its octets in hex, without leading zero octets. A negative one appears as
             the two's complement it is written in.
         not_before: start of validity in Unix seconds, None when it cannot be read.
-        not_after: end of validity, likewise.
+        not_after: end of validity, in the same form.
         signature_algorithm: as JSON: a string like "sha256, rsa", null when there is none.
-        is_ca: whether basicConstraints says so.
+        is_ca: the cA field of basicConstraints.
         domains: the CN first if it is a DNS name and not a CA's, then the DNS names of
             subjectAltName; no repeats.
         extensions: name in a message -> member of a JSON object, key and value.

@@ -6,7 +6,7 @@ believes one that leaves what contains it, so no walk can run out of the value i
 
 Lenient means: lengths and integers need not be minimal, and strings may hold what their type
 forbids. Indefinite lengths are errors. Tags of several bytes do not occur in certificates; their
-first byte is no tag that anybody asks for.
+first byte is no tag that a caller requests.
 """
 
 BOOLEAN = 0x01
@@ -22,7 +22,7 @@ SET = 0x31
 # Longer ones do not exist; the limit keeps hostile ones from becoming numbers of a million digits.
 _MAX_OID_BYTES = 128
 
-# How the octets of a string type become text. UTF-8 stands in for everything that contains ASCII;
+# How the octets of a string type become text. UTF-8 is used for each type that contains ASCII;
 # what is not UTF-8 was most likely meant as Latin-1, as TeletexString always is in practice.
 _STRING_CODECS = {
     0x04: "utf-8",  # OCTET STRING, and the two below: no string types, but found as such
@@ -43,7 +43,7 @@ _STRING_CODECS = {
 
 
 class DerError(ValueError):
-    """The bytes are not DER, or not the DER that belongs here. Says what and at which byte."""
+    """The bytes are not the expected DER. The text states what is wrong, and at which byte."""
 
 
 def header(data: bytes, at: int, end: int) -> tuple[int, int, int]:

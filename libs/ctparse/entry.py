@@ -49,11 +49,11 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
 
 
 class Malformed(ValueError):
-    """A whole answer, not a single entry, is not what its specification says. Says where."""
+    """A whole response, not a single entry, violates its specification. The text states where."""
 
 
 class IncompleteChain(ValueError):
-    """Some certificates of a chain are not available. Its text says which.
+    """Some certificates of a chain are not available. The text names them.
 
     Attributes:
         certificates: the DER of those before the first that is missing, issuer first.

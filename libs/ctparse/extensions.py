@@ -30,7 +30,7 @@ _KEY_USAGES = (
     "Decipher Only",
 )
 
-# In the order in which they are shown, whatever order they stand in.
+# In the order of a message, which is not that of the certificate.
 _EXTENDED_KEY_USAGES = {
     "1.3.6.1.5.5.7.3.1": "serverAuth",
     "1.3.6.1.5.5.7.3.2": "clientAuth",
@@ -111,7 +111,7 @@ def key_usage(value: bytes) -> str:
 def subject_alt_name(value: bytes, problems: list[str]) -> tuple[list[str], str | None]:
     """Read the names: the DNS names as a list, and the text for all: "DNS:a.example, email:x@y".
 
-    A name that cannot be read is left out and told in `problems`.
+    A name that cannot be read is left out and named in `problems`.
     """
     start, stop = der.only(value, der.SEQUENCE, "SubjectAltName")
     if dns_names := _plain_dns_names(value, start, stop):
@@ -147,7 +147,7 @@ def _plain_dns_names(value: bytes, at: int, end: int) -> list[str]:
 
 
 def ct_poison(_value: bytes) -> bool:
-    """Say that it is there: it marks a precertificate (RFC 6962 section 3.1)."""
+    """Return True: the extension marks a precertificate (RFC 6962 section 3.1)."""
     return True
 
 
@@ -156,7 +156,7 @@ class Extension(msgspec.Struct, frozen=True):
 
     Attributes:
         name: its key in a message.
-        read: gives what stands there; None: certstream shows nothing.
+        read: returns its value for a message; None: certstream has none.
         repeats: whether the same bytes come in many certificates.
     """
 
@@ -165,12 +165,12 @@ class Extension(msgspec.Struct, frozen=True):
     repeats: bool = True
 
 
-# Whoever meets this one wants its DNS names as well, so calls `subject_alt_name` itself.
+# A caller needs its DNS names too, so it calls `subject_alt_name` directly.
 SUBJECT_ALT_NAME = Extension(
     "subjectAltName", lambda value: subject_alt_name(value, [])[1], repeats=False
 )
 
-# By OID, as it stands in a certificate, header and all.
+# By OID, as encoded in a certificate, with its header.
 EXTENSIONS = {
     bytes.fromhex("0603551d0e"): Extension(
         "subjectKeyIdentifier", subject_key_identifier, repeats=False

@@ -31,7 +31,7 @@ class ExtensionReader:
     ) -> tuple[dict[str, str], list[str]]:
         """Read Extensions (RFC 5280 section 4.1), the SEQUENCE at `at`.
 
-        What cannot be read is left out, and told in `problems`; of an extension given twice, which
+        What cannot be read is left out and named in `problems`; of an extension given twice, which
         RFC 5280 forbids, the last one counts.
 
         Returns:

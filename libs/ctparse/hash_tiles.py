@@ -4,8 +4,8 @@
     range -> perfect subtrees                       -> tiles that hold them
     tiles -> the hash of each range
 
-A tile holds 256 hashes of one level in eight; the levels between are computed. What comes out is
-only as good as the tiles: whoever uses a proof verifies it.
+A tile holds 256 hashes of one level in eight; the levels between are computed. The proofs
+are only as correct as the tiles: the caller verifies them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -88,7 +88,7 @@ def hash_of(leaves: range, tiles: Mapping[HashTile, bytes]) -> bytes:
     """The Merkle tree hash of a range, from the tiles that `tiles_of` named.
 
     Raises:
-        Malformed: a tile is shorter than its name says.
+        Malformed: a tile is shorter than its name states.
     """
     by_place = {(tile.level, tile.n): body for tile, body in tiles.items()}
     roots = []

@@ -1,6 +1,6 @@
 """The Merkle tree of a log (RFC 6962 section 2.1): hashes, the frontier, proofs.
 
-A `Frontier` is all one has to keep of a tree to go on building it: the roots of the perfect
+A `Frontier` is all that is needed of a tree to append to it: the roots of the perfect
 subtrees it divides into, one for each bit of its size, largest first. Appending a leaf costs one
 hash more on average. (RFC 6962 calls none of this by a name; elsewhere it is a compact range.)
 
@@ -16,7 +16,7 @@ EMPTY_ROOT = sha256(b"").digest()
 
 
 class BadProof(ValueError):
-    """A proof does not prove what it should. Says what."""
+    """A proof does not prove what it should. The text states what."""
 
 
 def leaf_hash(leaf: bytes) -> bytes:
@@ -65,7 +65,7 @@ class Frontier:
         return root
 
     def copy(self) -> "Frontier":
-        """Make another one that grows by itself."""
+        """Return a copy that grows independently."""
         return Frontier._of(self.size, self._hashes)
 
     def to_bytes(self) -> bytes:
@@ -162,7 +162,7 @@ def verify_consistency(
 
 
 def _left_siblings(node: int, size: int, siblings: Sequence[bytes]) -> list[bytes]:
-    """Those of an audit path that stand left of it, from the leaf up."""
+    """Return the hashes of an audit path left of the node, from the leaf up."""
     last = size - 1
     lefts = []
     for sibling in siblings:

@@ -26,12 +26,12 @@ _ATTRIBUTES = {
     b"\x55\x04\x0b": "OU",
     b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01": "email_address",
 }
-# The type of a CN as it stands in a certificate, and the string types that can only mean ASCII.
+# The type of a CN as encoded in a certificate, and the string types that can only mean ASCII.
 _COMMON_NAME = b"\x06\x03\x55\x04\x03"
 _ASCII_STRINGS = frozenset({0x0C, 0x13, 0x16})
 _AGGREGATED = ("C", "CN", "L", "O", "OU", "ST")
 
-# Tags of the general names that others ask for.
+# Tags of the general names that other modules read.
 DNS_NAME = 0x82
 URI = 0x86
 
@@ -45,7 +45,7 @@ class Name(msgspec.Struct, frozen=True, gc=False):
     """A distinguished name, read.
 
     Attributes:
-        json: the JSON object that stands for it in a message.
+        json: the JSON object of a message for it.
         common_name: the last CN, if there is one.
         problems: what was left out, and why.
     """
@@ -107,7 +107,7 @@ def _only_common_name(data: bytes, start: int, stop: int) -> str | None:
 
 
 def _attributes(data: bytes, start: int, stop: int, problems: list[str]) -> dict[str, list[str]]:
-    """Collect the values of the attributes we show, in the order they stand in."""
+    """Collect the values of the attributes of a message, in their order in the certificate."""
     values: dict[str, list[str]] = {}
     rdns, at = der.children(data, start, stop)
     if at != stop:
@@ -132,7 +132,7 @@ def _aggregated(values: dict[str, list[str]]) -> str:
 
 
 def is_dns_name(text: str) -> bool:
-    """Tell whether a CN is meant as a DNS name: two labels at least, a wildcard, no address."""
+    """Return whether a CN is meant as a DNS name: two labels at least, a wildcard, no address."""
     return len(text) <= _MAX_DNS_NAME and _DNS_NAME.fullmatch(text) is not None
 
 
@@ -141,7 +141,7 @@ def general_name(data: bytes, tag: int, start: int, stop: int) -> str:
 
     Args:
         data: what contains it.
-        tag: its tag, which says which kind of name it is.
+        tag: its tag, which is the kind of name.
         start: where its contents begin in `data`.
         stop: where they end.
 

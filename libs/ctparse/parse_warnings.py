@@ -1,6 +1,6 @@
 """What could not be read in a certificate, and was left out: a line each, and not too many.
 
-A certificate may be odd in a million places, if someone made it for that; the first few tell.
+A crafted certificate can have a million oddities; the first few are kept.
 """
 
 _MAX_PROBLEMS = 16

@@ -1,11 +1,11 @@
 """Whether a submitted precertificate is the one that its log entry commits to.
 
 The tree covers the leaf, which holds the TBSCertificate without the poison extension (RFC 6962
-section 3.2); the precertificate as it was submitted stands beside it, covered by nothing. So it is
+section 3.2); the precertificate as submitted is beside it, covered by nothing. So it is
 compared byte by byte with the leaf: taking out the poison changes only the lengths around it.
 
-Logs that write the TBSCertificate anew, rather than cut the poison out, mend what the CA has
-encoded otherwise than DER says (an explicit FALSE, an explicit version 1, a number or a length with
+Logs that write the TBSCertificate anew, rather than cut the poison out, correct what the CA has
+encoded otherwise than in DER (an explicit FALSE, an explicit version 1, a number or a length with
 zeros before it, a year in another form, a UTCTime without seconds). So what differs is compared
 once more, value by value.
 
@@ -90,7 +90,7 @@ def _means_the_same(certificate: bytes, leaf: bytes) -> bool:
 
 
 def _tbs_values(data: bytes, at: int) -> list[tuple[int, object]]:
-    """What the TBSCertificate at `at` says; an explicit version 1 is the default, so left out.
+    """Return the values of the TBSCertificate at `at`, without an explicit version 1, the default.
 
     Raises:
         DerError: that is not all DER.
@@ -100,7 +100,7 @@ def _tbs_values(data: bytes, at: int) -> list[tuple[int, object]]:
 
 
 def _values(data: bytes, start: int, end: int) -> list[tuple[int, object]]:
-    """What DER says in [start, end), without how it says it, and without a poison extension.
+    """Return the values in [start, end), apart from their encoding, without a poison extension.
 
     Raises:
         DerError: that is not all DER.
@@ -121,7 +121,7 @@ def _values(data: bytes, start: int, end: int) -> list[tuple[int, object]]:
             if len(contents) == _WITHOUT_SECONDS and contents[-1:] == b"Z":
                 contents = contents[:-1] + b"00Z"
             values.append((der.GENERALIZED_TIME, century + contents))
-        elif (tag, contents) != (der.BOOLEAN, b"\0"):  # FALSE is the default wherever it may stand
+        elif (tag, contents) != (der.BOOLEAN, b"\0"):  # FALSE is the default wherever it is allowed
             values.append((tag, contents))
     return values
 

@@ -1,13 +1,13 @@
 """What an RFC 6962 log serves: tree heads, entries and proofs (RFC 6962 sections 3.4 and 4).
 
-A body that is not the JSON it should be is `Malformed` as a whole: whoever asked can ask again. A
-single entry whose structure does not hold is `Rejected` at its index, and the others go on.
+A body that is not the JSON it should be is `Malformed` as a whole: the caller can request it again.
+An entry with a wrong structure is `Rejected` at its index; the others are decoded.
 Structures are read to their last byte; bytes left over are as wrong as bytes missing. Only the leaf
 is in the tree: where extra_data cannot be read, an entry has an empty chain and a problem. A
-precertificate stands in extra_data itself, so without it the entry is `Rejected`.
+precertificate is itself in extra_data, so without it the entry is `Rejected`.
 
 The chains of a body's entries repeat, so equal ones become one object: that saves memory, and
-whoever looks them up next finds them by identity.
+their users find them by identity.
 """
 
 from struct import Struct
@@ -33,7 +33,7 @@ _TBS_AT = _LEAF.size + 32
 _LENGTH = Struct(">BH")
 _ROOT_BYTES = 32
 _TOO_LARGE = 1 << 63
-# The first certificate's serial number lies within these bytes of a chain.
+# These bytes of a chain include the first certificate's serial number.
 _CHAIN_HEAD = 64
 # No path is as long; each certificate costs time, even if it is none.
 _MAX_CHAIN = 100
@@ -83,7 +83,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _COMMAS_EACH = 8
 _COMMAS = 64
 
-# What a decoder raises for bytes that somebody else chose.
+# What a decoder raises for bytes of any origin.
 _BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _STH_DECODER = msgspec.json.Decoder(_SignedTreeHead)
@@ -151,13 +151,15 @@ def _hashes(proof: list[bytes], where: str) -> list[bytes]:
     return proof
 
 
-def decode_entries(body: bytes, first: int, most: int | None = None) -> list[Entry | Rejected]:
+def decode_entries(
+    body: bytes, first: int, max_entries: int | None = None
+) -> list[Entry | Rejected]:
     """Decode the answer to get-entries.
 
     Args:
         body: as served.
-        first: index of the first entry, the `start` that was asked for.
-        most: entries that were asked for: what follows them is left out. None: all are decoded.
+        first: index of the first entry, the requested `start`.
+        max_entries: number of requested entries: later ones are left out. None: all are decoded.
 
     Returns:
         The entries from `first` on, as many as the log chose to serve.
@@ -169,12 +171,12 @@ def decode_entries(body: bytes, first: int, most: int | None = None) -> list[Ent
     try:
         served: list[_Served] | list[_Served | Rejected] = _ENTRIES_DECODER.decode(body).entries
     except msgspec.ValidationError:
-        served = _validate_one_by_one(body, first, most)
+        served = _validate_one_by_one(body, first, max_entries)
     except _BAD_JSON as error:
         raise Malformed(f"get-entries: {error}") from error
     chains: dict[tuple[bytes, int], bytes] = {}
     entries: list[Entry | Rejected] = []
-    for index, entry in enumerate(served if most is None else served[:most], first):
+    for index, entry in enumerate(served if max_entries is None else served[:max_entries], first):
         if isinstance(entry, Rejected):
             entries.append(entry)
             continue
@@ -186,16 +188,18 @@ def decode_entries(body: bytes, first: int, most: int | None = None) -> list[Ent
     return entries
 
 
-def _validate_one_by_one(body: bytes, first: int, most: int | None) -> list[_Served | Rejected]:
+def _validate_one_by_one(
+    body: bytes, first: int, max_entries: int | None
+) -> list[_Served | Rejected]:
     """Find out which of the entries are not what they should be."""
     # Decoding makes an object of every value, so a short body could otherwise fill the memory.
-    if most is not None and body.count(b",") > most * _COMMAS_EACH + _COMMAS:
-        raise Malformed(f"get-entries: more values than {most} entries have")
+    if max_entries is not None and body.count(b",") > max_entries * _COMMAS_EACH + _COMMAS:
+        raise Malformed(f"get-entries: more values than {max_entries} entries have")
     try:
         unchecked = _UNCHECKED_DECODER.decode(body).entries
     except _BAD_JSON as error:
         raise Malformed(f"get-entries: {error}") from error
-    return [_validated(entry, index) for index, entry in enumerate(unchecked[:most], first)]
+    return [_validated(entry, index) for index, entry in enumerate(unchecked[:max_entries], first)]
 
 
 def _validated(entry: object, index: int) -> _Served | Rejected:

@@ -27,11 +27,11 @@ _RSA, _ECDSA = 1, 3
 
 
 class BadSignature(ValueError):
-    """A signature does not verify, or is not even one. Says which."""
+    """A signature does not verify, or is malformed. The text states which."""
 
 
 class BadKey(ValueError):
-    """A public key is not one that can sign here. Says what it is."""
+    """A public key is of a type or size that is not accepted. The text names it."""
 
 
 class LogKey(msgspec.Struct, frozen=True):
@@ -127,7 +127,7 @@ def verify_log_list(json: bytes, signature: bytes, pem: bytes) -> None:
 
 
 def note_key_hash(name: str, signature_type: int, key: bytes) -> bytes:
-    """Compute the four bytes that tell a note's signature lines apart (c2sp.org/signed-note).
+    """Compute the four bytes that distinguish the signature lines of a note (c2sp.org/signed-note).
 
     Args:
         name: key name; for a log, the checkpoint's origin.

@@ -2,7 +2,7 @@
 
 A data tile is a run of entries without a length of their own, so where the framing of one breaks,
 nothing after it can be found: the tile is `Malformed` as a whole. An entry that is framed well but
-says what it must not (another index) is `Rejected` at its index. Its chain is no part of the tree:
+contains a wrong value (another index) is `Rejected` at its index. Its chain is no part of the tree:
 one that is no list of fingerprints costs the entry its chain, and is its problem.
 
 No error quotes what a log served: it may have redirected to a server that is not the log's.
@@ -28,7 +28,7 @@ from ctparse.tree_head import TreeHead
 TILE_WIDTH = 256
 FINGERPRINT_BYTES = 32
 
-# No path is as long; each fingerprint may cost whoever reads it a request.
+# No path is as long; each fingerprint may cost its reader a request.
 _MAX_CHAIN = 100
 
 _RFC6962_SIGNATURE = 0x05
@@ -119,7 +119,7 @@ def tree_head(
 
     Args:
         checkpoint: from the log.
-        log_id: the log's, to tell its line by; without it, the line is told by its structure.
+        log_id: id of the log, which identifies its line; None: the structure identifies it.
         origin: what the checkpoint's origin has to be, if that is known.
 
     Raises:
@@ -162,7 +162,7 @@ def decode_tile(tile: bytes, first: int) -> list[Entry | Rejected]:
 
 
 def _decode_entry(tile: bytes, at: int, index: int) -> tuple[Entry | Rejected, int]:
-    """Decode the TileLeaf at `at`; also says where it stops."""
+    """Decode the TileLeaf at `at`; also return where it ends."""
     if at + _TIMESTAMPED_ENTRY.size > len(tile):
         raise StructureError(f"data ends inside the header at byte {at}")
     timestamp, entry_type = _TIMESTAMPED_ENTRY.unpack_from(tile, at)
@@ -200,7 +200,7 @@ def _decode_entry(tile: bytes, at: int, index: int) -> tuple[Entry | Rejected, i
 
 
 def _wrong_index(extensions: bytes, index: int) -> str | None:
-    """Say what is wrong with the leaf_index in CtExtensions; others may stand beside it."""
+    """Return what is wrong with the leaf_index in CtExtensions; other extensions are allowed."""
     found: list[bytes] = []
     at = 0
     try:
@@ -215,7 +215,7 @@ def _wrong_index(extensions: bytes, index: int) -> str | None:
         sizes = f", of {len(found[0])} bytes" if len(found) == 1 else ""
         return f"expected one leaf_index of {_LEAF_INDEX_BYTES} bytes, found {len(found)}{sizes}"
     if (leaf_index := int.from_bytes(found[0])) != index:
-        return f"leaf_index says {leaf_index}, position in the tile says {index}"
+        return f"leaf_index is {leaf_index} at the position of entry {index}"
     return None
 
 

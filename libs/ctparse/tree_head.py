@@ -1,4 +1,4 @@
-"""The signed tree head: what a log says its tree is, whichever kind of log says it.
+"""The signed tree head of a log of either kind (RFC 6962 section 3.5; checkpoint).
 
 RFC 6962 logs serve it as JSON (`rfc6962.decode_sth`), static-ct logs as one signature line of a
 checkpoint (`static_ct.tree_head`). Both sign the same bytes, so one verification serves both

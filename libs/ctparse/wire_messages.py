@@ -5,8 +5,8 @@
     domains  {"message_type":"dns_entries","data":[...]}
 
 Each is one line of JSON (encoders escape control characters, and every text that came out of a
-certificate went through one) and opens with its message_type, so that whoever numbers messages can
-put an id in after the first brace.
+certificate went through one) and opens with its message_type, so that a gateway can put
+an id in after the first brace.
 
 The text of the leaf is written once; `lite` adds the frame around it, `full` also the DER and the
 chain. A log serves a few hundred chains over and over: each is rendered once and found again by
@@ -23,7 +23,7 @@ from ctparse.certificate import Certificate, CertificateReader
 from ctparse.entry import Entry, IncompleteChain, Malformed, Unreadable
 from ctparse.parse_warnings import add
 
-# The first certificate's serial number lies within these bytes; for static-ct, two fingerprints.
+# These bytes include the first certificate's serial number; for static-ct, two fingerprints.
 _CHAIN_HEAD = 64
 # Some 700 chains: more than a log has in use at a time, little enough for every log to have it.
 _MAX_CHAINS_BYTES = 4 * 1024 * 1024
@@ -91,7 +91,7 @@ class MessageWriter:
             resolve: `Entry.chain` -> the DER of its certificates, issuer first
                 (`rfc6962.chain_certificates`, or a look-up of fingerprints). Its answer is kept
                 and used again, unless it raises `IncompleteChain`: then the message has what is
-                available, and the next message with this chain asks again.
+                available, and the next message with this chain requests them again.
             chain_der: whether certificates of the chain carry `as_der`, too.
             reader: shared by the writers of a process, so that they share what it remembers.
         """
@@ -114,7 +114,7 @@ class MessageWriter:
 
         Raises:
             Unreadable: the certificate has not even an outline. Certificates of the chain that
-                have none, or a chain that is `Malformed`, are left out and told in `problems`.
+                have none, or a chain that is `Malformed`, are left out and named in `problems`.
         """
         der = entry.certificate
         certificate = self._reader.read(der)
@@ -179,7 +179,7 @@ class MessageWriter:
         return chain
 
     def _render_chain(self, raw: bytes, certificates: Sequence[bytes], *why: str) -> _Chain:
-        """Write a chain; `why` says why it is not complete."""
+        """Write a chain; `why`: why it is not complete."""
         rendered: list[bytes] = []
         problems: list[str] = []
         add(problems, *why)

@@ -130,7 +130,7 @@ class TestTile:
         assert len(decoded) == WIDTHS[2]
         reasons = [entry.reason for entry in decoded if isinstance(entry, Rejected)]
         assert len(reasons) == len(decoded)
-        assert reasons[0] == "leaf_index says 512, position in the tile says 256"
+        assert reasons[0] == "leaf_index is 512 at the position of entry 256"
 
     def test_a_rejected_entry_does_not_lose_the_others(self, sunlight: Path) -> None:
         whole = tile(sunlight, 0)

@@ -92,7 +92,7 @@ async def test_a_wrong_leaf_index(world: Served) -> None:
     entries = await world.entries("static1", size)
     [(at, wrong)] = [(n, each) for n, each in enumerate(entries) if isinstance(each, Rejected)]
     assert at == 200
-    assert "leaf_index says 201" in wrong.reason
+    assert "leaf_index is 201" in wrong.reason
 
 
 @both_kinds
