@@ -129,8 +129,11 @@ async def test_compose_measures_its_redis(tmp_path: Path) -> None:
     assert ["redis-exporter:9121"] in targets
 
     port, redis_port = free_port(), free_port()
+    grafana = tmp_path / "grafana"
+    grafana.mkdir()
     here = {
         "/run/certstream": str(tmp_path),
+        "/run/grafana": str(grafana),
         "redis://redis:6379": f"redis://127.0.0.1:{redis_port}",
     }
 
