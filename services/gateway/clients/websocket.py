@@ -59,6 +59,7 @@ def accept(
     factories = [SharedDeflate()] if compression else None
     handshake = ServerProtocol(extensions=factories, logger=_logger)
     response = handshake.accept(Request(path, Headers(given), method, f"HTTP/{version}"))
+    handshake.parser.close()  # its frame refers to `handshake`: a cycle for the garbage collector
     if [value for name, value in headers if name == _VERSION.lower()] != [_SUPPORTED]:
         response.headers[_VERSION] = _SUPPORTED  # RFC 6455 section 4.4
     return response, handshake.extensions

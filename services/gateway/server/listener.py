@@ -120,6 +120,7 @@ class Arrival:
         """It has ended, or has a stream. May be said again."""
         self.set_idle(idle=False)
         self._listener.forget(self)
+        self.connection = None  # a cycle would keep both in memory until a garbage collection
 
 
 class Listener:
@@ -155,6 +156,7 @@ class Listener:
         self._refusing: set[Arrival] = set()
         self._of_one: Counter[str] = Counter()
         self._idle: Counter[str | None] = Counter()
+        self._idle_total = 0
         self._seldom = {why: LogInterval() for why in ("waiting", "descriptors")}
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
@@ -175,7 +177,7 @@ class Listener:
 
     def has_room_for_idle(self, address: str | None) -> bool:
         """Whether another connection may be kept open between two requests."""
-        if self._idle.total() >= self._bounds.idle:
+        if self._idle_total >= self._bounds.idle:
             return False
         if address is None:
             return True
@@ -186,6 +188,7 @@ class Listener:
 
     def count_idle(self, address: str | None, change: int) -> None:
         """Count a connection that is kept open, or is not any more."""
+        self._idle_total += change
         self._idle[address] += change
         if not self._idle[address]:
             del self._idle[address]

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import json
 import os
 import socket
@@ -25,7 +26,7 @@ from gateway.http.route import Route
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection
-from gateway.server.listener import Limits, Listener, listen, set_socket_options
+from gateway.server.listener import Arrival, Limits, Listener, listen, set_socket_options
 from launcher.runtime.supervisor import CERTSTREAM_SERVER
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway, request, settings
@@ -180,6 +181,29 @@ async def test_streams_take_no_place_among_those_without(start: Start) -> None:
             client = await stack.enter_async_context(await Raw.open(running.port))
             client.send(upgrade_request())
             assert (await client.head())[0] == 101
+
+
+async def test_ended_and_upgraded_connections_leave_no_garbage(start: Start) -> None:
+    """Their memory is free at once: reference cycles would wait for a garbage collection."""
+
+    def connections() -> int:
+        return sum(isinstance(it, HTTPConnection | Arrival) for it in gc.get_objects())
+
+    gateway = await (await start()).following()
+    gc.collect()
+    gc.disable()
+    try:
+        before = connections()
+        async with AsyncExitStack() as stack:
+            for _ in range(20):
+                client = await stack.enter_async_context(await Raw.open(gateway.port))
+                await client.upgrade()
+                async with await Raw.open(gateway.port) as client:
+                    client.send(b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+                    assert await client.ends()
+            await until(lambda: connections() <= before, "the connections are freed")
+    finally:
+        gc.enable()
 
 
 async def test_tls_handshakes_count_as_well(tmp_path: Path) -> None:
