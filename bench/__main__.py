@@ -158,7 +158,7 @@ def proving_table(result: dict[str, Any]) -> str:
         ]
         for mode, live in result["live"].items()
     ]
-    alone = f"By itself, in one process: {result['alone_us']:.1f} µs an entry."
+    alone = f"Alone, in one process: {result['alone_us']:.1f} µs an entry."
     return f"{alone}\n\n{page.table(head, rows)}"
 
 

@@ -1,16 +1,16 @@
 #!/bin/sh
-# Brings what changed (image, settings of compose.yml) into a running stack while clients stay served: as
-# many new gateways first; once the balancer uses them, the old ones go one after the other; then the rest.
-# The balancer itself stays as it is: without it nobody could connect.
+# Applies changes (image, settings of compose.yml) to a running stack without refusing clients: as
+# many new gateways first; once the balancer uses them, the old ones stop one after the other; then the rest.
+# The balancer is not touched: without it clients could not connect.
 # Arguments go to `docker compose up`. A stack that was started with --env-file FILE needs COMPOSE_ENV_FILES=FILE.
 set -eu
 export COMPOSE_FILE="${COMPOSE_FILE:-$(dirname "$0")/compose.yml}"
 
 old=$(docker compose ps --quiet gateway)
 count=$(echo "$old" | wc -w)
-[ "$count" -gt 0 ] || { echo "no gateway of this stack runs here: docker compose up starts it" >&2; exit 1; }
+[ "$count" -gt 0 ] || { echo "no gateway of this stack is running here; start it with docker compose up" >&2; exit 1; }
 
-# How many gateways the balancer sends clients to.
+# Number of gateways that the balancer uses.
 in_use() {
   docker exec "${old%%[!0-9a-f]*}" python3 -c '
 from urllib.request import urlopen
@@ -25,7 +25,7 @@ docker compose up --detach --wait --no-recreate --scale gateway=$((2 * count)) "
 tries=60
 until [ "$(in_use)" -ge $((2 * count)) ]; do
   tries=$((tries - 1))
-  [ "$tries" -gt 0 ] || { echo "the balancer does not use the new gateways; the old ones stay" >&2; exit 1; }
+  [ "$tries" -gt 0 ] || { echo "the balancer does not use the new gateways; keeping the old ones" >&2; exit 1; }
   sleep 1
 done
 for container in $old; do
