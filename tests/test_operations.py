@@ -1,5 +1,6 @@
 """docs/operations.md agrees with the code, and its commands work."""
 
+import ast
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.logs.tree_state import TreeStateStore
 from certconf.build import iter_settings
+from docs.generate.events import Event, read_event
 from docs.generate.page import PAGE, generated
 from docs.generate.redis import EXAMPLES, PREPARE, described
 from tests.launcher.up_process import SCRIPT, Up
@@ -31,7 +33,7 @@ certstream-server() {{ "{SCRIPT}" "$@" "$SERVER"; }}
 """
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_the_page_agrees_with_the_code() -> None:
     text = PAGE.read_text()
     assert text == generated(text), "run `make docs`"
 
@@ -40,6 +42,22 @@ def test_nothing_is_left_out() -> None:
     text = PAGE.read_text()
     assert [setting for setting in iter_settings() if f"`{setting}`" not in text] == []
     assert set(described()) == set(EXAMPLES)
+    assert {"certstream-server up", "certstream-server retire"} <= set(
+        re.findall(r"^### `(certstream-server [a-z-]+)`$", text, re.MULTILINE)
+    )
+    assert "| `task failed` | error | `task`, " in text
+
+
+def test_a_log_event_has_a_name_a_level_and_fields() -> None:
+    source = ast.parse('log.exception("task failed", task=name, exc_info=error, **more)')
+    (call,) = (node for node in ast.walk(source) if isinstance(node, ast.Call))
+    assert read_event(call, "x.py") == Event("task failed", "error", ("task",), "x.py")
+
+
+def test_a_log_event_is_a_literal() -> None:
+    (call,) = (n for n in ast.walk(ast.parse('log.info(f"{n} logs")')) if isinstance(n, ast.Call))
+    with pytest.raises(ValueError, match=r"x\.py:1: the log event is not a literal string"):
+        read_event(call, "x.py")
 
 
 @pytest.fixture

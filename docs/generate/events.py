@@ -66,7 +66,7 @@ def _events() -> Iterator[Event]:
                 file = str(path.relative_to(ROOT))
                 for node in ast.walk(ast.parse(path.read_text())):
                     if isinstance(node, ast.Call) and _is_log_call(node.func):
-                        yield _event(node, file)
+                        yield read_event(node, file)
 
 
 def _is_log_call(function: ast.expr) -> bool:
@@ -82,7 +82,7 @@ def _is_log_call(function: ast.expr) -> bool:
             return False
 
 
-def _event(call: ast.Call, file: str) -> Event:
+def read_event(call: ast.Call, file: str) -> Event:
     """Describe one call.
 
     Raises:
