@@ -1,5 +1,5 @@
-# Two commands do all the set-up: `make up` runs the server, `make test` passes the tests.
-# Python >= 3.11 and make are all they need; everything else comes from the hashed lock files.
+# `make up` runs the server and `make test` the tests; both install what they need from the hashed
+# lock files. Requirements: Python >= 3.11 with venv, and make.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -7,48 +7,48 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 
-help:  ## what there is
+help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: $(VENV)/.runtime  ## stream from the real CT logs on http://localhost:8080
+up: $(VENV)/.runtime  ## stream from the public CT logs on http://localhost:8080
 	@exec $(BIN)/certstream-server up $(ARGS)
 
-demo: $(VENV)/.runtime  ## the same from simulated logs, without a network
+demo: $(VENV)/.runtime  ## the same with simulated logs, without a network
 	@exec $(BIN)/certstream-server up --demo $(ARGS)
 
-test: $(VENV)/.dev  ## every test, three at a time (ARGS='-k name' picks)
+test: $(VENV)/.dev  ## run every test, three at a time (ARGS='-k name' selects)
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
-test-deploy: $(VENV)/.dev  ## the image and the Compose stack, in Docker (root)
+test-deploy: $(VENV)/.dev  ## test the image and the Compose stack in Docker (root)
 	tests/deploy/run.sh $(ARGS)
 
-check: $(VENV)/.dev  ## lint, formatting, types, layout and words
+check: $(VENV)/.dev  ## check style, formatting, types, layout and words
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_layout.py tests/test_words.py
 
-format: $(VENV)/.dev  ## let ruff format and fix
+format: $(VENV)/.dev  ## format and fix with ruff
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(VENV)/.dev  ## measure for five minutes, and write the tables of docs/performance.md
+bench: $(VENV)/.dev  ## measure for five minutes and update docs/performance.md
 	$(BIN)/python -m bench $(ARGS)
 
 bench-full: $(VENV)/.dev  ## measure everything, with plots
 	$(BIN)/python -m bench --full $(ARGS)
 
-adversity: $(VENV)/.dev  ## runs under random faults (SEED=1 RUNS=1 SECONDS=60 PARALLEL=1)
+adversity: $(VENV)/.dev  ## run the server under random faults (SEED=1 RUNS=1 SECONDS=60 PARALLEL=1)
 	$(BIN)/python -m tests.adversity --seed $(or $(SEED),1) --runs $(or $(RUNS),1) \
 		--seconds $(or $(SECONDS),60) --parallel $(or $(PARALLEL),1) $(ARGS)
 
-rules:  ## make the Prometheus operator's alert rules of deploy/prometheus/alerts.yml
+rules:  ## generate the alert rules of the Prometheus operator
 	@cd deploy/prometheus && { \
 		printf '# Made of alerts.yml by `make rules`.\napiVersion: monitoring.coreos.com/v1\n'; \
 		printf 'kind: PrometheusRule\nmetadata:\n  name: certstream\nspec:\n'; \
 		sed -n '/^groups:/,$$p' alerts.yml | sed 's/^./  &/'; } > prometheusrule.yaml
 
-docs: $(VENV)/.dev  ## write the tables of docs/operations.md anew
+docs: $(VENV)/.dev  ## update the generated tables of docs/operations.md
 	$(BIN)/python -m docs.generate
 
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml and requirements/*.in allow

@@ -298,8 +298,11 @@ class Config(msgspec.Struct, frozen=True):
 
     Attributes:
         host: address to listen on; `::` is every address, IPv6 and IPv4.
+        port: port for clients.
         base_path: path prefix of a reverse proxy; requests are accepted with and without it.
+        log_level: lowest level of log events.
         tls_cert: PEM file; together with `tls_key` the port serves TLS.
+        tls_key: PEM file with the private key of `tls_cert`.
         trusted_proxies: networks whose X-Forwarded-For header states the client address.
         custom_logs: RFC 6962 logs to follow in addition to the listed logs.
         static_logs: static-ct logs to follow in addition to the listed logs.
