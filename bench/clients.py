@@ -1,9 +1,9 @@
-"""Many clients in one process, cheap enough not to be what is measured.
+"""Many clients in one process, cheap enough not to limit the measurement.
 
 One epoll loop over plain sockets. Every fiftieth client reads all it gets: counts messages, checks
 that ids ascend, takes the latency from `seen`. The others let the kernel drop what it received
 (MSG_TRUNC, see tcp(7)) and count bytes: clients of one stream get the same bytes, apart from signs
-of life, so the bytes tell whether a message is missing.
+of life, so the bytes show whether a message is missing.
 
 Speaks JSON lines on stdout: `{"connected": ...}` once all are, the results when stdin is closed.
 """
@@ -18,12 +18,12 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-CHUNK = 256 * 1024  # bytes read at once
-DROPPED = 4 * 1024 * 1024  # bytes dropped at once
+READ_BYTES = 256 * 1024  # bytes read at once
+DROP_BYTES = 4 * 1024 * 1024  # bytes dropped at once
 TEXT = 0x81  # first byte of a text frame
 SIGNS = {False: 55, True: 3}  # bytes of a sign of life: WebSocket (heartbeat and ping), SSE
 CONNECTING = 64
-SAMPLED = 50  # one in so many clients has its latencies measured
+SAMPLED = 50  # one client in 50 has its latencies measured
 
 _ID = b'{"id":"'
 _SEEN = b'"seen":'
@@ -128,14 +128,14 @@ class Crowd:
         self._clients: dict[int, Client] = {}
         self._waiting: set[int] = set()
         self._slow: list[Client] = []
-        self._buffer = bytearray(DROPPED)
+        self._buffer = bytearray(DROP_BYTES)
         self._view = memoryview(self._buffer)
         self.connect_times: list[float] = []
         self._restart = False
         signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "_restart", True))
 
     def connect(self) -> float:
-        """Connect all, some at a time; give the seconds that it took."""
+        """Connect all, some at a time; return the seconds that it took."""
         options = self._options
         began = time.perf_counter()
         left = options.clients
@@ -186,7 +186,7 @@ class Crowd:
         return found
 
     def _summary(self, clients: list[Client]) -> dict[str, object]:
-        """What a group received. Its sampled clients say how many bytes that should be."""
+        """What a group received. Its sampled clients determine the expected number of bytes."""
         sampled = [client for client in clients if client.sampled]
         latencies = sorted(value for client in sampled for value in client.latencies)
         appeared = sorted(value for client in sampled for value in client.appeared)
@@ -246,7 +246,7 @@ class Crowd:
                 client.socket.send(head)
                 self._poll.modify(descriptor, select.EPOLLIN)
             else:
-                self._read(descriptor, client, CHUNK if client.sampled else DROPPED)
+                self._read(descriptor, client, READ_BYTES if client.sampled else DROP_BYTES)
         return ended
 
     def _read(self, descriptor: int, client: Client, most: int) -> int:
@@ -297,7 +297,7 @@ class Crowd:
         for client in self._slow:
             budget = client.bytes_a_second / 10
             while budget > 0 and not client.closed:
-                count = self._read(client.socket.fileno(), client, min(int(budget) + 1, CHUNK))
+                count = self._read(client.socket.fileno(), client, min(int(budget) + 1, READ_BYTES))
                 if not count:
                     break
                 budget -= count
@@ -320,9 +320,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/")
     parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--slow", type=int, default=0, help="so many read slowly")
+    parser.add_argument("--slow", type=int, default=0, help="number of clients that read slowly")
     parser.add_argument("--slow-rate", type=float, default=150_000, help="bytes a second of those")
-    parser.add_argument("--stuck", type=int, default=0, help="so many read nothing")
+    parser.add_argument("--stuck", type=int, default=0, help="number of clients that read nothing")
     options = parser.parse_args()
     crowd = Crowd(options)
     took = crowd.connect()

@@ -1,4 +1,4 @@
-"""What a gateway costs, and how late it is: Redis -> gateway -> N clients in another process.
+"""The costs and the latency of a gateway: Redis -> gateway -> N clients in another process.
 
 Certificates are published as an ingestor does, by one or more logs that are polled once a second.
 Prints, and stores on request, for each scenario: messages delivered and lost, CPU a delivered
@@ -12,19 +12,18 @@ import hashlib
 import itertools
 import json
 import secrets
-import signal
 import socket
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
+from bench.processes import Clients, cpu, free_port, gateway, running
 from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.logs.leases import Leases
@@ -39,12 +38,12 @@ from launcher.runtime.embedded_redis import EmbeddedRedis
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 SECONDS = 10.0
-SETTLE = 1.0  # seconds between connecting and measuring
+SETTLE_SECS = 1.0  # seconds between connecting and measuring
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Clients, and what they are sent.
+    """Clients, and the stream that they receive.
 
     Attributes:
         rate: certificates a second, of all logs.
@@ -98,7 +97,7 @@ class Source:
         await self._redis.aclose()
 
     async def run(self, rate: int, logs: int, seconds: float) -> int:
-        """Publish for a time, each log at its own moment of the second; give how many."""
+        """Publish for a time, each log at its own moment of the second; return the number."""
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -156,91 +155,64 @@ def texts() -> list[tuple[bytes, bytes, bytes]]:
     return made
 
 
-class Gateway:
-    """A gateway, or the baseline, in a process of its own."""
-
-    def __init__(self, command: Sequence[str], port: int) -> None:
-        self._command = command
-        self.port = port
-
-    async def __aenter__(self) -> Self:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *self._command, stdout=asyncio.subprocess.DEVNULL
+async def measure(scenario: Scenario, redis: str, *, plain: bool) -> dict[str, Any]:
+    """Run one scenario with its own gateway and its own prefix of Redis keys."""
+    prefix, port = f"bench-{secrets.token_hex(4)}-", free_port()
+    async with AsyncExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        serving = await stack.enter_async_context(
+            baseline(redis, prefix, port, home)
+            if plain
+            else gateway(redis, port, home, f"--set=redis_prefix={prefix}")
         )
-        self.usage = psutil.Process(self._process.pid)
+        source = await stack.enter_async_context(Source(redis, prefix))
+        await source.run(10, 1, 1)  # warm
+        empty = memory(serving)
+        streaming = asyncio.create_task(source.run(scenario.rate, scenario.logs, 3600))
+        await asyncio.sleep(SETTLE_SECS)
+        slow = [f"--slow={scenario.slow}", f"--slow-rate={scenario.rate * 170}"]
+        clients = await stack.enter_async_context(
+            Clients(port, scenario.path, scenario.clients, *slow, f"--stuck={scenario.stuck}")
+        )
+        connected = await clients.connected()
+        streaming.cancel()
+        await asyncio.sleep(SETTLE_SECS)
+        return await watch(scenario, source, serving, clients, connected, empty)
+
+
+@asynccontextmanager
+async def baseline(
+    redis: str, prefix: str, port: int, directory: Path
+) -> AsyncIterator[psutil.Process]:
+    """Run the baseline until the context ends."""
+    options = [f"--redis={redis}", f"--prefix={prefix}", f"--port={port}"]
+    async with running(["-m", "bench.plain", *options], directory / "plain.log") as process:
         while True:
             with suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return self
-            assert self._process.returncode is None
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
             await asyncio.sleep(0.05)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._process.terminate()
-        await self._process.wait()
-
-    def cpu(self) -> float:
-        """Seconds of processor time so far."""
-        times = self.usage.cpu_times()
-        return float(times.user + times.system)
-
-    def memory(self) -> int:
-        """Bytes resident."""
-        return int(self.usage.memory_info().rss)
-
-
-async def measure(scenario: Scenario, redis: str, *, plain: bool) -> dict[str, Any]:
-    """Run one scenario with a gateway and a prefix of its own."""
-    prefix, port = f"bench-{secrets.token_hex(4)}-", free_port()
-    if plain:
-        script = Path(__file__).with_name("plain.py")
-        command = [str(script), f"--redis={redis}", f"--prefix={prefix}", f"--port={port}"]
-    else:
-        settings = {"redis_url": redis, "redis_prefix": prefix, "host": "127.0.0.1", "port": port}
-        command = ["-m", "launcher", "gateway", *(f"--set={k}={v}" for k, v in settings.items())]
-    async with Source(redis, prefix) as source, Gateway(command, port) as gateway:
-        await source.run(10, 1, 1)  # warm
-        empty = gateway.memory()
-        streaming = asyncio.create_task(source.run(scenario.rate, scenario.logs, 3600))
-        await asyncio.sleep(SETTLE)
-        clients = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(Path(__file__).with_name("clients.py")),
-            *(f"--port={port}", f"--path={scenario.path}", f"--clients={scenario.clients}"),
-            *(f"--slow={scenario.slow}", f"--stuck={scenario.stuck}"),
-            f"--slow-rate={scenario.rate * 170}",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert clients.stdout is not None
-        connected = json.loads(await clients.stdout.readline())
-        streaming.cancel()
-        await asyncio.sleep(SETTLE)
-        return await watch(scenario, source, gateway, clients, connected, empty)
+        yield process
 
 
 async def watch(
     scenario: Scenario,
     source: Source,
-    gateway: Gateway,
-    clients: asyncio.subprocess.Process,
+    serving: psutil.Process,
+    clients: Clients,
     connected: dict[str, Any],
     empty: int,
 ) -> dict[str, Any]:
     """Measure while all are connected, publishing a known number."""
-    assert clients.stdin is not None
-    assert clients.stdout is not None
-    clients.send_signal(signal.SIGUSR1)  # count from here
-    await asyncio.sleep(SETTLE)
-    crowd = psutil.Process(clients.pid)
-    before, crowd_before = gateway.cpu(), sum(crowd.cpu_times()[:2])
+    clients.count_from_here()
+    await asyncio.sleep(SETTLE_SECS)
+    before, crowd_before = cpu(serving), cpu(clients.usage)
     published = await source.run(scenario.rate, scenario.logs, scenario.seconds)
-    await asyncio.sleep(SETTLE)
-    spent = gateway.cpu() - before
-    crowd_spent = sum(crowd.cpu_times()[:2]) - crowd_before
-    memory = gateway.memory() - empty
-    clients.stdin.close()
-    received = json.loads(await clients.stdout.read())
+    await asyncio.sleep(SETTLE_SECS)
+    spent = cpu(serving) - before
+    crowd_spent = cpu(clients.usage) - crowd_before
+    grown = memory(serving) - empty
+    received = await clients.results()
     normal = received["normal"]
     expected = published * normal["clients"]
     delivered = normal["messages"] * normal["clients"] - normal["lost"]
@@ -256,14 +228,14 @@ async def watch(
         "latency_ms": normal["latency"],
         "connect_s": round(connected["seconds"], 2),
         "connect_ms": connected["each"],
-        "bytes_a_connection": memory // scenario.clients,
+        "bytes_a_connection": grown // scenario.clients,
         "received": received,
     }
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+def memory(process: psutil.Process) -> int:
+    """Resident bytes."""
+    return int(process.memory_info().rss)
 
 
 async def run(options: argparse.Namespace) -> None:

@@ -1,10 +1,10 @@
-"""How current the server stays with logs that answer as the public ones do.
+"""The backlog of the server on logs that answer as the public ones do.
 
     python -m bench.field [--seconds 150] [--seed 1] [--ingestors 2] [--json FILE]
 
 `simlog --field` serves the world, Redis and the ingestors are the product's own processes with
 default settings and a contact. Every second the bench compares what the tree heads cover that
-simlog has shown for at least `GRACE` with how far Redis says each log has been read.
+simlog has shown for at least `GRACE_SECS` with the position of each log in Redis.
 
 The run fails when simlog itself was the limit: it used more than `MAX_CPU` of a core, or the p99
 of its answers came more than `MAX_LATE_MS` later than planned.
@@ -28,9 +28,8 @@ import httpx
 import msgspec
 from redis.asyncio import Redis
 
-from bench.fanout import free_port
 from bench.page import table
-from bench.pipeline import answering, cpu, redis_cpu, running
+from bench.processes import answer, cpu, free_port, redis_cpu, running
 from certbus.cluster import LogStatus, snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
@@ -40,13 +39,13 @@ from simlog.field.heads import ShownHead
 from simlog.field.operators import LOGS
 
 KEYS = Keys()
-GRACE = 15.0
+GRACE_SECS = 15.0
 """Seconds for which a tree head has been shown before its entries count as owed."""
 
-MEASURED = 60.0
+MEASURED_SECS = 60.0
 """Seconds at the end of a run over which the backlog is averaged."""
 
-LEAD = 12.0
+LEAD_SECS = 12.0
 """Seconds before the world's time zero, for the ingestors to begin."""
 
 MAX_CPU = 0.85
@@ -56,7 +55,7 @@ HEADS = msgspec.json.Decoder(dict[str, list[ShownHead]])
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """One look at all logs.
+    """The state of all logs at one time.
 
     Attributes:
         at: seconds since the epoch.
@@ -72,27 +71,35 @@ class Backlog(msgspec.Struct, frozen=True):
 async def measure(
     seconds: float, seed: int, ingestors: int, settings: Sequence[str]
 ) -> dict[str, Any]:
-    """Run it once."""
+    """Run the world once."""
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         server = await stack.enter_async_context(EmbeddedRedis(home / "redis"))
         redis = connect(server.url)
         stack.push_async_callback(redis.aclose)
-        port, zero = free_port(), time.time() + LEAD
+        port, zero = free_port(), time.time() + LEAD_SECS
         world = f"http://127.0.0.1:{port}"
-        simlog = ["simlog", "--field", f"--port={port}", f"--seed={seed}", f"--start={zero}"]
-        await stack.enter_async_context(
-            running([*simlog, "--preload=500"], home / "simlog.ctlog.log")
-        )
+        simlog = [
+            "-m",
+            "launcher",
+            "simlog",
+            "--field",
+            f"--port={port}",
+            f"--seed={seed}",
+            f"--start={zero}",
+        ]
+        await stack.enter_async_context(running([*simlog, "--preload=500"], home / "simlog.log"))
         key = home / "log_list.pem"
-        key.write_bytes(await answering(f"{world}/log_list_pubkey.pem"))
+        key.write_bytes(await answer(f"{world}/log_list_pubkey.pem"))
         config = home / "config.json"
         config.write_text(json.dumps(configuration(world, key)))
         common = [f"--config={config}", f"--redis-url={server.url}", "--log-level=warn"]
         given = [f"--set={setting}" for setting in settings]
         workers = [
             await stack.enter_async_context(
-                running(["launcher", "ingest", *common, *given], home / f"ingestor{number}.log")
+                running(
+                    ["-m", "launcher", "ingest", *common, *given], home / f"ingestor{number}.log"
+                )
             )
             for number in range(ingestors)
         ]
@@ -147,12 +154,14 @@ async def load(http: httpx.AsyncClient) -> LoadReport:
 
 
 async def watch(http: httpx.AsyncClient, redis: Redis, end: float) -> list[Backlog]:
-    """Look at all logs once a second until `end`."""
+    """Read the state of all logs once a second until `end`."""
     seen = []
     while (now := time.time()) < end:
         heads = HEADS.decode((await http.get("/heads")).content)
         owed = {
-            name: max((head.size for head in shown if head.at <= 1000 * (now - GRACE)), default=0)
+            name: max(
+                (head.size for head in shown if head.at <= 1000 * (now - GRACE_SECS)), default=0
+            )
             for name, shown in heads.items()
         }
         logs = (await snapshot(redis, KEYS)).logs
@@ -165,7 +174,7 @@ def shares(
     seen: Sequence[Backlog], logs: Mapping[str, LogStatus], seconds: float
 ) -> dict[str, float]:
     """Entries that are owed and not read, as a share of all that are owed since the start."""
-    last = [look for look in seen if look.at >= seen[-1].at - min(MEASURED, seconds)]
+    last = [each for each in seen if each.at >= seen[-1].at - min(MEASURED_SECS, seconds)]
     groups: dict[str, list[str]] = defaultdict(list)
     for name, operator in OPERATORS.items():
         groups[operator].append(name)
@@ -173,12 +182,12 @@ def shares(
     found = {}
     for group, names in groups.items():
         ratios = []
-        for look in last:
+        for each in last:
             owed = behind = 0
             for name in names:
                 start = logs[name].start or 0 if name in logs else 0
-                owed += max(0, look.owed[name] - start)
-                behind += max(0, look.owed[name] - max(start, look.next.get(name, 0)))
+                owed += max(0, each.owed[name] - start)
+                behind += max(0, each.owed[name] - max(start, each.next.get(name, 0)))
             ratios.append(behind / owed if owed else 0.0)
         found[group] = fmean(ratios)
     return found
@@ -217,15 +226,15 @@ def operators(
     traffic: RequestCounts,
     delays: Mapping[str, Sequence[float]],
 ) -> dict[str, dict[str, Any]]:
-    """What each operator's logs saw."""
+    """The figures of each operator's logs."""
     found = {}
     for operator, counted in traffic.operators.items():
         names = [name for name, its in OPERATORS.items() if its == operator]
-        mine = [logs[name] for name in names if name in logs]
+        own = [logs[name] for name in names if name in logs]
         found[operator] = {
             "logs": len(names),
             "appeared": sum(heads[name][-1].size - heads[name][0].size for name in names),
-            "read": sum((log.next or 0) - (log.start or 0) for log in mine),
+            "read": sum((log.next or 0) - (log.start or 0) for log in own),
             "requests": counted.total,
             "refused": counted.statuses.get(429, 0),
             "page": counted.entries / counted.answers if counted.answers else 0.0,
@@ -302,7 +311,7 @@ def main() -> None:
         )
     )
     if not result["valid"]:
-        sys.exit("simlog was the limit: this run says nothing about the server")
+        sys.exit("simlog was the limit: this run does not measure the server")
 
 
 if __name__ == "__main__":

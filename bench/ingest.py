@@ -1,58 +1,55 @@
-"""What a certificate costs one ingestor that catches up, and where the time goes.
+"""The cost of a certificate in an ingestor that catches up, and of each stage.
 
     python -m bench.ingest [--entries 100000] [--kind rfc6962|static-ct]
 
 One simulated log with that many waiting entries, one ingestor process and an embedded Redis, all
 on loopback. First table, measured from outside while it catches up: CPU of the ingestor process
-and of Redis, and what Redis holds, a certificate; from the first published certificate to the
-last, so that starting Python does not count. Second table: the same when Redis has forgotten the
-log, so that it is read once more, and every certificate is known. Third table: the stages one after
-the other in this process, on the first entries of the same log; what they leave unexplained is
-asyncio, and caches that are colder when everything runs together.
+and of Redis, and the data in Redis, a certificate; from the first published certificate to the
+last, so that starting Python does not count. Second table: the same after the log was removed
+from Redis, so that every certificate is read once more and is known. Third table: the stages in
+sequence in this process, on the first entries of the same log; the rest of the total is asyncio,
+and caches that are colder when everything runs together.
 """
 
 import argparse
 import asyncio
 import gc
-import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import httpx
 import msgspec
 import uvloop
+from psutil import Process
 from redis.asyncio import Redis
 
-from certbus.caches.issuers import IssuerCache
+from bench.processes import cpu, redis_cpu, running, simulated_logs
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
-from certbus.limits.operators import OperatorSlots
-from certbus.logs.circuit_state import CircuitStore
 from certbus.logs.leases import Leases
-from certbus.logs.tree_state import TreeStateStore
-from certbus.streams.batch import MAX_MESSAGES, Batch
+from certbus.streams.batch import MAX_MESSAGES, Batch, Published
 from certbus.streams.codec import Codec
 from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.retention import Trimmer
-from certconf.settings import Config, CTLog
 from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry
 from ctparse.rfc6962 import decode_entries
 from ctparse.wire_messages import Message, MessageWriter, Source
-from ingestor.assignment.factory import FollowerFactory
-from ingestor.client.http import Fetcher, http_client
-from ingestor.log import Kind, Log
-from ingestor.metrics import Metrics
-from ingestor.redis_retry import RedisRetry
+from ingestor.backoff import REDIS
+from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.interface import LogClient
+from ingestor.client.issuers import Issuers
+from ingestor.client.rfc6962 import Rfc6962Log
+from ingestor.client.static_ct import Identity, StaticCtLog
+from ingestor.log import Kind
 from launcher.runtime.embedded_redis import EmbeddedRedis
+
+_T = TypeVar("_T")
 
 WINDOW = 1024  # ct_log.batch_size, and what the simulated log returns at once
 STAGED = 20 * WINDOW
@@ -75,7 +72,12 @@ async def main() -> None:
     parser.add_argument("--kind", choices=[kind.value for kind in Kind], default="rfc6962")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        async with simlog(options.kind, options.entries, Path(directory)) as url:
+        kind = Kind(options.kind)
+        is_static = kind is Kind.STATIC_CT
+        world = [f"--rfc6962={1 - is_static}", f"--static-ct={is_static:d}", "--duplicates=0"]
+        flow = ["--rate=0", f"--preload={options.entries}", f"--max-entries={WINDOW}"]
+        async with simulated_logs(Path(directory), *world, *flow) as url:
+            base = f"{url}/{'static1' if is_static else 'rfc1'}"
             state = Path(directory) / "state"
             async with EmbeddedRedis(state) as server:
                 run = partial(catch_up, server, state, options.entries, Path(directory))
@@ -84,7 +86,7 @@ async def main() -> None:
                 report("a duplicate", *await run("duplicates"))
             print("\n| stage, alone | µs a certificate |\n| --- | --- |")
             async with EmbeddedRedis(state) as server:
-                costs = await stages(server.url, url, options.kind)
+                costs = await stages(server.url, base, kind, options.entries)
             for stage, cost in {**costs, "sum": sum(costs.values())}.items():
                 print(f"| {stage} | {cost:.1f} |")
 
@@ -99,7 +101,7 @@ def report(what: str, first: Measured, last: Measured) -> None:
 
 
 async def forget_logs(server: EmbeddedRedis) -> None:
-    """Leave the marks of the certificates, but not how far their log was read."""
+    """Delete the logs and their positions, but not the marks of the certificates."""
     redis = connect(server.url)
     for log in (await snapshot(redis, KEYS)).logs:
         await redis.delete(KEYS.log(log.log_id), KEYS.lease(log.log_id))
@@ -107,141 +109,69 @@ async def forget_logs(server: EmbeddedRedis) -> None:
     await redis.aclose()
 
 
-@asynccontextmanager
-async def simlog(kind: str, entries: int, directory: Path) -> AsyncIterator[str]:
-    """One simulated log; its URL."""
-    logs = (
-        ["--rfc6962=1", "--static-ct=0"] if kind == "rfc6962" else ["--rfc6962=0", "--static-ct=1"]
-    )
-    world = ["--port=8391", "--rate=0", f"--preload={entries}", "--duplicates=0"]
-    command = [sys.executable, "-m", "simlog", *world, *logs, f"--max-entries={WINDOW}"]
-    with (directory / "simlog.ctlog.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
-    try:
-        async with httpx.AsyncClient(trust_env=False) as http:
-            while True:
-                try:
-                    (found,) = (await http.get("http://127.0.0.1:8391/world.json")).json()["logs"]
-                    break
-                except httpx.TransportError:
-                    if process.returncode is not None:
-                        sys.exit((directory / "simlog.ctlog.log").read_text())
-                    await asyncio.sleep(0.1)
-            (directory / "config.yaml").write_bytes(
-                (await http.get("http://127.0.0.1:8391/config.yaml")).content
-            )
-        yield str(found["url"]).rstrip("/")
-    finally:
-        process.terminate()
-        await process.wait()
-
-
 async def catch_up(
     server: EmbeddedRedis, state: Path, entries: int, directory: Path, outcome: str
 ) -> tuple[Measured, Measured]:
-    """Run an ingestor; what was used when it had begun, and when it was done.
+    """Run an ingestor; the totals after its first entry and after its last.
 
     Args:
         server: its Redis.
-        state: where that keeps its data.
-        entries: when it is done.
-        directory: where its configuration is.
+        state: directory of its data.
+        entries: number of entries of the log.
+        directory: that of its configuration.
         outcome: the counter of the log that counts them.
     """
-    command = [sys.executable, "-m", "launcher", "ingest", "--from-start", "--log-level=warn"]
+    command = ["-m", "launcher", "ingest", "--from-start", "--log-level=warn"]
     where = [f"--config={directory / 'config.yaml'}", f"--redis-url={server.url}"]
-    redis = connect(server.url)
-    # A rewrite would shorten the file that is being measured.
-    await redis.config_set("auto-aof-rewrite-percentage", 0)
-    process = await asyncio.create_subprocess_exec(*command, *where, cwd=directory)
-    try:
-        first = None
-        while True:
-            now = await measure(redis, process.pid, state, outcome)
-            if first is None and now.entries > 0:
-                first = now
-            if first is not None and now.entries >= entries:
-                return first, now
-            if process.returncode is not None:
-                sys.exit("the ingestor ended")
-            await asyncio.sleep(0.02)
-    finally:
-        await redis.aclose()
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
+    async with connect(server.url) as redis:
+        # A rewrite would shorten the file that is being measured.
+        await redis.config_set("auto-aof-rewrite-percentage", 0)
+        async with running([*command, *where], directory / "ingestor.log") as process:
+            first = None
+            while True:
+                now = await measure(redis, process, state, outcome)
+                if first is None and now.entries > 0:
+                    first = now
+                if first is not None and now.entries >= entries:
+                    return first, now
+                await asyncio.sleep(0.02)
 
 
-async def measure(redis: Redis, pid: int, state: Path, outcome: str) -> Measured:
+async def measure(redis: Redis, ingestor: Process, state: Path, outcome: str) -> Measured:
     entries = sum(getattr(log, outcome) for log in (await snapshot(redis, KEYS)).logs)
-    info: dict[str, Any] = await redis.info()
+    memory: dict[str, Any] = await redis.info("memory")
     return Measured(
-        entries,
-        cpu_seconds(pid),
-        info["used_cpu_user"] + info["used_cpu_sys"],
-        info["used_memory"],
-        appended_bytes(state),
+        entries, cpu(ingestor), await redis_cpu(redis), memory["used_memory"], appended_bytes(state)
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    # After the name in parentheses: state is field 3, user and system ticks are 14 and 15.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def appended_bytes(state: Path) -> int:
     return sum(file.stat().st_size for file in state.rglob("*.aof"))
 
 
-async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
-    """CPU microseconds a certificate of each stage, in this process."""
-    redis = connect(redis_url)
-    await redis.flushall()
+async def stages(redis_url: str, base: str, kind: Kind, count: int) -> dict[str, float]:
+    """CPU µs a certificate of each stage, of at most `count` entries, in this process."""
+    count = min(STAGED, count // WINDOW * WINDOW)
     costs: dict[str, float] = {}
-    async with http_client() as http:
-        leases = Leases(redis, KEYS, "bench", 60)
+
+    async def timed(stage: str, work: Callable[[], Awaitable[_T]]) -> _T:
+        gc.collect()
+        begin = time.process_time()
+        done = await work()
+        costs[stage] = (time.process_time() - begin) / count * 1e6
+        return done
+
+    async with connect(redis_url) as redis, http_client() as http:
+        await redis.flushall()
         publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free_bytes)
-        ledger, reader = TreeStateStore(redis, KEYS), CertificateReader()
-        circuits, operators, patience = (
-            CircuitStore(redis, KEYS),
-            OperatorSlots(redis, KEYS),
-            RedisRetry(),
-        )
-        config = Config(ct_log=CTLog(default_operator_rate_limit_ms=0))
-        issuers, meter = IssuerCache(redis, KEYS), Metrics()
-        assembly = FollowerFactory(
-            config,
-            http,
-            publisher,
-            leases,
-            ledger,
-            circuits,
-            operators,
-            issuers,
-            reader,
-            patience,
-            meter,
-        )
-        log = Log(id="url-" + "0" * 64, name="bench", url=url, kind=Kind(kind))
-        if kind == "static-ct":
-            log = msgspec.structs.replace(log, origin="simlog.test/static1")
-        client, breaker = assembly.client(log)
+        fetcher = Fetcher(http, "bench", Retry(1, REDIS), timeout=60)
+        client = client_of(kind, base, fetcher)
         window = client.tile or WINDOW
-        starts = range(0, STAGED, window)
-
-        async def timed(stage: str, work: Callable[[], Awaitable[Any]]) -> Any:
-            gc.collect()
-            begin = time.process_time()
-            done = await work()
-            costs[stage] = (time.process_time() - begin) / STAGED * 1e6
-            return done
-
+        starts = range(0, count, window)
         await client.entries(0, window)  # connect
-        if kind == "rfc6962":
-            fetcher = assembly.fetcher(log, breaker.circuit)
+        if kind is Kind.RFC6962:
             bodies = await timed(
-                "fetch", lambda: collect(lambda at: fetch(fetcher, log, at), starts)
+                "fetch", lambda: collect(lambda at: fetch(fetcher, base, at), starts)
             )
             windows = await timed(
                 "decode", lambda: now(lambda: list(map(decode_entries, bodies, starts)))
@@ -255,7 +185,7 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
         digests = await timed("hash", lambda: now(lambda: [digest(entry) for entry in entries]))
         await timed(
             "known",
-            lambda: collect(lambda at: publisher.find_known(digests[at : at + WINDOW]), starts),
+            lambda: collect(lambda at: publisher.find_known(digests[at : at + window]), starts),
         )
         reader = CertificateReader()
         await timed("parse", lambda: now(lambda: [reader.read(e.certificate) for e in entries]))
@@ -263,30 +193,39 @@ async def stages(redis_url: str, url: str, kind: str) -> dict[str, float]:
         costs["encode"] -= costs["parse"]  # it parses first
         codec = Codec()
         await timed("compress", lambda: now(lambda: pack(messages, codec)))
-        lease = await leases.acquire(log.id, 0)
+        lease = await Leases(redis, KEYS, "bench", 60).acquire("url-" + "0" * 64, 0)
         assert lease is not None
 
         async def publish() -> None:
-            for at in range(0, STAGED, MAX_MESSAGES):
-                batch = Batch(at, at + MAX_MESSAGES, messages[at : at + MAX_MESSAGES], 0, [])
-                await publisher.publish(lease, batch)
+            for at in range(0, len(messages), MAX_MESSAGES):
+                part = messages[at : at + MAX_MESSAGES]
+                outcome = await publisher.publish(lease, Batch(at, at + len(part), part, 0, []))
+                assert isinstance(outcome, Published), outcome
 
         await timed("publish", publish)
         costs["publish"] -= costs["compress"]  # it compresses first
-    await redis.aclose()
     return costs
 
 
-async def now(work: Callable[[], Any]) -> Any:
+def client_of(kind: Kind, base: str, fetcher: Fetcher) -> LogClient:
+    """The client that an ingestor uses for this kind of log."""
+    if kind is Kind.RFC6962:
+        return Rfc6962Log(base, fetcher)
+    return StaticCtLog(
+        base, fetcher, Issuers(base, fetcher), Identity(origin="simlog.test/static1")
+    )
+
+
+async def now(work: Callable[[], _T]) -> _T:
     return work()
 
 
-async def collect(ask: Callable[[int], Awaitable[Any]], starts: range) -> list[Any]:
-    return [await ask(start) for start in starts]
+async def collect(get: Callable[[int], Awaitable[_T]], starts: range) -> list[_T]:
+    return [await get(start) for start in starts]
 
 
-async def fetch(fetcher: Fetcher, log: Log, at: int) -> bytes:
-    entries = f"{log.base}/ct/v1/get-entries?start={at}&end={at + WINDOW - 1}"
+async def fetch(fetcher: Fetcher, base: str, at: int) -> bytes:
+    entries = f"{base}/ct/v1/get-entries?start={at}&end={at + WINDOW - 1}"
     return await fetcher.get_log(entries, 64 << 20)
 
 
@@ -294,9 +233,9 @@ def digest(entry: Entry) -> bytes:
     return sha256(entry.certificate).digest()
 
 
-def write(entries: list[Entry], digests: list[bytes], client: Any) -> list[Message]:
+def write(entries: list[Entry], digests: list[bytes], client: LogClient) -> list[Message]:
     source = Source("bench", "http://127.0.0.1/", "Operator", "rfc6962")
-    writer = MessageWriter(source, client.link, client.chain)
+    writer = MessageWriter(source, client.entry_url, client.issuer_chain)
     return [writer.write(e, d, 1.7e9) for e, d in zip(entries, digests, strict=True)]
 
 

@@ -1,10 +1,10 @@
-"""How long /api/cert takes: two gateways, asked in turn, over certificates that Redis holds.
+"""The time of /api/cert: two gateways in turn, over certificates that Redis holds.
 
     python -m bench.lookup [--certificates 120000]
 
 Redis holds marks of two and a half windows at the real logs' rate, and the certificates in its
 streams: half of them in batches of 64, as live ones come, half in batches of 256, as those come
-that an ingestor catches up on. One client asks for one after the other, on a connection to each.
+that an ingestor catches up on. One client requests one after the other, on a connection to each.
 """
 
 import argparse
@@ -17,11 +17,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
+import psutil
 import uvloop
 from redis.asyncio import Redis
 
 from bench import page
-from bench.fanout import Gateway, free_port
+from bench.processes import cpu, free_port, gateway, redis_cpu
 from bench.redis_cost import distinct_messages, fill_windows
 from certbus.connection import connect
 from certbus.keys import Keys
@@ -33,7 +34,7 @@ from ctparse.wire_messages import Message
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
 LIVE, CATCHING_UP = 64, 256  # messages in a batch
-ASKED = 500  # of each kind
+REQUESTS = 500  # of each kind
 PLENTY = Retention(4 << 30, 3600)
 MODELS = 512
 
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 async def measure(certificates: int) -> str:
-    """Fill a Redis, ask two gateways, and write the table."""
+    """Fill a Redis, request from two gateways, and write the table."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         async with EmbeddedRedis(Path(directory)) as redis, connect(redis.url) as client:
             await fill_windows(client, (0.5, 1, 1))
@@ -54,17 +55,18 @@ async def measure(certificates: int) -> str:
                 for size in (LIVE, CATCHING_UP)
             }
             async with AsyncExitStack() as stack:
-                asking = [
-                    await stack.enter_async_context(Asking(redis.url, free_port()))
-                    for _ in range(2)
-                ]
+                gateways = []
+                for _ in range(2):
+                    port, api = free_port(), "--set=protocols.api=true"
+                    process = gateway(redis.url, port, Path(directory), api)
+                    gateways.append(Lookups(await stack.enter_async_context(process), port))
                 rows = [
-                    [f"{what}, batch of {size}", *await spent(client, asking, digests, 200)]
+                    [f"{what}, batch of {size}", *await spent(client, gateways, digests, 200)]
                     for size, messages in held.items()
-                    for what, digests in kinds(random.sample(messages, ASKED))
+                    for what, digests in kinds(random.sample(messages, REQUESTS))
                 ]
-                absent = [random.randbytes(32) for _ in range(ASKED)]
-                rows.append(["nothing found", *await spent(client, asking, absent, 404)])
+                absent = [random.randbytes(32) for _ in range(REQUESTS)]
+                rows.append(["nothing found", *await spent(client, gateways, absent, 404)])
     head = [f"of {certificates:,}, by", "p50", "p99", "max", "gateway's CPU", "Redis's CPU"]
     return page.table(head, rows)
 
@@ -75,7 +77,7 @@ def kinds(messages: list[tuple[bytes, bytes]]) -> Iterator[tuple[str, list[bytes
 
 
 async def publish(client: Redis, size: int, count: int) -> AsyncIterator[tuple[bytes, bytes]]:
-    """Publish batches of certificates that nobody has seen, and give their hashes."""
+    """Publish batches of new certificates, and yield their hashes."""
     keys, models = Keys(), distinct_messages(MODELS)
     retention = dict.fromkeys(("full", "lite", "domains"), PLENTY)
     trimmer = Trimmer(client, keys, retention)
@@ -92,7 +94,7 @@ async def publish(client: Redis, size: int, count: int) -> AsyncIterator[tuple[b
 
 
 def another(model: Message) -> Message:
-    """The same certificate with other hashes."""
+    """Return the same certificate with other hashes."""
     sha256, sha1 = random.randbytes(32), random.randbytes(20)
     full, lite = (
         text.replace(
@@ -103,18 +105,21 @@ def another(model: Message) -> Message:
     return msgspec.structs.replace(model, sha256=sha256, sha1=sha1, full=full, lite=lite)
 
 
-class Asking(Gateway):
-    """A gateway, and a connection to it."""
+class Lookups:
+    """A gateway, and a connection to it.
 
-    def __init__(self, redis: str, port: int) -> None:
-        settings = {"redis_url": redis, "host": "127.0.0.1", "port": port, "protocols.api": "true"}
-        sets = (f"--set={key}={value}" for key, value in settings.items())
-        super().__init__(["-m", "launcher", "gateway", *sets], port)
+    Attributes:
+        process: that of the gateway.
+    """
 
-    async def ask(self, digest: bytes) -> tuple[int, float]:
-        """Look a certificate up: status, and seconds."""
+    def __init__(self, process: psutil.Process, port: int) -> None:
+        self.process = process
+        self._port = port
+
+    async def get(self, digest: bytes) -> tuple[int, float]:
+        """Request a certificate: status, and seconds."""
         if not hasattr(self, "_connection"):
-            self._connection = await asyncio.open_connection("127.0.0.1", self.port)
+            self._connection = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._connection
         began = time.perf_counter()
         writer.write(b"GET /api/cert/%b HTTP/1.1\r\nHost: bench\r\n\r\n" % digest.hex().encode())
@@ -124,26 +129,20 @@ class Asking(Gateway):
 
 
 async def spent(
-    redis: Redis, asking: list[Asking], digests: list[bytes], expected: int
+    redis: Redis, gateways: list[Lookups], digests: list[bytes], expected: int
 ) -> list[str]:
-    """What a look-up takes: half of them at most, all but a hundredth, all; and processor time."""
-    before, busy = [gateway.cpu() for gateway in asking], await redis_cpu(redis)
+    """Milliseconds of a look-up: p50, p99, maximum; CPU time of the gateway and of Redis."""
+    before, busy = sum(cpu(each.process) for each in gateways), await redis_cpu(redis)
     seconds = []
     for number, digest in enumerate(digests):
-        status, took = await asking[number % len(asking)].ask(digest)
+        status, took = await gateways[number % len(gateways)].get(digest)
         assert status == expected, status
         seconds.append(took)
-    gateways = sum(gateway.cpu() for gateway in asking) - sum(before)
-    costs = (gateways / len(seconds), (await redis_cpu(redis) - busy) / len(seconds))
+    used = sum(cpu(each.process) for each in gateways) - before
+    costs = (used / len(seconds), (await redis_cpu(redis) - busy) / len(seconds))
     seconds.sort()
     times = (seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100], seconds[-1])
     return [f"{value * 1000:.1f} ms" for value in (*times, *costs)]
-
-
-async def redis_cpu(client: Redis) -> float:
-    """Seconds of processor time so far."""
-    info = await client.info("cpu")
-    return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """docs/performance.md: prose by hand, tables by the benchmarks.
 
-A table stands between two comments that name it, and is replaced as a whole:
+A table is enclosed by two comments that name it, and is replaced as a whole:
 
     <!-- bench: ingest -->
     | … |

@@ -34,7 +34,7 @@ SEEN = 1_700_000_000.25
 
 
 def varied_entries(count: int, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
-    """Yield leaf_input and extra_data of entries that nobody has seen before."""
+    """Yield leaf_input and extra_data of entries that are all different."""
     real: list[dict[str, Any]] = json.loads(FIXTURE.read_bytes())
     chance = random.Random(seed)
     own = [_own_bytes(b64decode(e["expected_full"]["data"]["leaf_cert"]["as_der"])) for e in real]

@@ -11,118 +11,67 @@ and from the entry's timestamp in the log (it appeared) to receipt.
 import argparse
 import asyncio
 import json
-import signal
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
 from redis.asyncio import Redis
 
-from bench.fanout import SETTLE, free_port
+from bench.fanout import SETTLE_SECS
+from bench.processes import (
+    Clients,
+    cpu,
+    free_port,
+    gateway,
+    redis_cpu,
+    running,
+    simulated_logs,
+)
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
 KEYS = Keys()
-LEAD = 10.0  # seconds from the start of the simulated logs to their first certificate
-PATIENCE = 20.0  # seconds for what has appeared to be published
-
-
-@asynccontextmanager
-async def running(command: Sequence[str], output: Path) -> AsyncIterator[psutil.Process]:
-    """Run a Python module in a process, and end it."""
-    with output.open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *command, stdout=log, stderr=log
-        )
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def answering(url: str) -> bytes:
-    """Wait until a server answers; give what it says."""
-    async with asyncio.timeout(LEAD), httpx.AsyncClient(trust_env=False) as http:
-        while True:
-            try:
-                return (await http.get(url)).raise_for_status().content
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
+LEAD_SECS = 10.0  # seconds from the start of the simulated logs to their first certificate
+PUBLISH_TIMEOUT_SECS = 20.0
 
 
 async def all_published(redis: Redis, total: int) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(PUBLISH_TIMEOUT_SECS):
         while sum(log.published for log in (await snapshot(redis, KEYS)).logs) < total:
             await asyncio.sleep(0.1)
 
 
-async def redis_cpu(redis: Redis) -> float:
-    info: dict[str, Any] = await redis.info("cpu")
-    return float(info["used_cpu_user"] + info["used_cpu_sys"])
-
-
-def cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 async def measure(clients: int, rate: int, logs: int, seconds: float, path: str) -> dict[str, Any]:
-    """Run it all once."""
+    """Run the path once."""
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         server = await stack.enter_async_context(EmbeddedRedis(home / "redis"))
         redis = connect(server.url)
         stack.push_async_callback(redis.aclose)
-        world, port = free_port(), free_port()
-        total, begin = int(rate * seconds), time.time() + LEAD
+        total, begin, port = int(rate * seconds), time.time() + LEAD_SECS, free_port()
         kinds = [f"--rfc6962={(logs + 1) // 2}", f"--static-ct={logs // 2}"]
         flow = [f"--rate={rate}", f"--total={total}", "--duplicates=0", f"--start={begin}"]
-        simlog = ["simlog", f"--port={world}", *kinds, *flow, "--max-entries=1024"]
-        await stack.enter_async_context(running(simlog, home / "simlog.ctlog.log"))
-        config = home / "config.yaml"
-        config.write_bytes(await answering(f"http://127.0.0.1:{world}/config.yaml"))
-        common = [f"--config={config}", f"--redis-url={server.url}", "--log-level=warn"]
-        gateway = await stack.enter_async_context(
-            running(
-                ["launcher", "gateway", *common, "--set=host=127.0.0.1", f"--set=port={port}"],
-                home / "gateway.log",
-            )
-        )
-        await answering(f"http://127.0.0.1:{port}/health")
+        await stack.enter_async_context(simulated_logs(home, *kinds, *flow, "--max-entries=1024"))
+        serving = await stack.enter_async_context(gateway(server.url, port, home))
+        where = [f"--config={home / 'config.yaml'}", f"--redis-url={server.url}"]
         ingestor = await stack.enter_async_context(
-            running(["launcher", "ingest", *common], home / "ingestor.log")
+            running(["-m", "launcher", "ingest", *where, "--log-level=warn"], home / "ingestor.log")
         )
-        crowd = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(Path(__file__).with_name("clients.py")),
-            *(f"--port={port}", f"--path={path}", f"--clients={clients}"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert crowd.stdin is not None
-        assert crowd.stdout is not None
-        json.loads(await crowd.stdout.readline())
-        crowd.send_signal(signal.SIGUSR1)
+        crowd = await stack.enter_async_context(Clients(port, path, clients))
+        await crowd.connected()
+        crowd.count_from_here()
         assert time.time() < begin, "connecting took longer than the logs waited"
         await asyncio.sleep(begin - 1 - time.time())
-        before = cpu(gateway), cpu(ingestor), await redis_cpu(redis)
+        before = cpu(serving), cpu(ingestor), await redis_cpu(redis)
         await asyncio.sleep(1 + seconds)
         await all_published(redis, total)
-        await asyncio.sleep(SETTLE)
-        after = cpu(gateway), cpu(ingestor), await redis_cpu(redis)
-        crowd.stdin.close()
-        received = json.loads(await crowd.stdout.read())["normal"]
-        await crowd.wait()
+        await asyncio.sleep(SETTLE_SECS)
+        after = cpu(serving), cpu(ingestor), await redis_cpu(redis)
+        received = (await crowd.results())["normal"]
     delivered = received["messages"] * clients - received["lost"]
     spent = [(late - early) * 1e6 for early, late in zip(before, after, strict=True)]
     return {

@@ -1,7 +1,7 @@
-"""The baseline: a gateway as one would write it first, one send a message and client.
+"""The baseline: a simple gateway that sends each message to each client separately.
 
 Reads the same streams from the same Redis; each message is framed once, but written to each
-client by itself, as it comes.
+client separately, as it comes.
 """
 
 import argparse

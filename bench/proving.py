@@ -1,13 +1,13 @@
-"""What proving costs: the same logs, by an ingestor that proves them and one that does not.
+"""The cost of verification: the same logs in an ingestor that verifies them and one that does not.
 
     python -m bench.proving [--rate 500] [--logs 4] [--backlog 40000] [--seconds 20]
 
 Both run at the same time and share machine, simulated logs and Redis (by other prefixes), so what
 disturbs one disturbs the other. First each catches up on a backlog: CPU an entry. Then certificates
 appear evenly, and each polls every log ten times a second: from the entry's timestamp in the log to
-the id under which it is published, in milliseconds. And what proving costs by itself: the leaf's
-hash, the frontier twice (to see whether it is right, and batch by batch), and whether a
-precertificate is that of its leaf; on the real entries of the fixtures, in this process.
+the id under which it is published, in milliseconds. Third, verification alone: the leaf's hash, the
+frontier twice (for the proof, and batch by batch), and whether a precertificate is that of its
+leaf; on the real entries of the fixtures, in this process.
 """
 
 import argparse
@@ -26,9 +26,9 @@ import psutil
 from redis.asyncio import Redis
 
 from bench.clients import percentiles
-from bench.fanout import free_port
 from bench.parse import bodies, varied_entries
-from bench.pipeline import LEAD, answering, cpu, running
+from bench.pipeline import LEAD_SECS
+from bench.processes import cpu, running, simulated_logs
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.ids import parse_entry_id
@@ -47,17 +47,17 @@ MODES = ("off", "enforce")
 ALONE = 8192  # entries
 WINDOW = 1024
 POLL_MS = 100
-PATIENCE = 60.0  # seconds for a backlog
+BACKLOG_TIMEOUT_SECS = 60.0
 
 
 class Data(msgspec.Struct):
-    """What is read of a message."""
+    """The data of a message."""
 
     submission_timestamp: float
 
 
 class Message(msgspec.Struct):
-    """Likewise."""
+    """The part of a message that is read."""
 
     data: Data
 
@@ -69,12 +69,12 @@ async def measure(rate: int, logs: int, backlog: int, seconds: float) -> dict[st
     """Run both, once on a backlog and once live."""
     behind = await run(logs, f"--rate=0 --preload={backlog}", backlog, 0)
     total = int(rate * seconds)
-    live = await run(logs, f"--rate={rate} --total={total}", total, LEAD)
+    live = await run(logs, f"--rate={rate} --total={total}", total, LEAD_SECS)
     return {"rate": rate, "logs": logs, "alone_us": alone(), "backlog": behind, "live": live}
 
 
 async def run(logs: int, flow: str, total: int, lead: float) -> dict[str, dict[str, float]]:
-    """Run both on the same logs, until each has published so many certificates.
+    """Run both on the same logs, until each has published `total` certificates.
 
     Args:
         logs: how many, half of them static-ct.
@@ -83,21 +83,18 @@ async def run(logs: int, flow: str, total: int, lead: float) -> dict[str, dict[s
         lead: seconds from now to the first one, in which both can start.
 
     Returns:
-        By mode: CPU, µs an entry, and what delays were like, ms.
+        By mode: CPU, µs an entry, and percentiles of the delay, ms.
     """
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         server = await stack.enter_async_context(EmbeddedRedis(home / "redis"))
         redis = connect(server.url)
         stack.push_async_callback(redis.aclose)
-        world, begin = free_port(), time.time() + lead
+        begin = time.time() + lead
         kinds = [f"--rfc6962={(logs + 1) // 2}", f"--static-ct={logs // 2}", "--max-entries=1024"]
-        simlog = ["simlog", f"--port={world}", *kinds, *flow.split(), "--duplicates=0"]
-        await stack.enter_async_context(
-            running([*simlog, f"--start={begin}"], home / "simlog.ctlog.log")
-        )
+        options = [*kinds, *flow.split(), "--duplicates=0", f"--start={begin}"]
+        await stack.enter_async_context(simulated_logs(home, *options))
         config = home / "config.yaml"
-        config.write_bytes(await answering(f"http://127.0.0.1:{world}/config.yaml"))
         ingestors = {
             mode: await stack.enter_async_context(
                 running(ingestor(config, server.url, mode), home / f"{mode}.log")
@@ -122,6 +119,7 @@ def ingestor(config: Path, redis_url: str, mode: str) -> list[str]:
     }
     where = [f"--config={config}", f"--redis-url={redis_url}", "--log-level=warn", "--from-start"]
     return [
+        "-m",
         "launcher",
         "ingest",
         *where,
@@ -130,24 +128,24 @@ def ingestor(config: Path, redis_url: str, mode: str) -> list[str]:
 
 
 def keys(mode: str) -> Keys:
-    """Where one of them publishes."""
+    """The Redis keys of one of them."""
     return Keys(f"{mode}:")
 
 
 async def count(redis: Redis, mode: str) -> int:
-    """How many certificates one of them has published."""
+    """The number of certificates that one of them has published."""
     return sum(log.published for log in (await snapshot(redis, keys(mode))).logs)
 
 
 async def published(redis: Redis, total: int, mode: str) -> None:
-    """Wait until it has published so many."""
-    async with asyncio.timeout(PATIENCE):
+    """Wait until one of them has published `total` certificates."""
+    async with asyncio.timeout(BACKLOG_TIMEOUT_SECS):
         while await count(redis, mode) < total:
             await asyncio.sleep(0.05)
 
 
 async def used(redis: Redis, mode: str, total: int, process: psutil.Process) -> float:
-    """CPU of an ingestor, µs an entry, once it has begun and until it has published so many."""
+    """CPU of an ingestor, µs an entry, from a tenth of `total` published entries to all."""
     await published(redis, total // 10, mode)
     before, done = cpu(process), await count(redis, mode)
     await published(redis, total, mode)
@@ -170,7 +168,7 @@ def alone() -> float:
 
 
 def prove(run: Sequence[Window]) -> None:
-    """What the guard and the pipeline do to a run of windows."""
+    """Do what the verifier and the pipeline do to a run of windows."""
     frontier = Frontier()
     hashes = [leaves(window.entries) for window in run]
     grown(frontier, hashes).root()

@@ -1,4 +1,4 @@
-"""What Redis costs while it holds what it keeps at the real logs' rate.
+"""The costs of Redis with the data that it retains at the rate of the public logs.
 
     python -m bench.redis_load [--certificates 800000]
 
@@ -36,7 +36,7 @@ from certbus.streams.retention import Trimmer
 from ctparse.wire_messages import Message
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
-LOOKED_UP = 2000  # entries a second: most of them are known already
+LOOKUP_RATE = 2000  # entries a second: most of them are known already
 BATCH = 16
 SECONDS = 15.0
 READERS = (0, 10, 30)
@@ -46,10 +46,10 @@ KEYS = Keys()
 
 
 class Feed:
-    """Publishes certificates that nobody has seen.
+    """Publishes new certificates.
 
     Attributes:
-        published: how many.
+        published: number of certificates so far.
     """
 
     def __init__(self, publisher: Publisher, lease: Lease, messages: list[Message]) -> None:
@@ -59,7 +59,7 @@ class Feed:
         self._messages = messages
 
     async def batch(self) -> float:
-        """Publish one; seconds that looking up and publishing took."""
+        """Publish one batch; return the seconds for look-up and publishing."""
         first, self.published = self.published, self.published + BATCH
         batch = [
             msgspec.structs.replace(
@@ -69,7 +69,7 @@ class Feed:
             )
             for number in range(first, self.published)
         ]
-        others = [random.randbytes(32) for _ in range(round(BATCH * (LOOKED_UP / RATE - 1)))]
+        others = [random.randbytes(32) for _ in range(round(BATCH * (LOOKUP_RATE / RATE - 1)))]
         begin = time.perf_counter()
         await self._publisher.find_known([*(message.sha256 for message in batch), *others])
         done = await self._publisher.publish(
@@ -99,7 +99,7 @@ async def main() -> None:
             connect(server.url) as redis,
             asyncio.TaskGroup() as tasks,
         ):
-            await rewrite_only_when_asked(redis)
+            await disable_automatic_rewrite(redis)
             await fill_windows(redis, (0.5, 1, 1))
             trimmer = Trimmer(redis, KEYS)
             trimming = tasks.create_task(trimmer.run(asyncio.Event()))
@@ -119,7 +119,7 @@ async def main() -> None:
             trimming.cancel()
 
 
-async def rewrite_only_when_asked(redis: Redis) -> None:
+async def disable_automatic_rewrite(redis: Redis) -> None:
     await redis.config_set("auto-aof-rewrite-percentage", 0)
 
 
@@ -131,21 +131,21 @@ async def holds(redis: Redis) -> str:
 
 
 async def restart(redis: Redis, server: EmbeddedRedis, file: str) -> str:
-    """How long Redis reads its file when it starts."""
+    """Restart Redis; the time that it reads its file."""
     size = (await redis.info("persistence"))["aof_current_size"] / MIB
     await redis.shutdown()
     await server.wait()
     begin = time.perf_counter()
     await server.start()
     took = time.perf_counter() - begin
-    await rewrite_only_when_asked(redis)
-    while not await rewritten(redis):  # it has begun by itself, as the file began with nothing
+    await disable_automatic_rewrite(redis)
+    while not await rewritten(redis):  # Redis starts one, because the file began empty
         await asyncio.sleep(0.1)
     return f"Started again from {size:,.0f} MiB, {file}, in {took:.1f} s.\n"
 
 
 async def growth(redis: Redis, feed: Feed) -> list[str]:
-    """A row of the table of rewrites, without any; says how fast the file grows."""
+    """Measure without a rewrite: print the growth of the file, return the row of the table."""
     before, begin = await redis.info(), time.monotonic()
     spent = await feed.steadily(after(SECONDS))
     now, took = await redis.info(), time.monotonic() - begin
@@ -177,7 +177,7 @@ async def rewrites(redis: Redis, feed: Feed, steady: list[str]) -> str:
 
 
 async def readings(redis: Redis, feed: Feed, url: str) -> str:
-    """What it costs to be read by so many gateways."""
+    """The cost of each number of gateways that read."""
     rows = []
     for count in READERS:
         async with reading(url, count):
@@ -192,7 +192,7 @@ async def readings(redis: Redis, feed: Feed, url: str) -> str:
 
 @asynccontextmanager
 async def reading(url: str, count: int) -> AsyncIterator[None]:
-    """Read all streams as so many gateways do, and throw it away."""
+    """Read all streams as `count` gateways do, and discard the entries."""
     async with asyncio.TaskGroup() as tasks:
         readers = [tasks.create_task(read(url)) for _ in range(count)]
         yield
