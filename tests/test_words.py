@@ -2,7 +2,7 @@
 
 Each entry of `WORDS` is a word that is not written here, with what to write instead. Text in
 backticks is exempt: Redis fields, settings, metrics, label values, identifiers and quoted messages.
-So are string literals of one word, which are such values too.
+So are string literals of one word, which are such values too. Log events have a form of their own.
 """
 
 import ast
@@ -73,6 +73,14 @@ _UNCLEAN_LIST = ROOT / "tests/words_unclean.txt"
 NOT_YET_CLEAN = set(_UNCLEAN_LIST.read_text().split())
 """Files that are not checked yet; the list only becomes shorter."""
 
+EVENT_RULE = "write a literal `<object> <past participle>` of 2 to 6 words, values as fields"
+"""The form of log events: stable identifiers, for alerts."""
+
+_LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
+_EVENT = re.compile(
+    r"(?!.*\b(is|are|was|were|has|have|had|does|do|the|an?|it|again|until|that|cannot)\b)"
+    r"[a-z0-9]+([ -][a-z0-9]+){1,5}"
+)
 _FLAGS = re.IGNORECASE
 _WORDS = {re.compile(rf"(?<![\w-])(?:{word})(?![\w-])", _FLAGS): to for word, to in WORDS.items()}
 _NAMES = {re.compile(rf"_?(?:.*_)?{name}(?:_.*)?|_?{name}"): to for name, to in NAMES.items()}
@@ -154,6 +162,18 @@ def names(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.arg
 
 
+def log_events(path: Path) -> Iterator[tuple[int, ast.expr]]:
+    """Line and first argument of each call that logs."""
+    if path.suffix == ".py" and not path.is_relative_to(ROOT / "tests"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log" | "_log"), attr=level),
+                    args=[event, *_],
+                ) if level in _LEVELS:
+                    yield node.lineno, event
+
+
 def findings(path: Path) -> list[str]:
     name = str(path.relative_to(ROOT))
     found = []
@@ -168,6 +188,9 @@ def findings(path: Path) -> list[str]:
         for pattern, to in _NAMES.items():
             if pattern.fullmatch(variable):
                 found.append(f"{name}:{line}: {variable}: call it {to}")
+    for line, event in log_events(path):
+        if not (isinstance(event, ast.Constant) and _EVENT.fullmatch(str(event.value))):
+            found.append(f"{name}:{line}: log event {ast.unparse(event)}: {EVENT_RULE}")
     return sorted(set(found))
 
 
