@@ -41,7 +41,7 @@ class WorkerCollector(Collector):
         yield from _logs(worker.held)
         states = GaugeMetricFamily(
             f"{PREFIX}_logs",
-            "Logs by state: followed by this ingestor; of those, withheld for want of a proof "
+            "Logs by state: followed by this ingestor; of those, withheld without a proof "
             "(`held`); not started yet (`waiting`).",
             labels=["state"],
         )
