@@ -22,7 +22,7 @@ from certbus.streams.reader import StreamReader
 from certconf import Config, ConfigHolder
 from certconf.secret import Secret
 from certhttp import address
-from certhttp.server import serve as admin_server
+from certhttp.server import serve_pages
 from certtasks import supervise
 from gateway.admission.controller import AdmissionController
 from gateway.admission.policy import policy_of
@@ -179,7 +179,7 @@ async def _serve(
         )
         if admin_listening is not None:
             own_pages = pages(own_metrics, follower, stop)
-            await stack.enter_async_context(admin_server(admin_listening, own_pages))
+            await stack.enter_async_context(serve_pages(admin_listening, own_pages))
         url = url_of(listening, "https" if certificate else "http")
         supervised: dict[TaskName, Callable[[], Awaitable[None]]] = {
             "fanout": fanout.run,

@@ -29,8 +29,7 @@ from certconf.current import ConfigHolder
 from certconf.errors import ConfigError, ConfigProblem, SourceLocation
 from certconf.settings import Config
 from certhttp.address import address_of, listen
-from certhttp.server import Page, Response
-from certhttp.server import serve as admin_server
+from certhttp.server import Page, Response, serve_pages
 from certtasks import supervise
 from ctparse.certificate import CertificateReader
 from ingestor.assignment.factory import FollowerFactory
@@ -160,7 +159,7 @@ async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id
         if admin is not None:
             measured = metrics(meter, worker, catalog, patience, present.reloads, trimmer)
             pages = _pages(Health(redis, patience, worker), measured)
-            await stack.enter_async_context(admin_server(admin, pages))
+            await stack.enter_async_context(serve_pages(admin, pages))
         await patience(partial(check_server, redis))
         await patience(publisher.configure)
         async with asyncio.TaskGroup() as tasks:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from certhttp.address import address_of, is_here, listen
 from certhttp.client import ClientResponse, fetch
-from certhttp.server import Response, serve, text_response
+from certhttp.server import Response, serve_pages, text_response
 
 
 async def _well() -> Response:
@@ -31,7 +31,7 @@ async def address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     wanted = "127.0.0.1:0" if request.param == "tcp" else f"unix:{tmp_path}/a.sock"
     listening = listen(wanted)
     pages = {"/health": _well, "/broken": _broken, "/endless": _endless}
-    async with serve(listening, pages):
+    async with serve_pages(listening, pages):
         yield address_of(listening)
 
 
@@ -47,7 +47,7 @@ def _has_ipv6() -> bool:
 @pytest.mark.parametrize("wanted", ["[::1]:0", "::1:0", "[::]:0", "localhost:0", "127.0.0.1:0"])
 async def test_the_family_is_that_of_the_address(wanted: str) -> None:
     listening = listen(wanted)
-    async with serve(listening, {"/health": _well}):
+    async with serve_pages(listening, {"/health": _well}):
         port = listening.getsockname()[1]
         reached = ["127.0.0.1"] if listening.family == socket.AF_INET else ["[::1]"]
         for host in [*reached, *(["127.0.0.1"] if wanted == "[::]:0" else [])]:

@@ -8,12 +8,13 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from certhttp.protocol import Request
 from ctparse import rfc6962
 from ctparse.entry import Entry
 from simlog.ctlog.request_target import classify_request
 from simlog.field.behaviour import Behaviour, OperatorBudget
 from simlog.field.operators import LOGS, field_spec
-from simlog.http_server import BrokenOff, Request, Response
+from simlog.http_server import BrokenOff, Response
 from simlog.profile import (
     AnonymousRate,
     Budget,

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from certbus.limits.clients import ConnectionCounts, Decision, Rate, RateLimits
+from certhttp.protocol import Request
 from gateway.admission.client_identity import (
     ClientIdentity,
     address_group,
@@ -23,7 +24,7 @@ from gateway.admission.credentials import TokenOwner, find_owner, presented_toke
 from gateway.admission.policy import HEALTH, METRICS, Policy, is_api_path
 from gateway.admission.rate_limiter import RateLimiter
 from gateway.http.errors import ErrorCode, error_response, retry_after
-from gateway.http.messages import Request, Response
+from gateway.http.messages import Response
 
 _FULL_FOR: Final = 30  # seconds after which one who found no room may come again
 

@@ -13,6 +13,7 @@ from certbus.errors import UNAVAILABLE
 from certbus.ids import message_id
 from certbus.keys import Keys
 from certbus.streams.cert_index import StreamLocation, find_by_fingerprint, message_at
+from certhttp.protocol import Request
 from gateway.cluster_snapshot import unavailable
 from gateway.endpoints.latest import with_id
 from gateway.endpoints.schemas import (
@@ -25,7 +26,7 @@ from gateway.endpoints.schemas import (
     Source,
 )
 from gateway.http.errors import ErrorCode, error_response
-from gateway.http.messages import CORS_HEADERS, JSON, DeferredResponse, Request, Response
+from gateway.http.messages import CORS_HEADERS, JSON, DeferredResponse, Response
 
 HASH: Final = "^({0}{{64}}|{0}{{40}}|({0}{{2}}:){{31}}{0}{{2}}|({0}{{2}}:){{19}}{0}{{2}})$".format(
     "[0-9A-Fa-f]"

@@ -3,17 +3,11 @@
 from collections.abc import Iterable
 from typing import Final
 
+from certhttp.protocol import Request
 from gateway.endpoints.subscribe import websocket
 from gateway.http.conditional import not_modified
 from gateway.http.errors import ErrorCode, disabled_response, error_response
-from gateway.http.messages import (
-    CORS_HEADERS,
-    METHODS,
-    Outcome,
-    Request,
-    Response,
-    cors_preflight,
-)
+from gateway.http.messages import CORS_HEADERS, METHODS, Outcome, Response, cors_preflight
 from gateway.http.route import Route
 from gateway.hub import Hub
 

@@ -6,8 +6,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from certbus.ids import parse_cursor
+from certhttp.protocol import Request
 from gateway.http.errors import ErrorCode, disabled_response, error_response
-from gateway.http.messages import Request, Response, Subscription
+from gateway.http.messages import Response, Subscription
 from gateway.hub import Hub
 
 LAST_EVENT_ID: Final = ("lastEventId", "Last-Event-ID")

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from certhttp.protocol import Request
 from gateway.admission.policy import Policy
 from gateway.cluster_snapshot import SnapshotCache
 from gateway.endpoints.cert import HASH, CertificateDetail, Certificates
@@ -19,14 +20,7 @@ from gateway.endpoints.schemas import SHAPES, DomainsMessage, FullMessage, schem
 from gateway.endpoints.stats import Stats, stats
 from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, upgrade_required
 from gateway.http.errors import ErrorCode
-from gateway.http.messages import (
-    CORS_HEADERS,
-    NO_STORE,
-    TEXT,
-    DeferredResponse,
-    Request,
-    Response,
-)
+from gateway.http.messages import CORS_HEADERS, NO_STORE, TEXT, DeferredResponse, Response
 from gateway.http.route import ParameterSpec, ResponseSpec, Route, error_spec
 from gateway.hub import Hub
 

@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.http.messages import DeferredResponse, Outcome, Request, Response
+from certhttp.protocol import Request
+from gateway.http.messages import DeferredResponse, Outcome, Response
 
 _ASK: Final = ("Cache-Control", "no-cache")
 """May be kept, but is to be asked for again before it is used."""

@@ -2,7 +2,7 @@
 
 import random
 from enum import StrEnum, unique
-from typing import Final, Self
+from typing import Self
 
 import msgspec
 
@@ -57,21 +57,6 @@ class ErrorCode(StrEnum):
     RESPONSE_TIMEOUT = "response_timeout", 503, "The response took longer than `answer_timeout`."
     SHUTTING_DOWN = "shutting_down", 503, "The server is shutting down; connect to another one."
     VERSION_NOT_SUPPORTED = "version_not_supported", 505, "The HTTP version is not supported."
-
-
-OF_STATUS: Final = {
-    code.status: code
-    for code in (
-        ErrorCode.BAD_REQUEST,
-        ErrorCode.METHOD_NOT_ALLOWED,
-        ErrorCode.UPGRADE_REQUIRED,
-        ErrorCode.HEAD_TOO_LARGE,
-        ErrorCode.INTERNAL_ERROR,
-        ErrorCode.NOT_IMPLEMENTED,
-        ErrorCode.VERSION_NOT_SUPPORTED,
-    )
-}
-"""Status -> the code of an error for which a library determines the status alone."""
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

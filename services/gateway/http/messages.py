@@ -1,11 +1,12 @@
 """What is asked over HTTP, and what becomes of it. Pure: no connection, no clock."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 from certbus.ids import Cursor
+from certhttp.protocol import Request
 
 JSON: Final = ("Content-Type", "application/json")
 TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
@@ -26,24 +27,6 @@ NO_STORE: Final = ("Cache-Control", "no-store")
 """True for this moment alone: no cache on the way may give it to anybody else."""
 
 METHODS: Final = "GET, HEAD, OPTIONS"
-
-
-class Request(msgspec.Struct, frozen=True):
-    """A request's head.
-
-    Attributes:
-        method: as sent.
-        path: decoded, without the query and the configured `base_path`.
-        query: its first value of each name.
-        headers: names in lower case; the values of each joined by commas.
-        websocket: whether the client asks for a WebSocket.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    websocket: bool = False
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -81,6 +64,16 @@ class DeferredResponse(msgspec.Struct, frozen=True):
 
 
 Outcome = Response | DeferredResponse | Subscription
+
+
+def without_base_path(request: Request, base_path: str) -> Request:
+    """Return a request with its path relative to `base_path`.
+
+    Other paths stay: health checks may not know the base path, and some proxies remove it.
+    """
+    if not base_path or not f"{request.path}/".startswith(f"{base_path}/"):
+        return request
+    return msgspec.structs.replace(request, path=request.path.removeprefix(base_path))
 
 
 def json_body(value: object) -> Response:

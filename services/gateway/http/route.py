@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from certhttp.protocol import Request
 from gateway.http.errors import ErrorBody, ErrorCode
-from gateway.http.messages import Outcome, Request
+from gateway.http.messages import Outcome
 
 
 class ResponseSpec(msgspec.Struct, frozen=True):

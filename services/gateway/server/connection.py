@@ -8,15 +8,14 @@ A connection is always in one phase, and each phase has a time-out of its own (`
 
 import asyncio
 from collections.abc import Coroutine
-from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-import h11
 import msgspec
 import structlog
 
+from certhttp.protocol import Request, RequestError, ServerProtocol
 from gateway.admission.client_identity import ClientIdentity
 from gateway.admission.controller import AdmissionController, ConnectionSlot
 from gateway.clients.sse import SSEClient
@@ -25,7 +24,6 @@ from gateway.delivery.compression import DEFLATED
 from gateway.delivery.encoding import SSE, WEBSOCKET
 from gateway.endpoints.router import ELSEWHERE, Router
 from gateway.http.errors import (
-    OF_STATUS,
     ErrorCode,
     error_response,
     internal_error,
@@ -36,17 +34,14 @@ from gateway.http.messages import (
     CORS_HEADERS,
     DeferredResponse,
     Outcome,
-    Request,
     Response,
     Subscription,
+    without_base_path,
 )
-from gateway.http.request_parser import UnacceptableError, parse_request
 from gateway.hub import Hub
 from gateway.server.flow_control import FlowControl
 from gateway.server.listener import Arrival
 
-_MAX_HEAD: Final = 16 * 1024  # bytes of a request's head
-_MAX_BODY: Final = 64 * 1024  # bytes of a body that nobody wants
 _AGAIN: Final = 5  # seconds after which to ask again what could not be answered in time
 
 log = structlog.get_logger(__name__)
@@ -81,7 +76,6 @@ class HTTPConnection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival",
-        "_body",
         "_door",
         "_flow",
         "_handler_task",
@@ -89,7 +83,6 @@ class HTTPConnection(asyncio.Protocol):
         "_last",
         "_number",
         "_refusal",
-        "_request",
         "_restricted",
         "_route",
         "_routes",
@@ -123,9 +116,7 @@ class HTTPConnection(asyncio.Protocol):
         self._refusal = refusal
         self._handler_task: asyncio.Task[None] | None = None
         self._ticket: ConnectionSlot | None = None  # until the answer is sent, or a client has it
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
-        self._request: h11.Request | None = None
-        self._body = 0
+        self._http = ServerProtocol(keep_bodies=False)
         self._last = False  # whether the connection ends with the answer being made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -153,7 +144,7 @@ class HTTPConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read on in the request, or begin the next one."""
         try:
-            self._http.receive_data(data)
+            self._http.receive(data)
             if self.phase is Phase.IDLE:
                 self._enter(Phase.REQUEST)
             self._advance()
@@ -210,8 +201,7 @@ class HTTPConnection(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(timeout, self._on_timeout)
 
     def _next_phase(self) -> Phase:
-        begun = self._request is not None or self._http.trailing_data[0]
-        return Phase.REQUEST if begun else Phase.IDLE
+        return Phase.REQUEST if self._http.started else Phase.IDLE
 
     def _on_timeout(self) -> None:
         match self.phase:
@@ -251,7 +241,7 @@ class HTTPConnection(asyncio.Protocol):
         self._service.errors.report(error, connection=self._number, route=self._route)
         self._return_ticket()
         try:
-            if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            if self._http.can_respond:
                 if not self._transport.is_closing():
                     self._answer(internal_error(), close=True)
                 return
@@ -260,60 +250,38 @@ class HTTPConnection(asyncio.Protocol):
         self._transport.abort()
 
     def _advance(self) -> None:
-        """Read what h11 has, up to the next request that is whole."""
+        """Answer the next request if it is whole."""
         while not self._flow.stopped and not self._transport.is_closing():
             try:
-                event = self._http.next_event()
-            except h11.RemoteProtocolError as error:
-                code = OF_STATUS[error.error_status_hint]
-                self._answer(error_response(code, f"Malformed request: {error}"), close=True)
+                request = self._http.next_request()
+            except RequestError as error:
+                self._answer(error_response(ErrorCode[error.code.upper()], str(error)), close=True)
                 return
-            match event:
-                case h11.Request():
-                    self._request = event
-                    self._body = 0
-                    if self._http.they_are_waiting_for_100_continue:
-                        text = "Request bodies are not supported"
-                        self._answer(error_response(ErrorCode.BODY_NOT_SUPPORTED, text), close=True)
-                case h11.Data():
-                    self._body += len(event.data)
-                    if self._body > _MAX_BODY:
-                        text = f"Request body too large; the maximum is {_MAX_BODY} bytes"
-                        self._answer(error_response(ErrorCode.BODY_TOO_LARGE, text), close=True)
-                case h11.EndOfMessage():
-                    assert self._request is not None
-                    self._respond(self._request)
-                case h11.ConnectionClosed():
-                    self._hang_up()
-                case _:  # NEED_DATA
-                    return
+            if request is not None:
+                self._respond(without_base_path(request, self._service.settings.base_path))
+            elif self._http.peer_closed:
+                self._hang_up()
+            else:
+                return
 
-    def _respond(self, received: h11.Request) -> None:
+    def _respond(self, request: Request) -> None:
         if self._refusal is not None:
             self._answer(self._refusal, close=True)
-            return
-        try:
-            request = parse_request(received, self._service.settings.base_path)
-        except UnacceptableError as error:
-            self._answer(error_response(error.code, str(error)), close=True)
-            return
-        except ValueError as error:
-            self._answer(error_response(ErrorCode.INVALID_QUERY, str(error)))
             return
         self._route = self._routes.metric_label(request)
         door = self._door
         if door is None:
-            self._proceed(received, self._routes.handle(request))
+            self._proceed(request, self._routes.handle(request))
             return
         self._restricted = door.restricts(request)
         visitor, refusal = door.identify(request, self._peer())
         if door.is_blocking(request):
-            self._wait_for(self._ask(door, visitor, refusal, received, request))
+            self._wait_for(self._ask(door, visitor, refusal, request))
             return
         outcome = refusal or self._routes.handle(request)
-        if isinstance(outcome, Subscription) and received.method != b"HEAD":
+        if isinstance(outcome, Subscription) and request.method != "HEAD":
             self._ticket = door.acquire_unlimited(visitor)
-        self._proceed(received, outcome)
+        self._proceed(request, outcome)
 
     def _wait_for(self, asking: Coroutine[Any, Any, None]) -> None:
         """Let a task give the answer."""
@@ -341,7 +309,6 @@ class HTTPConnection(asyncio.Protocol):
         door: AdmissionController,
         visitor: ClientIdentity,
         refusal: Response | None,
-        received: h11.Request,
         request: Request,
     ) -> None:
         """Answer a request once Redis has said what there is to say about it.
@@ -350,7 +317,6 @@ class HTTPConnection(asyncio.Protocol):
             door: says whether it may be answered.
             visitor: who is asking.
             refusal: the answer, if who asks is not one who may; counted all the same.
-            received: the request as h11 has it.
             request: as the router has it.
         """
         policy = door.policy
@@ -363,7 +329,7 @@ class HTTPConnection(asyncio.Protocol):
             if not isinstance(outcome, Subscription):
                 headers = (*outcome.headers, *admitted)
                 outcome = msgspec.structs.replace(outcome, headers=headers)
-            elif received.method != b"HEAD":
+            elif request.method != "HEAD":
                 entered = await door.acquire_connection(visitor)
                 if isinstance(entered, Response):
                     outcome = entered
@@ -373,11 +339,11 @@ class HTTPConnection(asyncio.Protocol):
             self._return_ticket()
         elif door.policy is not policy:  # the configuration has changed meanwhile
             self._return_ticket()
-            self._respond(received)
+            self._respond(request)
         else:
-            self._proceed(received, outcome)
+            self._proceed(request, outcome)
 
-    def _proceed(self, received: h11.Request, outcome: Outcome) -> None:
+    def _proceed(self, request: Request, outcome: Outcome) -> None:
         if isinstance(outcome, Subscription) and self._last:
             error = "Server is shutting down; reconnect"
             outcome = error_response(ErrorCode.SHUTTING_DOWN, error, retry_after(1))
@@ -385,10 +351,10 @@ class HTTPConnection(asyncio.Protocol):
             self._answer(outcome)
         elif isinstance(outcome, DeferredResponse):
             self._wait_for(self._inquire(outcome))
-        elif received.method == b"HEAD":
+        elif request.method == "HEAD":
             self._answer(Response(200, (("Content-Type", "text/event-stream"), *CORS_HEADERS), b""))
         elif outcome.websocket:
-            self._become_websocket(received, outcome)
+            self._become_websocket(outcome)
         else:
             lane = self._service.channels[outcome.stream, SSE]
             self._become(SSEClient(self._service.clients, lane, self._transport), outcome)
@@ -398,7 +364,9 @@ class HTTPConnection(asyncio.Protocol):
         peername = self._transport.get_extra_info("peername")
         return str(peername[0]) if peername else "::"
 
-    def _become_websocket(self, received: h11.Request, subscription: Subscription) -> None:
+    def _become_websocket(self, subscription: Subscription) -> None:
+        received = self._http.head
+        assert received is not None
         headers = [(name.decode(), value.decode("latin-1")) for name, value in received.headers]
         response, extensions = accept(
             received.target.decode(),
@@ -410,15 +378,13 @@ class HTTPConnection(asyncio.Protocol):
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             kept = [pair for pair in response.headers.raw_items() if pair[0] in _PASSED_HEADERS]
             text = bytes(response.body).decode().strip()
-            code = OF_STATUS[response.status_code]
-            if code is ErrorCode.BAD_REQUEST:
-                code = ErrorCode.INVALID_HANDSHAKE
+            code = _HANDSHAKE_CODES[response.status_code]
             self._answer(error_response(code, text, *kept))
             return
         self._transport.write(response.serialize())
         lane = self._service.channels[subscription.stream, DEFLATED if extensions else WEBSOCKET]
         client = WebSocketClient(self._service.clients, lane, self._transport, extensions)
-        early, _ = self._http.trailing_data
+        early = self._http.unread
         self._become(client, subscription)
         if early:
             client.data_received(early)
@@ -450,34 +416,23 @@ class HTTPConnection(asyncio.Protocol):
         self._handler_task = None
         self._service.metrics.observe_response(self._route, answer.status)
         log.debug("answered", connection=self._number, route=self._route, status=answer.status)
-        headers = [*answer.headers, _NOSNIFF, ("Date", formatdate(usegmt=True))]
+        headers = [*answer.headers, _NOSNIFF]
         if self._restricted:  # scripts of other origins may not read it
             headers = [pair for pair in headers if not pair[0].startswith(CORS)]
-        if answer.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
-            headers.append(("Content-Length", str(len(answer.body))))
         kept = self._arrival is None or self._arrival.may_idle
-        if close or self._last or not kept:
-            headers.append(("Connection", "close"))
-        http = self._http
-        reason = HTTPStatus(answer.status).phrase
-        head = h11.Response(status_code=answer.status, headers=headers, reason=reason)
-        parts = [http.send(head)]
-        if self._request is None or self._request.method != b"HEAD":
-            parts.append(http.send(h11.Data(answer.body)))
-        parts.append(http.send(h11.EndOfMessage()))
+        close = close or self._last or not kept
+        data = self._http.encode(answer.status, headers, answer.body, close=close)
         self._route = ELSEWHERE
         self._restricted = False
         self.phase = Phase.IDLE  # so that a write which blocks may say so
-        self._transport.write(b"".join(part for part in parts if part))
-        if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
+        self._transport.write(data)
+        if not self._http.next_cycle():
             self._hang_up()
             return
-        http.start_next_cycle()
-        self._request = None
         if not self._flow.blocked:
             self._enter(self._next_phase())
         # One request a turn of the loop, however many have come at once.
-        self._flow.update(busy=bool(http.trailing_data[0]))
+        self._flow.update(busy=bool(self._http.unread))
         if self._flow.busy:
             asyncio.get_running_loop().call_soon(self._next)
 
@@ -495,4 +450,12 @@ class HTTPConnection(asyncio.Protocol):
 
 _NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
 _PASSED_HEADERS: Final = ("Allow", "Upgrade", "Sec-WebSocket-Version")
-"""Headers of a refused handshake that are passed on; the others h11 and `_answer` write."""
+"""Headers of a rejected handshake that are passed on; the others h11 and `_answer` write."""
+_HANDSHAKE_CODES: Final = {
+    400: ErrorCode.INVALID_HANDSHAKE,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
+    426: ErrorCode.UPGRADE_REQUIRED,
+    500: ErrorCode.INTERNAL_ERROR,
+    505: ErrorCode.VERSION_NOT_SUPPORTED,
+}
+"""Status of a rejected handshake -> error code."""

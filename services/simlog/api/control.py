@@ -20,10 +20,11 @@ from typing import Any
 
 import msgspec
 
+from certhttp.protocol import Request
 from simlog.api.log_list import Edition, LogList
 from simlog.fault_types import AnyFault
 from simlog.faults.active import ActiveFaults
-from simlog.http_server import Refused, Request, Response
+from simlog.http_server import Refused, Response
 
 
 def respond(

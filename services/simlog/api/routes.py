@@ -18,6 +18,7 @@ from itertools import chain
 
 import msgspec
 
+from certhttp.protocol import Request
 from simlog.api import control, request_stats
 from simlog.api.log_list import LogList
 from simlog.api.request_stats import LoadMeter
@@ -26,7 +27,7 @@ from simlog.ctlog.log import ServedLog
 from simlog.ctlog.static_ct import StaticLog
 from simlog.faults.inject import FaultInjector
 from simlog.faults.misbehaviour import Misbehaviour
-from simlog.http_server import Refused, Request, Response
+from simlog.http_server import Refused, Response
 from simlog.oracle import ground_truth
 from simlog.spec import LogSpec
 from simlog.world import World

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from certhttp.protocol import Request
 from simlog.ctlog.log import Log, ServedLog
 from simlog.ctlog.request_target import classify_request
 from simlog.faults import http_faults
@@ -15,7 +16,7 @@ from simlog.faults.active import ActiveFaults
 from simlog.faults.misbehaviour import HeadOverride, Misbehaviour
 from simlog.field.behaviour import Behaviour, OperatorBudget
 from simlog.field.heads import HeadSchedule
-from simlog.http_server import Refused, Request, Response
+from simlog.http_server import Refused, Response
 from simlog.spec import Spec
 
 Endpoints = Callable[[ServedLog, str, Mapping[str, str]], Response]

@@ -7,10 +7,11 @@ from email.utils import formatdate
 
 from msgspec.structs import replace
 
+from certhttp.protocol import Request
 from simlog.ctlog.request_target import RequestTarget
 from simlog.ctlog.static_ct import named_tile
 from simlog.ctlog.tree import TILE
-from simlog.http_server import BrokenOff, Refused, Request, Response
+from simlog.http_server import BrokenOff, Refused, Response
 from simlog.profile import (
     AnonymousRate,
     Budget,

@@ -14,12 +14,12 @@ import pytest
 
 from certbus.cluster import ClusterRegistry
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
+from certhttp.protocol import Request
 from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.endpoints.openapi import Document
 from gateway.endpoints.table import subscriptions
 from gateway.http.errors import ErrorCode
-from gateway.http.messages import Request
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from tests.certbus.servers import RedisServer

@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from certhttp.protocol import Request
 from gateway.config import Settings
 from gateway.endpoints.router import Router
 from gateway.endpoints.table import subscriptions
-from gateway.http.messages import DeferredResponse, Outcome, Request, Response
+from gateway.http.messages import DeferredResponse, Outcome, Response
 from gateway.http.route import Route
 from gateway.hub import Hub
 from gateway.metrics import Metrics

@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from certbus.cluster import snapshot
+from certhttp.protocol import Request
 from gateway.config import Settings
-from gateway.http.messages import DeferredResponse, Outcome, Request, Response
+from gateway.http.messages import DeferredResponse, Outcome, Response
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway, request
 from tests.gateway.client_helpers import Raw, upgrade_request

@@ -9,12 +9,13 @@ import httpx
 import msgspec
 import pytest
 
+from certhttp.protocol import Request
 from ctparse.signatures import BadSignature, verify_log_list
 from simlog import fault_types
 from simlog.api import control
 from simlog.cli import add_arguments, spec_from_args
 from simlog.faults.active import ActiveFaults
-from simlog.http_server import Refused, Request
+from simlog.http_server import Refused
 from simlog.spec import LogSpec, Spec
 from tests.simlog.world_over_http import Served, served
 from tests.simlog.worlds import small
@@ -94,7 +95,7 @@ async def test_a_body_beyond_reason_ends_its_connection_only(world: Served) -> N
 
 @pytest.mark.parametrize("peer", ["192.0.2.7", "2001:db8::1", "0.0.0.0"])
 def test_only_this_machine_may_switch_faults(peer: str) -> None:
-    request = Request("GET", "/control", {}, b"", peer)
+    request = Request("GET", "/control", {}, peer=peer)
     switches = ActiveFaults(small())
     with pytest.raises(Refused, match=f"not {peer}") as refused:
         control.respond(switches, ALL, {}, request)

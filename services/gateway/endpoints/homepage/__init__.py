@@ -12,8 +12,9 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
+from certhttp.protocol import Request
 from gateway.endpoints.subscribe import invalid_cursor
-from gateway.http.messages import TEXT, Request, Response
+from gateway.http.messages import TEXT, Response
 from gateway.http.route import Route
 from gateway.hub import Hub
 
