@@ -3,11 +3,11 @@
 Each is what a user would write: it reads, and when its connection ends, however it ends, it
 connects to any gateway with the id of the newest message it has. Three habits:
 
-    steady    leaves no gateway by itself
+    steady    stays connected to its gateway
     hopping   leaves at random, in an orderly way or without a word, and comes back
     slow      stops reading now and then, longer than the buffers between last
 
-SIGUSR1 ends all habits: from then on everybody only reads. SIGTERM ends the process.
+SIGUSR1 ends all habits: from then on every client only reads. SIGTERM ends the process.
 
 Usage: python -m tests.adversity.clients PARENT_PID DIRECTORY SEED GATEWAY...
 """
@@ -332,7 +332,7 @@ async def _run(directory: Path, seed: int, gateways: Sequence[str]) -> None:
     )
     for task in tasks:
         if task.done():
-            task.result()  # a client never ends by itself
+            task.result()  # a client ends only when cancelled
         task.cancel()
     await asyncio.wait(tasks)
 

@@ -40,7 +40,7 @@ START = 180.0
 """Seconds in which everything must have started; a busy machine takes most of them."""
 
 STOP = 30.0
-MOST_RESTARTS = 20
+MAX_RESTARTS = 20
 LEAD = 20.0
 """Seconds that the logs and the ingestors may take to start; the logs grow from its half on."""
 
@@ -62,7 +62,7 @@ _EXCEPTION = re.compile(r"^[ |+-]*((?:\w+\.)*\w*(?:Error|Exception): .{0,200})",
 
 
 class Cluster(Site):
-    """Starts the processes of a plan in a directory, and does to them what faults say.
+    """Starts the processes of a plan in a directory, and injects the faults into them.
 
     Args:
         directory: for everything that they write.
@@ -119,7 +119,7 @@ class Cluster(Site):
             [sys.executable, "-m", "tests.adversity.clients", *arguments],
             {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])},
         )
-        await until(self._everybody_is_connected, "everybody is connected", START)
+        await until(self._all_connected, "all clients are connected", START)
         self._start_of_logs = time.time() + LEAD / 2
         await self.start_logs(
             rfc6962=3,
@@ -146,7 +146,7 @@ class Cluster(Site):
         for name, address in zip(GATEWAYS, self.gateways, strict=True):
             await self._answers(self.process(name), f"http://{address}/health")
 
-    def _everybody_is_connected(self) -> bool:
+    def _all_connected(self) -> bool:
         return all(transcript.is_connected() for transcript in transcripts(self.directory))
 
     def process(self, name: str) -> Process:
@@ -167,14 +167,14 @@ class Cluster(Site):
             self._down.discard(victim.name)
 
     async def restart(self, name: str) -> None:
-        """SIGTERM, and start again. A process that is asked to end must do so, with 0."""
+        """SIGTERM, and start again. A process must end after SIGTERM, with 0."""
         if name in self._down:
             return
         self._down.add(name)
         process = self.process(name)
         try:
             status = await asyncio.to_thread(process.stop, seconds=STOP)
-            # It may be asked before it has begun to listen for signals.
+            # SIGTERM may arrive before it has installed its signal handlers.
             if status not in (0, -signal.SIGTERM):
                 self.troubles.append(f"{name} ended with {status}: {last_words(process.log)}")
         except AssertionError:
@@ -262,7 +262,7 @@ class Cluster(Site):
             await asyncio.sleep(seconds)
             await client.config_set("maxmemory", 0)
 
-    # What is asked ------------------------------------------------------------------------------
+    # What is read -------------------------------------------------------------------------------
 
     async def sizes(self) -> tuple[dict[str, int], bool]:
         """The entries of each log, and whether there will be no more."""
@@ -298,7 +298,7 @@ class Cluster(Site):
     # What is watched -----------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Start again what ends by itself, and look at the accounts, until cancelled."""
+        """Restart processes that ended, and check the accounts, until cancelled."""
         while True:
             for process in self.processes:
                 if not process.running and process.name not in self._down:
@@ -307,10 +307,10 @@ class Cluster(Site):
             await asyncio.sleep(0.3)
 
     def _ended(self, process: Process) -> None:
-        self.troubles.append(f"{process.name} ended by itself: {last_words(process.log)}")
+        self.troubles.append(f"{process.name} ended unexpectedly: {last_words(process.log)}")
         self._restarts += 1
         assert process is not self.clients, str(process)
-        assert self._restarts <= MOST_RESTARTS, f"{MOST_RESTARTS} processes ended by themselves"
+        assert self._restarts <= MAX_RESTARTS, f"{MAX_RESTARTS} processes ended by themselves"
         process.restart()
 
     async def _look_at_accounts(self) -> None:
@@ -319,7 +319,7 @@ class Cluster(Site):
         try:
             async with asyncio.timeout(1), connect(self.redis.url) as client:
                 logs = (await snapshot(client, Keys())).logs
-        except Exception:  # noqa: BLE001 - it is about what Redis says, whenever it does
+        except Exception:  # noqa: BLE001 - any error of Redis counts
             return
         for log in logs:
             done = log.published + log.duplicates + log.rejected + log.skipped

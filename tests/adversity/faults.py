@@ -110,7 +110,7 @@ class EmptyRedis(Fault, frozen=True, kw_only=True):
     """Redis is killed, and starts after `down` seconds with nothing.
 
     Attributes:
-        ingestors: whether all ingestors are killed meanwhile, so that nobody knows where the
+        ingestors: whether all ingestors are killed then, so that no process knows where the
             logs were.
     """
 

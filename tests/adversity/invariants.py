@@ -8,10 +8,10 @@ Of what Redis held (`lines.py`) and of each client:
 * A message that Redis does not hold any more, because it was trimmed or was lost with its line,
   has reached the client, or its certificate has under another id, or the client got a `gap` at the
   place where it is missing: after everything that the client has from before it, and before
-  anything from behind it.
+  anything after it.
 * A certificate comes a second time only after a `gap` with another reason than trimming.
 * Between two gaps, ids ascend.
-* What clients get was in Redis, and says what its certificate says.
+* What clients get was in Redis, and agrees with its certificate.
 * No line has a certificate twice, unless the clock of Redis was ahead, which lets marks expire.
 * No gap is sent for nothing.
 
@@ -64,7 +64,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         id: its id.
         order: the same as numbers.
         sha256: of its certificate; empty if Redis never held it.
-        problems: what it says that its certificate does not.
+        problems: fields that differ from its certificate.
     """
 
     at: float
@@ -153,7 +153,7 @@ def of_client(
 
     Args:
         one: the client.
-        lines: of Redis, in the order of time; the last one goes on.
+        lines: of Redis, in the order of time; the last one continues.
         may_be_lost_since: when Redis first lost something, or its clock was ahead; None: never.
         quiet: whether it had the time to get everything; if not, the end of the last line may
             be missing.
@@ -263,7 +263,7 @@ def _lost(one: Client, lines: Sequence[Line], *, quiet: bool) -> tuple[list[str]
 def _reported(
     items: Sequence[Message | Gap], lines: Sequence[Line], number: int, missing: Sequence[int]
 ) -> set[int]:
-    """Which of the missing places of a line a gap stands for."""
+    """Which of the missing places of a line a gap covers."""
     at = [_place(item, lines, number) for item in items]
     reported = set()
     before, follows = -2, False

@@ -44,7 +44,7 @@ from tests.waiting import until
 RECORD: Final = "record"
 NOT_QUIET: Final = "not quiet in time"
 
-PATIENCE: Final = 90.0
+QUIET_TIMEOUT_SECS: Final = 90.0
 """Seconds without any progress after which the server has failed to recover from the faults."""
 
 RECOVERY: Final = 300.0
@@ -186,7 +186,7 @@ class _Run:
             self._lost_since = at if self._lost_since is None else self._lost_since
         try:
             await self._apply(fault, copy)
-        except Exception as problem:  # noqa: BLE001 - it is told with the fault
+        except Exception as problem:  # noqa: BLE001 - reported with the fault
             error = f"({type(problem).__name__} {problem})"
         self._applied.append(Applied(at, str(fault), error))
         self._applied.sort(key=lambda done: done.at)
@@ -255,7 +255,7 @@ class _Run:
             now = time.monotonic()
             if done > progress:
                 progress, since = done, now
-            if not missing or now > end or now - since > PATIENCE:
+            if not missing or now > end or now - since > QUIET_TIMEOUT_SECS:
                 return missing
             await asyncio.sleep(0.3)
 

@@ -334,7 +334,7 @@ def test_log_lists() -> None:
         f"- {{url: '{GOOGLE_LIST.url}'}}\n"
     )
     signed, own, _, google = load(None, {}).log_lists or ()
-    assert google.url == GOOGLE_LIST.url, "its signature and key need not be said"
+    assert google.url == GOOGLE_LIST.url, "its signature and key have defaults"
     assert (signed.signature_url, signed.key, signed.unsigned) == (
         "https://l/list.sig",
         "/etc/key.pem",

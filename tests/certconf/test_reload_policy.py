@@ -61,7 +61,7 @@ def test_what_waits_keeps_its_value_and_the_rest_applies() -> None:
         ("ct_log.static_ct_enabled",),
         ("ct_log.batch_size",),
     )
-    assert diff("gateway", gateway.config, wanted).waiting == gateway.waiting, "told each time"
+    assert diff("gateway", gateway.config, wanted).waiting == gateway.waiting, "reported each time"
     assert diff("gateway", gateway.config, running).waiting == (), "taken back"
 
 

@@ -1,4 +1,4 @@
-"""The address of one process: whatever is asked there, it answers or hangs up, and goes on."""
+"""The admin address of one process: it answers or closes each connection, and keeps serving."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ async def say(address: str, request: bytes) -> bytes:
 async def test_pages(address: str) -> None:
     assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
     assert await fetch(address, "/health?x=1", 5) == ClientResponse(200, b"OK")
-    assert await fetch(address, "/endless", 5) is None, "longer than anybody wants"
+    assert await fetch(address, "/endless", 5) is None, "longer than the time limit"
     head = await say(address, b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert head.endswith(b"\r\n\r\n")

@@ -109,10 +109,10 @@ class Visitor:
                 pass
 
     async def _events(self) -> None:
-        patience = httpx.Timeout(10, read=None)
+        timeout = httpx.Timeout(10, read=None)
         async with (
             # Without TLS: reading the certificates each time would keep all of them waiting.
-            httpx.AsyncClient(trust_env=False, verify=False, timeout=patience) as http,
+            httpx.AsyncClient(trust_env=False, verify=False, timeout=timeout) as http,
             http.stream("GET", self._url) as response,
         ):
             response.raise_for_status()
@@ -138,7 +138,7 @@ async def visiting(urls: Sequence[str]) -> AsyncIterator[list[Visitor]]:
 async def following(
     address: str, kinds: Sequence[tuple[str, MessageForm, int]]
 ) -> AsyncIterator[list[Client]]:
-    """So many clients of each scheme and form. What several receive is kept once."""
+    """`count` clients of each scheme and form. A text that several receive is kept once."""
     texts: dict[bytes, bytes] = {}
     clients = [
         Client(scheme, address, form, texts)

@@ -17,6 +17,6 @@ def running() -> Iterator[Stack]:
 
 @pytest.fixture
 def stack(running: Stack, request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """The demo stack, running. When a test fails, what the services said is part of the report."""
+    """The demo stack, running. A failure report contains the logs of the services."""
     yield running
     request.node.add_report_section("teardown", "services", running.logs())

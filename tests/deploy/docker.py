@@ -9,20 +9,20 @@ from typing import Any
 from tests.paths import ROOT
 
 IMAGE = os.environ.get("CERTSTREAM_IMAGE", "certstream-server:test")
-_PATIENCE = 180  # seconds for one command
+_TIMEOUT_SECS = 180  # seconds for one command
 
 
 def docker(*arguments: str, environment: dict[str, str] | None = None) -> str:
     """Run one command; returns what it prints.
 
     Raises:
-        AssertionError: it fails; says how.
+        AssertionError: it fails; contains its output.
     """
     result = subprocess.run(
         ["docker", *arguments],
         capture_output=True,
         text=True,
-        timeout=_PATIENCE,
+        timeout=_TIMEOUT_SECS,
         env={**os.environ, **(environment or {})},
     )
     assert result.returncode == 0, f"docker {' '.join(arguments)}:\n{result.stderr[-4000:]}"
@@ -41,7 +41,7 @@ class Stack:
         environment: variables that make `docker compose` mean it.
         address: of the balancer, as clients know it.
         logs_url: of the simulated logs.
-        prometheus_url: where it is asked.
+        prometheus_url: that of the Prometheus API.
     """
 
     address = "127.0.0.1:18480"
@@ -82,7 +82,7 @@ class Stack:
         return self.compose("exec", "-T", service, "sh", "-c", script, "-", *command).splitlines()
 
     def logs(self) -> str:
-        """The end of what every service says."""
+        """The end of the log of every service."""
         return self.compose("logs", "--no-color", "--tail=60")
 
     def down(self) -> None:

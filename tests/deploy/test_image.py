@@ -1,4 +1,4 @@
-"""The image by itself: what it may, what it writes, how it begins and ends."""
+"""The image alone: its permissions, what it writes, how it begins and ends."""
 
 from collections.abc import Iterator
 

@@ -69,12 +69,14 @@ async def test_nothing_is_lost_while_everything_is_restarted(stack: Stack) -> No
         for gateway in gateways:
             await asyncio.to_thread(docker, "restart", "--time=30", gateway)
             await until(partial(ready, stack, gateway), "it is back", 30)
-        assert reconnections(clients)["1012"] >= 140, "clients are told that their gateway stops"
+        assert reconnections(clients)["1012"] >= 140, (
+            "clients receive code 1012"
+        )
         before = reconnections(clients)
         await asyncio.to_thread(stack.compose, "restart", "redis")
         entries = await complete(stack)
         owed = len({entry.sha256 for entry in entries})
-        with suppress(AssertionError):  # the oracle says better what somebody lacks
+        with suppress(AssertionError):  # the oracle reports better what a client lacks
             await until(lambda: all(each.certificates >= owed for each in clients), seconds=60)
         assert reconnections(clients) == before, "Redis away is no reason to leave"
     verdict = judge(entries, [each.delivery for each in clients])

@@ -15,7 +15,7 @@ UNITS = (
     "certstream-gateway@9101.service",
 )
 INSTALLED = "/opt/certstream-server/bin/certstream-server"
-WELL_CONFINED = 20  # of 100, where systemd says OK; a service without any sandboxing has 96
+WELL_CONFINED = 20  # of 100, where systemd prints OK; a service without any sandboxing has 96
 
 pytestmark = [
     pytest.mark.deploy,

@@ -40,7 +40,7 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 async def scrape(targets: Mapping[str, str]) -> Scrape:
-    """Ask each target (instance -> URL) for its metrics; one that does not answer has none."""
+    """Scrape each target (instance -> URL); one that does not answer has no metrics."""
     values: dict[Key, float] = {}
     counters: set[Key] = set()
     async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
@@ -118,7 +118,7 @@ def _stretched(key: Key, phases: Sequence[Phase]) -> list[str]:
     """One value a minute. Counters keep their rate, ages that grow as time passes keep growing."""
     points: list[str] = []
     value: float | None = None  # a counter so far
-    before: float | None = None  # what its process said then
+    before: float | None = None  # its value then
     for phase in phases:
         first, last = phase.first.values.get(key), phase.last.values.get(key)
         if last is None:

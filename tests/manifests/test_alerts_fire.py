@@ -23,7 +23,7 @@ from tests.manifests.tools import require
 from tests.waiting import until
 
 ENOUGH = 60.0
-BETWEEN = 4.0  # seconds between the two scrapes of a state: a rate is taken over them
+SCRAPE_INTERVAL_SECS = 4.0  # seconds between the two scrapes of a state: a rate is taken over them
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ class Measured:
     async def phase(self, minutes: int) -> Phase:
         """The state as it is now, stretched."""
         first = await self.scrape()
-        await asyncio.sleep(BETWEEN)  # what is measured is a rate
+        await asyncio.sleep(SCRAPE_INTERVAL_SECS)  # what is measured is a rate
         return Phase(first, await self.scrape(), minutes)
 
     async def problems(self) -> set[str]:
         async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
-            said = (await http.get(f"http://{self.gateway}/health/deep")).json()
-        return {problem["code"] for problem in said["problems"]}
+            report = (await http.get(f"http://{self.gateway}/health/deep")).json()
+        return {problem["code"] for problem in report["problems"]}
 
     async def shows(self, *codes: str) -> None:
         """Wait until these problems are shown, in the metric too; none means none."""
@@ -203,7 +203,7 @@ async def test_logs_that_misbehave(site: Site, tmp_path: Path) -> None:
     bad = await measured.phase(60)
     alerts = ["CertstreamIntegrityAlarm", "CertstreamLogUnproven", "CertstreamCircuitOpen"]
     firing([well, bad], tmp_path / "test.yml", alerts[1:])
-    # That alert looks back an hour, and is over after it.
+    # That alert covers the last hour, and ends after it.
     short = Phase(bad.first, bad.last, 30)
     firing([well, short], tmp_path / "test.yml", alerts[:1])
 

@@ -90,9 +90,9 @@ def test_selectors_find_pods_and_named_ports_exist(objects: list[Object]) -> Non
         (pod,) = found(objects, {"matchLabels": service["spec"]["selector"]})
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports(pod)
     for monitor in of_kind(objects, "PodMonitor"):
-        asked = {each["port"] for each in monitor["spec"]["podMetricsEndpoints"]}
+        scraped = {each["port"] for each in monitor["spec"]["podMetricsEndpoints"]}
         for pod in found(objects, monitor["spec"]["selector"]):
-            assert asked <= ports(pod)
+            assert scraped <= ports(pod)
 
 
 def test_network_policies_are_about_pods_and_ports_that_there_are(objects: list[Object]) -> None:

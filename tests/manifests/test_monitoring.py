@@ -46,7 +46,7 @@ def dashboard_expressions() -> list[str]:
 
 
 def expressions() -> list[str]:
-    """All that are asked of Prometheus."""
+    """All queries to Prometheus."""
     return [*(rule["expr"] for rule in alerts().values()), *dashboard_expressions()]
 
 
@@ -196,8 +196,8 @@ def test_every_alert_says_what_to_do() -> None:
 
 def test_every_fault_is_in_the_runbooks_table() -> None:
     rows = re.findall(r"^\| (`\w+`.*?) \| (\w+) \|", RUNBOOK.read_text(), re.MULTILINE)
-    told = {code: severity for codes, severity in rows for code in re.findall(r"`(\w+)`", codes)}
-    assert told == dict(CODES)
+    listed = {code: severity for codes, severity in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert listed == dict(CODES)
 
 
 def test_the_operators_rules_are_the_same() -> None:
@@ -217,7 +217,7 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
         cells = {
             (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
         }
-        assert not cells & taken, f"{panel['title']} lies over another panel"
+        assert not cells & taken, f"{panel['title']} overlaps another panel"
         taken |= cells
         for target in panel.get("targets", ()):
             assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}

@@ -1,4 +1,4 @@
-"""Whoever stops a gateway waits for as long as the gateway may take to close its clients."""
+"""The time to stop of each manifest covers the time that a gateway takes to close its clients."""
 
 import configparser
 

@@ -16,7 +16,7 @@ DEPLOY = ROOT / "deploy"
 def require(*names: str) -> str:
     """The path of the first of these programs that there is; else the test is skipped.
 
-    Where continuous integration runs (CI=true), it fails instead: a check that nobody notices to
+    Where continuous integration runs (CI=true), it fails instead: a check that no person notices to
     be missing is none.
     """
     for name in names:
