@@ -69,9 +69,7 @@ async def test_nothing_is_lost_while_everything_is_restarted(stack: Stack) -> No
         for gateway in gateways:
             await asyncio.to_thread(docker, "restart", "--time=30", gateway)
             await until(partial(ready, stack, gateway), "it is back", 30)
-        assert reconnections(clients)["1012"] >= 140, (
-            "clients receive code 1012"
-        )
+        assert reconnections(clients)["1012"] >= 140, "clients receive code 1012"
         before = reconnections(clients)
         await asyncio.to_thread(stack.compose, "restart", "redis")
         entries = await complete(stack)
