@@ -11,12 +11,12 @@ from certbus.clock import now_ms
 
 
 class ServerState(msgspec.Struct, frozen=True):
-    """What Redis says of itself at one moment.
+    """The state that Redis reports at one moment.
 
     Attributes:
         now: its clock (TIME), milliseconds since the epoch.
-        ahead: milliseconds that its clock is ahead of this host's (below 0: behind), less what the
-            answer took: 0 if that can explain the difference.
+        ahead: milliseconds by which its clock is ahead of this host's (negative: behind), less the
+            time of the request: 0 if that can explain the difference.
         used_memory: bytes.
         max_memory: bytes that it may use; 0 for no limit.
         uncounted: bytes of `used_memory` that do not count towards `max_memory` (buffers of
@@ -40,14 +40,14 @@ class ServerState(msgspec.Struct, frozen=True):
 
 
 async def server_state(client: Redis) -> ServerState:
-    """Ask Redis for its state, in two round trips.
+    """Read the state of Redis, in two round trips.
 
     Raises:
-        redis.exceptions.RedisError: it cannot be asked.
+        redis.exceptions.RedisError: Redis cannot be reached.
     """
-    asked = now_ms()
+    sent = now_ms()
     seconds, micros = await client.time()
-    answered = now_ms()
+    received = now_ms()
     now = seconds * 1000 + micros // 1000
     async with client.pipeline(transaction=False) as pipeline:
         for section in ("memory", "persistence", "replication"):
@@ -55,7 +55,7 @@ async def server_state(client: Redis) -> ServerState:
         memory, persistence, replication = await pipeline.execute()
     return ServerState(
         now=now,
-        ahead=now - answered if now > answered else min(now - asked, 0),
+        ahead=now - received if now > received else min(now - sent, 0),
         used_memory=int(memory.get("used_memory", 0)),
         max_memory=int(memory.get("maxmemory", 0)),
         uncounted=int(memory.get("mem_not_counted_for_evict", 0)),

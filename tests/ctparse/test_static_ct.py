@@ -148,8 +148,8 @@ class TestTile:
             (b"", "expected one leaf_index"),
             (b"\0\0\x04\0\0\0\7", "expected one leaf_index"),
             (b"\0\0\x05\0\0\0\0\7" * 2, "expected one leaf_index"),
-            (b"\0\0\x09\0\0\0\0\7", "goes on"),
-            (b"\0", "goes on"),
+            (b"\0\0\x09\0\0\0\0\7", "too long"),
+            (b"\0", "too long"),
         ],
     )
     def test_bad_extensions_are_rejected(self, extensions: bytes, reason: str) -> None:

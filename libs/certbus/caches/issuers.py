@@ -1,8 +1,8 @@
-"""Issuer certificates by their fingerprint, fetched from one log for all logs and all workers.
+"""Issuer certificates by fingerprint, fetched from one log for all logs and all workers.
 
-Logs of the static-ct API name issuers by SHA-256, and have them one a request. Fetching some
-hundreds anew for each log, and for each worker that takes it, would use up its operator's turns for
-minutes. What is found here is what its fingerprint says, whoever put it there.
+A static-ct log names issuers by SHA-256 and serves one per request. Fetching hundreds of them for
+each log, and again for each worker that takes it, would use the operator's request slots for
+minutes. `get` compares each certificate with its fingerprint.
 """
 
 import random
@@ -17,17 +17,17 @@ from certbus.connection import is_out_of_memory
 from certbus.keys import Keys
 
 MAX_COUNT = 4096
-"""Issuers that are kept: several times what all logs name."""
+"""Issuers in the cache: several times as many as all logs name."""
 
 MAX_BYTES = 8 << 10
-"""Bytes of one. Whatever is larger, or more, every worker fetches for itself."""
+"""Bytes of one. A worker fetches those that are larger, or do not fit, for itself."""
 
-LIFE = 7 * 24 * 3600
-"""Seconds after which a part of them is forgotten, those that no log names any more among them; a
-quarter less to a quarter more, so that not all are fetched again at once."""
+TTL_SECS = 7 * 24 * 3600
+"""Lifetime of a part, from a quarter less to a quarter more: so that parts expire at different
+times, and issuers that no log names any more expire too."""
 
 PARTS = 16
-"""By the first four bits of the fingerprint. Each is a key, and expires by itself."""
+"""By the first four bits of the fingerprint. Each is one key with its own expiry."""
 
 
 class IssuerCache:
@@ -43,7 +43,7 @@ class IssuerCache:
         self._keys = keys
 
     async def get(self, fingerprints: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Find the DER of those that are known, by fingerprint."""
+        """Return the DER of the cached ones, by fingerprint."""
         if not fingerprints:
             return {}
         async with self._redis.pipeline(transaction=False) as pipeline:
@@ -54,7 +54,7 @@ class IssuerCache:
         return {key: der for key, der in found if der and sha256(der).digest() == key}
 
     async def put(self, fingerprint: bytes, der: bytes) -> None:
-        """Keep one, if there is room."""
+        """Store one, if there is room."""
         key = self._keys.issuers(_part(fingerprint))
         held = await self._redis.hlen(key)
         if held >= MAX_COUNT // PARTS or len(der) > MAX_BYTES:
@@ -62,12 +62,12 @@ class IssuerCache:
         async with self._redis.pipeline(transaction=True) as transaction:
             transaction.hset(key, fingerprint, der)
             if held == 0:
-                life = LIFE * random.uniform(0.75, 1.25)  # noqa: S311  (no secret depends on it)
-                transaction.expire(key, int(life))
+                ttl = TTL_SECS * random.uniform(0.75, 1.25)  # noqa: S311  (no secret depends on it)
+                transaction.expire(key, int(ttl))
             try:
                 await transaction.execute()
             except redis.exceptions.RedisError as error:
-                if not is_out_of_memory(error):  # a full Redis does without
+                if not is_out_of_memory(error):  # a full Redis stores none
                     raise
 
 

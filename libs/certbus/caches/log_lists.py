@@ -1,8 +1,8 @@
-"""The shelf: the last good copy of each log list, for every ingestor, and who fetches the next one.
+"""The last valid copy of each log list, for all ingestors, and which of them refreshes it.
 
-A list is kept as its publisher served it, with its signature, so that whoever takes it from here
-verifies it again; nothing is believed because it is in Redis. One ingestor at a time asks a list's
-server: the one that claims it when it is due.
+A list is stored as its publisher served it, with its signature, and verified again by each process
+that loads it. One ingestor at a time requests a list from its server: the one that claims the
+refresh when it is due.
 """
 
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ from certbus.ids import new_event
 from certbus.keys import Keys
 from certbus.scripts import register_script
 
-_MAX_LINE = 500  # characters of what is shown
-_FURTHEST_MS = 2 * 3600 * 1000  # a list is due within this: it is asked for every hour at least
-_ABANDONED_MS = 10 * 60 * 1000
+_MAX_LINE = 500  # characters of a text
+_MAX_DUE_MS = 2 * 3600 * 1000  # a list is due within this time: it is refreshed hourly
+_ABANDONED_MS = 10 * 60 * 1000  # due for this long: no ingestor uses the list
 _TEXTS = ("name", "url", "version", "digest", "etag", "modified", "problem")
 
 
@@ -34,13 +34,13 @@ class RawList(msgspec.Struct, frozen=True):
 
 
 class ListVersion(msgspec.Struct, frozen=True):
-    """What tells one copy of a list from another.
+    """What identifies one copy of a list.
 
     Attributes:
-        rank: compares as the lists do, older before newer.
+        rank: compares like the lists: an older one is less.
         digest: hex SHA-256 of the body.
         version: for people.
-        made: when its publisher made it, seconds since the epoch, if it says so.
+        published_at: by its publisher, seconds since the epoch; None if it is not stated.
     """
 
     rank: str
@@ -50,21 +50,21 @@ class ListVersion(msgspec.Struct, frozen=True):
 
 
 class ListStatus(msgspec.Struct, frozen=True):
-    """What is written about a list beside the list itself; times are ms since the epoch.
+    """The state of a list, without its body; times are milliseconds since the epoch.
 
     Attributes:
         list_id: names its key.
-        name: for people and metrics.
-        url: where it comes from, without secrets.
-        digest: hex SHA-256 of the copy; empty while there is none.
+        name: for operators and metrics.
+        url: of its server, without secrets.
+        digest: hex SHA-256 of the copy; empty without a copy.
         version: of the copy.
-        made: when the copy was made.
-        checked: when its server last had nothing newer.
-        due: when to ask its server again.
+        published_at: when the copy was made; stored as `made`.
+        checked: when the server last had nothing newer.
+        due: time of the next request.
         failures: in a row.
-        problem: what was wrong the last time.
-        problem_at: when that was.
-        etag, modified: what its server calls the copy.
+        problem: of the newest failure.
+        problem_at: time of that failure.
+        etag, modified: validators of the copy.
     """
 
     list_id: str
@@ -72,7 +72,7 @@ class ListStatus(msgspec.Struct, frozen=True):
     url: str = ""
     digest: str = ""
     version: str = ""
-    published_at: int | None = None
+    published_at: int | None = msgspec.field(default=None, name="made")
     checked: int | None = None
     due: int = 0
     failures: int = 0
@@ -83,7 +83,7 @@ class ListStatus(msgspec.Struct, frozen=True):
 
 
 class LogListCache:
-    """Reads and writes it.
+    """The log lists in Redis.
 
     Args:
         client: the primary.
@@ -93,77 +93,77 @@ class LogListCache:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._keep = register_script(client, "caches/lua/save_log_list.lua")
+        self._save = register_script(client, "caches/lua/save_log_list.lua")
         self._update_fields = register_script(client, "lua/update_fields.lua")
         self._claim = register_script(client, "caches/lua/claim_log_list_refresh.lua")
 
     async def statuses(self, list_ids: Iterable[str] | None = None) -> list[ListStatus]:
-        """What is written about these lists, or about all there are."""
+        """Read the state of these lists, or of all lists."""
         if list_ids is None:
             members: Any = await self._redis.smembers(self._keys.log_lists)
             list_ids = sorted(member.decode() for member in members)
         ids = list(list_ids)
         if not ids:
             return []
-        names = list(ListStatus.__struct_fields__[1:])
+        names = list(ListStatus.__struct_encode_fields__[1:])
         async with self._redis.pipeline(transaction=False) as pipeline:
             for list_id in ids:
                 pipeline.hmget(self._keys.log_list(list_id), names)
             rows = await pipeline.execute()
-        return [_slip(list_id, names, row) for list_id, row in zip(ids, rows, strict=True)]
+        return [_status(list_id, names, row) for list_id, row in zip(ids, rows, strict=True)]
 
     async def load(self, list_id: str) -> RawList | None:
-        """The copy of a list, if there is one."""
+        """Read the copy of a list, if there is one."""
         row: Any = await self._redis.hmget(self._keys.log_list(list_id), ["body", "signature"])
         body, signature = row
         return None if body is None else RawList(body, signature or b"")
 
     async def store(
-        self, list_id: str, name: str, url: str, copy: RawList, edition: ListVersion
+        self, list_id: str, name: str, url: str, raw: RawList, version: ListVersion
     ) -> bool:
-        """Put a copy there, unless a newer one is there.
+        """Store a copy, unless the stored one is newer.
 
         Returns:
-            False if there is: the one given is older.
+            False if the stored one is newer.
         """
-        made = "" if edition.published_at is None else int(edition.published_at * 1000)
-        reply = await self._keep(
+        made = "" if version.published_at is None else int(version.published_at * 1000)
+        reply = await self._save(
             keys=[self._keys.log_list(list_id), self._keys.log_lists],
             args=[
-                *(list_id, edition.rank, copy.body, copy.signature),
-                *("name", name, "url", url, "digest", edition.digest),
-                *("version", edition.version[:_MAX_LINE], "made", made),
+                *(list_id, version.rank, raw.body, raw.signature),
+                *("name", name, "url", url, "digest", version.digest),
+                *("version", version.version[:_MAX_LINE], "made", made),
             ],
         )
         return bool(reply)
 
     async def delete(self, list_id: str, digest: str) -> None:
-        """Take a copy away that turned out to be none, if it is still that one."""
+        """Delete a copy that turned out to be invalid, if it is still the stored one."""
         key = self._keys.log_list(list_id)
         held: Any = await self._redis.hget(key, "digest")
         if held is not None and held.decode() == digest:
             await self._redis.delete(key)
 
     async def claim_refresh(self, list_id: str, seconds: float) -> bool:
-        """Whether the list is due and the caller is to ask its server, within so many seconds.
+        """Claim the refresh of a list if it is due: the caller must request it from its server.
 
-        When it does not, somebody else will be asked to.
+        Another process can claim it after `seconds`.
         """
         key = self._keys.log_list(list_id)
         return bool(
             await self._claim(
-                keys=[key, self._keys.log_lists], args=[list_id, _ms(seconds), _FURTHEST_MS]
+                keys=[key, self._keys.log_lists], args=[list_id, _ms(seconds), _MAX_DUE_MS]
             )
         )
 
     async def record_success(self, list_id: str, next_in: float, etag: str, modified: str) -> None:
-        """Note that the copy is its server's newest.
+        """Record that the copy is the newest one of its server.
 
         Args:
             list_id: the list.
             next_in: seconds until it is due again.
-            etag: what the server calls the copy, for a conditional request.
-            modified: likewise.
+            etag: validator of the copy, for a conditional request.
+            modified: the other validator.
         """
         changes: list[str | int] = [
             *("time", "checked", 0),
@@ -175,12 +175,12 @@ class LogListCache:
         await self._update_fields(keys=[self._keys.log_list(list_id)], args=changes)
 
     async def record_failure(self, list_id: str, next_in: float, problem: str) -> None:
-        """Note that its server gave nothing that can be used.
+        """Record that the server returned no usable list.
 
         Args:
             list_id: the list.
             next_in: seconds until it is due again.
-            problem: one line for a person.
+            problem: one line.
         """
         changes: list[str | int] = [
             *("once", "failure_event", new_event()),
@@ -192,10 +192,9 @@ class LogListCache:
         await self._update_fields(keys=[self._keys.log_list(list_id)], args=changes)
 
     async def request_refresh(self) -> list[str]:
-        """Have every list fetched now that any ingestor still goes by; returns their ids."""
+        """Make every list due that an ingestor still uses; return their ids."""
         now = await self._now()
-        # Somebody claims a list soon after it is due, or nobody wants it any more.
-        lists = [slip.list_id for slip in await self.statuses() if now - slip.due < _ABANDONED_MS]
+        lists = [one.list_id for one in await self.statuses() if now - one.due < _ABANDONED_MS]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for list_id in lists:
                 pipeline.hset(self._keys.log_list(list_id), "due", now)
@@ -203,12 +202,12 @@ class LogListCache:
         return lists
 
     async def _now(self) -> int:
-        """Redis' clock, which is the same for everyone."""
+        """TIME of Redis in milliseconds since the epoch."""
         seconds, microseconds = await self._redis.time()
         return int(seconds * 1000 + microseconds // 1000)
 
 
-def _slip(list_id: str, names: list[str], row: list[bytes | None]) -> ListStatus:
+def _status(list_id: str, names: list[str], row: list[bytes | None]) -> ListStatus:
     fields: dict[str, Any] = {
         name: value.decode("utf-8", "replace")
         for name, value in zip(names, row, strict=True)
@@ -216,7 +215,7 @@ def _slip(list_id: str, names: list[str], row: list[bytes | None]) -> ListStatus
     }
     for name in fields.keys() - set(_TEXTS):
         fields[name] = int(fields[name]) if fields[name].isdecimal() else 0
-    return ListStatus(list_id, **fields)
+    return msgspec.convert({"list_id": list_id, **fields}, ListStatus)
 
 
 def _ms(seconds: float) -> int:

@@ -1,9 +1,9 @@
-"""Limits that hold over all gateways: how often someone may ask, and how many may be connected.
+"""Limits that hold over all gateways: requests per client, and connections.
 
-Both work on many at once, so that a thousand clients that come in one moment cost one round trip.
-Neither decides what happens when Redis is away: every error reaches the caller, and a call that
-failed, whether executed or not, may be repeated. A full Redis goes on counting connections, which
-need little, but refuses the rates of whoever may come.
+Both work on many clients per call, so a thousand clients that arrive together cost one round trip.
+Neither decides what happens when Redis is unavailable: every error reaches the caller, and a call
+that failed, executed or not, may be repeated. A full Redis still counts connections, which need
+little memory, but rejects requests for rates.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from certbus.scripts import register_script
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """How often one may ask. The token bucket and the sliding window must both admit a request.
+    """A request rate. The token bucket and the sliding window must both admit a request.
 
     Attributes:
         capacity: tokens in a full bucket; a request takes one.
@@ -38,15 +38,15 @@ class Rate(msgspec.Struct, frozen=True):
 
     @property
     def limit(self) -> int:
-        """Requests that may come at once after a long silence."""
+        """Requests that are admitted together after a long silence."""
         return int(min(self.capacity + self.burst, self.window_requests))
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What became of one request.
+    """The decision on one request.
 
     Attributes:
-        allowed: whether it may be answered; if not, nothing was taken.
+        allowed: whether it is admitted; if not, nothing was taken.
         remaining: requests that would be allowed now.
         reset: seconds until the bucket is full again.
         retry_after: seconds until another request is allowed; 0 if this one was.
@@ -59,7 +59,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class RateLimits:
-    """The rates of everyone, in Redis.
+    """The request rates of all clients, in Redis.
 
     Args:
         client: the primary.
@@ -72,22 +72,22 @@ class RateLimits:
             once(client), "limits/lua/rate_limit.lua"
         )  # a request counts once
 
-    async def acquire(self, asks: Sequence[tuple[str, Rate]]) -> list[Decision]:
-        """Count one request each of those who ask; one may be there more than once.
+    async def acquire(self, requests: Sequence[tuple[str, Rate]]) -> list[Decision]:
+        """Count one request for each item; a client may appear more than once.
 
         Args:
-            asks: who (see `keys.py`), and what they may.
+            requests: key of the client (see `keys.py`), and its rate.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
-        if not asks:
+        if not requests:
             return []
         replies: Any = await self._take(
-            keys=[self._keys.rate(who) for who, _ in asks],
+            keys=[self._keys.rate(client) for client, _ in requests],
             args=[
                 value
-                for _, rate in asks
+                for _, rate in requests
                 for value in (
                     rate.capacity,
                     rate.refill,
@@ -108,9 +108,9 @@ class ConnectionDelta(msgspec.Struct, frozen=True):
     """Connections from one address to one gateway.
 
     Attributes:
-        address: whose they are (see `keys.py`).
-        held: how many there are.
-        waiting: how many more want to be let in.
+        address: of the client (see `keys.py`).
+        held: open connections.
+        waiting: connections that wait for admission.
     """
 
     address: str
@@ -119,11 +119,11 @@ class ConnectionDelta(msgspec.Struct, frozen=True):
 
 
 class AdmittedCount(msgspec.Struct, frozen=True):
-    """Which of those that wait may come in.
+    """How many of the waiting connections are admitted.
 
     Attributes:
-        count: how many.
-        full: whether it was the limit on all connections that kept the others out.
+        count: admitted connections.
+        full: whether the limit on all connections rejected the others.
     """
 
     count: int
@@ -133,7 +133,7 @@ class AdmittedCount(msgspec.Struct, frozen=True):
 class ConnectionCounts:
     """The connections of one gateway, among those of all.
 
-    A gateway that does not call `count` for `ttl` has gone, and its connections are forgotten.
+    The counts of a gateway that does not call `apply` for `ttl` are deleted.
 
     Args:
         client: the primary.
@@ -144,7 +144,7 @@ class ConnectionCounts:
 
     def __init__(self, client: Redis, keys: Keys, gateway: str, ttl: float) -> None:
         self._gateway = gateway
-        self._told = 0  # connections, by Redis' last word
+        self._reported = 0  # connections, as in the last reply
         self._ttl_ms = int(ttl * 1000)
         self._keys = [keys.limit_gateways, keys.connections]
         self._count = register_script(
@@ -155,16 +155,16 @@ class ConnectionCounts:
         )
 
     async def reset(self) -> None:
-        """Begin to count, with no connections.
+        """Start to count, with no connections.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
         await self._recount(keys=self._keys, args=[self._gateway, self._ttl_ms])
-        self._told = 0
+        self._reported = 0
 
     async def remove(self) -> None:
-        """Stop to count: this gateway has no connections any more.
+        """Delete the counts: this gateway has no connections any more.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
@@ -172,18 +172,18 @@ class ConnectionCounts:
         await self._recount(keys=self._keys, args=[self._gateway, 0])
 
     async def apply(
-        self, most: int | None, most_of_one: int | None, connected: Sequence[ConnectionDelta]
+        self, limit: int | None, address_limit: int | None, deltas: Sequence[ConnectionDelta]
     ) -> list[AdmittedCount] | None:
-        """Tell what has changed, let in who waits, and live on.
+        """Report changed counts, admit waiting connections, and renew the counts.
 
         Args:
-            most: connections there may be to all gateways; None for any number.
-            most_of_one: likewise, from one address.
-            connected: each address at most once.
+            limit: maximum connections to all gateways; None for no limit.
+            address_limit: maximum connections from one address; None for no limit.
+            deltas: each address at most once.
 
         Returns:
-            Who may come in, for each of `connected`. None if Redis does not know this gateway, or
-            not as it was after the last call: nothing was done, `begin` and tell everything again.
+            The admitted connections, for each of `deltas`. None if Redis does not have the counts
+            of the last call: nothing was done; call `reset` and report everything again.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
@@ -193,13 +193,13 @@ class ConnectionCounts:
             args=[
                 self._gateway,
                 self._ttl_ms,
-                self._told,
-                "" if most is None else most,
-                "" if most_of_one is None else most_of_one,
-                *(value for one in connected for value in (one.address, one.held, one.waiting)),
+                self._reported,
+                "" if limit is None else limit,
+                "" if address_limit is None else address_limit,
+                *(value for one in deltas for value in (one.address, one.held, one.waiting)),
             ],
         )
         if replies is None:
             return None
-        self._told, *let_in = replies
-        return [AdmittedCount(count, bool(full)) for count, full in let_in]
+        self._reported, *admitted = replies
+        return [AdmittedCount(count, bool(full)) for count, full in admitted]

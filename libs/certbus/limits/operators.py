@@ -1,13 +1,13 @@
-"""Whose turn it is to ask an operator: one request at a time, whichever worker sends it.
+"""Request slots per log operator, shared by all workers.
 
-A turn is a moment. Who wants to ask takes the next one that is free, `interval` after the one
-before, and is told how long it is away: one call, no polling, and first come is first served. A
-turn that is not used is lost. So no operator gets two turns within `interval`; how late they are
-used is up to who has taken them.
+A slot is a moment. A worker reserves the next free slot, `interval` after the previous one, and
+gets the time until it: one call, no polling, first come first served. A slot that is not used is
+lost. So no two slots of an operator are closer than `interval`; a request may be later than its
+slot.
 
-A log that answers 429 is left alone by its owner. When a second log of the same operator answers
-429 meanwhile, it is not about that log but about us, and no worker gets a turn until both are over,
-but no longer than `MAX_PAUSE`: one log alone cannot silence the others.
+The owner of a log that answers 429 pauses requests to that log. If a second log of the operator
+answers 429 during this pause, the operator limits this client as a whole: no worker gets a slot
+until both pauses end, at most for `MAX_PAUSE_SECS`. One log alone cannot stop the others.
 """
 
 from redis.asyncio import Redis
@@ -15,12 +15,12 @@ from redis.asyncio import Redis
 from certbus.keys import Keys
 from certbus.scripts import register_script
 
-MAX_PAUSE = 300.0
-"""Seconds."""
+MAX_PAUSE_SECS = 300.0
+"""Longest pause of an operator."""
 
 
 class OperatorSlots:
-    """The turns of all operators, in Redis.
+    """The request slots of all operators, in Redis.
 
     Args:
         client: the primary.
@@ -29,48 +29,48 @@ class OperatorSlots:
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._keys = keys
-        self._turn = register_script(
+        self._reserve = register_script(
             client, "lua/operator_slots.lua", "limits/lua/reserve_request_slot.lua"
         )
-        self._refused = register_script(
+        self._record_429 = register_script(
             client, "lua/operator_slots.lua", "limits/lua/record_rate_limited.lua"
         )
 
     async def reserve(self, operator: str, interval: float) -> float:
-        """Take the next free turn, even if Redis is full.
+        """Reserve the next free slot, even if Redis is full.
 
         Args:
             operator: its name, in any case.
-            interval: seconds between two turns, above 0.
+            interval: seconds between two slots, above 0.
 
         Returns:
-            Seconds until it comes.
+            Seconds until the slot.
 
         Raises:
-            redis.exceptions.RedisError: Redis cannot be reached; a turn may have been taken.
+            redis.exceptions.RedisError: Redis cannot be reached; a slot may be reserved.
         """
-        wait: int = await self._turn(
+        wait: int = await self._reserve(
             keys=[self._keys.operator(operator)],
-            args=[f"{interval * 1000:.3f}", int(MAX_PAUSE * 1000)],
+            args=[f"{interval * 1000:.3f}", int(MAX_PAUSE_SECS * 1000)],
         )
         return wait / 1_000_000
 
     async def record_429(self, operator: str, log_id: str, seconds: float) -> bool:
-        """Note that a log has answered 429.
+        """Record that a log answered 429.
 
         Args:
-            operator: who runs it.
+            operator: of the log.
             log_id: the log.
-            seconds: that it asked us to wait.
+            seconds: requested by Retry-After.
 
         Returns:
-            Whether the operator as a whole is left alone now.
+            Whether the whole operator is paused now.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
-        reply = await self._refused(
+        reply = await self._record_429(
             keys=[self._keys.operator(operator)],
-            args=[log_id, int(seconds * 1000), int(MAX_PAUSE * 1000)],
+            args=[log_id, int(seconds * 1000), int(MAX_PAUSE_SECS * 1000)],
         )
         return bool(reply)

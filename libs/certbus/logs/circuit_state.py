@@ -1,7 +1,7 @@
-"""How the circuit breaker of each log stands: kept with the log, for its next owner and to be seen.
+"""The stored state of the circuit breaker of each log, for its next owner and for `status`.
 
-What opens and closes a circuit is the ingestor's part; a worker that takes a log goes on with what
-the one before it had learned, so a log that is down is not asked more often because it moved.
+The ingestor opens and closes circuits. A worker that takes a log continues with the stored state,
+so a log that is down gets no more requests because it moved.
 """
 
 import time
@@ -16,12 +16,12 @@ from certbus.keys import Keys
 from certbus.scripts import register_script
 
 State = Literal["closed", "half-open", "open"]
-"""Asked as usual; asked a little, to find out; not asked until `retry_at`."""
+"""Requests as usual; a few requests as a probe; no requests until `retry_at`."""
 
 _FIELDS = ("circuit", "failures", "retry_at")
 
-_LONGEST_MS = 3600 * 1000
-"""The longest pause that a circuit makes: one that ends later was stored before the clock of Redis
+_MAX_PAUSE_MS = 3600 * 1000
+"""The longest pause of a circuit. A stored one that ends later was stored before the clock of Redis
 was set back."""
 
 
@@ -31,7 +31,7 @@ class CircuitStatus(msgspec.Struct, frozen=True):
     Attributes:
         state: see `State`.
         failures: in a row.
-        retry_at: the log is not asked before, milliseconds since the epoch by the clock of this
+        retry_at: time of the next request, milliseconds since the epoch by the clock of this
             process; None: at any time. Redis stores it by its own clock.
     """
 
@@ -41,7 +41,7 @@ class CircuitStatus(msgspec.Struct, frozen=True):
 
 
 class CircuitStore:
-    """Reads and writes them.
+    """The circuits in Redis.
 
     Args:
         client: the primary.
@@ -56,7 +56,7 @@ class CircuitStore:
         self._update_fields = register_script(client, "lua/update_fields.lua")
 
     async def load(self, log_id: str) -> CircuitStatus:
-        """Read how a log's circuit stands; closed, if nothing readable is known."""
+        """Read the circuit of a log; closed, if nothing readable is stored."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hmget(self._keys.log(log_id), _FIELDS)
@@ -69,22 +69,22 @@ class CircuitStore:
             return CircuitStatus()
         if stored.retry_at is None:
             return stored
-        pause = min(stored.retry_at - (seconds * 1000 + microseconds // 1000), _LONGEST_MS)
+        pause = min(stored.retry_at - (seconds * 1000 + microseconds // 1000), _MAX_PAUSE_MS)
         return msgspec.structs.replace(stored, retry_at=int(self._clock() * 1000) + pause)
 
     async def save(self, log_id: str, status: CircuitStatus) -> None:
-        """Write down how a log's circuit stands."""
+        """Store the circuit of a log."""
         await self._update_fields(keys=[self._keys.log(log_id)], args=self._changes(status))
 
     async def failed(
         self, log_id: str, status: CircuitStatus, reason: str, event: str = ""
     ) -> None:
-        """Count one failure of a log, and write down what it has led to.
+        """Count one failure of a log, and store its circuit.
 
         Args:
             log_id: the log.
-            status: of its circuit now.
-            reason: what is wrong; one line for a person.
+            status: of its circuit after the failure.
+            reason: what is wrong, one line.
             event: identifies the failure: it is counted once, however often this is repeated.
         """
         changes: list[str | int] = [
@@ -97,7 +97,7 @@ class CircuitStore:
         await self._update_fields(keys=[self._keys.log(log_id)], args=changes)
 
     async def noted(self, log_id: str, reason: str) -> None:
-        """Write down what is wrong with a log that can be read all the same."""
+        """Store what is wrong with a log that can still be read."""
         error: list[str | int] = ["set", "last_error", reason[:500], "time", "last_error_at", 0]
         await self._update_fields(keys=[self._keys.log(log_id)], args=error)
 

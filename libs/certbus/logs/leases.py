@@ -1,10 +1,9 @@
 """Leases: which ingestor owns which log.
 
-A lease is a key that expires, and a fence: `<n>:<random>`, new with every acquisition, kept with
-the log, and checked by every publish. A worker that was paused, or cut off, while its lease
-expired and another worker took the log, finds its fence gone: it can harm nothing, whatever it
-still believes. The random part tells leases apart that a Redis which lost its last second
-numbered alike.
+A lease is a key that expires, and a fence: `<n>:<random>`, new with every acquisition, stored with
+the log, and checked by every publication. A worker that was paused or disconnected while its lease
+expired and another worker took the log has an old fence, and cannot write. The random part
+distinguishes leases to which a Redis that lost its last second gave the same number.
 """
 
 import secrets
@@ -17,7 +16,7 @@ from certbus.keys import Keys
 from certbus.scripts import register_script
 
 RETIRED_VISIBLE_MS = 30 * 24 * 3600 * 1000
-"""How long a retired log is still to be seen, and its position known."""
+"""How long a retired log and its position stay visible."""
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -25,7 +24,7 @@ class Lease(msgspec.Struct, frozen=True):
 
     Attributes:
         log_id: the log.
-        worker: who holds it.
+        worker: id of the holder.
         fence: what publish.lua checks.
         next: index of the next entry to publish, when the lease was taken.
     """
@@ -59,14 +58,14 @@ class Leases:
         self._set_start = register_script(client, "logs/lua/set_start.lua")
 
     async def acquire(self, log_id: str, start: int | None) -> Lease | None:
-        """Take a log that nobody owns.
+        """Take a log that no worker owns.
 
         Args:
             log_id: the log.
-            start: where to begin if Redis does not know the log; else it goes on from its `next`.
+            start: first index if Redis does not know the log; otherwise it continues at `next`.
 
         Returns:
-            The lease, or None if someone holds it, or the log is new and `start` is None.
+            The lease; None if another worker holds it, or the log is new and `start` is None.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
@@ -86,10 +85,10 @@ class Leases:
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases, in one round trip, even if Redis is full.
 
-        A lease that expired is taken again, under its fence, if nobody has taken the log since.
+        A lease that expired is taken again, under its fence, if no worker has taken the log since.
 
         Returns:
-            Those that were lost: the tasks that publish under them must stop.
+            The lost leases: the tasks that publish under them must stop.
         """
         if not leases:
             return []
@@ -104,7 +103,7 @@ class Leases:
         return [lease for lease, is_held in zip(leases, held, strict=True) if not is_held]
 
     async def release(self, lease: Lease) -> bool:
-        """Give a lease back at once.
+        """Release a lease.
 
         Returns:
             False if it had been lost before.
@@ -116,7 +115,7 @@ class Leases:
         return bool(reply)
 
     async def drop(self, lease: Lease) -> bool:
-        """Give a lease back of a log that is retired and drained; nobody gets another one.
+        """Finish the retirement of a drained log: its lease ends, and no worker gets another one.
 
         Returns:
             False if it had been lost before, or the log is no longer retired.
@@ -129,14 +128,14 @@ class Leases:
         return bool(reply)
 
     async def restore(self, lease: Lease, next_index: int) -> Lease | None:
-        """Make a log again after Redis was emptied (`Missing`), from where its owner was.
+        """Create a log again after Redis was emptied (`Missing`), at the position of its owner.
 
         Args:
-            lease: what this worker held.
+            lease: of this worker, which Redis does not know.
             next_index: the next entry it would have published.
 
         Returns:
-            A new lease, or None if the log is there again and reaches back far enough: acquire it.
+            A new lease; None if the log exists again with an early enough start: acquire it.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
@@ -153,10 +152,10 @@ class Leases:
         return None if value is None else int(value)
 
     async def set_start(self, log_id: str, index: int) -> bool:
-        """Say where a log starts.
+        """Store where a log starts.
 
         Returns:
-            False if Redis knows the log already; it goes on from its `next`.
+            False if Redis knows the log already; it continues at `next`.
         """
         reply = await self._set_start(
             keys=[self._keys.log(log_id), self._keys.logs], args=[log_id, index]

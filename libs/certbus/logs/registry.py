@@ -1,12 +1,13 @@
-"""The roll of logs: by which id each is known, which lists name it, and when it is over.
+"""The registry of logs: ids and aliases, the lists that name a log, and its retirement.
 
-The id of a log is that of its key, or made of its URL while nobody knows the key. When somebody
-does, the log is renamed in one step, under whoever follows it, and its old id leads to the new one
-for every worker that still knows it by its URL only.
+The id of a log is the SHA-256 of its key, or made of its URL while the key is not known. When the
+key becomes known, one script renames the log, also while a worker follows it, and the old id stays
+as an alias for workers that know only the URL.
 
-A log is over when a signed list says so, or an operator; not when some worker's configuration
-lacks it. That is written down with all it takes to follow the log, so any worker can drain it:
-publish what it has, up to its last tree head. Then it is dropped: nobody gets its lease any more.
+A log is retired by a signed list or by an operator command; a log missing from one worker's
+configuration is not retired. The retirement contains everything needed to follow the log, so any
+worker can drain it: publish its entries up to the last tree head. After that no worker can acquire
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,11 @@ from certbus.scripts import register_script
 
 
 class ListedEntry(msgspec.Struct, frozen=True):
-    """What a list last said of a log that it wants followed.
+    """The newest entry of a list for a log to follow.
 
     Attributes:
-        rank: of the newest edition that named it (`shelf.Edition`).
-        log: what it says of the log, as JSON.
+        rank: of the newest version that names it (`log_lists.ListVersion`).
+        log: the entry, as JSON.
     """
 
     rank: str
@@ -34,14 +35,14 @@ class ListedEntry(msgspec.Struct, frozen=True):
 
 
 class Retirement(msgspec.Struct, frozen=True):
-    """That a log is over.
+    """The retirement of a log.
 
     Attributes:
-        by: who said so.
-        why: one line for a person.
-        since: when the log took its last certificate, or later; seconds since the epoch.
-        at: when it was said, likewise.
-        log: what it takes to follow the log, as JSON; null if that is not known.
+        by: its source, a list or an operator command.
+        why: the reason, one line.
+        since: when the log accepted its last certificate, or later; seconds since the epoch.
+        at: time of the retirement, seconds since the epoch.
+        log: everything needed to follow the log, as JSON; null if that is not known.
     """
 
     by: Literal["list", "command"]
@@ -52,12 +53,12 @@ class Retirement(msgspec.Struct, frozen=True):
 
 
 class LogState(msgspec.Struct, frozen=True):
-    """How a log stands.
+    """The state of a log.
 
     Attributes:
         is_known: whether it has a position.
-        retirement: set while it is drained, and after that.
-        is_dropped: whether it is drained.
+        retirement: set while it is drained and after that.
+        is_dropped: whether it is drained and retired.
     """
 
     is_known: bool
@@ -66,7 +67,7 @@ class LogState(msgspec.Struct, frozen=True):
 
 
 class LogRegistry:
-    """Reads and writes it.
+    """The registry in Redis.
 
     Args:
         client: the primary.
@@ -78,11 +79,11 @@ class LogRegistry:
         self._keys = keys
         self._rename = register_script(client, "logs/lua/rename.lua")
         self._retire = register_script(client, "logs/lua/retire.lua")
-        self._revive = register_script(client, "logs/lua/unretire.lua")
-        self._forget = register_script(client, "logs/lua/remove_expired_logs.lua")
+        self._unretire = register_script(client, "logs/lua/unretire.lua")
+        self._remove_expired = register_script(client, "logs/lua/remove_expired_logs.lua")
 
     async def aliases(self, log_ids: Sequence[str]) -> dict[str, str]:
-        """Those of these ids that lead to a better one -> that one."""
+        """Return the aliases among these ids -> the id of the log."""
         if not log_ids:
             return {}
         async with self._redis.pipeline(transaction=False) as pipeline:
@@ -93,13 +94,13 @@ class LogRegistry:
         return {log_id: reply.decode() for log_id, reply in better if reply is not None}
 
     async def rename(self, old: str, new: str) -> bool:
-        """Call a log by a better id, and let the old one lead there; once for ever.
+        """Move a log to a better id and keep the old one as an alias.
 
-        Its position, counters, tree and evidence stay what they are. Its lease ends: whoever
-        takes the log goes on from its `next`.
+        Its position, counters, tree and evidence stay. Its lease ends; the next owner continues at
+        its `next`.
 
         Returns:
-            Whether anything was kept under the old id.
+            Whether anything was stored under the old id.
         """
         keys = self._keys
         reply = await self._rename(
@@ -114,7 +115,7 @@ class LogRegistry:
         return bool(reply)
 
     async def states(self) -> dict[str, LogState]:
-        """How every log stands, by id; logs of which nothing is kept any more are taken off."""
+        """Read the state of every log, by id; remove logs whose state has expired."""
         members: Any = await self._redis.smembers(self._keys.logs)
         ids = sorted(member.decode() for member in members)
         if not ids:
@@ -123,45 +124,45 @@ class LogRegistry:
             for log_id in ids:
                 pipeline.hmget(self._keys.log(log_id), ["next", "retiring", "retired", "name"])
             rows = await pipeline.execute()
-        gone = [log_id for log_id, row in zip(ids, rows, strict=True) if not any(row)]
-        if gone:
-            keys = [self._keys.logs, *map(self._keys.log, gone)]
-            await self._forget(keys=keys, args=gone)
+        expired = [log_id for log_id, row in zip(ids, rows, strict=True) if not any(row)]
+        if expired:
+            keys = [self._keys.logs, *map(self._keys.log, expired)]
+            await self._remove_expired(keys=keys, args=expired)
         return {
             log_id: LogState(known is not None, _retirement(retiring), retired is not None)
             for log_id, (known, retiring, retired, _) in zip(ids, rows, strict=True)
-            if log_id not in gone
+            if log_id not in expired
         }
 
     async def listed(self, list_id: str) -> dict[str, ListedEntry]:
-        """The logs that a list wants followed, or wanted when it last named them."""
+        """Read the logs that a list names, or named last, to be followed."""
         found: Any = await self._redis.hgetall(self._keys.listed_logs(list_id))
-        namings = {}
-        for log_id, naming in found.items():
+        entries = {}
+        for log_id, entry in found.items():
             try:
-                namings[log_id.decode()] = msgspec.json.decode(naming, type=ListedEntry)
+                entries[log_id.decode()] = msgspec.json.decode(entry, type=ListedEntry)
             except msgspec.DecodeError:
-                continue  # of another version; it is written again
-        return namings
+                continue  # of another release; it is stored again
+        return entries
 
-    async def record_listed(self, list_id: str, namings: Mapping[str, ListedEntry]) -> None:
-        """Write down that a list wants these logs followed, by id."""
-        if namings:
-            said: dict[Any, Any] = {
-                log_id: msgspec.json.encode(naming) for log_id, naming in namings.items()
+    async def record_listed(self, list_id: str, entries: Mapping[str, ListedEntry]) -> None:
+        """Store the entries of a list for logs to follow, by log id."""
+        if entries:
+            fields: dict[Any, Any] = {
+                log_id: msgspec.json.encode(entry) for log_id, entry in entries.items()
             }
-            await self._redis.hset(self._keys.listed_logs(list_id), mapping=said)
+            await self._redis.hset(self._keys.listed_logs(list_id), mapping=fields)
 
     async def retire(self, log_id: str, retirement: Retirement, list_id: str | None = None) -> bool:
-        """Write down that a log is over.
+        """Begin the retirement of a log.
 
         Args:
             log_id: the log.
-            retirement: says who says so, and why.
-            list_id: the list that says so, if one does.
+            retirement: its source and reason.
+            list_id: the list that retires it, if one does.
 
         Returns:
-            False if the log is not known, or has no position yet while a list says so, or if it is
+            False if the log is not known, has no position yet while a list retires it, or is being
             retired already.
         """
         listed = [] if list_id is None else [self._keys.listed_logs(list_id)]
@@ -172,17 +173,17 @@ class LogRegistry:
         return bool(reply)
 
     async def unretire(self, log_id: str, by: Literal["list", "command"]) -> bool:
-        """Take it back that a log is over; it goes on where it was.
+        """Take the retirement of a log back; it continues at its position.
 
         Args:
             log_id: the log.
-            by: who said so; another's word is not taken back.
+            by: source of the retirement; one of the other source stays.
 
         Returns:
-            False if there was nothing to take back.
+            False if the log has no retirement of this source.
         """
         keys = [self._keys.log(log_id), self._keys.evidence(log_id)]
-        return bool(await self._revive(keys=keys, args=[by]))
+        return bool(await self._unretire(keys=keys, args=[by]))
 
 
 def _retirement(text: bytes | None) -> Retirement | None:
@@ -190,5 +191,5 @@ def _retirement(text: bytes | None) -> Retirement | None:
         return None
     try:
         return msgspec.json.decode(text, type=Retirement)
-    except msgspec.DecodeError as error:  # of another version: over it is
+    except msgspec.DecodeError as error:  # of another release: the log is retired all the same
         return Retirement("list", f"unreadable: {error}", 0.0, 0.0)

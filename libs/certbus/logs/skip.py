@@ -1,6 +1,6 @@
-"""Skipping entries of a log that cannot be had: an operator's way out, recorded.
+"""Skip entries that a log cannot serve, by command of an operator. Each skip is recorded.
 
-Skipped entries are the fourth thing that an entry can be, so that still, at every instant,
+Skipped entries have a counter of their own, so that at every instant
 published + duplicates + rejected + skipped = next - start.
 """
 
@@ -16,28 +16,29 @@ _MAX_REASON = 500  # characters
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """It is done: the entries [first, end) were skipped."""
+    """The entries [first, end) were skipped."""
 
     first: int
     end: int
 
 
 class SkipRejected(Exception):
-    """Nothing was skipped. Says why, and what can be."""
+    """Nothing was skipped. The text states why, and what is accepted."""
 
 
 async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) -> Skipped:
-    """Pass over all entries of a log before `end` that were not published yet.
+    """Skip all entries of a log before `end` that were not published yet.
 
     Args:
         client: the primary.
         keys: names of the keys.
         log_id: the log.
-        end: index of the entry to go on at.
-        reason: for the record; one line.
+        end: index of the entry to continue at.
+        reason: stored with the skip, one line.
 
     Raises:
-        CannotSkip: the log has not been started, is further on, or not that large.
+        SkipRejected: the log has not been started, its position is not before `end`, or its tree
+                is smaller.
         redis.exceptions.RedisError: Redis cannot be reached, or is full.
     """
     script = register_script(client, "logs/lua/skip.lua")
@@ -55,12 +56,12 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
             return Skipped(int(first), int(stop))
         case [b"backwards", next_index]:
             raise SkipRejected(
-                f"it goes on at entry {int(next_index)} already: nothing before {end} is left"
+                f"--to must be above {int(next_index)}, the position of the log, not {end}"
             )
         case [b"beyond", 0]:
-            raise SkipRejected("no tree head of it is known yet: is an ingestor running?")
+            raise SkipRejected("no tree head of the log is known yet; start an ingestor first")
         case [b"beyond", size]:
             raise SkipRejected(
-                f"its newest tree head has {int(size)} entries: --to {int(size)} is the most"
+                f"--to must be at most {int(size)}, the size of the newest tree head, not {end}"
             )
-    raise SkipRejected("it has not been started yet: no entry of it was asked for")
+    raise SkipRejected("no entry of the log was requested yet; there is nothing to skip")

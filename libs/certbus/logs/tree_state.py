@@ -1,8 +1,7 @@
-"""What Redis keeps of a log's tree: the frontier, the tree head followed, and evidence of lies.
+"""The stored tree state of a log: frontier, verified tree head, and evidence of violations.
 
-The frontier is written by publish.lua together with `next`; here it is read when a worker takes a
-log. Evidence is what an operator, or the log's auditors, need to see that a log contradicted
-itself: the tree heads with their signatures.
+publish.lua writes the frontier together with `next`; a worker reads it here when it takes a log.
+Evidence: the signed tree heads that prove that a log contradicted itself.
 """
 
 from collections.abc import Sequence
@@ -17,20 +16,22 @@ from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 
 MAX_EVIDENCE = 64
+"""Entries per log."""
+
 ALARMS_OF = "alarms."
-"""What the names of the counters by kind begin with, in the hash of a log."""
+"""Prefix of the counters by kind, in the hash of a log."""
 
 _BELOW = "below_since"
 _FIELDS = ("frontier", "tree_size", "tree_timestamp", "tree_root", "tree_signature", _BELOW)
 
 
 class TreeState(msgspec.Struct, frozen=True):
-    """Where a log's tree stands.
+    """The verified state of a log's tree.
 
     Attributes:
         frontier: of everything before the log's `next`.
-        tree_head: the tree head followed, which the frontier was proven to lead to.
-        below_for: seconds for which the log has shown smaller ones only; None if it has not.
+        tree_head: the verified tree head, which extends the frontier.
+        below_for: seconds since which the log shows smaller tree heads only; None if it does not.
     """
 
     frontier: Frontier
@@ -39,7 +40,7 @@ class TreeState(msgspec.Struct, frozen=True):
 
 
 class TreeStateStore:
-    """Reads and writes it.
+    """The tree states in Redis.
 
     Args:
         client: the primary.
@@ -52,10 +53,10 @@ class TreeStateStore:
         self._update_fields = register_script(client, "lua/update_fields.lua")
 
     async def load(self, log_id: str, next_index: int) -> TreeState | None:
-        """Read where a log's tree stood at `next_index`; None if that is not known.
+        """Read the tree state of a log at `next_index`; None if that is not known.
 
-        It is not when nothing was proven, or `next` was moved by somebody who keeps no frontier;
-        nor when what is kept contradicts itself, for that is no fault of the log.
+        It is not known if nothing was verified, if `next` was moved without a frontier, or if the
+        stored values contradict each other, which is no fault of the log.
         """
         async with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.time()
@@ -88,16 +89,16 @@ class TreeStateStore:
         event: str = "",
         error: str = "",
     ) -> None:
-        """Count a lie, and keep what shows it.
+        """Count a violation, and store its evidence.
 
         Args:
             log_id: the log.
-            kind: of lie, one word.
-            problem: one line, for a person.
-            heads: the tree heads that it is about.
-            keep: whether it becomes evidence; if not, it is only counted.
-            event: identifies the finding: it is counted once, however often this is repeated.
-            error: what the log's `last_error` says from now on; empty: what it said.
+            kind: of violation, one word (docs/integrity.md).
+            problem: one line.
+            heads: the tree heads that prove it.
+            keep: whether evidence is stored; if not, the violation is only counted.
+            event: identifies the violation: repeated calls count it once.
+            error: the new `last_error` of the log; empty: unchanged.
         """
         changes = self._once(event)
         if keep:
@@ -115,9 +116,9 @@ class TreeStateStore:
         event: str = "",
         error: str = "",
     ) -> None:
-        """Keep that a log does not prove what it shows, which is no lie.
+        """Record that a log returned no proof, which is no violation.
 
-        `event` and `error` are as for `alarm`.
+        `event` and `error` are as for `record_violation`.
         """
         evidence = self._evidence(log_id, "no_proof", problem, heads)
         count: list[str | int] = ["add", f"{ALARMS_OF}no_proof", 1]
@@ -125,12 +126,12 @@ class TreeStateStore:
         await self._update(log_id, changes)
 
     async def record_stale_head(self, log_id: str, event: str = "") -> None:
-        """Count a tree head that was older than the one followed; `event` as for `alarm`."""
+        """Count a tree head older than the verified one; `event` as for `record_violation`."""
         change: list[str | int] = ["add", "stale", 1, "time_once", _BELOW, 0]
         await self._update(log_id, [*self._once(event), *change])
 
     async def clear_stale_head(self, log_id: str) -> None:
-        """Note that a log shows a tree head no smaller than the one followed."""
+        """Record that a log shows a tree head that is not smaller than the verified one."""
         await self._redis.hdel(self._keys.log(log_id), _BELOW)
 
     async def _update(self, log_id: str, changes: list[str | int]) -> None:
@@ -138,13 +139,13 @@ class TreeStateStore:
         await self._update_fields(keys=keys, args=changes)
 
     def _once(self, event: str) -> list[str | int]:
-        """The change of update_fields.lua that makes a repeated call do nothing."""
+        """Return the change of update_fields.lua that makes a repeated call do nothing."""
         return ["once", "alarm_event", event or new_event()]
 
     def _evidence(
         self, log_id: str, kind: str, problem: str, heads: Sequence[TreeHead]
     ) -> list[str | int]:
-        """The change of update_fields.lua that keeps what shows a lie."""
+        """Return the change of update_fields.lua that stores evidence."""
         fields = {
             "kind": kind,
             "problem": problem[:500],
@@ -155,7 +156,7 @@ class TreeStateStore:
 
 
 def _last_error(error: str) -> list[str | int]:
-    """The changes of update_fields.lua that store an error; none if it is empty."""
+    """Return the changes of update_fields.lua that store an error; none if it is empty."""
     if not error:
         return []
     return ["set", "last_error", error[:500], "time", "last_error_at", 0]

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 from redis.asyncio import Redis
 
-from certbus.caches.issuers import LIFE, MAX_BYTES, MAX_COUNT, PARTS, IssuerCache
+from certbus.caches.issuers import MAX_BYTES, MAX_COUNT, PARTS, TTL_SECS, IssuerCache
 from tests.certbus.bus import KEYS
 from tests.certbus.streams.test_full_redis import TOO_LITTLE, allow
 
@@ -51,6 +51,6 @@ async def test_not_all_expire_at_once(client: Redis) -> None:
         await shelf.put(sha256(der).digest(), der)
     lives = {await client.ttl(KEYS.issuers(part)) for part in range(PARTS)}
     assert len(lives) > PARTS // 2
-    assert all(0.7 * LIFE < life < 1.3 * LIFE for life in lives)
+    assert all(0.7 * TTL_SECS < life < 1.3 * TTL_SECS for life in lives)
     found = await shelf.get([sha256(der).digest() for der in issuers])
     assert list(found.values()) == issuers

@@ -56,9 +56,9 @@ async def test_it_goes_forward_and_not_beyond_the_tree(one: Worker, client: Redi
     with pytest.raises(SkipRejected, match="no tree head of it is known"):
         await skip(client, KEYS, LOG, 4, "")
     await one.publisher.publish(lease, replaced(batch(3, ["a"]), tree_head=HEAD))
-    with pytest.raises(SkipRejected, match="goes on at entry 4 already"):
+    with pytest.raises(SkipRejected, match="must be above 4, the position of the log"):
         await skip(client, KEYS, LOG, 4, "")
-    with pytest.raises(SkipRejected, match="--to 100 is the most"):
+    with pytest.raises(SkipRejected, match="--to must be at most 100,"):
         await skip(client, KEYS, LOG, 101, "")
     assert isinstance(await one.publisher.publish(lease, batch(4, ["b"])), Published)
     assert await skip(client, KEYS, LOG, 100, "") == Skipped(5, 100)

@@ -107,8 +107,8 @@ async def test_what_skip_refuses(site: Site) -> None:
     for arguments, problem in (
         (("nobody", "--to=1"), "no log is called 'nobody': there are 'rfc1'"),
         (("rfc", "--to=1"), "did you mean 'rfc1'"),
-        (("rfc1", "--to=7"), "it goes on at entry 100 already"),
-        (("RFC1", "--to=1000", "--yes"), "--to 100 is the most"),
+        (("rfc1", "--to=7"), "--to must be above 100, the position of the log, not 7"),
+        (("RFC1", "--to=1000", "--yes"), "--to must be at most 100, the size of the newest"),
     ):
         done = await command(site, "skip", *arguments)
         assert done.returncode == 1
