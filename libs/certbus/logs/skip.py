@@ -64,4 +64,4 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
             raise SkipRejected(
                 f"--to must be at most {int(size)}, the size of the newest tree head, not {end}"
             )
-    raise SkipRejected("no entry of the log was requested yet; there is nothing to skip")
+    raise SkipRejected("the log has not been started; there is nothing to skip")
