@@ -1,6 +1,6 @@
 """Many clients in one process, cheap enough not to limit the measurement.
 
-One epoll loop over plain sockets. Every fiftieth client reads all it gets: counts messages, checks
+One epoll loop over plain sockets. One client in fifty reads all it gets: counts messages, checks
 that ids ascend, takes the latency from `seen`. The others let the kernel drop what it received
 (MSG_TRUNC, see tcp(7)) and count bytes: clients of one stream get the same bytes, apart from signs
 of life, so the bytes show whether a message is missing.
@@ -226,7 +226,7 @@ class Crowd:
             rate = options.slow_rate
         client = Client(
             connection,
-            sampled=number % SAMPLED == 0 and rate == math.inf,
+            sampled=(options.clients - number) % SAMPLED == 0 and rate == math.inf,
             sse=options.path.startswith("/sse"),
             bytes_a_second=rate,
             joined=time.perf_counter(),

@@ -45,14 +45,16 @@ async def all_published(redis: Redis, total: int) -> None:
             await asyncio.sleep(0.1)
 
 
-async def measure(clients: int, rate: int, logs: int, seconds: float, path: str) -> dict[str, Any]:
+async def measure(
+    clients: int, rate: int, logs: int, seconds: float, path: str, lead: float = LEAD_SECS
+) -> dict[str, Any]:
     """Run the path once."""
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         server = await stack.enter_async_context(EmbeddedRedis(home / "redis"))
         redis = connect(server.url)
         stack.push_async_callback(redis.aclose)
-        total, begin, port = int(rate * seconds), time.time() + LEAD_SECS, free_port()
+        total, begin, port = int(rate * seconds), time.time() + lead, free_port()
         kinds = [f"--rfc6962={(logs + 1) // 2}", f"--static-ct={logs // 2}"]
         flow = [f"--rate={rate}", f"--total={total}", "--duplicates=0", f"--start={begin}"]
         await stack.enter_async_context(simulated_logs(home, *kinds, *flow, "--max-entries=1024"))
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=4, help="half of them static-ct")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--path", default="/")
+    parser.add_argument("--lead", type=float, default=LEAD_SECS, help="seconds to start in")
     options = parser.parse_args()
     print(json.dumps(asyncio.run(measure(**vars(options)))))
 
