@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from certbus.connection import CONNECTIONS, connect, once
+from certbus.connection import CONNECTIONS, _Reliable, connect, once
 from certbus.errors import UNAVAILABLE, ConnectionFailed
 from tests.certbus.proxy import How, Proxy, When
 from tests.certbus.servers import RedisServer
@@ -157,6 +157,34 @@ async def test_commands_wait_for_a_connection_instead_of_failing(
         await asyncio.gather(*waiting, return_exceptions=True)
         assert all(await asyncio.gather(*(busy.ping() for _ in range(CONNECTIONS))))
     assert await client.ping()
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_what_is_sent_once_uses_no_connection_that_ended(
+    lossy: Redis, proxy: Proxy, how: How
+) -> None:
+    """It cannot be sent again, so the end of the connection must be noticed before."""
+    counting = once(lossy)
+    for number in range(1, 6):
+        assert await counting.incr("n") == number
+        await cut(proxy, how)
+
+
+async def test_a_connection_that_ends_just_before_a_write_is_a_failed_connection(
+    lossy: Redis, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop raises RuntimeError from a write to it."""
+    counting = once(lossy)
+    await counting.ping()
+    await cut(proxy, "rst")
+
+    async def sees_nothing(_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(_Reliable, "can_read", sees_nothing)
+    with pytest.raises(ConnectionFailed, match="the connection has ended"):
+        await counting.ping()
+    assert await counting.ping()
 
 
 async def test_other_runtime_errors_stay_bugs(
