@@ -4,7 +4,7 @@ from redis.asyncio import Redis
 
 from certbus.ids import parse_cursor
 from certbus.streams.events import CURSOR_AHEAD_REASON, NOT_RETAINED_REASON, RESET
-from certbus.streams.reader import oldest
+from certbus.streams.reader import oldest, read_head
 from certbus.streams.resume import UNKNOWN, ResumePoint, resolve_cursor
 from tests.certbus.bus import KEYS, Worker, following, retain
 from tests.certbus.streams.test_reader import names, published
@@ -63,3 +63,16 @@ async def test_what_was_trimmed_is_told(client: Redis) -> None:
     assert await start(client, f"{kept.prev}-0") == ResumePoint(kept.prev, gap=NOT_RETAINED_REASON)
     assert await start(client, f"{ids[0]}-0") == ResumePoint(kept.prev, gap=NOT_RETAINED_REASON)
     assert await start(client, "0") == ResumePoint("0-0")
+
+
+async def test_ids_of_an_earlier_epoch_are_known_after_its_first_batch_was_trimmed(
+    client: Redis,
+) -> None:
+    worker = Worker(client, "one", retention=retain(max_bytes=400))
+    lease = await worker.take()
+    ids = [await published(worker, lease, index, str(index)) for index in range(6)]
+    await worker.trimmer.trim()
+    assert (await read_head(client, KEYS)).first == ids[0]
+    assert (await start(client, ids[0])).gap == NOT_RETAINED_REASON
+    for earlier in ("1-0", "1-0-0", str(int(ids[0].partition("-")[0]) - 1)):
+        assert await start(client, earlier) == ResumePoint("0-0", gap=RESET), earlier
