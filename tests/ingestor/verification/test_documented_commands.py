@@ -1,4 +1,4 @@
-"""The commands of docs/integrity.md, run as they stand there."""
+"""The commands of docs/integrity.md, run exactly as documented."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ PAGE = ROOT / "docs" / "integrity.md"
 FIRST_LINE = "url=https://log.example/2026h1/ index=123456 key=MFkw…\n"
 TREE, SIGNATURE, RFC6962, STATIC_CT = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
-# What `redis-cli` prints into a pipe, for a machine that has none.
+# Prints what `redis-cli` prints into a pipe, for a host without it.
 OWN_CLI = """\
 import sys, redis
 reply = redis.Redis(unix_socket_path=sys.argv[1]).execute_command(*sys.argv[2:])
@@ -37,31 +37,31 @@ for line in sorted(reply) if isinstance(reply, (list, set)) else [reply or b""]:
 
 
 async def run(script: str, directory: Path) -> str:
-    """What a shell says to these commands."""
+    """Return the output of these commands in a shell."""
     path = f"{directory / 'bin'}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     process = await asyncio.create_subprocess_exec(
         *("bash", "-c", script), cwd=directory, env={"PATH": path}, stdout=PIPE, stderr=STDOUT
     )
     async with asyncio.timeout(30):
-        said, _ = await process.communicate()
-    return said.decode()
+        output, _ = await process.communicate()
+    return output.decode()
 
 
 def provide_redis_cli(site: Site, directory: Path) -> None:
-    """Make a redis-cli that asks the Redis of this test."""
+    """Create a redis-cli that connects to the Redis of this test."""
     command = directory / "bin" / "redis-cli"
     command.parent.mkdir()
     socket = site.server.url.removeprefix("unix://")
     own = command.with_suffix(".py")
     own.write_text(OWN_CLI)
     found = shutil.which("redis-cli")
-    asks = f"{found} -s" if found else f"{sys.executable} {own}"
-    command.write_text(f'#!/bin/sh\nexec {asks} {socket} "$@"\n')
+    program = f"{found} -s" if found else f"{sys.executable} {own}"
+    command.write_text(f'#!/bin/sh\nexec {program} {socket} "$@"\n')
     command.chmod(0o755)
 
 
 async def messages(site: Site) -> list[Any]:
-    """What was published."""
+    """Return the published messages."""
     batches = await history(site.redis, site.keys, "lite", "0-0", 1000)
     return [json.loads(text)["data"] for batch in batches for text in batch.messages]
 
@@ -85,8 +85,8 @@ async def test_the_documented_commands(kind: str, site: Site, tmp_path: Path) ->
     tree = TREE.replace(FIRST_LINE, f"url={url} index={index} key={log['key']}\n")
     assert (await run(f"{tree}\n{SIGNATURE}", tmp_path)).strip() == "Verified OK"
     proof = RFC6962 if kind == "rfc6962" else STATIC_CT
-    said = await run(f"{tree}\n{proof}", tmp_path)
-    assert said.splitlines()[-1] == "in the tree"
+    output = await run(f"{tree}\n{proof}", tmp_path)
+    assert output.splitlines()[-1] == "in the tree"
     if kind == "static-ct":
         async with httpx.AsyncClient(trust_env=False) as http:
             tile = (await http.get(f"{url}tile/data/001")).content
@@ -94,8 +94,8 @@ async def test_the_documented_commands(kind: str, site: Site, tmp_path: Path) ->
         assert isinstance(entry, Entry)
         fingerprint = message["leaf_cert"]["sha256"].replace(":", "").lower()
         assert sha256(entry.certificate).hexdigest() == fingerprint
-        assert f"leaf {index} is {leaf_hash(entry.leaf).hex()}" in said
+        assert f"leaf {index} is {leaf_hash(entry.leaf).hex()}" in output
 
-    lying = tree + "root=${root//[0-7]/8}\n"
-    assert "Verified OK" not in await run(f"{lying}\n{SIGNATURE}", tmp_path)
-    assert (await run(f"{lying}\n{proof}", tmp_path)).splitlines()[-1] == "NOT in the tree"
+    changed = tree + "root=${root//[0-7]/8}\n"
+    assert "Verified OK" not in await run(f"{changed}\n{SIGNATURE}", tmp_path)
+    assert (await run(f"{changed}\n{proof}", tmp_path)).splitlines()[-1] == "NOT in the tree"
