@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -19,10 +19,13 @@ from certbus.limits.clients import (
 )
 from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
+from certbus.logs.registry import LogRegistry
 from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.cert_index import find_by_fingerprint
 from certbus.streams.events import FORGOTTEN, Gap, StreamBatch
 from certbus.streams.publisher import AlreadyPublished, Published, PublisherSettings
+from ctparse.merkle import Frontier
+from ctparse.tree_head import TreeHead
 from tests.certbus.bus import (
     KEYS,
     LOG,
@@ -230,6 +233,42 @@ async def test_times_of_a_log_are_those_of_redis(
         assert at is not None
         assert 0 <= now - at < 10_000
     assert (status.alarms, status.stale, status.errors) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("stored_at", [-30 * DAYS, 0.0])
+@pytest.mark.parametrize("read_at", [-30 * DAYS, 0.0, 60.0])
+async def test_a_log_regresses_for_no_longer_than_since_it_signed_the_verified_tree_head(
+    client: Redis, server: ShiftedRedisServer, stored_at: float, read_at: float
+) -> None:
+    frontier = Frontier()
+    frontier.extend([bytes(32)] * 3)
+    signed = TreeHead(3, int(time.time() * 1000), frontier.root(), b"signature")
+    fields = {
+        "frontier": frontier.to_bytes(),
+        "tree_size": signed.size,
+        "tree_timestamp": signed.timestamp,
+        "tree_root": signed.root,
+        "tree_signature": signed.signature,
+    }
+    await client.hset(KEYS.log(LOG), mapping=cast("Any", fields))
+    store = TreeStateStore(client, KEYS)
+    server.shift(stored_at)
+    await store.record_stale_head(LOG)
+    server.shift(read_at)
+    state = await store.load(LOG, 3)
+    assert state is not None
+    assert state.tree_head == signed
+    assert state.below_for is not None
+    assert 0 <= state.below_for < max(read_at, 0) + 10
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+async def test_retirements_are_in_the_time_of_redis(
+    client: Redis, server: ShiftedRedisServer, shift: float
+) -> None:
+    server.shift(shift)
+    seconds, _ = await client.time()
+    assert abs(await LogRegistry(client, KEYS).now() - seconds) < 10
 
 
 STEP = 50.0

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
+from certbus.clock import redis_time
 from certbus.keys import Keys
 from certbus.logs.leases import RETIRED_VISIBLE_MS
 from certbus.logs.tree_state import MAX_EVIDENCE
@@ -41,7 +42,7 @@ class Retirement(msgspec.Struct, frozen=True):
         by: its source, a list or an operator command.
         why: the reason, one line.
         since: when the log accepted its last certificate, or later; seconds since the epoch.
-        at: time of the retirement, seconds since the epoch.
+        at: time of the retirement by the clock of Redis, seconds since the epoch.
         log: everything needed to follow the log, as JSON; null if that is not known.
     """
 
@@ -81,6 +82,10 @@ class LogRegistry:
         self._retire = register_script(client, "logs/lua/retire.lua")
         self._unretire = register_script(client, "logs/lua/unretire.lua")
         self._remove_expired = register_script(client, "logs/lua/remove_expired_logs.lua")
+
+    async def now(self) -> float:
+        """Return the time of Redis, seconds since the epoch: the one that retirements are in."""
+        return await redis_time(self._redis)
 
     async def aliases(self, log_ids: Sequence[str]) -> dict[str, str]:
         """Return the aliases among these ids -> the id of the log."""

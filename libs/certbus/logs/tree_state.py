@@ -69,14 +69,18 @@ class TreeStateStore:
             restored = Frontier.from_bytes(frontier)
             head = size and TreeHead(int(size), int(timestamp), root, signature)
             now = seconds + microseconds / 1_000_000
-            below_for = None if below is None else max(now - int(below) / 1000, 0.0)
+            below_for = None if below is None else now - int(below) / 1000
+            if below_for is not None and head:
+                # The clock of Redis may have been wrong then or may be now. The log has signed the
+                # verified tree head before it showed a smaller one.
+                below_for = min(below_for, now - head.timestamp / 1000)
         except (ValueError, TypeError):
             return None
         if restored.size != next_index:
             return None
         if head and head.size == restored.size and head.root != restored.root():
             return None
-        return TreeState(restored, head, below_for)
+        return TreeState(restored, head, None if below_for is None else max(below_for, 0.0))
 
     async def record_violation(
         self,

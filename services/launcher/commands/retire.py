@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import time
 
 import msgspec
 from redis.asyncio import Redis
@@ -60,7 +59,7 @@ async def _retire(roll: LogRegistry, log: LogStatus, chosen: argparse.Namespace)
         "operator": log.operator,
     }
     # It is over since ever: what it has now is all. And since long, if nobody should try that.
-    at = 0.0 if chosen.now else time.time()
+    at = 0.0 if chosen.now else await roll.now()
     raw = msgspec.Raw(msgspec.json.encode(known))
     if not await roll.retire(log.log_id, Retirement("command", chosen.reason, 0.0, at, raw)):
         over = f"it is {log.state} already: {log.retired_why}"
