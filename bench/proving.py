@@ -38,9 +38,13 @@ from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier
 from ctparse.precert import is_committed
 from ctparse.rfc6962 import chain_certificates, decode_entries
-from ingestor.pipeline.prefetch import Window
-from ingestor.pipeline.publish import LIVE_MESSAGES
-from ingestor.verification.entry_proofs import Growth, grown, leaves, parts
+from ingestor.pipeline.publish import MAX_LIVE_MESSAGES
+from ingestor.verification.entry_proofs import (
+    extended_frontiers,
+    leaf_hashes,
+    split_at_unparsed,
+)
+from ingestor.window import Window
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
 MODES = ("off", "enforce")
@@ -161,7 +165,7 @@ def alone() -> float:
     times = []
     for _ in range(5):
         begin = time.process_time()
-        for part in parts(windows):
+        for part in split_at_unparsed(windows):
             prove(part)
         times.append(time.process_time() - begin)
     return min(times) * 1e6 / len(entries)
@@ -170,15 +174,15 @@ def alone() -> float:
 def prove(run: Sequence[Window]) -> None:
     """Do what the verifier and the pipeline do to a run of windows."""
     frontier = Frontier()
-    hashes = [leaves(window.entries) for window in run]
-    grown(frontier, hashes).root()
+    hashes = [leaf_hashes(window.entries) for window in run]
+    extended_frontiers(frontier, hashes)[-1].root()
     for window, each in zip(run, hashes, strict=True):
         for entry in window.entries:
             if isinstance(entry, Entry) and entry.is_precert:
                 is_committed(entry, chain_certificates)
-        growth = Growth(frontier, each)
-        for at in range(0, len(each), LIVE_MESSAGES):
-            growth.through(at, min(at + LIVE_MESSAGES, len(each)))
+        for at in range(0, len(each), MAX_LIVE_MESSAGES):
+            frontier.extend(each[at : at + MAX_LIVE_MESSAGES])
+            frontier.to_bytes()
 
 
 async def all_delays(redis: Redis, mode: str) -> list[float]:

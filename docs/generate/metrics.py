@@ -32,13 +32,13 @@ def gateway_metrics() -> str:
 
 def ingestor_metrics() -> str:
     """Return the table of an ingestor's metrics."""
-    library = SimpleNamespace(ages=dict, refusals={})
+    lists = SimpleNamespace(ages=dict, rejections={})
     absent: Any = SimpleNamespace(
-        held=(),
+        assigned=(),
         waiting=0,
         problem=None,
         reached=True,
-        library=library,
+        lists=lists,
         remembered=None,
         marks_bytes=None,
         ahead=None,

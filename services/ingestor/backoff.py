@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt, wherever something is attempted again."""
+"""Delays between attempts."""
 
 import random
 
@@ -6,29 +6,29 @@ import msgspec
 
 
 class Backoff(msgspec.Struct, frozen=True):
-    """Exponential delays with jitter, so that many clients of one server do not return together.
+    """Exponential delays with jitter, so that the clients of one server do not retry together.
 
     Attributes:
-        initial: seconds after the first failure, at most.
-        maximum: seconds never exceeded.
+        initial: maximum seconds after the first failure.
+        maximum: maximum seconds after any failure.
     """
 
     initial: float
     maximum: float
 
     def __call__(self, attempt: int) -> float:
-        """Seconds to wait: between half of the exponential delay and all of it.
+        """Return the seconds to wait: between half of the exponential delay and all of it.
 
         Args:
-            attempt: how many attempts have failed since the last success, from 0.
+            attempt: number of failed attempts since the last success, minus one.
         """
-        # 2**32 is beyond any sensible maximum, and keeps the power of a long outage small.
+        # 2**32 exceeds any sensible maximum; the bound keeps the power small in a long outage.
         delay = min(self.maximum, self.initial * 2.0 ** min(attempt, 32))
         return delay * random.uniform(0.5, 1.0)  # noqa: S311  (no secret depends on it)
 
 
 REDIS = Backoff(0.1, 2.0)
-"""While Redis is away. Everything waits for it, and it is ours."""
+"""While Redis is unavailable: short, because every log waits for it."""
 
 LOG_LIST = Backoff(5.0, 600.0)
 """While a log list cannot be read."""

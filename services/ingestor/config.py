@@ -1,16 +1,15 @@
-"""Config -> what the parts of an ingestor take."""
+"""Converts the configuration to the settings of the parts of an ingestor."""
 
 from certbus.keys import STREAMS
 from certbus.streams.publisher import PublisherSettings
 from certbus.streams.retention import Retention
 from certconf.settings import Config
-from ingestor.assignment.rust_state_file import read_state
-from ingestor.assignment.start_position import StartSettings
+from ingestor.assignment.start_position import StartSettings, read_rust_state
 from ingestor.log import Kind
 
 
 def kinds(config: Config) -> frozenset[Kind]:
-    """Which APIs logs may have to be followed."""
+    """Return the APIs of the logs to follow."""
     enabled = {
         Kind.RFC6962: config.ct_log.rfc6962_enabled,
         Kind.STATIC_CT: config.ct_log.static_ct_enabled,
@@ -19,10 +18,10 @@ def kinds(config: Config) -> frozenset[Kind]:
 
 
 def publisher_settings(config: Config) -> PublisherSettings:
-    """What is published, and how long it is remembered.
+    """Return which streams to publish, and how long deduplication marks live.
 
-    A mark lives as long as the longer of two promises: that a certificate does not come again,
-    and that what a stream still holds can be looked up.
+    A mark lives for the longer of two times: the deduplication window, and the longest retention,
+    so that every retained certificate can be looked up.
     """
     streams = config.streams
     enabled = {"full": streams.full, "lite": streams.lite, "domains": streams.domains_only}
@@ -35,17 +34,17 @@ def publisher_settings(config: Config) -> PublisherSettings:
 
 
 def retention(config: Config) -> dict[str, Retention]:
-    """How much of each stream is kept."""
+    """Return how much of each stream is retained."""
     limits = config.retention
     named = {"full": limits.full, "lite": limits.lite, "domains": limits.domains}
     return {name: Retention(limit.max_bytes, limit.max_age_secs) for name, limit in named.items()}
 
 
-def starts(config: Config) -> StartSettings:
-    """Where logs start that Redis does not know; reads another server's state file."""
+def start_settings(config: Config) -> StartSettings:
+    """Return where logs start that Redis does not know; reads another server's state file."""
     settings = config.ct_log
     return StartSettings(
         index=settings.start_index,
-        taken_over=read_state(settings.state_file) if settings.state_file else {},
+        taken_over=read_rust_state(settings.state_file) if settings.state_file else {},
         overlap=settings.start_overlap_leaves,
     )

@@ -1,8 +1,8 @@
-"""One log as the rest of the ingestor knows it, and the id it goes by in Redis.
+"""One CT log: its identity, its settings, and its id in Redis.
 
-A log has a URL, and usually a key whose SHA-256 is its log id (RFC 6962 section 3.2). URLs are
-spelt in many ways and keys are not always known, so `normalise` makes URLs comparable and
-`identify` gives a log without a known key an id that stays the same from start to start.
+A log has a URL, and usually a key whose SHA-256 is its log id (RFC 6962 section 3.2). URLs have
+many spellings and a key may be unknown, so `normalise` makes URLs comparable and `resolve_log_id`
+gives a log without a known key an id that is the same after each start.
 """
 
 import base64
@@ -18,22 +18,25 @@ import msgspec
 from certconf.settings import Integrity
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_DIGEST = 32
+_DIGEST_BYTES = 32
+
+READ_MARGIN_SECS = 7 * 86400.0
+"""For which a log is read after it has ended, so that a worker that is behind reads all of it."""
 
 
 class Kind(StrEnum):
-    """Which API a log serves its entries by; the values are those of `source.type`."""
+    """The API that serves a log's entries; the values are those of `source.type`."""
 
     RFC6962 = "rfc6962"
     STATIC_CT = "static-ct"
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """How a log that is over is brought to its end; seconds since the epoch.
+    """When to drop a retired log; times of Redis, seconds since the epoch.
 
     Attributes:
-        due: it takes nothing more from then on, so what it has then is all.
-        given_up: it is dropped then, whatever it still has: it cannot be read any more.
+        due: the log includes no more entries after this time; drop it once all are published.
+        deadline: drop it at this time even if it cannot be read to its end.
     """
 
     due: float
@@ -46,23 +49,23 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: hex log id, or `url-<hex SHA-256 of the normalised URL>` while no key is known.
         name: for people.
-        url: where its entries are read, as it was listed or configured (static-ct: the
-            monitoring prefix).
-        kind: which API is there.
-        operator: who runs it; empty when unknown.
+        url: where its entries are read, as listed or configured (static-ct: the monitoring
+            prefix).
+        kind: the API at that URL.
+        operator: its operator; empty if unknown.
         state: its state in a log list (`usable`, `readonly`, …), `configured` without one.
-        since: when it entered that state, seconds since the epoch, if its list says so.
-        key: DER SubjectPublicKeyInfo, when known.
-        origin: static-ct: first line of its checkpoint, when known.
-        end_exclusive: seconds since the epoch; it takes no certificate that expires later
-            (or at that moment). None: it has no temporal interval.
+        since: when it entered that state, seconds since the epoch, if its list states it.
+        key: DER SubjectPublicKeyInfo, if known.
+        origin: static-ct: first line of its checkpoint, if known.
+        end_exclusive: seconds since the epoch; it takes no certificate that expires then
+            or later. None: it has no temporal interval.
         mmd: its maximum merge delay, seconds.
         listed_at: scheme and authority of the URL of the list that names it, or "file"; None if
             it is configured. A listed log may not lead to addresses that its list could not.
-        integrity: what becomes of what it does not prove, when this log has its own setting.
-        batch_size: entries a request, when this log has its own setting.
-        poll_interval_ms: milliseconds between tree heads, when this log has its own setting.
-        drain: set if the log is over.
+        integrity: how unproven entries are handled, if this log has its own setting.
+        batch_size: entries a request, if this log has its own setting.
+        poll_interval_ms: milliseconds between tree heads, if this log has its own setting.
+        drain: set if the log is retired.
     """
 
     id: str
@@ -84,22 +87,22 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def base(self) -> str:
-        """`url` without a slash at the end: endpoints are appended to it."""
+        """`url` without a slash at the end, to append endpoints."""
         return self.url.rstrip("/")
 
     def skip_hint(self, index: int) -> str:
-        """What an operator can do about entries before this index that hold the log up."""
+        """Return what an operator can do about unreadable entries before this index."""
         command = f"certstream-server skip {shlex.quote(self.name)} --to {index}"
-        return f"`{command}` goes on behind it"
+        return f"`{command}` continues after it"
 
     @property
     def key_sha256(self) -> bytes | None:
-        """The 32 bytes of the log id, when the log has a real one."""
+        """The 32 bytes of the log id; None if the key is unknown."""
         return None if self.id.startswith("url-") else bytes.fromhex(self.id)
 
 
 def normalise(url: str) -> str:
-    """One spelling for all spellings of a log's URL.
+    """Return the canonical spelling of a log's URL.
 
     Scheme and host in lower case, https when no scheme is given, no default port, no slash at
     the end, no query.
@@ -115,36 +118,36 @@ def normalise(url: str) -> str:
 
 
 def log_id(key: bytes) -> str:
-    """The hex log id of a DER SubjectPublicKeyInfo (RFC 6962 section 3.2)."""
+    """Return the hex log id of a DER SubjectPublicKeyInfo (RFC 6962 section 3.2)."""
     return hashlib.sha256(key).hexdigest()
 
 
 def read_log_id(text: str) -> str:
-    """A log id as people write it, base64 or hex, to hex.
+    """Convert a log id from base64 or hex to hex.
 
     Raises:
         ValueError: it is not 32 bytes in either form.
     """
     try:
-        if len(text) == 2 * _DIGEST:
+        if len(text) == 2 * _DIGEST_BYTES:
             return bytes.fromhex(text).hex()
         raw = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error) as error:
         raise ValueError(f"log id {text!r} is neither base64 nor hex") from error
-    if len(raw) != _DIGEST:
-        raise ValueError(f"log id {text!r} has {len(raw)} bytes, a SHA-256 has {_DIGEST}")
+    if len(raw) != _DIGEST_BYTES:
+        raise ValueError(f"log id {text!r} has {len(raw)} bytes, a SHA-256 has {_DIGEST_BYTES}")
     return raw.hex()
 
 
 def url_id(url: str) -> str:
-    """The id of a log of which only the URL is known."""
+    """Return the id of a log of which only the URL is known."""
     return f"url-{hashlib.sha256(normalise(url).encode()).hexdigest()}"
 
 
 def resolve_log_id(
     key: bytes | None, expected: str | None, url: str, listed: Mapping[str, str]
 ) -> str:
-    """The id of a log, from the best that is known of it.
+    """Return the id of a log, from the best information about it.
 
     Args:
         key: DER SubjectPublicKeyInfo, if known.

@@ -1,6 +1,7 @@
-"""What an ingestor counts as it works. `metrics.py` reads the rest when it is asked.
+"""Prometheus metrics that an ingestor counts as it works.
 
-Labels are bounded: logs and operators are those that are followed, all others are of fixed sets.
+`monitoring/collector.py` reads the others at scrape time. Labels are bounded: logs and operators
+are those that are followed, all other labels have fixed sets of values.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ TaskName = Literal["assignment", "heartbeat", "log_lists", "reload", "trimming"]
 """Tasks that fail alone, see `certtasks`."""
 
 Measured = Callable[[FetchOutcome, float], None]
-"""Told of each request: how it ended, and seconds."""
+"""Called with the outcome and the seconds of each request."""
 
 _FETCH_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _PUBLISH_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15)
@@ -40,9 +41,9 @@ class Metrics:
     """Counters and histograms of one ingestor.
 
     Attributes:
-        registry: has them all.
+        registry: has all of them.
         entries: by log and outcome.
-        operator_wait: by operator, seconds that requests waited for their turn.
+        operator_wait: by operator, seconds for which requests were throttled.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for reason in get_args(FailureReason):  # also those that are zero: alerts need an increase
+        for reason in get_args(FailureReason):  # zero too: alerts need an increase
             self._publish_failures.labels(reason)
         self._task_failures = Counter(
             f"{PREFIX}_task_failures",
@@ -103,15 +104,15 @@ class Metrics:
         )
 
     def task_failed(self, task: TaskName) -> None:
-        """A task ended by an error that nobody foresaw."""
+        """Count a task that ended by an unexpected error."""
         self._task_failures.labels(task).inc()
 
     def log_failed(self, name: str) -> None:
-        """Following a log ended by an error that nobody foresaw."""
+        """Count an unexpected error that ended following a log."""
         self._log_failures.labels(name).inc()
 
     def fetches(self, operator: str) -> Measured:
-        """What is to be told of each request to this operator."""
+        """Make the callback for each request to this operator."""
         operator = operator or "unknown"
         seconds = self._fetch_seconds.labels(operator)
         for outcome in get_args(FetchOutcome):
@@ -123,17 +124,17 @@ class Metrics:
 
         return measured
 
-    def rejected(self, error: redis.exceptions.RedisError) -> None:
+    def count_rejected(self, error: redis.exceptions.RedisError) -> None:
         """Count an attempt to publish that Redis rejected and that the publisher repeats."""
         self._publish_failures.labels(_reason(error)).inc()
 
     def log(self, name: str) -> "LogMetrics":
-        """The part of it that concerns one log."""
+        """Return the metrics of one log."""
         self._log_failures.labels(name)
         return LogMetrics(self, name)
 
-    def observe_fetch(self, outcome: Outcome | Exception, spent: float) -> None:
-        """Count one attempt to publish a batch, which ended so after so many seconds."""
+    def observe_publish(self, outcome: Outcome | Exception, spent: float) -> None:
+        """Count one attempt to publish a batch, with its outcome and seconds."""
         match outcome:
             case Published() | AlreadyPublished():
                 self._publish_seconds.observe(spent)
@@ -142,21 +143,21 @@ class Metrics:
 
 
 class LogMetrics:
-    """What one log adds to a meter.
+    """The metrics of one log.
 
     Args:
-        meter: the process's.
+        metrics: those of the process.
         log: its name.
     """
 
-    def __init__(self, meter: Metrics, log: str) -> None:
-        self.observe_publish = meter.observe_fetch
-        self._published = meter.entries.labels(log, "published")
-        self._duplicates = meter.entries.labels(log, "duplicate")
-        self._rejected = meter.entries.labels(log, "rejected")
+    def __init__(self, metrics: Metrics, log: str) -> None:
+        self.observe_publish = metrics.observe_publish
+        self._published = metrics.entries.labels(log, "published")
+        self._duplicates = metrics.entries.labels(log, "duplicate")
+        self._rejected = metrics.entries.labels(log, "rejected")
 
-    def published(self, batch: Batch) -> None:
-        """Count a batch that Redis has taken."""
+    def count_batch(self, batch: Batch) -> None:
+        """Count a batch that Redis has accepted."""
         self._published.inc(len(batch.messages))
         self._duplicates.inc(batch.duplicates)
         self._rejected.inc(len(batch.rejected))
@@ -170,7 +171,7 @@ _OUTCOMES: Final[Mapping[type, FailureReason]] = {
 
 
 def _reason(outcome: Outcome | Exception) -> FailureReason:
-    """Why a batch was not taken, out of a fixed set."""
+    """Return why a batch was not accepted."""
     match outcome:
         case Fenced() | Missing() | Stale():
             return _OUTCOMES[type(outcome)]

@@ -1,8 +1,8 @@
-"""Living without Redis for a while: keep trying, say so once, go on when it is back.
+"""Retries Redis calls while Redis is unavailable, and logs an outage once.
 
-Every log's task shares one `Patience`, so that a Redis that goes away is one line in the log, not
-one for each of fifty logs every second. What Redis answers to one command because of that command,
-its key or its data is no outage: it is raised, and becomes the failure of the log it concerns.
+All tasks of an ingestor share one `RedisRetry`, so that an outage is one line in the log, not one
+for each of fifty logs every second. An error that concerns one command, its key or its data is no
+outage: it is raised, and fails the log that it concerns.
 """
 
 import asyncio
@@ -20,43 +20,43 @@ _log = structlog.get_logger(__name__)
 
 
 class RedisRetry:
-    """Repeats what failed because Redis is away, full or refusing, until it succeeds.
+    """Repeats calls that fail because Redis is unavailable, full or read-only. All tasks share it.
 
     Attributes:
         problem: why the last attempt failed; None if it did not.
-        reached: whether Redis answered it, be it by refusing to write.
+        reached: whether Redis answered it, also if it refused to write.
     """
 
     def __init__(self) -> None:
-        self.problem: str | None = "not asked yet"
+        self.problem: str | None = "not called yet"
         self.reached = False
         self._away_since: float | None = None  # loop time
 
-    async def __call__(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Await `ask()`, again and again while Redis is unavailable. It must be safe to repeat."""
+    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of `call()`, repeated while Redis is unavailable; it is idempotent."""
         attempt = 0
         while True:
             try:
-                answer = await ask()
+                answer = await call()
             except UNAVAILABLE as error:
-                self._went(error)
+                self._record_failure(error)
             else:
-                self._came_back()
+                self._record_success()
                 return answer
             await asyncio.sleep(REDIS(attempt))
             attempt += 1
 
-    def _went(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         self.problem = describe(error)
         self.reached = isinstance(error, WriteRefused)
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
-            _log.warning("redis unavailable, trying until it is back", problem=self.problem)
+            _log.warning("redis unavailable", problem=self.problem)
 
-    def _came_back(self) -> None:
+    def _record_success(self) -> None:
         self.problem = None
         self.reached = True
         if self._away_since is not None:
             away = asyncio.get_running_loop().time() - self._away_since
             self._away_since = None
-            _log.info("redis is back", away_secs=round(away, 1))
+            _log.info("redis recovered", away_secs=round(away, 1))

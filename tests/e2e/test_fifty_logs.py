@@ -88,7 +88,7 @@ async def come_and_go(site: Site) -> None:
         ingestor = site.ingestors[turn % len(site.ingestors)]
 
         def works(ingestor: Process = ingestor) -> bool:
-            return "following log" in ingestor.log.read_text()[log_sizes[ingestor.name] :]
+            return "log assigned" in ingestor.log.read_text()[log_sizes[ingestor.name] :]
 
         await until(works, f"{ingestor.name} follows logs", 30)
         if turn % 2:

@@ -86,7 +86,7 @@ async def test_no_output_contains_them(directory: Path, port: int) -> None:
         up.process.stop(signal.SIGTERM)
         await up.all_gone()
     outputs.append(up.process.log.read_text())
-    assert up.lines("logs to follow")
+    assert up.lines("logs selected")
     assert all(outputs), "each has some output"
     found = [line for text in outputs for line in text.splitlines() if SECRET in line]
     assert found == []

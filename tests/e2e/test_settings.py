@@ -143,11 +143,11 @@ async def assert_effects(site: Site, up: Process, port: int, given: Mapping[str,
         else:
             raise AssertionError("host: it listens at other addresses, too")
     assert await refusal(address) == 404, "protocols.websocket"
-    await until(lambda: events(up, "logs to follow"), "the ingestor works", 20)
+    await until(lambda: events(up, "logs selected"), "the ingestor works", 20)
     async with connect_redis(site.redis_url) as redis:
         written = await redis.hmget(Keys().head, ["streams", "remember"])
         assert written == [b"", b"7200000"], "streams, dedup.ttl_secs"
-    (following,) = events(up, "logs to follow")
+    (following,) = events(up, "logs selected")
     assert following["logs"] == 0, "ct_log.rfc6962_enabled, ct_log.static_ct_enabled"
     assert any(line["level"] == "debug" for line in events(up, DIFFERENT)), "log_level"
     (event,) = events(up, DIFFERENT)

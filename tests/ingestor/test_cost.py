@@ -4,8 +4,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from ingestor.assignment.assigned_log import AssignedLog
-from ingestor.assignment.load import Load
+from ingestor.assignment.assigned_log import AssignedLog, Load
 from ingestor.cpu import Cpu, Slices
 from ingestor.pipeline.publish import EntryCounts
 
@@ -36,12 +35,12 @@ async def test_time_on_the_loop_and_in_a_thread_is_counted_but_no_waiting() -> N
 
 def held(entries: int, milliseconds: int) -> AssignedLog:
     """A log that did so much in ten seconds."""
-    pipeline: Any = SimpleNamespace(tally=EntryCounts(), spent=0.0)
-    follower: Any = SimpleNamespace(pipeline=pipeline)
+    publisher: Any = SimpleNamespace(counts=EntryCounts(), spent=0.0)
+    follower: Any = SimpleNamespace(publisher=publisher)
     log = AssignedLog(follower, None, Load())  # type: ignore[arg-type]
     log.observe(0.0)
-    pipeline.tally.rejected = entries
-    pipeline.spent = milliseconds / 1000
+    publisher.counts.rejected = entries
+    publisher.spent = milliseconds / 1000
     log.observe(10.0)
     return log
 

@@ -1,6 +1,9 @@
-"""A log that this worker follows, and what the directory has been told of it."""
+"""A log that this worker follows: what it costs, whether it is drained, what Redis has of it."""
 
 import asyncio
+import math
+import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -8,129 +11,234 @@ import msgspec
 from certbus.cluster import ClusterRegistry
 from certbus.cluster_health import RATES
 from certbus.logs.leases import Lease
-from ingestor.assignment.load import Load
+from ingestor.log import READ_MARGIN_SECS, Log
 from ingestor.pipeline.follower import Follower
-from ingestor.rate import Rate
+from ingestor.pipeline.publish import EntryCounts
 
-# Logs answer every second; that they do is worth a write less often.
-_SUCCESS_EVERY = 5.0
-# What a log costs that costs too much: milliseconds a second, and milliseconds an entry. Ordinary
-# entries take some 0.1 ms.
-_COSTLY = 200.0
-_COSTLY_ENTRY = 5.0
+IDLE_LOAD = 1.0
+"""Milliseconds of CPU a second that any log costs: its polls."""
+
+LOAD_MEMORY_SECS = 60.0
+"""Time constant of the mean load: long against bursts, as of a log that is throttled or catches up,
+and short against a day."""
+
+RATE_WINDOW_SECS = 10.0
+"""Over which a rate is taken: several polls of a log, whose batches arrive in bursts."""
+
+# Milliseconds of CPU an entry; docs/performance.md has the measurements.
+_PUBLISHED_COST = 0.05
+_DUPLICATE_COST = 0.015
+# Logs answer every second; a success is stored less often.
+_SUCCESS_INTERVAL_SECS = 5.0
+# By which the clock of Redis may be ahead of that of this process before it is not followed.
+_MAX_CLOCK_STEP_SECS = 5.0
+# Limits of an ordinary log: milliseconds a second, and milliseconds an entry. Ordinary entries take
+# about 0.1 ms.
+_COSTLY_MS_PER_SECOND = 200.0
+_COSTLY_MS_PER_ENTRY = 5.0
+
+
+class Load:
+    """The CPU time that one log costs, estimated from its entries. No I/O, no clock.
+
+    CPU time cannot be measured for one task of many. The cost of a log is proportional to its
+    entries; a new certificate costs as much as some duplicates.
+
+    Args:
+        known: its load when another worker had the log.
+
+    Attributes:
+        value: milliseconds of CPU a second.
+    """
+
+    def __init__(self, known: float = IDLE_LOAD) -> None:
+        self.value = max(known, IDLE_LOAD)
+        self._done = 0.0
+        self._at: float | None = None
+
+    def observe(self, now: float, counts: EntryCounts) -> None:
+        """Add what was done until `now`, seconds of a monotonic clock."""
+        read = counts.published + counts.rejected  # a rejected entry was parsed, up to its error
+        done = read * _PUBLISHED_COST + counts.duplicates * _DUPLICATE_COST
+        if self._at is not None and now > self._at:
+            spent = now - self._at
+            rate = IDLE_LOAD + (done - self._done) / spent
+            self.value += (rate - self.value) * (1 - math.exp(-spent / LOAD_MEMORY_SECS))
+        self._done, self._at = done, now
+
+
+class Rate:
+    """The rate of one counter over the last `RATE_WINDOW_SECS`. No I/O, no clock."""
+
+    def __init__(self) -> None:
+        self.per_second = 0.0
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def observe(self, now: float, count: int) -> None:
+        """Record the counter's value at `now`, seconds of a monotonic clock."""
+        self._seen.append((now, count))
+        while now - self._seen[0][0] > RATE_WINDOW_SECS:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        self.per_second = (count - before) / (now - then) if now > then else 0.0
+
+
+class StoredStatus(msgspec.Struct):
+    """What Redis has of a log's status, as far as this worker has written it.
+
+    Attributes:
+        successes: of the follower's health.
+        at: loop time of the last success that was written.
+        integrity: state of the verifier.
+        tree_size: of the newest tree head, while it exceeds what was published.
+        barren: entries rejected since the last that was not.
+    """
+
+    successes: int = 0
+    at: float = 0.0
+    integrity: str = ""
+    tree_size: int = 0
+    barren: int | None = None
+
+
+class DrainProgress(msgspec.Struct):
+    """How far this worker has drained a log.
+
+    Attributes:
+        began: time of Redis when it began, seconds since the epoch.
+        began_monotonic: the same by the monotonic clock of this process.
+        successes_when_due: of the follower's health, when the log was first due to be drained.
+    """
+
+    began: float
+    began_monotonic: float
+    successes_when_due: int | None = None
 
 
 class AssignedLog(msgspec.Struct):
-    """A log this worker follows.
+    """A log that this worker follows. The worker's tasks own it, not the follower's task.
 
     Attributes:
-        follower: what follows it.
-        task: in which it does.
-        load: what it costs.
-        rate: certificates of it that are published.
-        cost: milliseconds that are spent on writing messages of its entries.
-        handled: its entries.
-        successes: how many of its successes the directory has been told.
-        told_at: loop time when it was last told of a success.
-        integrity: what it has been told of what is proven.
-        newest: likewise, of the log's size while that is more than was published.
-        barren: what it has been told of entries that were all rejected.
-        reached: its successes when it was first due to be drained.
+        follower: follows it.
+        task: runs the follower.
+        load: CPU time that it costs.
+        published_rate: certificates published.
+        cost_rate: milliseconds spent on writing messages of its entries.
+        entry_rate: entries processed.
+        stored: what Redis has of its status.
+        drain: set while the log is drained.
     """
 
     follower: Follower
     task: asyncio.Task[None]
     load: Load
-    rate: Rate = msgspec.field(default_factory=Rate)
-    cost: Rate = msgspec.field(default_factory=Rate)
-    handled: Rate = msgspec.field(default_factory=Rate)
-    successes: int = 0
-    told_at: float = 0.0
-    integrity: str = ""
-    newest: int = 0
-    barren: int | None = None
-    reached: int | None = None
+    published_rate: Rate = msgspec.field(default_factory=Rate)
+    cost_rate: Rate = msgspec.field(default_factory=Rate)
+    entry_rate: Rate = msgspec.field(default_factory=Rate)
+    stored: StoredStatus = msgspec.field(default_factory=StoredStatus)
+    drain: DrainProgress | None = None
+
+    @property
+    def log(self) -> Log:
+        """The log, with the settings that its follower was made with."""
+        return self.follower.log
 
     @property
     def lease(self) -> Lease:
-        """The lease as it is now; it may have been restored."""
-        return self.follower.pipeline.lease
+        """The current lease; the publisher may have restored it."""
+        return self.follower.publisher.lease
 
     def observe(self, now: float) -> None:
-        """Learn from what was done until now, seconds of a clock that never goes back."""
-        tally = self.follower.pipeline.tally
-        self.load.observe(now, tally)
-        self.rate.observe(now, tally.published)
-        self.cost.observe(now, int(self.follower.pipeline.spent * 1000))
-        self.handled.observe(now, tally.published + tally.duplicates + tally.rejected)
+        """Update load and rates at `now`, seconds of a monotonic clock."""
+        publisher = self.follower.publisher
+        counts = publisher.counts
+        self.load.observe(now, counts)
+        self.published_rate.observe(now, counts.published)
+        self.cost_rate.observe(now, int(publisher.spent * 1000))
+        self.entry_rate.observe(now, counts.published + counts.duplicates + counts.rejected)
 
     @property
     def is_costly(self) -> bool:
-        """Whether the log takes much time, and takes it for entries that cost unusually much.
+        """Whether the log takes much CPU time, and much for each entry.
 
-        A log that is caught up with may take all the time that there is, for ordinary entries.
+        A log that catches up may take all CPU time there is, for ordinary entries.
         """
-        spent = self.cost.per_second
-        return spent > _COSTLY and spent > _COSTLY_ENTRY * self.handled.per_second
+        cost = self.cost_rate.per_second
+        entries = self.entry_rate.per_second
+        return cost > _COSTLY_MS_PER_SECOND and cost > _COSTLY_MS_PER_ENTRY * entries
 
     def is_drained(self, now: float) -> bool:
-        """Whether the log is over, and everything it has is published.
+        """Return whether the log is retired and all its entries are published.
+
+        The times of the retirement are stored, and the clock of Redis may have been wrong when
+        they were, or may be now. So they are bounded by how long this worker has been draining.
 
         Args:
-            now: seconds since the epoch.
+            now: time of Redis, seconds since the epoch.
         """
-        drain, health = self.follower.log.drain, self.follower.health
-        if drain is None or now < drain.due:
+        log, health = self.log, self.follower.health
+        if log.drain is None:
             return False
-        if self.reached is None:
-            self.reached = health.successes
-        # Of two tree heads that were reached since then, the second was asked for since then.
-        caught_up = self.follower.pipeline.next >= health.tree_size
-        return (health.successes >= self.reached + 2 and caught_up) or now >= drain.deadline
+        drain = self.drain
+        if drain is None or now < drain.began:  # the clock of Redis was set back
+            drain = self.drain = DrainProgress(now, time.monotonic())
+        elapsed = time.monotonic() - drain.began_monotonic
+        now = min(now, drain.began + elapsed + _MAX_CLOCK_STEP_SECS)
+        if now < min(log.drain.due, drain.began + log.mmd):
+            return False
+        if drain.successes_when_due is None:
+            drain.successes_when_due = health.successes
+        # Of two tree heads that were reached since then, the second was requested since then.
+        reached = health.successes >= drain.successes_when_due + 2
+        caught_up = self.follower.publisher.next >= health.tree_size
+        deadline = min(log.drain.deadline, drain.began + log.mmd + READ_MARGIN_SECS)
+        return (reached and caught_up) or now >= deadline
 
-    def heartbeat(self) -> None:
-        """Redis may have lost what it was told: tell all of it again."""
-        self.integrity, self.newest, self.barren, self.told_at = "", 0, None, 0.0
+    def forget_stored(self) -> None:
+        """Write the whole status again: Redis may have lost it."""
+        self.stored = StoredStatus(successes=self.stored.successes)
 
-    async def publish_status(self, directory: ClusterRegistry) -> None:
-        """Tell the directory how the log has been answering since the last report."""
-        health, log_id = self.follower.health, self.follower.log.id
+    async def publish_status(self, cluster: ClusterRegistry) -> None:
+        """Write to Redis what has changed of the log's status since the last call."""
+        follower, stored = self.follower, self.stored
+        health, log_id = follower.health, follower.log.id
         now = asyncio.get_running_loop().time()
-        state = self.follower.guard.state
-        if state != self.integrity:
-            await directory.record_integrity(log_id, state)
-            self.integrity = state
-        if health.tree_size != self.newest and health.tree_size > self.follower.pipeline.next:
-            await directory.record_tree_size(log_id, health.tree_size)
-            self.newest = health.tree_size
-        barren = self.follower.pipeline.barren
-        if barren != self.barren and barren is not None:
-            await directory.log_barren(log_id, barren)
-            self.barren = barren
-        if health.successes != self.successes and now - self.told_at >= _SUCCESS_EVERY:
-            await directory.record_success(log_id)
-            self.successes, self.told_at = health.successes, now
+        state = follower.verifier.state
+        if state != stored.integrity:
+            await cluster.record_integrity(log_id, state)
+            stored.integrity = state
+        if health.tree_size != stored.tree_size and health.tree_size > follower.publisher.next:
+            await cluster.record_tree_size(log_id, health.tree_size)
+            stored.tree_size = health.tree_size
+        barren = follower.publisher.barren
+        if barren != stored.barren and barren is not None:
+            await cluster.log_barren(log_id, barren)
+            stored.barren = barren
+        due = now - stored.at >= _SUCCESS_INTERVAL_SECS
+        if health.successes != stored.successes and due:
+            await cluster.record_success(log_id)
+            stored.successes, stored.at = health.successes, now
 
 
 def sum_counters(
-    followed: Iterable[AssignedLog], loads: Mapping[str, float]
+    assigned: Iterable[AssignedLog], loads: Mapping[str, float]
 ) -> dict[str, str | float]:
-    """What a worker says of itself in its heartbeat; counters since it took each log.
+    """Return the fields of a worker's heartbeat; counters since it took each log.
 
     Args:
-        followed: the logs that it follows.
-        loads: what these cost, and those that it is about to follow.
+        assigned: the logs that it follows.
+        loads: the loads of these, and of those that it is about to follow.
     """
-    held = list(followed)
-    tallies = [log.follower.pipeline.tally for log in held]
-    rates = {log.follower.log.id: round(log.rate.per_second, 2) for log in held}
+    logs = list(assigned)
+    counts = [log.follower.publisher.counts for log in logs]
+    rates = {log.follower.log.id: round(log.published_rate.per_second, 2) for log in logs}
     return {
-        "logs": len(held),
+        "logs": len(logs),
         "loads": msgspec.json.encode({log: round(cost, 2) for log, cost in loads.items()}).decode(),
         RATES: msgspec.json.encode(rates).decode(),
-        "published": sum(tally.published for tally in tallies),
-        "duplicates": sum(tally.duplicates for tally in tallies),
-        "rejected": sum(tally.rejected for tally in tallies),
-        "problems": sum(tally.problems for tally in tallies),
-        "errors": sum(log.follower.breaker.errors for log in held),
+        "published": sum(each.published for each in counts),
+        "duplicates": sum(each.duplicates for each in counts),
+        "rejected": sum(each.rejected for each in counts),
+        "problems": sum(each.problems for each in counts),
+        "errors": sum(log.follower.availability.errors for log in logs),
     }

@@ -1,40 +1,49 @@
-"""Which logs each worker should hold, by what they cost. Pure: no I/O, no clock.
+"""Which logs each worker should hold. No I/O, no clock.
 
 Every worker computes the same plan from the same heartbeats:
 
-    takes   free logs, the heaviest first, each to whom has least then
-    gives   when somebody has much more or much less than the mean: the fewest logs that even it out
+    takeovers   free logs, the heaviest first, each to the worker with the smallest load
+    releases    when one load is far from the mean: the fewest logs that even the loads out
 
-What a worker has is counted with what it is about to take, so nothing is given up for a gap that
-is being closed. Between `_UNEVEN`, which begins a move, and `_EVEN`, which ends it, nothing moves;
-and no log moves unless the gap is wider than the log by a quarter: loads go up and down without
-logs going to and fro.
+A worker's load includes the logs that it is about to take, so no log is released to close a gap
+that is being closed already. Between `_UNEVEN`, where moves begin, and `_EVEN`, where they end,
+nothing moves. A log moves only if the gap exceeds its load by a quarter: loads vary without moving
+logs to and fro.
+
+The plan assumes that all workers know the same logs. `OrphanTracker` finds the logs that no
+worker takes where configurations differ.
 """
 
 from collections.abc import Collection, Mapping
 
 Loads = Mapping[str, Mapping[str, float]]
-"""Worker -> the logs it holds -> what each costs, in milliseconds of CPU a second."""
+"""Worker -> the logs it holds -> the load of each, in milliseconds of CPU a second."""
 
-# Parts of the mean load.
+ORPHAN_AFTER_SECS = 15.0
+"""For which a log is left to other workers: several times the TTL of a dead worker's lease."""
+
+PIN_SECS = 600.0
+"""For which a worker keeps an orphan beyond its share."""
+
+# Fractions of the mean load.
 _UNEVEN = 0.25
 _EVEN = 0.2
-_WORTH_MOVING = 1.25
+_MIN_GAP = 1.25  # times the load of a log that moves
 
 
 def plan_takeovers(held: Loads, free: Mapping[str, float], worker: str) -> list[str]:
-    """Which of the logs that nobody holds `worker` should take.
+    """Return which of the free logs `worker` should take.
 
     Args:
         held: by each live worker, `worker` among them.
-        free: the others, and what they cost.
-        worker: whose part is asked for.
+        free: the other logs and their loads.
+        worker: the worker that calls this.
     """
     return [log for log, taker in _assigned(held, free).items() if taker == worker]
 
 
 def plan_releases(held: Loads, free: Mapping[str, float], worker: str) -> list[str]:
-    """Which of its logs `worker` should give up. The arguments are those of `takes`."""
+    """Return which of its logs `worker` should release; arguments as for `plan_takeovers`."""
     shares = {name: dict(logs) for name, logs in held.items()}
     for log, taker in _assigned(held, free).items():
         shares[taker][log] = free[log]
@@ -55,7 +64,7 @@ def plan_releases(held: Loads, free: Mapping[str, float], worker: str) -> list[s
 
 
 def _assigned(held: Loads, free: Mapping[str, float]) -> dict[str, str]:
-    """Who takes each free log."""
+    """Return which worker takes each free log."""
     sums = {name: sum(logs.values()) for name, logs in held.items()}
     assigned = {}
     for log in sorted(free, key=lambda log: (-free[log], log)):
@@ -71,7 +80,7 @@ def _move(
     even: float,
     held: Loads,
 ) -> tuple[str, str, str] | None:
-    """The next log to move, from whom and to whom; None if that would help nobody."""
+    """Return the next log to move, its giver and its taker; None if no move evens the loads."""
     taker = min(sums, key=lambda name: (sums[name], name))
     for giver in sorted(sums, key=lambda name: (-sums[name], name)):
         gap = sums[giver] - sums[taker]
@@ -86,4 +95,42 @@ def _move(
 
 
 def _movable(share: Mapping[str, float], gap: float, holds: Collection[str]) -> list[str]:
-    return [log for log, cost in share.items() if 0 < cost * _WORTH_MOVING <= gap and log in holds]
+    return [log for log, cost in share.items() if 0 < cost * _MIN_GAP <= gap and log in holds]
+
+
+class OrphanTracker:
+    """The logs that no worker takes, as one worker sees them.
+
+    Where configurations differ, the plan may assign a log to a worker that does not know it. So a
+    worker takes a log that has been free for `ORPHAN_AFTER_SECS`, and keeps it for `PIN_SECS`.
+    After that it releases the log again if the plan assigns it to another worker.
+    """
+
+    def __init__(self) -> None:
+        self._free_since: dict[str, float] = {}
+        self._pinned_until: dict[str, float] = {}
+
+    def overdue(self, free: Collection[str], now: float) -> list[str]:
+        """Return the logs that have been free for too long.
+
+        Args:
+            free: ids of all logs that are free now.
+            now: seconds of a monotonic clock.
+        """
+        self._free_since = {log_id: self._free_since.get(log_id, now) for log_id in free}
+        return [
+            log_id for log_id, since in self._free_since.items() if now - since > ORPHAN_AFTER_SECS
+        ]
+
+    def pin(self, log_id: str, now: float) -> None:
+        """Keep an orphan that this worker has taken at `now`."""
+        self._pinned_until[log_id] = now + PIN_SECS
+
+    def pinned(self, held: Collection[str], now: float) -> set[str]:
+        """Return which of the logs held do not count against the share."""
+        self._pinned_until = {
+            log_id: until
+            for log_id, until in self._pinned_until.items()
+            if until > now and log_id in held
+        }
+        return set(self._pinned_until)

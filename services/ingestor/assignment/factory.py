@@ -1,4 +1,4 @@
-"""Puts together what following one log takes: client, writer, pipeline, guard, follower."""
+"""Makes the parts that follow one log: client, writer, publisher, verifier, follower."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,7 +35,8 @@ from ingestor.pipeline.poll_schedule import poll_phases
 from ingestor.pipeline.publish import WindowPublisher
 from ingestor.redis_retry import RedisRetry
 from ingestor.verification.alerts import IntegrityAlerts
-from ingestor.verification.verifier import Verifier, check_signature
+from ingestor.verification.tree_heads import check_signature
+from ingestor.verification.verifier import Verifier
 
 _log = structlog.get_logger(__name__)
 
@@ -46,36 +47,36 @@ class FollowerFactory(msgspec.Struct, frozen=True):
     Attributes:
         config: the settings.
         http: the connection pools.
-        publisher: into Redis.
+        publisher: writes batches to Redis.
         leases: this worker's.
-        ledger: what Redis keeps of each log's tree.
-        circuits: how the circuit of each log stands.
-        operators: whose turn it is to ask an operator.
-        issuers: what other logs and workers have fetched of these.
-        reader: remembers what certificates have in common, across logs.
-        patience: what to do while Redis is away.
-        meter: counts what they do.
-        moments: when to poll the next log, as a part of its interval.
-        cpu: what they take turns at.
+        tree_states: stores the tree of each log.
+        circuits: stores the circuit of each log.
+        operators: the request slots of each operator.
+        issuers: cache of issuer certificates, shared by all logs and workers.
+        reader: caches what certificates have in common, across logs.
+        redis_retry: repeats Redis calls while Redis is away.
+        metrics: those of this process.
+        phases: of the polls of the next logs, as fractions of an interval.
+        cpu: the CPU time of this process.
     """
 
     config: Config
     http: HttpClients
     publisher: Publisher
     leases: Leases
-    ledger: TreeStateStore
+    tree_states: TreeStateStore
     circuits: CircuitStore
     operators: OperatorSlots
     issuers: IssuerCache
     reader: CertificateReader
-    patience: RedisRetry
-    meter: Metrics
-    moments: Iterator[float] = msgspec.field(default_factory=poll_phases)
+    redis_retry: RedisRetry
+    metrics: Metrics
+    phases: Iterator[float] = msgspec.field(default_factory=poll_phases)
     cpu: Cpu = msgspec.field(default_factory=Cpu)
 
     @property
     def retry(self) -> Retry:
-        """How often a request is sent, and when (`ct_log.retry_*`)."""
+        """How often a request is repeated (`ct_log.retry_*`)."""
         settings = self.config.ct_log
         return Retry(
             attempts=max(1, settings.retry_max_attempts),
@@ -85,7 +86,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         )
 
     @property
-    def rules(self) -> CircuitPolicy:
+    def circuit_policy(self) -> CircuitPolicy:
         """When circuits open and close (`ct_log.*_threshold`)."""
         settings = self.config.ct_log
         closed = self.retry.backoff
@@ -97,30 +98,32 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         )
 
     def fetcher(self, log: Log, circuit: CircuitBreaker) -> Fetcher:
-        """What fetches from `log`, while its circuit allows it."""
-        settings, meter = self.config.ct_log, self.meter
+        """Make the HTTP client of `log`, which respects its circuit and its operator's limit."""
+        settings, metrics = self.config.ct_log, self.metrics
         interval = _interval(log.operator, settings)
-        waited = meter.operator_wait.labels(log.operator or "unknown").inc
-        turns = OperatorThrottle(log, interval, circuit, self.operators, self.patience, waited)
-        timeout, measured = settings.request_timeout_secs, meter.fetches(log.operator)
-        return Fetcher(self.http, log.name, self.retry, timeout, measured, turns, log.listed_at)
+        waited = metrics.operator_wait.labels(log.operator or "unknown").inc
+        throttle = OperatorThrottle(
+            log, interval, circuit, self.operators, self.redis_retry, waited
+        )
+        timeout, measured = settings.request_timeout_secs, metrics.fetches(log.operator)
+        return Fetcher(self.http, log.name, self.retry, timeout, measured, throttle, log.listed_at)
 
     def client(self, log: Log) -> tuple[LogClient, LogAvailability]:
-        """What reads `log`, and what decides when it may be read."""
-        self.meter.log(log.name)  # its series begin at 0, also if it never answers
-        circuit = CircuitBreaker(self.rules)
+        """Make what reads `log`, and what decides when it may be read."""
+        self.metrics.log(log.name)  # its series begin at 0, also if it never answers
+        circuit = CircuitBreaker(self.circuit_policy)
         fetcher = self.fetcher(log, circuit)
-        breaker = LogAvailability(log, circuit, self.circuits, self.patience)
+        availability = LogAvailability(log, circuit, self.circuits, self.redis_retry)
         if log.kind is Kind.RFC6962:
-            return Rfc6962Log(log.base, fetcher, self.cpu), breaker
+            return Rfc6962Log(log.base, fetcher, self.cpu), availability
         identity = Identity(log.key_sha256, log.origin)
-        issuers = Issuers(log.base, fetcher, IssuerStore(self.issuers, self.patience))
-        return StaticCtLog(log.base, fetcher, issuers, identity, self.cpu), breaker
+        issuers = Issuers(log.base, fetcher, IssuerStore(self.issuers, self.redis_retry))
+        return StaticCtLog(log.base, fetcher, issuers, identity, self.cpu), availability
 
     def follower(self, log: Log, lease: Lease) -> Follower:
-        """What follows `log` under `lease`."""
-        settings = self.config.ct_log
-        client, breaker = self.client(log)
+        """Make the follower of `log` under `lease`."""
+        ct_log = self.config.ct_log
+        client, availability = self.client(log)
         writer = MessageWriter(
             Source(log.name, f"{log.base}/", log.operator, log.kind.value),
             client.entry_url,
@@ -128,30 +131,40 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             chain_der=self.config.streams.chain_der,
             reader=self.reader,
         )
-        pace = PollSettings(
-            batch_size=log.batch_size or settings.batch_size,
-            concurrency=settings.fetch_concurrency,
-            poll=(log.poll_interval_ms or settings.poll_interval_ms) / 1000,
-            moment=next(self.moments),
+        settings = PollSettings(
+            batch_size=log.batch_size or ct_log.batch_size,
+            concurrency=ct_log.fetch_concurrency,
+            interval=(log.poll_interval_ms or ct_log.poll_interval_ms) / 1000,
+            phase=next(self.phases),
         )
-        meter = self.meter.log(log.name)
-        pipeline = WindowPublisher(
-            self.publisher, self.leases, lease, writer, self.patience, meter, self.cpu
+        publisher = WindowPublisher(
+            self.publisher,
+            self.leases,
+            lease,
+            writer,
+            self.redis_retry,
+            self.metrics.log(log.name),
+            self.cpu,
         )
-        hope = 2 * self.retry.backoff.maximum
-        guard = Verifier(
-            log, client, _key(log), self._mode(log), self.ledger, self.patience, hope, self.cpu
+        verifier = Verifier(
+            log,
+            client,
+            _key(log),
+            self._mode(log),
+            self.tree_states,
+            self.redis_retry,
+            min_refusal_secs=2 * self.retry.backoff.maximum,
+            cpu=self.cpu,
         )
-        return Follower(log, client, pipeline, guard, breaker, pace)
+        return Follower(log, client, publisher, verifier, availability, settings)
 
-    def alarms(self, log: Log) -> IntegrityAlerts:
-        """What tells of lies of `log` before it is followed."""
-        return IntegrityAlerts(
-            log, self.ledger, self.patience, enforced=self._mode(log) == "enforce"
-        )
+    def alerts(self, log: Log) -> IntegrityAlerts:
+        """Make the integrity alerts of `log` before it is followed."""
+        enforced = self._mode(log) == "enforce"
+        return IntegrityAlerts(log, self.tree_states, self.redis_retry, enforced=enforced)
 
     def signature_check(self, log: Log) -> Callable[[TreeHead], None] | None:
-        """What refuses tree heads that `log` did not sign; None if nothing should."""
+        """Make what rejects tree heads that `log` did not sign; None if that is not enforced."""
         return partial(check_signature, log, _key(log)) if self._mode(log) == "enforce" else None
 
     def _mode(self, log: Log) -> Integrity:
@@ -164,11 +177,11 @@ def _key(log: Log) -> LogKey | None:
     try:
         return load_log_key(log.key)
     except BadKey as error:
-        _log.warning("signatures of log cannot be verified", log=log.name, problem=str(error))
+        _log.warning("log key rejected", log=log.name, problem=str(error))
         return None
 
 
 def _interval(operator: str, settings: CTLog) -> float:
-    """Seconds between two requests to an operator."""
+    """Return the seconds between two requests to an operator."""
     limits = {name.casefold(): limit for name, limit in settings.operator_rate_limits.items()}
     return limits.get(operator.casefold(), settings.default_operator_rate_limit_ms) / 1000

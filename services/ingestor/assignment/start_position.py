@@ -1,12 +1,13 @@
 """Where to start a log that Redis does not know yet.
 
-Only then: once Redis has the log, its `next` is where every worker goes on, whatever these
-settings say.
+Once Redis has the log, every worker continues from its `next`, and these settings have no effect.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
+import structlog
 
 from ctparse.tree_head import TreeHead
 from ingestor.client.errors import IntegrityViolation, LogError
@@ -15,14 +16,16 @@ from ingestor.client.log_availability import LogAvailability
 from ingestor.log import Log, normalise
 from ingestor.verification.alerts import IntegrityAlerts
 
+_log = structlog.get_logger(__name__)
+
 
 class StartSettings(msgspec.Struct, frozen=True):
-    """What the operator said.
+    """The settings of the operator.
 
     Attributes:
         index: of the first entry to publish of every log (`ct_log.start_index`), if set.
         taken_over: normalised URL -> that index, from another server's state file.
-        overlap: otherwise, this many entries before the log's head.
+        overlap: otherwise, start this many entries before the log's head.
     """
 
     index: int | None = None
@@ -31,64 +34,90 @@ class StartSettings(msgspec.Struct, frozen=True):
 
 
 class StartPosition(msgspec.Struct, frozen=True):
-    """Where a log starts, and why.
+    """Where a log starts.
 
     Attributes:
         index: of the first entry to publish.
-        why: for the log line.
+        why: the reason, for the log line.
     """
 
     index: int
     why: str
 
 
-def choose_start(log: Log, size: int, starts: StartSettings) -> StartPosition:
-    """Decide where to start.
-
-    Args:
-        log: the log.
-        size: of its newest tree.
-        starts: what the operator said.
-    """
-    if starts.index is not None:
-        return StartPosition(starts.index, "start_index is set")
-    taken_over = starts.taken_over.get(normalise(log.url))
+def choose_start(log: Log, size: int, settings: StartSettings) -> StartPosition:
+    """Return where to start a log whose newest tree has `size` entries."""
+    if settings.index is not None:
+        return StartPosition(settings.index, "start_index is set")
+    taken_over = settings.taken_over.get(normalise(log.url))
     if taken_over is not None:
         return StartPosition(taken_over, "another server's state file")
     return StartPosition(
-        max(0, size - starts.overlap), f"its head {size} less {starts.overlap} entries"
+        max(0, size - settings.overlap), f"its head {size} less {settings.overlap} entries"
     )
 
 
 async def find_start(
     log: Log,
     client: LogClient,
-    breaker: LogAvailability,
-    starts: StartSettings,
-    alarms: IntegrityAlerts,
+    availability: LogAvailability,
+    settings: StartSettings,
+    alerts: IntegrityAlerts,
     check: Callable[[TreeHead], None] | None = None,
 ) -> StartPosition:
-    """Ask a log for its head until it answers, and decide where to start.
+    """Request a log's tree head until it answers, and return where to start.
 
     Args:
         log: the log.
         client: reads it.
-        breaker: says when it is tried again.
-        starts: what the operator said.
-        alarms: of the log.
+        availability: decides when to retry it.
+        settings: those of the operator.
+        alerts: of the log.
         check: raises LogError for a tree head that is not the log's.
     """
-    await breaker.load()
+    await availability.load()
     while True:
-        await breaker.can_poll()
+        await availability.can_poll()
         try:
             head = await client.tree_head()
             if check is not None:
                 check(head)
         except LogError as error:
-            await breaker.record_failure(error)
+            await availability.record_failure(error)
             if isinstance(error, IntegrityViolation):
-                await alarms.violation(error, 0)
+                await alerts.violation(error, 0)
         else:
-            await breaker.record_progress()
-            return choose_start(log, head.size, starts)
+            await availability.record_progress()
+            return choose_start(log, head.size, settings)
+
+
+class _LogState(msgspec.Struct):
+    current_index: int
+
+
+class _RustState(msgspec.Struct):
+    logs: dict[str, _LogState]
+    version: int = 1
+
+
+def read_rust_state(path: Path) -> dict[str, int]:
+    """Read the state file of certstream-server-rust: how far it had read each log.
+
+    It applies to logs that Redis does not know yet, so that a change to this server neither loses
+    nor repeats entries.
+
+    Args:
+        path: the file; it need not exist.
+
+    Returns:
+        Normalised URL of a log -> index of the next entry to read. Empty if there is no file, or
+        if it is unreadable, which is logged: Redis has the real state.
+    """
+    try:
+        state = msgspec.json.decode(path.read_bytes(), type=_RustState)
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.DecodeError) as error:
+        _log.warning("state file ignored", file=str(path), problem=str(error))
+        return {}
+    return {normalise(url): max(0, log.current_index) for url, log in state.logs.items()}

@@ -1,6 +1,15 @@
-"""Reading one log over HTTP: RFC 6962 and static-ct behind one small interface.
+"""Clients: read one CT log over HTTP, by the API of RFC 6962 or static-ct.
 
-`protocol.LogClient` is what a follower sees. `rfc6962.py` and `static_ct.py` implement it on
-`fetch.py`, which turns one URL into one bounded body, and `errors.py` says what can go wrong.
-Decoding is ctparse's; nothing here knows what an entry looks like inside.
+Guarantees, and the tests that hold them:
+
+    a response has a bounded size and time, also decompressed          test_http.py
+    a listed log leads to no address inside the operator's network     test_addresses.py
+    requests to an operator keep their distance and honour Retry-After  test_throttle.py
+    a failing log is requested less often, and recovers                test_circuit_breaker.py
+    both APIs return the same entries, proofs and errors               test_clients.py
+
+`interface.py` is the Protocol of a client; `rfc6962.py` and `static_ct.py` implement it, with
+`issuers.py` for the issuers of static-ct entries. `http.py` sends the requests, `addresses.py`
+checks where they lead, `errors.py` has the failures. `throttle.py` spaces the requests to an
+operator; `circuit_breaker.py` and `log_availability.py` decide when a log is requested at all.
 """

@@ -15,7 +15,7 @@ from certbus.logs.circuit_state import CircuitStatus, State
 from ingestor.backoff import Backoff
 
 MAX_PAUSE = 3600.0
-"""Seconds. A log may ask for patience, but a hostile or broken one cannot silence us for ever."""
+"""Seconds. A log may request a pause; a hostile or broken one must not stop requests for ever."""
 
 
 class CircuitPolicy(msgspec.Struct, frozen=True):

@@ -54,11 +54,11 @@ class IssuerStore(msgspec.Struct, frozen=True):
 
     Attributes:
         issuers: them.
-        patience: what to do while Redis is away.
+        redis_retry: what to do while Redis is away.
     """
 
     issuers: IssuerCache
-    patience: RedisRetry
+    redis_retry: RedisRetry
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -191,7 +191,7 @@ class Issuers:
             # Logs of one operator lack the same ones at the same time: perhaps no more.
             if self._shelf is not None:
                 ask = partial(self._shelf.issuers.get, [fingerprint])
-                if found_there := await self._shelf.patience(ask):
+                if found_there := await self._shelf.redis_retry(ask):
                     self._certificates.update(found_there)
                     return
             certificate = await self._fetcher.get_log(url, _MAX_ISSUER)
@@ -204,7 +204,7 @@ class Issuers:
         self._certificates[fingerprint] = certificate
         if self._shelf is not None:
             put = partial(self._shelf.issuers.put, fingerprint, certificate)
-            await self._shelf.patience(put)
+            await self._shelf.redis_retry(put)
 
     def _drop_unused(self) -> None:
         if len(self._used) <= CAPACITY:

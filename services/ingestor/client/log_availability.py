@@ -32,7 +32,7 @@ class LogAvailability:
         log: the log.
         circuit: its circuit, which its requests go by.
         circuits: where it is written down.
-        patience: what to do while Redis is away.
+        redis_retry: what to do while Redis is away.
         clock: seconds since the epoch.
 
     Attributes:
@@ -46,7 +46,7 @@ class LogAvailability:
         log: Log,
         circuit: CircuitBreaker,
         circuits: CircuitStore,
-        patience: RedisRetry,
+        redis_retry: RedisRetry,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.circuit = circuit
@@ -54,7 +54,7 @@ class LogAvailability:
         self.last_error = ""
         self._log = log
         self._circuits = circuits
-        self._patience = patience
+        self._redis_retry = redis_retry
         self._clock = clock
         self._down_since: float | None = None
         self._told = False  # that it is down
@@ -62,7 +62,7 @@ class LogAvailability:
 
     async def load(self) -> None:
         """Go on from where the log's last owner was."""
-        self.circuit.restore(await self._patience(partial(self._circuits.load, self._log.id)))
+        self.circuit.restore(await self._redis_retry(partial(self._circuits.load, self._log.id)))
 
     async def can_poll(self) -> None:
         """Wait until the log may be tried."""
@@ -89,7 +89,7 @@ class LogAvailability:
         elif not self.circuit.closed and not was_open:
             self._told = True
             _log.warning(
-                "log still unavailable, asked less often now",
+                "circuit opened",
                 log=self._log.name,
                 url=error.url,
                 problem=error.problem,
@@ -98,7 +98,7 @@ class LogAvailability:
             )
         failed = partial(self._circuits.failed, self._log.id)
         event = new_event()  # it is counted once, however often Redis has to be asked
-        await self._patience(partial(failed, self.circuit.status, error.summary, event))
+        await self._redis_retry(partial(failed, self.circuit.status, error.summary, event))
 
     async def noted(self, error: LogError) -> None:
         """Something is wrong with the log, which can be read all the same."""
@@ -107,7 +107,7 @@ class LogAvailability:
         if now >= self._quiet_until:
             self._quiet_until = now + TOLD
             _log.warning("log degraded", log=self._log.name, url=error.url, problem=error.problem)
-        await self._patience(partial(self._circuits.noted, self._log.id, error.summary))
+        await self._redis_retry(partial(self._circuits.noted, self._log.id, error.summary))
 
     async def record_progress(self) -> None:
         """The log could be read, and something of it was published."""
@@ -123,7 +123,7 @@ class LogAvailability:
             down = round(self._clock() - self._down_since, 1)
             self._down_since = None
             if self._told:
-                _log.info("log is back", log=self._log.name, down_secs=down, tree_size=tree_size)
+                _log.info("log recovered", log=self._log.name, down_secs=down, tree_size=tree_size)
             self._told = False
 
     def _tell_down(self, error: LogError, now: float, wait: float) -> None:
@@ -131,7 +131,7 @@ class LogAvailability:
             return
         self._told, self._quiet_until = True, now + TOLD
         _log.warning(
-            "log unavailable, trying until it is back",
+            "log unavailable",
             log=self._log.name,
             url=error.url,
             problem=error.problem,
@@ -140,4 +140,4 @@ class LogAvailability:
 
     async def _save(self) -> None:
         status = self.circuit.status
-        await self._patience(partial(self._circuits.save, self._log.id, status))
+        await self._redis_retry(partial(self._circuits.save, self._log.id, status))

@@ -32,7 +32,7 @@ class OperatorThrottle:
         interval: seconds between two requests to its operator; 0: as many as may be.
         circuit: whether the log may be asked.
         operators: whose turn it is.
-        patience: what to do while Redis is away.
+        redis_retry: what to do while Redis is away.
         waited: told the seconds that were spent waiting for a turn.
         clock: seconds since the epoch.
     """
@@ -43,7 +43,7 @@ class OperatorThrottle:
         interval: float,
         circuit: CircuitBreaker,
         operators: OperatorSlots,
-        patience: RedisRetry,
+        redis_retry: RedisRetry,
         waited: Callable[[float], None] = lambda _seconds: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -53,7 +53,7 @@ class OperatorThrottle:
         self._interval = interval
         self._circuit = circuit
         self._operators = operators
-        self._patience = patience
+        self._redis_retry = redis_retry
         self._waited = waited
         self._clock = clock
         self._lock = asyncio.Lock()  # which is fair
@@ -86,7 +86,7 @@ class OperatorThrottle:
         self._circuit.open_until(self._clock(), error.retry_after)
         if error.status == _TOO_MANY_REQUESTS and self._interval:
             refused = partial(self._operators.record_429, self._operator, self._log.id)
-            await self._patience(partial(refused, error.retry_after))
+            await self._redis_retry(partial(refused, error.retry_after))
 
     async def _next(self) -> bool:
         """Wait for the next turn; returns whether it was caught."""
@@ -96,7 +96,7 @@ class OperatorThrottle:
             asked = loop.time()
             return asked + await self._operators.reserve(self._operator, self._interval)
 
-        due = await self._patience(turn)
+        due = await self._redis_retry(turn)
         await asyncio.sleep(due - loop.time())
         return loop.time() - due <= LATE
 

@@ -1,13 +1,12 @@
-"""The catalog: which logs there are now, kept up to date for one ingestor's worker.
+"""The catalog: the logs to follow, kept up to date for one ingestor's worker.
 
-Lists and configuration become one set of logs, again and again: every ingestor looks at the shelf
-in Redis every few seconds, so all of them go by the same lists soon after one has fetched a newer
-one. And they call each log by the same id, even those that know no more of it than its URL: who
-knows better renames it (`certbus.logs.registry`).
+It merges lists and configuration into one set of logs again and again. Every ingestor polls the
+list cache in Redis every few seconds, so all use the same lists soon after one has fetched a newer
+one. All use the same id for a log, also an ingestor that knows only its URL: one that knows the key
+renames the log (`certbus.logs.registry`).
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -28,146 +27,152 @@ from ingestor.loglists.source import DEFAULT
 from ingestor.loglists.store import LogListStore
 from ingestor.redis_retry import RedisRetry
 
-LOOK = 2.0
-"""Seconds from one look at Redis to the next."""
+POLL_INTERVAL_SECS = 2.0
+"""Between two polls of Redis."""
 
-# At the start, seconds.
-_FIRST_ANSWERS = 3.0
-_FIRST_LOOK = 0.1
+# At the start: for the servers of the lists to answer, and between two polls of Redis.
+_START_TIMEOUT_SECS = 3.0
+_START_POLL_INTERVAL_SECS = 0.1
 
 _log = structlog.get_logger(__name__)
 
 
 class Catalog:
-    """Tells a worker which logs to follow.
+    """Passes the logs to follow to a worker. Its own task owns its fields.
 
     Args:
-        present: has the configuration, and newer ones as they come.
-        shelf: has the lists.
-        roll: knows what logs are called, and which are over.
-        fetcher: makes what fetches the list of that name.
-        patience: what to do while Redis is away.
-        follow: is told all logs, by id, whenever something about them has changed.
+        present: holds the configuration.
+        cache: the lists in Redis.
+        registry: names and retirements of logs in Redis.
+        fetcher: makes what fetches the list of a name.
+        redis_retry: repeats Redis calls while Redis is away.
+        follow: called with all logs, by id, when any of them has changed.
 
     Attributes:
-        library: the lists.
+        lists: the lists.
     """
 
     def __init__(
         self,
         present: ConfigHolder,
-        shelf: LogListCache,
-        roll: LogRegistry,
+        cache: LogListCache,
+        registry: LogRegistry,
         fetcher: Callable[[str], Fetcher],
-        patience: RedisRetry,
+        redis_retry: RedisRetry,
         follow: Callable[[Mapping[str, Log]], None],
     ) -> None:
         self._present = present
-        self._shelf = shelf
-        self._roll = roll
+        self._cache = cache
+        self._registry = registry
         self._fetcher = fetcher
-        self._patience = patience
+        self._redis_retry = redis_retry
         self._follow = follow
         self._logs: Mapping[str, Log] | None = None
         self._problems: Mapping[str, str] = {}
-        self.library = self._open(present.config)
+        self.lists = self._open(present.config)
 
     async def run(self) -> None:
-        """Keep the worker informed, until cancelled."""
+        """Keep the worker up to date, until cancelled."""
         config = self._present.config
-        await self._patience(self.library.load)
+        await self._redis_retry(self.lists.load)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_asking())
-            # Configured logs wait a moment for the answers: a list may say who they are.
+            tasks.create_task(self._keep_refreshing())
+            # A list may have the id of a configured log, so wait a moment for the lists.
             with suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST_ANSWERS):
-                    while not self.library.is_ready:
-                        await asyncio.sleep(_FIRST_LOOK)
-                        await self._patience(self.library.load)
+                async with asyncio.timeout(_START_TIMEOUT_SECS):
+                    while not self.lists.is_ready:
+                        await asyncio.sleep(_START_POLL_INTERVAL_SECS)
+                        await self._redis_retry(self.lists.load)
             while True:
-                await self._patience(partial(self._update, config))
-                newer = await self._newer(config)
+                await self._redis_retry(partial(self._update, config))
+                newer = await self._wait(config)
                 if newer.log_lists != config.log_lists:
-                    self.library = self._open(newer)
-                if newer is not config:  # whoever has it read again wants what is newest
-                    await self._patience(self._shelf.request_refresh)
+                    self.lists = self._open(newer)
+                if newer is not config:  # a reload of the configuration reloads the lists too
+                    await self._redis_retry(self._cache.request_refresh)
                 config = newer
-                await self._patience(self.library.load)
+                await self._redis_retry(self.lists.load)
 
-    async def _keep_asking(self) -> None:
-        """Ask the lists' servers; one that hangs delays nothing but itself."""
+    async def _keep_refreshing(self) -> None:
+        """Request the lists from their servers, in a task that a slow server may delay."""
         while True:
-            await self._patience(self.library.refresh)
-            await asyncio.sleep(LOOK)
+            await self._redis_retry(self.lists.refresh)
+            await asyncio.sleep(POLL_INTERVAL_SECS)
 
-    async def _newer(self, config: Config) -> Config:
-        """Wait for the next look, or for a newer configuration."""
+    async def _wait(self, config: Config) -> Config:
+        """Wait for the next poll or a newer configuration; return the current one."""
         try:
-            async with asyncio.timeout(LOOK):
+            async with asyncio.timeout(POLL_INTERVAL_SECS):
                 return await self._present.wait_for_change(than=config)
         except TimeoutError:
             return config
 
     def _open(self, config: Config) -> LogListStore:
         settings = DEFAULT if config.log_lists is None else config.log_lists
-        return LogListStore(settings, self._shelf, self._fetcher)
+        return LogListStore(settings, self._cache, self._fetcher)
 
     async def _update(self, config: Config) -> None:
-        lists = self.library.lists
+        """Merge lists and configuration; write and pass on what has changed."""
+        lists = self.lists.lists
+        now = await self._registry.now()
         merged = merge(
-            [log for source, says in lists if source.is_signed for log in says.logs],
-            [log for source, says in lists if not source.is_signed for log in says.logs],
+            [log for source, content in lists if source.is_signed for log in content.logs],
+            [log for source, content in lists if not source.is_signed for log in content.logs],
             (*config.custom_logs, *config.static_logs),
-            time.time(),
+            now,
         )
-        self._tell(merged.problems)
-        wanted = await self._called(merged.logs.values())
-        standings = await self._roll.states()
+        self._report(merged.problems)
+        wanted = await self._with_best_ids(merged.logs.values())
+        states = await self._registry.states()
         listed = [
             ListedLog(
-                source.id, source.name, source.is_signed, says, await self._roll.listed(source.id)
+                source.id,
+                source.name,
+                source.is_signed,
+                content,
+                await self._registry.listed(source.id),
             )
-            for source, says in lists
+            for source, content in lists
         ]
-        verdict = plan_retirements(wanted, standings, listed, time.time())
-        await self._write(verdict, wanted)
+        plan = plan_retirements(wanted, states, listed, now)
+        await self._write(plan, wanted)
         enabled = kinds(config)
-        self._set({log.id: log for log in verdict.logs.values() if log.kind in enabled})
+        self._set({log.id: log for log in plan.logs.values() if log.kind in enabled})
 
-    async def _write(self, verdict: RetirementPlan, wanted: Mapping[str, Log]) -> None:
-        """Let every other ingestor know."""
-        for list_id, namings in verdict.names.items():
-            await self._roll.record_listed(list_id, namings)
-        for list_id, log_id, retirement in verdict.retire:
-            if await self._roll.retire(log_id, retirement, list_id):
-                _log.info("log is over, it is drained", log_id=log_id, why=retirement.why)
-        for log_id in verdict.unretire:
-            if await self._roll.unretire(log_id, "list"):
-                _log.info("log is wanted again", log=wanted[log_id].name)
+    async def _write(self, plan: RetirementPlan, wanted: Mapping[str, Log]) -> None:
+        """Write a plan to Redis, for all ingestors."""
+        for list_id, entries in plan.listed.items():
+            await self._registry.record_listed(list_id, entries)
+        for list_id, log_id, retirement in plan.retire:
+            if await self._registry.retire(log_id, retirement, list_id):
+                _log.info("log retired", log_id=log_id, why=retirement.why)
+        for log_id in plan.unretire:
+            if await self._registry.unretire(log_id, "list"):
+                _log.info("log reinstated", log=wanted[log_id].name)
 
     def _set(self, logs: Mapping[str, Log]) -> None:
         if logs == self._logs:
             return
-        if not logs and self.library.has_all:
-            _log.warning("nothing to follow: set log_lists, custom_logs or static_logs")
+        if not logs and self.lists.has_all:
+            _log.warning("logs missing", needed="log_lists, custom_logs or static_logs")
         self._logs = logs
         self._follow(logs)
-        _log.info("logs to follow", logs=len(logs))
+        _log.info("logs selected", logs=len(logs))
 
-    async def _called(self, logs: Iterable[Log]) -> dict[str, Log]:
-        """The logs by the best ids that anybody knows."""
+    async def _with_best_ids(self, logs: Iterable[Log]) -> dict[str, Log]:
+        """Return the logs by the best ids that any ingestor knows."""
         by_url = {log: url_id(log.url) for log in logs}
-        better = await self._roll.aliases(list(by_url.values()))
-        called: dict[str, Log] = {}
+        aliases = await self._registry.aliases(list(by_url.values()))
+        named: dict[str, Log] = {}
         for log, url in by_url.items():
-            if log.id != url and url not in better and await self._roll.rename(url, log.id):
-                _log.info("log renamed, as its key is known now", log=log.name, id=log.id, was=url)
-            best = better.get(url, url) if log.id == url else log.id
-            called.setdefault(best, msgspec.structs.replace(log, id=best))
-        return called
+            if log.id != url and url not in aliases and await self._registry.rename(url, log.id):
+                _log.info("log renamed", log=log.name, id=log.id, was=url, why="its key is known")
+            best = aliases.get(url, url) if log.id == url else log.id
+            named.setdefault(best, msgspec.structs.replace(log, id=best))
+        return named
 
-    def _tell(self, problems: Mapping[str, str]) -> None:
+    def _report(self, problems: Mapping[str, str]) -> None:
         for name, problem in problems.items():
             if self._problems.get(name) != problem:
-                _log.error("configured log left out", log=name, problem=problem)
+                _log.error("configured log rejected", log=name, problem=problem)
         self._problems = problems

@@ -1,10 +1,10 @@
-"""Listed and configured logs -> the one set of logs to follow. Pure.
+"""Merges listed and configured logs into the set of logs to follow. No I/O.
 
-Who may say what of a log:
+Which source decides what:
 
-    a signed list    everything, and of several the first
-    an unsigned one  everything about logs that no signed list names, by key or URL, nothing else
-    the operator     that it is followed, whatever state a list gives it, and how
+    signed list      everything; of several lists, the first one
+    unsigned list    everything about logs that no signed list has, by key or URL; nothing else
+    configuration    that a log is followed, whatever its state in a list, and how
 """
 
 import base64
@@ -18,11 +18,11 @@ from ingestor.loglists.parser import is_followed
 
 
 class Merged(msgspec.Struct, frozen=True):
-    """What is to be followed.
+    """The logs to follow.
 
     Attributes:
         logs: by id, the configured ones first.
-        problems: name of each configured log that was left out -> why.
+        problems: name of each configured log that was rejected -> why.
     """
 
     logs: Mapping[str, Log]
@@ -35,16 +35,15 @@ def merge(
     configured: Sequence[CustomLog | StaticLog],
     now: float,
 ) -> Merged:
-    """Join what is listed with what is configured.
+    """Merge listed and configured logs.
 
     A log that is configured and listed is one log, with the listed identity and the configured
-    settings. A configured log that contradicts itself, or a signed list, is left out: the others
-    are worth following all the same.
+    settings. A configured log that contradicts itself, or a signed list, is rejected alone.
 
     Args:
-        signed: logs of all signed lists, in the order of the lists, in whatever state.
-        unsigned: those of all unsigned ones, likewise.
-        configured: logs configured by hand.
+        signed: logs of all signed lists, in the order of the lists, in any state.
+        unsigned: logs of all unsigned lists, in the order of the lists, in any state.
+        configured: configured logs.
         now: seconds since the epoch.
     """
     known = {log.id: log for log in reversed(signed)}
@@ -72,7 +71,7 @@ def merge(
 
 
 def _by_url(logs: Mapping[str, Log], now: float) -> dict[str, str]:
-    """Normalised URL -> log id; of several logs at one URL, one that is followed."""
+    """Return normalised URL -> log id; of several logs at one URL, one that is followed."""
     last = sorted(logs.values(), key=lambda log: is_followed(log, now))
     return {normalise(log.url): log.id for log in last}
 
@@ -99,22 +98,22 @@ def _configured(setting: CustomLog | StaticLog, ids: Mapping[str, str]) -> Log:
     )
 
 
-def _check(log: Log, others: Mapping[str, Log], there: Log | None, now: float) -> None:
-    """Refuse a configured log that is configured twice, or another than what is at its URL.
+def _check(log: Log, others: Mapping[str, Log], at_url: Log | None, now: float) -> None:
+    """Check a configured log.
 
     Raises:
-        ValueError: says which.
+        ValueError: it is configured twice, or a signed list has another log at its URL.
     """
     if log.id in others:
         raise ValueError(f"it is the same log as {others[log.id].name!r}")
-    if there is not None and there.id != log.id and is_followed(there, now):
+    if at_url is not None and at_url.id != log.id and is_followed(at_url, now):
         raise ValueError(
-            f"its log id would be {log.id}, but a signed list says that {there.id} is at {log.url}"
+            f"its log id would be {log.id}, but a signed list has {at_url.id} at {log.url}"
         )
 
 
 def _joined(configured: Log, listed: Log) -> Log:
-    """A configured log with what its list knows better."""
+    """Return a configured log with the identity that its list states."""
     return msgspec.structs.replace(
         configured,
         operator=configured.operator or listed.operator,

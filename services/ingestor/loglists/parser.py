@@ -1,11 +1,11 @@
-"""A log list in Google's v3 format, or Apple's: JSON -> logs.
+"""Parses a log list in Google's v3 format, or Apple's: JSON -> logs.
 
 Formats: https://www.gstatic.com/ct/log_list/v3/log_list_schema.json and
-https://valid.apple.com/ct/log_list/schema_versions/log_list_schema_v5.json, which differ in what
-dates the list. RFC 6962 logs stand under `logs`, static-ct logs under `tiled_logs`; the state of a
-log is the one key of its `state` object. Fields that do not matter here are not looked at, so a
-newer schema still reads, and an entry that cannot be read costs nothing but itself. Neither a byte
-order mark nor a time that is no time makes a list unreadable: nothing depends on them.
+https://valid.apple.com/ct/log_list/schema_versions/log_list_schema_v5.json, which differ in the
+date of the list. RFC 6962 logs are under `logs`, static-ct logs under `tiled_logs`; the state of a
+log is the one key of its `state` object. The parser ignores all other fields, so it reads newer
+schemas, and skips an entry that it cannot read. It accepts a byte order mark and an invalid date,
+on which nothing depends.
 """
 
 import base64
@@ -18,20 +18,17 @@ import msgspec
 
 from ctparse.entry import Malformed
 from ingestor.client.addresses import FILE
-from ingestor.log import Kind, Log, log_id, normalise
+from ingestor.log import READ_MARGIN_SECS, Kind, Log, log_id, normalise
 
-# States in which a log has, or will have, certificates that browsers trust.
+# States in which browsers trust the certificates of a log, or will.
 FOLLOWED_STATES = frozenset({"qualified", "usable", "readonly"})
-# States in which nobody needs to trust a log any more.
+# States in which no browser trusts a log any more.
 ENDED_STATES = frozenset({"retired", "rejected"})
-# A shard takes certificates that expire before its end; when that has passed, so has their use.
-# The margin lets whoever was behind read the last of them.
-MARGIN = 7 * 86400.0
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# The real lists have some 200 logs, most of them of the past.
+# The real lists have some 200 logs, most of them ended.
 MAX_LOGS = 2000
-_MAX_NAME = 200
-_MAX_MMD = 7 * 86400.0
+_MAX_NAME_CHARS = 200
+_MAX_MMD_SECS = 7 * 86400.0
 
 T = TypeVar("T")
 
@@ -69,13 +66,13 @@ class _List(msgspec.Struct):
 
 
 class LogList(msgspec.Struct, frozen=True):
-    """What a list says.
+    """The content of a list.
 
     Attributes:
-        version: the list's own version.
-        made: when it was made, as it says, in seconds since the epoch; None if it does not.
-        logs: every log on it that can be read, in whatever state.
-        unreadable: what is wrong with the entries that cannot, a line each.
+        version: as the list states it.
+        published_at: as the list states it, seconds since the epoch; None without a date.
+        logs: every log that can be read, in any state.
+        unreadable: one line for each entry that cannot be read.
     """
 
     version: str
@@ -85,24 +82,21 @@ class LogList(msgspec.Struct, frozen=True):
 
     @property
     def rank(self) -> str:
-        """What tells an older list from a newer one: text that compares as the lists do.
-
-        By the time it was made, and among lists that do not say, by version.
-        """
+        """Text that orders lists: by date, and by version if they have none."""
         numbers = "".join(f"{int(part):020d}." for part in re.findall(r"\d{1,20}", self.version))
         return f"{int(max(self.published_at or 0.0, 0.0)):012d} {numbers[:200]}"
 
 
 def parse(body: bytes, listed_at: str = FILE) -> LogList:
-    """Read a list.
+    """Parse a list.
 
     Args:
         body: as it was served.
         listed_at: scheme and authority of its URL, or "file", as `Log.listed_at`. Only a list that
-            came over plain HTTP, or from a file, may name logs at plain HTTP.
+            came over plain HTTP, or from a file, may have logs at plain HTTP.
 
     Raises:
-        Malformed: it is not a log list, or names more than `MAX_LOGS` logs or operators; says why.
+        Malformed: it is not a log list, or has more than `MAX_LOGS` logs or operators.
     """
     try:
         read = _read(body.removeprefix(_BYTE_ORDER_MARK), _List)
@@ -122,7 +116,7 @@ def parse(body: bytes, listed_at: str = FILE) -> LogList:
             unreadable.append(f"{where}: {error}")
     made = _time(read.log_list_timestamp)
     return LogList(
-        version=str(read.version)[:_MAX_NAME],
+        version=str(read.version)[:_MAX_NAME_CHARS],
         published_at=None if made is None else _seconds(made),
         logs=tuple(logs),
         unreadable=tuple(unreadable),
@@ -130,7 +124,7 @@ def parse(body: bytes, listed_at: str = FILE) -> LogList:
 
 
 def _entries(read: _List, unreadable: list[str]) -> Iterator[tuple[str, Kind, msgspec.Raw]]:
-    """Every entry with its operator; of operators that cannot be read, what is wrong."""
+    """Yield every entry with its operator; add operators that cannot be read to `unreadable`."""
     for position, raw in enumerate(read.operators, 1):
         try:
             operator = _read(raw, _Operator)
@@ -146,16 +140,16 @@ def _read(text: bytes | msgspec.Raw, kind: type[T]) -> T:
     """Decode JSON.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is no JSON of this type.
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:  # nested without end
+    except (msgspec.DecodeError, RecursionError) as error:  # nested too deeply
         raise ValueError(str(error)) from error
 
 
 def _time(text: msgspec.Raw) -> datetime | None:
-    """Read RFC 3339; None if it is something else."""
+    """Parse a date (RFC 3339); None if it is invalid."""
     try:
         return msgspec.json.decode(text, type=datetime)
     except msgspec.DecodeError:
@@ -165,14 +159,16 @@ def _time(text: msgspec.Raw) -> datetime | None:
 def _log(log: _Log, operator: str, kind: Kind, listed_at: str) -> Log:
     url = log.url if kind is Kind.RFC6962 else log.monitoring_url
     if not url.startswith(("https://", "http://")):
-        raise ValueError(f"{_line(log.description)!r} has URL {url[:_MAX_NAME]!r}")
+        raise ValueError(f"{_line(log.description)!r} has URL {url[:_MAX_NAME_CHARS]!r}")
     if url.startswith("http://") and listed_at.startswith("https://"):
-        problem = f"{_line(log.description)!r} has URL {url[:_MAX_NAME]!r}"
-        raise ValueError(f"{problem}: a list that was read over https:// may name https:// only")
+        problem = f"{_line(log.description)!r} has URL {url[:_MAX_NAME_CHARS]!r}"
+        raise ValueError(
+            f"{problem}: a list that was read over https:// may have logs at https:// only"
+        )
     normalise(url)
     identity = log_id(log.key)
     if log.log_id and log.log_id.hex() != identity:
-        shown = base64.b64encode(log.log_id[:_MAX_NAME]).decode()
+        shown = base64.b64encode(log.log_id[:_MAX_NAME_CHARS]).decode()
         raise ValueError(f"{_line(log.description)!r} has log id {shown}, but its key has another")
     interval = log.temporal_interval
     state, entered = next(iter(log.state.items()), ("unknown", _State()))
@@ -186,7 +182,7 @@ def _log(log: _Log, operator: str, kind: Kind, listed_at: str) -> Log:
         since=None if entered.timestamp is None else _seconds(entered.timestamp),
         key=log.key,
         listed_at=listed_at,
-        mmd=min(max(log.mmd, 0.0), _MAX_MMD),
+        mmd=min(max(log.mmd, 0.0), _MAX_MMD_SECS),
         # "The submission prefix of the log as a schema-less URL with no trailing slashes."
         origin=log.submission_url.partition("://")[2].rstrip("/") or None,
         end_exclusive=None if interval is None else _seconds(interval.end_exclusive),
@@ -194,8 +190,8 @@ def _log(log: _Log, operator: str, kind: Kind, listed_at: str) -> Log:
 
 
 def _line(text: str) -> str:
-    """A name as it may stand in log lines and labels."""
-    return " ".join(text.split())[:_MAX_NAME]
+    """Return a name for log lines and labels: one line of bounded length."""
+    return " ".join(text.split())[:_MAX_NAME_CHARS]
 
 
 def _seconds(moment: datetime) -> float:
@@ -203,15 +199,13 @@ def _seconds(moment: datetime) -> float:
 
 
 def is_followed(log: Log, now: float) -> bool:
-    """Whether a listed log still matters.
-
-    Args:
-        log: a log of a list.
-        now: seconds since the epoch.
-    """
+    """Return whether a listed log should be followed at `now`, seconds since the epoch."""
     return log.state in FOLLOWED_STATES and not has_ended(log, now)
 
 
 def has_ended(log: Log, now: float) -> bool:
-    """Whether a log's temporal interval is over, and the margin after it."""
-    return log.end_exclusive is not None and log.end_exclusive <= now - MARGIN
+    """Return whether a log's temporal interval has ended, and the margin after it.
+
+    A shard takes certificates that expire before its end.
+    """
+    return log.end_exclusive is not None and log.end_exclusive <= now - READ_MARGIN_SECS

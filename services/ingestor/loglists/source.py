@@ -1,9 +1,9 @@
-"""One configured log list: what it is called, and what of it is believed. No network, no Redis.
+"""One configured log list: its name, and which copies of it are accepted. No network, no Redis.
 
-A list says which keys to trust. So one that should be signed and is not, or not by the right key,
-is refused, and so is one older than the one held: replayed, it would bring back logs that were
-retired since. An unsigned list is as good as the TLS it came by; what it may change is up to
-`merge.py` and `retirement.py`.
+A list states which keys to trust. So a list that lacks the signature of its key is rejected, and so
+is one older than the current one: replayed, it would reinstate logs that were retired since. An
+unsigned list is as trustworthy as the TLS connection it came by; `merge.py` and `retirement.py`
+limit what it may change.
 """
 
 import base64
@@ -25,19 +25,19 @@ from ingestor.client.addresses import FILE
 from ingestor.loglists.parser import LogList, parse
 
 DEFAULT = (GOOGLE_LIST, APPLE_LIST)
-"""The lists that are followed when `log_lists` says nothing."""
+"""The lists that are followed if `log_lists` is not set."""
 
 Reason = Literal["unreachable", "too_large", "signature", "malformed", "empty", "older"]
 REASONS: Sequence[Reason] = ("unreachable", "too_large", "signature", "malformed", "empty", "older")
-"""Why a list was refused."""
+"""Why a list was rejected."""
 
 
 class ListRejected(Exception):
-    """A list that is not believed.
+    """A list that is not accepted.
 
     Attributes:
         reason: one of `REASONS`.
-        wait: seconds for which its server wants to be left alone.
+        wait: Retry-After of its server, seconds.
     """
 
     def __init__(self, reason: Reason, problem: str, wait: float = 0.0) -> None:
@@ -47,44 +47,44 @@ class ListRejected(Exception):
 
 
 class VerifiedList(msgspec.Struct, frozen=True):
-    """A list that is believed.
+    """A list that is accepted.
 
     Attributes:
-        copy: as it was served.
-        edition: which one it is.
-        says: what it says.
+        raw: as it was served.
+        version: identifies and orders it.
+        content: its logs.
     """
 
-    copy: RawList
-    edition: ListVersion
-    says: LogList
+    raw: RawList
+    version: ListVersion
+    content: LogList
 
 
 class Source(msgspec.Struct, frozen=True):
     """A configured list.
 
     Attributes:
-        setting: where it is, and how it is verified.
+        setting: its URL, and how it is verified.
     """
 
     setting: Setting
 
     @property
     def id(self) -> str:
-        """What it is called in Redis: another one where it would be verified in another way."""
+        """Its id in Redis, which depends on how it is verified."""
         setting = self.setting
         parts = (setting.url, setting.signature_url or "", setting.key or "", str(setting.unsigned))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
-        """What people call it: `google`, `apple`, else its URL without user, password and query."""
+        """`google`, `apple`, else its URL without user, password and query."""
         known = {GOOGLE_LIST.url: "google", APPLE_LIST.url: "apple"}
         return known.get(self.setting.url, self.url)
 
     @property
     def url(self) -> str:
-        """Its URL, as far as it is nobody's secret."""
+        """Its URL without user, password and query, which may be secret."""
         parts = urlsplit(self.setting.url)
         if not parts.netloc:
             return self.setting.url
@@ -100,40 +100,40 @@ class Source(msgspec.Struct, frozen=True):
 
     @property
     def is_signed(self) -> bool:
-        """Whether it can retire logs, and say whose key is whose."""
+        """Whether it can retire logs, and state the keys of logs."""
         return not self.setting.unsigned
 
     @property
     def signature_url(self) -> str | None:
-        """Where its signature is."""
+        """The URL of its signature; None if it has none."""
         given = self.setting.signature_url
         return GOOGLE_LIST.signature_url if given is None and self.is_signed else given
 
-    def verify(self, copy: RawList) -> VerifiedList:
-        """Decide whether to believe a copy of the list.
+    def verify(self, raw: RawList) -> VerifiedList:
+        """Verify a copy of the list.
 
         Raises:
-            Refusal: no; says why.
+            ListRejected: it is not accepted.
         """
         if self.is_signed:
             try:
-                verify_log_list(copy.body, copy.signature, _pem(self.setting))
+                verify_log_list(raw.body, raw.signature, _pem(self.setting))
             except (BadSignature, BadKey, ValueError, OSError) as error:
                 raise ListRejected("signature", str(error)) from error
         try:
-            says = parse(copy.body, self.server)
+            content = parse(raw.body, self.server)
         except Malformed as error:
             raise ListRejected("malformed", str(error)) from error
-        if not says.logs:
-            unreadable = f": {says.unreadable[0]}" if says.unreadable else ""
-            raise ListRejected("empty", f"it names no log that can be read{unreadable}")
-        digest = hashlib.sha256(copy.body).hexdigest()
+        if not content.logs:
+            unreadable = f": {content.unreadable[0]}" if content.unreadable else ""
+            raise ListRejected("empty", f"it has no log that can be read{unreadable}")
+        digest = hashlib.sha256(raw.body).hexdigest()
         return VerifiedList(
-            copy, ListVersion(says.rank, digest, says.version, says.published_at), says
+            raw, ListVersion(content.rank, digest, content.version, content.published_at), content
         )
 
     def bundled(self) -> VerifiedList | None:
-        """The copy in this package, if it is of this list."""
+        """Return the copy in this package, if it is of this list."""
         if not self.is_signed or self.setting.url != GOOGLE_LIST.url:
             return None
         try:
@@ -143,12 +143,12 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def bundled_list(name: str) -> bytes:
-    """A file of `ingestor/data`: log_list.json, log_list.sig or log_list_pubkey.pem."""
+    """Return a file of `ingestor/data`: log_list.json, log_list.sig or log_list_pubkey.pem."""
     return resources.files("ingestor").joinpath("data", name).read_bytes()
 
 
 def _pem(setting: Setting) -> bytes:
-    """The PEM of a list's key: a file, or the base64 of a SubjectPublicKeyInfo."""
+    """Return a list's key as PEM; the setting is a file or a base64 SubjectPublicKeyInfo."""
     if setting.key is None:
         return bundled_list("log_list_pubkey.pem")
     try:

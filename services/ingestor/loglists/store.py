@@ -1,11 +1,11 @@
-"""The lists as one ingestor has them: from the shelf in Redis, else the package, else their server.
+"""The log lists of one ingestor: from the cache in Redis, this package, or their servers.
 
-    look      take over what is on the shelf, after verifying it again
-    refresh   ask the servers of the lists that are due, and put what is good onto the shelf
+    load      take over what is in the cache, after verifying it again
+    refresh   request the lists that are due from their servers, and cache what is accepted
 
-Every ingestor looks every few seconds and so has the same lists as the others; each list is fetched
-by one of them, once an hour, sooner after a failure or when somebody hurries it. Whatever a server
-gives, the list held stays until a newer one is believed.
+Every ingestor polls the cache every few seconds, so all use the same lists. One of them fetches
+each list, once an hour; sooner after a failure or on request. Whatever a server returns, the
+current list remains until a newer one is accepted.
 """
 
 import asyncio
@@ -24,223 +24,233 @@ from ingestor.client.http import Fetcher, Validators, Version
 from ingestor.loglists.parser import LogList
 from ingestor.loglists.source import REASONS, ListRejected, Reason, Source, VerifiedList
 
-EVERY = 3600.0
-"""Seconds from one request to a list's server to the next."""
+REFRESH_SECS = 3600.0
+"""Between two requests to a list's server."""
 
-_REFRESH = Backoff(EVERY, EVERY)
-# How long whoever claims a list may take; longer than the time-outs of both requests together.
-_CLAIM = 60.0
-_MAX_LIST = 4 << 20
-_MAX_SIGNATURE = 16 << 10
+_REFRESH = Backoff(REFRESH_SECS, REFRESH_SECS)
+# For which a list is claimed: longer than the time-outs of both requests together.
+_CLAIM_TTL_SECS = 60.0
+_MAX_LIST_BYTES = 4 << 20
+_MAX_SIGNATURE_BYTES = 16 << 10
 
 _log = structlog.get_logger(__name__)
 
 
 class LogListStore:
-    """The configured lists.
+    """The configured lists. The catalog's tasks own it.
 
     Args:
-        settings: which, in order of precedence.
-        shelf: where every ingestor finds them.
-        fetcher: makes what reads URLs, once for each list and attempt, so that one server's wish
-            to be left alone concerns nobody else.
+        settings: the lists, in order of precedence.
+        cache: the lists in Redis.
+        fetcher: makes what reads URLs, once for each list and attempt, so that one server's
+            Retry-After delays no other list.
+
+    Attributes:
+        rejections: number of lists rejected or not obtained, by list and reason.
     """
 
     def __init__(
-        self, settings: Sequence[Setting], shelf: LogListCache, fetcher: Callable[[str], Fetcher]
+        self, settings: Sequence[Setting], cache: LogListCache, fetcher: Callable[[str], Fetcher]
     ) -> None:
         self.sources = tuple(Source(setting) for setting in settings)
-        self.refusals: Counter[tuple[str, Reason]] = Counter(
+        self.rejections: Counter[tuple[str, Reason]] = Counter(
             {(source.name, reason): 0 for source in self.sources for reason in REASONS}
         )
-        self._shelf = shelf
+        self._cache = cache
         self._fetcher = fetcher
-        self._held: dict[Source, VerifiedList] = {}
-        self._slips: dict[Source, ListStatus] = {}
-        self._told: dict[Source, Reason] = {}  # what was said of it last, until it is good again
+        self._current: dict[Source, VerifiedList] = {}
+        self._statuses: dict[Source, ListStatus] = {}
+        self._logged: dict[Source, Reason] = {}  # of the last rejection, until one is accepted
         for source in self.sources:
-            if (shipped := source.bundled()) is not None:
-                self._held[source] = shipped
+            if (bundled := source.bundled()) is not None:
+                self._current[source] = bundled
 
     @property
     def lists(self) -> list[tuple[Source, LogList]]:
-        """Those there are, the signed ones first."""
-        held = [
-            (source, self._held[source].says) for source in self.sources if source in self._held
+        """The current lists, the signed ones first."""
+        current = [
+            (source, self._current[source].content)
+            for source in self.sources
+            if source in self._current
         ]
-        return sorted(held, key=lambda each: not each[0].is_signed)
+        return sorted(current, key=lambda each: not each[0].is_signed)
 
     @property
     def has_all(self) -> bool:
-        """Whether there is a copy of each."""
-        return len(self._held) == len(self.sources)
+        """Whether every list has a current copy."""
+        return len(self._current) == len(self.sources)
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a copy of each, or its server gave none when it was last asked."""
-        tried = {source for source, slip in self._slips.items() if slip.failures}
-        return tried | self._held.keys() >= set(self.sources)
+        """Whether every list has a current copy, or its last request failed."""
+        failed = {source for source, status in self._statuses.items() if status.failures}
+        return failed | self._current.keys() >= set(self.sources)
 
     def ages(self, now: float | None = None) -> dict[str, float]:
-        """Seconds since each list, by its name, was last known to be its publisher's newest.
+        """Return the seconds since each list, by name, was known to be its publisher's newest.
 
-        A list that nobody has fetched yet is as old as it says; one that does not say is left out.
+        A list that was never fetched is as old as its own date; without a date it is left out.
         """
         now = time.time() if now is None else now
         ages = {}
-        for source, held in self._held.items():
-            checked = self._slips[source].checked if source in self._slips else None
-            since = held.edition.published_at if checked is None else checked / 1000
+        for source, current in self._current.items():
+            checked = self._statuses[source].checked if source in self._statuses else None
+            since = current.version.published_at if checked is None else checked / 1000
             if since is not None:
                 ages[source.name] = max(0.0, now - since)
         return ages
 
     async def load(self) -> None:
-        """Take over what is newer on the shelf, and put there what it lacks.
+        """Take over newer lists from the cache, and store there what it lacks.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
-        slips = await self._shelf.statuses(source.id for source in self.sources)
-        for source, slip in zip(self.sources, slips, strict=True):
-            self._slips[source] = slip
-            held = self._held.get(source)
-            if held is not None and slip.digest == held.edition.digest:
+        statuses = await self._cache.statuses(source.id for source in self.sources)
+        for source, status in zip(self.sources, statuses, strict=True):
+            self._statuses[source] = status
+            current = self._current.get(source)
+            if current is not None and status.digest == current.version.digest:
                 continue
-            if slip.digest:
-                await self._take(source, slip)
-                held = self._held.get(source)
-            if held is not None and slip.digest != held.edition.digest:
-                await self._keep(source, held)
+            if status.digest:
+                await self._load(source, status)
+                current = self._current.get(source)
+            if current is not None and status.digest != current.version.digest:
+                await self._store(source, current)
 
     async def refresh(self) -> None:
-        """Ask the servers of the lists that are due.
+        """Request the lists that are due from their servers.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
         await asyncio.gather(*(self._refresh(source) for source in self.sources))
 
-    async def _take(self, source: Source, slip: ListStatus) -> None:
-        copy = await self._shelf.load(source.id)
-        if copy is None:
+    async def _load(self, source: Source, status: ListStatus) -> None:
+        raw = await self._cache.load(source.id)
+        if raw is None:
             return
         try:
-            judged = source.verify(copy)
-        except ListRejected as refusal:
-            # Whoever put it there was told a lie by Redis, or another version believes more.
-            self._refuse(source, refusal, "redis")
-            await self._shelf.delete(source.id, slip.digest)
+            verified = source.verify(raw)
+        except ListRejected as rejection:
+            # It was damaged in Redis, or another release accepts more.
+            self._reject(source, rejection, "redis")
+            await self._cache.delete(source.id, status.digest)
             return
-        held = self._held.get(source)
-        if held is None or judged.edition.rank >= held.edition.rank:
-            self._hold(source, judged, "redis")
+        current = self._current.get(source)
+        if current is None or verified.version.rank >= current.version.rank:
+            self._use(source, verified, "redis")
 
     async def _refresh(self, source: Source) -> None:
-        if not await self._shelf.claim_refresh(source.id, _CLAIM):
+        if not await self._cache.claim_refresh(source.id, _CLAIM_TTL_SECS):
             return
-        slip = self._slips.get(source, ListStatus(source.id))
-        held = self._held.get(source)
-        # What the server calls its copy is of use only if that is the copy held here.
-        same = held is not None and held.edition.digest == slip.digest
-        had = Validators(slip.etag, slip.modified) if same else Validators()
+        status = self._statuses.get(source, ListStatus(source.id))
+        current = self._current.get(source)
+        # The validators are those of the cached copy; they are useful only if it is current here.
+        same = current is not None and current.version.digest == status.digest
+        validators = Validators(status.etag, status.modified) if same else Validators()
         try:
-            found = await self._fetch(source, had)
+            found = await self._fetch(source, validators)
             if found is not None:
-                judged, had = found
-                await self._accept(source, judged)
-        except ListRejected as refusal:
-            self._refuse(source, refusal, source.url)
-            again = max(LOG_LIST(slip.failures), refusal.wait)
-            await self._shelf.record_failure(source.id, again, f"{refusal.reason}: {refusal}")
+                verified, validators = found
+                await self._accept(source, verified)
+        except ListRejected as rejection:
+            self._reject(source, rejection, source.url)
+            again = max(LOG_LIST(status.failures), rejection.wait)
+            await self._cache.record_failure(source.id, again, f"{rejection.reason}: {rejection}")
             return
-        if self._told.pop(source, None) is not None:
-            _log.info("log list is good again", list=source.name)
-        await self._shelf.record_success(source.id, _REFRESH(0), had.etag, had.modified)
+        if self._logged.pop(source, None) is not None:
+            _log.info("log list recovered", list=source.name)
+        await self._cache.record_success(
+            source.id, _REFRESH(0), validators.etag, validators.modified
+        )
 
     async def _fetch(
-        self, source: Source, had: Validators
+        self, source: Source, validators: Validators
     ) -> tuple[VerifiedList, Validators] | None:
-        """Get a list and its signature; None if it is the one that was had."""
+        """Fetch a list and its signature; None if it has not changed."""
         fetcher = self._fetcher(source.name)
-        version = await _get(fetcher, source.setting.url, _MAX_LIST, had)
+        version = await _get(fetcher, source.setting.url, _MAX_LIST_BYTES, validators)
         if version is None:
             return None
         signature = b""
         if source.signature_url is not None:
             try:
-                signed = await _get(fetcher, source.signature_url, _MAX_SIGNATURE, Validators())
+                signed = await _get(
+                    fetcher, source.signature_url, _MAX_SIGNATURE_BYTES, Validators()
+                )
             except ListMissing as error:
                 raise ListRejected("signature", str(error)) from error
             signature = signed.body if signed is not None else b""
         return source.verify(RawList(version.body, signature)), version.validators
 
-    async def _accept(self, source: Source, judged: VerifiedList) -> None:
-        held = self._held.get(source)
-        if held is not None and judged.edition.rank < held.edition.rank:
-            older, newer = judged.edition.version, held.edition.version
-            raise ListRejected("older", f"version {older!r} is older than {newer!r}, which is held")
-        if not await self._keep(source, judged):
-            raise ListRejected(
-                "older", f"version {judged.edition.version!r} is older than Redis' copy"
-            )
-        if held is None or held.edition.digest != judged.edition.digest:
-            self._hold(source, judged, source.url)
+    async def _accept(self, source: Source, verified: VerifiedList) -> None:
+        current = self._current.get(source)
+        if current is not None and verified.version.rank < current.version.rank:
+            older, newer = verified.version.version, current.version.version
+            raise ListRejected("older", f"version {older!r} is older than the current {newer!r}")
+        if not await self._store(source, verified):
+            older = verified.version.version
+            raise ListRejected("older", f"version {older!r} is older than Redis' copy")
+        if current is None or current.version.digest != verified.version.digest:
+            self._use(source, verified, source.url)
 
-    async def _keep(self, source: Source, judged: VerifiedList) -> bool:
-        return await self._shelf.store(
-            source.id, source.name, source.url, judged.copy, judged.edition
+    async def _store(self, source: Source, verified: VerifiedList) -> bool:
+        return await self._cache.store(
+            source.id, source.name, source.url, verified.raw, verified.version
         )
 
-    def _hold(self, source: Source, judged: VerifiedList, place: str) -> None:
-        self._held[source] = judged
-        unreadable = judged.says.unreadable
+    def _use(self, source: Source, verified: VerifiedList, origin: str) -> None:
+        self._current[source] = verified
+        unreadable = verified.content.unreadable
         _log.info(
-            "log list read",
+            "log list accepted",
             list=source.name,
-            version=judged.edition.version,
-            logs=len(judged.says.logs),
-            place=place,
+            version=verified.version.version,
+            logs=len(verified.content.logs),
+            origin=origin,
         )
         if unreadable:
             _log.warning(
-                "log list has entries that cannot be read",
+                "log list entries rejected",
                 list=source.name,
                 entries=len(unreadable),
                 first=unreadable[0],
             )
 
-    def _refuse(self, source: Source, refusal: ListRejected, place: str) -> None:
-        """Count a refusal, and tell it unless the same was told before."""
-        self.refusals[source.name, refusal.reason] += 1
-        if self._told.get(source) == refusal.reason:
+    def _reject(self, source: Source, rejection: ListRejected, origin: str) -> None:
+        """Count a rejection, and log it unless the last one had the same reason."""
+        self.rejections[source.name, rejection.reason] += 1
+        if self._logged.get(source) == rejection.reason:
             return
-        self._told[source] = refusal.reason
-        held = self._held.get(source)
+        self._logged[source] = rejection.reason
+        current = self._current.get(source)
         _log.warning(
-            "log list refused",
+            "log list rejected",
             list=source.name,
-            place=place,
-            reason=refusal.reason,
-            problem=str(refusal),
-            held=None if held is None else held.edition.version,
+            origin=origin,
+            reason=rejection.reason,
+            problem=str(rejection),
+            current=None if current is None else current.version.version,
         )
 
 
 class ListMissing(ListRejected):
-    """A server answers, but has nothing there."""
+    """The server has no such file."""
 
 
-async def _get(fetcher: Fetcher, place: str, limit: int, had: Validators) -> Version | None:
-    """Read a URL or a file; None if a URL still has what was had.
+async def _get(
+    fetcher: Fetcher, location: str, limit: int, validators: Validators
+) -> Version | None:
+    """Read a URL or a file; None if the URL has not changed.
 
     Raises:
-        Refusal: it cannot be had.
+        ListRejected: it cannot be read.
     """
     try:
-        if place.startswith(("https://", "http://")):
-            return await fetcher.get_external(place, limit, had)
-        path = Path(place.removeprefix("file://"))
+        if location.startswith(("https://", "http://")):
+            return await fetcher.get_external(location, limit, validators)
+        path = Path(location.removeprefix("file://"))
         return Version(await asyncio.to_thread(_read, path, limit), Validators())
     except ResponseTooLarge as error:
         raise ListRejected("too_large", error.summary) from error
@@ -254,7 +264,7 @@ async def _get(fetcher: Fetcher, place: str, limit: int, had: Validators) -> Ver
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """The contents of a file.
+    """Return the contents of a file.
 
     Raises:
         OSError: it cannot be read, or has more than `limit` bytes.

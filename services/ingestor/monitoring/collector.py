@@ -1,4 +1,4 @@
-"""What an ingestor can be measured by, in Prometheus' terms. Read from the worker when asked."""
+"""Prometheus metrics that are read from the parts of an ingestor at scrape time."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,32 +28,32 @@ _KINDS: Final[Sequence[AlarmKind]] = [
 
 
 class WorkerCollector(Collector):
-    """Reads a worker's numbers."""
+    """Reads the metrics of a worker."""
 
-    def __init__(self, worker: Worker, patience: RedisRetry, reloads: Mapping[str, int]) -> None:
+    def __init__(self, worker: Worker, redis_retry: RedisRetry, reloads: Mapping[str, int]) -> None:
         self._reloads = reloads
         self._worker = worker
-        self._patience = patience
+        self._redis_retry = redis_retry
 
     def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
+        """Yield all metrics."""
         worker = self._worker
-        yield from _logs(worker.held)
+        yield from _logs(worker.assigned)
         states = GaugeMetricFamily(
             f"{PREFIX}_logs",
             "Logs by state: followed by this ingestor; of those, withheld without a proof "
             "(`held`); not started yet (`waiting`).",
             labels=["state"],
         )
-        held_back = sum(held.follower.guard.is_blocking for held in worker.held)
-        states.add_metric(["followed"], len(worker.held))
-        states.add_metric(["held"], held_back)
+        blocked = sum(each.follower.verifier.is_blocking for each in worker.assigned)
+        states.add_metric(["followed"], len(worker.assigned))
+        states.add_metric(["held"], blocked)
         states.add_metric(["waiting"], worker.waiting)
         yield states
         yield GaugeMetricFamily(
             f"{PREFIX}_redis_up",
             "1 while Redis answers, even if it rejects writes, 0 otherwise.",
-            self._patience.reached,
+            self._redis_retry.reached,
         )
         reloads = CounterMetricFamily(
             f"{PREFIX}_reloads", "Reloads of the configuration by result.", labels=["result"]
@@ -64,13 +64,13 @@ class WorkerCollector(Collector):
 
 
 class MarksCollector(Collector):
-    """Reads what a trimmer knows of deduplication marks and of the clock of Redis."""
+    """Reads a trimmer's view of deduplication marks and of the clock of Redis."""
 
     def __init__(self, trimmer: Trimmer) -> None:
         self._trimmer = trimmer
 
     def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
+        """Yield all metrics."""
         trimmer = self._trimmer
         for name, what, value in (
             (
@@ -92,32 +92,32 @@ class MarksCollector(Collector):
 
 
 class ListCollector(Collector):
-    """Reads a catalog's numbers."""
+    """Reads the metrics of a catalog."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
-        library = self._catalog.library
+        """Yield all metrics."""
+        lists = self._catalog.lists
         ages = GaugeMetricFamily(
             f"{PREFIX}_log_list_age_seconds",
             "Time since the stored list was last confirmed to be the newest of its publisher.",
             labels=["list"],
         )
-        for name, seconds in library.ages().items():
+        for name, seconds in lists.ages().items():
             ages.add_metric([name], seconds)
-        refusals = CounterMetricFamily(
+        rejections = CounterMetricFamily(
             f"{PREFIX}_log_list_refusals",
             "Fetches of a log list that returned no acceptable list, by reason.",
             labels=["list", "reason"],
         )
-        for (name, reason), count in library.refusals.items():
-            refusals.add_metric([name, reason], count)
-        yield from (ages, refusals)
+        for (name, reason), count in lists.rejections.items():
+            rejections.add_metric([name, reason], count)
+        yield from (ages, rejections)
 
 
-def _logs(followed: Sequence[AssignedLog]) -> Iterator[Metric]:
+def _logs(assigned: Sequence[AssignedLog]) -> Iterator[Metric]:
     def gauge(name: str, what: str, *more: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"{PREFIX}_{name}", what, labels=["log", *more])
 
@@ -138,45 +138,45 @@ def _logs(followed: Sequence[AssignedLog]) -> Iterator[Metric]:
         "Tree heads older than an earlier one and consistent with it; no violation.",
         labels=["log"],
     )
-    for name, held in _named(followed):
-        follower = held.follower
-        stale.add_metric([name], follower.guard.alarms.stale_heads)
-        for kind in _KINDS:  # also those that are zero: alerts ask whether they grow
-            alarms.add_metric([name, kind], follower.guard.alarms.counts[kind])
+    for name, each in _named(assigned):
+        follower = each.follower
+        stale.add_metric([name], follower.verifier.alerts.stale_heads)
+        for kind in _KINDS:  # zero too: alerts need an increase
+            alarms.add_metric([name, kind], follower.verifier.alerts.counts[kind])
         lag = follower.lag
-        next_index.add_metric([name], follower.pipeline.next)
+        next_index.add_metric([name], follower.publisher.next)
         tree_size.add_metric([name], follower.health.tree_size)
         entries.add_metric([name], lag.entries)
         seconds.add_metric([name], lag.seconds)
         missing.add_metric([name], follower.missing_issuers)
-        circuits.add_metric([name], _CIRCUITS.index(follower.breaker.circuit.status.state))
+        circuits.add_metric([name], _CIRCUITS.index(follower.availability.circuit.status.state))
         for state in get_args(State):
-            integrity.add_metric([name, state], state == follower.guard.state)
+            integrity.add_metric([name, state], state == follower.verifier.state)
     yield from (next_index, tree_size, entries, seconds, circuits, missing, integrity)
     yield from (alarms, stale)
 
 
-def _named(followed: Sequence[AssignedLog]) -> Iterator[tuple[str, AssignedLog]]:
-    """The logs by names of which no two are the same: operators of logs choose them."""
-    names = Counter(held.follower.log.name for held in followed)
-    for held in followed:
-        log = held.follower.log
-        yield (log.name if names[log.name] == 1 else f"{log.name} ({log.id})"), held
+def _named(assigned: Sequence[AssignedLog]) -> Iterator[tuple[str, AssignedLog]]:
+    """Yield the logs by unique names: operators of logs choose their names."""
+    names = Counter(each.log.name for each in assigned)
+    for each in assigned:
+        log = each.log
+        yield (log.name if names[log.name] == 1 else f"{log.name} ({log.id})"), each
 
 
-def metrics(
-    meter: Metrics,
+def metrics_page(
+    metrics: Metrics,
     worker: Worker,
     catalog: Catalog,
-    patience: RedisRetry,
+    redis_retry: RedisRetry,
     reloads: Mapping[str, int],
     trimmer: Trimmer,
 ) -> Callable[[], Response]:
-    """Make what writes the metrics of this process as text."""
-    # No series beside each counter that says when it began.
+    """Make the page with the metrics of this process."""
+    # No `_created` series beside each counter.
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    registry = meter.registry
-    registry.register(WorkerCollector(worker, patience, reloads))
+    registry = metrics.registry
+    registry.register(WorkerCollector(worker, redis_retry, reloads))
     registry.register(ListCollector(catalog))
     registry.register(MarksCollector(trimmer))
     ProcessCollector(registry=registry)

@@ -1,4 +1,4 @@
-"""Whether an ingestor does its work, for whoever supervises it."""
+"""The health pages of an ingestor, for its supervisor."""
 
 import asyncio
 from typing import Any, Final
@@ -11,32 +11,32 @@ from ingestor.assignment.assigned_log import AssignedLog
 from ingestor.assignment.worker import Worker
 from ingestor.redis_retry import RedisRetry
 
-_PATIENCE: Final = 1.0  # seconds for Redis to answer
+_REDIS_TIMEOUT_SECS: Final = 1.0
 
 
 class Health:
-    """Asks Redis, and looks at the logs of this ingestor.
+    """Checks Redis and the logs of this ingestor.
 
     Args:
         redis: the primary.
-        patience: knows of what Redis refuses.
+        redis_retry: has the last error of Redis.
         worker: has the logs.
     """
 
-    def __init__(self, redis: Redis, patience: RedisRetry, worker: Worker) -> None:
+    def __init__(self, redis: Redis, redis_retry: RedisRetry, worker: Worker) -> None:
         self._redis = redis
-        self._patience = patience
+        self._redis_retry = redis_retry
         self._worker = worker
 
     async def answer(self) -> Response:
-        """OK, or why not. That it answers at all shows that the event loop turns."""
+        """Return OK or the problem. Any answer shows that the event loop runs."""
         problem = await self._problem()
         return text_response("OK") if problem is None else json_response(503, _unhealthy(problem))
 
     async def deep_answer(self) -> Response:
-        """The same with each log that this ingestor follows."""
+        """Return the same, with each log that this ingestor follows."""
         problem = await self._problem()
-        logs = [_told(held) for held in self._worker.held]
+        logs = [_describe(each) for each in self._worker.assigned]
         troubled = sum(log["last_error"] is not None for log in logs)
         if problem is not None:
             return json_response(503, {**_unhealthy(problem), "logs": logs})
@@ -45,29 +45,29 @@ class Health:
 
     async def _problem(self) -> str | None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_REDIS_TIMEOUT_SECS):
                 await self._redis.ping()
         except TimeoutError:
-            return f"no answer within {_PATIENCE:g} s"
+            return f"no answer within {_REDIS_TIMEOUT_SECS:g} s"
         except UNAVAILABLE as error:
             return describe(error)
-        return self._patience.problem
+        return self._redis_retry.problem
 
 
 def _unhealthy(problem: str) -> dict[str, Any]:
     return {"status": "unhealthy", "reason": f"redis: {problem}"}
 
 
-def _told(held: AssignedLog) -> dict[str, Any]:
-    follower = held.follower
-    health, breaker, lag = follower.health, follower.breaker, follower.lag
+def _describe(assigned: AssignedLog) -> dict[str, Any]:
+    follower = assigned.follower
+    health, availability, lag = follower.health, follower.availability, follower.lag
     return {
         "name": follower.log.name,
-        "next": follower.pipeline.next,
+        "next": follower.publisher.next,
         "tree_size": health.tree_size,
         "lag_entries": lag.entries,
         "lag_secs": round(lag.seconds, 3),
-        "integrity": follower.guard.state,
-        "circuit": breaker.circuit.status.state,
-        "last_error": breaker.last_error if breaker.circuit.status.failures else None,
+        "integrity": follower.verifier.state,
+        "circuit": availability.circuit.status.state,
+        "last_error": availability.last_error if availability.circuit.status.failures else None,
     }

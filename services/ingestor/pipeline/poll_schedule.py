@@ -1,58 +1,55 @@
-"""When to poll: each log of a worker at a moment of its own, and idle ones less often.
+"""When to poll: each log of a worker in its own phase of the interval, idle logs less often.
 
-Logs that are polled at the same moment make a burst of what each had to give, and the last
-certificate of a burst waits for all the others to be read and sent. Moments a golden section apart
-are spread evenly over the interval however many there are, and never move when one joins.
+If all logs were polled at once, their entries would arrive in one burst, and the last certificate
+of a burst waits until all others are parsed and sent. Phases that are a golden section apart are
+spread evenly over the interval for any number of logs, and none moves when one is added.
 
-Most logs of a list take nothing any more. The interval doubles after every `PATIENCE` polls that
-found no growth, so it follows how long the log has been quiet: an entry waits for about an eighth
-of the silence before it, at most, and never longer than `LONGEST` intervals.
+Most logs of a list take no more entries. The interval doubles after every `POLLS_PER_STEP` polls
+without growth, up to `MAX_FACTOR` intervals. So an entry waits for at most about an eighth of the
+idle time before it.
 """
 
 import math
 from collections.abc import Iterator
 from itertools import count
 
-PATIENCE = 8
-LONGEST = 32
+POLLS_PER_STEP = 8
+MAX_FACTOR = 32
 
-_GOLDEN = (math.sqrt(5) - 1) / 2
+_GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
 
 
 def poll_phases() -> Iterator[float]:
-    """Moments of an interval, as parts of it."""
-    return (n * _GOLDEN % 1 for n in count())
+    """Yield phases, as fractions of an interval."""
+    return (n * _GOLDEN_SECTION % 1 for n in count())
 
 
-def next_poll(asked: float, interval: float, moment: float) -> float:
-    """When to poll next.
+def next_poll(last: float, interval: float, phase: float) -> float:
+    """Return the time of the next poll: in the log's phase, nearest to one interval later.
 
     Args:
-        asked: when the log was polled last, on a clock of seconds.
+        last: time of the last poll, seconds of a monotonic clock.
         interval: seconds from poll to poll.
-        moment: the log's, as a part of the interval.
-
-    Returns:
-        The log's own moment that is nearest to an interval later, on the same clock.
+        phase: of the log, as a fraction of the interval.
     """
-    due = asked + interval
-    late = (due - moment * interval) % interval
+    due = last + interval
+    late = (due - phase * interval) % interval
     return due - late if late < interval / 2 else due - late + interval
 
 
 class IdleBackoff:
-    """How long a log has not grown, in polls."""
+    """The number of polls for which a log has not grown."""
 
     def __init__(self) -> None:
         self._size = -1
         self._polls = 0
 
     def record(self, size: int) -> None:
-        """The log has shown a tree of that size."""
+        """Record the size of the tree that the log has shown."""
         self._polls = 0 if size > self._size else self._polls + 1
-        # A replica that is behind has not grown when it has caught up.
+        # The log has not grown when a replica that was behind has caught up.
         self._size = max(self._size, size)
 
-    def interval(self, least: float) -> float:
-        """Seconds to the next poll, where `least` are those of a log that grows."""
-        return least * min(1 << min(self._polls // PATIENCE, 32), LONGEST)
+    def interval(self, shortest: float) -> float:
+        """Return the seconds to the next poll; `shortest` are those of a log that grows."""
+        return shortest * min(1 << min(self._polls // POLLS_PER_STEP, 32), MAX_FACTOR)

@@ -1,14 +1,13 @@
-"""One window of entries -> batches in Redis.
+"""Publishes the windows of one log to Redis, as batches.
 
     entries -> SHA-256 -> already published? -> messages of the new ones -> batches -> publish
 
-Asking Redis first is what makes duplicates cheap: most entries of a busy second are already
-known, and reading a certificate costs ten times what hashing it does. The answer may be out of
-date a moment later, so the publish script checks again and says which ones were overtaken.
+The lookup in Redis makes duplicates cheap: most entries of a busy second are already known, and
+parsing a certificate costs ten times as much as hashing it. Its result may be outdated a moment
+later, so the publish script checks again and returns the messages that were published since.
 
-What runs once an entry is a plain loop over lists: no task, nothing but hashing and, for what is
-new, writing its message. It awaits where a log's share of the CPU ends, or an entry is a large one
-(`cpu.py`).
+The code that runs for each entry is a plain loop over lists, without tasks. It awaits where a log's
+share of the CPU ends, or an entry is large (`cpu.py`).
 """
 
 import asyncio
@@ -35,16 +34,15 @@ from certbus.streams.batch import (
 )
 from certbus.streams.publisher import Publisher
 from ctparse.entry import Entry, Rejected, Unreadable
-from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import Message, MessageWriter
-from ingestor.cpu import LARGE, Cpu, Slices
+from ingestor.cpu import LARGE_BYTES, Cpu, Slices
 from ingestor.metrics import LogMetrics
 from ingestor.redis_retry import RedisRetry
-from ingestor.verification.entry_proofs import Growth
+from ingestor.window import VerifiedWindow
 
-LIVE_MESSAGES = 64
-"""Messages in a batch that catches up with the log's head. Smaller ones than a backlog is read in
-(`MAX_MESSAGES`): the first are on their way to clients while the next are read."""
+MAX_LIVE_MESSAGES = 64
+"""Messages in a batch that reaches the log's head. Fewer than in a backlog (`MAX_MESSAGES`): the
+first are sent to clients while the next are parsed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +52,11 @@ class LeaseLost(Exception):
 
 
 class PositionChanged(Exception):
-    """Redis goes on from another index than we do; `next` says where."""
+    """Redis has another position for the log than this worker.
+
+    Attributes:
+        next: index of the next entry to publish.
+    """
 
     def __init__(self, next_index: int) -> None:
         super().__init__(next_index)
@@ -62,7 +64,7 @@ class PositionChanged(Exception):
 
 
 class EntryCounts(msgspec.Struct):
-    """What became of the entries of a log, under this lease.
+    """The entries of a log under this lease, by outcome.
 
     Attributes:
         published: entries whose messages were published.
@@ -80,22 +82,25 @@ class EntryCounts(msgspec.Struct):
 class WindowPublisher:
     """Publishes the windows of one log, under one lease.
 
+    The follower's task calls `publish` and owns all attributes but `lease`, which the heartbeat
+    may replace too (`restore`).
+
     Args:
-        publisher: into Redis.
-        leases: to make the log again in a Redis that lost it.
+        publisher: writes batches to Redis.
+        leases: restores the log in a Redis that lost it.
         lease: the right to publish this log.
-        writer: entry -> messages, for this log.
-        patience: what to do while Redis is away.
-        meter: counts for this log.
+        writer: writes the messages of an entry of this log.
+        redis_retry: repeats Redis calls while Redis is away.
+        metrics: those of this log.
         cpu: shared by the logs of this process.
         clock: seconds since the epoch, for `seen`.
 
     Attributes:
-        lease: the current one; `restore` may renew it.
+        lease: the current one.
         next: index of the next entry to publish.
         newest: when the log accepted the newest entry that was published, seconds since the epoch;
             None before the first.
-        tally: what was done so far.
+        counts: entries by outcome.
         barren: entries rejected since the last that was not; None before the first.
     """
 
@@ -105,15 +110,15 @@ class WindowPublisher:
         leases: Leases,
         lease: Lease,
         writer: MessageWriter,
-        patience: RedisRetry,
-        meter: LogMetrics,
+        redis_retry: RedisRetry,
+        metrics: LogMetrics,
         cpu: Cpu | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.lease = lease
         self.next = lease.next
         self.newest: float | None = None
-        self.tally = EntryCounts()
+        self.counts = EntryCounts()
         self.barren: int | None = None
         self._publisher = publisher
         self._leases = leases
@@ -121,69 +126,62 @@ class WindowPublisher:
         self._write = writer.write
         self._cpu = cpu or Cpu()
         self._slices = Slices(self._cpu)
-        self._patience = patience
-        self._meter = meter
+        self._redis_retry = redis_retry
+        self._metrics = metrics
         self._clock = clock
         self._restoring = asyncio.Lock()
 
-    async def publish(
-        self,
-        first: int,
-        entries: list[Entry | Rejected],
-        head: TreeHead,
-        growth: Growth | None = None,
-    ) -> None:
-        """Publish a window, in order.
+    @property
+    def spent(self) -> float:
+        """Seconds spent on writing messages of the log's entries."""
+        return self._slices.total
 
-        Args:
-            first: log index of `entries[0]`.
-            entries: consecutive entries.
-            head: the tree head that covers them.
-            growth: what keeps the log's frontier, if they are proven.
+    async def publish(self, window: VerifiedWindow) -> None:
+        """Publish a window, in order. Each batch has the frontier after its last entry.
 
         Raises:
-            Moved: Redis is at another index (it came back a second older, or somebody skipped
-                entries); go on from there.
+            PositionChanged: Redis has another position (it lost its last second, or an operator
+                skipped entries).
             LeaseLost: another worker owns the log.
         """
+        entries = window.entries
         size = sum([len(e.certificate) for e in entries if type(e) is Entry])
         digests = await self._cpu.run(size, _digests, entries)
-        # One question for the whole window; a certificate that is twice in it is asked for once.
-        asked = [digest for digest in dict.fromkeys(digests) if digest]
-        known = await self._patience(partial(self._publisher.find_known, asked))
-        done = {digest for digest, is_known in zip(asked, known, strict=True) if is_known}
-        at = 0
-        caught_up = first + len(entries) >= head.size
-        limit = LIVE_MESSAGES if caught_up else MAX_MESSAGES
-        while at < len(entries):
-            start = at
-            batch, at = await self._batch(first, entries, digests, at, done, head, limit)
-            if growth is not None:
-                batch = msgspec.structs.replace(batch, frontier=growth.through(start, at))
+        # One lookup for the window, with each certificate once.
+        distinct = [digest for digest in dict.fromkeys(digests) if digest]
+        known = await self._redis_retry(partial(self._publisher.find_known, distinct))
+        done = {digest for digest, is_known in zip(distinct, known, strict=True) if is_known}
+        frontier = window.frontier_before and window.frontier_before.copy()
+        reaches_head = window.first + len(entries) >= window.tree_head.size
+        limit = MAX_LIVE_MESSAGES if reaches_head else MAX_MESSAGES
+        start = 0
+        while start < len(entries):
+            batch, end = await self._batch(window, digests, start, done, limit)
+            if frontier is not None:
+                frontier.extend(window.leaf_hashes[start:end])
+                batch = msgspec.structs.replace(batch, frontier=frontier.to_bytes())
             await self._send(batch)
+            start = end
         self.newest = _newest(entries) or self.newest
 
     async def _batch(
         self,
-        window: int,
-        entries: list[Entry | Rejected],
+        window: VerifiedWindow,
         digests: list[bytes],
         start: int,
         done: set[bytes],
-        head: TreeHead,
         limit: int,
     ) -> tuple[Batch, int]:
-        """The longest batch that begins at `entries[start]`, and where it ends.
+        """Return the longest batch that begins at `entries[start]`, and where it ends.
 
         Args:
-            window: log index of `entries[0]`.
-            entries: the window.
+            window: the window.
             digests: SHA-256 of each entry's certificate.
             start: first entry of the batch.
             done: digests that need no message any more; those written now are added.
-            head: the tree head that covers the window.
             limit: messages in the batch.
         """
+        entries = window.entries
         messages: list[Message] = []
         rejected: list[Rejected] = []
         size = 0
@@ -193,43 +191,34 @@ class WindowPublisher:
         while end < len(entries) and max(len(messages), len(rejected)) < limit:
             entry, digest = entries[end], digests[end]
             if digest not in done:
-                if type(entry) is Entry and self._writer.size(entry) > LARGE:
-                    written = await self._in_thread(entry, digest)
+                if type(entry) is Entry and self._writer.size(entry) > LARGE_BYTES:
+                    written = await slices.in_thread(self._message, entry, digest)
                 else:
                     written = self._message(entry, digest)
                 size += len(written.full if isinstance(written, Message) else written.raw)
                 if size > MAX_BYTES and end > start:
-                    break  # it opens the next batch
+                    break  # it begins the next batch
                 if isinstance(written, Message):
                     messages.append(written)
                     done.add(digest)
                 else:
                     rejected.append(written)
-                if slices.over:
+                if slices.exhausted:
                     await slices.wait()
             end += 1
         slices.pause()
         batch = Batch(
-            first=window + start,
-            next=window + end,
+            first=window.first + start,
+            next=window.first + end,
             messages=messages,
             duplicates=end - start - len(messages) - len(rejected),
             rejected=rejected,
-            tree_head=head,
+            tree_head=window.tree_head,
         )
         return batch, end
 
-    @property
-    def spent(self) -> float:
-        """Seconds that were spent on writing messages of the log's entries."""
-        return self._slices.total
-
-    async def _in_thread(self, entry: Entry, digest: bytes) -> Message | Rejected:
-        """Write the message of a large entry."""
-        return await self._slices.in_thread(self._message, entry, digest)
-
     def _message(self, entry: Entry | Rejected, digest: bytes) -> Message | Rejected:
-        """An entry's message, or why it has none."""
+        """Return an entry's message, or why it has none."""
         if isinstance(entry, Rejected):
             return entry
         try:
@@ -242,16 +231,16 @@ class WindowPublisher:
         return message
 
     async def _send(self, batch: Batch) -> None:
-        """Publish one batch, whatever it takes; `publish` says what is raised."""
+        """Publish one batch, in as many attempts as it takes; raises as `publish` does."""
         while True:
             lease = self.lease
-            match await self._patience(partial(self._try, lease, batch)):
+            match await self._redis_retry(partial(self._try, lease, batch)):
                 case Published():
                     break
                 case AlreadyPublished(positions=positions):
                     batch = drop_indexes(batch, positions)
                 case Stale(next=next_index):
-                    if next_index == batch.next:  # it had arrived; only the reply was lost
+                    if next_index == batch.next:  # it was published; only the reply was lost
                         break
                     self.next = next_index
                     raise PositionChanged(next_index)
@@ -264,58 +253,55 @@ class WindowPublisher:
             self.barren = 0
         else:
             self.barren = (self.barren or 0) + len(batch.rejected)
-        self.tally.published += len(batch.messages)
-        self.tally.duplicates += batch.duplicates
-        self.tally.rejected += len(batch.rejected)
-        self.tally.problems += sum(len(message.problems) for message in batch.messages)
-        self._meter.published(batch)
+        self.counts.published += len(batch.messages)
+        self.counts.duplicates += batch.duplicates
+        self.counts.rejected += len(batch.rejected)
+        self.counts.problems += sum(len(message.problems) for message in batch.messages)
+        self._metrics.count_batch(batch)
 
     async def _try(self, lease: Lease, batch: Batch) -> Outcome:
         began = time.perf_counter()
         try:
             outcome = await self._publisher.publish(lease, batch)
         except (RedisError, OSError) as error:
-            self._meter.observe_publish(error, time.perf_counter() - began)
+            self._metrics.observe_publish(error, time.perf_counter() - began)
             raise
-        self._meter.observe_publish(outcome, time.perf_counter() - began)
+        self._metrics.observe_publish(outcome, time.perf_counter() - began)
         return outcome
 
     async def restore(self, lease: Lease) -> None:
-        """Make the log again in a Redis that was emptied, from `next`.
+        """Restore the log from `next` in a Redis that lost its data.
 
         Args:
-            lease: the one that Redis does not know. If it has been replaced meanwhile, this does
-                nothing.
+            lease: the one that Redis does not know. If it was replaced since, this does nothing.
 
         Raises:
-            LeaseLost: another worker has made it again.
+            LeaseLost: another worker has restored it.
         """
         async with self._restoring:
             if lease is not self.lease:
                 return
-            restored = await self._patience(partial(self._leases.restore, lease, self.next))
+            restored = await self._redis_retry(partial(self._leases.restore, lease, self.next))
             if restored is None:
                 raise LeaseLost
-            _log.warning(
-                "redis had lost the log, made it again", log_id=lease.log_id, next=self.next
-            )
+            _log.warning("log state restored", log_id=lease.log_id, next=self.next)
             self.lease = restored
 
 
 def _digests(entries: Sequence[Entry | Rejected]) -> list[bytes]:
-    """SHA-256 of each certificate; empty for what is rejected."""
+    """Return the SHA-256 of each certificate; empty for rejected entries."""
     return [sha256(e.certificate).digest() if type(e) is Entry else b"" for e in entries]
 
 
 def _newest(entries: Sequence[Entry | Rejected]) -> float | None:
-    """When the log accepted the last of these that can be read."""
+    """Return when the log accepted the last readable entry, seconds since the epoch."""
     last = next((entry for entry in reversed(entries) if isinstance(entry, Entry)), None)
     return None if last is None else last.timestamp / 1000
 
 
 def drop_indexes(batch: Batch, positions: Collection[int]) -> Batch:
-    """The batch less the messages that were published elsewhere meanwhile: duplicates now."""
-    gone = frozenset(positions)
-    kept = [message for position, message in enumerate(batch.messages) if position not in gone]
+    """Return the batch without messages that others have published: duplicates now."""
+    dropped = frozenset(positions)
+    kept = [message for position, message in enumerate(batch.messages) if position not in dropped]
     duplicates = batch.duplicates + len(batch.messages) - len(kept)
     return msgspec.structs.replace(batch, messages=kept, duplicates=duplicates)

@@ -1,20 +1,20 @@
-"""How many entries to ask a log for at once. Pure: no I/O, no clock.
+"""The number of entries in one request to a log. No I/O, no clock.
 
-A log answers get-entries with as many entries as it likes, whatever it is asked for: some stop at
-their own maximum (32, 256, 1000), some also at multiples of it. Windows therefore end at multiples
-of their size, and shrink to what the log is seen to return. One short answer proves nothing (it may
-have ended at such a multiple), so it takes two with no full one between them.
+A log answers get-entries with fewer entries than requested: some stop at their own maximum (32,
+256, 1000), some also at multiples of it. Windows therefore end at multiples of their size, and
+shrink to what the log returns. One short answer is not enough (it may end at such a multiple): it
+takes two with no full one between them.
 
-Only answers to requests of the whole size teach anything: at the head of a log, requests are as
-small as what is new. What made windows small may pass (a busy log, one huge entry), so after a few
-full answers they double again, up to what is configured. A log that stops at its maximum answers a
-doubled window in two requests, which is what two windows would have taken.
+Only answers to requests of the whole size count: at the head of a log, requests are as small as
+what is new. The reason for small windows may pass (a busy log, one huge entry), so they double
+after a few full answers, up to the configured size. A log that stops at its maximum answers a
+doubled window in two requests, as many as two windows take.
 
-The tiles of a static-ct log are what they are: their size never changes.
+The tiles of a static-ct log have a fixed size.
 """
 
-# Full answers in a row after which windows double.
 _GROW_AFTER = 8
+"""Full answers in a row after which windows double."""
 
 
 class WindowSize:
@@ -22,46 +22,46 @@ class WindowSize:
 
     Args:
         size: entries, as configured.
-        tile: entries come in fixed groups of this many (static-ct), one group a request.
+        tile: size of the log's tiles, if it has any (static-ct); one tile a request.
 
     Attributes:
         size: entries, at present.
-        least: a smaller request makes no smaller answer.
+        least: entries of the smallest useful request.
     """
 
     def __init__(self, size: int, tile: int | None = None) -> None:
-        self.size = self._most = tile or max(1, size)
+        self.size = self._max = tile or max(1, size)
         self.least = tile or 1
         self._short = 0  # most entries of the short answers since the last full one
         self._full = 0  # full answers since the last change or short one
 
     def end(self, start: int, head: int) -> int:
-        """Where the window that begins at `start` ends (exclusive), in a tree of `head` entries."""
+        """Return where the window that begins at `start` ends (exclusive), at most `head`."""
         return min(head, (start // self.size + 1) * self.size)
 
-    def answered(self, asked: int, got: int) -> None:
-        """Learn from an answer of `got` entries to a request for `asked`."""
-        if asked != self.size:  # near the head, or asked before the size changed
+    def record_answer(self, requested: int, returned: int) -> None:
+        """Adapt to an answer of `returned` entries to a request for `requested`."""
+        if requested != self.size:  # near the head, or sent before the size changed
             return
-        if got >= asked:
+        if returned >= requested:
             self._short = 0
             self._full += 1
             if self._full >= _GROW_AFTER:
                 self._resize(self.size * 2)
         elif self._short:
-            self._resize(max(self._short, got))
+            self._resize(max(self._short, returned))
         else:
-            self._short, self._full = got, 0
+            self._short, self._full = returned, 0
 
-    def too_large(self, asked: int) -> None:
-        """Learn that the answer to a request for `asked` entries was too large."""
-        if asked == self.size:
-            self._resize(asked // 2)
+    def record_too_large(self, requested: int) -> None:
+        """Adapt to an answer of too many bytes to a request for `requested` entries."""
+        if requested == self.size:
+            self._resize(requested // 2)
 
-    def unreadable(self) -> None:
-        """Learn that a window cannot be read at all: smaller ones tell which entry it is."""
+    def record_unreadable(self) -> None:
+        """Halve the size after a window that cannot be read, to find the entry."""
         self._resize(self.size // 2)
 
     def _resize(self, size: int) -> None:
-        self.size = min(max(size, self.least), self._most)
+        self.size = min(max(size, self.least), self._max)
         self._short = self._full = 0

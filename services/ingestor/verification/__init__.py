@@ -1,10 +1,20 @@
-"""Whether a log is what it signed: nothing is published that its signed tree does not prove.
+"""Verification: only entries that a signed tree head of the log proves are published.
 
-    tree head -> signature -> heads: newer, older, split?  -> the head to catch up with
-    entries   -> leaf hashes -> frontier -> its root, or an inclusion proof's -> may be published
+Guarantees, and the tests that hold them:
 
-`heads.py` judges tree heads, `growth.py` and `survey.py` entries, `refusals.py` a log that gives no
-proof, all pure; `contradiction.py` finds out whether two tree heads contradict each other;
-`guard.py` asks the log for the proofs they need, and says what becomes of a log that gives none, or
-lies, which `alarms.py` tells. docs/integrity.md says what all this proves.
+    misbehaviour of a log is named, withheld and kept as evidence      test_verifier.py
+    an honest log is never accused, whatever fails                     test_proofs.py
+    a frontier in Redis never runs ahead of or behind the entries      pipeline/test_crash.py
+    older tree heads are accepted up to the MMD                        test_tree_heads.py
+    a log without proofs is verified by reading it twice               test_two_pass.py
+
+    tree head -> signature, order, split view -> the head to reach         tree_heads.py
+    windows -> leaf hashes -> frontier -> its root, or a proof's           entry_proofs.py
+    precertificates -> their leaves                                        precerts.py
+
+`Verifier.verify` returns values (`VerifiedWindow`) and leaves the frontier as it is. The follower
+publishes each value, with the frontier after it, and then calls `Verifier.mark_verified`: what is
+in Redis and what the verifier knows are the same. `missing_proofs.py` decides when a log is known
+to return no proofs; `alerts.py` reports and stores what is wrong. docs/integrity.md describes what
+is proven.
 """

@@ -1,14 +1,15 @@
-"""What is wrong with one log: told once while it lasts, counted by kind, kept as evidence.
+"""The integrity alerts of one log: logged once while they last, counted by kind, kept as evidence.
 
-    lie       found -> told, counted, evidence -> stands until something is proven again
-    no proof  the same, but nobody has lied
-    stale     a tree head older than one before: counted, nothing more
+    violation   logged, counted, stored as evidence; active until entries are proven again
+    no proof    the same, without a violation
+    stale       a tree head older than one before: only counted
 
-A log that has rewound goes on being rewound while its entries are proven, so that ends otherwise:
-by a tree head that is as large as the one followed.
+A rewound log remains rewound while its entries are proven, so that alert ends with a tree head as
+large as the verified one.
 
-Where a lie comes and goes, each time is counted, but one of a kind in `TOLD` is told and kept: or
-some odd entries in each window would drown the log lines, and drive other evidence out.
+A violation that comes and goes is counted each time. One of each kind in `REPEAT_AFTER_SECS` is
+logged and stored: otherwise a few odd entries in each window would flood the log output and
+displace other evidence.
 """
 
 import time
@@ -28,32 +29,31 @@ from ingestor.redis_retry import RedisRetry
 State = Literal["proven", "unsigned", "unproven", "lying", "off"]
 AlarmKind = ViolationKind | Literal["no_proof"]
 
-TOLD = 600.0
-"""Seconds for which nothing more is said of a kind of lie that was told."""
+REPEAT_AFTER_SECS = 600.0
 
 _log = structlog.get_logger(__name__)
 
 
 class IntegrityAlerts:
-    """The alarms of one log, while one worker follows it.
+    """The alerts of one log, while one worker follows it. Only the log's task writes it.
 
     Args:
         log: the log.
-        ledger: where they are kept.
-        patience: what to do while Redis is away.
-        enforced: whether what is not proven is held back.
-        clock: seconds.
+        tree_states: stores them.
+        redis_retry: repeats Redis calls while Redis is away.
+        enforced: whether unproven entries are withheld.
+        clock: monotonic, seconds.
 
     Attributes:
-        counts: how many there were, by kind.
-        stale_heads: how many tree heads were older than one before.
+        counts: alerts by kind.
+        stale_heads: number of tree heads older than one before.
     """
 
     def __init__(
         self,
         log: Log,
-        ledger: TreeStateStore,
-        patience: RedisRetry,
+        tree_states: TreeStateStore,
+        redis_retry: RedisRetry,
         *,
         enforced: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -61,26 +61,27 @@ class IntegrityAlerts:
         self.counts: Counter[AlarmKind] = Counter()
         self.stale_heads = 0
         self._log = log
-        self._ledger = ledger
-        self._patience = patience
+        self._tree_states = tree_states
+        self._redis_retry = redis_retry
         self._enforced = enforced
         self._clock = clock
-        self._standing: set[AlarmKind] = set()
-        self._quiet_until: dict[AlarmKind, float] = {}
-        self._below = True  # whether Redis may say that the newest tree head was a smaller one
+        self._active: set[AlarmKind] = set()
+        self._silent_until: dict[AlarmKind, float] = {}
+        # Whether Redis may have it that the newest tree head is smaller than the verified one.
+        self._regression_stored = True
 
     @property
     def violating(self) -> bool:
-        """Whether a lie stands."""
-        return bool(self._standing - {"no_proof"})
+        """Whether a violation is active."""
+        return bool(self._active - {"no_proof"})
 
     @property
     def unproven(self) -> bool:
         """Whether proofs are missing."""
-        return "no_proof" in self._standing
+        return "no_proof" in self._active
 
     def way_out(self, error: IntegrityViolation | ProofUnavailable, next_index: int) -> str:
-        """What becomes of the entries, and what an operator can do: the end of `last_error`."""
+        """Return the end of `last_error`: what happens to the entries, what an operator can do."""
         if isinstance(error, IntegrityViolation) and error.kind in (
             "rewound",
             "forged_precert",
@@ -99,71 +100,83 @@ class IntegrityAlerts:
             "ct_log.integrity, publishes them unproven"
         )
 
-    async def violation(self, lie: IntegrityViolation, next_index: int) -> None:
-        """The log has lied, while the entry `next_index` was the next to publish."""
-        if lie.kind in self._standing:
+    async def violation(self, violation: IntegrityViolation, next_index: int) -> None:
+        """Report a violation, found when entry `next_index` was the next to publish."""
+        kind = violation.kind
+        if kind in self._active:
             return
-        self._count(lie.kind)
+        self._activate(kind)
         now = self._clock()
-        new = now >= self._quiet_until.get(lie.kind, now)
+        new = now >= self._silent_until.get(kind, now)
         if new:
-            self._quiet_until[lie.kind] = now + TOLD
+            self._silent_until[kind] = now + REPEAT_AFTER_SECS
             _log.error(
-                "log lies",
+                "log verification failed",
                 log=self._log.name,
-                kind=lie.kind,
-                problem=lie.what,
-                entries=self._fate(lie.kind),
+                kind=kind,
+                problem=violation.what,
+                entries=self._effect(kind),
             )
-        alarm = partial(
-            self._ledger.record_violation, self._log.id, lie.kind, lie.what, lie.heads, keep=new
+        store = partial(
+            self._tree_states.record_violation,
+            self._log.id,
+            kind,
+            violation.what,
+            violation.heads,
+            keep=new,
+            event=new_event(),
+            error=violation.summary + self.way_out(violation, next_index),
         )
-        error = lie.summary + self.way_out(lie, next_index)
-        await self._patience(partial(alarm, event=new_event(), error=error))
+        await self._redis_retry(store)
 
     async def no_proof(self, error: ProofUnavailable, next_index: int) -> None:
-        """The log has given no proof for so long that somebody should know."""
-        if "no_proof" in self._standing:
+        """Report that the log returns no proofs."""
+        if "no_proof" in self._active:
             return
-        self._count("no_proof")
+        self._activate("no_proof")
         way_out = self.way_out(error, next_index)
         _log.warning(
-            "log proves nothing",
+            "log proof missing",
             log=self._log.name,
             problem=error.problem + way_out,
-            entries=self._fate("no_proof"),
+            entries=self._effect("no_proof"),
         )
-        kept = partial(
-            self._ledger.record_missing_proof, self._log.id, error.problem + way_out, error.heads
+        store = partial(
+            self._tree_states.record_missing_proof,
+            self._log.id,
+            error.problem + way_out,
+            error.heads,
+            event=new_event(),
+            error=error.summary + way_out,
         )
-        summary = error.summary + way_out
-        await self._patience(partial(kept, event=new_event(), error=summary))
+        await self._redis_retry(store)
 
     async def stale(self) -> None:
-        """The log has shown a tree head older than one before."""
+        """Count a tree head older than one before."""
         self.stale_heads += 1
-        self._below = True
-        await self._patience(partial(self._ledger.record_stale_head, self._log.id, new_event()))
+        self._regression_stored = True
+        store = partial(self._tree_states.record_stale_head, self._log.id, new_event())
+        await self._redis_retry(store)
 
     def recovered(self) -> None:
-        """Something was proven: what was wrong is over."""
-        self._standing &= {"rewound"}
+        """End the alerts that a proof ends."""
+        self._active &= {"rewound"}
 
     async def size_recovered(self) -> None:
-        """The log has shown a tree head as large as the one followed."""
-        self._standing.discard("rewound")
-        if self._below:
-            await self._patience(partial(self._ledger.clear_stale_head, self._log.id))
-            self._below = False
+        """End `rewound`: the log has shown a tree head as large as the verified one."""
+        self._active.discard("rewound")
+        if self._regression_stored:
+            await self._redis_retry(partial(self._tree_states.clear_stale_head, self._log.id))
+            self._regression_stored = False
 
-    def _fate(self, kind: AlarmKind) -> str:
-        """What becomes of the entries."""
+    def _effect(self, kind: AlarmKind) -> str:
+        """Return what happens to the entries."""
         if kind == "rewound":
-            return "as they were"
+            return "unchanged"
         if not self._enforced:
-            return "published all the same"
-        return "rejected" if kind == "forged_precert" else "held back"
+            return "published"
+        return "rejected" if kind == "forged_precert" else "withheld"
 
-    def _count(self, kind: AlarmKind) -> None:
-        self._standing.add(kind)
+    def _activate(self, kind: AlarmKind) -> None:
+        self._active.add(kind)
         self.counts[kind] += 1

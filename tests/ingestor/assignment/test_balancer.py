@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestor.assignment.assigned_log import IDLE_LOAD, LOAD_MEMORY_SECS, Load
 from ingestor.assignment.balancer import plan_releases, plan_takeovers
-from ingestor.assignment.load import IDLE_LOAD, MEMORY, Load
 from ingestor.pipeline.publish import EntryCounts
 
 Held = dict[str, dict[str, float]]
@@ -121,7 +121,7 @@ def test_what_is_being_taken_is_not_given_up_for() -> None:
 
 def test_load_follows_what_is_done_and_forgets_slowly() -> None:
     load, tally = Load(), EntryCounts()
-    seconds = int(5 * MEMORY)
+    seconds = int(5 * LOAD_MEMORY_SECS)
     for second in range(seconds):
         load.observe(second, tally)
         tally.published += 100

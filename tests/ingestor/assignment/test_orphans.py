@@ -1,6 +1,6 @@
 """Logs that only some workers know."""
 
-from ingestor.assignment.orphans import TERM, WAIT, OrphanTracker
+from ingestor.assignment.balancer import ORPHAN_AFTER_SECS, PIN_SECS, OrphanTracker
 from tests.ingestor.loglists import lists
 from tests.ingestor.site import Site
 from tests.waiting import until
@@ -9,11 +9,11 @@ from tests.waiting import until
 def test_what_is_free_for_long_is_taken_and_kept_for_a_term() -> None:
     unclaimed = OrphanTracker()
     assert unclaimed.overdue(["a", "b"], 100) == []
-    assert unclaimed.overdue(["a"], 101 + WAIT) == ["a"]
-    assert unclaimed.overdue(["a", "b"], 101 + WAIT) == ["a"], "b was taken in between"
+    assert unclaimed.overdue(["a"], 101 + ORPHAN_AFTER_SECS) == ["a"]
+    assert unclaimed.overdue(["a", "b"], 101 + ORPHAN_AFTER_SECS) == ["a"], "b was taken in between"
     unclaimed.pin("a", 200)
-    assert unclaimed.pinned(["a", "b"], 199 + TERM) == {"a"}
-    assert unclaimed.pinned(["a", "b"], 200 + TERM) == set()
+    assert unclaimed.pinned(["a", "b"], 199 + PIN_SECS) == {"a"}
+    assert unclaimed.pinned(["a", "b"], 200 + PIN_SECS) == set()
     unclaimed.pin("a", 300)
     assert unclaimed.pinned(["b"], 301) == set()
     assert unclaimed.pinned(["a", "b"], 301) == set(), "it was given back"

@@ -12,11 +12,10 @@ from structlog.testing import capture_logs
 from certconf.settings import CustomLog
 from ctparse.entry import Malformed
 from ctparse.signatures import BadSignature, verify_log_list
-from ingestor.assignment.rust_state_file import read_state
-from ingestor.assignment.start_position import StartSettings, choose_start
-from ingestor.log import Kind, Log, normalise, read_log_id, resolve_log_id
+from ingestor.assignment.start_position import StartSettings, choose_start, read_rust_state
+from ingestor.log import READ_MARGIN_SECS, Kind, Log, normalise, read_log_id, resolve_log_id
 from ingestor.loglists.merge import merge
-from ingestor.loglists.parser import MARGIN, MAX_LOGS, is_followed, parse
+from ingestor.loglists.parser import MAX_LOGS, is_followed, parse
 from ingestor.loglists.source import bundled_list
 from tests.paths import FIXTURES
 
@@ -52,14 +51,16 @@ def test_logs_that_still_matter_are_followed() -> None:
     followed = [log for log in logs if is_followed(log, NOW)]
     assert {log.state for log in followed} == {"usable", "readonly"}
     assert {log.kind for log in followed} == BOTH
-    assert all(log.end_exclusive is None or log.end_exclusive > NOW - MARGIN for log in followed)
+    assert all(
+        log.end_exclusive is None or log.end_exclusive > NOW - READ_MARGIN_SECS for log in followed
+    )
     assert 0 < len(followed) < len(logs)
 
 
 def test_a_shard_is_followed_for_a_while_after_its_end() -> None:
     shard = Log(id="00", name="s", url="u", kind=Kind.RFC6962, state="usable", end_exclusive=1000.0)
-    assert is_followed(shard, 1000.0 + MARGIN - 1)
-    assert not is_followed(shard, 1000.0 + MARGIN)
+    assert is_followed(shard, 1000.0 + READ_MARGIN_SECS - 1)
+    assert not is_followed(shard, 1000.0 + READ_MARGIN_SECS)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_a_configured_log_that_contradicts_a_signed_list_is_left_out_and_told() 
     wrong = CustomLog(name="Wrong", url=LISTED.url, expected_log_id="00" * 32)
     merged = merge([LISTED], [], [wrong], NOW)
     assert merged.logs == {KEY_ID: LISTED}
-    assert f"a signed list says that {KEY_ID}" in merged.problems["Wrong"]
+    assert f"a signed list has {KEY_ID} at" in merged.problems["Wrong"]
     # An unsigned list has no say in that, and neither has what is no longer there.
     assert merge([], [LISTED], [wrong], NOW).logs.keys() == {"00" * 32}
     retired = msgspec.structs.replace(LISTED, state="retired")
@@ -258,7 +259,7 @@ def test_an_unsigned_list_adds_and_changes_nothing_else() -> None:
 
 
 def test_a_state_file_says_where_unknown_logs_start() -> None:
-    taken_over = read_state(FIXTURES / "peer_state.json")
+    taken_over = read_rust_state(FIXTURES / "peer_state.json")
     assert taken_over == {"https://ct.example.com/log": 5931}
     log = Log(id="00", name="x", url="https://CT.example.com/log/", kind=Kind.RFC6962)
     assert choose_start(log, 9000, StartSettings(taken_over=taken_over, overlap=256)).index == 5931
@@ -269,8 +270,8 @@ def test_a_state_file_says_where_unknown_logs_start() -> None:
 
 def test_a_broken_state_file_is_told_and_ignored(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
-    assert read_state(path) == {}
+    assert read_rust_state(path) == {}
     path.write_text('{"version":1,"logs":{"https://ct.example.com/log":5}}')
     with capture_logs() as lines:
-        assert read_state(path) == {}
+        assert read_rust_state(path) == {}
     assert lines[0]["file"] == str(path)

@@ -10,8 +10,8 @@ import pytest
 
 from certbus.logs.leases import Leases
 from certbus.logs.registry import ListedEntry, LogRegistry, LogState, Retirement
-from ingestor.log import Kind, Log
-from ingestor.loglists.parser import MARGIN, LogList
+from ingestor.log import READ_MARGIN_SECS, Kind, Log
+from ingestor.loglists.parser import LogList
 from ingestor.loglists.retirement import ListedLog, RetirementPlan, plan_retirements
 from simlog.api.log_list import Edition
 from tests.ingestor.loglists import lists
@@ -56,7 +56,7 @@ OVER = {
     "retired": Case(edition(2, changed(state="retired", since=NOW - 99))),
     "rejected": Case(edition(2, changed(state="rejected"))),
     "not in version": Case(edition(2)),
-    "interval": Case(edition(1, changed(end_exclusive=NOW - MARGIN)), is_signed=False),
+    "interval": Case(edition(1, changed(end_exclusive=NOW - READ_MARGIN_SECS)), is_signed=False),
 }
 
 
@@ -91,12 +91,12 @@ def test_what_is_not_over(why: str) -> None:
 
 def test_a_list_names_what_is_followed_once_an_edition() -> None:
     verdict = Case(edition(2, LOG), wanted=(LOG,)).judged()
-    (naming,) = verdict.names["list"].values()
+    (naming,) = verdict.listed["list"].values()
     assert naming.rank == edition(2).rank
-    assert not Case(edition(1, LOG), wanted=(LOG,)).judged().names["list"]
-    assert not Case(edition(2, LOG)).judged().names["list"]
+    assert not Case(edition(1, LOG), wanted=(LOG,)).judged().listed["list"]
+    assert not Case(edition(2, LOG)).judged().listed["list"]
     unknown = LogState(is_known=False, retirement=None, is_dropped=False)
-    assert not Case(edition(2, LOG), wanted=(LOG,), standing=unknown).judged().names["list"]
+    assert not Case(edition(2, LOG), wanted=(LOG,), standing=unknown).judged().listed["list"]
 
 
 def over(by: Any, *, dropped: bool = False) -> LogState:
@@ -108,7 +108,7 @@ def test_anybody_can_drain_what_is_over_and_nobody_follows_what_is_drained() -> 
     (log,) = Case(edition(2), standing=over("list")).judged().logs.values()
     assert log.url == LOG.url
     assert log.drain is not None
-    assert (log.drain.due, log.drain.deadline) == (NOW + 50, NOW + 50 + MARGIN)
+    assert (log.drain.due, log.drain.deadline) == (NOW + 50, NOW + 50 + READ_MARGIN_SECS)
     assert not Case(edition(2), standing=over("list", dropped=True)).judged().logs
 
 

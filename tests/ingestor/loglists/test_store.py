@@ -37,7 +37,7 @@ async def opened(site: Site) -> AsyncIterator[Open]:
 
 async def asked(library: LogListStore) -> LogListStore:
     """The library after it has asked every server."""
-    await library._shelf.request_refresh()
+    await library._cache.request_refresh()
     await library.load()
     await library.refresh()
     return library
@@ -72,7 +72,7 @@ async def test_a_list_is_read_once_and_then_asked_for_changes_only(
         await asked(library)
     assert held(library) == ["1.1"]
     (line,) = lines
-    assert (line["event"], line["version"], line["logs"]) == ("log list read", "1.1", 3)
+    assert (line["event"], line["version"], line["logs"]) == ("log list accepted", "1.1", 3)
     (age,) = library.ages().values()
     assert age < 60
 
@@ -97,7 +97,7 @@ async def test_a_list_that_is_not_to_be_believed_is_refused_and_the_one_held_sta
     for good, (reason, edition) in enumerate(LIES, 1):
         await lists.publish(site, Edition(number=good))
         await asked(library)
-        copy, before = await site.shelf.load(source.id), library.refusals.copy()
+        copy, before = await site.shelf.load(source.id), library.rejections.copy()
         await lists.publish(site, edition)
         with capture_logs() as lines:
             for _ in range(2):
@@ -105,9 +105,9 @@ async def test_a_list_that_is_not_to_be_believed_is_refused_and_the_one_held_sta
         assert held(library) == [f"1.{good}"], edition
         assert await site.shelf.load(source.id) == copy, edition
         (line,) = lines
-        told = (line["event"], line["reason"], line["held"])
-        assert told == ("log list refused", reason, f"1.{good}"), edition
-        assert library.refusals - before == {(source.name, reason): 2}, edition
+        told = (line["event"], line["reason"], line["current"])
+        assert told == ("log list rejected", reason, f"1.{good}"), edition
+        assert library.rejections - before == {(source.name, reason): 2}, edition
         (slip,) = await site.shelf.statuses()
         assert slip.problem.startswith(f"{reason}: ")
         assert slip.failures == 2
@@ -131,7 +131,7 @@ async def test_an_unsigned_list_that_is_older_cut_short_or_gone_is_refused_too(
     site.simlog.stop()
     await asked(library)
     assert held(library) == ["5"]
-    reasons = {reason: count for (_, reason), count in library.refusals.items() if count}
+    reasons = {reason: count for (_, reason), count in library.rejections.items() if count}
     assert reasons == {"older": 1, "malformed": 1, "unreachable": 1}
 
 
@@ -145,7 +145,7 @@ async def test_entries_that_cannot_be_read_are_told_and_cost_no_others(
     ((_, says),) = library.lists
     assert len(says.logs) == 3
     told = lines[-1]
-    assert (told["event"], told["entries"]) == ("log list has entries that cannot be read", 2)
+    assert (told["event"], told["entries"]) == ("log list entries rejected", 2)
 
 
 async def test_every_ingestor_has_what_one_has_fetched(site: Site, opened: Open) -> None:
@@ -156,7 +156,7 @@ async def test_every_ingestor_has_what_one_has_fetched(site: Site, opened: Open)
     await other.load()
     await other.refresh()  # it is not due: nobody is asked
     assert held(other) == ["1.0"]
-    assert not sum(other.refusals.values())
+    assert not sum(other.rejections.values())
 
 
 async def test_a_copy_in_redis_is_verified_again(site: Site, opened: Open) -> None:
@@ -170,7 +170,7 @@ async def test_a_copy_in_redis_is_verified_again(site: Site, opened: Open) -> No
     with capture_logs() as lines:
         await other.load()
     assert held(other) == []
-    assert (lines[0]["event"], lines[0]["place"]) == ("log list refused", "redis")
+    assert (lines[0]["event"], lines[0]["origin"]) == ("log list rejected", "redis")
     await other.refresh()
     assert held(other) == ["1.0"]
 

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.pipeline.poll_schedule import LONGEST, PATIENCE, IdleBackoff, next_poll, poll_phases
+from ingestor.pipeline.poll_schedule import (
+    MAX_FACTOR,
+    POLLS_PER_STEP,
+    IdleBackoff,
+    next_poll,
+    poll_phases,
+)
 
 
 @pytest.mark.parametrize("logs", [2, 4, 10, 50])
@@ -37,9 +43,9 @@ def test_a_log_that_does_not_grow_is_polled_less_often() -> None:
     for _ in range(100):
         quiet.record(7)
         intervals.append(quiet.interval(0.5))
-    assert intervals[:PATIENCE] == [0.5] * PATIENCE
+    assert intervals[:POLLS_PER_STEP] == [0.5] * POLLS_PER_STEP
     assert intervals == sorted(intervals)
-    assert intervals[-1] == 0.5 * LONGEST
+    assert intervals[-1] == 0.5 * MAX_FACTOR
     quiet.record(8)
     assert quiet.interval(0.5) == 0.5
 
@@ -49,7 +55,7 @@ def test_a_replica_that_is_behind_is_no_growth() -> None:
     for _ in range(100):
         quiet.record(7)
         quiet.record(6)
-    assert quiet.interval(1) == LONGEST
+    assert quiet.interval(1) == MAX_FACTOR
 
 
 @given(silence=st.floats(1, 1e5))
@@ -59,4 +65,4 @@ def test_an_entry_waits_for_a_part_of_the_silence_before_it(silence: float) -> N
         quiet.record(0)
         interval = quiet.interval(1)
         now += interval
-    assert now - silence <= max(1, min(silence / PATIENCE * 2, LONGEST))
+    assert now - silence <= max(1, min(silence / POLLS_PER_STEP * 2, MAX_FACTOR))

@@ -24,37 +24,37 @@ def test_windows_end_at_multiples_of_their_size() -> None:
 
 def test_one_short_answer_may_be_an_alignment_two_are_the_maximum_of_the_log() -> None:
     size = WindowSize(1024)
-    size.answered(1024, 24)
+    size.record_answer(1024, 24)
     assert size.size == 1024
-    size.answered(1024, 32)
+    size.record_answer(1024, 32)
     assert size.size == 32
 
 
 def test_a_full_answer_between_forgives_a_short_one() -> None:
     size = WindowSize(1024)
-    size.answered(1024, 24)
-    size.answered(1024, 1024)
-    size.answered(1024, 24)
+    size.record_answer(1024, 24)
+    size.record_answer(1024, 1024)
+    size.record_answer(1024, 24)
     assert size.size == 1024
 
 
 def test_short_answers_near_the_head_teach_nothing() -> None:
     size = WindowSize(256)
     for asked in (3, 2, 200, 2):
-        size.answered(asked, 1)
+        size.record_answer(asked, 1)
     assert size.size == 256
 
 
 def test_windows_grow_again_after_full_answers_to_what_is_configured() -> None:
     size = WindowSize(100)
-    size.too_large(100)
-    size.too_large(100)  # asked for before the first answer came
+    size.record_too_large(100)
+    size.record_too_large(100)  # asked for before the first answer came
     assert size.size == 50
     while size.size > 1:
-        size.too_large(size.size)
+        size.record_too_large(size.size)
     seen = []
     for _ in range(100):
-        size.answered(size.size, size.size)
+        size.record_answer(size.size, size.size)
         if size.size not in seen:
             seen.append(size.size)
     assert seen == [1, 2, 4, 8, 16, 32, 64, 100]
@@ -62,18 +62,18 @@ def test_windows_grow_again_after_full_answers_to_what_is_configured() -> None:
 
 def test_a_short_answer_between_delays_growth() -> None:
     size = WindowSize(100)
-    size.too_large(100)
+    size.record_too_large(100)
     for _ in range(10):
         for _ in range(7):
-            size.answered(50, 50)
-        size.answered(50, 49)
+            size.record_answer(50, 50)
+        size.record_answer(50, 49)
     assert size.size == 50
 
 
 def test_tiles_decide_the_size_of_static_ct_windows() -> None:
     size = WindowSize(1024, tile=256)
     assert size.size == 256
-    size.too_large(256)
+    size.record_too_large(256)
     assert (size.size, size.end(0, 1000)) == (256, 256)
 
 

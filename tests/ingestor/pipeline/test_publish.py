@@ -1,7 +1,7 @@
 """Windows of entries into a real Redis: batches, duplicates, rejections, and races for a log."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -11,18 +11,20 @@ from structlog.testing import capture_logs
 
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.logs.leases import Leases
-from certbus.streams.batch import MAX_BYTES, MAX_MESSAGES
+from certbus.logs.leases import Lease, Leases
+from certbus.streams.batch import MAX_BYTES, MAX_MESSAGES, Batch, Outcome
 from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.reader import history
 from certbus.streams.retention import Trimmer
 from ctparse.entry import Entry, Rejected
+from ctparse.merkle import Frontier, leaf_hash
 from ctparse.rfc6962 import chain_certificates, decode_entries
 from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import Message, MessageWriter, Source
 from ingestor.metrics import Metrics
 from ingestor.pipeline.publish import LeaseLost, PositionChanged, WindowPublisher
 from ingestor.redis_retry import RedisRetry
+from ingestor.window import VerifiedWindow
 from tests.paths import FIXTURES
 
 LOG = "ab" * 32
@@ -91,9 +93,19 @@ def entry(index: int, certificate: bytes | None = None) -> Entry:
     return Entry(index, model.timestamp, model.is_precert, certificate, model.chain, b"leaf")
 
 
+def verified(first: int, entries: Sequence[Entry | Rejected]) -> VerifiedWindow:
+    """A window with the frontiers that its leaves lead to, as the verifier returns it."""
+    before = Frontier()
+    before.extend([leaf_hash(b"before")] * first)
+    hashes = [leaf_hash(each.leaf) for each in entries]
+    after = before.copy()
+    after.extend(hashes)
+    return VerifiedWindow(first, list(entries), HEAD, hashes, before, after)
+
+
 async def test_a_window_becomes_batches_in_order(bench: Bench) -> None:
     pipeline, _ = await bench.pipeline()
-    await pipeline.publish(0, [entry(index) for index in range(600)], HEAD)
+    await pipeline.publish(verified(0, [entry(index) for index in range(600)]))
     batches = await bench.batches()
     assert [len(batch) for batch in batches] == [MAX_MESSAGES, MAX_MESSAGES, 600 - 2 * MAX_MESSAGES]
     data = [json.loads(text)["data"] for batch in batches for text in batch]
@@ -101,15 +113,40 @@ async def test_a_window_becomes_batches_in_order(bench: Bench) -> None:
     assert {each["seen"] for each in data} == {1_700_000_000.0}
     log = await bench.log()
     assert (log.next, log.published, log.tree_size) == (600, 600, HEAD.size)
-    assert (pipeline.next, pipeline.tally.published) == (600, 600)
+    assert (pipeline.next, pipeline.counts.published) == (600, 600)
+
+
+async def test_each_batch_has_the_frontier_after_its_last_entry(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, _ = await bench.pipeline()
+    batches: list[Batch] = []
+    publish = bench.publisher.publish
+
+    async def recorded(lease: Lease, batch: Batch) -> Outcome:
+        batches.append(batch)
+        return await publish(lease, batch)
+
+    monkeypatch.setattr(bench.publisher, "publish", recorded)
+    window = verified(0, [entry(index) for index in range(600)])
+    assert window.frontier_before is not None
+    assert window.frontier_after is not None
+    await pipeline.publish(window)
+    expected = Frontier()
+    for batch in batches:
+        expected.extend(window.leaf_hashes[batch.first : batch.next])
+        assert batch.frontier == expected.to_bytes()
+    assert len(batches) == 3
+    assert expected.to_bytes() == window.frontier_after.to_bytes()
+    assert window.frontier_before.size == 0, "publishing modifies no value of the verifier"
 
 
 async def test_repeats_within_a_window_and_beyond_it_are_duplicates(bench: Bench) -> None:
     pipeline, _ = await bench.pipeline()
     once = [entry(index) for index in range(300)]
     again = [entry(300 + index, once[index].certificate) for index in range(300)]
-    await pipeline.publish(0, [*once, *again], HEAD)
-    await pipeline.publish(600, [entry(600 + i, once[i].certificate) for i in range(10)], HEAD)
+    await pipeline.publish(verified(0, [*once, *again]))
+    await pipeline.publish(verified(600, [entry(600 + i, once[i].certificate) for i in range(10)]))
     log = await bench.log()
     assert (log.next, log.published, log.duplicates) == (610, 300, 310)
     assert sum(map(len, await bench.batches())) == 300
@@ -125,7 +162,7 @@ async def test_what_cannot_be_read_is_rejected_at_its_index(bench: Bench, redis:
         entry(3, unreadable),
         entry(4),
     ]
-    await pipeline.publish(0, window, HEAD)
+    await pipeline.publish(verified(0, window))
     log = await bench.log()
     assert (log.next, log.published, log.duplicates, log.rejected) == (5, 2, 0, 3)
     kept: Any = await redis.xrange(KEYS.rejected)
@@ -160,14 +197,14 @@ async def with_sizes(bench: Bench, size: Callable[[int], int]) -> WindowPublishe
 
 async def test_batches_hold_only_so_many_bytes(bench: Bench) -> None:
     pipeline = await with_sizes(bench, lambda _: MAX_BYTES // 3)
-    await pipeline.publish(0, [entry(index) for index in range(8)], HEAD)
+    await pipeline.publish(verified(0, [entry(index) for index in range(8)]))
     assert [len(batch) for batch in await bench.batches()] == [3, 3, 2]
     assert (await bench.log()).next == 8
 
 
 async def test_a_message_beyond_a_batch_is_rejected(bench: Bench, redis: Redis) -> None:
     pipeline = await with_sizes(bench, lambda index: MAX_BYTES + (index == 1))
-    await pipeline.publish(0, [entry(index) for index in range(3)], HEAD)
+    await pipeline.publish(verified(0, [entry(index) for index in range(3)]))
     log = await bench.log()
     assert (log.next, log.published, log.rejected) == (3, 2, 1)
     kept: Any = await redis.xrange(KEYS.rejected)
@@ -181,19 +218,19 @@ async def test_certificates_published_by_another_log_meanwhile(bench: Bench) -> 
     window: list[Entry | Rejected] = [entry(index) for index in range(300)]
     digests = [sha256(each.certificate).digest() for each in window if isinstance(each, Entry)]
     # What `first` learns before the other log overtakes it.
-    batch, _ = await first._batch(0, window, digests, 0, set(), HEAD, 256)
-    await other.publish(0, window[100:200], HEAD)
+    batch, _ = await first._batch(verified(0, window), digests, 0, set(), 256)
+    await other.publish(verified(0, window[100:200]))
     await first._send(batch)
     log = await bench.log()
     assert (log.next, log.published, log.duplicates) == (256, 156, 100)
-    assert first.tally.duplicates == 100
+    assert first.counts.duplicates == 100
 
 
 async def test_a_reply_that_was_lost(bench: Bench) -> None:
     pipeline, _ = await bench.pipeline()
     window: list[Entry | Rejected] = [entry(index) for index in range(10)]
     digests = [sha256(each.certificate).digest() for each in window if isinstance(each, Entry)]
-    batch, _ = await pipeline._batch(0, window, digests, 0, set(), HEAD, 256)
+    batch, _ = await pipeline._batch(verified(0, window), digests, 0, set(), 256)
     await bench.publisher.publish(pipeline.lease, batch)
     await pipeline._send(batch)
     assert pipeline.next == 10
@@ -202,23 +239,23 @@ async def test_a_reply_that_was_lost(bench: Bench) -> None:
 
 async def test_redis_a_second_older(bench: Bench, redis: Redis) -> None:
     pipeline, _ = await bench.pipeline()
-    await pipeline.publish(0, [entry(index) for index in range(10)], HEAD)
+    await pipeline.publish(verified(0, [entry(index) for index in range(10)]))
     await redis.hset(KEYS.log(LOG), "next", 4)
     with pytest.raises(PositionChanged) as moved:
-        await pipeline.publish(10, [entry(index) for index in range(10, 20)], HEAD)
+        await pipeline.publish(verified(10, [entry(index) for index in range(10, 20)]))
     assert moved.value.next == 4
     assert pipeline.next == 4
 
 
 async def test_an_emptied_redis_gets_the_log_back(bench: Bench, redis: Redis) -> None:
     pipeline, _ = await bench.pipeline()
-    await pipeline.publish(0, [entry(index) for index in range(10)], HEAD)
+    await pipeline.publish(verified(0, [entry(index) for index in range(10)]))
     await redis.flushall()
     with capture_logs() as lines:
-        await pipeline.publish(10, [entry(index) for index in range(10, 20)], HEAD)
+        await pipeline.publish(verified(10, [entry(index) for index in range(10, 20)]))
     log = await bench.log()
     assert (log.start, log.next, log.published) == (10, 20, 10)
-    assert [line["log_id"] for line in lines if line["event"].startswith("redis had lost")] == [LOG]
+    assert [line["log_id"] for line in lines if line["event"] == "log state restored"] == [LOG]
 
 
 async def test_restoring_twice_at_once_keeps_one_lease(bench: Bench, redis: Redis) -> None:
@@ -235,9 +272,9 @@ async def test_a_lost_lease_ends_it(bench: Bench, redis: Redis) -> None:
     paused, _ = await bench.pipeline("a")
     await redis.delete(KEYS.lease(LOG))  # it expires
     owner, _ = await bench.pipeline("b")
-    await owner.publish(0, [entry(0)], HEAD)
+    await owner.publish(verified(0, [entry(0)]))
     with pytest.raises(LeaseLost):
-        await paused.publish(0, [entry(0), entry(1)], HEAD)
+        await paused.publish(verified(0, [entry(0), entry(1)]))
     log = await bench.log()
     assert (log.next, log.published) == (1, 1)
 

@@ -27,10 +27,8 @@ async def test_warn_tells_and_publishes(site: Site) -> None:
     with capture_logs() as lines:
         await site.ingestor("a", **FROM_START, **{"ct_log.integrity": "warn"})
         await until(site.complete, what="complete Redis")
-    told = [line for line in lines if line["event"] == "log lies"]
-    assert {(line["kind"], line["entries"]) for line in told} == {
-        ("wrong_leaf", "published all the same")
-    }
+    told = [line for line in lines if line["event"] == "log verification failed"]
+    assert {(line["kind"], line["entries"]) for line in told} == {("wrong_leaf", "published")}
     # One certificate, if the entries in whose place it is shown are of one kind.
     assert len((await findings(site)).uncommitted) in (1, 2)
     assert {log.alarms > 0 for log in (await site.logs()).values()} == {True}
@@ -105,13 +103,13 @@ async def test_a_start_that_cannot_be_proven_is_held_back(site: Site) -> None:
 
         async def honest_complete() -> bool:
             found = await by_path(site)
-            told = [line for line in lines if line["event"] == "log proves nothing"]
+            told = [line for line in lines if line["event"] == "log proof missing"]
             complete = "rfc2" in found and found["rfc2"].next == found["rfc2"].tree_size
             return complete and len(told) == 2
 
         await until(honest_complete, what="the honest log, and word of the others")
     for line in lines:
-        if line["event"] == "log proves nothing":
+        if line["event"] == "log proof missing":
             assert "`integrity: warn`" in line["problem"]
     found = await by_path(site)
     assert [found[log].next for log in PAIR] == [500, 500]

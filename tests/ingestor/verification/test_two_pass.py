@@ -6,7 +6,7 @@ import pytest
 
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
-from ingestor.verification.two_pass import TwoPassCheck
+from ingestor.verification.entry_proofs import TwoPassCheck
 
 LEAVES = [sha256(bytes([n])).digest() for n in range(20)]
 START = 4

@@ -123,7 +123,7 @@ async def test_a_hang_up_makes_all_read_the_configuration_again(
     config.write_text("log_level: info\n")
     up = begin(*following(UNREACHABLE))
     await up.ready()
-    await until(partial(_count, up, "logs to follow", 1), "the ingestor works", START)
+    await until(partial(_count, up, "logs selected", 1), "the ingestor works", START)
     config.write_text("log_level: debug\ncodec: none\nstate_dir: /elsewhere\n")
     up.process.send(signal.SIGHUP)
     for service in ("up", "gateway", "ingestor"):
