@@ -6,9 +6,9 @@ from typing import Any
 from docs.generate.tables import code, table
 from gateway.admission.policy import Policy
 from gateway.config import Settings
+from gateway.endpoints.router import ResponseSpec, Route
 from gateway.endpoints.table import table as routes
 from gateway.http.errors import ErrorCode
-from gateway.http.route import ResponseSpec, Route
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 

@@ -4,7 +4,7 @@ One task serves a connection: it reads a request, awaits the handler, and writes
 Requests of one connection are answered in order. Flow control follows from that: the task reads
 no request while it answers one, and produces no piece of a body before the kernel has taken the
 piece before. Each step has a time-out (`Timeouts`). An error ends its own connection only.
-`tests/certhttp/test_server.py` holds this.
+`tests/certhttp/test_connections.py` holds this.
 """
 
 import asyncio

@@ -1,11 +1,15 @@
-"""What can be asked of all gateways and ingestors together, from any gateway.
+"""The endpoints of the public address, which any gateway answers for the whole cluster.
 
-sight        the directory in Redis, read once for all who ask within a moment
-stats logs   what it says, in the words of certstream-server-rust's API, and more
-latest       the newest messages
-cert         one certificate, by its hash
-examples     one recent message of a stream
-subscribing  requests that make the connection a client
-messages     the shapes of the messages, and their JSON Schemas
-openapi      the document that describes all of it, out of the table that the router goes by
+Every response about the cluster comes from Redis or from the rings, so all gateways answer alike.
+`tests/gateway/endpoints/` holds that, and that document and responses agree.
+
+table.py       all routes
+router.py      the route of a request; ETags
+subscribe.py   requests that make the connection a WebSocket or SSE client
+latest.py      recent messages
+cert.py        one certificate, by its hash
+stats.py logs.py health.py   the cluster snapshot as statistics, logs, and health
+schemas.py     types of the messages, and their JSON Schemas
+openapi.py     the OpenAPI document
+homepage/      the landing page
 """

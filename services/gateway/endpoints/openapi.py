@@ -13,9 +13,9 @@ import msgspec
 from certhttp.protocol import Request
 from gateway.admission.policy import METRICS, Policy, is_api_path, is_public_path
 from gateway.config import Settings
+from gateway.endpoints.router import ResponseSpec, Route, error_spec
 from gateway.http.errors import ErrorBody, ErrorCode
 from gateway.http.messages import Response, json_body
-from gateway.http.route import ResponseSpec, Route, error_spec
 from gateway.hub import Hub
 
 _ABOUT: Final = """\

@@ -1,50 +1,129 @@
-"""A request -> what to do about it, by the table. Pure: no connection, no clock."""
+"""Routes, and the router that finds the one of a request. Pure: no connection, no clock.
 
-from collections.abc import Iterable
-from typing import Final
+The table of routes (`table.py`) defines what the router answers and what the landing page and the
+OpenAPI document describe.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+from http import HTTPStatus
+from typing import Any, Final, Literal
+
+import msgspec
 
 from certhttp.protocol import Request
 from gateway.endpoints.subscribe import websocket
-from gateway.http.conditional import not_modified
-from gateway.http.errors import ErrorCode, disabled_response, error_response
-from gateway.http.messages import CORS_HEADERS, METHODS, Outcome, Response, cors_preflight
-from gateway.http.route import Route
+from gateway.http.errors import ErrorBody, ErrorCode, disabled_response, error_response
+from gateway.http.messages import (
+    CORS_HEADERS,
+    METHODS,
+    DeferredResponse,
+    Outcome,
+    Response,
+    cors_preflight,
+)
 from gateway.hub import Hub
 
 ELSEWHERE: Final = "other"
-"""What requests count as that have no route, or cannot be read."""
+"""Metric label of requests without a route, and of requests that are malformed."""
+
+_REVALIDATE: Final = ("Cache-Control", "no-cache")
+"""Caches may keep the response, but must revalidate it before each use."""
+
+
+class ResponseSpec(msgspec.Struct, frozen=True):
+    """One response of a route, as documented.
+
+    Attributes:
+        about: when it is sent, or what it is.
+        shape: type of its JSON body; None if the body is not JSON.
+        media: its media types, of which a response has one; empty without a body.
+        codes: error codes that it may have; empty if it is no error.
+    """
+
+    about: str
+    shape: Any = None
+    media: tuple[str, ...] = ("application/json",)
+    codes: tuple[ErrorCode, ...] = ()
+
+
+def error_spec(about: str, *codes: ErrorCode) -> ResponseSpec:
+    """Describe an error response that has one of these codes."""
+    return ResponseSpec(about, ErrorBody, codes=codes)
+
+
+class ParameterSpec(msgspec.Struct, frozen=True):
+    """A parameter of a route.
+
+    Attributes:
+        name: as it is sent.
+        place: the part of the request that has it.
+        about: its meaning.
+        schema: JSON Schema of its value.
+    """
+
+    name: str
+    place: Literal["path", "query", "header"]
+    about: str
+    schema: Mapping[str, Any]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A path and its handler.
+
+    Attributes:
+        path: its last part may be a parameter, `{name}`.
+        about: its purpose, in one line.
+        answer: handles a GET.
+        replies: responses of `answer`, by status; errors of every route are not repeated here.
+        parameters: of the request.
+        switch: the setting that enables the route, as in "protocols.api"; "" if it is always on.
+        stream: the stream of a WebSocket at this path; "" if it is none.
+        also: further paths.
+        revalidates: whether `If-None-Match` is honoured (RFC 9110 section 13).
+    """
+
+    path: str
+    about: str
+    answer: Callable[[Request], Outcome]
+    replies: Mapping[int, ResponseSpec]
+    parameters: tuple[ParameterSpec, ...] = ()
+    switch: str = ""
+    stream: str = ""
+    also: tuple[str, ...] = ()
+    revalidates: bool = False
 
 
 class Router:
-    """The public address.
+    """Finds the route of a request and handles the request.
 
     Args:
-        service: its settings, as they are when a request comes, say what is offered.
+        service: its settings at the time of a request state what is enabled.
         table: every route.
     """
 
     def __init__(self, service: Hub, table: Iterable[Route]) -> None:
         self._service = service
         self._exact: dict[str, Route] = {}
-        self._below: dict[str, Route] = {}
+        self._by_parent: dict[str, Route] = {}
         for route in table:
             parent, _, last = route.path.rpartition("/")
             if last.startswith("{"):
-                self._below[parent] = route
+                self._by_parent[parent] = route
             else:
                 self._exact |= dict.fromkeys((route.path, *route.also), route)
 
     def match(self, path: str) -> Route | None:
-        """The route of a path; None if there is nothing."""
-        return self._exact.get(path) or self._below.get(path.rpartition("/")[0])
+        """Return the route of a path; None if there is none."""
+        return self._exact.get(path) or self._by_parent.get(path.rpartition("/")[0])
 
     def metric_label(self, request: Request) -> str:
-        """What a request counts as: the path of its route, of which there are few."""
+        """Return the path of the request's route: one of a few values."""
         route = self.match(request.path or "/")
         return ELSEWHERE if route is None else route.path
 
     def handle(self, request: Request) -> Outcome:
-        """Decide about a request."""
+        """Return the outcome of a request."""
         if request.method == "OPTIONS":
             return cors_preflight()
         route = self.match(request.path or "/")
@@ -60,14 +139,42 @@ class Router:
         settings = self._service.settings
         if request.websocket and route.stream and request.method == "GET":
             return websocket(self._service, route.stream, request)
-        if not request.path:
-            return _with_slash(settings.base_path)
+        if not request.path:  # relative links of the landing page need the slash
+            location = ("Location", f"{settings.base_path}/")
+            return Response(HTTPStatus.PERMANENT_REDIRECT, (location, *CORS_HEADERS), b"")
         if not settings.offers(route.switch):
             return disabled_response(route.switch)
         outcome = route.answer(request)
-        return not_modified(request, outcome) if route.revalidates else outcome
+        return _revalidated(request, outcome) if route.revalidates else outcome
 
 
-def _with_slash(base_path: str) -> Response:
-    """Send whoever asks for the base path itself below it: relative links need that."""
-    return Response(308, (("Location", f"{base_path}/"), *CORS_HEADERS), b"")
+def _revalidated(request: Request, outcome: Outcome) -> Outcome:
+    """Add an ETag; replace the response by 304 if the client has it (RFC 9110 section 13)."""
+    if isinstance(outcome, DeferredResponse):
+        ask = outcome.ask
+
+        async def compared() -> Response:
+            return _compared(request, await ask())
+
+        return msgspec.structs.replace(outcome, ask=compared)
+    return _compared(request, outcome) if isinstance(outcome, Response) else outcome
+
+
+def _compared(request: Request, response: Response) -> Response:
+    if response.status != HTTPStatus.OK:
+        return response
+    tag = f'"{blake2b(response.body, digest_size=12).hexdigest()}"'
+    headers = response.headers
+    if not any(name == "Cache-Control" for name, _ in headers):
+        headers = (*headers, _REVALIDATE)
+    headers = (*headers, ("ETag", tag))
+    if _matches(request.headers.get("if-none-match", ""), tag):
+        kept = tuple(pair for pair in headers if pair[0] != "Content-Type")
+        return Response(HTTPStatus.NOT_MODIFIED, kept, b"")
+    return msgspec.structs.replace(response, headers=headers)
+
+
+def _matches(if_none_match: str, tag: str) -> bool:
+    """Whether If-None-Match lists a tag; weakly, since proxies that compress weaken tags."""
+    tags = {part.strip().removeprefix("W/") for part in if_none_match.split(",")}
+    return tag in tags or tags == {"*"}

@@ -10,18 +10,17 @@ from certhttp.protocol import Request
 from gateway.admission.policy import Policy
 from gateway.cluster_snapshot import SnapshotCache
 from gateway.endpoints.cert import HASH, CertificateDetail, Certificates
-from gateway.endpoints.examples import example
 from gateway.endpoints.health import DeepHealth
 from gateway.endpoints.homepage import Page
-from gateway.endpoints.latest import Latest, latest
+from gateway.endpoints.latest import Latest, example, latest
 from gateway.endpoints.logs import Logs, logs
 from gateway.endpoints.openapi import Document
+from gateway.endpoints.router import ParameterSpec, ResponseSpec, Route, error_spec
 from gateway.endpoints.schemas import SHAPES, DomainsMessage, FullMessage, schema
 from gateway.endpoints.stats import Stats, stats
 from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, upgrade_required
 from gateway.http.errors import ErrorCode
 from gateway.http.messages import CORS_HEADERS, NO_STORE, TEXT, DeferredResponse, Response
-from gateway.http.route import ParameterSpec, ResponseSpec, Route, error_spec
 from gateway.hub import Hub
 
 _ID: Final = "[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?"

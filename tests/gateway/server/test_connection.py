@@ -10,10 +10,9 @@ import pytest
 
 from certhttp.protocol import Request
 from gateway.config import Settings
-from gateway.endpoints.router import Router
+from gateway.endpoints.router import Route, Router
 from gateway.endpoints.table import subscriptions
 from gateway.http.messages import DeferredResponse, Outcome, Response
-from gateway.http.route import Route
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection

@@ -7,9 +7,8 @@ import string
 import pytest
 
 from gateway.config import Settings
-from gateway.endpoints.router import Router
+from gateway.endpoints.router import Route, Router
 from gateway.http.messages import DeferredResponse, Response
-from gateway.http.route import Route
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection

@@ -20,9 +20,8 @@ from certhttp.client import fetch as ask_admin
 from certhttp.tls import load_certificate
 from gateway.admission.policy import Policy
 from gateway.config import Settings
-from gateway.endpoints.router import Router
+from gateway.endpoints.router import Route, Router
 from gateway.http.messages import Response
-from gateway.http.route import Route
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection

@@ -13,9 +13,9 @@ from importlib.resources import files
 from typing import Final
 
 from certhttp.protocol import Request
+from gateway.endpoints.router import Route
 from gateway.endpoints.subscribe import invalid_cursor
 from gateway.http.messages import TEXT, Response
-from gateway.http.route import Route
 from gateway.hub import Hub
 
 _TEMPLATE: Final = (files("gateway.endpoints.homepage") / "index.html").read_text("utf-8")
