@@ -1,9 +1,9 @@
-"""A connection before it is a client: HTTP/1.1, spoken by h11.
+"""An HTTP/1.1 connection until it becomes a client.
 
-Requests are answered one after the other: the next one is read once the answer to the one before
-has been handed to the kernel. One that subscribes turns the connection over to a client's protocol.
-
-A connection is always in one phase, and each phase has a time-out of its own (`Phase`).
+Requests are answered in order: the connection reads the next one after it has handed the response
+to the previous one to the kernel. A request that subscribes hands the transport to the protocol of
+a client. A connection is always in one phase, and each phase has its own time-out (`Phase`).
+`tests/gateway/server/test_connection.py` holds this.
 """
 
 import asyncio
@@ -42,33 +42,36 @@ from gateway.hub import Hub
 from gateway.server.flow_control import FlowControl
 from gateway.server.listener import Arrival
 
-_AGAIN: Final = 5  # seconds after which to ask again what could not be answered in time
+_RETRY_AFTER_SECS: Final = 5  # after a response that was not ready in time
 
 log = structlog.get_logger(__name__)
 
 
 class Phase(Enum):
-    """What a connection waits for. The values name the setting that says how long."""
+    """What a connection waits for. The value is the name of the setting with the time-out."""
 
     IDLE = "idle_timeout"
-    """For the first byte of another request."""
+    """The first byte of another request."""
     REQUEST = "request_timeout"
-    """For the rest of a request, or for the first one."""
+    """The rest of a request, or the first request."""
     ANSWER = "answer_timeout"
-    """For an answer that others have to be asked for."""
+    """A response that depends on Redis or on other processes."""
     WRITE = "client_timeout"
-    """For the peer to take an answer, or the last one before the connection ends."""
+    """The client to take a response, also the last one before the connection is closed."""
 
 
 class HTTPConnection(asyncio.Protocol):
-    """Reads requests and answers them, until one subscribes.
+    """Reads and answers requests until one subscribes.
+
+    The event loop's callbacks and one task (`_handler_task`) share its state; the task exists only
+    in the phase ANSWER, in which the callbacks read no request.
 
     Args:
-        service: what it shares with all others.
-        routes: say what to do about a request.
-        door: says whether to do it; None lets everything in.
-        arrival: counts it among the connections without a stream; None counts it nowhere.
-        refusal: what the first request is answered, whatever it is; None to answer requests.
+        service: state that all connections share.
+        routes: return the outcome of a request.
+        door: admits or rejects requests; None admits all.
+        arrival: counts the connection while it has no stream; None: it is not counted.
+        refusal: the response to the first request; None: requests are handled.
 
     Attributes:
         phase: what it waits for.
@@ -109,24 +112,24 @@ class HTTPConnection(asyncio.Protocol):
         self._service = service
         self._number = next(service.connection_ids)
         self._routes = routes
-        self._route = ELSEWHERE  # that the request being answered has taken
-        self._restricted = False  # whether its answer is for some networks alone
+        self._route = ELSEWHERE  # of the current request
+        self._restricted = False  # whether only some networks may read the response
         self._door = door
         self._arrival = arrival
         self._refusal = refusal
         self._handler_task: asyncio.Task[None] | None = None
-        self._ticket: ConnectionSlot | None = None  # until the answer is sent, or a client has it
+        self._ticket: ConnectionSlot | None = None  # until sent, or taken by a client
         self._http = ServerProtocol(keep_bodies=False)
-        self._last = False  # whether the connection ends with the answer being made
+        self._last = False  # whether the current response is the last one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a request."""
+        """Start to wait for a request."""
         # uvloop's transports are, but do not derive from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._flow = FlowControl(self._transport)
         if transport.get_extra_info("sslcontext") is None:
             self._write_through()
-        else:  # uvloop sends the end of the handshake in the next turn; until then it would pause
+        else:  # uvloop sends the end of the handshake in the next iteration; it would pause before
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._write_through)
         self._service.pending_connections.add(self)
@@ -135,14 +138,14 @@ class HTTPConnection(asyncio.Protocol):
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The peer has gone."""
+        """Free everything that the connection holds."""
         if self._handler_task is not None:
             self._handler_task.cancel()
         self._return_ticket()
         self._unregister()
 
     def data_received(self, data: bytes) -> None:
-        """Read on in the request, or begin the next one."""
+        """Continue the request, or start the next one."""
         try:
             self._http.receive(data)
             if self.phase is Phase.IDLE:
@@ -152,13 +155,13 @@ class HTTPConnection(asyncio.Protocol):
             self._fail(error)
 
     def pause_writing(self) -> None:
-        """Answers are not taken: read no requests."""
+        """Stop reading requests: the client does not take responses."""
         self._flow.update(blocked=True)
         if self.phase is not Phase.ANSWER:
             self._enter(Phase.WRITE)
 
     def resume_writing(self) -> None:
-        """Everything written was taken: read requests again."""
+        """Read requests again: the kernel has taken everything written."""
         self._flow.update(blocked=False)
         if self.phase is Phase.WRITE and not self._transport.is_closing():
             self._enter(self._next_phase())
@@ -166,30 +169,30 @@ class HTTPConnection(asyncio.Protocol):
 
     @property
     def is_answering(self) -> bool:
-        """Whether it waits for this server, not for its client."""
+        """Whether the connection waits for this server rather than for its client."""
         return self.phase is Phase.ANSWER
 
     @property
     def transport(self) -> asyncio.Transport:
-        """Where answers go."""
+        """The transport of responses."""
         return self._transport
 
     def close(self) -> None:
-        """Hang up; an answer that others are asked for is still sent, as the last one."""
+        """Close the connection; a response in preparation is still sent, as the last one."""
         if self.phase is Phase.ANSWER:
             self._last = True
         else:
             self._hang_up()
 
     def _write_through(self) -> None:
-        """Hand writes to the kernel at once, and be paused as soon as it takes no more.
+        """Pause as soon as the kernel takes no more.
 
-        A mark of zero would always be reached with uvloop's TLS.
+        With uvloop's TLS, a limit of 0 would always pause.
         """
         self._transport.set_write_buffer_limits(high=1, low=0)
 
     def _enter(self, phase: Phase) -> None:
-        """Wait for something else, with the time-out that belongs to it."""
+        """Change the phase and start its time-out."""
         self.phase = phase
         if self._arrival is not None:
             self._arrival.set_idle(idle=phase is Phase.IDLE)
@@ -208,9 +211,9 @@ class HTTPConnection(asyncio.Protocol):
             case Phase.ANSWER:
                 if self._handler_task is not None:
                     self._handler_task.cancel()
-                log.warning("no answer in time", connection=self._number, route=self._route)
+                log.warning("response timed out", connection=self._number, route=self._route)
                 error = "Response timed out; retry later"
-                again = retry_after(_AGAIN)
+                again = retry_after(_RETRY_AFTER_SECS)
                 self._answer(error_response(ErrorCode.RESPONSE_TIMEOUT, error, again), close=True)
             case Phase.REQUEST if self._next_phase() is Phase.REQUEST:
                 error = "Request timed out"
@@ -221,7 +224,7 @@ class HTTPConnection(asyncio.Protocol):
                 self._hang_up()
 
     def _hang_up(self) -> None:
-        """Close once everything written was taken, or after a while without that."""
+        """Close once the kernel has taken everything written, or after `client_timeout`."""
         self._transport.close()
         self._enter(Phase.WRITE)
 
@@ -237,7 +240,7 @@ class HTTPConnection(asyncio.Protocol):
             ticket.release()
 
     def _fail(self, error: BaseException) -> None:
-        """Answer that an error of ours came between, and close. No other connection notices."""
+        """Report an unexpected error, respond 500 and close this connection alone."""
         self._service.errors.report(error, connection=self._number, route=self._route)
         self._return_ticket()
         try:
@@ -276,48 +279,48 @@ class HTTPConnection(asyncio.Protocol):
         self._restricted = door.restricts(request)
         visitor, refusal = door.identify(request, self._peer())
         if door.is_blocking(request):
-            self._wait_for(self._ask(door, visitor, refusal, request))
+            self._respond_from(self._handle_admitted(door, visitor, refusal, request))
             return
         outcome = refusal or self._routes.handle(request)
         if isinstance(outcome, Subscription) and request.method != "HEAD":
             self._ticket = door.acquire_unlimited(visitor)
         self._proceed(request, outcome)
 
-    def _wait_for(self, asking: Coroutine[Any, Any, None]) -> None:
-        """Let a task give the answer."""
+    def _respond_from(self, handling: Coroutine[Any, Any, None]) -> None:
+        """Respond from a task."""
         self._flow.update(busy=True)
         if self.phase is not Phase.ANSWER:
             self._enter(Phase.ANSWER)
-        self._handler_task = asyncio.get_running_loop().create_task(asking)
-        self._handler_task.add_done_callback(self._asked)
+        self._handler_task = asyncio.get_running_loop().create_task(handling)
+        self._handler_task.add_done_callback(self._on_handled)
 
-    def _asked(self, asking: "asyncio.Task[None]") -> None:
-        """Whatever goes wrong, the client need not wait for an answer that does not come."""
-        error = None if asking.cancelled() else asking.exception()
+    def _on_handled(self, task: "asyncio.Task[None]") -> None:
+        """Respond 500 if the task failed."""
+        error = None if task.cancelled() else task.exception()
         if error is not None:
             self._fail(error)
 
-    async def _inquire(self, later: DeferredResponse) -> None:
-        """Answer once others have."""
+    async def _send_deferred(self, later: DeferredResponse) -> None:
+        """Send a deferred response."""
         answer = await later.ask()
         if not self._transport.is_closing():
             headers = (*answer.headers, *later.headers)
             self._answer(msgspec.structs.replace(answer, headers=headers))
 
-    async def _ask(
+    async def _handle_admitted(
         self,
         door: AdmissionController,
         visitor: ClientIdentity,
         refusal: Response | None,
         request: Request,
     ) -> None:
-        """Answer a request once Redis has said what there is to say about it.
+        """Handle a request after Redis has counted it.
 
         Args:
-            door: says whether it may be answered.
-            visitor: who is asking.
-            refusal: the answer, if who asks is not one who may; counted all the same.
-            request: as the router has it.
+            door: admits the request.
+            visitor: the client.
+            refusal: the response if the client is not allowed; the request still counts.
+            request: the request.
         """
         policy = door.policy
         admitted = await door.check_request(visitor)
@@ -337,7 +340,7 @@ class HTTPConnection(asyncio.Protocol):
                     self._ticket = entered
         if self._transport.is_closing():
             self._return_ticket()
-        elif door.policy is not policy:  # the configuration has changed meanwhile
+        elif door.policy is not policy:  # the configuration has changed since
             self._return_ticket()
             self._respond(request)
         else:
@@ -350,7 +353,7 @@ class HTTPConnection(asyncio.Protocol):
         if isinstance(outcome, Response):
             self._answer(outcome)
         elif isinstance(outcome, DeferredResponse):
-            self._wait_for(self._inquire(outcome))
+            self._respond_from(self._send_deferred(outcome))
         elif request.method == "HEAD":
             self._answer(Response(200, (("Content-Type", "text/event-stream"), *CORS_HEADERS), b""))
         elif outcome.websocket:
@@ -360,7 +363,7 @@ class HTTPConnection(asyncio.Protocol):
             self._become(SSEClient(self._service.clients, lane, self._transport), outcome)
 
     def _peer(self) -> str:
-        """The other end's address; nobody's if it has gone already."""
+        """Return the address of the client; the unspecified one if it has left already."""
         peername = self._transport.get_extra_info("peername")
         return str(peername[0]) if peername else "::"
 
@@ -406,32 +409,34 @@ class HTTPConnection(asyncio.Protocol):
         client.connection_id = self._number
         client.ticket, self._ticket = self._ticket, None
         self._transport.set_protocol(client)
-        # The answers before may have paused it, and so may the head of this one.
+        # Previous responses and the head of this one may have paused the transport.
         self._flow.end()
         client.attach(subscription.cursor)
 
     def _answer(self, answer: Response, *, close: bool = False) -> None:
-        """Send an answer, and wait for the next request."""
+        """Send a response and wait for the next request."""
         self._return_ticket()
         self._handler_task = None
         self._service.metrics.observe_response(self._route, answer.status)
-        log.debug("answered", connection=self._number, route=self._route, status=answer.status)
+        log.debug(
+            "request answered", connection=self._number, route=self._route, status=answer.status
+        )
         headers = [*answer.headers, _NOSNIFF]
-        if self._restricted:  # scripts of other origins may not read it
+        if self._restricted:  # scripts of other origins must not read it
             headers = [pair for pair in headers if not pair[0].startswith(CORS)]
         kept = self._arrival is None or self._arrival.may_idle
         close = close or self._last or not kept
         data = self._http.encode(answer.status, headers, answer.body, close=close)
         self._route = ELSEWHERE
         self._restricted = False
-        self.phase = Phase.IDLE  # so that a write which blocks may say so
+        self.phase = Phase.IDLE  # before the write, which may change the phase
         self._transport.write(data)
         if not self._http.next_cycle():
             self._hang_up()
             return
         if not self._flow.blocked:
             self._enter(self._next_phase())
-        # One request a turn of the loop, however many have come at once.
+        # One request per iteration of the event loop, for pipelined requests too.
         self._flow.update(busy=bool(self._http.unread))
         if self._flow.busy:
             asyncio.get_running_loop().call_soon(self._next)
@@ -441,7 +446,7 @@ class HTTPConnection(asyncio.Protocol):
         self._resume_pipelined()
 
     def _resume_pipelined(self) -> None:
-        """Read requests that have come already."""
+        """Handle requests that have been received already."""
         try:
             self._advance()
         except Exception as error:  # noqa: BLE001

@@ -1,4 +1,7 @@
-"""Sending clients elsewhere: when a gateway stops, they connect to another one and resume there."""
+"""Drain: a stopping gateway closes its clients, which resume at another gateway.
+
+`tests/gateway/server/test_drain.py` holds this.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -9,30 +12,30 @@ import structlog
 from gateway.hub import Hub
 from gateway.server.listener import Listener
 
-_STEP: Final = 0.05  # seconds between two lots of clients
-_SPREAD: Final = 0.6  # of the time there is; the rest is for answers
-_LEAST: Final = 10  # clients in a lot
-_AT_ONCE: Final = 100  # clients closed before the loop gets its turn
+_BATCH_INTERVAL_SECS: Final = 0.05
+_SPREAD: Final = 0.6  # share of `stop_timeout` for closing; the rest is for closing handshakes
+_MIN_BATCH: Final = 10  # clients
+_MAX_PER_ITERATION: Final = 100  # clients closed per iteration of the event loop
 
 log = structlog.get_logger(__name__)
 
 
 async def drain(listener: Listener, service: Hub, code: int, reason: str) -> None:
-    """Accept what is waiting, accept no more, and close all connections within the deadline.
+    """Empty the accept queue, stop accepting, and close all connections within `stop_timeout`.
 
-    Clients are closed in lots over time, so that they do not all reconnect at once. Those that have
-    not answered the closing handshake at the deadline, or not taken what was written to them, are
-    cut off: what else a gateway has to do at its end does not wait for them.
+    Clients are closed in batches over time, so that they do not all reconnect in the same moment.
+    At the deadline, connections are aborted that have not answered the closing handshake or not
+    taken everything written to them: the exit of the gateway does not wait for them.
 
     Args:
         listener: that accepts connections.
         service: whose connections are closed.
         code: of the closing handshake.
-        reason: what comes before each client's last id.
+        reason: of the closing handshake, before the client's position.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    for _ in range(3):  # what is in the accept queue would be reset
+    for _ in range(3):  # connections in the accept queue would be reset
         await asyncio.sleep(0)
     listener.close()
     for connection in tuple(service.pending_connections):
@@ -41,20 +44,20 @@ async def drain(listener: Listener, service: Hub, code: int, reason: str) -> Non
     spread = _SPREAD * service.settings.stop_timeout
     closed = 0
     while closed < len(clients):
-        due = max(int(len(clients) * (loop.time() - began) / spread), closed + _LEAST)
+        due = max(int(len(clients) * (loop.time() - began) / spread), closed + _MIN_BATCH)
         for number, client in enumerate(clients[closed:due], 1):
             if not client.closed:
                 client.close(code, f"{reason}; resume with ?cursor={client.position}")
-            if not number % _AT_ONCE:
+            if not number % _MAX_PER_ITERATION:
                 await asyncio.sleep(0)
         closed = due
-        await asyncio.sleep(_STEP)
+        await asyncio.sleep(_BATCH_INTERVAL_SECS)
     with suppress(TimeoutError):
         async with asyncio.timeout_at(began + service.settings.stop_timeout):
             await service.clients.all_closed.wait()
             while service.is_answering:  # noqa: ASYNC110 - no event for the end of a process alone
-                await asyncio.sleep(_STEP)
+                await asyncio.sleep(_BATCH_INTERVAL_SECS)
     left = service.abort_connections()
     if left:
-        log.warning("connections cut off that did not end in time", connections=left)
+        log.warning("connections aborted", connections=left)
         await asyncio.sleep(0)  # so that their ends are counted

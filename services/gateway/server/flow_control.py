@@ -1,13 +1,12 @@
-"""Flow control of a connection that reads requests and writes answers."""
+"""Flow control of a connection that reads requests and writes responses."""
 
 import asyncio
 
 
 class FlowControl:
-    """Reads from a transport only while there is no reason not to.
+    """Pauses reading while a request is answered, or while the peer does not take what was written.
 
-    There are two reasons: a request is being answered, and the peer does not take what was
-    written. Either may be set and cleared any number of times, in any order; the transport is
+    Either reason may be set and cleared any number of times, in any order; the transport is
     paused and resumed only when the outcome changes.
 
     Args:
@@ -32,7 +31,7 @@ class FlowControl:
         return self.busy or self.blocked
 
     def update(self, *, busy: bool | None = None, blocked: bool | None = None) -> None:
-        """Set or clear reasons; None leaves one as it is."""
+        """Set or clear reasons; None: unchanged."""
         if busy is not None:
             self.busy = busy
         if blocked is not None:
@@ -40,7 +39,7 @@ class FlowControl:
         self._read(not self.stopped)
 
     def end(self) -> None:
-        """Read again whatever the reasons: another protocol has taken the transport over."""
+        """Read again: another protocol has taken the transport over."""
         self._read(True)
 
     def _read(self, reading: bool) -> None:

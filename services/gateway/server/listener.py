@@ -1,13 +1,14 @@
-"""The address where clients connect: connections are accepted, counted, and refused beyond bounds.
+"""The listening socket of clients: accepts, counts and, beyond limits, rejects connections.
 
-What a connection costs before it has a stream is bounded here:
+Limits on connections that have no stream:
 
-    descriptors     the last ones are kept for Redis and the admin address
-    in all          beyond the bound, the connection that has waited longest is closed
-    of one address  beyond the bound, a new one is refused; proxies are counted in all alone
-    idle            beyond the bound, an answer is the last one of its connection
+    descriptors     the last ones are reserved for Redis and the admin listener
+    total           at the limit, the connection that has waited longest is closed
+    per address     at the limit, a new one is rejected; proxies count towards the total only
+    idle            at the limit, a response is the last one of its connection
 
-Whoever is refused is answered 429 or 503, where that costs nothing that others need.
+A rejected connection is answered 429 or 503, unless that needs resources of other connections.
+`tests/gateway/server/test_listener.py` holds this.
 """
 
 import asyncio
@@ -30,30 +31,30 @@ from gateway.http.errors import ErrorCode, error_response, retry_after
 from gateway.http.messages import Response
 
 BACKLOG: Final = 4096
-_UNSENT: Final = 256 * 1024  # bytes the kernel holds for a client beyond what is on the way to it
-_GRACE: Final = 30.0  # seconds
+_NOTSENT_BYTES: Final = 256 * 1024  # buffered by the kernel beyond bytes in flight
+_USER_TIMEOUT_MARGIN_SECS: Final = 30.0
 
-_AT_ONCE: Final = 64  # connections accepted before the loop gets its turn
-_RESERVED: Final = 192  # descriptors for Redis, the admin address, files, and who is refused
-_REFUSING: Final = 32  # connections that are answered a refusal, at one time
-_PAUSE: Final = 0.1  # seconds without accepting, once the kernel has refused a descriptor
-_LOOKED_AT: Final = 64  # connections, for one that can be closed
-_AGAIN: Final = 30  # seconds after which who is refused may come again
-_DRAINED: Final = 64 * 1024  # bytes
+_ACCEPT_BATCH: Final = 64  # connections accepted per iteration of the event loop
+_RESERVED_DESCRIPTORS: Final = 192  # for Redis, admin listener, files, rejections
+_MAX_REJECTING: Final = 32  # connections that wait for their rejection
+_ACCEPT_RETRY_SECS: Final = 0.1  # after the kernel had no descriptor
+_MAX_CHECKED: Final = 64  # connections checked for one that can be closed
+_RETRY_AFTER_SECS: Final = 30  # of a rejected connection
+_DISCARD_BYTES: Final = 64 * 1024  # of a request that is not parsed
 _FULL: Final = "Server is at its connection limit"
 
 log = structlog.get_logger(__name__)
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds on connections without a stream.
+    """Limits on connections that have no stream.
 
     Attributes:
-        descriptors: a connection whose descriptor has this number or a higher one is refused.
-        waiting: in all.
-        waiting_of_one: of one address.
-        idle: kept open between two requests, in all.
-        idle_of_one: of one address.
+        descriptors: a connection whose descriptor is this number or higher is rejected.
+        waiting: total.
+        waiting_of_one: per address.
+        idle: total between two requests.
+        idle_of_one: per address between two requests.
     """
 
     descriptors: int
@@ -64,34 +65,34 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def limits() -> Limits:
-    """The bounds for this process: the kernel numbers descriptors from the lowest free one."""
+    """Return the limits of this process; the kernel allocates the lowest free descriptor."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Limits(max(soft - _RESERVED, soft // 2))
+    return Limits(max(soft - _RESERVED_DESCRIPTORS, soft // 2))
 
 
 class _Transported(Protocol):
-    """A connection, as far as making room is concerned."""
+    """The part of a connection that the listener uses."""
 
     @property
     def is_answering(self) -> bool:
         """Whether it waits for this server, not for its client."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
 
 
 class Arrival:
-    """A connection from when it is accepted to its end, or until it has a stream.
+    """A connection from its acceptance to its end, or until it has a stream.
 
     Args:
-        listener: where.
-        address: of its peer; None if it is counted in all alone.
+        listener: that accepted it.
+        address: of its peer; None if it counts towards the total only.
 
     Attributes:
-        address: of its peer, likewise.
+        address: the same.
         connection: None during a TLS handshake.
         connecting: the task that sets it up.
-        refused: whether it is there to be told so.
+        refused: whether it is kept only to send a rejection.
     """
 
     __slots__ = ("_idle", "_listener", "address", "connecting", "connection", "refused")
@@ -111,13 +112,13 @@ class Arrival:
         return self._listener.has_room_for_idle(self.address)
 
     def set_idle(self, *, idle: bool) -> None:
-        """Say whether it is kept open between two requests."""
+        """Set whether the connection is between two requests."""
         if idle != self._idle:
             self._idle = idle
             self._listener.count_idle(self.address, 1 if idle else -1)
 
     def leave(self) -> None:
-        """It has ended, or has a stream. May be said again."""
+        """Stop counting the connection: it has ended or has a stream. Idempotent."""
         self.set_idle(idle=False)
         self._listener.forget(self)
         self.connection = None  # a cycle would keep both in memory until a garbage collection
@@ -128,11 +129,11 @@ class Listener:
 
     Args:
         listening: the socket.
-        connect: makes what reads a connection, given how it is counted, and the answer to all
-            it asks if it is refused.
-        refused: counts refusals, by why: "site", "waiting", "descriptors".
-        policy: has the trusted proxies, and the limit of one client.
-        bounds: of connections without a stream.
+        connect: makes the protocol of a connection from its `Arrival` and, if it is rejected,
+            the response to its requests.
+        refused: rejections by reason: "site", "waiting", "descriptors".
+        policy: the trusted proxies, and the limit per client.
+        bounds: for connections that have no stream.
         tls: further arguments of `connect_accepted_socket`.
     """
 
@@ -157,13 +158,13 @@ class Listener:
         self._of_one: Counter[str] = Counter()
         self._idle: Counter[str | None] = Counter()
         self._idle_total = 0
-        self._seldom = {why: LogInterval() for why in ("waiting", "descriptors")}
+        self._log_intervals = {why: LogInterval() for why in ("waiting", "descriptors")}
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
         self._loop.add_reader(listening.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept no more. Connections that are set up stay. May be called again."""
+        """Stop accepting. Connections that are set up stay. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -187,14 +188,14 @@ class Listener:
         return self._idle[address] < most
 
     def count_idle(self, address: str | None, change: int) -> None:
-        """Count a connection that is kept open, or is not any more."""
+        """Change the number of idle connections of an address."""
         self._idle_total += change
         self._idle[address] += change
         if not self._idle[address]:
             del self._idle[address]
 
     def forget(self, arrival: Arrival) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         self._refusing.discard(arrival)
         if arrival not in self._arrivals:
             return
@@ -205,15 +206,15 @@ class Listener:
                 del self._of_one[arrival.address]
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
+        for _ in range(_ACCEPT_BATCH):
             try:
                 accepted, peer = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # accept(2): EMFILE, ENFILE, ENOBUFS, ENOMEM
-                self._say("descriptors", error=str(error))
+                self._count_rejection("descriptors", error=str(error))
                 self._loop.remove_reader(self._listening.fileno())
-                self._retry = self._loop.call_later(_PAUSE, self._accept_again)
+                self._retry = self._loop.call_later(_ACCEPT_RETRY_SECS, self._accept_again)
                 return
             self._take(accepted, str(peer[0]))
 
@@ -233,7 +234,7 @@ class Listener:
             self._arrivals[arrival] = None
             if address is not None:
                 self._of_one[address] += 1
-        elif len(self._refusing) < _REFUSING:
+        elif len(self._refusing) < _MAX_REJECTING:
             self._refusing.add(arrival)
         else:
             self._refuse_at_once(accepted, refusal)
@@ -241,10 +242,10 @@ class Listener:
         arrival.connecting = self._loop.create_task(self._set_up(arrival, accepted, refusal))
 
     def _refusal(self, accepted: socket.socket, address: str | None) -> Response | None:
-        """Why a connection may not stay; None if it may. Makes room for it, if that is possible."""
-        again = retry_after(_AGAIN)
+        """Return the rejection of a connection; None if it is accepted, after making room."""
+        again = retry_after(_RETRY_AFTER_SECS)
         if accepted.fileno() >= self._bounds.descriptors:
-            self._say("descriptors", descriptor=accepted.fileno())
+            self._count_rejection("descriptors", descriptor=accepted.fileno())
             return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, again)
         most = self._bounds.waiting_of_one
         if address is not None and self._of_one[address] >= most:
@@ -252,14 +253,14 @@ class Listener:
             error = f"Connection limit per address reached ({most} without a stream for {address})"
             return error_response(ErrorCode.ADDRESS_LIMIT, error, again)
         if len(self._arrivals) >= self._bounds.waiting:
-            self._say("waiting", connections=len(self._arrivals))
+            self._count_rejection("waiting", connections=len(self._arrivals))
             if not self._make_room():
                 return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, again)
         return None
 
     def _make_room(self) -> bool:
-        """Close a connection that has waited for its client for long, if there is one."""
-        for arrival, _ in zip(tuple(self._arrivals), range(_LOOKED_AT), strict=False):
+        """Close a connection that waits for its client; return False if there is none."""
+        for arrival, _ in zip(tuple(self._arrivals), range(_MAX_CHECKED), strict=False):
             if arrival.connection is None:
                 arrival.connecting.cancel()
             elif not arrival.connection.is_answering:
@@ -270,21 +271,21 @@ class Listener:
             return True
         return False
 
-    def _say(self, why: str, **fields: object) -> None:
+    def _count_rejection(self, why: str, **fields: object) -> None:
         self._refused[why] += 1
-        unlogged = self._seldom[why].due()
+        unlogged = self._log_intervals[why].due()
         if unlogged is not None:
-            log.error("connections refused", why=why, unlogged=unlogged, **fields)
+            log.error("connection rejected", reason=why, unlogged=unlogged, **fields)
 
     async def _set_up(
         self, arrival: Arrival, accepted: socket.socket, refusal: Response | None
     ) -> None:
         connection = self._connect(arrival, refusal)
         try:
-            # Whatever a client does in its TLS handshake raises here, and concerns nobody else.
+            # An error of a client in its TLS handshake raises here and ends its connection alone.
             await self._loop.connect_accepted_socket(lambda: connection, accepted, **self._tls)
         except Exception as error:  # noqa: BLE001
-            log.debug("connection not set up", error=str(error))
+            log.debug("connection setup failed", error=str(error))
             arrival.leave()
             accepted.close()
         except asyncio.CancelledError:
@@ -293,11 +294,11 @@ class Listener:
             raise
 
     def _refuse_at_once(self, accepted: socket.socket, refusal: Response) -> None:
-        """Answer without waiting for the request: a TLS client learns nothing but the end."""
+        """Respond without waiting for the request; a TLS client sees only the close."""
         with accepted, suppress(OSError):
             if not self._tls:
                 with suppress(BlockingIOError):  # unread bytes would make the kernel send a reset
-                    accepted.recv(_DRAINED)
+                    accepted.recv(_DISCARD_BYTES)
                 lines = [f"HTTP/1.1 {refusal.status} Refused"]
                 lines += [f"{name}: {value}" for name, value in refusal.headers]
                 lines += [f"Content-Length: {len(refusal.body)}", "Connection: close", "", ""]
@@ -305,7 +306,7 @@ class Listener:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the shared address; the kernel deals connections out to all who listen on it.
+    """Open a shared address: the kernel distributes connections over its listeners.
 
     `::` is every address, of IPv4 as well.
     """
@@ -320,15 +321,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def set_socket_options(listening: socket.socket, settings: Settings) -> None:
-    """Set what accepted connections inherit (tcp(7))."""
+    """Set the options that accepted connections inherit (tcp(7))."""
     listening.setblocking(False)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-    # A vanished peer acknowledges nothing; one that reads nothing is told first.
-    patience = int((settings.client_timeout + settings.close_timeout + _GRACE) * 1000)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_BYTES)
+    # For vanished peers; a client that reads nothing is sent a reason before this.
+    timeout = int(
+        (settings.client_timeout + settings.close_timeout + _USER_TIMEOUT_MARGIN_SECS) * 1000
+    )
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
 
 
 def url_of(listening: socket.socket, scheme: str) -> str:
-    """Spell where it listens as a URL."""
+    """Return the URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -64,7 +64,11 @@ async def test_requests_and_clients_are_told_by_their_connection(start: Start) -
             pass
         await until(lambda: any(line["event"] == "client gone" for line in lines))
     told = [line for line in lines if "connection" in line]
-    assert [line["event"] for line in told] == ["answered", "client connected", "client gone"]
+    assert [line["event"] for line in told] == [
+        "request answered",
+        "client connected",
+        "client gone",
+    ]
     first, second, third = (line["connection"] for line in told)
     assert first != second == third
     assert {"route": "/sse", "status": 400}.items() <= told[0].items()

@@ -282,8 +282,8 @@ async def test_a_gateway_short_of_descriptors_refuses_clients_alone(
             process.kill()
             await process.wait()
     events = [json.loads(line) for line in stderr.splitlines()]
-    said = [event for event in events if event["event"] == "connections refused"]
-    assert [event["why"] for event in said] == ["descriptors"]
+    rejected = [event for event in events if event["event"] == "connection rejected"]
+    assert [event["reason"] for event in rejected] == ["descriptors"]
 
 
 @pytest.mark.parametrize(
