@@ -73,7 +73,7 @@ async def test_every_key_can_be_read_as_it_says(short_path: Path) -> None:
     up = Up(short_path, str(short_path), "--demo", *limits)
     try:
         await up.ready()
-        (server,) = up.lines("embedded redis runs")
+        (server,) = up.lines("embedded redis started")
         url = f"ws://127.0.0.1:{up.port}"
         environment = {
             **os.environ,

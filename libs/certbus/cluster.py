@@ -89,6 +89,11 @@ class LogStatus(msgspec.Struct, frozen=True):
     skip_at: int | None = None
     alarms_by_kind: dict[str, int] = {}
 
+    @property
+    def size(self) -> int:
+        """Entries in the log by its newest tree head, which may not be verified yet."""
+        return max(self.tree_size or 0, self.newest or 0)
+
 
 class ProcessInfo(msgspec.Struct, frozen=True):
     """A worker or gateway that is alive.

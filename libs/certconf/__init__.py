@@ -1,20 +1,19 @@
 """One validated configuration from defaults < config.yaml < CERTSTREAM_* < command line.
 
-`load` is the way in and `Config` (settings.py, the list of every setting) the result. Between
-them lie small steps, a module each:
+`load` returns a `Config`; settings.py lists every setting. The steps, a module each:
 
-    document.py     YAML text -> nodes that remember the file and line they came from
-    environment.py  CERTSTREAM_* variables -> nodes that remember their variable
-    peers.py        keys of certstream-server-rust's file: older names, and those without a
-                    meaning here
-    hosts.py        what a host may be called
-    build.py        nodes -> frozen structs, collecting every problem on the way
+    yaml_document.py YAML text -> nodes with file and line
+    env_vars.py      CERTSTREAM_* variables -> nodes with their variable
+    compat_rust.py   keys of certstream-server-rust's file: older names, and unused settings
+    hosts.py         syntax of host names
+    build.py         nodes -> frozen structs; collects every problem
+    loading.py       merges the sources, and checks settings that depend on each other
 
-A configuration may change while a service runs: live.py says what of it then applies, and
-present.py holds the one to go by.
+While a service runs, its configuration may change: reload_policy.py states which settings then
+apply, and current.py holds the current one.
 
-Nothing here starts, connects or logs anything: what the operator should be told comes back as
-`Config.notices`, what is wrong as one `ConfigError` that names every problem at once.
+Nothing here starts, connects or logs anything: `Config.notices` has what to log, and one
+`ConfigError` has every problem. Tests: tests/certconf.
 """
 
 from certconf.current import ConfigHolder

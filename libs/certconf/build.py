@@ -1,7 +1,7 @@
-"""Nodes -> frozen structs, with every problem collected on the way.
+"""Nodes -> frozen structs; collects every problem.
 
-The structs of settings.py say what is allowed: msgspec converts and checks each value, this
-module walks, so that one wrong value does not hide the next, and words the messages.
+The types of settings.py state what is valid: msgspec converts and checks each value. This module
+visits every value, so that one invalid value does not hide the next, and writes the messages.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from certconf.yaml_document import YamlNode
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-#: How the types without a Meta description are called.
+#: Type without a Meta description -> its name in messages.
 _NAMES: Final[Mapping[object, str]] = {
     bool: "true or false",
     int: "a whole number",
@@ -31,7 +31,7 @@ _NAMES: Final[Mapping[object, str]] = {
     Secret: "text",
     RedisURL: "a redis://, rediss:// or unix:// URL",
 }
-_SHOWN: Final = 60
+_MAX_SHOWN_CHARS: Final = 60
 
 
 def build(
@@ -41,16 +41,16 @@ def build(
     key: str = "",
     base: S | None = None,
 ) -> S | None:
-    """The struct that `node`'s members make; None if a required one is missing or wrong.
+    """Return the struct of `node`'s members; None if a required one is missing or invalid.
 
-    A wrong optional member leaves the default, so that the checks after this see a whole struct.
+    An invalid optional member gets its default, so that later checks have a complete struct.
 
     Args:
         cls: a frozen struct of settings.py.
-        node: a mapping, or null for nothing but defaults.
-        problems: where everything wrong is added.
-        key: the dotted key of `node`, for the messages.
-        base: has what `node` leaves out; None if only the defaults of `cls` do.
+        node: a mapping, or null for the defaults.
+        problems: gets every problem.
+        key: the dotted key of `node`, for messages.
+        base: has the values that `node` omits; None: the defaults of `cls`.
     """
     if node.value is None:
         node = YamlNode({}, node.origin)
@@ -88,7 +88,7 @@ def build(
 
 
 def iter_settings(cls: type[msgspec.Struct] = Config, key: str = "") -> Iterator[str]:
-    """Every dotted setting there is, except those of list items."""
+    """Yield every dotted setting, except those of list items."""
     for field in msgspec.structs.fields(cls):
         if cls is Config and field.name in FACTS:
             continue
@@ -102,7 +102,7 @@ def iter_settings(cls: type[msgspec.Struct] = Config, key: str = "") -> Iterator
 def _value(
     kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem], default: object = None
 ) -> Any:
-    """The value of one setting, or UNSET after reporting what is wrong with it."""
+    """Return the value of one setting, or UNSET after reporting its problem."""
     inner, optional = _without_none(kind)
     if node.value is None and optional:
         return None
@@ -143,11 +143,11 @@ def _scalar(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem]) 
     if value is not None and node.text is not None and _is_text(kind):
         value = node.text.lower() if get_origin(kind) is Literal else node.text
     if node.value is False and get_origin(kind) is Literal and "off" in get_args(kind):
-        value = "off"  # as YAML reads it on the command line
+        value = "off"  # in YAML of the command line, `off` is false
     try:
         return msgspec.convert(value, kind, strict=False, dec_hook=_custom)
     except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
-        # Of our own types the cause says what is wrong, and repeats no secret.
+        # For our own types, the cause is the reason, without a secret.
         why = f": {error.__cause__}" if isinstance(error.__cause__, WrongForm) else ""
         problems.append(
             _problem(node, key, f"{allowed_values(kind)}{why}", secret=_is_secret(kind))
@@ -156,17 +156,17 @@ def _scalar(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem]) 
 
 
 def _custom(kind: type, value: object) -> object:
-    """The types msgspec does not know."""
+    """Convert a value to a type that msgspec does not know."""
     if not isinstance(value, str) or not value:
         raise ValueError("not a text")
     if kind is not Path:
-        value.encode()  # bytes that are not UTF-8, from a variable, have no other place
+        value.encode()  # fails for bytes of a variable that are not UTF-8
         return kind(value)
     if "\0" in value:
         raise WrongForm("a path has no NUL")
     try:
         return Path(value).expanduser()
-    except RuntimeError as error:  # pathlib's own: no such user, or no home directory
+    except RuntimeError as error:  # of pathlib: no such user, or no home directory
         raise WrongForm(str(error)) from None
 
 
@@ -175,7 +175,7 @@ def _problem(node: YamlNode, key: str, allowed: str, *, secret: bool = False) ->
 
 
 def _given(node: YamlNode, *, secret: bool) -> str:
-    """What was written, short and on one line; a secret and a whole section never."""
+    """Return the invalid value, short and on one line, without a secret or a section."""
     if node.value is None:
         return "an empty value"
     if isinstance(node.value, dict):
@@ -185,21 +185,21 @@ def _given(node: YamlNode, *, secret: bool) -> str:
     if secret:
         return "this value (not shown)"
     text = repr(node.text) if isinstance(node.value, str) else str(node.text)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
 
 
 def _hint(name: str, fields: Mapping[str, object]) -> str:
-    """The nearest setting: of this section first, then of any."""
+    """Return the nearest setting: of this section first, then of any."""
     if near := difflib.get_close_matches(name, fields, 1):
         return f": did you mean {near[0]}?"
     everywhere = {setting.rpartition(".")[2]: setting for setting in iter_settings()}
     if near := difflib.get_close_matches(name, everywhere, 1, 0.75):
         return f" here: did you mean {everywhere[near[0]]}?"
-    return f" here: there are {', '.join(sorted(fields))}"
+    return f" here: expected {', '.join(sorted(fields))}"
 
 
 def allowed_values(kind: Any) -> str:
-    """What a type and its constraints allow, in words."""
+    """Return a description of the values that a type and its constraints allow."""
     kind, _ = _without_none(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"

@@ -1,7 +1,7 @@
-"""Keys of certstream-server-rust's config.yaml that are spelt differently here, or mean nothing.
+"""Keys of certstream-server-rust's config.yaml that have another name here, or are unused.
 
-Its files load unchanged: an older name sets what took its place, a key without a meaning is
-accepted with a notice that says what takes over its purpose.
+Its files load unchanged: an older name sets the present setting; an unused key is accepted, with a
+notice that names the setting or mechanism with its purpose.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Final
 
 from certconf.yaml_document import YamlNode
 
-#: Names of older releases -> the setting of today.
+#: Names of older releases -> the present setting.
 RENAMED: Final[Mapping[str, str]] = {
     "rate_limit.free_max_tokens": "rate_limit.max_tokens",
     "rate_limit.free_refill_rate": "rate_limit.refill_rate",
@@ -22,7 +22,7 @@ RENAMED: Final[Mapping[str, str]] = {
     "rate_limit.premium_burst": "rate_limit.premium.burst",
 }
 
-#: Settings without a meaning here -> what takes their place.
+#: Unused settings -> their replacement.
 UNUSED: Final[Mapping[str, str]] = {
     "buffer_size": "retention.full, .lite and .domains limit how far back each client can read",
     "dedup.capacity": "dedup.ttl_secs limits deduplication by time, without a number",
@@ -37,7 +37,7 @@ UNUSED: Final[Mapping[str, str]] = {
 
 
 def apply_aliases(settings: YamlNode, notices: list[str]) -> None:
-    """Move older names to where they belong, and take out what means nothing here."""
+    """Rename older names, and remove unused settings."""
     for old, new in RENAMED.items():
         if (node := _take(settings, old)) is None:
             continue
@@ -52,9 +52,9 @@ def apply_aliases(settings: YamlNode, notices: list[str]) -> None:
 
 
 def set_path(settings: YamlNode, key: str, node: YamlNode, *, replace: bool = True) -> bool:
-    """Put `node` at the dotted `key`, making the sections on the way; say whether it was put.
+    """Set the dotted `key` to `node`, creating its sections; return whether it was set.
 
-    A section that is no mapping stays as it is: build.py says what is wrong with it.
+    A section that is not a mapping stays; build.py reports it.
     """
     *sections, name = key.split(".")
     for section in sections:

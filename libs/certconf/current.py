@@ -1,4 +1,4 @@
-"""The configuration as it is now, for whoever goes by it for longer than a moment."""
+"""The current configuration of a process."""
 
 import asyncio
 from collections import Counter
@@ -7,11 +7,13 @@ from certconf.settings import Config
 
 
 class ConfigHolder:
-    """Holds the newest configuration, and tells when there is a newer one.
+    """Holds the newest valid configuration, and wakes those that wait for a newer one.
+
+    Shared by all tasks of a process; only its `ConfigReloader` writes it.
 
     Attributes:
-        config: the newest that could be used.
-        reloads: how often it was read again, by result: "applied", "unchanged", "refused".
+        config: the newest valid configuration.
+        reloads: count of reloads by result: "applied", "unchanged", "refused".
     """
 
     def __init__(self, config: Config) -> None:
@@ -20,13 +22,13 @@ class ConfigHolder:
         self._replaced = asyncio.Event()
 
     def replace(self, config: Config) -> None:
-        """Go by another configuration from now on."""
+        """Replace the configuration."""
         self.config = config
         replaced, self._replaced = self._replaced, asyncio.Event()
         replaced.set()
 
     async def wait_for_change(self, than: Config) -> Config:
-        """Wait until there is another configuration than that one; of several the newest."""
+        """Wait until the configuration is another than that one, and return the newest."""
         while self.config is than:
             await self._replaced.wait()
         return self.config

@@ -1,6 +1,6 @@
-"""The variables: which setting each one sets, and how its text is read.
+"""The CERTSTREAM_* variables: the setting of each one, and the format of its text.
 
-An empty variable is one that is not set: compose files pass unset ones on as empty.
+An empty variable counts as unset: Compose files pass on unset ones as empty.
 """
 
 import difflib
@@ -73,7 +73,7 @@ _OTHERS: Final = frozenset({"CONFIG", "OVERRIDES"})
 _COMMA_SEPARATED: Final = frozenset({"AUTH_TOKENS"})
 _YAML: Final = frozenset({"LOG_LISTS"})
 
-#: What Kubernetes sets in every container beside a Service named `certstream`.
+#: Variables that Kubernetes sets in every container of a namespace with a Service `certstream`.
 _SERVICE_LINK: Final = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)|SERVICE_PORT_")
 _SERVICE_PORT: Final = re.compile(r"(tcp|udp)://")
 
@@ -81,7 +81,7 @@ _SERVICE_PORT: Final = re.compile(r"(tcp|udp)://")
 def read(
     environ: Mapping[str, str], problems: list[ConfigProblem], notices: list[str]
 ) -> dict[str, YamlNode]:
-    """The settings that variables make, by dotted key."""
+    """Return the settings of the variables, by dotted key."""
     settings: dict[str, YamlNode] = {}
     for variable, text in sorted(environ.items()):
         name = variable.removeprefix(PREFIX)
@@ -90,7 +90,7 @@ def read(
         if name == "PORT" and _SERVICE_PORT.match(text):
             notices.append(
                 f"{variable}={text} is Kubernetes' link to a Service named certstream, not a port: "
-                "ignored (enableServiceLinks: false in the pod keeps it away)"
+                "ignored (enableServiceLinks: false in the pod prevents it)"
             )
         elif name in SETTINGS:
             settings[SETTINGS[name]] = _node(name, text, SourceLocation(variable), problems)

@@ -1,10 +1,10 @@
-"""What is wrong with a configuration, told so that one reading is enough to mend it."""
+"""Problems of a configuration, each with its location, the invalid value and the valid ones."""
 
 import msgspec
 
 
 class SourceLocation(msgspec.Struct, frozen=True):
-    """Where a value was written: a file and line, a variable, or the command line."""
+    """The source of a value: a file and line, a variable, or the command line."""
 
     source: str
     line: int | None = None
@@ -14,13 +14,13 @@ class SourceLocation(msgspec.Struct, frozen=True):
 
 
 class ConfigProblem(msgspec.Struct, frozen=True):
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        origin: where it was written.
-        key: the dotted setting, like `ct_log.batch_size` or `custom_logs[0].url`; empty when the
-            file as a whole is meant.
-        message: what was given, and what is allowed instead.
+        origin: source of the value.
+        key: the dotted setting, like `ct_log.batch_size` or `custom_logs[0].url`; empty for the
+            whole file.
+        message: the invalid value, and the valid ones.
     """
 
     origin: SourceLocation
@@ -32,11 +32,11 @@ class ConfigProblem(msgspec.Struct, frozen=True):
 
 
 class WrongForm(ValueError):
-    """A text is not what its setting needs; says why, without the text."""
+    """A text is invalid for its setting. The message has the reason, without the text."""
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` has every reason, in the order written."""
+    """The configuration is invalid; `problems` has every problem, in the order of the files."""
 
     def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
         super().__init__(*problems)

@@ -1,4 +1,4 @@
-"""A configuration for people and programs to read: by dotted names, without secrets."""
+"""A configuration by dotted names, without secrets."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from certconf.settings import Config
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Every setting, by its dotted name, in types that JSON has. Secrets are masked."""
-    found: dict[str, Any] = {}
+    """Return every setting by its dotted name, in types of JSON. Secrets are masked."""
+    values: dict[str, Any] = {}
     for key in iter_settings():
         value: Any = config
         for name in key.split("."):
             value = getattr(value, name)
-        found[key] = _without_unset(msgspec.to_builtins(value, enc_hook=str))
-    return found
+        values[key] = _without_unset(msgspec.to_builtins(value, enc_hook=str))
+    return values
 
 
 def _without_unset(value: Any) -> Any:
-    """Items of lists without what was not set in them."""
+    """Return the items of a list without their unset members."""
     if not isinstance(value, list | tuple):
         return value
     return [

@@ -1,22 +1,22 @@
-"""Names and addresses of hosts, as settings have them."""
+"""Names and addresses of hosts in settings."""
 
 import re
 from ipaddress import ip_address
 from typing import Final
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
-_LONGEST: Final = 253  # characters (RFC 1035 section 2.3.4)
+_MAX_CHARS: Final = 253  # RFC 1035 section 2.3.4
 
 
 def is_host(text: str) -> bool:
-    """Whether a resolver takes a text: an address (IPv6 without brackets), or a name in ASCII.
+    """Return whether a text is an address (IPv6 without brackets) or a host name in ASCII.
 
-    Underscores are part of names of containers. A name that is not ASCII has to be given as it
-    is in the DNS (`xn--…`).
+    Underscores are valid, as names of containers have them. A name that is not ASCII needs the form
+    of the DNS (`xn--…`).
     """
     try:
         ip_address(text)
     except ValueError:
         labels = text.removesuffix(".").split(".")
-        return len(text) <= _LONGEST and all(_LABEL.fullmatch(label) for label in labels)
+        return len(text) <= _MAX_CHARS and all(_LABEL.fullmatch(label) for label in labels)
     return True

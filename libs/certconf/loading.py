@@ -1,4 +1,4 @@
-"""From the four places a setting can come from to one Config."""
+"""Merge the four sources of settings into one Config."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from certconf.secret import RedisURL
 from certconf.settings import GOOGLE_LIST, Config, LogList
 from certconf.yaml_document import DocumentError, YamlNode, iter_nodes, parse, to_builtin
 
-#: Where the file is looked for when CERTSTREAM_CONFIG does not say.
+#: Default paths of the file, when CERTSTREAM_CONFIG is unset.
 FILES: Final = ("config.yaml", "config.yml", "/etc/certstream/config.yaml")
 COMMAND_LINE: Final = SourceLocation("command line")
 _SYSTEM_STATE: Final = Path("/var/lib/certstream-server")
@@ -30,13 +30,13 @@ def load(
     """Read, merge and check every setting.
 
     Args:
-        path: the configuration file; None looks for CERTSTREAM_CONFIG, then `FILES`, and does
-            without one if there is none.
-        environ: the environment, `os.environ` outside tests.
-        overrides: dotted setting -> value, from the command line; the strongest.
+        path: the configuration file; None: the one of CERTSTREAM_CONFIG, else the first that
+            exists of `FILES`, else no file.
+        environ: `os.environ`, except in tests.
+        overrides: dotted setting -> value of the command line, which takes precedence.
 
     Raises:
-        ConfigError: with every problem there is; nothing was started or changed.
+        ConfigError: with every problem.
     """
     return find_config_file(path, environ, overrides)[0]
 
@@ -46,9 +46,9 @@ def find_config_file(
     environ: Mapping[str, str],
     overrides: Mapping[str, object] | None = None,
 ) -> tuple[Config, Mapping[str, SourceLocation]]:
-    """As `load`, and where each setting was said: `ct_log.batch_size`, `custom_logs[0].url`.
+    """As `load`, with the source of each setting: `ct_log.batch_size`, `custom_logs[0].url`.
 
-    What was said nowhere has its default.
+    A setting without a source has its default.
     """
     problems: list[ConfigProblem] = []
     notices: list[str] = []
@@ -84,7 +84,7 @@ def find_config_file(
 
 
 def _find(path: Path | str | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to read: one that was named must exist, the usual ones may."""
+    """Return the file to read: a named one must exist, the default ones may."""
     if named := path or environ.get(f"{env_vars.PREFIX}CONFIG"):
         return Path(named)
     return next((file for file in map(Path, FILES) if file.is_file()), None)
@@ -101,7 +101,7 @@ def _read(file: Path, problems: list[ConfigProblem]) -> YamlNode:
 
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Settings that are fine alone and wrong together: the keys, and what is wrong."""
+    """Yield settings that contradict each other: the keys, and a message."""
     ct_log = config.ct_log
     if ct_log.retry_initial_delay_ms > ct_log.retry_max_delay_ms:
         keys = ("ct_log.retry_initial_delay_ms", "ct_log.retry_max_delay_ms")
@@ -114,7 +114,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("admin",), f"{config.admin[:60]!r} is neither host:port nor unix:<path>"
     if (config.tls_cert is None) != (config.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if config.tls_cert else ("tls_key", "tls_cert")
-        yield (given, missing), f"needs {missing} beside it"
+        yield (given, missing), f"needs {missing} as well"
     for setting in ("custom_logs", "static_logs", "log_lists"):
         for number, item in enumerate(getattr(config, setting) or ()):
             if _has_credentials(item.url):
@@ -126,7 +126,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _has_credentials(url: str) -> bool:
-    """Whether there is a user or a password in a URL (RFC 3986 section 3.2.1)."""
+    """Return whether a URL has a user or a password (RFC 3986 section 3.2.1)."""
     try:
         return "@" in urlsplit(url).netloc
     except ValueError:
@@ -134,7 +134,7 @@ def _has_credentials(url: str) -> bool:
 
 
 def _untrustworthy(log_list: LogList) -> str | None:
-    """Why nobody could tell a log list from a forged one, or what it says of that twice."""
+    """Return why a forged log list would be accepted, or why its settings contradict each other."""
     signed = log_list.signature_url is not None and log_list.key is not None
     some = log_list.signature_url is not None or log_list.key is not None
     try:
@@ -146,27 +146,29 @@ def _untrustworthy(log_list: LogList) -> str | None:
     if log_list.unsigned:
         if url.scheme != "http" or url.hostname in _LOOPBACK:
             return None
-        return "is unsigned, so it needs an https:// URL: on the way, anybody could change it"
+        return (
+            "is unsigned, so it needs an https:// URL: without TLS, it could be modified in transit"
+        )
     if signed or (not some and log_list.url == GOOGLE_LIST.url):
         return None
     return "needs signature_url and key, or unsigned: true to be trusted as it is"
 
 
 def _oddities(config: Config, file: Path | None) -> Iterator[str]:
-    """What is possible, and hardly meant."""
+    """Yield notices of valid settings that are probably mistakes."""
     auth = config.auth
     if auth.enabled and not (
         auth.tokens or auth.standard_tokens or auth.premium_tokens or auth.holders
     ):
-        yield "auth.enabled: there is no token, so nobody can connect: give some in auth.holders"
+        yield "auth.enabled: without a token, no client can connect: add some to auth.holders"
     if config.hot_reload.enabled and not (config.hot_reload.watch_path or file):
-        yield "hot_reload.enabled: there is no file to watch; SIGHUP makes a server read again"
+        yield "hot_reload.enabled: there is no file to watch; SIGHUP reloads the configuration"
 
 
 def _with_redis_password(
     config: Config, origins: Mapping[str, SourceLocation], problems: list[ConfigProblem]
 ) -> Config:
-    """The password from its file, in the URLs that carry none."""
+    """Add the password from its file to the URLs without one."""
     if config.redis_password_file is None:
         return config
     try:
@@ -191,7 +193,7 @@ def _with_redis_password(
 def _state_dir(
     config: Config, environ: Mapping[str, str], origins: Mapping[str, SourceLocation]
 ) -> Path:
-    """Where it was set, else where the XDG base directory specification puts state."""
+    """Return the configured directory, else that of the XDG base directory specification."""
     if "state_dir" in origins:
         return config.state_dir
     if base := environ.get("XDG_STATE_HOME"):

@@ -1,18 +1,18 @@
-"""Networks, as allow-lists and lists of proxies name them."""
+"""Networks of allow-lists and lists of proxies."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 
 class Network:
-    """One address, or all that begin alike: `192.0.2.7`, `10.0.0.0/8`, `2001:db8::/32`."""
+    """An address, or all with a common prefix: `192.0.2.7`, `10.0.0.0/8`, `2001:db8::/32`."""
 
     __slots__ = ("_network",)
 
     def __init__(self, text: str) -> None:
-        """Read an address with or without a prefix length; what follows the prefix is ignored.
+        """Parse an address with or without a prefix length; bits after the prefix are ignored.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: it is not one.
         """
         self._network = ip_network(text, strict=False)
 

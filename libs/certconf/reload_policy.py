@@ -1,8 +1,8 @@
-"""What of a changed configuration applies at once, and what waits for a restart.
+"""Which changed settings apply at once, and which need a restart.
 
-`USES` is the one place that says so, for every setting and every service. A service that reads its
-configuration again goes by `change`: what waits keeps the value with which the service started, so
-that nothing is half of one configuration and half of another.
+`POLICIES` states it for every setting and service. A service that reads its configuration again
+applies the result of `diff`: a setting that needs a restart keeps the value with which the service
+started, so that no part uses a mix of two configurations.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ Service = Literal["gateway", "ingestor", "up"]
 
 
 class ReloadPolicy(msgspec.Struct, frozen=True):
-    """Who goes by a setting.
+    """The services that use a setting.
 
     Attributes:
         live: services in which a new value applies at once.
@@ -31,7 +31,7 @@ _GATEWAY: Final = ReloadPolicy(live=("gateway",))
 _INGESTOR: Final = ReloadPolicy(live=("ingestor",))
 _REDIS: Final = ReloadPolicy(restart=("gateway", "ingestor", "up"))
 
-#: Setting, or section for all settings in it that do not stand here themselves -> who goes by it.
+#: Setting, or section for its settings that are not listed -> the services that use it.
 POLICIES: Final[Mapping[str, ReloadPolicy]] = {
     "host": ReloadPolicy(restart=("gateway", "up")),
     "port": ReloadPolicy(restart=("gateway", "up")),
@@ -71,12 +71,12 @@ POLICIES: Final[Mapping[str, ReloadPolicy]] = {
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What becomes of a configuration that was read again.
+    """The result of a reload.
 
     Attributes:
-        config: to go by from now on.
-        applied: settings with a new value in it that concern the service.
-        waiting: settings that keep their value until the service starts again.
+        config: the new current configuration.
+        applied: changed settings in it that the service uses.
+        waiting: changed settings that keep their value until the service restarts.
     """
 
     config: Config
@@ -84,12 +84,12 @@ class Change(msgspec.Struct, frozen=True):
     waiting: tuple[str, ...]
 
 
-def diff(service: Service, running: Config, wanted: Config) -> Change:
-    """Say what of `wanted` a service that goes by `running` may go by from now on."""
-    settings = list(changed_settings(running, wanted))
+def diff(service: Service, running: Config, loaded: Config) -> Change:
+    """Return the configuration of a service with `running` after it has read `loaded`."""
+    settings = list(changed_settings(running, loaded))
     waiting = tuple(setting for setting in settings if service in policy_of(setting).restart)
     applied = tuple(setting for setting in settings if service in policy_of(setting).live)
-    config = wanted
+    config = loaded
     for setting in waiting:
         config = _with(config, running, setting.split("."))
     return Change(config, applied, waiting)
@@ -98,7 +98,7 @@ def diff(service: Service, running: Config, wanted: Config) -> Change:
 def changed_settings(
     before: msgspec.Struct, after: msgspec.Struct, section: str = ""
 ) -> Iterator[str]:
-    """Every dotted setting that differs; a list counts as one setting."""
+    """Yield every dotted setting that differs; a list counts as one setting."""
     for field in before.__struct_fields__:
         if isinstance(before, Config) and field in FACTS:
             continue
@@ -112,14 +112,14 @@ def changed_settings(
 
 
 def policy_of(setting: str) -> ReloadPolicy:
-    """Who goes by a dotted setting."""
+    """Return the policy of a dotted setting."""
     while setting not in POLICIES:
         setting, _, _ = setting.rpartition(".")
     return POLICIES[setting]
 
 
 def _with(struct: Any, source: Any, path: list[str]) -> Any:
-    """`struct` with the value that `source` has at `path`."""
+    """Return `struct` with the value of `source` at `path`."""
     field, *rest = path
     value = getattr(source, field)
     if rest:

@@ -13,13 +13,13 @@ REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
 
 _DATABASE: Final = re.compile(r"(/\d{0,9})?", re.ASCII)
 _ANY: Final = re.compile(r".+", re.DOTALL)
-#: Options in the query of a Redis URL that redis-py understands and this server has use for.
+#: Supported options in the query of a Redis URL, as in redis-py.
 _OPTIONS: Final[Mapping[str, re.Pattern[str]]] = {
     "db": re.compile(r"\d{1,9}", re.ASCII),
     "username": _ANY,
     "password": _ANY,
 }
-#: The same for `rediss://`: whose certificate is trusted, and which one is shown.
+#: Additional options for `rediss://`.
 _TLS_OPTIONS: Final[Mapping[str, re.Pattern[str]]] = {
     "ssl_cert_reqs": re.compile(r"none|optional|required"),
     "ssl_check_hostname": re.compile(r"true|false", re.IGNORECASE),
@@ -32,9 +32,9 @@ _TLS_OPTIONS: Final[Mapping[str, re.Pattern[str]]] = {
 
 
 class Secret:
-    """Text that shows itself only when asked to by name.
+    """Text that only `reveal` returns.
 
-    Deliberately not a `str`: formatting, logging and encoding one by accident yield the mask.
+    Not a `str`: formatting, logging or encoding one by accident yields the mask.
     """
 
     __slots__ = ("_text",)
@@ -43,7 +43,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself."""
+        """Return the text."""
         return self._text
 
     def __eq__(self, other: object) -> bool:
@@ -60,16 +60,15 @@ class Secret:
 
 
 class RedisURL(Secret):
-    """Where Redis is: `redis://`, `rediss://` (TLS) or `unix://`; `str()` masks its password."""
+    """A URL of Redis: `redis://`, `rediss://` (TLS) or `unix://`; `str()` masks its password."""
 
     __slots__ = ()
 
     def __init__(self, text: str) -> None:
-        """Check the URL's form.
+        """Check the syntax of the URL.
 
         Raises:
-            WrongForm: it is not the URL of a Redis; says why, without any of the text but the
-                names of options.
+            WrongForm: it is invalid. The message has no part of the text except names of options.
         """
         try:
             parts = urlsplit(text)
@@ -92,7 +91,7 @@ class RedisURL(Secret):
         super().__init__(text)
 
     def with_password(self, password: str) -> "RedisURL":
-        """The same URL with `password`, unless it carries one already."""
+        """Return the URL with `password`, unless it has one already."""
         parts = urlsplit(self._text)
         if parts.password is not None:
             return self
@@ -104,7 +103,7 @@ class RedisURL(Secret):
         user, at, host = parts.netloc.rpartition("@")
         if at:
             host = f"{user.partition(':')[0]}:{MASK}@{host}"
-        # redis-py also takes the password from the query (`?password=`); none of it is shown.
+        # redis-py also accepts the password in the query (`?password=`), which is masked whole.
         return urlunsplit((parts.scheme, host, parts.path, MASK if parts.query else "", ""))
 
 

@@ -1,7 +1,7 @@
-"""YAML text -> nodes that remember where they were written.
+"""YAML text -> nodes with their file and line.
 
-PyYAML parses; this module keeps the marks that `yaml.safe_load` throws away, and refuses what a
-configuration never needs: a second value for a key, and aliases that unfold without end.
+PyYAML parses; this module keeps the marks that `yaml.safe_load` discards, and rejects what no
+configuration needs: a second value for a key, and aliases that expand beyond a limit.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class YamlNode(msgspec.Struct, frozen=True):
 
     Attributes:
         value: a dict or a list of nodes, or a scalar as YAML resolves it.
-        text: a scalar as it was written, so that a text setting takes `0123` or `off` literally.
+        text: a scalar as in the file, so that a text setting gets `0123` or `off` literally.
     """
 
     value: object
@@ -33,7 +33,7 @@ class YamlNode(msgspec.Struct, frozen=True):
 
 
 class DocumentError(Exception):
-    """The text is no configuration at all."""
+    """The text cannot be parsed as a configuration."""
 
     def __init__(self, problem: ConfigProblem) -> None:
         super().__init__(problem)
@@ -41,15 +41,15 @@ class DocumentError(Exception):
 
 
 def parse(data: bytes, source: str, problems: list[ConfigProblem]) -> YamlNode:
-    """The nodes of one YAML document; an empty one is an empty mapping.
+    """Return the nodes of one YAML document; an empty one is an empty mapping.
 
     Args:
-        data: the file as it is.
-        source: how messages call it.
-        problems: where keys given twice are reported; the first one counts.
+        data: content of the file.
+        source: its name in messages.
+        problems: gets duplicate keys, of which the first one counts.
 
     Raises:
-        UnusableError: not YAML, or too much of it.
+        DocumentError: not YAML, or too large.
     """
     if len(data) > MAX_BYTES:
         raise _unusable(source, None, f"is larger than {MAX_BYTES} bytes")
@@ -69,13 +69,13 @@ def parse(data: bytes, source: str, problems: list[ConfigProblem]) -> YamlNode:
 
 
 def scalar(text: str, origin: SourceLocation) -> YamlNode:
-    """A node of text from outside a file, read as YAML reads a plain scalar."""
+    """Return the node of a text that is not in a file, resolved like a plain scalar of YAML."""
     tag = _SCALARS.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return YamlNode(_resolved(yaml.ScalarNode(tag, text)), origin, text)
 
 
 def to_builtin(value: object, origin: SourceLocation) -> YamlNode:
-    """A node of a Python value: what `yaml.safe_load` makes, nested as it likes."""
+    """Return the node of a Python value, as of `yaml.safe_load`."""
     if isinstance(value, dict):
         return YamlNode({str(key): to_builtin(item, origin) for key, item in value.items()}, origin)
     if isinstance(value, list | tuple):
@@ -86,7 +86,7 @@ def to_builtin(value: object, origin: SourceLocation) -> YamlNode:
 
 
 def unfolded(node: YamlNode) -> object:
-    """A node as dicts, lists, None and texts as they were written: `plain` makes the same of it."""
+    """Return a node as dicts, lists, None and literal texts; `to_builtin` is the inverse."""
     if isinstance(node.value, dict):
         return {name: unfolded(child) for name, child in node.value.items()}
     if isinstance(node.value, list):
@@ -95,7 +95,7 @@ def unfolded(node: YamlNode) -> object:
 
 
 def iter_nodes(node: YamlNode, key: str = "") -> Iterator[tuple[str, YamlNode]]:
-    """Every node below `node` with its dotted key, in the order written."""
+    """Yield every node below `node` with its dotted key, in the order of the document."""
     if isinstance(node.value, dict):
         members = ((f"{key}.{name}" if key else name, child) for name, child in node.value.items())
     elif isinstance(node.value, list):
@@ -108,7 +108,7 @@ def iter_nodes(node: YamlNode, key: str = "") -> Iterator[tuple[str, YamlNode]]:
 
 
 class _MergeKeyResolver:
-    """One pass over the composed tree, counting nodes: an alias is counted each time it is met."""
+    """One pass over the composed tree that counts nodes; each use of an alias counts."""
 
     def __init__(self, source: str, problems: list[ConfigProblem]) -> None:
         self._source = source
@@ -146,7 +146,7 @@ class _MergeKeyResolver:
 
 
 def _resolved(node: yaml.Node) -> object:
-    """The scalar as YAML means it; a text where its tag is one no configuration has use for."""
+    """Return the value of a scalar by its tag; its text, if the tag is unsupported."""
     try:
         return _SCALARS.construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError, OverflowError, LookupError, TypeError, AttributeError):

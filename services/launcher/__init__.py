@@ -1,15 +1,15 @@
-"""The command `certstream-server`: what a person or a container starts.
+"""The command `certstream-server`.
 
-    cli.py         the subcommands and their options
-    options.py     options that are settings, and the Config they make
-    logsetup.py    where log lines go, and in which form
-    service.py     one service in this process, from its first signal handler to its last
-    health.py      whether a server answers: what a container's health check runs
-    reloading.py   reading the configuration again while a service runs; watching.py: its file
-    configuration.py: the command that prints the settings, and where each was said
-    supervisor.py  child processes: started, restarted, stopped, none left behind
-    up/            everything on one machine: Redis, services, the panel on a terminal
-    tail/          a client: domains or JSON from a server or from Redis
+    cli.py         the table of subcommands
+    options.py     options that set settings, and the Config that they make
+    commands/      a module or folder per subcommand, with `add_arguments` and `run`
+    runtime/       processes: signals, logging, configuration reload, children, the embedded Redis
+    terminal.py    output to a terminal
+    healthcheck.py the health check of the container image
 
-Services are imported only by the command that runs them.
+A service is imported only by its own command, and only its entry point: `gateway.app`,
+`ingestor.app`, `simlog.cli`. One `ConfigReloader` per process reads the configuration again; only
+it writes the `ConfigHolder` of that process.
+
+Tests: tests/launcher; tests/e2e/test_reload.py for the reload of running services.
 """

@@ -1,8 +1,8 @@
-"""Where `certstream-server` and `python -m launcher` begin.
+"""Entry point of `certstream-server` and `python -m launcher`.
 
-SIGHUP, which asks a service to read its configuration again, ends a process that has no handler
-for it. So it is blocked before anything else is imported; `cli.main` unblocks it in the commands
-that end on it.
+SIGHUP makes a service read its configuration again, and ends a process that has no handler for it.
+So it is blocked before anything else is imported; `cli.main` unblocks it in the commands that end
+on it.
 """
 
 import signal

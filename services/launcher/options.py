@@ -1,7 +1,7 @@
-"""Options that are settings, and the Config they make of defaults, file, variables and themselves.
+"""Options that set settings, and the Config of command line, variables, file and defaults.
 
-A setting given on the command line travels to child processes in their environment, so that a
-child ends with the very configuration its parent checked.
+A supervising `up` passes the settings of its command line to its children in their environment, so
+that a child reads the same configuration as its parent.
 """
 
 import argparse
@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from certconf import Config, ConfigProblem, load, yaml_document
+from certconf import Config, ConfigError, ConfigProblem, load, yaml_document
+from certconf.errors import SourceLocation
 from launcher.runtime.logging_setup import FORMATS
 
-#: Option -> the setting it is a short form of.
+#: Option -> the setting that it sets.
 _SETTINGS: Final[Mapping[str, str]] = {
     "host": "host",
     "port": "port",
@@ -25,22 +26,20 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "admin": "admin",
 }
 
-
 #: The variable in which `up` passes the settings of its command line to its children, as JSON.
-_PASSED: Final = "CERTSTREAM_OVERRIDES"
+_OVERRIDES: Final = "CERTSTREAM_OVERRIDES"
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:
-    """Options that every command with a configuration has."""
+    """Declare the options of every command that has a configuration."""
     group = parser.add_argument_group(
         "configuration",
-        "Options win over CERTSTREAM_* variables, those over config.yaml, that over the defaults.",
+        "Precedence: options, then CERTSTREAM_* variables, then config.yaml, then defaults.",
     )
     group.add_argument(
         "--config",
         metavar="FILE",
-        help="the configuration file (default: $CERTSTREAM_CONFIG, else ./config.yaml if there "
-        "is one)",
+        help="configuration file (default: $CERTSTREAM_CONFIG, else ./config.yaml if it exists)",
     )
     group.add_argument(
         "--set",
@@ -52,41 +51,40 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
         help="any setting, its value as YAML: --set streams.full=false --set 'log_lists=[]'",
     )
     group.add_argument("--redis-url", metavar="URL", help="redis://, rediss:// or unix://")
-    group.add_argument("--state-dir", metavar="DIR", help="where an embedded Redis keeps its data")
+    group.add_argument("--state-dir", metavar="DIR", help="directory of an embedded Redis' data")
     group.add_argument("--log-level", metavar="LEVEL", help="debug, info, warn or error")
     group.add_argument(
         "--log-format",
         choices=FORMATS,
         default="auto",
-        help="auto: for reading on a terminal, JSON elsewhere",
+        help="auto: console on a terminal, else json",
     )
-    # Set by a supervising `up`: the child ends with it, and repeats nothing it already said.
+    # Set by a supervising `up`: the child ends with it, and does not repeat its notices.
     parser.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
 
 
-def add_listening(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Options of commands that clients connect to."""
+def add_listening(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of commands that clients connect to."""
     group = parser.add_argument_group("listening")
     group.add_argument("--host", metavar="ADDRESS", help="address to listen on (0.0.0.0)")
     group.add_argument("--port", metavar="PORT", help="port to listen on (8080)")
-    return group
 
 
 def add_admin(parser: argparse.ArgumentParser, pages: str) -> None:
-    """The option of commands that are one process, which gives these pages there."""
+    """Declare the option of commands that are one process with an admin listener."""
     parser.add_argument(
         "--admin",
         metavar="ADDRESS",
         type=_admin_address,
-        help=f"HOST:PORT or unix:PATH where this one process alone gives {pages}",
+        help=f"admin listener (HOST:PORT or unix:PATH) serving {pages} for this process",
     )
 
 
 def add_start(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that follow logs."""
+    """Declare the options of commands that follow logs."""
     group = parser.add_argument_group(
         "where to start",
-        "For logs that Redis does not know yet; the others go on where they stopped.",
+        "Applies to logs not yet in Redis; others resume at their stored position.",
     ).add_mutually_exclusive_group()
     group.add_argument(
         "--from-start",
@@ -100,48 +98,62 @@ def add_start(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def configuration(options: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
-    """The Config, and the settings of the command line alone.
+def configuration(args: argparse.Namespace) -> tuple[Config, dict[str, Any]]:
+    """Return the Config, and the settings of the command line alone.
 
     Raises:
-        certconf.ConfigError: with everything that is wrong.
+        certconf.ConfigError: with every problem.
     """
-    overrides = overrides_of(options)
-    return load(options.config, os.environ, overrides), overrides
+    overrides = overrides_of(args)
+    return load(args.config, os.environ, overrides), overrides
 
 
-def reader(options: argparse.Namespace, config: Config) -> Callable[[], Config]:
-    """What reads again what `configuration` has read: the same file, even if it has gone."""
-    return partial(load, config.file or options.config, os.environ, overrides_of(options))
+def configuration_with_redis(args: argparse.Namespace) -> Config:
+    """Return the Config of a command that starts no Redis.
+
+    Raises:
+        certconf.ConfigError: with every problem; one is a missing `redis_url`.
+    """
+    config, _ = configuration(args)
+    if config.redis_url is None:
+        origin = SourceLocation(str(config.file or "command line"))
+        missing = "is needed (or CERTSTREAM_REDIS_URL, --redis-url); `up` starts a Redis of its own"
+        raise ConfigError((ConfigProblem(origin, "redis_url", missing),))
+    return config
 
 
-def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the command line, by dotted name."""
-    supervised = getattr(options, "parent_pid", None) is not None
-    passed = os.environ.get(_PASSED) if supervised else None
-    overrides: dict[str, Any] = {**json.loads(passed or "{}"), **dict(options.assignments)}
+def reader(args: argparse.Namespace, config: Config) -> Callable[[], Config]:
+    """Return a function that reads a configuration again: the same file, even if it is missing."""
+    return partial(load, config.file or args.config, os.environ, overrides_of(args))
+
+
+def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the command line, by dotted name."""
+    supervised = getattr(args, "parent_pid", None) is not None
+    inherited = os.environ.get(_OVERRIDES) if supervised else None
+    overrides: dict[str, Any] = {**json.loads(inherited or "{}"), **dict(args.assignments)}
     for option, setting in _SETTINGS.items():
-        if (value := getattr(options, option, None)) is not None:
+        if (value := getattr(args, option, None)) is not None:
             overrides[setting] = value
     return overrides
 
 
 def arguments(config: Config) -> Sequence[str]:
-    """The arguments with which a child process, in `environment`, makes the same Config."""
+    """Return the arguments with which a child process, in `environment`, makes the same Config."""
     return [f"--config={config.file}"] if config.file else []
 
 
 def environment(overrides: Mapping[str, Any]) -> Mapping[str, str]:
-    """The environment of a child process, with the settings of its parent's command line.
+    """Return the environment of a child process, with the settings of its parent's command line.
 
-    Not arguments: everybody on a machine can read those of every process, and these settings may
+    Not arguments: every user of a machine can read those of every process, and these settings may
     hold the password of a Redis, or tokens.
     """
-    return {**os.environ, _PASSED: json.dumps(overrides)}
+    return {**os.environ, _OVERRIDES: json.dumps(overrides)}
 
 
 def count(text: str) -> int:
-    """The type of an option that says how many, for argparse."""
+    """Parse a number of things: the type of an option, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)

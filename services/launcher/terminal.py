@@ -1,9 +1,9 @@
-"""What is written for a person: to a terminal, or a pipe that may be closed.
+"""Output to a terminal, or to a pipe that may be closed.
 
-Names in certificates, descriptions and errors of logs, and messages of servers may hold characters
-that a terminal obeys or that change what a person reads: controls (C0, C1, with ESC the start of
-most commands) and format characters, which turn the direction of text. All of these, and only
-these, separators and unassigned characters are not printable for `str.isprintable`.
+Names in certificates, descriptions and errors of logs, and messages of servers may have characters
+that a terminal executes or that change the displayed text: controls (C0 and C1; ESC begins most
+commands) and format characters, which change the direction of text. Exactly these, separators and
+unassigned characters are not printable for `str.isprintable`.
 """
 
 import os
@@ -15,14 +15,14 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 _WHITESPACE: Final = frozenset("\t\n\r")
-_UNREADABLE: Final = "\N{REPLACEMENT CHARACTER}"
+_MARK: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def escape_control_chars(text: str, keep: str = "") -> str:
-    r"""Return text from outside with its unprintable characters as Python writes them: `\x1b`.
+    r"""Return text with its unprintable characters escaped as in Python: `\x1b`.
 
     Args:
-        text: of anybody.
+        text: untrusted.
         keep: characters that stay, as `\n` in a traceback.
     """
     if text.isprintable():
@@ -32,31 +32,31 @@ def escape_control_chars(text: str, keep: str = "") -> str:
     )
 
 
-def harmless_json(text: str) -> str:
-    r"""Return JSON for a terminal: the same value, its unprintable characters as `\uXXXX`."""
+def escape_json(text: str) -> str:
+    r"""Return JSON of the same value with its unprintable characters escaped: `\uXXXX`."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _in_json(c) for c in text)
+    return "".join(c if c.isprintable() else _escape_in_json(c) for c in text)
 
 
 def print_json(data: bytes) -> None:
-    """Print JSON on a line of its own: as it is, or on a terminal with its characters escaped."""
+    """Print JSON on one line, on a terminal with its unprintable characters escaped."""
     text = data.decode()
-    print(harmless_json(text) if sys.stdout.isatty() else text)
+    print(escape_json(text) if sys.stdout.isatty() else text)
 
 
-def _in_json(character: str) -> str:
-    if character in _WHITESPACE:  # outside of strings, as those cannot hold them (RFC 8259)
+def _escape_in_json(character: str) -> str:
+    if character in _WHITESPACE:  # between tokens, as strings cannot have it (RFC 8259)
         return " "
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
 class Printable:
-    """Something of rich's, with a mark for each unprintable character that is left in its text.
+    """A renderable of rich, with a mark for each unprintable character in its text.
 
     Args:
-        content: what to show; its styles and layout stay.
+        content: its styles and layout stay.
     """
 
     def __init__(self, content: RenderableType) -> None:
@@ -71,10 +71,10 @@ class Printable:
 
 
 def marked(text: str) -> str:
-    """Return text of the same length with a mark for each unprintable character but line ends."""
-    return "".join(c if c.isprintable() or c == "\n" else _UNREADABLE for c in text)
+    """Return text of the same length with a mark for each unprintable one, except line ends."""
+    return "".join(c if c.isprintable() or c == "\n" else _MARK for c in text)
 
 
 def silence_broken_pipe() -> None:
-    """Write the rest of the output nowhere, as with `| head`: else Python complains at its exit."""
+    """Discard the rest of the output, as with `| head`: Python would report an error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.runtime.run_service import exit_with_parent
+from launcher.runtime.supervisor import exit_with_parent
 from tests.adversity.faults import AnyFault, Server, draw
 from tests.adversity.run import NOT_QUIET, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables

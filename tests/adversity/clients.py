@@ -28,7 +28,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from launcher.runtime.run_service import exit_with_parent
+from launcher.runtime.supervisor import exit_with_parent
 from simlog.oracle.check_message import MessageForm
 from tests.e2e.clients import PATHS, events
 

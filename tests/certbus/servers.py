@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import redis
 
-from launcher.runtime.embedded_redis import exit_with_parent
+from launcher.runtime.supervisor import exit_with_parent
 
 
 def executables() -> dict[str, str]:
@@ -54,7 +55,7 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             # Also when the tests are killed. (It calls nothing but prctl.)
-            preexec_fn=exit_with_parent(),  # noqa: PLW1509
+            preexec_fn=partial(exit_with_parent, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
             env=self._environment(),
         )
         deadline = time.monotonic() + 20

@@ -49,11 +49,11 @@ def problems(
         ),
         (
             "streams: {zzzzzz: 1}",
-            "streams.zzzzzz: no such setting here: there are chain_der, domains_only, full, lite",
+            "streams.zzzzzz: no such setting here: expected chain_der, domains_only, full, lite",
         ),
         (
             "notices: [x]",
-            "config.yaml:1: notices: no such setting here: there are admin, allow, auth, base_path",
+            "config.yaml:1: notices: no such setting here: expected admin, allow, auth, base_path",
         ),
         ("streams: false", "config.yaml:1: streams: false is not a section with settings of its"),
         ("streams: {full: maybe}", "config.yaml:1: streams.full: 'maybe' is not true or false"),
@@ -110,7 +110,7 @@ def problems(
             "auth: {holders: [{name: a, token: t, tier: gold}]}",
             "auth.holders[0].tier: 'gold' is not one of free, standard, premium",
         ),
-        ("tls_key: k.pem", "config.yaml:1: tls_key: needs tls_cert beside it"),
+        ("tls_key: k.pem", "config.yaml:1: tls_key: needs tls_cert as well"),
         (
             "ct_log: {retry_initial_delay_ms: 9, retry_max_delay_ms: 8}",
             "config.yaml:1: ct_log.retry_initial_delay_ms: is above retry_max_delay_ms, 8",

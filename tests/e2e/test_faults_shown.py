@@ -14,8 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from certbus.connection import connect
 from certbus.keys import Keys
-from launcher.commands.status.collect import collect
-from launcher.commands.status.report import build_report
+from launcher.commands.status.watch import Collector
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, redis_server
 from tests.e2e.site import Site
@@ -48,10 +47,8 @@ class Watched:
 
     async def status(self) -> set[str]:
         """The codes that `status` shows."""
-        seen = await collect(self.client, Keys())
-        return {
-            each.code for each in build_report(seen, dict.fromkeys(seen.counts(), 0.0), 5).problems
-        }
+        report = await Collector(self.client, Keys(), 5).report()
+        return {each.code for each in report.problems}
 
     async def measured(self) -> set[str]:
         """The codes of which the metric is 1."""

@@ -114,11 +114,11 @@ async def test_clients_that_remain_allowed_miss_nothing(site: Site) -> None:
         path.write_text("auth: {enabled: fals\n")
         gateway.send(signal.SIGHUP)
         await until(
-            lambda: "configuration refused" in gateway.log.read_text(),
+            lambda: "configuration rejected" in gateway.log.read_text(),
             "the invalid configuration is logged",
             20,
         )
-        assert "config.yaml:" in gateway.log.read_text().partition("configuration refused")[2]
+        assert "config.yaml:" in gateway.log.read_text().partition("configuration rejected")[2]
         exchange(path, {**everything, "auth": auth})
 
         await until(site.everything_ingested, "all logs are ingested, the later one too", 90)

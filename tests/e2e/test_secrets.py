@@ -73,9 +73,7 @@ async def test_no_output_contains_them(directory: Path, port: int) -> None:
         outputs += [await request_all(up.port), await shown(config, url), command_lines(up)]
         config.write_text(yaml.safe_dump({**CONFIG, "auth": {"tokens": {"a": TOKENS[0]}}}))
         up.process._popen.send_signal(signal.SIGHUP)
-        await until(
-            lambda: up.lines("configuration refused, the one before stays"), str(up.process)
-        )
+        await until(lambda: up.lines("configuration rejected"), str(up.process))
         with redis.Redis(port=port, password=PASSWORD) as client:
             outputs.append("\n".join(str((key, client.dump(key))) for key in client.scan_iter()))
             client.config_set("requirepass", "another")  # new connections are rejected

@@ -154,13 +154,13 @@ async def assert_effects(site: Site, up: Process, port: int, given: Mapping[str,
     for key in given.keys() - MEANINGLESS:
         expected = ["***"] if key == "auth.tokens" else given[key]
         assert event["settings"].get(key) == expected, f"{key} is not what the server uses"
-    notices = [line["notice"] for line in events(up, "configuration")]
+    notices = [line["notice"] for line in events(up, "configuration notice")]
     for key in given.keys() & MEANINGLESS:
         assert any(f" {key} is not needed here: " in notice for notice in notices), key
     assert TOKEN not in up.log.read_text()
 
 
-DIFFERENT = "settings other than the defaults"
+DIFFERENT = "settings overridden"
 
 
 async def refusal(address: str) -> int | None:
@@ -253,7 +253,7 @@ async def test_every_variable_of_the_peer(site: Site, tmp_path: Path) -> None:
     assert up.stop() == 0, str(up)
 
 
-WAITING = "a changed setting needs a restart"
+WAITING = "restart required"
 
 
 def _text(value: object) -> str:

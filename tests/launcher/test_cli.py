@@ -1,4 +1,4 @@
-"""What a person meets first: help, mistakes, the version."""
+"""The command line: help, errors, the version."""
 
 import os
 import subprocess
@@ -28,19 +28,19 @@ def run(*arguments: str | bytes, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_with_examples(command: str, tmp_path: Path) -> None:
+def test_the_help_of_every_command_has_examples(command: str, tmp_path: Path) -> None:
     result = run(command, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert f"examples:\n  certstream-server {command}" in result.stdout
 
 
-def test_the_overview_names_every_command(tmp_path: Path) -> None:
+def test_the_help_names_every_command(tmp_path: Path) -> None:
     result = run("--help", cwd=tmp_path)
     named = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("    ")}
     assert named >= set(COMMANDS)
 
 
-def test_whoever_reads_may_go(tmp_path: Path) -> None:
+def test_a_closed_output_is_no_error(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "wb") as gone:  # noqa: PTH123  (a file descriptor)
@@ -51,7 +51,7 @@ def test_whoever_reads_may_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["ingest", "gateway"])
-def test_a_service_alone_needs_a_redis(command: str, tmp_path: Path) -> None:
+def test_a_service_needs_a_redis(command: str, tmp_path: Path) -> None:
     result = run(command, cwd=tmp_path)
     assert result.returncode == 2
     assert "  command line: redis_url: is needed (or CERTSTREAM_REDIS_URL" in result.stderr
@@ -64,7 +64,7 @@ def test_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["up", "ingest", "gateway"])
-def test_a_wrong_configuration_is_told_whole_before_anything_starts(
+def test_every_error_of_a_configuration_is_printed_before_anything_starts(
     command: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.yaml").write_text("prot: 80\nct_log: {batch_size: none}\n")
@@ -99,16 +99,19 @@ def test_a_wrong_configuration_is_told_whole_before_anything_starts(
             ("tail", "--since=10m", "--cursor=1"),
             "--cursor: not allowed with argument --since",
         ),
-        (("tail", "--since", "soon"), "'soon' is neither so long ago"),
-        (("tail", "--match", "("), "'(' is no regular expression"),
-        (("tail", "--format", "{seen} {serial.x}"), "{serial.x} is none of the fields id, seen"),
-        (("tail", "--format", "cn"), "'cn' is neither names nor json, nor has a field in braces"),
+        (("tail", "--since", "soon"), "invalid --since 'soon': expected a duration"),
+        (("tail", "--match", "("), "invalid regular expression '('"),
+        (
+            ("tail", "--format", "{seen} {serial.x}"),
+            "unknown field {serial.x}: expected one of id, seen",
+        ),
+        (("tail", "--format", "cn"), "invalid format 'cn': expected names, json or fields"),
         (("tail", "--token-file", "none"), "none: No such file or directory"),
         (("tail", "--limit=0"), "argument --limit: '0' is not a whole number of at least 1"),
         (("simlog", "--duplicates", "2"), "duplicates: 2.0 is not in [0, 1)"),
     ],
 )
-def test_mistakes_on_the_command_line(
+def test_errors_of_the_command_line(
     arguments: tuple[str | bytes, ...], message: str, tmp_path: Path
 ) -> None:
     result = run(*arguments, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What a container's health check says of a server that is well, ill, or not there."""
+"""The health check of the container image, for a healthy, an unhealthy and a missing server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,8 +37,8 @@ async def test_the_configured_port_is_asked(
 ) -> None:
     async with answering(status) as port:
         assert await health(port) == code
-    said = capsys.readouterr()
-    assert f"127.0.0.1:{port} answers {status}" in (said.err if code else said.out)
+    output = capsys.readouterr()
+    assert f"127.0.0.1:{port} answers {status}" in (output.err if code else output.out)
 
 
 async def test_an_admin_address_is_asked_first_if_somebody_listens_there() -> None:
@@ -51,7 +51,9 @@ async def test_an_admin_address_is_asked_first_if_somebody_listens_there() -> No
 async def test_it_says_where_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
     admin, port = free_port(), free_port()
     assert await health(port, admin) == 1
-    assert capsys.readouterr().err == f"nobody listens at 127.0.0.1:{admin} or 127.0.0.1:{port}\n"
+    assert (
+        capsys.readouterr().err == f"no server listens on 127.0.0.1:{admin} or 127.0.0.1:{port}\n"
+    )
 
 
 async def test_it_says_what_is_wrong_with_the_configuration(

@@ -20,7 +20,7 @@ from launcher import terminal
 from launcher.commands.status.render import view
 from launcher.commands.status.report import build_report
 from launcher.commands.up.dashboard import Dashboard
-from launcher.terminal import Printable, escape_control_chars, harmless_json, marked
+from launcher.terminal import Printable, escape_control_chars, escape_json, marked
 from tests.launcher.commands.test_status import log, seen
 from tests.launcher.commands.test_tail import ENOUGH, address
 from tests.launcher.up_process import SCRIPT
@@ -68,7 +68,7 @@ def test_what_is_printable_is_not_escaped() -> None:
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_json_keeps_its_value(value: object) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=1)
-    shown = harmless_json(text)
+    shown = escape_json(text)
     assert shown.isprintable()
     assert json.loads(shown) == value
 

@@ -19,7 +19,7 @@ SCRIPT = str(Path(sys.executable).with_name("certstream-server"))
 START = 30.0
 STOP = 5.0
 
-# A log that nobody serves: what a machine without a network sees.
+# A log without a server, as for a machine without a network.
 UNREACHABLE = {"name": "Nowhere", "url": "http://127.0.0.1:1/log"}
 
 

@@ -100,15 +100,14 @@ def logs(seen: Snapshot, now: float, unhealthy_threshold: int) -> Logs:
 
 
 def _log(log: LogStatus, now: int, unhealthy_threshold: int) -> Log:
-    # The newest tree head may not be proven yet; what it covers is not published either.
-    at, size = log.next or 0, max(log.tree_size or 0, log.newest or 0)
+    at = log.next or 0
     return Log(
         name=log.name,
         url=log.url,
         operator=log.operator,
         status=log_health(log, now, unhealthy_threshold),
         current_index=at,
-        tree_size=size,
+        tree_size=log.size,
         total_errors=log.errors,
         last_success=_seconds(log.last_success),
         log_id=log.log_id,
@@ -118,7 +117,7 @@ def _log(log: LogStatus, now: int, unhealthy_threshold: int) -> Log:
         circuit=log.circuit,
         consecutive_errors=log.failures,
         retry_at=_seconds(log.retry_at) if log.circuit == "open" else None,
-        lag=max(size - at, 0),
+        lag=max(log.size - at, 0),
         owner=log.owner,
         last_error=log.last_error,
         last_error_at=_seconds(log.last_error_at),

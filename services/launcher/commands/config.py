@@ -1,4 +1,4 @@
-"""The command `config`: what the settings are, and where each of them was said."""
+"""`certstream-server config`: print the settings, each with its source."""
 
 import argparse
 import json
@@ -18,34 +18,36 @@ from launcher import options
 from launcher.commands.up.port_check import unusable
 
 _DEFAULT = "default"
-_COLUMN = 44  # where the comments begin
+_COMMENT_COLUMN = 44
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command alone."""
+    """Declare the options."""
     group = parser.add_argument_group("output").add_mutually_exclusive_group()
     group.add_argument("--json", action="store_true", help="JSON instead of YAML")
     group.add_argument(
         "--check",
         action="store_true",
-        help="say only whether the configuration can be used, and what in it has no effect; the "
-        "exit status is 2 if it cannot",
+        help="only check it and print notices; exit status 2 if it is invalid",
     )
+    options.add_listening(parser)
+    options.add_start(parser)
+    options.add_configuration(parser)
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the configuration, secrets masked.
 
     Raises:
-        certconf.ConfigError: with everything that is wrong with it.
+        certconf.ConfigError: with every problem.
     """
-    config, origins = find_config_file(chosen.config, os.environ, options.overrides_of(chosen))
-    if chosen.check:
+    config, origins = find_config_file(args.config, os.environ, options.overrides_of(args))
+    if args.check:
         _check_addresses(config, origins)
         for notice in config.notices:
             print(f"note: {notice}")
         print(f"OK: {config.file or 'no file; defaults, variables and command line'}")
-    elif chosen.json:
+    elif args.json:
         print(json.dumps(as_json(config, origins), indent=2, ensure_ascii=False))
     else:
         text = "\n".join(as_yaml(config, origins))
@@ -58,22 +60,22 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _check_addresses(config: Config, origins: Mapping[str, SourceLocation]) -> None:
-    """Find out whether this machine can listen where it is told to, or does.
+    """Check that this machine can listen on the configured addresses, or already does.
 
     Raises:
         ConfigError: it cannot.
     """
-    asked = [("host", config.host, config.port)]
+    addresses = [("host", config.host, config.port)]
     if config.admin is not None and not config.admin.startswith(UNIX):
         host, _, port = config.admin.rpartition(":")
-        asked.append(("admin", host.removeprefix("[").removesuffix("]"), int(port)))
+        addresses.append(("admin", host.removeprefix("[").removesuffix("]"), int(port)))
     problems = [
         ConfigProblem(
             origins.get(key, SourceLocation(_DEFAULT)),
             key,
             f"cannot listen on {host} port {port}: {why}",
         )
-        for key, host, port in asked
+        for key, host, port in addresses
         if (why := unusable(host, port)) is not None
     ]
     if problems:
@@ -81,7 +83,7 @@ def _check_addresses(config: Config, origins: Mapping[str, SourceLocation]) -> N
 
 
 def as_json(config: Config, origins: Mapping[str, SourceLocation]) -> dict[str, Any]:
-    """The settings by their dotted names, with value and origin; and what there is to tell."""
+    """Return the settings by their dotted names, with value and origin; and the notices."""
     return {
         "file": None if config.file is None else str(config.file),
         "settings": {
@@ -93,8 +95,8 @@ def as_json(config: Config, origins: Mapping[str, SourceLocation]) -> dict[str, 
 
 
 def as_yaml(config: Config, origins: Mapping[str, SourceLocation]) -> Iterator[str]:
-    """The lines of a config.yaml that says the same, each with the origin of its value."""
-    yield "# Each value and where it was said: default, file:line, variable or command line."
+    """Return the lines of an equivalent config.yaml, each with the origin of its value."""
+    yield "# Each value and its source: default, file:line, variable or command line."
     yield from (f"# note: {notice}" for notice in config.notices)
     begun: list[str] = []
     for key, value in flatten(config).items():
@@ -120,4 +122,4 @@ def _flow(value: Any) -> str:
 
 
 def _commented(line: str, origin: SourceLocation | None) -> str:
-    return f"{line:<{_COLUMN}}  # {origin or _DEFAULT}"
+    return f"{line:<{_COMMENT_COLUMN}}  # {origin or _DEFAULT}"

@@ -1,4 +1,4 @@
-"""Which log somebody means."""
+"""Find a log by what an operator calls it."""
 
 import difflib
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from certbus.cluster import LogStatus
 
 
 class UnknownLog(Exception):
-    """No log is called so, or several are. Says which there are."""
+    """No log has that name, or several have it. The text names candidates."""
 
 
 def find_log(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
-    """Find a log by its name (in any case), URL or id.
+    """Return the log with this name (in any case), URL or id.
 
     Raises:
-        NoSuchLog: none is, or several are.
+        UnknownLog: no log has it, or several have it.
     """
     names = {wanted.casefold(), wanted.rstrip("/").casefold()}
     found = [log for log in logs if names & set(_names(log))]
@@ -22,16 +22,15 @@ def find_log(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
         return found[0]
     if found:
         ids = ", ".join(log.log_id for log in found)
-        raise UnknownLog(f"{len(found)} logs are called {wanted!r}; use an id: {ids}")
+        raise UnknownLog(f"{len(found)} logs are named {wanted!r}; use an id: {ids}")
     if not logs:
-        raise UnknownLog("this Redis knows no log yet")
+        raise UnknownLog("this Redis has no logs yet")
     near = {name: log for log in logs for name in _names(log)}
     guesses = difflib.get_close_matches(wanted.casefold(), near, n=3, cutoff=0.5)
-    among = [near[guess] for guess in guesses] or logs
-    shown = ", ".join(sorted({repr(log.name or log.log_id) for log in among}))
-    raise UnknownLog(
-        f"no log is called {wanted!r}: {'did you mean' if guesses else 'there are'} {shown}"
-    )
+    candidates = [near[guess] for guess in guesses] or logs
+    shown = ", ".join(sorted({repr(log.name or log.log_id) for log in candidates}))
+    hint = f"did you mean {shown}?" if guesses else f"known logs: {shown}"
+    raise UnknownLog(f"no log named {wanted!r}; {hint}")
 
 
 def _names(log: LogStatus) -> tuple[str, str, str]:

@@ -1,8 +1,7 @@
-"""`certstream-server refresh-lists`: have the log lists fetched now, and say what came of it."""
+"""`certstream-server refresh-lists`: fetch the log lists now, and print the result for each."""
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
@@ -10,8 +9,10 @@ from redis.asyncio import Redis
 from certbus.caches.log_lists import ListStatus, LogListCache
 from certbus.keys import Keys
 from launcher import options
-from launcher.commands.redis_target import run_with_redis
+from launcher.commands.redis_target import fail, run_with_redis
 from launcher.terminal import escape_control_chars
+
+_CHECK_INTERVAL_SECS = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,46 +22,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=options.count,
         default=30,
-        help="how long an ingestor may take (%(default)s)",
+        help="time that an ingestor may take (%(default)s)",
     )
+    options.add_configuration(parser)
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Ask for it, wait, and show each list."""
+def run(args: argparse.Namespace) -> int:
+    """Request the lists, wait, and print each; exit status 1 unless all were fetched."""
 
     async def work(client: Redis, keys: Keys) -> int:
-        shelf = LogListCache(client, keys)
+        cache = LogListCache(client, keys)
         seconds, microseconds = await client.time()
-        since = seconds * 1000 + microseconds // 1000
-        lists = await shelf.request_refresh()
-        if not lists:
-            print("certstream-server: no ingestor has any log lists", file=sys.stderr)
+        requested_at = seconds * 1000 + microseconds // 1000
+        list_ids = await cache.request_refresh()
+        if not list_ids:
+            fail("no ingestor has any log lists")
             return 1
-        slips = await _answers(shelf, lists, since, chosen.wait)
-        for slip in slips:
-            print(escape_control_chars(f"{slip.name}: {_outcome(slip, since)}"))
-        return 0 if all((slip.checked or 0) >= since for slip in slips) else 1
+        lists = await _wait_for_fetches(cache, list_ids, requested_at, args.wait)
+        for each in lists:
+            print(escape_control_chars(f"{each.name}: {_outcome(each, requested_at)}"))
+        return 0 if all((each.checked or 0) >= requested_at for each in lists) else 1
 
-    return run_with_redis(chosen, "refresh-lists", work)
+    return run_with_redis(args, "refresh-lists", work)
 
 
-async def _answers(
-    shelf: LogListCache, lists: Sequence[str], since: int, wait: float
+async def _wait_for_fetches(
+    cache: LogListCache, list_ids: Sequence[str], since: int, max_wait: float
 ) -> Sequence[ListStatus]:
-    """The lists, once every one has been asked for, or it has taken too long."""
-    deadline = asyncio.get_running_loop().time() + wait
+    """Return the lists once each was fetched since then, or after `max_wait` seconds."""
+    deadline = asyncio.get_running_loop().time() + max_wait
     while True:
-        slips = await shelf.statuses(lists)
-        asked = all(max(slip.checked or 0, slip.problem_at or 0) >= since for slip in slips)
-        if asked or asyncio.get_running_loop().time() > deadline:
-            return slips
-        await asyncio.sleep(0.1)
+        lists = await cache.statuses(list_ids)
+        complete = all(max(each.checked or 0, each.problem_at or 0) >= since for each in lists)
+        if complete or asyncio.get_running_loop().time() > deadline:
+            return lists
+        await asyncio.sleep(_CHECK_INTERVAL_SECS)
 
 
-def _outcome(slip: ListStatus, since: int) -> str:
-    held = f"version {slip.version} is held" if slip.digest else "none is held"
-    if (slip.checked or 0) >= since:
-        return f"{held}, its newest"
-    if (slip.problem_at or 0) >= since:
-        return f"{held}; refused, {slip.problem}"
-    return f"{held}; no ingestor has asked for another in time"
+def _outcome(status: ListStatus, since: int) -> str:
+    stored = f"version {status.version} stored" if status.digest else "none stored"
+    if (status.checked or 0) >= since:
+        return f"{stored}, up to date"
+    if (status.problem_at or 0) >= since:
+        return f"{stored}; rejected, {status.problem}"
+    return f"{stored}; not fetched in time by any ingestor"

@@ -1,7 +1,6 @@
-"""`certstream-server rejected`: what could not be read of the logs, or was skipped."""
+"""`certstream-server rejected`: list the entries that could not be decoded or were skipped."""
 
 import argparse
-import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
@@ -14,10 +13,10 @@ from certbus.keys import Keys
 from certbus.streams.rejected import RejectedEntry, read_rejected
 from launcher import options
 from launcher.commands.find_log import UnknownLog, find_log
-from launcher.commands.redis_target import run_with_redis
+from launcher.commands.redis_target import fail, run_with_redis
 from launcher.terminal import escape_control_chars, print_json
 
-_LIMIT = 50
+_DEFAULT_LIMIT = 50
 
 
 class _Line(msgspec.Struct):
@@ -38,78 +37,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--log", metavar="LOG", help="only of this log: its name, URL or id")
     parser.add_argument(
-        "--limit", type=options.count, default=_LIMIT, metavar="N", help="the newest (%(default)s)"
+        "--limit",
+        metavar="N",
+        type=options.count,
+        default=_DEFAULT_LIMIT,
+        help="the newest N (%(default)s)",
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a JSON object a line")
+    form.add_argument("--json", action="store_true", help="one JSON object per line")
     form.add_argument(
         "--raw", type=int, metavar="INDEX", help="write the bytes of this entry of --log"
     )
+    options.add_configuration(parser)
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Print them, the newest first."""
-    if chosen.raw is not None:
-        if chosen.log is None:
-            _complain("--raw needs --log: an index is a log's")
+def run(args: argparse.Namespace) -> int:
+    """Print the entries, the newest first."""
+    if args.raw is not None:
+        if args.log is None:
+            fail("--raw needs --log: the index is one of that log")
             return 2
         if sys.stdout.isatty():
-            _complain("--raw writes bytes: `… > entry.der`")
+            fail("--raw writes bytes, not to a terminal: add `> entry.der`")
             return 2
 
     async def work(client: Redis, keys: Keys) -> int:
         logs = (await snapshot(client, keys)).logs
         try:
-            wanted = find_log(logs, chosen.log).log_id if chosen.log else None
+            wanted = find_log(logs, args.log).log_id if args.log else None
         except UnknownLog as error:
-            _complain(str(error))
+            fail(str(error))
             return 1
-        found = (r async for r in read_rejected(client, keys) if wanted in {None, r.log_id})
-        if chosen.raw is not None:
-            return await _write_raw(found, chosen.log, chosen.raw)
+        entries = (r async for r in read_rejected(client, keys) if wanted in {None, r.log_id})
+        if args.raw is not None:
+            return await _write_raw(entries, args.log, args.raw)
         names = {log.log_id: log.name or log.url for log in logs}
         shown: list[RejectedEntry] = []
-        async for rejection in found:
-            shown.append(rejection)
-            if len(shown) == chosen.limit:
+        async for entry in entries:
+            shown.append(entry)
+            if len(shown) == args.limit:
                 break
-        _print(shown, names, as_json=chosen.json)
+        _print(shown, names, as_json=args.json)
         return 0
 
-    try:
-        return run_with_redis(chosen, "rejected", work)
-    except BrokenPipeError:
-        # Nobody reads any more, as with `| head`. Python would complain while flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return run_with_redis(args, "rejected", work)
 
 
-async def _write_raw(found: AsyncIterator[RejectedEntry], log: str, index: int) -> int:
-    async for rejection in found:
-        if rejection.index != index or rejection.last is not None:
+async def _write_raw(entries: AsyncIterator[RejectedEntry], log: str, index: int) -> int:
+    async for entry in entries:
+        if entry.index != index or entry.last is not None:
             continue
-        sys.stdout.buffer.write(rejection.raw)
+        sys.stdout.buffer.write(entry.raw)
         sys.stdout.flush()
-        kept, size = len(rejection.raw), rejection.size
+        kept, size = len(entry.raw), entry.size
         if kept < size:
-            _complain(f"only the first {kept:,} of {size:,} bytes were kept")
+            fail(f"only the first {kept:,} of {size:,} bytes were kept")
         return 0
-    _complain(f"{log}: entry {index} is not among the rejected that are kept")
+    fail(f"{log}: entry {index} is not among the stored rejected entries")
     return 1
 
 
-def _complain(problem: str) -> None:
-    print(f"certstream-server: {problem}", file=sys.stderr)
-
-
 def _print(shown: list[RejectedEntry], names: Mapping[str, str], *, as_json: bool) -> None:
-    lines = [_line(rejection, names) for rejection in shown]
+    lines = [_line(entry, names) for entry in shown]
     if as_json:
         for line in lines:
             print_json(msgspec.json.encode(line))
         return
     if not lines:
-        print("nothing is rejected")
+        print("no rejected entries")
         return
     rows = [
         (
@@ -130,15 +125,15 @@ def _print(shown: list[RejectedEntry], names: Mapping[str, str], *, as_json: boo
         )
 
 
-def _line(rejection: RejectedEntry, names: Mapping[str, str]) -> _Line:
+def _line(entry: RejectedEntry, names: Mapping[str, str]) -> _Line:
     return _Line(
-        log=names.get(rejection.log_id) or rejection.log_id,
-        log_id=rejection.log_id,
-        index=rejection.index,
-        last=rejection.index if rejection.last is None else rejection.last,
-        skipped=rejection.last is not None,
-        reason=rejection.reason,
-        size=rejection.size,
-        kept=len(rejection.raw),
-        time=datetime.fromtimestamp(rejection.at / 1000, UTC),
+        log=names.get(entry.log_id) or entry.log_id,
+        log_id=entry.log_id,
+        index=entry.index,
+        last=entry.index if entry.last is None else entry.last,
+        skipped=entry.last is not None,
+        reason=entry.reason,
+        size=entry.size,
+        kept=len(entry.raw),
+        time=datetime.fromtimestamp(entry.at / 1000, UTC),
     )

@@ -1,7 +1,6 @@
-"""`certstream-server retire`: be done with a log, whatever lists and configurations say."""
+"""`certstream-server retire`: retire a log, regardless of log lists and configuration."""
 
 import argparse
-import sys
 
 import msgspec
 from redis.asyncio import Redis
@@ -9,74 +8,76 @@ from redis.asyncio import Redis
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
 from certbus.logs.registry import LogRegistry, Retirement
+from launcher import options
 from launcher.commands.find_log import UnknownLog, find_log
-from launcher.commands.redis_target import run_with_redis
+from launcher.commands.redis_target import fail, run_with_redis
 from launcher.terminal import escape_control_chars
-
-_NO_REASON = "retired by an operator"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("log", metavar="LOG", help="its name, URL or id")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--undo", action="store_true", help="follow it again, from where it was")
     how.add_argument(
-        "--now", action="store_true", help="do not read it to its end first: it cannot be read"
+        "--undo", action="store_true", help="follow it again, from its stored position"
     )
-    parser.add_argument("--reason", default=_NO_REASON, help="for the record (%(default)r)")
+    how.add_argument("--now", action="store_true", help="retire immediately without draining")
+    parser.add_argument(
+        "--reason", default="retired by an operator", help="for the record (%(default)r)"
+    )
+    options.add_configuration(parser)
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Retire it, or take that back, and say so."""
+def run(args: argparse.Namespace) -> int:
+    """Retire the log or reinstate it, and print the result."""
 
     async def work(client: Redis, keys: Keys) -> int:
         try:
-            log = find_log((await snapshot(client, keys)).logs, chosen.log)
+            log = find_log((await snapshot(client, keys)).logs, args.log)
         except UnknownLog as error:
-            print(f"certstream-server: {error}", file=sys.stderr)
+            fail(str(error))
             return 1
-        roll = LogRegistry(client, keys)
-        problem = await (_undo(roll, log) if chosen.undo else _retire(roll, log, chosen))
+        registry = LogRegistry(client, keys)
+        if args.undo:
+            problem = await _undo(registry, log)
+        else:
+            problem = await _retire(registry, log, args.reason, drain=not args.now)
         if problem is not None:
-            print(
-                f"certstream-server: {escape_control_chars(f'{log.name}: {problem}')}",
-                file=sys.stderr,
-            )
-        return 1 if problem is not None else 0
+            fail(f"{log.name}: {problem}")
+        return int(problem is not None)
 
-    return run_with_redis(chosen, "retire", work)
+    return run_with_redis(args, "retire", work)
 
 
-async def _retire(roll: LogRegistry, log: LogStatus, chosen: argparse.Namespace) -> str | None:
-    """Returns why not."""
-    # What it takes to follow it, for workers that do not know it (`ingestor.log.Log`).
-    known = {
+async def _retire(registry: LogRegistry, log: LogStatus, reason: str, *, drain: bool) -> str | None:
+    """Retire a log; return the reason if it cannot be."""
+    # For ingestors whose log lists do not have it (`ingestor.log.Log`).
+    description = {
         "id": log.log_id,
         "name": log.name,
         "url": log.url,
         "kind": log.kind,
         "operator": log.operator,
     }
-    # It is over since ever: what it has now is all. And since long, if nobody should try that.
-    at = 0.0 if chosen.now else await roll.now()
-    raw = msgspec.Raw(msgspec.json.encode(known))
-    if not await roll.retire(log.log_id, Retirement("command", chosen.reason, 0.0, at, raw)):
-        over = f"it is {log.state} already: {log.retired_why}"
-        return over if log.retired_why else "it is not known any more"
-    done = "dropped" if chosen.now or log.next is None else "drained, then dropped"
-    print(f"{escape_control_chars(log.name)}: {done}: {chosen.reason}")
+    # Every entry that the log has now is to be read; without draining, the retirement has expired.
+    retired_at = await registry.now() if drain else 0.0
+    raw = msgspec.Raw(msgspec.json.encode(description))
+    if not await registry.retire(log.log_id, Retirement("command", reason, 0.0, retired_at, raw)):
+        state = f"it is already {log.state}: {log.retired_why}"
+        return state if log.retired_why else "it is no longer in Redis"
+    done = "drained, then dropped" if drain and log.next is not None else "dropped"
+    print(f"{escape_control_chars(log.name)}: {done}: {reason}")
     return None
 
 
-async def _undo(roll: LogRegistry, log: LogStatus) -> str | None:
-    """Returns why not."""
-    if await roll.unretire(log.log_id, "command"):
+async def _undo(registry: LogRegistry, log: LogStatus) -> str | None:
+    """Reinstate a log; return the reason if it cannot be."""
+    if await registry.unretire(log.log_id, "command"):
         print(f"{escape_control_chars(log.name)}: followed again, from entry {log.next}")
         return None
     if log.retired_why:
         return (
-            f"{log.retired_why}: a log under custom_logs or static_logs is followed, whatever the "
-            "lists say"
+            f"{log.retired_why}: a log under custom_logs or static_logs is followed regardless of "
+            "the lists"
         )
     return "it is not retired"

@@ -1,7 +1,8 @@
-"""Reading the configuration again: on SIGHUP, and when the file changes if `hot_reload` says so.
+"""Read the configuration again: on SIGHUP, and with `hot_reload` when its file changes.
 
 The command line and the environment keep their precedence, as they are read again with the file.
-What cannot be used changes nothing.
+An invalid configuration changes nothing. `up` forwards SIGHUP to its children, so that every
+process reads the file itself. The parts of a service await changes of their `ConfigHolder`.
 """
 
 import asyncio
@@ -28,86 +29,86 @@ def block_sighup() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
-def release_hang_ups() -> None:
+def unblock_sighup() -> None:
     """Unblock SIGHUP, which ends the process unless it has a handler."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 class ConfigReloader:
-    """Keeps a service's configuration up to date.
+    """Keeps the configuration of a service up to date.
 
     Args:
-        service: which settings concern this process.
-        present: gets the newer configurations.
+        service: selects the settings that concern this process.
+        current: gets each newer configuration.
         read: reads the configuration.
-        pass_on: called on SIGHUP, to pass it on.
-        quiet: whether somebody else tells what a configuration has to tell.
+        forward: called on SIGHUP, to forward it to the children.
+        quiet: whether the supervisor logs the notices of the configuration.
     """
 
     def __init__(
         self,
         service: Service,
-        present: ConfigHolder,
+        current: ConfigHolder,
         read: Callable[[], Config],
         *,
-        pass_on: Callable[[], None] | None = None,
+        forward: Callable[[], None] | None = None,
         quiet: bool = False,
     ) -> None:
         self._service: Service = service
-        self._present = present
+        self._current = current
         self._read = read
-        self._pass_on = pass_on
+        self._forward = forward
         self._quiet = quiet
-        self._due = asyncio.Event()
+        self._requested = asyncio.Event()
         self._had_terminal = sys.stderr.isatty()
 
     def install_handlers(self) -> None:
-        """Take SIGHUP for a reason to read the configuration, from now on."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
-        release_hang_ups()
+        """Handle SIGHUP from now on."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_sighup)
+        unblock_sighup()
 
     async def run(self) -> None:
-        """Read the configuration whenever there is a reason to, until cancelled."""
+        """Read the configuration on each SIGHUP and change of its file, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            settings, file = self._present.config.hot_reload, self._present.config.file
+            settings, file = self._current.config.hot_reload, self._current.config.file
             if settings.enabled and (path := settings.watch_path or file):
-                log.info("configuration is watched", path=str(path))
-                tasks.create_task(watch(path, self._due.set))
+                log.info("configuration watched", path=str(path))
+                tasks.create_task(watch(path, self._requested.set))
             while True:
-                await self._due.wait()
-                self._due.clear()
+                await self._requested.wait()
+                self._requested.clear()
                 try:
                     await self.reload()
-                except Exception:  # whatever is wrong, the server goes on as it is
-                    self._present.reloads["refused"] += 1
-                    log.exception("configuration not read again")
+                except Exception:  # the service keeps its configuration
+                    self._current.reloads["refused"] += 1
+                    log.exception("configuration reload failed")
 
     async def reload(self) -> None:
-        """Read the configuration, and go by what of it applies at once."""
-        present = self._present
+        """Read the configuration, and replace the current one by it."""
+        current = self._current
         try:
-            # In a thread: a large file takes longer than clients should wait.
-            wanted = await asyncio.to_thread(self._read)
+            # In a thread: a large file would delay messages to clients.
+            loaded = await asyncio.to_thread(self._read)
         except ConfigError as error:
-            present.reloads["refused"] += 1
+            current.reloads["refused"] += 1
             for problem in error.problems:
-                log.error("configuration refused, the one before stays", why=str(problem))
+                log.error("configuration rejected", why=str(problem))
             return
-        changed = diff(self._service, present.config, wanted)
-        for notice in wanted.notices:
-            if not self._quiet and notice not in present.config.notices:
-                log.warning("configuration", notice=notice)
+        changed = diff(self._service, current.config, loaded)
+        for notice in loaded.notices:
+            if not self._quiet and notice not in current.config.notices:
+                log.warning("configuration notice", notice=notice)
         for setting in changed.waiting:
-            log.warning("a changed setting needs a restart", setting=setting)
+            log.warning("restart required", setting=setting)
         logging_setup.set_level(changed.config.log_level)
-        present.reloads["applied" if changed.applied else "unchanged"] += 1
-        present.replace(changed.config)
-        log.info("configuration read again", applied=list(changed.applied))
+        current.reloads["applied" if changed.applied else "unchanged"] += 1
+        current.replace(changed.config)
+        log.info("configuration reloaded", applied=list(changed.applied))
 
-    def _hang_up(self) -> None:
+    def _on_sighup(self) -> None:
         if self._had_terminal and not os.isatty(_STDERR):
             signal.raise_signal(signal.SIGTERM)  # not a request: the terminal was closed
             return
-        self._due.set()
-        if self._pass_on is not None:
-            self._pass_on()
+        self._requested.set()
+        if self._forward is not None:
+            self._forward()

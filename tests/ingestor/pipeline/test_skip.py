@@ -105,7 +105,7 @@ async def test_what_skip_refuses(site: Site) -> None:
     await site.ingestor("a", **FROM_START)
     await until(site.complete, "complete Redis")
     for arguments, problem in (
-        (("nobody", "--to=1"), "no log is called 'nobody': there are 'rfc1'"),
+        (("nobody", "--to=1"), "no log named 'nobody'; known logs: 'rfc1'"),
         (("rfc", "--to=1"), "did you mean 'rfc1'"),
         (("rfc1", "--to=7"), "--to must be above 100, the position of the log, not 7"),
         (("RFC1", "--to=1000", "--yes"), "--to must be at most 100, the size of the newest"),
@@ -140,5 +140,5 @@ async def test_rejected_shows_what_could_not_be_read(site: Site) -> None:
     assert raw.stdout == entry.certificate
     assert log.alarms == 0
     unknown = await command(site, "rejected", "--log=rfc1", "--raw=1000000")
-    assert b"entry 1000000 is not among the rejected" in unknown.stderr
+    assert b"entry 1000000 is not among the stored rejected entries" in unknown.stderr
     assert b"--raw needs --log" in (await command(site, "rejected", "--raw=1")).stderr

@@ -150,4 +150,4 @@ def test_a_file_that_has_gone_is_no_reason_to_let_everyone_in(
 
 def test_tokens_that_nobody_has_are_told(directory: Path) -> None:
     (directory / "config.yaml").write_text("auth: {enabled: true}\n")
-    assert "note: auth.enabled: there is no token" in config(directory, "--check").stdout
+    assert "note: auth.enabled: without a token" in config(directory, "--check").stdout

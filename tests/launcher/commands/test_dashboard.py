@@ -1,4 +1,4 @@
-"""What the panel makes of the directory."""
+"""The dashboard of `up`."""
 
 import io
 import os
@@ -7,21 +7,32 @@ import termios
 
 from rich.console import Console
 
+from launcher.commands.status.render import view
 from launcher.commands.status.report import build_report
-from launcher.commands.up.dashboard import Dashboard, summary_line
+from launcher.commands.up.dashboard import Dashboard
 from tests.launcher.commands.test_status import seen
 
 
-def test_the_numbers_and_the_logs_furthest_behind() -> None:
-    """The rest is `status`'s."""
-    found = seen(many=20)
-    console = Console(file=io.StringIO(), width=100)
-    console.print(summary_line(build_report(found, dict.fromkeys(found.counts(), 2.0), 5), 100))
+def test_the_totals_and_the_logs_furthest_behind() -> None:
+    sample = seen(many=20)
+    console = Console(file=io.StringIO(), width=100, height=36)
+    dashboard = Dashboard(tuple((f"ws://localhost:1/{n}", "lite") for n in range(3)), console)
+    width, height = dashboard._size()
+    assert (width, height) == (96, 18)
+    report = build_report(sample, dict.fromkeys(sample.counts(), 2.0), 5)
+    dashboard._show(view(report, width, height))
+    console.print(dashboard._live.renderable)
     assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    assert lines[0].split() == ["19/20", "40", "190", "3", "4", "1", "2"]
-    rows = [line.split()[0] for line in lines[4:]]
-    assert rows == ["silent", *(f"log{n}" for n in range(19, 8, -1)), "and"]
+    lines = [line.strip("│ ") for line in console.file.getvalue().splitlines()]
+    assert len(lines) <= 24, "a third of the terminal is left for log lines"
+    urls = [line.split()[0] for line in lines[1:4]]
+    assert urls == [f"ws://localhost:1/{n}" for n in range(3)]
+    assert lines[5].startswith("degraded ")
+    (totals,) = (line for line in lines if line.startswith("19/20"))
+    assert totals.split() == ["19/20", "40", "190", "3", "4", "1", "2"]
+    first = next(number for number, line in enumerate(lines) if line.startswith("silent"))
+    rows = [line.split()[0] for line in lines[first:-1]]
+    assert rows == ["silent", *(f"log{n}" for n in range(19, 10, -1)), "and"]
 
 
 def test_a_key_writes_nothing_into_the_frame() -> None:

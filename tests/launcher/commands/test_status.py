@@ -1,4 +1,4 @@
-"""`certstream-server status`: what it says of a Redis, to a person and to a script."""
+"""`certstream-server status`: the report of a Redis on a terminal and as JSON."""
 
 import asyncio
 import io
@@ -25,9 +25,9 @@ from certbus.cluster import (
     StreamStatus,
 )
 from certbus.server_state import ServerState
-from launcher.commands.status.rates import Rates
 from launcher.commands.status.render import view
 from launcher.commands.status.report import StatusInput, build_report
+from launcher.commands.status.watch import Rates
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import free_port
 from tests.gateway.conftest import running_redis
@@ -35,7 +35,7 @@ from tests.gateway.publishing import LOG, Press
 from tests.launcher.up_process import SCRIPT
 
 NOW = 1_800_000_000.0
-ENOUGH = 60.0
+TIMEOUT_SECS = 60.0
 
 
 def log(number: int, **fields: object) -> LogStatus:
@@ -57,7 +57,7 @@ def log(number: int, **fields: object) -> LogStatus:
 
 
 def seen(many: int, **changed: object) -> StatusInput:
-    """So many logs, of which log n is n entries behind, and the first one has gone silent."""
+    """Return a sample of `many` logs: log n is n entries behind, the first one does not answer."""
     silent = log(
         0,
         name="silent",
@@ -86,9 +86,10 @@ def seen(many: int, **changed: object) -> StatusInput:
     return StatusInput(NOW, directory, spans, server)
 
 
-def shown(found: StatusInput, width: int, most: int | None = None) -> list[str]:
+def shown(sample: StatusInput, width: int, height: int | None = None) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(view(build_report(found, dict.fromkeys(found.counts(), 1.0), 5), width, most))
+    report = build_report(sample, dict.fromkeys(sample.counts(), 1.0), 5)
+    console.print(view(report, width, height))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -109,13 +110,23 @@ def test_sixty_logs_fit_the_terminal(width: int) -> None:
     assert any(line.startswith("lite ") and "not written" in line for line in lines)
 
 
-def test_a_small_terminal_shows_those_in_trouble() -> None:
-    lines = shown(seen(many=60), 80, most=3)
+def test_a_small_terminal_shows_the_logs_with_an_error() -> None:
+    lines = shown(seen(many=60), 80, height=1)
     assert sum(line.startswith(("log5", "silent")) for line in lines) == 3
     assert "and 57 more, less far behind" in lines
 
 
-def test_a_log_cannot_command_the_terminal() -> None:
+@pytest.mark.parametrize("height", [12, 24, 36, 48, 100])
+@pytest.mark.parametrize("many", [2, 60])
+def test_the_report_fits_the_height_of_the_terminal(many: int, height: int) -> None:
+    lines = shown(seen(many=many), 80, height)
+    assert len(lines) <= height
+    assert any(line.startswith("silent") for line in lines)
+    complete = any(line.startswith("gateway") for line in lines)
+    assert complete == (height >= (24 if many == 2 else 36))
+
+
+def test_control_characters_of_a_log_are_escaped() -> None:
     evil = log(1, name="[b]x[/b]\x1b[2J", operator="a\nb", last_error="\x1b[31m", failures=1)
     lines = shown(seen(many=1, logs=[evil]), 200)
     assert not any("\x1b" in line for line in lines)
@@ -124,21 +135,21 @@ def test_a_log_cannot_command_the_terminal() -> None:
     assert r"\x1b[31m" in row
 
 
-def test_what_a_script_gets() -> None:
+def test_the_values_of_the_json() -> None:
     found = seen(many=11)
     counts = found.counts()
-    told = build_report(
+    report = build_report(
         found, {name: 2.0 if name.startswith("log:") else 3.0 for name in counts}, 5
     )
-    said = msgspec.to_builtins(told)
-    assert said["status"] == "degraded"
-    assert said["certificates_per_second"] == 22
-    assert said["messages_per_second"] == 6
-    assert said["clients"] == 3
-    assert [each["name"] for each in said["logs"]][-3:] == ["log9", "log10", "silent"]
-    assert said["logs"][9]["behind"] == 10
-    assert said["logs"][9]["last_success"] == NOW
-    assert said["ingestors"] == [
+    fields = msgspec.to_builtins(report)
+    assert fields["status"] == "degraded"
+    assert fields["certificates_per_second"] == 22
+    assert fields["messages_per_second"] == 6
+    assert fields["clients"] == 3
+    assert [each["name"] for each in fields["logs"]][-3:] == ["log9", "log10", "silent"]
+    assert fields["logs"][9]["behind"] == 10
+    assert fields["logs"][9]["last_success"] == NOW
+    assert fields["ingestors"] == [
         {
             "id": "worker-1",
             "host": "here",
@@ -148,7 +159,7 @@ def test_what_a_script_gets() -> None:
             "published_per_second": 3,
         }
     ]
-    assert said["streams"][0]["oldest_age_seconds"] == 90
+    assert fields["streams"][0]["oldest_age_seconds"] == 90
 
 
 @pytest.mark.parametrize(
@@ -162,24 +173,24 @@ def test_what_a_script_gets() -> None:
         ({"logs": [log(1, integrity="lying", alarm="split")]}, "unhealthy"),
     ],
 )
-def test_the_verdict(changed: dict[str, object], status: str) -> None:
+def test_the_status(changed: dict[str, object], status: str) -> None:
     found = seen(many=1, **changed)
     assert build_report(found, dict.fromkeys(found.counts(), 0.0), 5).status == status
 
 
-def test_a_log_that_is_over_is_nobodys_trouble() -> None:
-    over = log(2, owner=None, state="retired", retired=int(NOW * 1000), retired_why="it is full")
-    over = msgspec.structs.replace(over, last_success=1)
-    found = seen(many=1, logs=[log(1), over])
-    told = build_report(found, dict.fromkeys(found.counts(), 0.0), 5)
-    assert (told.status, [each.name for each in told.logs]) == ("healthy", ["log1"])
-    assert msgspec.to_builtins(told.retired) == [
-        {"id": over.log_id, "name": "log2", "why": "it is full", "at": NOW, "next": 1000}
+def test_a_retired_log_is_no_problem() -> None:
+    retired = log(2, owner=None, state="retired", retired=int(NOW * 1000), retired_why="it is full")
+    retired = msgspec.structs.replace(retired, last_success=1)
+    found = seen(many=1, logs=[log(1), retired])
+    report = build_report(found, dict.fromkeys(found.counts(), 0.0), 5)
+    assert (report.status, [each.name for each in report.logs]) == ("healthy", ["log1"])
+    assert msgspec.to_builtins(report.retired) == [
+        {"id": retired.log_id, "name": "log2", "why": "it is full", "at": NOW, "next": 1000}
     ]
     lines = shown(found, 80)
     assert "retired: log2" in [line.rstrip() for line in lines]
     assert any(line.startswith("1/1 ") for line in lines)
-    assert not any("nobody reads it" in line for line in lines)
+    assert not any("no ingestor reads it" in line for line in lines)
 
 
 def test_a_rate_is_an_average_over_the_last_seconds() -> None:
@@ -207,7 +218,7 @@ async def status(redis_url: str, *arguments: str) -> tuple[int, str, str]:
         stderr=subprocess.PIPE,
         env={**os.environ, "COLUMNS": "80"},
     )
-    async with asyncio.timeout(ENOUGH):
+    async with asyncio.timeout(TIMEOUT_SECS):
         out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
@@ -222,7 +233,7 @@ async def test_of_a_real_redis(redis: RedisServer) -> None:
         )
         await press.print(5)
         code, out, _ = await status(redis.url, "--json")
-        assert (code, json.loads(out)["status"]) == (1, "unhealthy"), "nobody reads the logs"
+        assert (code, json.loads(out)["status"]) == (1, "unhealthy"), "no ingestor reads the logs"
 
         async def heartbeats() -> None:
             await directory.record_success(LOG)
@@ -231,12 +242,12 @@ async def test_of_a_real_redis(redis: RedisServer) -> None:
 
         await heartbeats()
         code, out, _ = await status(redis.url, "--json")
-        told = json.loads(out)
-        assert (code, told["status"]) == (0, "healthy")
-        assert told["logs"][0]["published"] == 5
-        assert [stream["messages"] for stream in told["streams"]] == [5, 5, 5, 0]
-        assert told["streams"][0]["newest_age_seconds"] < ENOUGH
-        assert abs(told["logs"][0]["last_success"] - time.time()) < ENOUGH
+        report = json.loads(out)
+        assert (code, report["status"]) == (0, "healthy")
+        assert report["logs"][0]["published"] == 5
+        assert [stream["messages"] for stream in report["streams"]] == [5, 5, 5, 0]
+        assert report["streams"][0]["newest_age_seconds"] < TIMEOUT_SECS
+        assert abs(report["logs"][0]["last_success"] - time.time()) < TIMEOUT_SECS
 
         await heartbeats()
         code, out, _ = await status(redis.url)
@@ -245,7 +256,7 @@ async def test_of_a_real_redis(redis: RedisServer) -> None:
         assert "Pressed" in out
 
 
-def test_it_says_how_to_reach_a_server_elsewhere(tmp_path: Path) -> None:
+def test_it_names_the_options_for_a_server_elsewhere(tmp_path: Path) -> None:
     port = free_port()
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     found = subprocess.run(
@@ -254,29 +265,29 @@ def test_it_says_how_to_reach_a_server_elsewhere(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=ENOUGH,
+        timeout=TIMEOUT_SECS,
     )
     assert found.returncode == 1
     for way in (f"port {port}", str(tmp_path), "--state-dir DIR", "--set port=PORT", "--redis-url"):
         assert way in found.stderr
 
 
-def test_rates_are_those_that_processes_watched_for_ten_seconds() -> None:
+def test_rates_are_those_that_processes_report() -> None:
     workers = [ProcessInfo("worker-1", {"rates": f'{{"{1:064x}": 12.5, "{2:064x}": 0.5}}'})]
     gateways = [ProcessInfo("g", {"sent_per_second": "7.5", "sent_bytes_per_second": "900"})]
     found = seen(many=3, workers=workers, gateways=gateways)
-    assert not found.counts().keys() - found.rates().keys(), "one look is enough"
-    said = build_report(found, {}, 5)
-    assert {log.name: log.published_per_second for log in said.logs} == {
+    assert not found.counts().keys() - found.rates().keys(), "one sample is enough"
+    report = build_report(found, {}, 5)
+    assert {log.name: log.published_per_second for log in report.logs} == {
         "log1": 12.5,
         "log2": 0.5,
         "silent": 0,
     }
-    assert said.ingestors[0].published_per_second == said.certificates_per_second == 13
-    assert (said.messages_per_second, said.gateways[0].bytes_per_second) == (7.5, 900)
+    assert report.ingestors[0].published_per_second == report.certificates_per_second == 13
+    assert (report.messages_per_second, report.gateways[0].bytes_per_second) == (7.5, 900)
 
 
-async def test_without_a_redis_it_fails_and_says_so() -> None:
+async def test_without_a_redis_it_fails_with_the_reason() -> None:
     code, out, err = await status("redis://:sesame@127.0.0.1:1/0")
     assert (code, out) == (1, "")
     assert err.startswith("certstream-server: Redis: ")

@@ -1,4 +1,4 @@
-"""`certstream-server tail` against servers that break off: it goes on after what it had."""
+"""`certstream-server tail` against servers that disconnect: it resumes after its last message."""
 
 import asyncio
 import itertools
@@ -81,7 +81,7 @@ async def test_it_resumes_after_the_last_id_and_tells_of_a_gap() -> None:
         code, out, err = await finish(process)
     assert (code, out) == (0, ["1.example", "2.example", "3.example"])
     assert paths == ["/domains-only", "/domains-only?cursor=2-0-0"]
-    assert "trying again until it works" in err
+    assert "; retrying" in err
     assert 'missed messages: {"reason":"no longer retained"}' in err
     assert err.splitlines()[-1].startswith("tail: 3 certificates in ")
     assert err.endswith(", 1 gap\n")
@@ -113,12 +113,12 @@ async def test_sse_resumes_too_and_keeps_a_path_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
-async def test_a_server_without_the_stream_is_not_asked_again(scheme: str) -> None:
-    asked = 0
+async def test_a_server_without_the_stream_gets_no_second_request(scheme: str) -> None:
+    requests = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal requests
+        requests += 1
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
@@ -129,7 +129,7 @@ async def test_a_server_without_the_stream_is_not_asked_again(scheme: str) -> No
         tailing(f"{scheme}://{address(server)}") as process,
     ):
         code, out, err = await finish(process)
-    assert (code, out, asked) == (1, [], 1)
+    assert (code, out, requests) == (1, [], 1)
     assert "answers 404: Not Found" in err
 
 
@@ -147,7 +147,7 @@ async def test_nonsense_is_told_plainly(nonsense: str) -> None:
     ):
         code, out, err = await finish(process)
     assert (code, out) == (1, [])
-    assert "does not speak certstream" in err
+    assert "not a certstream server" in err
     assert "Traceback" not in err
 
 
@@ -163,7 +163,7 @@ async def test_lines_of_events_end_with_cr_and_lf_alone(end: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-        for byte in "".join(events).encode():  # each by itself: also CR and LF
+        for byte in "".join(events).encode():  # one at a time: also CR and LF
             writer.write(bytes([byte]))
             await writer.drain()
         await reader.read()
@@ -237,7 +237,7 @@ async def test_a_redis_that_wants_a_password_ends_it(tmp_path: Path) -> None:
             async with tailing(f"--redis={url}", *arguments) as process:
                 code, _, err = await finish(process)
             assert code == 1
-            assert "redis refuses: " in err
+            assert "redis denies access: " in err
             assert "--redis-password-file" in err
             assert "Traceback" not in err
         file.write_text("sesame\n")
@@ -248,7 +248,7 @@ async def test_a_redis_that_wants_a_password_ends_it(tmp_path: Path) -> None:
                     found = await client.client_list()
                     return any(each["name"] == "tail" for each in found)
 
-                await until(follows, "it is let in", ENOUGH)
+                await until(follows, "it is connected", ENOUGH)
             process.send_signal(2)
             assert (await finish(process))[0] == 0
 
@@ -287,7 +287,7 @@ def certificate(number: int, *domains: str, not_before: int | None = None) -> st
 
 @asynccontextmanager
 async def sending(*messages: str) -> AsyncIterator[tuple[str, list[ServerConnection]]]:
-    """A server that says this to each client; its address, and the clients it had."""
+    """Serve these messages to each client; yield the address and the clients."""
     clients: list[ServerConnection] = []
 
     async def answer(client: ServerConnection) -> None:
@@ -385,10 +385,10 @@ async def test_a_token_is_sent_and_never_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
 async def test_a_token_is_sent_in_utf_8(tmp_path: Path, scheme: str) -> None:
-    said: list[bytes] = []
+    requests: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        said.append(await reader.readuntil(b"\r\n\r\n"))
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
         writer.close()
 
@@ -401,20 +401,20 @@ async def test_a_token_is_sent_in_utf_8(tmp_path: Path, scheme: str) -> None:
     ):
         code, _, err = await finish(process)
     assert (code, "answers 401" in err) == (1, True), err
-    assert b"authorization: bearer s\xc3\xa9same\r\n" in said[0].lower()
+    assert b"authorization: bearer s\xc3\xa9same\r\n" in requests[0].lower()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (["--since", "soon"], "'soon' is neither so long ago, as in 90s"),
-        (["--token-file", "empty"], "empty has to hold one token, in one line"),
-        (["--token-file", "two"], "two has to hold one token, in one line"),
+        (["--since", "soon"], "invalid --since 'soon': expected a duration (90s"),
+        (["--token-file", "empty"], "empty must have one token, on one line"),
+        (["--token-file", "two"], "two must have one token, on one line"),
         (["--token-file", "binary"], "binary is not text in UTF-8"),
     ],
 )
-async def test_what_cannot_be_meant_is_told(
-    tmp_path: Path, arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_invalid_option_is_an_error(
+    tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, content in (("empty", b"\n"), ("two", b"a\nb"), ("binary", b"\xff")):
         (tmp_path / name).write_bytes(content)
@@ -422,7 +422,7 @@ async def test_what_cannot_be_meant_is_told(
     async with tailing(*arguments) as process:
         code, _, err = await finish(process)
     assert code == 2
-    assert told in err
+    assert message in err
 
 
 async def test_for_ever_ago_is_the_beginning() -> None:

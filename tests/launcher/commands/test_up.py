@@ -1,4 +1,4 @@
-"""`certstream-server up` as a person runs it: real processes, real signals, nothing left behind."""
+"""`certstream-server up`: real processes, real signals, nothing left behind."""
 
 import asyncio
 import json
@@ -17,14 +17,14 @@ import pytest
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
-from launcher.runtime.embedded_redis import StartError
 from launcher.runtime.runtime_dir import runtime_dir
+from launcher.runtime.supervisor import StartError
 from tests.e2e.processes import Process, free_port, redis_server
 from tests.launcher.up_process import SCRIPT, START, STOP, UNREACHABLE, Begin, Up, following
 from tests.waiting import until
 
 
-async def test_without_a_network_it_says_so_and_serves(begin: Begin, tmp_path: Path) -> None:
+async def test_without_a_network_it_logs_that_and_serves(begin: Begin, tmp_path: Path) -> None:
     (tmp_path / "redis.py").write_text(
         "raise SystemExit('not ours: only in the working directory')"
     )
@@ -49,7 +49,7 @@ async def test_without_a_network_it_says_so_and_serves(begin: Begin, tmp_path: P
     assert "Traceback" not in up.process.log.read_text()
 
 
-async def test_whatever_dies_is_started_again(begin: Begin) -> None:
+async def test_what_exits_is_restarted(begin: Begin) -> None:
     up = begin(*following(UNREACHABLE))
     await up.ready()
     (started,) = up.lines("child started", child="gateway-1")
@@ -57,19 +57,19 @@ async def test_whatever_dies_is_started_again(begin: Begin) -> None:
     await until(
         lambda: _count(up, "child started", 2, child="gateway-1"), "a second gateway", START
     )
-    (died,) = up.lines("child died, starting it again")
-    assert (died["child"], died["why"]) == ("gateway-1", "killed by SIGKILL")
+    (exited,) = up.lines("child exited")
+    assert (exited["child"], exited["why"]) == ("gateway-1", "killed by SIGKILL")
     await up.ready()
 
-    (server,) = up.lines("embedded redis runs")
+    (server,) = up.lines("embedded redis started")
     assert server["pid"] == up.pid, "the line is its writer's"
     os.kill(server["redis_pid"], signal.SIGKILL)
-    await until(lambda: _count(up, "embedded redis runs", 2), "a second redis", START)
-    assert up.lines("embedded redis ended, starting it again")
+    await until(lambda: _count(up, "embedded redis started", 2), "a second redis", START)
+    assert up.lines("child exited", child="redis", why="killed by SIGKILL")
 
 
 @pytest.mark.slow
-async def test_a_client_that_does_not_answer_costs_no_gateway_its_orderly_end(
+async def test_a_client_that_does_not_answer_does_not_prevent_an_orderly_stop(
     begin: Begin, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -97,11 +97,11 @@ async def test_a_client_that_does_not_answer_costs_no_gateway_its_orderly_end(
         writer.close()
     finally:
         process.kill()
-    assert not up.lines("child does not stop, killing it"), str(up.process)
+    assert not up.lines("child killed"), str(up.process)
 
 
 @pytest.mark.slow
-async def test_what_stops_answering_is_replaced(begin: Begin) -> None:
+async def test_what_stops_answering_is_restarted(begin: Begin) -> None:
     up = begin(*following(UNREACHABLE))
     await up.ready()
     children = ("gateway-1", "ingestor-1")
@@ -112,11 +112,11 @@ async def test_what_stops_answering_is_replaced(begin: Begin) -> None:
         await until(
             partial(_count, up, "child started", 2, child=child), f"another\n{up.process}", 60
         )
-        assert up.lines("child does not answer, stopping it", child=child)
+        assert up.lines("child unresponsive", child=child)
     await up.ready()
 
 
-async def test_a_hang_up_makes_all_read_the_configuration_again(
+async def test_sighup_reloads_the_configuration_of_every_process(
     begin: Begin, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.yaml"
@@ -127,13 +127,13 @@ async def test_a_hang_up_makes_all_read_the_configuration_again(
     config.write_text("log_level: debug\ncodec: none\nstate_dir: /elsewhere\n")
     up.process.send(signal.SIGHUP)
     for service in ("up", "gateway", "ingestor"):
-        again = partial(_count, up, "configuration read again", 1, service=service)
+        again = partial(_count, up, "configuration reloaded", 1, service=service)
         await until(again, f"{service} reads it\n{up.process}", START)
-        (line,) = up.lines("configuration read again", service=service)
+        (line,) = up.lines("configuration reloaded", service=service)
         assert line["applied"] == ["log_level"]
-    (waiting,) = up.lines("a changed setting needs a restart")
+    (waiting,) = up.lines("restart required")
     assert (waiting["service"], waiting["setting"]) == ("ingestor", "codec")
-    assert not up.lines("child died, starting it again")
+    assert not up.lines("child exited")
     await up.ready()
 
 
@@ -168,18 +168,21 @@ async def test_one_scrape_shows_the_whole_machine(begin: Begin) -> None:
     await until(all_of_it, f"metrics of all processes\n{up.process}", START)
 
 
-async def test_a_second_one_on_the_same_state_is_refused(begin: Begin) -> None:
+async def test_a_second_up_with_the_same_state_directory_fails(begin: Begin) -> None:
     first = begin(*following(UNREACHABLE))
     await first.ready()
     second = begin(*following(UNREACHABLE))
     assert await _ends(second) == 1
     message = second.process.log.read_text()
-    assert f"certstream-server: {first.state} is in use by process {first.pid}" in message
+    assert (
+        f"certstream-server: the state directory {first.state} is in use by process {first.pid}:"
+        in message
+    )
     assert "Traceback" not in message
-    assert await first.health() == "OK", "the first one goes on"
+    assert await first.health() == "OK", "the first one continues"
 
 
-async def test_a_port_in_use_is_told_before_anything_starts(begin: Begin) -> None:
+async def test_a_port_in_use_is_an_error_before_anything_starts(begin: Begin) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         up = begin(*following(), f"--port={port}")
@@ -188,17 +191,17 @@ async def test_a_port_in_use_is_told_before_anything_starts(begin: Begin) -> Non
     assert not up.state.exists()
 
 
-async def test_a_state_directory_that_cannot_be_is_told_plainly(begin: Begin) -> None:
+async def test_an_impossible_state_directory_is_an_error(begin: Begin) -> None:
     up = begin(*following(UNREACHABLE), "--state-dir=/dev/null/state")
     assert await _ends(up) == 1
     assert up.process.log.read_text() == (
         "certstream-server: the state directory /dev/null/state cannot be used: /dev/null/state: "
-        "Not a directory. Mend that, or set another one: state_dir, CERTSTREAM_STATE_DIR or "
-        "--state-dir\n"
+        "Not a directory. Fix the permissions or choose another directory with state_dir, "
+        "CERTSTREAM_STATE_DIR or --state-dir\n"
     )
 
 
-def test_two_that_begin_on_one_port_do_not_share_a_place(
+def test_two_that_start_on_one_port_do_not_share_a_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -228,7 +231,7 @@ async def test_the_demo_streams_to_every_kind_of_tail(begin: Begin) -> None:
     up = begin("--demo")
     await up.ready()
     address = f"127.0.0.1:{up.port}"
-    (server,) = up.lines("embedded redis runs")
+    (server,) = up.lines("embedded redis started")
     tails = await asyncio.gather(
         _tail(f"ws://{address}", "--limit=3"),
         _tail(f"ws://{address}", "--json", "--limit=3"),
@@ -256,10 +259,10 @@ async def test_the_demo_streams_to_every_kind_of_tail(begin: Begin) -> None:
     assert not _exists(server["state"])
 
 
-async def test_a_demo_that_was_killed_leaves_nothing_to_the_next(begin: Begin) -> None:
+async def test_a_demo_removes_the_state_of_a_killed_one(begin: Begin) -> None:
     first = begin("--demo")
     await first.ready()
-    (server,) = first.lines("embedded redis runs")
+    (server,) = first.lines("embedded redis started")
     first.remember_descendants()
     first.process.kill()
     await first.all_gone()
@@ -267,13 +270,13 @@ async def test_a_demo_that_was_killed_leaves_nothing_to_the_next(begin: Begin) -
     second = begin("--demo", f"--port={first.port}")
     second.port = first.port
     await second.ready()
-    (again,) = second.lines("embedded redis runs")
+    (again,) = second.lines("embedded redis started")
     assert again["state"] == server["state"]
     assert second.process.stop(signal.SIGTERM) == 0
     assert not _exists(server["state"])
 
 
-async def test_the_reader_of_tail_may_leave(begin: Begin) -> None:
+async def test_tail_ends_when_its_output_is_closed(begin: Begin) -> None:
     up = begin("--demo")
     await up.ready()
     pipeline = await asyncio.create_subprocess_shell(
@@ -299,7 +302,7 @@ async def _ends(up: Up) -> int:
     async def ended() -> bool:
         return not up.process.running
 
-    await until(ended, "it ends by itself", START)
+    await until(ended, "it exits", START)
     return up.process.stop()
 
 

@@ -14,14 +14,14 @@ from certbus.connection import check_server, connect
 from launcher.runtime import embedded_redis
 from launcher.runtime.embedded_redis import (
     EmbeddedRedis,
-    StartError,
     StateDirInUse,
     find_executable,
 )
+from launcher.runtime.supervisor import StartError
 from tests.certbus.bus import Worker, batch, stored_names
 from tests.waiting import until
 
-# A process that runs an embedded Redis, says so, and waits for its end.
+# A process that runs an embedded Redis, prints its process id, and waits to be ended.
 OWNER = """
 import asyncio, sys
 from pathlib import Path
@@ -222,7 +222,7 @@ async def test_reading_much_data_takes_its_time(
         for first in range(0, 1_500_000, 10_000):
             await client.eval("redis.replicate_commands()" + many, 0, str(first))
     monkeypatch.setattr(
-        embedded_redis, "_START_TIMEOUT", 1.5
+        embedded_redis, "_START_TIMEOUT_SECS", 1.5
     )  # of silence: it takes longer than that
     async with EmbeddedRedis(tmp_path) as server, connect(server.url) as client:
         assert await client.dbsize() == 1_500_000
@@ -231,7 +231,7 @@ async def test_reading_much_data_takes_its_time(
 async def test_a_server_that_cannot_start_says_why(tmp_path: Path, executable: str) -> None:
     (tmp_path / "appendonly.aof").mkdir(parents=True)
     (tmp_path / "appendonlydir").write_text("no directory")
-    with pytest.raises(StartError, match=r"(?s)ended with status 1:.*append"):
+    with pytest.raises(StartError, match=r"(?s)exited with status 1:.*append"):
         async with EmbeddedRedis(tmp_path, executable=executable):
             pass
     # The locks were given back.

@@ -18,7 +18,7 @@ async def watched(path: Path) -> AsyncIterator[list[str]]:
     task = asyncio.create_task(
         file_watch.watch(path, lambda: found.append(path.read_text() if path.is_file() else ""))
     )
-    await asyncio.sleep(0)  # it has looked for the first time
+    await asyncio.sleep(0)  # it has read the first state
     try:
         yield found
     finally:

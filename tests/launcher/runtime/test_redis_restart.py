@@ -1,4 +1,4 @@
-"""The Redis of `up`: started again whenever it ends, however its starts fail."""
+"""The Redis of `up` is restarted whenever it exits, and after each start that fails."""
 
 import asyncio
 import os
@@ -11,14 +11,13 @@ import structlog
 
 from certbus import connection
 from certbus.connection import connect
-from launcher.commands.up import command
-from launcher.runtime import embedded_redis
+from launcher.runtime import embedded_redis, supervisor
 from launcher.runtime.embedded_redis import EmbeddedRedis
 from tests.e2e.processes import redis_server
 from tests.waiting import until
 
-#: A redis-server: the first time as it is, the second time one that accepts and answers nothing,
-#: the third time one that ends at once, then as it is again.
+#: A redis-server: the first run is real, the second accepts connections and answers nothing, the
+#: third exits at once, the fourth is real.
 SERVER = """\
 #!{python}
 import os, socket, sys, time
@@ -37,27 +36,27 @@ os.execv({server!r}, [{server!r}, *sys.argv[1:]])
 """
 
 
-async def test_starts_that_fail_are_tried_again(
+async def test_a_start_that_fails_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_REDIS_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "MIN_RESTART_DELAY_SECS", 0.01)
     executable = tmp_path / "redis-server"
     text = SERVER.format(python=sys.executable, runs=str(tmp_path / "runs"), server=redis_server())
     executable.write_text(text)
     executable.chmod(0o755)
     async with EmbeddedRedis(tmp_path / "state", executable=str(executable)) as server:
-        monkeypatch.setattr(embedded_redis, "_START_TIMEOUT", 3.0)
+        monkeypatch.setattr(embedded_redis, "_START_TIMEOUT_SECS", 3.0)
         monkeypatch.setattr(connection, "COMMAND_TIMEOUT", 1.0)
         assert server.pid is not None
         with structlog.testing.capture_logs() as log:
-            keeping = asyncio.create_task(command._keep_redis(server))
+            keeping = asyncio.create_task(supervisor.restart("redis", server.run))
             os.kill(server.pid, signal.SIGKILL)
 
             def runs_again() -> bool:
                 if keeping.done():
                     keeping.result()
                 return (tmp_path / "runs").read_text() == "xxxx" and any(
-                    line["event"] == "embedded redis runs" for line in log
+                    line["event"] == "embedded redis started" for line in log
                 )
 
             try:
@@ -66,6 +65,9 @@ async def test_starts_that_fail_are_tried_again(
                     assert await client.ping()
             finally:
                 keeping.cancel()
-    whys = [line["why"] for line in log if line["event"] == "embedded redis does not start"]
-    assert "did not answer within 3 s" in whys[0]
-    assert whys[1].endswith("no memory\n")
+    exits = [line for line in log if line["event"] == "child exited"]
+    assert {line["child"] for line in exits} == {"redis"}
+    whys = [line["why"] for line in exits]
+    assert whys[0] == "killed by SIGKILL"
+    assert "did not answer within 3 s" in whys[1]
+    assert whys[2].endswith("no memory\n")

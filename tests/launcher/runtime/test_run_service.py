@@ -1,4 +1,4 @@
-"""One service in a process of its own: how it begins, and how it ends."""
+"""One service in a process of its own: its start, its signals and its exit."""
 
 import asyncio
 import fcntl
@@ -21,57 +21,57 @@ from tests.e2e.processes import Process, free_port, redis_server
 from tests.launcher.up_process import SCRIPT
 from tests.waiting import until
 
-ENOUGH = 30.0
+TIMEOUT = 30.0
 
 HANGING = """\
 import asyncio, sys, time
-from launcher import service
+from launcher.runtime import run_service
 
 async def serve(stop):
     asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
     print("served")
 
-sys.exit(service.run_or_explain(serve))
+sys.exit(run_service.run_reporting_errors(serve))
 """
 ORPHAN = """\
-from launcher import service
-service.die_with(1)  # init is not who started this
-print("goes on")
+from launcher.runtime.supervisor import exit_with_parent
+exit_with_parent(1)  # its parent is not init
+print("continued")
 """
 
 LIMITED = """\
 import resource
 from certconf import Config
-from launcher import service
+from launcher.runtime import run_service
 
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-service.prepare("gateway", Config(), "json", None)
+run_service.prepare("gateway", Config(), "json", None)
 print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
 """
 
 RELOADING = """\
 import sys
 from pathlib import Path
-from certconf import Config, Present
-from launcher import service
-from launcher.runtime.config_reload import Reloader
+from certconf import Config, ConfigHolder
+from launcher.runtime import run_service
+from launcher.runtime.config_reload import ConfigReloader
 
-present = Present(Config())
+current = ConfigHolder(Config())
 
 async def serve(stop):
-    Path(sys.argv[1]).write_text("serves")
+    Path(sys.argv[1]).write_text("serving")
     await stop.wait()
-    Path(sys.argv[1]).write_text(f"stopped after {present.reloads.total()} reloads")
+    Path(sys.argv[1]).write_text(f"stopped after {current.reloads.total()} reloads")
 
-service.run(serve, Reloader("gateway", present, Config))
+run_service.run(serve, ConfigReloader("gateway", current, Config))
 """
 
 
 FAILING = """\
 import asyncio, logging, sys
 from certconf import Config
-from launcher import service
+from launcher.runtime import run_service
 
 async def look_up(password):
     raise KeyError("ours")
@@ -80,22 +80,22 @@ async def serve(stop):
     async with asyncio.TaskGroup() as group:
         group.create_task(look_up("hunter2"))
 
-service.prepare("gateway", Config(), sys.argv[1], None)
-sys.exit(service.run_or_explain(serve))
+run_service.prepare("gateway", Config(), sys.argv[1], None)
+sys.exit(run_service.run_reporting_errors(serve))
 """
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=ENOUGH, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
-def test_a_thread_that_hangs_does_not_hold_up_the_end() -> None:
+def test_a_thread_that_hangs_does_not_delay_the_exit() -> None:
     result = python(HANGING)
     assert (result.returncode, result.stdout, result.stderr) == (0, "served\n", "")
 
 
-def test_whoever_lost_its_parent_before_it_could_ask_ends() -> None:
+def test_a_process_whose_parent_has_already_ended_exits() -> None:
     assert os.getpid() != 1
     result = python(ORPHAN)
     assert (result.returncode, result.stdout) == (1, "")
@@ -105,17 +105,21 @@ def test_a_service_may_have_as_many_connections_as_the_hard_limit_allows() -> No
     assert python(LIMITED).stdout == "True\n"
 
 
-def test_a_fault_is_one_line_without_what_variables_held() -> None:
+def test_an_uncaught_exception_is_one_line_without_values_of_variables() -> None:
     result = python(FAILING, "json")
     (text,) = result.stderr.splitlines()
     line = json.loads(text)
-    assert (result.returncode, line["event"], line["level"]) == (1, "failed", "critical")
+    assert (result.returncode, line["event"], line["level"]) == (
+        1,
+        "uncaught exception",
+        "critical",
+    )
     (inner,) = line["exception"][0]["exceptions"]
     assert (inner[0]["exc_type"], inner[0]["exc_value"]) == ("KeyError", "'ours'")
     assert "hunter2" not in text
 
 
-def test_a_fault_shown_to_a_person_keeps_variables_to_itself() -> None:
+def test_a_traceback_on_a_terminal_has_no_values_of_variables() -> None:
     result = python(FAILING, "console")
     assert result.returncode == 1
     assert "KeyError: 'ours'" in result.stderr
@@ -125,7 +129,7 @@ def test_a_fault_shown_to_a_person_keeps_variables_to_itself() -> None:
 NAMELESS = """
 import asyncio, ssl, sys
 from certconf import Config
-from launcher import service
+from launcher.runtime import run_service
 
 async def serve(stop):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -134,8 +138,8 @@ async def serve(stop):
     print(server.sockets[0].getsockname()[1], flush=True)
     await stop.wait()
 
-service.prepare("gateway", Config(log_level=sys.argv[1]), "json", None)
-service.run(serve)
+run_service.prepare("gateway", Config(log_level=sys.argv[1]), "json", None)
+run_service.run(serve)
 """
 
 
@@ -160,64 +164,68 @@ async def test_a_server_name_that_is_not_ascii_makes_no_traceback(
         def listens() -> bool:
             return process.log.read_text().strip().rpartition("\n")[2].isdecimal()
 
-        await until(listens, "it listens", ENOUGH)
+        await until(listens, "it listens", TIMEOUT)
         port = int(process.log.read_text().splitlines()[-1])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(hello("m\xfcnchen.example".encode("latin-1")))
-        await reader.read()  # until the server has refused the handshake
+        await reader.read()  # until the server has rejected the handshake
         writer.close()
     finally:
         assert process.stop() == 0
-    said = process.log.read_text()
-    assert "Traceback" not in said
-    assert ("tls handshake refused" in said) == (level == "debug")
+    text = process.log.read_text()
+    assert "Traceback" not in text
+    assert ("tls handshake rejected" in text) == (level == "debug")
 
 
-async def test_a_terminal_that_was_closed_ends_it(tmp_path: Path) -> None:
-    """It hangs up, too, but asks for nothing."""
-    said = tmp_path / "said"
+async def test_a_closed_terminal_ends_it(tmp_path: Path) -> None:
+    """It causes a SIGHUP, too, which does not request a reload."""
+    state = tmp_path / "state"
     terminal, other_end = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", RELOADING, str(said)),
+        *(sys.executable, "-c", RELOADING, str(state)),
         start_new_session=True,
         stdin=other_end,
         stderr=other_end,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(other_end)
-    await until(said.exists, "it serves", ENOUGH)
+    await until(state.exists, "it is serving", TIMEOUT)
     os.close(terminal)
-    async with asyncio.timeout(ENOUGH):
+    async with asyncio.timeout(TIMEOUT):
         assert await process.wait() == 0
-    assert said.read_text() == "stopped after 0 reloads"
+    assert state.read_text() == "stopped after 0 reloads"
 
 
-async def test_a_hang_up_asks_for_a_reload(tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    process = Process("reloading", [sys.executable, "-c", RELOADING, str(said)], tmp_path)
+async def test_sighup_requests_a_reload(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    process = Process("reloading", [sys.executable, "-c", RELOADING, str(state)], tmp_path)
     try:
-        await until(said.exists, "it serves", ENOUGH)
+        await until(state.exists, "it is serving", TIMEOUT)
         process.send(signal.SIGHUP)
-        await until(lambda: "read again" in process.log.read_text(), "it reads again", ENOUGH)
+        await until(
+            lambda: "configuration reloaded" in process.log.read_text(), "it reloads", TIMEOUT
+        )
     finally:
         process.stop()
-    assert said.read_text() == "stopped after 1 reloads"
+    assert state.read_text() == "stopped after 1 reloads"
 
 
-async def test_a_hang_up_while_it_starts_is_not_its_end(tmp_path: Path) -> None:
-    said = tmp_path / "said"
+async def test_sighup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
+    state = tmp_path / "state"
     early = """
 import signal
-from launcher.runtime.config_reload import hold_hang_ups
-hold_hang_ups()
+from launcher.runtime.config_reload import block_sighup
+block_sighup()
 signal.raise_signal(signal.SIGHUP)
 """
-    process = Process("reloading", [sys.executable, "-c", early + RELOADING, str(said)], tmp_path)
+    process = Process("reloading", [sys.executable, "-c", early + RELOADING, str(state)], tmp_path)
     try:
-        await until(lambda: "read again" in process.log.read_text(), "it reads again", ENOUGH)
+        await until(
+            lambda: "configuration reloaded" in process.log.read_text(), "it reloads", TIMEOUT
+        )
     finally:
         process.stop()
-    assert said.read_text() == "stopped after 1 reloads"
+    assert state.read_text() == "stopped after 1 reloads"
 
 
 @pytest.fixture
@@ -242,7 +250,7 @@ async def test_a_redis_that_would_lose_data_is_refused(
             except redis.exceptions.ConnectionError:
                 return False
 
-        await until(answers, "redis answers", ENOUGH)
+        await until(answers, "redis answers", TIMEOUT)
     arguments = ["--redis-url", evicting_redis, f"--set=port={free_port()}", "--set=log_lists=[]"]
     process = Process(command, [SCRIPT, command, *arguments], tmp_path)
     try:
@@ -250,12 +258,12 @@ async def test_a_redis_that_would_lose_data_is_refused(
         async def ended() -> bool:
             return not process.running
 
-        await until(ended, f"it gives up\n{process}", ENOUGH)
+        await until(ended, f"it exits\n{process}", TIMEOUT)
     finally:
         if process.running:
             process.kill()
     log = process.log.read_text()
     assert process.stop() == 1
-    assert '"event": "cannot go on"' in log
+    assert '"event": "fatal error"' in log
     assert "maxmemory-policy allkeys-lru" in log
     assert "Traceback" not in log

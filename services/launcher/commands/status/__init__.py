@@ -1,8 +1,12 @@
-"""`certstream-server status`: what Redis' directory says of logs, ingestors, gateways and streams.
+"""`certstream-server status`: the state of logs, ingestors, gateways and streams in Redis.
 
-looking.py   asking Redis
-rates.py     how fast counters grow
-report.py    the directory and the rates as one value: what `--json` prints
-view.py      the same for a terminal, as wide as it is; the panel of `up` shows its first part
-command.py   options; once, or again and again
+report.py    the snapshot of a cluster and its rates as one value: what `--json` prints
+render.py    a report for a terminal, as wide and high as it is
+watch.py     collects reports; also for the dashboard of `up`
+command.py   the options; one report, or a new one every second
+
+The judgement of a cluster and its logs is `certbus.cluster_health`, shared with the gateway's
+/health/deep and /api/logs.
+
+Tests: tests/launcher/commands/test_status.py; that the names in the JSON stay, too.
 """

@@ -1,5 +1,6 @@
-"""A report for a person at a terminal, with as many columns as its width has room for."""
+"""A report for a terminal: with the columns and tables that fit its size. Pure."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,17 +16,19 @@ from launcher.terminal import escape_control_chars
 
 _STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+_MIN_LOGS: Final = 3  # rows, even if the terminal is too small
+_ENOUGH_LOGS: Final = 12  # rows that take precedence over the tables of processes and streams
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column of a table.
+    """A column of the table of logs.
 
     Attributes:
-        heading: above it.
-        cell: of a row.
-        from_width: of the terminal, from which on there is room for it.
+        heading: first row.
+        cell: returns the cell of a log.
+        from_width: columns of the smallest terminal that shows it.
         left: whether it is text, not a number.
-        takes: the room that is left, cut off at its end.
+        takes: whether it takes the remaining width, and is cut at its end.
     """
 
     heading: str
@@ -62,22 +65,16 @@ _LOGS: Final = (
 )
 
 
-def view(report: Report, width: int, most_logs: int | None = None) -> RenderableType:
-    """All of it.
+def view(report: Report, width: int, height: int | None = None) -> RenderableType:
+    """Return the whole report, or what fits.
 
     Args:
-        report: what is shown.
-        width: of the terminal.
-        most_logs: that there is room for; None shows them all.
+        report: its content.
+        width: columns.
+        height: lines; None shows everything.
     """
-    return Group(
-        _verdict(report),
-        *_problems(report.problems),
-        Text(),
-        summary(report),
-        Text(),
-        logs(report.logs, width, most_logs),
-        *([_retired(report.retired)] if report.retired else []),
+    head = [_verdict(report), *_problems(report.problems)]
+    processes: tuple[RenderableType, ...] = (
         Text(),
         _ingestors(report.ingestors),
         Text(),
@@ -85,10 +82,29 @@ def view(report: Report, width: int, most_logs: int | None = None) -> Renderable
         Text(),
         _streams(report.streams),
     )
+    rows = None
+    if height is not None:
+        above = 4 + sum(math.ceil(len(text) / width) for text in head)
+        below = 7 + len(report.ingestors) + len(report.gateways) + len(report.streams)
+        rows = height - above - 2 - bool(report.retired)
+        if rows - below >= min(len(report.logs), _ENOUGH_LOGS):
+            rows -= below
+        else:
+            processes = ()
+        rows = max(rows, _MIN_LOGS)
+    return Group(
+        *head,
+        Text(),
+        _summary(report),
+        Text(),
+        _logs(report.logs, width, rows),
+        *([_retired(report.retired)] if report.retired else []),
+        *processes,
+    )
 
 
-def summary(report: Report) -> RenderableType:
-    """What is most wanted, in one line."""
+def _summary(report: Report) -> RenderableType:
+    """Return the totals, in two lines."""
     followed = sum(log.owner is not None for log in report.logs)
     grid = Table.grid(padding=(0, 3))
     grid.add_row(
@@ -103,14 +119,8 @@ def summary(report: Report) -> RenderableType:
     return grid
 
 
-def logs(found: Sequence[Log], width: int, most: int | None = None) -> RenderableType:
-    """A table of logs: those in trouble first, then by how far they are behind.
-
-    Args:
-        found: the logs.
-        width: of the terminal.
-        most: how many are shown; None for all.
-    """
+def _logs(logs: Sequence[Log], width: int, max_rows: int | None) -> RenderableType:
+    """Return the table of logs: those with an error first, then by how far they are behind."""
     table = _table()
     columns = [column for column in _LOGS if width >= column.from_width]
     for column in columns:
@@ -123,62 +133,61 @@ def logs(found: Sequence[Log], width: int, most: int | None = None) -> Renderabl
             max_width=max(width // 4, 20) if column.left and not column.takes else None,
         )
     table.expand = True
-    order = sorted(found, key=lambda log: (not log.trouble, -log.behind))
-    for log in order[:most]:
+    order = sorted(logs, key=lambda log: (not log.trouble, -log.behind))
+    for log in order[:max_rows]:
         table.add_row(*(column.cell(log) for column in columns))
     if not order:
         return Text("no logs yet", style="dim")
-    if most is not None and len(order) > most:
-        rest = Text(f"and {len(order) - most} more, less far behind", style="dim")
+    if max_rows is not None and len(order) > max_rows:
+        rest = Text(f"and {len(order) - max_rows} more, less far behind", style="dim")
         return Group(table, rest)
     return table
 
 
-def _retired(found: Sequence[Retired]) -> Text:
-    """Those that are over, in one line."""
-    names = ", ".join(escape_control_chars(log.name) for log in found)
+def _retired(logs: Sequence[Retired]) -> Text:
+    names = ", ".join(escape_control_chars(log.name) for log in logs)
     return Text(f"retired: {names}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _verdict(report: Report) -> Text:
     counts = {status: sum(log.status == status for log in report.logs) for status in _STYLES}
-    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    states = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     used = _bytes(report.redis_bytes)
-    most = f" of {_bytes(report.redis_max_bytes)}" if report.redis_max_bytes else ""
+    limit = f" of {_bytes(report.redis_max_bytes)}" if report.redis_max_bytes else ""
     window = report.dedup_window_seconds
     dedup = "" if window is None else f"dedup: {window // 60} min  "
     return Text.assemble(
         (report.status, f"bold {_STYLES[report.status]}"),
-        f"  logs: {told or 'none'}  Redis: {used}{most}  {dedup}",
+        f"  logs: {states or 'none'}  Redis: {used}{limit}  {dedup}",
         (f"{report.time:%H:%M:%S} UTC", "dim"),
     )
 
 
-def _problems(found: Sequence[HealthProblem]) -> list[Text]:
-    """What is wrong, a line each; the terminal wraps a long one."""
+def _problems(problems: Sequence[HealthProblem]) -> list[Text]:
+    """Return a line for each problem; the terminal wraps a long one."""
     styles = {"critical": "bold red", "warning": "yellow"}
     return [
         Text.assemble(
             (problem.code, styles[problem.severity]), f"  {escape_control_chars(problem.text)}"
         )
-        for problem in found
+        for problem in problems
     ]
 
 
-def _ingestors(found: Sequence[Ingestor]) -> RenderableType:
-    if not found:
+def _ingestors(ingestors: Sequence[Ingestor]) -> RenderableType:
+    if not ingestors:
         return Text("no ingestor runs", style="red")
     table = _table("ingestor", "logs", "certs/s")
-    for ingestor in found:
+    for ingestor in ingestors:
         table.add_row(ingestor.id, f"{ingestor.logs}", f"{ingestor.published_per_second:,.1f}")
     return table
 
 
-def _gateways(found: Sequence[Gateway], width: int) -> RenderableType:
-    if not found:
+def _gateways(gateways: Sequence[Gateway], width: int) -> RenderableType:
+    if not gateways:
         return Text("no gateway runs", style="red")
     table = _table("gateway", "clients", "websocket", "sse", "messages/s", "bytes/s", "")
-    for gateway in found:
+    for gateway in gateways:
         table.add_row(
             gateway.id if width < 120 else f"{gateway.id}  {gateway.url}",
             f"{gateway.clients:,}",
@@ -191,9 +200,9 @@ def _gateways(found: Sequence[Gateway], width: int) -> RenderableType:
     return table
 
 
-def _streams(found: Sequence[Stream]) -> RenderableType:
+def _streams(streams: Sequence[Stream]) -> RenderableType:
     table = _table("stream", "messages", "batches", "bytes", "oldest", "newest", "")
-    for stream in found:
+    for stream in streams:
         table.add_row(
             stream.name,
             f"{stream.messages:,}",
@@ -207,7 +216,7 @@ def _streams(found: Sequence[Stream]) -> RenderableType:
 
 
 def _table(*headings: str) -> Table:
-    """The first column is text, the others are numbers."""
+    """Return an empty table: the first column is text, the others are numbers."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for number, heading in enumerate(headings):
         table.add_column(
@@ -219,8 +228,8 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _number(value: str, what: str) -> Text:
-    return Text.assemble((value, "bold"), "\n", (what, "dim"))
+def _number(value: str, label: str) -> Text:
+    return Text.assemble((value, "bold"), "\n", (label, "dim"))
 
 
 def _count(number: int | None) -> str:

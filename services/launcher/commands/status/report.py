@@ -1,6 +1,6 @@
-"""The directory, and how fast its counters grow, as one value. Pure: no connection, no clock.
+"""The snapshot of a cluster and its rates as one value. Pure: no connection, no clock.
 
-Its JSON is a promise to scripts: names stay, new ones may come.
+Its JSON is an interface for scripts: names stay, new ones may be added.
 """
 
 import re
@@ -23,35 +23,35 @@ from certbus.server_state import ServerState
 
 
 class Log(msgspec.Struct, frozen=True):
-    """One log. Moments are Unix seconds.
+    """One log that is not retired. Times are Unix seconds.
 
     Attributes:
-        id: SHA-256 of its key in hex, or made of its URL while no key is known.
-        name: for people.
-        url: where it is.
-        operator: who runs it.
+        id: SHA-256 of its key in hex, or derived from its URL while no key is known.
+        name: in the log list or configuration; else its URL or id.
+        url: base URL.
+        operator: name.
         kind: rfc6962 or static-ct.
-        state: in the log list's words, "configured", or "draining" if it is over.
-        status: how it does.
+        state: as in the log list, "configured", or "draining" while it is being retired.
+        status: its health.
         owner: the ingestor that reads it; null if none does.
-        start: index of the first entry that was wanted; null while it is not known.
-        next: index of the next entry to publish, likewise.
-        tree_size: entries in it, as it last said.
-        behind: entries that it has and Redis has not.
-        published: new certificates; with the next three, what became of the entries up to `next`.
-        duplicates: certificates that were known already.
-        rejected: entries that could not be read.
-        skipped: entries left out by the operator.
-        published_per_second: of the last seconds.
-        circuit: closed, half-open or open: whether it is asked.
-        failures: in a row, until now.
-        retry_at: when it is asked again, while the circuit is open.
-        integrity: proven, unsigned, unproven, lying or off.
-        alarms: how many lies were found.
-        alarm: the newest.
+        start: index of the first entry to publish; null until the log is started.
+        next: index of the next entry to publish; null until the log is started.
+        tree_size: entries by its newest tree head.
+        behind: entries that are not yet published.
+        published: new certificates. published + duplicates + rejected + skipped = next - start.
+        duplicates: entries with a certificate that was already published.
+        rejected: entries that could not be decoded.
+        skipped: entries skipped by an operator.
+        published_per_second: over the last ten seconds.
+        circuit: state of its circuit breaker: closed, half-open or open.
+        failures: consecutive failures.
+        retry_at: time of the next request, while the circuit is open.
+        integrity: `proven`, `unsigned`, `unproven`, `lying` or `off`.
+        alarms: number of integrity violations.
+        alarm: the newest integrity violation.
         last_success: when everything up to its tree head was last published.
-        last_error: what was wrong last.
-        last_error_at: when.
+        last_error: the newest error.
+        last_error_at: time of that error.
     """
 
     id: str
@@ -83,27 +83,27 @@ class Log(msgspec.Struct, frozen=True):
 
     @property
     def trouble(self) -> str:
-        """What is wrong now, in a few words; empty if nothing is."""
+        """The present problem, in a few words; empty if there is none."""
         if self.integrity == "lying":
-            return f"lies: {self.alarm or 'see docs/integrity.md'}"
+            return f"misbehaving: {self.alarm or 'see docs/integrity.md'}"
         if self.failures or (self.last_error_at or 0) > (self.last_success or 0):
             return (self.last_error or self.circuit).removeprefix(self.url)
         if self.circuit != "closed":
             return f"circuit {self.circuit}"
         if self.owner is None:
-            return "nobody reads it"
+            return "no ingestor reads it"
         return ""
 
 
 class Retired(msgspec.Struct, frozen=True):
-    """One log that is over and drained: it is remembered for 30 days.
+    """One log that is retired and drained; Redis keeps it for 30 days.
 
     Attributes:
         id: as in `Log.id`.
-        name: for people.
-        why: it is over.
+        name: as in `Log.name`.
+        why: the reason of its retirement.
         at: when it was dropped, Unix seconds.
-        next: index of the entry that it would go on with.
+        next: index of the entry at which it would resume.
     """
 
     id: str
@@ -118,11 +118,11 @@ class Ingestor(msgspec.Struct, frozen=True):
 
     Attributes:
         id: as in `Log.owner`.
-        host: where it runs.
-        pid: its process there.
-        admin: where it gives /health and /metrics; empty if nowhere.
-        logs: that it reads.
-        published_per_second: of the last seconds.
+        host: its host name.
+        pid: its process id.
+        admin: address of its admin listener; empty if it has none.
+        logs: number of logs that it reads.
+        published_per_second: over the last ten seconds.
     """
 
     id: str
@@ -137,16 +137,18 @@ class Gateway(msgspec.Struct, frozen=True):
     """One gateway.
 
     Attributes:
-        id: its own.
-        host: where it runs.
-        url: where clients connect.
-        admin: where it gives /health, /ready and /metrics; empty if nowhere.
+        id: random.
+        host: its host name.
+        url: base URL for clients.
+        admin: address of its admin listener; empty if it has none.
         following: whether it reads the streams.
-        clients: all of them.
-        websocket: of them, over WebSocket.
-        sse: of them, over server-sent events.
-        messages_sent: since it was started, likewise the bytes.
-        messages_per_second: of the last seconds, likewise the bytes.
+        clients: connected clients.
+        websocket: clients over WebSocket.
+        sse: clients over server-sent events.
+        messages_sent: since its start.
+        bytes_sent: since its start.
+        messages_per_second: over the last ten seconds.
+        bytes_per_second: over the last ten seconds.
     """
 
     id: str
@@ -164,16 +166,16 @@ class Gateway(msgspec.Struct, frozen=True):
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """What Redis holds of a stream.
+    """The content of a stream in Redis.
 
     Attributes:
         name: full, lite, domains, or rejected.
-        written: whether it is being written.
-        batches: that it holds.
-        messages: in them.
-        bytes: of them, packed.
-        oldest_age_seconds: of the oldest batch; null if there is none.
-        newest_age_seconds: of the newest.
+        written: whether ingestors write it.
+        batches: number.
+        messages: in all batches.
+        bytes: of all batches, packed.
+        oldest_age_seconds: age of the oldest batch; null without one.
+        newest_age_seconds: age of the newest batch; null without one.
     """
 
     name: str
@@ -186,24 +188,24 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The whole service.
+    """The whole cluster.
 
     Attributes:
         status: "unhealthy" with a critical problem, "degraded" with any other one.
         time: of this report.
-        certificates_per_second: published by all ingestors, of the last seconds.
-        messages_per_second: sent by all gateways, likewise.
-        clients: of all gateways.
-        redis_bytes: of memory that Redis uses.
-        redis_max_bytes: that it may use; 0 if there is no limit.
-        dedup_window_seconds: for which every published certificate is known, in effect; null while
-            no ingestor has reported it.
-        logs: that are not over, by name.
-        retired: logs that are, likewise.
+        certificates_per_second: published by all ingestors.
+        messages_per_second: sent by all gateways.
+        clients: connected to all gateways.
+        redis_bytes: memory that Redis uses.
+        redis_max_bytes: memory that it may use; 0 without a limit.
+        dedup_window_seconds: time for which a published certificate is not published again; null
+            until an ingestor has reported it.
+        logs: not retired, by name.
+        retired: retired logs, by name.
         ingestors: by id.
         gateways: by id.
         streams: full, lite, domains, rejected.
-        problems: what is wrong, critical problems first; docs/runbook.md explains each code.
+        problems: critical ones first; docs/runbook.md explains each code.
     """
 
     status: Health
@@ -223,13 +225,13 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class StatusInput(msgspec.Struct, frozen=True):
-    """What was asked of Redis at one moment.
+    """The data of one report.
 
     Attributes:
         now: TIME of Redis, in seconds since the epoch.
         directory: logs, ingestors, gateways and streams.
         spans: of the streams.
-        server: what Redis says of itself; why it cannot be asked, otherwise.
+        server: INFO of Redis; the error, if it is unavailable.
     """
 
     now: float
@@ -238,7 +240,7 @@ class StatusInput(msgspec.Struct, frozen=True):
     server: ServerState | str
 
     def counts(self) -> dict[str, float]:
-        """The counters whose growth is shown, unless their process says how fast they grow."""
+        """Return the counters of which the report has a rate."""
         seen = self.directory
         return {
             **{f"log:{log.log_id}": log.published for log in seen.logs},
@@ -248,18 +250,18 @@ class StatusInput(msgspec.Struct, frozen=True):
         }
 
     def rates(self) -> dict[str, float]:
-        """How fast those counters grow that their processes have watched for ten seconds."""
-        seen = self.directory
-        said = {member.id: rates_of(member, RATES) for member in seen.workers}
-        known = {f"log:{log}": rate for rates in said.values() for log, rate in rates.items()}
+        """Return the rates that processes report: once they have run for ten seconds."""
+        directory = self.directory
+        reported = {member.id: rates_of(member, RATES) for member in directory.workers}
+        known = {f"log:{log}": rate for rates in reported.values() for log, rate in rates.items()}
         known |= {
-            f"worker:{member.id}": sum(said[member.id].values())
-            for member in seen.workers
+            f"worker:{member.id}": sum(reported[member.id].values())
+            for member in directory.workers
             if RATES in member.fields
         }
-        if all(RATES in member.fields for member in seen.workers):  # a log that nobody reads
-            known = {f"log:{log.log_id}": 0.0 for log in seen.logs} | known
-        for member in seen.gateways:
+        if all(RATES in member.fields for member in directory.workers):  # a log without an owner
+            known = {f"log:{log.log_id}": 0.0 for log in directory.logs} | known
+        for member in directory.gateways:
             for counter, field in (
                 ("sent", "sent_per_second"),
                 ("bytes", "sent_bytes_per_second"),
@@ -270,27 +272,29 @@ class StatusInput(msgspec.Struct, frozen=True):
 
 
 def unreachable(why: str, now: float) -> Report:
-    """The report when Redis cannot be asked."""
+    """Return the report of a cluster whose Redis is unavailable."""
     return build_report(
         StatusInput(now, Snapshot(int(now * 1000), None, None, [], [], [], []), {}, why), {}, 1
     )
 
 
-def build_report(seen: StatusInput, rates: Mapping[str, float], unhealthy_threshold: int) -> Report:
-    """Put it together.
+def build_report(
+    sample: StatusInput, growth: Mapping[str, float], unhealthy_threshold: int
+) -> Report:
+    """Return a report.
 
     Args:
-        seen: what was asked.
-        rates: of `seen.counts()`, where `seen.rates()` does not have them.
+        sample: its data.
+        growth: of `sample.counts()` per second; used where `sample.rates()` has no rate.
         unhealthy_threshold: failures in a row that make a log unhealthy.
     """
-    directory = seen.directory
-    now = int(seen.now * 1000)
-    rates = {**rates, **seen.rates()}
-    server = None if isinstance(seen.server, str) else seen.server
-    judged = evaluate(directory, seen.server, unhealthy_threshold=unhealthy_threshold)
+    directory = sample.directory
+    now = int(sample.now * 1000)
+    rates = {**growth, **sample.rates()}
+    server = None if isinstance(sample.server, str) else sample.server
+    health = evaluate(directory, sample.server, unhealthy_threshold=unhealthy_threshold)
     logs = [
-        _log(log, judged.logs[log.log_id], rates[f"log:{log.log_id}"])
+        _log(log, health.logs[log.log_id], rates[f"log:{log.log_id}"])
         for log in active_logs(directory.logs)
     ]
     logs.sort(key=lambda log: (_in_order(log.name), log.id))
@@ -298,8 +302,8 @@ def build_report(seen: StatusInput, rates: Mapping[str, float], unhealthy_thresh
     retired.sort(key=lambda log: (_in_order(log.name), log.id))
     gateways = [_gateway(member, rates) for member in directory.gateways]
     return Report(
-        status=judged.status,
-        time=datetime.fromtimestamp(seen.now, UTC),
+        status=health.status,
+        time=datetime.fromtimestamp(sample.now, UTC),
         certificates_per_second=_rounded(sum(log.published_per_second for log in logs)),
         messages_per_second=_rounded(sum(gateway.messages_per_second for gateway in gateways)),
         clients=sum(gateway.clients for gateway in gateways),
@@ -317,17 +321,15 @@ def build_report(seen: StatusInput, rates: Mapping[str, float], unhealthy_thresh
                 stream.entries,
                 stream.messages,
                 stream.bytes,
-                *_ages(now, seen.spans.get(stream.name)),
+                *_ages(now, sample.spans.get(stream.name)),
             )
             for stream in directory.streams
         ],
-        problems=judged.problems,
+        problems=health.problems,
     )
 
 
 def _log(log: LogStatus, status: Health, rate: float) -> Log:
-    size = max(log.tree_size or 0, log.newest or 0)  # the newest one may not be proven yet
-    behind = 0 if log.next is None else max(size - log.next, 0)
     return Log(
         id=log.log_id,
         name=_name(log),
@@ -339,8 +341,8 @@ def _log(log: LogStatus, status: Health, rate: float) -> Log:
         owner=log.owner,
         start=log.start,
         next=log.next,
-        tree_size=size,
-        behind=behind,
+        tree_size=log.size,
+        behind=0 if log.next is None else max(log.size - log.next, 0),
         published=log.published,
         duplicates=log.duplicates,
         rejected=log.rejected,
@@ -395,7 +397,7 @@ def _gateway(member: ProcessInfo, rates: Mapping[str, float]) -> Gateway:
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:
-    """Orders log 2 before log 10."""
+    """Return a sort key that orders log 2 before log 10."""
     parts = re.split(r"(\d+)", name.casefold())
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 

@@ -1,4 +1,4 @@
-"""The options, and how they are read."""
+"""The options of `tail`."""
 
 import argparse
 import re
@@ -13,10 +13,9 @@ from certconf import RedisURL
 from launcher.commands.tail import formats
 from launcher.options import count
 
-_SERVERS: Final = ("ws", "wss", "http", "https")
+_SCHEMES: Final = ("ws", "wss", "http", "https")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_FIELDS: Final = " ".join(f"{{{field}}}" for field in formats.FIELDS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,22 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="ws://localhost:8080",
         type=_server,
-        help="ws:// or wss:// (WebSocket), http:// or https:// (SSE); a path of its own is kept, "
-        "as /ct/full-stream below a prefix; default %(default)s",
+        help="ws:// or wss:// (WebSocket), http:// or https:// (SSE); a path in it selects the "
+        "stream (%(default)s)",
     )
     parser.add_argument(
-        "--redis", metavar="URL", type=_redis, help="read Redis itself instead of a server"
+        "--redis", metavar="URL", type=_redis, help="read from Redis instead of a server"
     )
     parser.add_argument(
         "--redis-password-file",
         metavar="FILE",
         type=_token,
         dest="redis_password",
-        help="the password of that Redis, unless the URL has one",
+        help="file with the password of that Redis",
     )
-    parser.add_argument("--prefix", default=Keys().prefix, help="of the keys there (%(default)s)")
+    parser.add_argument("--prefix", default=Keys().prefix, help="prefix of its keys (%(default)s)")
     parser.add_argument(
-        "--token-file", metavar="FILE", type=_token, dest="token", help="what a server asks for"
+        "--token-file",
+        metavar="FILE",
+        type=_token,
+        dest="token",
+        help="file with the token for a server",
     )
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
@@ -49,33 +52,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHEN",
         type=_since,
         dest="cursor",
-        help="begin so long ago, as in 90s, 10m, 2h or 1d, or after the message with this id; 0 is "
-        "the oldest that is kept",
+        help="begin that long ago (90s, 10m, 2h, 1d) or after a message id; 0: the oldest retained",
     )
     begin.add_argument("--cursor", metavar="ID", type=_cursor, help=argparse.SUPPRESS)
     parser.add_argument(
         "--match",
         metavar="REGEX",
         type=_pattern,
-        help="only certificates with a name that contains this; of the names, only those",
+        help="only certificates with a matching name; of names, only those that match",
     )
     parser.add_argument(
         "--format",
         metavar="FORMAT",
         type=_format,
-        help="names (one a line), json, or a template of "
+        help="names (one per line), json, or a template of "
         + ", ".join(f"{{{f}}}" for f in formats.FIELDS),
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="messages of the domains stream as JSON")
     form.add_argument("--lite", action="store_true", help="messages of the lite stream as JSON")
     form.add_argument("--full", action="store_true", help="messages of the full stream as JSON")
-    parser.add_argument("--limit", type=count, metavar="N", help="end after N certificates")
+    parser.add_argument("--limit", type=count, metavar="N", help="exit after N certificates")
 
 
 def _server(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme not in _SERVERS or not parts.hostname:
+    if parts.scheme not in _SCHEMES or not parts.hostname:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a ws://, wss://, http:// or https:// URL"
         )
@@ -99,7 +101,7 @@ def _token(path: str) -> str:
     except UnicodeDecodeError:
         raise argparse.ArgumentTypeError(f"{path} is not text in UTF-8") from None
     if not token.isprintable() or not token:
-        raise argparse.ArgumentTypeError(f"{path} has to hold one token, in one line")
+        raise argparse.ArgumentTypeError(f"{path} must have one token, on one line")
     return token
 
 
@@ -112,7 +114,7 @@ def _cursor(text: str) -> str:
 
 
 def _since(text: str) -> str:
-    """A moment, or an id: both are cursors."""
+    """Parse a time or an id: both are cursors."""
     if (duration := _DURATION.fullmatch(text)) is not None:
         number, unit = duration.groups()
         return str(int(max(time.time() - float(number) * _SECONDS[unit], 0) * 1000))
@@ -120,7 +122,7 @@ def _since(text: str) -> str:
         return _cursor(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text[:60]!r} is neither so long ago, as in 90s, 10m, 2h or 1d, nor a message's id"
+            f"invalid --since {text[:60]!r}: expected a duration (90s, 10m, 2h, 1d) or a message id"
         ) from None
 
 
@@ -128,7 +130,7 @@ def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text, re.IGNORECASE)
     except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+        raise argparse.ArgumentTypeError(f"invalid regular expression {text!r}: {error}") from None
 
 
 def _format(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Printing, and what there was in the end."""
+"""Print messages, and a summary at the end."""
 
 import argparse
 import re
@@ -15,31 +15,32 @@ from rich.text import Text
 
 from certconf import RedisURL
 from launcher.commands.tail import formats
+from launcher.commands.tail.arguments import add_arguments
 from launcher.commands.tail.reconnect import stream_http, stream_redis, strip_query
 from launcher.commands.tail.transports import RefusedError, Stream
 from launcher.runtime import logging_setup, run_service
-from launcher.terminal import escape_control_chars, harmless_json, silence_broken_pipe
+from launcher.terminal import escape_control_chars, escape_json, silence_broken_pipe
+
+__all__ = ["add_arguments", "run"]
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Print until the limit, Ctrl-C, or the end of whoever reads our output."""
+def run(args: argparse.Namespace) -> int:
+    """Print until the limit, Ctrl-C, or until the reader of the output closes it."""
     logging_setup.configure("warning", "console", "tail")
-    said = chosen.json or chosen.lite or chosen.full
-    form: str = chosen.format or (formats.JSON if said else formats.NAMES)
-    tells_more = chosen.lite or form not in {formats.NAMES, formats.JSON}
-    stream: Stream = "full" if chosen.full else "lite" if tells_more else "domains"
-    tally = TailSummary(matching=chosen.match is not None)
-    if chosen.redis:
-        url = RedisURL(chosen.redis)
-        if chosen.redis_password:
-            url = url.with_password(chosen.redis_password)
-        texts = stream_redis(url.reveal(), chosen.prefix, stream, chosen.cursor, _note, tally.gap)
+    as_json = args.json or args.lite or args.full
+    form: str = args.format or (formats.JSON if as_json else formats.NAMES)
+    needs_lite = args.lite or form not in {formats.NAMES, formats.JSON}
+    stream: Stream = "full" if args.full else "lite" if needs_lite else "domains"
+    summary = TailSummary(matching=args.match is not None)
+    if args.redis:
+        url = RedisURL(args.redis)
+        if args.redis_password:
+            url = url.with_password(args.redis_password)
+        texts = stream_redis(url.reveal(), args.prefix, stream, args.cursor, _note, summary.gap)
     else:
-        texts = stream_http(chosen.url, stream, chosen.cursor, chosen.token, _note, tally.gap)
-    writer = _writer(form, chosen.match)
-    printing = _print(
-        texts, formats.make_formatter(form, chosen.match), writer, tally, chosen.limit
-    )
+        texts = stream_http(args.url, stream, args.cursor, args.token, _note, summary.gap)
+    write = _writer(form, args.match)
+    printing = _print(texts, formats.make_formatter(form, args.match), write, summary, args.limit)
     code = 0
     try:
         run_service.run(lambda stop: run_service.run_until_signal(stop, printing))
@@ -50,25 +51,25 @@ def run(chosen: argparse.Namespace) -> int:
         _note(f"Redis: {escape_control_chars(str(error))}")
         code = 1
     except msgspec.DecodeError as error:
-        where = "redis" if chosen.redis else strip_query(chosen.url)
-        _note(f"{where} does not speak certstream: {error}")
+        source = "redis" if args.redis else strip_query(args.url)
+        _note(f"unexpected response from {source}: not a certstream server: {error}")
         code = 1
     except BrokenPipeError:
         silence_broken_pipe()
-    _note(tally.summary())
+    _note(summary.line())
     return code
 
 
 class TailSummary:
-    """What there was.
+    """Counts of one run.
 
     Args:
-        matching: whether not all of it is printed.
+        matching: whether only matching certificates are printed.
 
     Attributes:
-        certificates: that came.
-        printed: of them.
-        gaps: times that something was missing.
+        certificates: received.
+        printed: of the received ones.
+        gaps: number of gaps.
     """
 
     def __init__(self, *, matching: bool) -> None:
@@ -80,30 +81,30 @@ class TailSummary:
         self._ended: float | None = None
 
     def end(self) -> None:
-        """Let no time count from now on: closing a connection is no part of the rate."""
+        """Stop the clock: the rate does not include the time to close the connection."""
         self._ended = time.monotonic()
 
     def gap(self, text: str) -> None:
-        """Tell of one, and count it."""
+        """Print a gap, and count it."""
         self.gaps += 1
         _note(text)
 
-    def summary(self) -> str:
-        """All of it in one line."""
+    def line(self) -> str:
+        """Return all counts on one line."""
         seconds = (self._ended or time.monotonic()) - self._began
-        what = f"{self.certificates:,} certificates"
+        counts = f"{self.certificates:,} certificates"
         if self._matching:
-            what = f"{self.printed:,} of {what}"
+            counts = f"{self.printed:,} of {counts}"
         rate = self.certificates / seconds
         gaps = "no gaps" if not self.gaps else f"{self.gaps} gap{'s' * (self.gaps > 1)}"
-        return f"{what} in {seconds:,.1f} s, {rate:,.1f}/s, {gaps}"
+        return f"{counts} in {seconds:,.1f} s, {rate:,.1f}/s, {gaps}"
 
 
 async def _print(
     texts: AsyncGenerator[bytes],
-    printer: formats.Printer,
+    lines_of: formats.Formatter,
     write: Callable[[Sequence[str]], None],
-    tally: TailSummary,
+    summary: TailSummary,
     limit: int | None,
 ) -> None:
     async with aclosing(texts):
@@ -112,33 +113,33 @@ async def _print(
                 message = formats.decode(text)
                 if not message.is_certificate:
                     continue
-                found = printer(text, message)
-                tally.certificates += 1
-                if found is None:
+                lines = lines_of(text, message)
+                summary.certificates += 1
+                if lines is None:
                     continue
-                tally.printed += 1
-                write(found)
-                if tally.printed == limit:
+                summary.printed += 1
+                write(lines)
+                if summary.printed == limit:
                     return
         finally:
-            tally.end()
+            summary.end()
 
 
 def _writer(form: str, match: re.Pattern[str] | None) -> Callable[[Sequence[str]], None]:
-    """What prints lines: in colours on a terminal, unless NO_COLOR says otherwise."""
+    """Return a function that prints lines: in colours on a terminal, unless NO_COLOR is set."""
     console = Console(highlight=False, markup=False, emoji=False)
 
-    def plain(found: Sequence[str]) -> None:
-        for line in found:
+    def plain(lines: Sequence[str]) -> None:
+        for line in lines:
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    def plain_on_a_terminal(found: Sequence[str]) -> None:
-        plain([harmless_json(line) for line in found])
+    def plain_on_a_terminal(lines: Sequence[str]) -> None:
+        plain([escape_json(line) for line in lines])
 
-    def coloured(found: Sequence[str]) -> None:
-        for line in found:
-            text = Text(harmless_json(line) if form == formats.JSON else line)
+    def coloured(lines: Sequence[str]) -> None:
+        for line in lines:
+            text = Text(escape_json(line) if form == formats.JSON else line)
             if form == formats.JSON:
                 JSONHighlighter().highlight(text)
             if match is not None:

@@ -1,9 +1,9 @@
-"""A message as lines to print: names, JSON, or what a template says."""
+"""A message as lines to print: names, JSON, or a template."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from string import Formatter
+from string import Formatter as TemplateParser
 from typing import Final
 
 import msgspec
@@ -15,7 +15,7 @@ JSON: Final = "json"
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What every message has; `data` is read further only when it is needed."""
+    """The fields of every message; `data` is decoded only when it is needed."""
 
     message_type: str
     id: str | None = None
@@ -23,7 +23,7 @@ class Message(msgspec.Struct, frozen=True):
 
     @property
     def is_certificate(self) -> bool:
-        """Whether it is about a certificate, in any of the streams."""
+        """Whether it has a certificate, of any stream."""
         return self.message_type in {"certificate_update", "dns_entries"}
 
 
@@ -56,17 +56,17 @@ class _Certificate(msgspec.Struct, frozen=True):
     source: _Source = _Source()
 
 
-Printer = Callable[[bytes, Message], Sequence[str] | None]
+Formatter = Callable[[bytes, Message], Sequence[str] | None]
 """A message's JSON, and the message -> its lines; None if it does not match."""
 
 decode = msgspec.json.Decoder(Message).decode
 _names = msgspec.json.Decoder(list[str]).decode
 _certificate = msgspec.json.Decoder(_Certificate).decode
 
-_FIRST: Final = datetime(1000, 1, 1, tzinfo=UTC).timestamp()
-_BEYOND: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() + 1
+_MIN_TIME: Final = datetime(1000, 1, 1, tzinfo=UTC).timestamp()
+_MAX_TIME: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() + 1
 
-#: What a template may name -> what stands for it.
+#: Field of a template -> returns its value.
 FIELDS: Final[Mapping[str, Callable[[str, _Certificate], str]]] = {
     "id": lambda number, _: number,
     "seen": lambda _, data: _time(data.seen),
@@ -86,28 +86,29 @@ FIELDS: Final[Mapping[str, Callable[[str, _Certificate], str]]] = {
 
 
 def validate_template(text: str) -> str:
-    r"""Read a template: `{field}` for each of `FIELDS`, `\t` for a tab, `{{` for a brace.
+    r"""Validate a template: `{field}` for each of `FIELDS`, `\t` for a tab, `{{` for a brace.
 
     Raises:
-        ValueError: it names something else.
+        ValueError: it has another field, or none.
     """
     text = text.replace(r"\t", "\t")
     known = ", ".join(FIELDS)
-    fields = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
+    fields = [field for _, field, _, _ in TemplateParser().parse(text) if field is not None]
     if unknown := [field for field in fields if field not in FIELDS]:
-        raise ValueError(f"{{{unknown[0]}}} is none of the fields {known}")
+        raise ValueError(f"unknown field {{{unknown[0]}}}: expected one of {known}")
     if not fields:
-        raise ValueError(f"{text!r} is neither names nor json, nor has a field in braces: {known}")
+        raise ValueError(
+            f"invalid format {text!r}: expected names, json or fields in braces: {known}"
+        )
     return text
 
 
-def make_formatter(form: str, match: re.Pattern[str] | None) -> Printer:
-    """Make what turns messages into lines.
+def make_formatter(form: str, match: re.Pattern[str] | None) -> Formatter:
+    """Return a function that turns messages into lines.
 
     Args:
         form: `NAMES`, `JSON` or a template.
-        match: what one of a certificate's names has to contain; of `NAMES`, only those that do
-            are printed.
+        match: pattern that a name of the certificate contains; `NAMES` prints only such names.
     """
 
     def matching(names: Sequence[str]) -> Sequence[str]:
@@ -125,7 +126,8 @@ def make_formatter(form: str, match: re.Pattern[str] | None) -> Printer:
         if match is not None and not matching(data.leaf_cert.all_domains):
             return None
         values = {
-            name: escape_control_chars(say(message.id or "", data)) for name, say in FIELDS.items()
+            name: escape_control_chars(value(message.id or "", data))
+            for name, value in FIELDS.items()
         }
         return [form.format_map(values)]
 
@@ -139,7 +141,7 @@ def _domains(message: Message) -> list[str]:
 
 
 def _time(seconds: float | None) -> str:
-    """A moment as RFC 3339 has it; nothing if there is none, or its year has not four digits."""
-    if seconds is None or not _FIRST <= seconds < _BEYOND:
+    """Return a time as in RFC 3339; nothing without one, or if its year has not four digits."""
+    if seconds is None or not _MIN_TIME <= seconds < _MAX_TIME:
         return ""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,4 +1,4 @@
-"""Messages without end: reconnecting with the last id, and telling what was missed."""
+"""Streams of messages that reconnect with the last id, and report gaps."""
 
 import asyncio
 import itertools
@@ -21,38 +21,38 @@ from certbus.streams.resume import ResumePoint, resolve_cursor
 from launcher.commands.tail.formats import decode
 from launcher.commands.tail.transports import FAILURES, RefusedError, Stream, messages
 
-_LONGEST_PAUSE: Final = 10.0  # seconds
+_MAX_DELAY_SECS: Final = 10.0
 
-_REFUSALS: Final = (
+_ACCESS_ERRORS: Final = (
     redis.exceptions.AuthenticationError,
     redis.exceptions.NoPermissionError,
 )
 
-Tell = Callable[[str], None]
-"""Given one line for a person."""
+Print = Callable[[str], None]
+"""Prints one line for a person."""
 
 
 async def stream_http(
-    url: str, stream: Stream, cursor: str | None, token: str | None, note: Tell, gap: Tell
+    url: str, stream: Stream, cursor: str | None, token: str | None, note: Print, gap: Print
 ) -> AsyncGenerator[bytes]:
-    """Messages of one connection after the other, each going on where the last one ended.
+    """Yield the messages of one connection after the other, each resuming after the last.
 
     Args:
-        url: of the server, see `sources.messages`.
-        stream: which one.
-        cursor: id of a message to begin after; None begins with what comes next.
-        token: to be let in with.
-        note: told what happens to the connection.
-        gap: told what is missing.
+        url: of the server, see `transports.messages`.
+        stream: its name.
+        cursor: id of the message to begin after; None: begin with the next message.
+        token: bearer token.
+        note: gets the state of the connection.
+        gap: gets each gap.
     """
-    pauses, noted, shown = _pauses(), "", strip_query(url)
+    delays, noted, shown = _delays(), "", strip_query(url)
     while True:
         try:
             async with aclosing(messages(url, stream, cursor, token)) as connection:
                 async for text in connection:
                     message = decode(text)
                     cursor = message.id or cursor
-                    pauses, noted = _pauses(), ""
+                    delays, noted = _delays(), ""
                     if message.message_type == "gap":
                         gap(f"missed messages: {bytes(message.data).decode()}")
                     yield text
@@ -61,23 +61,23 @@ async def stream_http(
             reason = str(error) or type(error).__name__
         if reason != noted:
             noted = reason
-            note(f"{shown}: {reason}; trying again until it works")
-        await asyncio.sleep(next(pauses))
+            note(f"{shown}: {reason}; retrying")
+        await asyncio.sleep(next(delays))
 
 
 async def stream_redis(
-    url: str, prefix: str, stream: Stream, cursor: str | None, note: Tell, gap: Tell
+    url: str, prefix: str, stream: Stream, cursor: str | None, note: Print, gap: Print
 ) -> AsyncGenerator[bytes]:
-    """What a gateway would send, read where gateways read it; the follower reconnects itself."""
+    """Yield the messages that a gateway would send; `StreamReader` reconnects."""
     keys = Keys(prefix)
     async with connect(url, name="tail") as client:
-        await _let_in(client)
+        await _check_access(client)
         start = None
         while cursor is not None and start is None:
             try:
                 start = await resolve_cursor(client, keys, stream, parse_cursor(cursor))
             except UNAVAILABLE as error:
-                note(f"cannot read from redis, trying again: {error}")
+                note(f"cannot read from redis, retrying: {error}")
                 await asyncio.sleep(1)
         start = start or ResumePoint("")
         if start.gap is not None:
@@ -90,32 +90,32 @@ async def stream_redis(
                 case Gap(requested=requested, oldest=oldest, reason=reason):
                     gap(f"missed messages after {requested}, next is {oldest}: {reason}")
                 case Rewind(since=since):
-                    gap(f"redis lost what followed {since}: certificates come again")
+                    gap(f"redis lost the messages after {since}: certificates will be sent again")
                 case EpochChanged():
-                    gap("redis was emptied: ids begin anew")
+                    gap("redis was reset: earlier ids are no longer valid")
                 case batch:
                     for position, text in enumerate(batch.messages):
                         yield _numbered(f"{batch.id}-{position}", text)
 
 
-async def _let_in(client: Redis) -> None:
-    """Find out whether Redis lets this client in at all, if it answers.
+async def _check_access(client: Redis) -> None:
+    """Check the credentials, if Redis answers.
 
     Raises:
-        RefusedError: it does not; trying again would not help.
+        RefusedError: Redis rejects them; retrying would not help.
     """
     try:
         await client.ping()
     except redis.exceptions.RedisError as error:
-        # As cause: what redis-py makes of it on a unix socket.
-        if not any(isinstance(each, _REFUSALS) for each in (error, error.__cause__)):
-            return  # away for now: whoever reads it says so
-        what = "give the password in --redis-password-file, or in the URL"
-        raise RefusedError(f"redis refuses: {error} ({what})") from None
+        # On a unix socket, redis-py has it as the cause.
+        if not any(isinstance(each, _ACCESS_ERRORS) for each in (error, error.__cause__)):
+            return  # unavailable: the reader reports it
+        hint = "set the password with --redis-password-file, or in the URL"
+        raise RefusedError(f"redis denies access: {error} ({hint})") from None
 
 
 def strip_query(url: str) -> str:
-    """A URL to show: its query may hold a token, its host a password."""
+    """Return a URL without its query, which may hold a token, and without its password."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
@@ -125,7 +125,7 @@ def _numbered(number: str, text: bytes) -> bytes:
     return b'{"id":"%b",%b' % (number.encode(), text[1:])
 
 
-def _pauses() -> Iterator[float]:
-    """Seconds between attempts: doubling, with jitter so that clients do not return as one."""
+def _delays() -> Iterator[float]:
+    """Yield seconds between attempts: doubling, with jitter so that clients spread out."""
     for attempt in itertools.count():
-        yield random.uniform(0.5, 1) * min(_LONGEST_PAUSE, 0.5 * 2 ** min(attempt, 10))  # noqa: S311
+        yield random.uniform(0.5, 1) * min(_MAX_DELAY_SECS, 0.5 * 2 ** min(attempt, 10))  # noqa: S311

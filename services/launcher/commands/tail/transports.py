@@ -1,4 +1,4 @@
-"""One connection each: the messages of a stream as they come, until it ends or fails."""
+"""One connection over WebSocket or SSE: its messages, until it ends or fails."""
 
 import asyncio
 import re
@@ -14,33 +14,31 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 Stream = Literal["full", "lite", "domains"]
 
-#: What ends a connection that is worth trying again.
+#: Errors of a connection after which a client reconnects.
 FAILURES: Final = (OSError, WebSocketException, httpx.HTTPError)
 
 _PATHS: Final = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"}
-_CONNECT_SECONDS: Final = 10
-#: Servers say something at least every 30 s; silence beyond this means that nobody is there.
-_SILENCE_SECONDS: Final = 75
-#: For a server to answer the closing handshake. It is not needed: what came is printed already.
-_CLOSE_SECONDS: Final = 1
-_ENDS: Final = re.compile(rb"\r\n|\n|\r")
+_CONNECT_TIMEOUT_SECS: Final = 10
+_READ_TIMEOUT_SECS: Final = 75  # servers send at least a heartbeat every 30 s
+_CLOSE_TIMEOUT_SECS: Final = 1  # every message received is printed already
+_LINE_ENDS: Final = re.compile(rb"\r\n|\n|\r")
 
 
 class RefusedError(Exception):
-    """The server was reached and does not offer what was asked; trying again would not help."""
+    """The server rejects the request; retrying would not help."""
 
 
 def messages(
     url: str, stream: Stream, cursor: str | None, token: str | None = None
 ) -> AsyncGenerator[bytes]:
-    """The JSON messages of one connection to a server.
+    """Return the JSON messages of one connection to a server.
 
     Args:
-        url: ws:// or wss:// for WebSocket, http:// or https:// for SSE. A path of its own is kept
-            (a server behind a path prefix, or another kind of server); else `stream` chooses.
-        stream: which of the three.
-        cursor: the id of the last message already had.
-        token: to be let in with.
+        url: ws:// or wss:// for WebSocket, http:// or https:// for SSE. A path in it is kept (a
+            server behind a path prefix, or another kind of server); else `stream` selects one.
+        stream: its name.
+        cursor: id of the last message received.
+        token: bearer token.
 
     Raises:
         RefusedError: the server answered with a client error.
@@ -66,13 +64,13 @@ async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator
     try:
         connection = await connect_websocket(
             url,
-            # It writes headers as Latin-1: these bytes as they are.
+            # It encodes headers as Latin-1, which gives these bytes.
             additional_headers=[
                 (k.decode("latin-1"), v.decode("latin-1")) for k, v in headers.items()
             ],
-            open_timeout=_CONNECT_SECONDS,
+            open_timeout=_CONNECT_TIMEOUT_SECS,
             max_size=None,
-            close_timeout=_CLOSE_SECONDS,
+            close_timeout=_CLOSE_TIMEOUT_SECS,
             ping_interval=30,
             ping_timeout=45,
         )
@@ -85,14 +83,14 @@ async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator
         async for message in connection:
             yield message.encode() if isinstance(message, str) else message
     finally:
-        await _leave(connection)
+        await _close(connection)
 
 
-async def _leave(connection: ClientConnection) -> None:
-    """Close a connection, and read what stands before the server's answer to that.
+async def _close(connection: ClientConnection) -> None:
+    """Close a connection, and read the messages before the server's close frame.
 
-    While messages wait to be read, the library reads no more of the connection: it would not see
-    the answer, and wait for it until its time-out.
+    While messages are unread, the library does not read from the connection: it would not receive
+    the close frame, and wait for its time-out.
     """
     closing = asyncio.ensure_future(connection.close())
     with suppress(ConnectionClosed):
@@ -102,8 +100,8 @@ async def _leave(connection: ClientConnection) -> None:
 
 
 async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
-    """Server-sent events: of each event its data lines (WHATWG HTML section 9.2.6)."""
-    timeout = httpx.Timeout(_CONNECT_SECONDS, read=_SILENCE_SECONDS)
+    """Yield the data lines of each server-sent event (WHATWG HTML section 9.2.6)."""
+    timeout = httpx.Timeout(_CONNECT_TIMEOUT_SECS, read=_READ_TIMEOUT_SECS)
     async with (
         httpx.AsyncClient(timeout=timeout) as client,
         client.stream("GET", url, headers={b"Accept": b"text/event-stream", **headers}) as response,
@@ -120,23 +118,23 @@ async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes
 
 
 async def _lines(parts: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-    """Lines of an event stream: they end with CR, LF or CRLF, and with nothing else.
+    """Yield the lines of an event stream, which end with CR, LF or CRLF only.
 
-    `str.splitlines`, by which httpx goes, also ends one at U+0085, U+2028 and others, which may be
-    part of a name in a certificate.
+    httpx uses `str.splitlines`, which also splits at U+0085, U+2028 and others. A name in a
+    certificate may have those.
     """
     rest = b""
-    after_cr = False  # the last part ended with CR: LF at the start of the next belongs to it
+    after_cr = False  # the last part ended with CR; an LF at the start of the next belongs to it
     async for part in parts:
         rest += part[1:] if after_cr and part.startswith(b"\n") else part
         after_cr = part.endswith(b"\r") if part else after_cr
-        *lines, rest = _ENDS.split(rest)
+        *lines, rest = _LINE_ENDS.split(rest)
         for line in lines:
             yield line
 
 
 def _check_status(status: int, url: str) -> None:
-    """Most client errors stay what they are; 408 and 429 ask to come back."""
+    """Raise `RefusedError` for a client error, except 408 and 429, after which to retry."""
     if 400 <= status < 500 and status not in {408, 429}:
-        where = url.partition("?")[0]  # the query may hold a token
-        raise RefusedError(f"{where} answers {status}: {httpx.codes.get_reason_phrase(status)}")
+        shown = url.partition("?")[0]  # the query may hold a token
+        raise RefusedError(f"{shown} answers {status}: {httpx.codes.get_reason_phrase(status)}")

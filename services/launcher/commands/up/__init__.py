@@ -1,9 +1,12 @@
 """`certstream-server up`: everything on one machine.
 
-command.py   what is started and stopped, in which order
-demo.py      the simulated world of `--demo`
-address.py   where clients connect, and whether that is free
-alive.py     whether a gateway still answers
-place.py     a directory for as long as it runs
-panel.py     what a person at a terminal sees
+command.py    the processes: what is started and stopped, in which order
+demo.py       the simulated logs of `--demo`
+port_check.py whether the port is free, and the URLs for clients
+liveness.py   the probe of a child
+dashboard.py  the dashboard on a terminal
+
+Guarantees, and their tests in tests/launcher/commands/test_up.py: nothing is started if it cannot
+serve; what exits or hangs is restarted; SIGINT and SIGTERM stop everything in order; SIGKILL leaves
+no process behind.
 """

@@ -1,4 +1,4 @@
-"""The simulated world of `up --demo`: four logs, their signed list, and nothing of the network."""
+"""The simulated logs of `up --demo`: four logs and their signed list, without a network."""
 
 import asyncio
 import socket
@@ -9,16 +9,18 @@ from typing import Any
 
 import httpx
 
+_CHECK_INTERVAL_SECS = 0.05
+
 
 class Demo:
-    """A world of its own for one `up`; begun now, so that a restarted simlog serves it again.
+    """The simlog of one `up`; its start time is fixed, so that a restart serves the same logs.
 
     Args:
-        directory: for the key of its log list.
+        directory: gets the key of its log list.
     """
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:  # simlog takes the port that is free now
+        with socket.socket() as probe:  # find a free port for simlog
             probe.bind(("127.0.0.1", 0))
             self._port: int = probe.getsockname()[1]
         self._start = time.time()
@@ -27,7 +29,7 @@ class Demo:
 
     @property
     def arguments(self) -> Sequence[str]:
-        """Of `certstream-server`, to serve the world."""
+        """Arguments of `certstream-server` that start it."""
         return (
             "simlog",
             f"--port={self._port}",
@@ -41,7 +43,7 @@ class Demo:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """That make a server follow this world's logs and no others."""
+        """Settings of a server that follows its logs and no others."""
         return {
             "log_lists": [
                 {
@@ -55,14 +57,14 @@ class Demo:
         }
 
     async def wait(self) -> None:
-        """Until the world is served; keeps the key of its log list."""
+        """Wait until it answers, and store the key of its log list."""
         async with httpx.AsyncClient(trust_env=False) as client:
             while True:
                 try:
                     response = await client.get(f"{self._url}/log_list_pubkey.pem")
                     response.raise_for_status()
                 except httpx.HTTPError:
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(_CHECK_INTERVAL_SECS)
                 else:
                     self._key.write_bytes(response.content)
                     return

@@ -1,4 +1,4 @@
-"""Whether a process still answers, asked at an address of its own."""
+"""The probe of a child: a request to its admin listener."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Final
 from certhttp.address import UNIX
 from certhttp.client import fetch
 
-_PATIENCE: Final = 5.0  # seconds for one answer
-_LONGEST_PATH: Final = 100  # bytes; the kernel's limit is 108 on Linux, 104 elsewhere
+_TIMEOUT_SECS: Final = 5.0
+_MAX_PATH_BYTES: Final = 100  # the kernel's limit is 108 on Linux, 104 elsewhere
 
 
 class ProbeAddress:
-    """Where one process is asked.
+    """The admin address of one process.
 
     Args:
         path: of its unix socket.
@@ -23,17 +23,17 @@ class ProbeAddress:
 
     @property
     def fits(self) -> bool:
-        """Whether the kernel takes so long a path."""
-        return len(os.fsencode(self._path)) <= _LONGEST_PATH
+        """Whether the path is short enough for the kernel."""
+        return len(os.fsencode(self._path)) <= _MAX_PATH_BYTES
 
     @property
     def as_argument(self) -> str:
-        """Of `certstream-server gateway` and `ingest`."""
+        """The option of `certstream-server gateway` and `ingest`."""
         return f"--admin={UNIX}{self._path}"
 
     async def responds(self) -> bool:
-        """Ask for its health: whatever it answers, it is not hung.
+        """Return whether the process answers a request for /health, with any status.
 
-        One that is unhealthy because Redis is away would not be better off in a new process.
+        A restart would not help one that is unhealthy because Redis is unavailable.
         """
-        return await fetch(f"{UNIX}{self._path}", "/health", _PATIENCE) is not None
+        return await fetch(f"{UNIX}{self._path}", "/health", _TIMEOUT_SECS) is not None

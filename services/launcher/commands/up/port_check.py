@@ -1,4 +1,4 @@
-"""Where clients connect, and whether that is free."""
+"""The address for clients: whether it is free, and its URLs."""
 
 import errno
 import socket
@@ -7,42 +7,39 @@ from typing import Final
 
 from certconf import Config
 from certhttp.address import resolve
+from launcher.runtime.supervisor import StartError
 
-#: Addresses that mean "every interface", and what a person on this machine calls them.
-_ANY: Final = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104
-
-
-class PortInUse(Exception):
-    """Clients could not connect where the configuration says; says why, and what to do."""
+#: Addresses that mean "every interface" -> a host name for clients on this machine.
+_WILDCARDS: Final = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Find out before anything starts whether gateways will be able to listen.
+    """Check, before anything starts, that gateways will be able to listen.
 
-    They share the port among each other (SO_REUSEPORT); this asks without sharing.
+    They share the port with each other (SO_REUSEPORT); this check does not share it.
 
     Raises:
-        TakenError: they will not.
+        StartError: they will not.
     """
     if (error := _try(host, port)) is None:
         return
     if isinstance(error, socket.gaierror):
-        message = f"host {host} cannot be resolved: {error.strerror}"
+        message = f"cannot resolve host {host}: {error.strerror}"
     elif error.errno == errno.EADDRINUSE:
         message = f"port {port} is in use: choose another with --port, or stop its owner"
     else:
         message = f"cannot listen on {host} port {port}: {error.strerror}"
-    raise PortInUse(message)
+    raise StartError(message)
 
 
 def unusable(host: str, port: int) -> str | None:
-    """Say why this machine can never listen there; None if it can, or does already."""
+    """Return why this machine can never listen there; None if it can, or already does."""
     error = _try(host, port)
     return None if error is None or error.errno == errno.EADDRINUSE else str(error.strerror)
 
 
 def _try(host: str, port: int) -> OSError | None:
-    """Bind the address for a moment, and return why not."""
+    """Bind the address and release it; return the error, if it cannot be bound."""
     try:
         family, address = resolve(host, port)
         with socket.socket(family) as probe:
@@ -56,22 +53,22 @@ def _try(host: str, port: int) -> OSError | None:
 
 
 def urls(config: Config) -> Iterator[tuple[str, str]]:
-    """What to connect to: the URL, and what is there."""
-    host = _ANY.get(config.host, config.host)
-    place = f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}"
-    place += config.base_path.rstrip("/")
+    """Return the URLs for clients, each with a description."""
+    host = _WILDCARDS.get(config.host, config.host)
+    authority = f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}"
+    base = authority + config.base_path.rstrip("/")
     streams = [
         ("/", "lite", "lite: without DER and chain", config.streams.lite),
         ("/full-stream", "full", "full: with DER and chain", config.streams.full),
-        ("/domains-only", "domains", "only the names", config.streams.domains_only),
+        ("/domains-only", "domains", "domain names only", config.streams.domains_only),
     ]
     offered = [stream for stream in streams if stream[-1]]
     secure = "s" if config.tls_cert else ""
     if config.protocols.websocket:
-        for path, _, what, _ in offered:
-            yield f"ws{secure}://{place}{path}", what
+        for path, _, description, _ in offered:
+            yield f"ws{secure}://{base}{path}", description
     if config.protocols.sse and offered:
         names = "|".join(name for _, name, _, _ in offered)
-        yield f"http{secure}://{place}/sse", f"server-sent events; ?stream={names}"
+        yield f"http{secure}://{base}/sse", f"server-sent events; ?stream={names}"
     if config.protocols.health:
-        yield f"http{secure}://{place}/health", "for load balancers"
+        yield f"http{secure}://{base}/health", "for load balancers"
