@@ -1,7 +1,7 @@
-"""The directory: which logs, workers and gateways there are, and how they do.
+"""The state of the cluster: logs, workers, gateways and streams.
 
-Workers and gateways write it, `status` and the HTTP API show it. Nothing here decides anything:
-who owns a log is in `leases.py`, where it stands is kept by publish.lua.
+Workers and gateways write it; `status` and the HTTP API show it. Nothing here decides anything:
+`leases.py` has the owner of a log, publish.lua its position.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from certbus.logs.tree_state import ALARMS_OF
 from certbus.scripts import register_script
 
 MAX_TTL = 15.0
-"""Seconds for which a heartbeat holds at most."""
+"""Longest lifetime of a heartbeat in seconds."""
 
 _AHEAD_MS = int(2 * MAX_TTL * 1000)
 """How far the score of a member that is alive can be ahead of TIME. Twice the TTL, so that a clock
@@ -51,7 +51,7 @@ class LogStatus(msgspec.Struct, frozen=True):
     The counters add up: published + duplicates + rejected + skipped = next - start. `circuit`,
     `failures` (in a row) and `retry_at` are those of `circuits.CircuitStatus`; `errors` are all
     failures there ever were. `barren` counts the entries rejected since the last that was not. A
-    log that is over is `draining`, later `retired` (since then), and `retired_why` says why.
+    retiring log is `draining`, later `retired` (since then); `retired_why` is the reason.
     """
 
     log_id: str
@@ -100,7 +100,7 @@ class ProcessInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         id: its id.
-        fields: what it says of itself.
+        fields: of its newest heartbeat.
     """
 
     id: str
@@ -142,8 +142,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Everything, at one moment (nearly: it takes three round trips).
 
     `now` is TIME of that Redis in milliseconds since the epoch: what its times are compared with.
-    `dedup_window` is how long every published certificate is known in effect, in milliseconds; None
-    before any ingestor has trimmed.
+    `dedup_window` is the effective deduplication window in milliseconds; None before an ingestor
+    has trimmed.
     """
 
     now: int
@@ -158,12 +158,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class ClusterRegistry:
-    """What a worker or gateway tells about itself and its logs.
+    """What a worker or gateway reports of itself and its logs.
 
     Args:
         client: the primary.
         keys: names of the keys.
-        ttl: seconds after which a worker or gateway that was not heard of is gone; at most
+        ttl: seconds after which a worker or gateway without a heartbeat is gone; at most
             `MAX_TTL`.
     """
 
@@ -176,7 +176,7 @@ class ClusterRegistry:
         self._update_fields = register_script(client, "lua/update_fields.lua")
 
     async def describe(self, logs: Sequence[LogDescription]) -> None:
-        """Write down logs, or what has changed about them; not those with a better id by now."""
+        """Store the descriptions of logs, except of those that have a better id."""
         if not logs:
             return
         fields = LogDescription.__struct_fields__[1:]
@@ -190,35 +190,35 @@ class ClusterRegistry:
         )
 
     async def record_success(self, log_id: str) -> None:
-        """Note that a log has just answered as it should."""
+        """Record that a log has just given a valid response."""
         await self._update_fields(keys=[self._keys.log(log_id)], args=["time", "last_success", 0])
 
     async def record_tree_size(self, log_id: str, size: int) -> None:
-        """Note the size of the newest tree head that a log has shown."""
+        """Store the size of the newest tree head of a log."""
         await self._redis.hset(self._keys.log(log_id), "newest", size)
 
     async def log_barren(self, log_id: str, entries: int) -> None:
-        """Note how many entries of a log were rejected since the last that was not."""
+        """Store the number of entries of a log rejected in a row."""
         await self._redis.hset(self._keys.log(log_id), "barren", entries)
 
     async def record_integrity(self, log_id: str, state: str) -> None:
-        """Note what is proven of a log: proven, unsigned, unproven, lying or off."""
+        """Store the integrity of a log: `proven`, `unsigned`, `unproven`, `lying` or `off`."""
         await self._redis.hset(self._keys.log(log_id), "integrity", state)
 
     async def heartbeat_worker(self, worker: str, fields: Mapping[str, str | float]) -> None:
-        """Heartbeat of a worker, with what it says of itself."""
+        """Send the heartbeat of a worker, with its fields."""
         await self._alive(self._keys.workers, worker, self._keys.worker(worker), fields)
 
     async def remove_worker(self, worker: str) -> None:
-        """Last word of a worker that stops."""
+        """Remove a worker that stops."""
         await self._gone(self._keys.workers, worker, self._keys.worker(worker))
 
     async def heartbeat_gateway(self, gateway: str, fields: Mapping[str, str | float]) -> None:
-        """Heartbeat of a gateway, with what it says of itself."""
+        """Send the heartbeat of a gateway, with its fields."""
         await self._alive(self._keys.gateways, gateway, self._keys.gateway(gateway), fields)
 
     async def remove_gateway(self, gateway: str) -> None:
-        """Last word of a gateway that stops."""
+        """Remove a gateway that stops."""
         await self._gone(self._keys.gateways, gateway, self._keys.gateway(gateway))
 
     async def _alive(
@@ -253,7 +253,7 @@ def _alive_between(now: int) -> tuple[int, int]:
 
 
 async def load_workers(client: Redis, keys: Keys) -> WorkerLoads:
-    """Read which workers there are, and what they hold.
+    """Read the workers that are alive, and their logs.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
@@ -280,15 +280,15 @@ async def load_workers(client: Redis, keys: Keys) -> WorkerLoads:
     return WorkerLoads(epoch and _decoded(epoch), held, writes)
 
 
-def _loads(said: bytes | None) -> dict[str, float]:
+def _loads(field: bytes | None) -> dict[str, float]:
     try:
-        return msgspec.json.decode(said or b"{}", type=dict[str, float])
+        return msgspec.json.decode(field or b"{}", type=dict[str, float])
     except msgspec.DecodeError:
         return {}
 
 
 async def snapshot(client: Redis, keys: Keys) -> Snapshot:
-    """Read the whole directory. What is unusable of one log or process is left out of its own line.
+    """Read the whole state. Unusable fields of a log or process are left out, the others are kept.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
@@ -326,7 +326,7 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
 
 
 async def stream_ranges(client: Redis, keys: Keys) -> dict[str, StreamRange]:
-    """Read how far back each stream reaches; one that holds nothing is left out.
+    """Read the time range of each stream; an empty stream is left out.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.

@@ -1,7 +1,7 @@
-"""The health of the whole service: one judgement, for /health/deep, `status` and the metrics.
+"""The health of the whole service: one evaluation, for /health/deep, `status` and the metrics.
 
 Every fault has a code that stays the same from release to release. docs/runbook.md has a table of
-them. Faults come from three places: what Redis says of itself (`server.py`), the directory, and
+them. Faults have three sources: the state of Redis (`server_state.py`), the cluster, and
 what each process saw itself and reports in its heartbeat (`Faults`).
 
 Texts name logs, processes and settings. They contain no address, no URL and no error message of a
@@ -63,7 +63,7 @@ STREAMS_SERVED: Final = "serves"
 """Field of a gateway's heartbeat: the streams that it offers, separated by spaces."""
 
 STREAMS_WRITTEN: Final = "writes"
-"""Field of an ingestor's heartbeat: the streams that its configuration names, likewise."""
+"""Field of an ingestor's heartbeat: the streams of its configuration, separated by spaces."""
 
 RATES: Final = "rates"
 """Field of an ingestor's heartbeat: certificates published a second, over the last ten, as JSON:
@@ -146,11 +146,11 @@ def evaluate(
     own: Mapping[str, str] | None = None,
     starting: bool = False,
 ) -> HealthReport:
-    """Judge the service.
+    """Evaluate the health of the service.
 
     Args:
-        seen: the directory, as last seen; None if it never was.
-        server: what Redis says of itself; why it cannot be asked, otherwise.
+        seen: the cluster, as last read; None if it was never read.
+        server: the state of Redis; a text with the reason if it cannot be read.
         unhealthy_threshold: see `log_health`.
         own: faults that the caller saw itself, code -> text. They count even if the heartbeat
             with them does not reach Redis.
@@ -182,7 +182,7 @@ def evaluate(
 
 
 def active_logs(logs: Iterable[LogStatus]) -> list[LogStatus]:
-    """Those that are not over: a retired log is drained, and remembered for a while."""
+    """Return the logs that are not retired."""
     return [log for log in logs if log.retired is None]
 
 
@@ -293,13 +293,15 @@ def _of_streams(seen: Snapshot) -> Iterable[tuple[str, str]]:
                         "writes; see streams in the configuration of the ingestors"
                     ),
                 )
-    said = {
+    streams_of = {
         member.id: member.fields[STREAMS_WRITTEN]
         for member in seen.workers
         if STREAMS_WRITTEN in member.fields
     }
-    if len(set(said.values())) > 1:
-        each = _names([f"{worker} writes {streams}" for worker, streams in sorted(said.items())])
+    if len(set(streams_of.values())) > 1:
+        each = _names(
+            [f"{worker} writes {streams}" for worker, streams in sorted(streams_of.items())]
+        )
         yield "ingestors_differ", f"streams differ between ingestors: {each}"
 
 
@@ -338,12 +340,13 @@ def _sorted(found: Iterable[tuple[str, str]]) -> list[HealthProblem]:
     """One problem for each code: the texts of several processes are joined."""
     texts: dict[str, list[str]] = {}
     for code, text in found:
-        told = texts.setdefault(code, [])
-        if not any(text in other or other in text for other in told):
-            told.append(text)
+        known = texts.setdefault(code, [])
+        if not any(text in other or other in text for other in known):
+            known.append(text)
     order = list(CODES)
     problems = [
-        HealthProblem(code, CODES[code], _line(_names(told, "; "))) for code, told in texts.items()
+        HealthProblem(code, CODES[code], _line(_names(known, "; ")))
+        for code, known in texts.items()
     ]
     return sorted(
         problems, key=lambda problem: (problem.severity != "critical", order.index(problem.code))

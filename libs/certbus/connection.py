@@ -27,12 +27,12 @@ COMMAND_TIMEOUT = 15.0
 """Seconds. Longer than any blocking read of ours, short enough to notice a peer that hangs."""
 
 CONNECTIONS: Final = 64
-"""Connections of one client at most. A command that finds all of them in use waits for its turn,
-within its own time-out: what has to be read at any time needs a client of its own."""
+"""Connections of one client at most. A command that finds all of them in use waits in order,
+within its own time-out: a task that must read at any time needs a client of its own."""
 
 
 class UnsuitableServer(Exception):
-    """The Redis that was given cannot hold the streams. Says why, and what to do."""
+    """This Redis cannot hold the streams. The text states why, and what to do."""
 
 
 def connect(url: str, *, password: str | None = None, name: str | None = None) -> Redis:
@@ -152,7 +152,7 @@ class _Retry(Retry):
 class _Reliable(AbstractConnection):
     """A connection that notices its own end, and raises the errors of the family.
 
-    redis-py looks at `StreamReader.at_eof()` before it uses a connection again, which is false if
+    redis-py reads `StreamReader.at_eof()` before it uses a connection again, which is false if
     the connection ended by an error: a reset, or a time-out of TCP. uvloop then raises RuntimeError
     from writing to it.
     """
@@ -165,7 +165,7 @@ class _Reliable(AbstractConnection):
         await super().on_connect_check_health(check_health)
 
     async def can_read(self) -> bool:
-        """Whether it must not be used again: it has ended, or has data that nobody asked for."""
+        """Return whether it cannot be used again: it has ended, or has unrequested data."""
         if self._has_ended:
             return True
         return bool(await super().can_read())
@@ -258,7 +258,7 @@ async def check_server(client: Redis, *, writable: bool = True) -> None:
 
     Raises:
         UnsuitableServer: it is too old, may evict keys, or is a replica.
-        redis.exceptions.RedisError: it cannot be asked.
+        redis.exceptions.RedisError: Redis cannot be reached.
     """
     info = await client.info()
     version = str(info.get("redis_version", "0"))

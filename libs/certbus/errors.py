@@ -1,4 +1,4 @@
-"""The errors of Redis: one family, which `connection.py` raises and everybody else catches.
+"""The errors of Redis: one family, which `connection.py` raises and all other modules catch.
 
 Whatever the socket, the event loop, redis-py or Redis itself raises leaves a client of
 `connection.connect` as one of four kinds:
@@ -6,10 +6,10 @@ Whatever the socket, the event loop, redis-py or Redis itself raises leaves a cl
     ConnectionFailed   Redis cannot be reached, or answers that it does not serve now
     TimedOut           no answer in time
     WriteRefused       Redis answers, but refuses to write, or refuses it to this user
-    anything else      a bug, of this program or in the data that is stored: it does not pass
+    anything else      a bug of this program, or wrong data in Redis: it does not pass
 
-The first three are `UNAVAILABLE`: they concern every caller alike, and they pass when somebody
-mends Redis or the way to it. A command that ended with ConnectionFailed or TimedOut may have been
+The first three are `UNAVAILABLE`: they concern every caller alike, and end when Redis or the
+connection to it works again. A command that ended with ConnectionFailed or TimedOut may have been
 executed.
 """
 
@@ -40,7 +40,7 @@ class WriteRefused(redis.exceptions.ResponseError):
 
 
 UNAVAILABLE: Final = (ConnectionFailed, TimedOut, WriteRefused)
-"""Errors that pass, and say nothing of the command, the key or the log that met them."""
+"""Errors that pass, and have no relation to the command, the key or the log."""
 
 _REFUSALS: Final = frozenset(
     {
@@ -92,7 +92,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """One line for a person, never empty."""
+    """Return the error as one line, never empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -109,5 +109,5 @@ def _code(error: redis.exceptions.ResponseError) -> str:
 
 
 def _with_code(code: str, text: str) -> str:
-    """redis-py cuts off the codes that it knows; people look for them."""
+    """Restore the code, which redis-py removes and operators search for."""
     return text if code in text else f"{code} {text}"

@@ -10,7 +10,7 @@ import secrets
 from typing import NamedTuple
 
 FIRST_ID = "0-0"
-"""The id before every other: what `prev` says in the first batch of an epoch."""
+"""The id before every other: `prev` of the first batch of an epoch."""
 
 MAX_PART = (1 << 64) - 1
 """Redis holds each half of an entry id in 64 bits."""
@@ -30,7 +30,7 @@ class EntryId(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """What a client has seen: everything up to and with this message.
+    """The position of a client, which has everything up to and including this message.
 
     Attributes:
         entry: the batch.
@@ -74,5 +74,5 @@ def message_id(entry_id: str, position: int) -> str:
 
 
 def new_event() -> str:
-    """Make what identifies one event, so that a call that is repeated counts it once."""
+    """Return a random name for one event, so that a repeated call counts it once."""
     return secrets.token_hex(8)

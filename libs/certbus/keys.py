@@ -179,8 +179,8 @@ class Keys(msgspec.Struct, frozen=True):
     def gateway(self, gateway_id: str) -> str:
         return f"{self.prefix}gateway:{gateway_id}"
 
-    def rate(self, who: str) -> str:
-        return f"{self.prefix}limit:rate:{who}"
+    def rate(self, client: str) -> str:
+        return f"{self.prefix}limit:rate:{client}"
 
     def operator(self, name: str) -> str:
         return f"{self.prefix}limit:operator:{name.casefold()}"

@@ -78,7 +78,7 @@ async def test_no_output_contains_them(directory: Path, port: int) -> None:
             outputs.append("\n".join(str((key, client.dump(key))) for key in client.scan_iter()))
             client.config_set("requirepass", "another")  # new connections are rejected
             client.client_kill_filter(skipme=True, _type="normal")
-        await until(lambda: up.lines("cannot read from redis, trying again"), "refused by redis")
+        await until(lambda: up.lines("redis read failed"), "refused by redis")
     finally:
         up.remember_descendants()
         up.process.stop(signal.SIGTERM)

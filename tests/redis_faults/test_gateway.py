@@ -93,6 +93,6 @@ async def test_clients_that_wait_for_a_slow_redis_hold_up_nobody(
                 assert serials(await certificates(live, 1)) == [number]
             notices = await asyncio.gather(*(receive(client, 1) for client in waiting))
         assert {notice["message_type"] for (notice,) in notices} == {"gap"}, json.dumps(notices[0])
-        assert "cannot read from redis, trying again" not in [line["event"] for line in lines]
+        assert "redis read failed" not in [line["event"] for line in lines]
     # One read for all of them, beside those of the gateway's own tasks.
     assert proxy.most < 20

@@ -1,4 +1,4 @@
-"""What is published in one step, and what can come of it. Pure."""
+"""A batch, published in one step, and the possible outcomes. Pure."""
 
 import msgspec
 
@@ -36,11 +36,11 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """It is done.
+    """The batch was published.
 
     Attributes:
         id: the entry id, None if the batch had no messages.
-        next: where the log goes on.
+        next: index of the next entry of the log.
     """
 
     id: str | None
@@ -48,7 +48,7 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class AlreadyPublished(msgspec.Struct, frozen=True):
-    """Nothing was written: some messages were published meanwhile, by this or another log.
+    """Nothing was written: some messages were published before, from this or another log.
 
     Attributes:
         positions: of those messages in the batch. They are duplicates; publish without them.
@@ -58,7 +58,7 @@ class AlreadyPublished(msgspec.Struct, frozen=True):
 
 
 class Stale(msgspec.Struct, frozen=True):
-    """Nothing was written: the log goes on at `next`, not at the batch's first entry.
+    """Nothing was written: the log continues at `next`, not at the batch's first entry.
 
     The batch had been published and the reply was lost, or Redis lost its last second.
     """
@@ -71,17 +71,17 @@ class Fenced(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """Nothing was written: Redis was emptied. `Leases.restore` makes the log again."""
+    """Nothing was written: Redis was emptied. `Leases.restore` creates the log again."""
 
 
 Outcome = Published | AlreadyPublished | Stale | Fenced | Missing
 
 
 def check(batch: Batch) -> None:
-    """Refuse a batch that does not add up, or is too large.
+    """Reject a batch whose counts do not add up, or that is too large.
 
     Raises:
-        ValueError: says in which way.
+        ValueError: the text states the counts and what is accepted.
     """
     entries = len(batch.messages) + batch.duplicates + len(batch.rejected)
     if entries != batch.next - batch.first or batch.duplicates < 0:
@@ -99,7 +99,7 @@ def check(batch: Batch) -> None:
 
 
 def duplicates_within(batch: Batch) -> list[int]:
-    """Positions of certificates that stand in the batch a second time."""
+    """Return the positions of certificates that the batch contains a second time."""
     if len({message.sha256 for message in batch.messages}) == len(batch.messages):
         return []
     seen: set[bytes] = set()

@@ -1,4 +1,4 @@
-"""Look-up: where a certificate stands in the streams, by its SHA-256 or SHA-1.
+"""Find a certificate in the streams by its SHA-256 or SHA-1.
 
 The deduplication marks are the index. They live at least as long as the streams retain.
 """
@@ -20,7 +20,7 @@ _SHA256_SIZE: Final = 32
 _SHA1_SIZE: Final = 20
 
 _LONG: Final = 512 * 1024
-"""Packed bytes of a batch that takes milliseconds to unpack: others have their turn meanwhile."""
+"""Packed bytes of a batch that takes milliseconds to unpack: a thread unpacks it."""
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class StreamLocation(msgspec.Struct, frozen=True):
 
 
 async def find_by_fingerprint(client: Redis, keys: Keys, digest: bytes) -> StreamLocation | None:
-    """Find the newest place of a certificate, in two or three round trips.
+    """Find the newest location of a certificate, in two or three round trips.
 
     Args:
         client: primary or replica.
@@ -90,7 +90,7 @@ async def _find_sha1(
     client: Redis, keys: Keys, windows: Sequence[int], digest: bytes
 ) -> bytes | None:
     lists = [f"{keys.sha1_marks}{window}:{digest[0]}" for window in windows]
-    # A place is never mistaken for a digest: it is longer. (The type of lpos() says text only.)
+    # A location is never taken for a digest: it is longer. (The type of lpos() is text only.)
     rest: Any = digest[1:_SHA1_KEPT]
     async with client.pipeline(transaction=False) as pipeline:
         for key in lists:

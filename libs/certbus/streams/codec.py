@@ -1,7 +1,7 @@
 """How the messages of a batch are stored: joined by newlines, then packed.
 
 `zstd` is one Zstandard frame that states its content size, so that a reader knows what it will
-need before it decompresses. `none` is for looking at a stream with redis-cli.
+need before it decompresses. `none` is for reading a stream with redis-cli.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ MAX_MESSAGES = 10_000
 
 
 class UndecodableBatch(ValueError):
-    """A stored batch is not what its codec says. Says in which way."""
+    """A stored batch does not match its codec. The text states in which way."""
 
 
 class Codec:
@@ -48,11 +48,11 @@ class Codec:
             blob: what `pack` gave.
 
         Raises:
-            Undecodable: unknown codec, damaged blob, more than `MAX_UNPACKED` bytes or more than
-                `MAX_MESSAGES` messages.
+            UndecodableBatch: unknown codec, damaged blob, more than `MAX_UNPACKED` bytes or
+                more than `MAX_MESSAGES` messages.
         """
         joined = self._joined(name, blob)
-        # The first 10,000 newlines are looked for, never all of 16 MiB of them.
+        # Search for the first 10,000 newlines, never for 16 MiB of them.
         messages = joined.split(b"\n", MAX_MESSAGES)
         if len(messages) > MAX_MESSAGES:
             raise UndecodableBatch(f"has more than {MAX_MESSAGES} messages")
@@ -67,7 +67,7 @@ class Codec:
             position: of the message; None is given if there are not that many.
 
         Raises:
-            Undecodable: unknown codec, damaged blob, or more than `MAX_UNPACKED` bytes.
+            UndecodableBatch: unknown codec, damaged blob, or more than `MAX_UNPACKED` bytes.
         """
         joined = self._joined(name, blob)
         start = 0
@@ -91,8 +91,8 @@ class Codec:
         try:
             size = zstandard.frame_content_size(blob)
             if not 0 <= size <= MAX_UNPACKED:
-                said = "an unstated number of" if size < 0 else f"{size}"
-                raise UndecodableBatch(f"unpacks to {said} bytes, more than {MAX_UNPACKED}")
+                stated = "an unstated number of" if size < 0 else f"{size}"
+                raise UndecodableBatch(f"unpacks to {stated} bytes, more than {MAX_UNPACKED}")
             return self._decompressor.decompress(blob)
         except zstandard.ZstdError as error:
             raise UndecodableBatch(f"damaged zstd frame of {len(blob)} bytes: {error}") from error

@@ -1,32 +1,32 @@
-"""Who continues where: one state machine for everything that reads a stream in order. Pure.
+"""What follows a position: one state machine for everything that reads a stream in order. Pure.
 
-The reader of the live streams, the ring, the history, replays and `tail --redis` all ask here. So
-there is one answer to what follows a batch, whatever has happened to Redis: batches trimmed, the
-last second lost, emptied, taken over by a primary whose clock is behind, or restored from a copy.
+The live reader, rings, history, replays and `tail --redis` all use it. It decides what follows a
+batch after any event in Redis: batches trimmed, the last second lost, all data lost, a fail-over to
+a primary whose clock is behind, or a restored copy.
 
 **What Redis shows.** `head.epoch` is random and made with the data, so another one means that
 Redis was emptied. `head.first` is the id of the epoch's first batch, `head.last` that of its newest
 one, over all streams. Each batch names in `prev` the batch published before it, in whatever
 stream: a chain that begins at 0-0. A `View` is what Redis showed of one stream at one moment.
 
-**Where a reader is.** A `Place` is one of these states:
+**States.** A `ReaderPosition` is in one of these states:
 
-    oldest      it has nothing, and wants everything retained, whatever was trimmed before that
-    empty       it has everything of an epoch in which nothing was published: behind 0-0, exactly
+    oldest      the reader has nothing and needs everything retained
+    empty       it has everything of an epoch in which nothing was published: exactly after 0-0
     behind      it has everything up to a whole batch, which it read in a known epoch
-    cursor      a client says that it has everything up to a message, or up to a batch; of which
-                epoch the id is, nobody knows
-    moment      a client wants what is newer than an id, which need not be that of any batch
+    cursor      a client has everything up to a message, or up to a batch; the epoch of the id is
+                not known
+    moment      a client needs what is newer than an id, which need not be that of a batch
 
-**Transitions.** `judge` compares a place with a view. The first line that applies counts; E is the
-place's entry id, N the first retained batch above E, *known* a place in the state empty or behind:
+**Transitions.** `decide` compares a position with a view. The first matching line applies; E is the
+position's entry id, N the first retained batch above E, *known* the states empty and behind:
 
-    the place                              goes on                       reason of the gap
+    position                               the reader continues          reason of the gap
     oldest                                 at the oldest batch           -
-    known, and Redis shows no epoch        waits: the epoch will tell    -
+    known, and Redis shows no epoch        after Redis has an epoch      -
     known, of another epoch                at the oldest batch           reset
     E below head.first                     at the oldest batch           reset
-    E is retained, and the same batch      behind E's message            -
+    E is retained, and the same batch      after E's message             -
     E is retained, but another batch       back to the fork              lost
     E in a range recorded as emptied       at the oldest batch           reset
     E in a range recorded as lost          back to the fork              lost
@@ -40,18 +40,18 @@ place's entry id, N the first retained batch above E, *known* a place in the sta
     N.prev < E, moment                     at N                          -
     N.prev < E, cursor                     at N                          unknown
 
-*Back to the fork*: to the newest batch that this reader has and Redis has still. A `Trail` keeps
-the last `KNOWN` links of what the reader of a stream has read, `Search` finds the newest of them
-that the stream has still, in about log2(KNOWN) questions. With none, the reader goes on at the
-oldest retained batch: messages may come twice, which the gap says, but none is left out.
-What was between the fork and the reader is recorded (`Losses`), so a client that stands there goes
-back to the same fork, even if it comes later and only has a cursor.
+*Back to the fork*: to the newest batch that this reader has read and Redis still has. A `Trail`
+keeps the newest `KNOWN` links that were read of a stream; `ForkSearch` finds the newest one that
+the stream still has, in about log2(KNOWN) reads. Without one, the reader continues at the oldest
+retained batch: messages may come twice, as the gap states, but none is left out. The range between
+the fork and the reader is recorded (`LostRanges`), so a client with a cursor in it returns to the
+same fork later.
 
-**What is certain, and what is not.** In the states empty and behind, each message that Redis
-retains is read, or a gap comes first. A cursor carries no epoch, so an id of a former epoch that is
+**Limits.** In the states empty and behind, each message that Redis retains is read, or a gap comes
+first. A cursor carries no epoch, so an id of a former epoch that is
 between two ids of this one is `unknown`: a gap again. An id that Redis has given twice, before and
 after it lost something, names the newer batch. A moment has no batch to be compared with: it gets
-what is newer, as asked.
+what is newer, as requested.
 
 A batch is the same as another one if id, `prev`, log and first index agree.
 """
@@ -78,7 +78,7 @@ Reason = Literal["reset", "lost", "trimmed", "future", "unknown"]
 
 
 class Link(NamedTuple):
-    """What tells a batch from every other.
+    """What identifies a batch.
 
     Attributes:
         id: its entry id.
@@ -92,7 +92,7 @@ class Link(NamedTuple):
 
 
 class ReaderPosition(msgspec.Struct, frozen=True):
-    """Where a reader of one stream is.
+    """The position of a reader in one stream.
 
     Attributes:
         entry: it has everything up to this batch; 0-0 without an epoch: it wants the oldest.
@@ -139,27 +139,27 @@ class View(msgspec.Struct, frozen=True):
 
 
 class Action(Enum):
-    """How a reader goes on."""
+    """Where a reader continues."""
 
     WAIT = "wait"
-    """It looks again later."""
+    """Nowhere yet: it reads the head again later."""
     INSIDE = "inside"
-    """Behind its message, in the batch that the view has `at` the place."""
+    """After its message, in the batch that the view has `at` the position."""
     NEXT = "next"
-    """With the batch that the view has `after` the place."""
+    """With the batch that the view has `after` the position."""
     OLDEST = "oldest"
     """With the oldest batch that the stream retains."""
     BACK = "back"
-    """With what follows the newest batch that it has and Redis has still."""
+    """With what follows the newest batch that it has read and Redis still has."""
     END = "end"
     """With what is published next: nothing newer is retained."""
 
 
 class Decision(NamedTuple):
-    """How a reader goes on, and the gap it reports before that.
+    """Where a reader continues, and the gap that it reports before that.
 
     Attributes:
-        action: how.
+        action: where.
         gap: why something is missing or comes again; None if nothing does.
     """
 
@@ -206,10 +206,10 @@ _NONE = LostRanges()
 
 
 def decide(place: ReaderPosition, view: View, losses: LostRanges = _NONE) -> Decision:
-    """Say how a reader goes on: the table of this module's docstring.
+    """Decide where a reader continues: the table of this module's docstring.
 
     Args:
-        place: where it is.
+        place: its position.
         view: what Redis showed of the stream.
         losses: what the reader of the live stream has seen Redis lose.
     """
@@ -297,12 +297,12 @@ class Trail:
         self._links.extend(links)
 
     def advance(self, link: Link, epoch: str | None) -> None:
-        """Go on by one batch."""
+        """Advance by one batch."""
         self._links.append(link)
         self.place = ReaderPosition(link.id, None, epoch, link)
 
     def skip(self, entry: EntryId, epoch: str | None) -> None:
-        """Go on past an entry that is no batch."""
+        """Advance past an entry that is no batch."""
         self.place = ReaderPosition(entry, None, epoch)
 
     def rewind(self, fork: Link | None, epoch: str | None) -> None:

@@ -1,6 +1,6 @@
 """What reading a stream yields: batches, and what is reported of them. Pure.
 
-`continuity.py` says what follows a batch, and when there is a gap before it.
+`continuity.py` decides what follows a batch, and whether there is a gap before it.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ NOT_RETAINED_REASON = "no longer retained"
 """The reason of a `Gap` that trimming has made."""
 
 FORGOTTEN = "deduplication marks were lost: certificates that were sent before may come again"
-"""The reason of a `Gap` before a batch that says so; no message is missing there."""
+"""The reason of a `Gap` before a batch with `forgot`; no message is missing there."""
 
 CURSOR_AHEAD_REASON = "this id is from the future: live from now on"
 """The reason reported for a cursor above every id that was given out."""
@@ -52,7 +52,7 @@ class StreamBatch(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def link(self) -> Link:
-        """What tells it from every other batch."""
+        """What identifies it among all batches."""
         return Link(parse_entry_id(self.id), parse_entry_id(self.prev), f"{self.log}:{self.first}")
 
 
@@ -75,7 +75,7 @@ class Gap(msgspec.Struct, frozen=True):
         stream: where they were.
         requested: entry id after which they were.
         oldest: entry id of the first batch that there is again.
-        reason: for a person.
+        reason: one line.
     """
 
     stream: str
@@ -90,7 +90,7 @@ class Rewind(msgspec.Struct, frozen=True):
     Attributes:
         stream: where.
         since: entry id of the newest batch that Redis still has of what was seen; None if it has
-            none of it, or nobody knows: everything retained comes again.
+            none of it, or that is not known: everything retained comes again.
         seen: entry id of the newest batch that was seen.
     """
 
@@ -118,7 +118,7 @@ def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, byte
     """Make a batch of a stream entry.
 
     Raises:
-        Undecodable: the entry is not what publish.lua writes.
+        UndecodableBatch: the entry is not what publish.lua writes.
     """
     try:
         expected = int(fields[b"n"])
@@ -145,7 +145,7 @@ def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, byte
 
 
 def read_link(entry_id: str, fields: Mapping[bytes, bytes], before: str = FIRST_ID) -> Link:
-    """What tells a stream entry from every other, without unpacking it.
+    """Return what identifies a stream entry, without unpacking it.
 
     Args:
         entry_id: its id.
@@ -163,7 +163,7 @@ def read_link(entry_id: str, fields: Mapping[bytes, bytes], before: str = FIRST_
 def decode_entry(
     codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes], before: str = FIRST_ID
 ) -> StreamBatch | Unreadable:
-    """Make a batch of a stream entry, or say why it is none. See `read_link`."""
+    """Make a batch of a stream entry, or return why it is none. See `read_link`."""
     try:
         return decode(codec, stream, entry_id, fields)
     except UndecodableBatch as error:

@@ -1,14 +1,14 @@
-"""Publishing: what an ingestor knows of Redis.
+"""Publishing, as an ingestor does it.
 
-A worker asks `known` about the certificates of a window before it parses them, and publishes
-what is new as a `Batch`. `lua/publish.lua` does that in one atomic step, and only if the worker
-still holds the log's lease, the log is where the worker believes it to be, and none of the
-certificates was published meanwhile. So whatever is killed whenever, for every log
+A worker reads with `find_known` which certificates of a window are known before it parses them,
+and publishes the others as a `Batch`. `lua/publish.lua` does that in one atomic step, and only if
+the worker holds the log's lease, the batch begins at the log's position, and none of the
+certificates was published since. So if any process is killed at any time, for every log
 
     published + duplicates + rejected + skipped = next - start
 
 and there is no state in between: a worker that is not sure whether a batch arrived (its
-connection broke) sends it again and is told `Stale`.
+connection broke) sends it again and gets `Stale`.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ __all__ = [
 _MAX_REASON = 500  # characters
 _MAX_RAW = 16 * 1024  # bytes kept of one unreadable entry
 _MAX_RAW_BATCH = 1024 * 1024
-_OOM_PAUSES = (0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one is repeated
+_OOM_PAUSES_SECS = (0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the last one is repeated
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +117,7 @@ class Publisher:
         keys: names of the keys.
         settings: what is published, and how.
         free_memory: called when Redis is full; removes some of what is retained and returns how
-            many bytes (`Trimmer.free`).
+            many bytes (`Trimmer.free_bytes`).
         rejected: called each time that Redis is full, with the error and how often in a row.
     """
 
@@ -137,7 +137,7 @@ class Publisher:
         self._codec = Codec(settings.codec, settings.level)
         self._encode = msgspec.json.Encoder().encode
         self._publish = register_script(client, "lua/marks.lua", "streams/lua/publish.lua")
-        self._known = register_script(client, "lua/marks.lua", "streams/lua/find_marks.lua")
+        self._find_marks = register_script(client, "lua/marks.lua", "streams/lua/find_marks.lua")
         self._streams = settings.streams
         # The greatest id this worker was ever given: a Redis that lost its last second must not
         # give it to another batch.
@@ -174,17 +174,17 @@ class Publisher:
             await transaction.execute()
 
     async def find_known(self, sha256s: Sequence[bytes]) -> list[bool]:
-        """Ask which certificates have been published within what is remembered.
+        """Find which certificates were published within the lifetime of a mark.
 
         One round trip. A certificate that is not known may be published by another log a moment
-        later; `publish` looks again.
+        later; `publish` checks again.
 
         Args:
             sha256s: SHA-256 of each certificate's DER, 32 bytes each.
         """
         if not sha256s:
             return []
-        answer: bytes = await self._known(
+        answer: bytes = await self._find_marks(
             keys=[self._keys.head, self._keys.windows],
             args=[self._keys.marks, b"".join(sha256s), self._settings.remember_ms],
         )
@@ -212,11 +212,13 @@ class Publisher:
             except redis.exceptions.ResponseError as error:
                 if not is_out_of_memory(error):
                     raise
-                pause = _OOM_PAUSES[min(attempt, len(_OOM_PAUSES) - 1)]
+                pause = _OOM_PAUSES_SECS[min(attempt, len(_OOM_PAUSES_SECS) - 1)]
                 attempt += 1
                 self._rejected(error, attempt)
                 freed = await self._free_memory()
-                log.warning("redis is full", log_id=lease.log_id, freed=freed, attempt=attempt)
+                log.warning(
+                    "redis memory exhausted", log_id=lease.log_id, freed=freed, attempt=attempt
+                )
                 await asyncio.sleep(pause)
                 continue
             if reply[0] != b"streams":
@@ -300,7 +302,7 @@ def _new_epoch() -> str:
 
 
 def _line(reason: str) -> str:
-    """A reason may quote whatever could not be read."""
+    """Return a reason, which may quote unreadable bytes, as one line."""
     return " ".join(reason[:_MAX_REASON].encode("utf-8", "replace").decode().split())
 
 

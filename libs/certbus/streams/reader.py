@@ -1,9 +1,8 @@
-"""Reading: what a gateway knows of Redis.
+"""Reading the streams, as a gateway does it.
 
-A `Follower` reads the streams from concrete ids with one blocking XREAD, so nothing that arrives
-between two reads is lost; `continuity.py` says how it knows. Batches are unpacked one by one as the
-caller takes them, so a gateway that is catching up holds `COUNT` packed batches of each stream
-and no more.
+A `StreamReader` reads the streams from entry ids with one blocking XREAD, so no batch between two
+reads is lost; `continuity.py` decides what follows. Batches are unpacked one by one as the caller
+takes them, so a gateway that is catching up holds `COUNT` packed batches of each stream.
 """
 
 import asyncio
@@ -71,10 +70,10 @@ __all__ = [
 COUNT = 16
 """Batches of a stream in one read."""
 
-_BLOCK_MS = 1000  # how long a read waits; after one in vain, Redis is asked whether it was rewound
-_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to reach Redis
-_PRECEDING = 4  # batches before the first one it reads that a reader looks at, to know a fork
-_BEHIND = 0.2  # seconds between attempts to find a replica where the primary is
+_BLOCK_MS = 1000  # of a read; after an empty one, the reader checks whether Redis was rewound
+_RETRY_SECS = (0.05, 0.1, 0.2, 0.5, 1.0)  # between attempts to reach Redis
+_PRECEDING = 4  # batches before the first one that a reader reads, to recognise a fork
+_REPLICA_CHECK_SECS = 0.2  # between checks whether a replica has reached the primary
 _HEAD = ("epoch", "last", "streams", "first")
 
 log = structlog.get_logger(__name__)
@@ -84,7 +83,7 @@ Entry = tuple[bytes, dict[bytes, bytes]]
 
 
 class Malformed(redis.exceptions.RedisError):
-    """Redis holds text where something else belongs. Says where, and what is accepted."""
+    """Redis holds an invalid value. The text states where, and what is accepted."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -105,7 +104,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 async def read_head(client: Redis, keys: Keys) -> Head:
-    """Ask for the state of all streams.
+    """Read the state of all streams.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached, or holds what is no such state.
@@ -152,7 +151,7 @@ class Piece(msgspec.Struct, frozen=True):
         )
 
     def links(self) -> list[Link]:
-        """What tells the entries from others."""
+        """What identifies the entries."""
         return [read_link(entry_id.decode(), fields) for entry_id, fields in self.entries]
 
 
@@ -184,7 +183,7 @@ class StreamReader:
     """Follows streams for as long as it is iterated, whatever happens to Redis.
 
     Iterating gives the batches of each stream in order, and beside them what is to be reported of
-    them: a `Gap`, a `Repeat`, a `NewEpoch`.
+    them: a `Gap`, a `Rewind`, an `EpochChanged`.
 
     Args:
         client: what to read from, the primary or a replica.
@@ -192,7 +191,7 @@ class StreamReader:
         streams: which streams to read.
         after: entry ids to continue from, by stream ("0-0": from the oldest batch); a stream that
             is not in it begins with the next batch to be published.
-        primary: if `client` is a replica: tells one that is behind from a Redis that was rewound.
+        primary: if `client` is a replica: distinguishes a late replica from a rewound Redis.
 
     Attributes:
         connected: whether the last attempt to read succeeded.
@@ -260,7 +259,7 @@ class StreamReader:
                     self._log_failure(error)
                 self.connected, self.last_error = False, str(error)
                 self._check_next = self._check_all = True
-                await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
+                await asyncio.sleep(_RETRY_SECS[min(failures, len(_RETRY_SECS) - 1)])
                 failures += 1
 
     async def _read_once(self) -> AsyncGenerator[Event]:
@@ -270,7 +269,7 @@ class StreamReader:
                 yield event
             if self._behind:
                 self.connected = True
-                await asyncio.sleep(_BEHIND)
+                await asyncio.sleep(_REPLICA_CHECK_SECS)
                 return
         entries = await self._read()
         self.connected, self.last_error = True, None
@@ -282,10 +281,10 @@ class StreamReader:
         for stream, entry in entries:
             if stream not in self._trails:
                 continue  # it was left out while it was read
-            events, goes_on = await self._take(stream, entry)
+            events, continues = await self._take(stream, entry)
             for event in events:
                 yield event
-            if not goes_on:
+            if not continues:
                 self._check_next = True
                 break
 
@@ -293,9 +292,9 @@ class StreamReader:
     def _log_failure(error: redis.exceptions.RedisError) -> None:
         """Log why a read failed: an outage, or a key that does not hold what it should."""
         if isinstance(error, UNAVAILABLE):
-            log.warning("cannot read from redis, trying again", error=str(error))
+            log.warning("redis read failed", error=str(error))
         else:
-            log.error("redis rejected a read", error=str(error), exc_info=error)
+            log.error("redis read rejected", error=str(error), exc_info=error)
 
     async def _read(self) -> list[tuple[str, Entry]]:
         if not self._trails:
@@ -316,7 +315,7 @@ class StreamReader:
         ]
 
     async def _take(self, stream: str, entry: Entry) -> tuple[list[Event], bool]:
-        """Go on by one stream entry.
+        """Advance by one stream entry.
 
         Returns:
             Events, and whether what was read with this entry is to be read on.
@@ -329,7 +328,7 @@ class StreamReader:
         verdict = decide(place, View(place.epoch, None, link.id, None, link))
         events: list[Event] = []
         if verdict.gap is not None:
-            # An emptied Redis breaks every chain, so that is looked for first.
+            # An emptied Redis breaks every chain, so the head is checked first.
             events = await self._check_head(suspect=stream)
             if (
                 events
@@ -341,9 +340,7 @@ class StreamReader:
             if verdict.gap == "trimmed":
                 events.append(Gap(stream, before, entry_id, NOT_RETAINED_REASON))
             else:
-                log.error(
-                    "a batch names an older one than is before it", stream=stream, id=entry_id
-                )
+                log.error("batch chain broken", stream=stream, id=entry_id)
         if isinstance(batch, Unreadable):
             log.error("unreadable batch", stream=stream, id=entry_id, error=batch.error)
             trail.skip(link.id, place.epoch or self._epoch or "")
@@ -354,7 +351,7 @@ class StreamReader:
         return [*events, batch], True
 
     async def _check_head(self, suspect: str | None = None) -> list[Event]:
-        """Find out where to begin, and whether Redis has lost what this reader has read."""
+        """Find where to begin, and whether Redis has lost batches that this reader has read."""
         self._behind = False
         self._connects = connects(self._redis)
         head = await read_head(self._redis, self._keys)
@@ -365,7 +362,7 @@ class StreamReader:
                 await self._remember_preceding(name, trail)
                 self._trails[name] = trail
         if head.epoch is None:
-            return []  # never written, or emptied: the epoch will tell
+            return []  # never written, or emptied: the next epoch decides
         if self._epoch not in (None, head.epoch):
             return await self._change_epoch(head)
         self._epoch = head.epoch
@@ -406,14 +403,14 @@ class StreamReader:
         return [event]
 
     async def _check(self, stream: str, trail: Trail) -> list[Event]:
-        """Go back to the fork if Redis has lost what was read of a stream."""
+        """Return to the fork if Redis has lost batches that were read of a stream."""
         place = trail.place
         if place.is_oldest:
             return []
         seen = str(place.entry)
         piece = await read_piece(self._redis, self._keys, stream, seen, 2)
         if decide(place, piece.view(place.entry)).action is not Action.BACK:
-            return []  # of a new epoch, the next look tells
+            return []  # of a new epoch: the next check reports it
         if await self._is_replica_behind(place.entry, piece.head):
             self._behind = True
             return []
@@ -422,11 +419,11 @@ class StreamReader:
             return []
         trail.rewind(fork, place.epoch)
         since = None if fork is None else str(fork.id)
-        log.error("redis lost what was read of a stream", stream=stream, seen=seen, has=since)
+        log.error("stream rewound", stream=stream, seen=seen, has=since)
         return [Rewind(stream, since=since, seen=seen)]
 
     async def _fork(self, stream: str, trail: Trail) -> Link | None:
-        """The newest batch that was read and that Redis has still."""
+        """Find the newest batch that was read and that Redis still has."""
         first = (await read_piece(self._redis, self._keys, stream, "-", 1)).links()
         search = ForkSearch(trail.links, first[0].id if first else None)
         while (link := search.question) is not None:
@@ -440,12 +437,12 @@ class StreamReader:
         try:
             primary = await read_head(self._primary, self._keys)
         except redis.exceptions.RedisError:
-            return True  # nobody can say that anything is lost
+            return True  # a loss cannot be proven
         return primary.epoch == head.epoch and parse_entry_id(primary.last) >= seen
 
 
 def _behind(entry: str, epoch: str | None = None) -> ReaderPosition:
-    """The place behind everything up to a batch: of a follower, never of a moment.
+    """Return the position after a batch: of a reader, never of a moment.
 
     Args:
         entry: its id.

@@ -1,4 +1,4 @@
-"""Resuming: from a cursor to where a `Follower` goes on, as a gateway does it for its clients."""
+"""Resolve a cursor to the position at which a `StreamReader` continues, as gateways do."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ from certbus.streams.reader import Piece, read_piece
 
 UNKNOWN = "unknown id: redis has lost it"
 
-_WORDS: Final[dict[Reason, str]] = {
+_REASONS: Final[dict[Reason, str]] = {
     "reset": RESET,
     "lost": UNKNOWN,
     "trimmed": NOT_RETAINED_REASON,
@@ -30,10 +30,10 @@ _WORDS: Final[dict[Reason, str]] = {
 
 
 class ResumePoint(msgspec.Struct, frozen=True):
-    """Where to go on.
+    """The position at which a reader continues.
 
     Attributes:
-        after: entry id for `Follower.after`.
+        after: entry id for `StreamReader(after=…)`.
         rest: (id, JSON text) of the messages that follow the cursor in its own batch.
         gap: why something between the cursor and these is missing; None if nothing is.
     """
@@ -61,12 +61,12 @@ async def resolve_cursor(client: Redis, keys: Keys, stream: str, cursor: Cursor)
     piece = await read_piece(client, keys, stream, str(place.entry), 2)
     view = piece.view(place.entry)
     verdict = decide(place, view)
-    gap = None if verdict.gap is None else _WORDS[verdict.gap]
+    gap = None if verdict.gap is None else _REASONS[verdict.gap]
     match verdict.action:
         case Action.INSIDE:
             return ResumePoint(str(place.entry), _rest(stream, piece, cursor.position))
         case Action.NEXT if view.after is not None:
-            # The follower compares what it reads first with what this says that it has.
+            # The reader compares the first batch that it reads with this position.
             return ResumePoint(str(view.after.prev), gap=gap)
         case Action.END:
             return ResumePoint(piece.head.last, gap=gap)

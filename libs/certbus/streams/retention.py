@@ -1,8 +1,8 @@
 """Trimming: what keeps Redis within its memory.
 
-Each stream is held to an age and a number of bytes. Every ingestor trims, on a timer; that is
-harmless, as there is nothing left to do for the second one. When Redis is full nevertheless, the
-publisher that is refused asks for a share more: Redis recovers without being given more memory.
+Each stream has a maximum age and size. Every ingestor trims once per second; the second one finds
+nothing to remove. When Redis rejects a batch because it is full, the publisher removes a share of
+each stream more: Redis recovers without more memory.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ from certbus.errors import UNAVAILABLE
 from certbus.keys import DEFAULT_REMEMBER_MS, STREAMS, Keys
 from certbus.scripts import register_script
 
-INTERVAL = 1.0  # seconds between two rounds
-_WORK = 1024 * 1024  # bytes a script call looks at: about a millisecond of Redis
-_SHARE = 16  # what is freed when Redis is full: this part of each stream
-_KEYS_AT_ONCE = 2048  # of marks, removed in a script call: about a millisecond of Redis
-_MEMORY_EVERY = 60.0  # seconds between two questions for maxmemory
+TRIM_INTERVAL_SECS = 1.0
+_MAX_CALL_BYTES = 1024 * 1024  # inspected by one script call: about a millisecond of Redis
+_FREED_PART = 16  # a full Redis loses 1/16 of each stream
+_MAX_CALL_KEYS = 2048  # of marks, removed by one script call: about a millisecond of Redis
+_MEMORY_INTERVAL_SECS = 60.0  # between two reads of maxmemory
 
 MARKS_SHARE = 0.5
 """Part of Redis' `maxmemory` that deduplication marks may use."""
-_REJECTED_BYTES = 16 * 1024 * 1024
+_MAX_REJECTED_BYTES = 16 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -63,9 +63,9 @@ class Trimmer:
     Attributes:
         remembered: seconds for which every published certificate is known, as of the last round:
             the deduplication window that holds in effect. None before the first.
-        configured: seconds for which it should be, likewise.
-        ahead: seconds by which the newest entry id is ahead of TIME, likewise.
-        marks_bytes: memory that deduplication marks use, about, likewise.
+        configured: seconds for which it should be; None before the first round.
+        ahead: seconds by which the newest entry id is ahead of TIME; None before the first round.
+        marks_bytes: estimated memory of deduplication marks; None before the first round.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class Trimmer:
         self.configured: float | None = None
         self.ahead: float | None = None
         self.marks_bytes: int | None = None
-        self._marks_most = 0  # bytes; 0 for any number
-        self._ask_memory_at = 0.0  # monotonic
+        self._max_marks_bytes = 0  # 0 for no limit
+        self._read_memory_at = 0.0  # monotonic
 
     def set_limits(self, retention: Mapping[str, Retention]) -> None:
         """Hold the streams to other limits from now on."""
         self._retention = {name: retention[name] for name in STREAMS}
-        self._retention["rejected"] = Retention(_REJECTED_BYTES, 0)
+        self._retention["rejected"] = Retention(_MAX_REJECTED_BYTES, 0)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Trim every `INTERVAL` until `stop` is set, also while Redis is unavailable.
+        """Trim every `TRIM_INTERVAL_SECS` until `stop` is set, also while Redis is unavailable.
 
         Raises:
             redis.exceptions.RedisError: Redis rejects a command: a bug, or a key of another type.
@@ -106,7 +106,7 @@ class Trimmer:
                 log.warning("trimming failed", error=str(error))
             # Not wait_for: before Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
+                async with asyncio.timeout(TRIM_INTERVAL_SECS):
                     await stop.wait()
 
     async def trim(self) -> int:
@@ -121,10 +121,10 @@ class Trimmer:
 
     async def expire_marks(self) -> None:
         """Remove deduplication marks that are too old, or beyond their share of memory."""
-        if time.monotonic() >= self._ask_memory_at:
+        if time.monotonic() >= self._read_memory_at:
             memory: dict[str, Any] = await self._redis.info("memory")
-            self._marks_most = int(int(memory.get("maxmemory", 0)) * MARKS_SHARE)
-            self._ask_memory_at = time.monotonic() + _MEMORY_EVERY
+            self._max_marks_bytes = int(int(memory.get("maxmemory", 0)) * MARKS_SHARE)
+            self._read_memory_at = time.monotonic() + _MEMORY_INTERVAL_SECS
         more = True
         while more:
             more, remembered, configured, ahead, self.marks_bytes = await self._expire_marks(
@@ -137,8 +137,8 @@ class Trimmer:
                     self._keys.marks,
                     self._keys.sha1_marks,
                     DEFAULT_REMEMBER_MS,
-                    self._marks_most,
-                    _KEYS_AT_ONCE,
+                    self._max_marks_bytes,
+                    _MAX_CALL_KEYS,
                 ],
             )
             self.remembered, self.configured = remembered / 1000, configured / 1000
@@ -155,7 +155,9 @@ class Trimmer:
         names = list(self._retention)
         fields = await self._redis.hmget(self._keys.head, [f"{name}.bytes" for name in names])
         held = dict(zip(names, (int(value or 0) for value in fields), strict=True))
-        freed = sum([await self._trim_stream(name, held[name] // _SHARE + 1) for name in names])
+        freed = sum(
+            [await self._trim_stream(name, held[name] // _FREED_PART + 1) for name in names]
+        )
         await self.expire_marks()  # those that no retained message needs any more
         return freed
 
@@ -170,7 +172,7 @@ class Trimmer:
                     int(retention.max_age_secs * 1000),
                     retention.max_bytes,
                     max(free - total, 0),
-                    _WORK,
+                    _MAX_CALL_BYTES,
                 ],
             )
             total += removed

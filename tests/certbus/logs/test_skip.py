@@ -53,7 +53,7 @@ async def test_it_goes_forward_and_not_beyond_the_tree(one: Worker, client: Redi
     with pytest.raises(SkipRejected, match="not been started"):
         await skip(client, KEYS, LOG, 1, "")
     lease = await one.take(start=3)
-    with pytest.raises(SkipRejected, match="no tree head of it is known"):
+    with pytest.raises(SkipRejected, match="no tree head of the log is known"):
         await skip(client, KEYS, LOG, 4, "")
     await one.publisher.publish(lease, replaced(batch(3, ["a"]), tree_head=HEAD))
     with pytest.raises(SkipRejected, match="must be above 4, the position of the log"):

@@ -377,7 +377,7 @@ async def test_a_key_of_another_type_is_an_error_and_no_outage(client: Redis) ->
             assert not running.follower.connected
             await client.delete(KEYS.stream("lite"))
             await until(lambda: running.follower.connected, "the stream is read again")
-    (line,) = [line for line in lines if line["event"] == "redis rejected a read"]
+    (line,) = [line for line in lines if line["event"] == "redis read rejected"]
     assert line["log_level"] == "error"
     assert "WRONGTYPE" in line["error"]
-    assert "cannot read from redis, trying again" not in [line["event"] for line in lines]
+    assert "redis read failed" not in [line["event"] for line in lines]
