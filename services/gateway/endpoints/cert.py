@@ -33,8 +33,8 @@ HASH: Final = "^({0}{{64}}|{0}{{40}}|({0}{{2}}:){{31}}{0}{{2}}|({0}{{2}}:){{19}}
 )
 """A SHA-256 or SHA-1 in hex, with or without colons."""
 
-_AT_ONCE: Final = 4  # a batch may unpack to megabytes
-_PATIENCE: Final = 2.0  # seconds for all of it
+_MAX_CONCURRENT: Final = 4  # a batch may unpack to megabytes
+_TIMEOUT_SECS: Final = 2.0  # seconds for all of it
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ class Certificates:
         self._primary = primary
         self._replica = replica
         self._keys = keys
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._places = asyncio.Semaphore(_MAX_CONCURRENT)
 
     def respond(self, request: Request) -> Response | DeferredResponse:
         """Answer for the hash at the end of the path."""
@@ -81,7 +81,7 @@ class Certificates:
 
         async def ask() -> Response:
             try:
-                async with asyncio.timeout(_PATIENCE), self._places:
+                async with asyncio.timeout(_TIMEOUT_SECS), self._places:
                     found = await self._find(digest)
             except (*UNAVAILABLE, TimeoutError):
                 return unavailable()

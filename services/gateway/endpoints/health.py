@@ -27,7 +27,7 @@ class DeepHealth(msgspec.Struct, frozen=True):
 
     Attributes:
         status: "unhealthy" with a critical problem, "degraded" with any other one.
-        logs_healthy: how many are; likewise the next two.
+        logs_healthy: logs that answer, and hold to what they signed.
         logs_degraded: fail now and then, or have not answered yet.
         logs_unhealthy: have not answered for a while, or contradict what they signed.
         logs_total: how many there are.

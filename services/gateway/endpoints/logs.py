@@ -17,22 +17,22 @@ class Log(msgspec.Struct, frozen=True):
         operator: who runs it.
         status: how it does.
         current_index: of the next entry to publish.
-        tree_size: entries in it, as it last said.
+        tree_size: entries in its newest tree head.
         total_errors: requests to it that failed.
         last_success: when it last answered as it should; null if it never did.
         log_id: SHA-256 of its key in hex, or made of its URL while no key is known.
         kind: rfc6962 or static-ct.
-        state: in the log list's words, "configured", or "draining" if it is over.
-        retired_why: why it is over; null if it is not.
+        state: that of the log list, "configured", or "draining" once it is retired.
+        retired_why: why it is retired; null if it is not.
         circuit: "closed" while it is asked, "open" while it is left alone, "half-open" while it
             is tried again.
         consecutive_errors: since it last answered.
-        retry_at: when it is asked again, while it is left alone.
+        retry_at: time of the next request, while the circuit is open.
         lag: entries that are yet to be published.
         owner: the ingestor that reads it; null if none does.
         last_error: what was wrong last.
         last_error_at: when.
-        integrity: what is proven of it: proven, unsigned, unproven, lying or off.
+        integrity: `proven`, `unsigned`, `unproven`, `lying` or `off`.
         alarms: how often it contradicted itself.
         published: new certificates; with the next three, what became of its entries.
         duplicates: certificates that were known already.
@@ -74,7 +74,7 @@ class Logs(msgspec.Struct, frozen=True):
         total_logs: how many there are.
         healthy: of them, likewise the next two.
         degraded: fail now and then, or were not heard of yet.
-        unhealthy: have not answered for a while, or lie.
+        unhealthy: do not answer, or misbehave.
         logs: each of them, by name.
     """
 

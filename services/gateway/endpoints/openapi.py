@@ -1,6 +1,6 @@
 """The OpenAPI document of the public address, out of the table that the router goes by.
 
-It tells what is offered now, and whether a token is needed: other settings, another document.
+It describes what is offered now, and whether a token is required: it follows the settings.
 """
 
 import re
@@ -50,8 +50,8 @@ class Document:
     """Describes what is offered now.
 
     Args:
-        service: its settings say so.
-        policy: says who may ask.
+        service: has the settings.
+        policy: determines which clients are admitted.
         routes: all there are.
     """
 
@@ -123,7 +123,7 @@ def _operation(route: Route, policy: Policy) -> dict[str, Any]:
 
 
 def _replies(route: Route, policy: Policy) -> dict[int, ResponseSpec]:
-    """All answers there are to a request of this kind: its own, and what the door says."""
+    """All responses to a request of this kind: its own, and those of the admission controller."""
     replies = {400: _BAD_REQUEST}
     if not is_public_path(route.path, policy):
         replies[401] = _UNAUTHORIZED
@@ -172,7 +172,7 @@ def _ways_to_show_a_token(policy: Policy) -> dict[str, Any]:
 
 
 def _explained(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Put what a docstring says of each attribute where OpenAPI looks for it."""
+    """Copy the description of each attribute from its docstring."""
     about, _, attributes = str(schema.get("description", "")).partition("\n\nAttributes:\n")
     if not attributes:
         return dict(schema)

@@ -13,7 +13,7 @@ MessageId = Annotated[
     str,
     Meta(
         pattern=r"^[0-9]+-[0-9]+-[0-9]+$",
-        description="Resume behind this message with ?cursor=<id>, or Last-Event-ID.",
+        description="Resume after this message with ?cursor=<id>, or Last-Event-ID.",
         examples=["1779302892000-0-17"],
     ),
 ]
@@ -28,7 +28,7 @@ Text = str | UnsetType
 
 
 class Name(msgspec.Struct, frozen=True):
-    """A subject or issuer. Absent attributes are null; of several values the last stands here."""
+    """A subject or issuer. Absent attributes are null; of several values it is the last."""
 
     C: str | None
     CN: str | None

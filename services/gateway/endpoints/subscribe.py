@@ -33,12 +33,12 @@ class Event(msgspec.Struct, frozen=True):
 
 
 def websocket(service: Hub, stream: str, request: Request) -> Response | Subscription:
-    """Answer who asks for a WebSocket."""
+    """Answer a request for a WebSocket."""
     return _subscription(service, stream, request, request.query.get("cursor"))
 
 
 def upgrade_required(request: Request) -> Response:
-    """Answer who asks for a page where there is only a WebSocket."""
+    """Answer a request for a page at a path that serves only WebSockets."""
     return invalid_cursor(request) or error_response(
         ErrorCode.UPGRADE_REQUIRED,
         f"{request.path} is a WebSocket; connect with ws:// or wss://",
@@ -57,7 +57,7 @@ def invalid_cursor(request: Request) -> Response | None:
 
 
 def events(service: Hub, request: Request) -> Response | Subscription:
-    """Answer who asks for server-sent events."""
+    """Answer a request for server-sent events."""
     stream = request.query.get("stream", "lite")
     if stream not in _SETTINGS:
         return error_response(

@@ -58,7 +58,7 @@ def table(
         health: evaluates the health of the whole service.
         sight: shows the directory.
         certificates: looks them up.
-        policy: says who may ask.
+        policy: determines which clients are admitted.
     """
     rings = service.rings
     routes: list[Route] = []
