@@ -30,6 +30,7 @@ CODES: Final[Mapping[str, Severity]] = {
     "redis_full": "critical",
     "redis_misconf": "critical",
     "redis_read_only": "critical",
+    "redis_lacks_replicas": "critical",
     "redis_emptied": "warning",
     "redis_rewound": "warning",
     "redis_clock_ahead": "warning",
@@ -169,7 +170,9 @@ def evaluate(
         found.append((code, f"Redis does not answer: {server}"))
     else:
         found += _of_server(server, seen)
-    refused = {"redis_misconf", "redis_read_only"} & {code for code, _ in found}
+    refused = {"redis_misconf", "redis_read_only", "redis_lacks_replicas"} & {
+        code for code, _ in found
+    }
     if seen is not None:
         # What Redis refuses to write includes heartbeats: who runs is not known then.
         if not isinstance(server, str) and not refused:
@@ -250,6 +253,14 @@ def _of_server(server: ServerState, seen: Snapshot | None) -> Iterable[tuple[str
         )
     if server.is_replica:
         yield "redis_read_only", "redis_url names a replica, which rejects all writes (READONLY)"
+    if server.lacks_replicas:
+        yield (
+            "redis_lacks_replicas",
+            (
+                "Redis rejects all writes (NOREPLICAS): fewer replicas than min-replicas-to-write "
+                "are connected and up to date"
+            ),
+        )
     if abs(server.ahead) > CLOCK_TOLERANCE_MS:
         code = "redis_clock_ahead" if server.ahead > 0 else "redis_clock_behind"
         side = "ahead of" if server.ahead > 0 else "behind"

@@ -23,6 +23,7 @@ class ServerState(msgspec.Struct, frozen=True):
             replicas and of the append-only file).
         disk_error: why Redis rejects all writes with MISCONF; None if it does not.
         is_replica: whether it rejects writes because it is a replica.
+        lacks_replicas: whether it rejects all writes with NOREPLICAS.
     """
 
     now: int
@@ -32,6 +33,7 @@ class ServerState(msgspec.Struct, frozen=True):
     uncounted: int = 0
     disk_error: str | None = None
     is_replica: bool = False
+    lacks_replicas: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -61,6 +63,7 @@ async def server_state(client: Redis) -> ServerState:
         uncounted=int(memory.get("mem_not_counted_for_evict", 0)),
         disk_error=await _disk_error(client, persistence),
         is_replica=replication.get("role", "master") != "master",
+        lacks_replicas=await _lacks_replicas(client, replication),
     )
 
 
@@ -77,3 +80,14 @@ async def _disk_error(client: Redis, persistence: dict[str, Any]) -> str | None:
         if stops.get("stop-writes-on-bgsave-error") == "yes" and saves.get("save"):
             return "it could not save its last snapshot"
     return None
+
+
+async def _lacks_replicas(client: Redis, replication: dict[str, Any]) -> bool:
+    """Whether Redis rejects all writes because too few replicas have recent data."""
+    good = replication.get("min_slaves_good_slaves")  # absent unless a minimum is set
+    if good is None:
+        return False
+    with suppress(redis.exceptions.ResponseError):  # a Redis may forbid CONFIG
+        wanted = await client.config_get("min-replicas-to-write")
+        return int(good) < int(wanted.get("min-replicas-to-write", 0))
+    return False

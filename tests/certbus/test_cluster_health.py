@@ -60,6 +60,7 @@ NOBODY = ProcessInfo("old", {"following": "1"})
         (ServerState(NOW, 0, 100, 0), {}, []),
         (ServerState(NOW, disk_error="no room"), {"workers": []}, ["redis_misconf"]),
         (ServerState(NOW, is_replica=True), {"gateways": []}, ["redis_read_only"]),
+        (ServerState(NOW, lacks_replicas=True), {"workers": []}, ["redis_lacks_replicas"]),
         (ServerState(NOW + 120_000, 120_000), {}, ["redis_clock_ahead"]),
         (ServerState(NOW - 120_000, -120_000), {}, ["redis_clock_behind", "stream_ids_ahead"]),
         (ServerState(NOW - 4_000, -4_000), {}, []),
@@ -169,6 +170,23 @@ async def test_the_state_of_a_real_server(client: Redis) -> None:
     assert abs(state.now - (await client.time())[0] * 1000) < 60_000
     await allow(client, 1)
     assert (await server_state(client)).is_full
+
+
+async def test_a_server_that_lacks_replicas(executable: str, tmp_path: Path) -> None:
+    server = RedisServer(executable, tmp_path)
+    server.start()
+    client = connect(server.url)
+    try:
+        assert not (await server_state(client)).lacks_replicas
+        await client.config_set("min-replicas-to-write", 1)
+        with pytest.raises(redis.exceptions.ResponseError, match="NOREPLICAS"):
+            await client.set("x", 1)
+        assert (await server_state(client)).lacks_replicas
+        await client.config_set("min-replicas-to-write", 0)
+        assert not (await server_state(client)).lacks_replicas
+    finally:
+        await client.aclose()
+        server.kill()
 
 
 async def test_a_snapshot_that_fails_counts_only_if_redis_then_rejects_writes(

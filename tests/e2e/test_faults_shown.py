@@ -130,6 +130,12 @@ async def test_of_redis(watched: Watched, tmp_path: Path) -> None:
     await client.config_set("maxmemory", 0)
     await watched.recovers()
 
+    await client.config_set("min-replicas-to-write", 1)
+    await watched.shows("redis_lacks_replicas", status="unhealthy")
+    assert not {"no_ingestor", "no_gateway"} & (await watched.deep())[1]
+    await client.config_set("min-replicas-to-write", 0)
+    await watched.recovers()
+
     pid = (await client.info("server"))["process_id"]
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     await watched.shows("redis_misconf", status="unhealthy")
