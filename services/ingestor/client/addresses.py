@@ -1,7 +1,7 @@
 """Which addresses a log may make an ingestor connect to.
 
-A log chooses where it redirects to, and whoever writes a log list chooses the URLs in it. Neither
-may make an ingestor ask a server inside the operator's network, and show the answer as an error:
+A log chooses where it redirects to, and the publisher of a log list chooses the URLs in it. Neither
+may make an ingestor request a server inside the operator's network and show its answer as an error:
 
     configured URL    any address: the operator chose it
     redirect          a public address, or any if the server that redirects is itself inside

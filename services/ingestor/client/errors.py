@@ -1,14 +1,14 @@
-"""What can go wrong between a log and us. Every error names the log, the URL and the problem.
+"""The errors of requests to a log. Every error has the log, the URL and the problem.
 
 LogError
-Unreachable   no answer: DNS, connect, TLS, time-out, connection cut
-LeftAlone     not asked: it is to be left alone for now
-Refused       an answer with a status that is not 200, perhaps with Retry-After
-  TileGone    neither a partial tile nor the full one that takes its place is there
-BadAnswer     an answer that is not what the specification says
-TooLarge    an answer beyond the size we accept; a smaller window may fit
-Lie           an answer that contradicts what the log signed, or shows that it was not the log's
-Unproven      answers that may be true, but nothing shows it
+ConnectionFailed     no answer: DNS, connect, TLS, time-out, connection cut
+Throttled            not requested: the log's pause has not ended
+UnexpectedStatus     a status other than 200, perhaps with Retry-After
+  TileGone           neither a partial tile nor the full one that replaces it exists
+InvalidResponse      an answer that violates the specification
+  ResponseTooLarge   an answer above the size limit; a smaller window may fit
+IntegrityViolation   an answer that contradicts what the log signed
+ProofUnavailable     answers that may be correct, without a proof
 """
 
 from typing import Literal
@@ -28,12 +28,12 @@ ViolationKind = Literal[
 
 
 class LogError(Exception):
-    """Base of all: one request to a log did not give what was asked for.
+    """A request to a log failed; the base of all errors here.
 
     Attributes:
-        log: the log's name, as an operator knows it.
-        url: what was asked.
-        problem: one line, for a person.
+        log: the log's name.
+        url: the URL requested.
+        problem: one line, for an operator.
     """
 
     def __init__(self, log: str, url: str, problem: str) -> None:
@@ -44,16 +44,16 @@ class LogError(Exception):
 
     @property
     def summary(self) -> str:
-        """URL and problem, where the log is clear."""
+        """URL and problem, without the log."""
         return f"{self.url}: {self.problem}"
 
 
 class ConnectionFailed(LogError):
-    """Nothing came back, or not all of it."""
+    """No answer, or not all of it."""
 
 
 class Throttled(LogError):
-    """It was not asked, because it is to be left alone for now."""
+    """The log was not requested: its pause has not ended."""
 
 
 class UnexpectedStatus(LogError):
@@ -61,7 +61,7 @@ class UnexpectedStatus(LogError):
 
     Attributes:
         status: the HTTP status code.
-        retry_after: seconds that the log asks us to wait (RFC 9110 section 10.2.3), if it does.
+        retry_after: its Retry-After in seconds (RFC 9110 section 10.2.3), if any.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class ResponseTooLarge(InvalidResponse):
 
 
 class IntegrityViolation(InvalidResponse):
-    """What the log shows is not what it is, whoever's fault that is.
+    """What the log returns contradicts what it signed.
 
     Attributes:
-        kind: which lie.
+        kind: of violation.
         what: what it was, without the kind.
         heads: the tree heads that show it.
     """
@@ -112,7 +112,7 @@ class ProofUnavailable(LogError):
 
     Attributes:
         heads: the tree heads that they are not proven to lead to.
-        certain: whether asking again would be no use, as far as anybody can tell.
+        certain: whether another request is useless, as far as known.
     """
 
     def __init__(

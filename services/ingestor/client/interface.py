@@ -1,4 +1,4 @@
-"""What a follower needs of a log, whichever API the log speaks."""
+"""The interface of a log's client, for both APIs."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from ingestor.client.errors import LogError
 
 
 class Inclusion(msgspec.Struct, frozen=True):
-    """What a log says to prove that it has a leaf; not verified.
+    """An inclusion proof as the log returned it; not verified.
 
     Attributes:
         leaf: hash of the leaf.
@@ -23,24 +23,24 @@ class Inclusion(msgspec.Struct, frozen=True):
 
 
 class LogClient(Protocol):
-    """One log. Every method that asks the log raises `errors.LogError`."""
+    """Reads one log. Every method that sends a request raises `errors.LogError`."""
 
     @property
     def tile(self) -> int | None:
-        """Entries come in fixed groups of this many, so windows should begin and end on them."""
+        """Size of the log's tiles, at which windows should begin and end; None without tiles."""
 
     async def tree_head(self) -> TreeHead:
-        """The log's newest tree head."""
+        """Return the log's newest tree head."""
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
-        """Entries from `start`, at least one and at most to `end` (exclusive).
+        """Return entries from `start`, at least one and at most to `end` (exclusive).
 
-        A log may return fewer than it is asked for; the caller asks again for the rest. `end`
-        must not exceed the size of a tree head the log has shown.
+        A log may return fewer than requested; the caller requests the rest. `end` must not
+        exceed the size of a tree head that the log has shown.
         """
 
     async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:
-        """Ask for the proof that a leaf is in the tree of that size.
+        """Return the proof that a leaf is in the tree of that size.
 
         Args:
             index: of the leaf, below `size`.
@@ -49,17 +49,17 @@ class LogClient(Protocol):
         """
 
     async def consistency(self, first: int, second: int) -> list[bytes]:
-        """Ask for the proof that the tree of size `second` continues that of size `first`."""
+        """Return the proof that the tree of size `second` continues that of size `first`."""
 
     def entry_url(self, index: int) -> str:
-        """The URL at which anyone can read the entry (`cert_link`)."""
+        """Return the public URL of the entry (`cert_link`)."""
 
     def issuer_chain(self, chain: bytes) -> Sequence[bytes]:
-        """The issuers' DER, issuer first, for `Entry.chain` of an entry returned lately."""
+        """Return the issuers' DER, issuer first, for the `chain` of a recently returned entry."""
 
     @property
     def missing_issuers(self) -> int:
-        """How many issuers entries name that the log does not serve."""
+        """Number of issuers that entries name and the log does not serve."""
 
     def lacking(self) -> Sequence[LogError]:
-        """What is not available beside the entries returned lately: each error once."""
+        """Return why issuers of recently returned entries are missing: each error once."""

@@ -1,8 +1,8 @@
-"""The circuit of one log at work: waits while it is open, and writes down what changes.
+"""The availability of one log: waits while its circuit is open, and stores what changes.
 
-Of an outage, its first failure is worth a line in the log, that its circuit opens, and the first
-success after it; of a log that fails now and then, one outage in `TOLD` is. All failures are
-counted in Redis, with the circuit, for the log's next owner and for whoever looks.
+Of an outage, three events are logged: its first failure, the opening of the circuit, and the first
+success after it. If outages repeat, one in `LOG_INTERVAL_SECS` is logged. Redis counts all failures
+and stores the circuit, for the log's next worker and for the status of the cluster.
 """
 
 import asyncio
@@ -19,26 +19,26 @@ from ingestor.client.errors import LogError, ProofUnavailable
 from ingestor.log import Log
 from ingestor.redis_retry import RedisRetry
 
-TOLD = 60.0
-"""Seconds for which nothing is said of another outage, unless it lasts."""
+LOG_INTERVAL_SECS = 60.0
+"""For which another outage is not logged, unless it lasts."""
 
 _log = structlog.get_logger(__name__)
 
 
 class LogAvailability:
-    """Decides when one log is tried again.
+    """Decides when one log is retried. The follower's task owns it.
 
     Args:
         log: the log.
-        circuit: its circuit, which its requests go by.
-        circuits: where it is written down.
-        redis_retry: what to do while Redis is away.
+        circuit: its circuit, which its requests respect.
+        circuits: stores it.
+        redis_retry: repeats Redis calls while Redis is away.
         clock: seconds since the epoch.
 
     Attributes:
         circuit: as given.
-        errors: failures since this process follows the log.
-        last_error: the last one, if there was one.
+        errors: failures since this process began to follow the log.
+        last_error: the last one; empty if there was none.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class LogAvailability:
         self._redis_retry = redis_retry
         self._clock = clock
         self._down_since: float | None = None
-        self._told = False  # that it is down
-        self._quiet_until = 0.0
+        self._logged = False  # whether the outage was logged
+        self._silent_until = 0.0
 
     async def load(self) -> None:
-        """Go on from where the log's last owner was."""
+        """Continue with the circuit of the log's last worker."""
         self.circuit.restore(await self._redis_retry(partial(self._circuits.load, self._log.id)))
 
     async def can_poll(self) -> None:
-        """Wait until the log may be tried."""
+        """Wait until the log may be requested."""
         before = self.circuit.status
         while (wait := self.circuit.wait(self._clock())) > 0:  # noqa: ASYNC110  (for the clock)
             await asyncio.sleep(wait)
@@ -74,7 +74,7 @@ class LogAvailability:
             await self._save()
 
     async def record_failure(self, error: LogError) -> None:
-        """The log could not be read."""
+        """Record that the log could not be read."""
         now = self._clock()
         was_open = not self.circuit.closed
         self.circuit.failed(now)
@@ -82,12 +82,12 @@ class LogAvailability:
         self.last_error = error.summary
         wait = round(self.circuit.wait(now), 1)
         if isinstance(error, ProofUnavailable):
-            pass  # that is told, by the guard, when it lasts
+            pass  # the verifier reports it if it lasts
         elif self._down_since is None:
             self._down_since = now
-            self._tell_down(error, now, wait)
+            self._log_outage(error, now, wait)
         elif not self.circuit.closed and not was_open:
-            self._told = True
+            self._logged = True
             _log.warning(
                 "circuit opened",
                 log=self._log.name,
@@ -97,39 +97,39 @@ class LogAvailability:
                 next_attempt_secs=wait,
             )
         failed = partial(self._circuits.failed, self._log.id)
-        event = new_event()  # it is counted once, however often Redis has to be asked
+        event = new_event()  # it is counted once, however often Redis is called
         await self._redis_retry(partial(failed, self.circuit.status, error.summary, event))
 
     async def noted(self, error: LogError) -> None:
-        """Something is wrong with the log, which can be read all the same."""
+        """Record a problem of a log that can be read."""
         self.last_error = error.summary
         now = self._clock()
-        if now >= self._quiet_until:
-            self._quiet_until = now + TOLD
+        if now >= self._silent_until:
+            self._silent_until = now + LOG_INTERVAL_SECS
             _log.warning("log degraded", log=self._log.name, url=error.url, problem=error.problem)
         await self._redis_retry(partial(self._circuits.noted, self._log.id, error.summary))
 
     async def record_progress(self) -> None:
-        """The log could be read, and something of it was published."""
+        """Record that entries of the log were published."""
         before = self.circuit.status
         self.circuit.succeeded(self._clock())
         if self.circuit.status != before:
             await self._save()
 
     async def record_idle(self, tree_size: int) -> None:
-        """The log could be read, to the head of that tree."""
+        """Record that all entries up to a tree head were published."""
         await self.record_progress()
         if self._down_since is not None and self.circuit.closed:
             down = round(self._clock() - self._down_since, 1)
             self._down_since = None
-            if self._told:
+            if self._logged:
                 _log.info("log recovered", log=self._log.name, down_secs=down, tree_size=tree_size)
-            self._told = False
+            self._logged = False
 
-    def _tell_down(self, error: LogError, now: float, wait: float) -> None:
-        if now < self._quiet_until:
+    def _log_outage(self, error: LogError, now: float, wait: float) -> None:
+        if now < self._silent_until:
             return
-        self._told, self._quiet_until = True, now + TOLD
+        self._logged, self._silent_until = True, now + LOG_INTERVAL_SECS
         _log.warning(
             "log unavailable",
             log=self._log.name,

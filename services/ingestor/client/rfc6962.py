@@ -53,11 +53,11 @@ class Rfc6962Log:
         self._fetcher = fetcher
 
     async def tree_head(self) -> TreeHead:
-        """Ask get-sth."""
+        """Request get-sth."""
         return await self._ask(f"{self._base}/ct/v1/get-sth", _MAX_STH, decode_sth)
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
-        """Ask get-entries for [start, end). One entry alone that is too large is rejected."""
+        """Request get-entries for [start, end). One entry alone that is too large is rejected."""
         url = f"{self._base}/ct/v1/get-entries?start={start}&end={end - 1}"
         alone = end - start == 1
         limit = min(max((end - start) * _MAX_ENTRY, _MIN_WINDOW), _MAX_WINDOW)
@@ -68,7 +68,7 @@ class Rfc6962Log:
                 raise
             return [Rejected(start, f"entry larger than {MAX_ALONE:,} bytes", b"")]
         try:
-            # Entries beyond those that were asked for may be beyond the tree head, too.
+            # Entries after those requested may be beyond the tree head.
             entries = await self._cpu.run(len(body), decode_entries, body, start, end - start)
         except Malformed as error:
             raise InvalidResponse(self._fetcher.log, url, str(error)) from error
@@ -79,7 +79,7 @@ class Rfc6962Log:
         return entries
 
     async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:
-        """Ask get-proof-by-hash, and if that does not help get-entry-and-proof."""
+        """Request get-proof-by-hash, and if that does not help get-entry-and-proof."""
         try:
             if leaf is None:
                 (entry,) = await self.entries(index, index + 1)
@@ -97,7 +97,7 @@ class Rfc6962Log:
         return Inclusion(leaf_hash(shown), path)
 
     async def consistency(self, first: int, second: int) -> list[bytes]:
-        """Ask get-sth-consistency."""
+        """Request get-sth-consistency."""
         url = f"{self._base}/ct/v1/get-sth-consistency?first={first}&second={second}"
         return await self._ask(url, _MAX_PROOF, decode_consistency)
 

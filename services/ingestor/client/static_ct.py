@@ -25,7 +25,7 @@ _MAX_TILE = 64 << 20
 _MAX_HASH_TILE = 256 * 32
 # Hash tiles, of 8 KiB at most.
 _MAX_KEPT = 64
-# 403 is how object stores say it to whoever may not list them.
+# Object stores answer 403 to clients that may not list them.
 _GONE = (403, 404, 410)
 
 
@@ -48,7 +48,7 @@ class StaticCtLog:
         base: the monitoring prefix without a slash at the end.
         fetcher: bound to this log.
         issuers: issuers of this log.
-        identity: what its checkpoints are told by.
+        identity: identifies its checkpoints.
         cpu: shared by the logs of this process.
     """
 
