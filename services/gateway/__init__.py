@@ -1,14 +1,17 @@
-"""Gateway: follows the streams in Redis and serves them to WebSocket and SSE clients.
+"""Gateway: reads the streams of Redis and serves them to WebSocket and SSE clients.
 
-feed       Redis -> ring           one reader a process, whatever the number of clients
-ring       the newest batches of a stream, and each form of them made once
-fanout     ring -> clients         one write a client for everything that is new
-client     one client's place in the ring, and what happens when it reads slowly
-websocket  sse                     the two kinds of client
-http1      reading                 one request -> an answer, or one of the two
-table      routes                  which requests there are, and what answers each
-api        page                    what can be asked of the whole service; what people see
-admission                          who is asking, and may they
-frames                             the bytes of both wire formats
-app                                puts it together
+A message passes the packages in this order:
+
+server      accept connections, read requests, turn some of them into clients
+http        request and response values
+admission   who sends a request, and whether limits allow it
+endpoints   the routes of the public address
+delivery    Redis -> rings -> channels, one read and one encoding per batch
+clients     a client's ring position, flow control and replay
+monitoring  metrics, health, the admin address and the registration in Redis
+
+`app` creates all components and their tasks. `hub` holds the rings, channels and connections that
+they share. `reload` applies a new configuration.
+
+Tests: tests/gateway, by the same folders.
 """

@@ -1,4 +1,4 @@
-"""The process: wiring, start and stop."""
+"""The gateway process: create the components and their tasks, serve, and drain."""
 
 import asyncio
 import secrets
@@ -48,21 +48,21 @@ from gateway.server.drain import drain
 from gateway.server.listener import Listener, limits, listen, set_socket_options, url_of
 from gateway.server.tls import TLSContextReloader, server_options
 
-_BEATS: Final = 3  # signs of life before a gateway is forgotten
-_REDIS_PAUSE: Final = 1.0  # seconds between attempts to look at Redis
+_HEARTBEATS_PER_TTL: Final = 3  # of the connection counts in Redis
+_REDIS_RETRY_SECS: Final = 1.0
 _RESTART: Final = 1012  # "Service Restart", in the IANA registry of close codes
 
 log = structlog.get_logger(__name__)
 
 
 class _Redis(msgspec.Struct, frozen=True):
-    """Where everything is read from, and little is written to.
+    """The connections to Redis.
 
     Attributes:
         primary: for everything but reading the streams.
-        replica: for reading the streams where clients ask for it; may be the primary.
-        reader: a client for the reader of the streams alone, which no client may hold up.
-        reader_primary: likewise, to the primary; None if `reader` reads from it.
+        replica: for replays; may be the primary.
+        reader: for the stream reader only: commands for clients cannot delay it.
+        reader_primary: to the primary, for the stream reader; None if `reader` is one to it.
         keys: names of the keys.
     """
 
@@ -83,22 +83,22 @@ async def serve(
     ready: Callable[[str], None] | None = None,
     present: ConfigHolder | None = None,
 ) -> None:
-    """Serve clients until `stop` is set, then send them elsewhere.
+    """Serve clients until `stop` is set, then drain.
 
     Args:
-        config: where Redis is, where to listen, what to offer.
+        config: addresses, streams and policy.
         stop: ends the serving.
         settings: limits and intervals; None for those of `config`.
-        listener: a listening socket; None for one of the configured address, which any number of
-            gateways share.
-        admin: address of this process alone, see `certhttp.address.listen`; None for none.
+        listener: a listening socket; None to open the configured address, which several gateways
+            can share.
+        admin: admin address, see `certhttp.address.listen`; None for none.
         ready: called with the URL once connections are accepted.
-        present: holds `config`, and newer ones as they come; None if none will.
+        present: receives new configurations; None without reloads.
 
     Raises:
         ValueError: no Redis is configured, or `admin` is not an address.
         certbus.connection.UnsuitableServer: Redis cannot hold streams.
-        OSError: the address cannot be had, or the certificate not be served.
+        OSError: the address is not available, or the certificate is not valid.
     """
     settings = settings or settings_of(config)
     if config.redis_url is None:
@@ -121,96 +121,96 @@ async def serve(
         listening = stack.enter_context(listener or listen(config.host, config.port))
         set_socket_options(listening, settings)
         admin_listening = stack.enter_context(address.listen(admin)) if admin else None
-        bus = _Redis(primary, replica, reader, reader_primary, Keys(config.redis_prefix))
+        redis = _Redis(primary, replica, reader, reader_primary, Keys(config.redis_prefix))
         present = present or ConfigHolder(config)
-        await _serve(config, present, settings, bus, listening, admin_listening, stop, ready)
+        await _serve(config, present, settings, redis, listening, admin_listening, stop, ready)
 
 
 async def _serve(
     config: Config,
     present: ConfigHolder,
     settings: Settings,
-    bus: _Redis,
+    redis: _Redis,
     listening: socket.socket,
     admin_listening: socket.socket | None,
     stop: asyncio.Event,
     ready: Callable[[str], None] | None,
 ) -> None:
-    primary, replica, keys = bus.primary, bus.replica, bus.keys
-    door = _door(config, primary, keys)
-    follower = StreamReader(bus.reader, keys, settings.streams, primary=bus.reader_primary)
+    primary, replica, keys = redis.primary, redis.replica, redis.keys
+    admission = _admission(config, primary, keys)
+    reader = StreamReader(redis.reader, keys, settings.streams, primary=redis.reader_primary)
     history = HistoryReader(replica, keys, settings.history_bytes)
     certificate = _certificate(config)
     faults = Faults(time.monotonic)
-    meter = Metrics(faults)
+    recorded = Metrics(faults)
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
-        replay = Replayer(history, primary, keys, follower, group, meter)
-        service = Hub(settings, replay.start, meter)
-        rings = service.rings
-        fanout = Flusher(service.channels.values(), meter)
+        replay = Replayer(history, primary, keys, reader, group, recorded)
+        hub = Hub(settings, replay.start, recorded)
+        rings = hub.rings
+        flusher = Flusher(hub.channels.values(), recorded)
         name = random_gateway_id()
-        numbers = MetricsSources(
-            service,
+        sources = MetricsSources(
+            hub,
             history,
-            follower,
-            door.refused,
+            reader,
+            admission.refused,
             present.reloads,
-            lambda: machine.problems,
+            lambda: host.problems,
         )
-        own_metrics = metrics(meter, numbers)
+        own_metrics = metrics(recorded, sources)
         own_address = address.address_of(admin_listening) if admin_listening else None
-        sight = SnapshotCache(primary, keys)
-        machine = HostMetrics(
-            sight, name, own_address, own_metrics, follower, service, faults, door.refused
+        snapshots = SnapshotCache(primary, keys)
+        host = HostMetrics(
+            snapshots, name, own_address, own_metrics, reader, hub, faults, admission.refused
         )
         certificates = Certificates(primary, replica, keys)
         listed = table(
-            service, machine.metrics, machine.health, sight, certificates, lambda: door.policy
+            hub, host.metrics, host.health, snapshots, certificates, lambda: admission.policy
         )
-        routes = Router(service, listed)
-        reload = Reload(service, follower, door)
+        routes = Router(hub, listed)
+        reload = Reload(hub, reader, admission)
         listener = Listener(
             listening,
-            partial(HTTPConnection, service, routes, door),
-            door.refused,
-            lambda: door.policy,
+            partial(HTTPConnection, hub, routes, admission),
+            admission.refused,
+            lambda: admission.policy,
             limits(),
             server_options(certificate, settings),
         )
         if admin_listening is not None:
-            own_pages = pages(own_metrics, follower, stop)
+            own_pages = pages(own_metrics, reader, stop)
             await stack.enter_async_context(serve_pages(admin_listening, own_pages))
         url = url_of(listening, "https" if certificate else "http")
         supervised: dict[TaskName, Callable[[], Awaitable[None]]] = {
-            "fanout": fanout.run,
-            "websockets": service.clients.websocket_timers.run,
-            "events": service.clients.sse_timers.run,
-            "stalled": partial(close_stalled_clients, service.clients, settings.client_timeout),
-            "rates": door.rates.run,
-            "connections": door.connections.run,
+            "fanout": flusher.run,
+            "websockets": hub.clients.websocket_timers.run,
+            "events": hub.clients.sse_timers.run,
+            "stalled": partial(close_stalled_clients, hub.clients, settings.client_timeout),
+            "rates": admission.rates.run,
+            "connections": admission.connections.run,
             "announce": partial(
-                register, primary, keys, name, service, follower, url, own_address, faults
+                register, primary, keys, name, hub, reader, url, own_address, faults
             ),
-            "machine": machine.watch,
+            "machine": host.watch,
             "reload": partial(reload.run, present, config),
         }
         if certificate is not None:
             supervised["certificate"] = certificate.run
         tasks = [
-            # Without these two a gateway serves nobody: their errors end the process.
+            # A gateway without these two cannot serve: their errors end the process.
             group.create_task(_check(replica)),
-            group.create_task(consume_streams(follower, rings, history, fanout.wake, meter)),
+            group.create_task(consume_streams(reader, rings, history, flusher.wake, recorded)),
             *(
-                group.create_task(supervise(task, work, partial(meter.failed, task)))
+                group.create_task(supervise(task, work, partial(recorded.failed, task)))
                 for task, work in supervised.items()
             ),
         ]
-        log.info("clients can connect", url=url, streams=settings.streams)
+        log.info("gateway started", url=url, streams=settings.streams)
         if ready is not None:
             ready(url)
         try:
             await stop.wait()
-            await drain(listener, service, _RESTART, "restart")
+            await drain(listener, hub, _RESTART, "restart")
         finally:
             listener.close()
             for task in tasks:
@@ -218,12 +218,12 @@ async def _serve(
 
 
 async def _check(client: Redis) -> None:
-    """Refuse a Redis that cannot hold streams, as soon as it can be asked."""
+    """Reject a Redis that cannot hold streams, as soon as it is available."""
     while True:
-        with suppress(*UNAVAILABLE):  # the reader of the streams says so in the log
+        with suppress(*UNAVAILABLE):  # the stream reader logs it
             await check_server(client, writable=False)
             return
-        await asyncio.sleep(_REDIS_PAUSE)
+        await asyncio.sleep(_REDIS_RETRY_SECS)
 
 
 def _certificate(config: Config) -> TLSContextReloader | None:
@@ -232,10 +232,13 @@ def _certificate(config: Config) -> TLSContextReloader | None:
     return TLSContextReloader(config.tls_cert, config.tls_key)
 
 
-def _door(config: Config, primary: Redis, keys: Keys) -> AdmissionController:
-    """Who may come in, counted together with all gateways."""
+def _admission(config: Config, primary: Redis, keys: Keys) -> AdmissionController:
+    """Create the admission controller, with an id of its own for the counts in Redis."""
     ttl = config.connection_limit.forget_after_secs
     counts = ConnectionCounts(primary, keys, secrets.token_hex(8), ttl)
     return AdmissionController(
-        policy_of(config), RateLimits(primary, keys), counts, beat=ttl / _BEATS
+        policy_of(config),
+        RateLimits(primary, keys),
+        counts,
+        heartbeat_secs=ttl / _HEARTBEATS_PER_TTL,
     )

@@ -1,4 +1,4 @@
-"""The directory in Redis as of a moment ago, read once for all who ask meanwhile."""
+"""The state of the cluster in Redis, cached for one second."""
 
 import asyncio
 import time
@@ -14,43 +14,43 @@ from certbus.server_state import ServerState, server_state
 from gateway.http.errors import ErrorCode, error_response
 from gateway.http.messages import DeferredResponse, Response, json_body
 
-_FRESH: Final = 1.0  # seconds for which what was seen is shown again
-_PATIENCE: Final = 1.0  # seconds for Redis
+_CACHE_TTL_SECS: Final = 1.0
+_TIMEOUT_SECS: Final = 1.0  # of a read
 
 _AGAIN: Final = ("Retry-After", "2")
 
 
 class SnapshotCache:
-    """Looks at the directory, at most once a second.
+    """Reads the cluster at most once per second.
 
     Args:
         client: the primary.
         keys: names of the keys.
 
     Attributes:
-        server: what Redis said of itself at the last look; why it did not answer, otherwise. Names
-            no address: the public sees it.
+        server: state of the Redis server at the last read, or why the read failed. It contains no
+            address, for it is public.
     """
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
-        self._turn = asyncio.Lock()
-        self._seen: Snapshot | None = None
+        self._lock = asyncio.Lock()
+        self._snapshot: Snapshot | None = None
         self._until = 0.0
-        self.server: ServerState | str = "not asked yet"
+        self.server: ServerState | str = "not read yet"
 
     async def get(self) -> Snapshot | None:
-        """What is seen; None if Redis does not answer."""
-        async with self._turn:
+        """Return the snapshot; None if Redis is unavailable."""
+        async with self._lock:
             if time.monotonic() >= self._until:
-                self._seen = await self._read()
-                self._until = time.monotonic() + _FRESH
-            return self._seen
+                self._snapshot = await self._read()
+                self._until = time.monotonic() + _CACHE_TTL_SECS
+            return self._snapshot
 
     async def _read(self) -> Snapshot | None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT_SECS):
                 self.server = await server_state(self._redis)
                 return await snapshot(self._redis, self._keys)
         except (*UNAVAILABLE, TimeoutError) as error:
@@ -58,16 +58,20 @@ class SnapshotCache:
             return None
 
     def json_response(self, show: Callable[[Snapshot, float], object]) -> DeferredResponse:
-        """Answer with what `show` makes of what is seen and its TIME in seconds."""
+        """Respond with `show(snapshot, its time in seconds)` as JSON."""
 
-        async def ask() -> Response:
-            seen = await self.get()
-            return unavailable() if seen is None else json_body(show(seen, seen.now / 1000))
+        async def respond() -> Response:
+            snapshot = await self.get()
+            return (
+                unavailable()
+                if snapshot is None
+                else json_body(show(snapshot, snapshot.now / 1000))
+            )
 
-        return DeferredResponse(ask)
+        return DeferredResponse(respond)
 
 
 def unavailable() -> Response:
-    """Say that Redis is what is missing."""
+    """Return the error response for an unavailable Redis."""
     error = f"Service unavailable: cannot reach Redis; retry in {_AGAIN[1]} s"
     return error_response(ErrorCode.REDIS_UNAVAILABLE, error, _AGAIN)

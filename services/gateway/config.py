@@ -31,8 +31,8 @@ class Settings(msgspec.Struct, frozen=True):
         history_bytes: memory for what was read from Redis for lagging clients.
         heartbeat: between two heartbeats of a WebSocket client.
         comment: between two comment lines of an SSE client.
-        client_timeout: time in which a client has to take `patience.SLOWEST` bytes a second of what
-            waits for it; also how long an answer may take to be taken.
+        client_timeout: time over which a client must read `stall_timeout.MIN_BYTES_PER_SEC` of what
+            waits for it; also the time limit for reading a response.
         close_timeout: how long a client may take to answer a closing handshake.
         request_timeout: from the first byte of a request, or from the start of the connection, to
             the request's last byte.

@@ -17,18 +17,18 @@ from gateway.metrics import Metrics
 
 
 class Closable(Protocol):
-    """A connection without a stream, as far as stopping is concerned."""
+    """A connection without a stream, as the drain needs it."""
 
     @property
     def transport(self) -> asyncio.Transport:
-        """Where answers go."""
+        """Of the connection."""
 
     @property
     def is_answering(self) -> bool:
-        """Whether it waits for this server, not for its client."""
+        """Whether the client waits for a response."""
 
     def close(self) -> None:
-        """Hang up, after the answer that is being made."""
+        """Close the connection after the response in progress."""
 
 
 class Hub:

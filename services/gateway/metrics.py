@@ -1,6 +1,6 @@
-"""What a gateway measures as it works; what can be looked up is read when it is asked (metrics.py).
+"""The metrics that a gateway records; `monitoring.collector` reads others at scrape time.
 
-Nothing here is done for each message or each client: what costs is done once a flush or a batch.
+The gateway records once per flush or batch, never per message or client.
 """
 
 import time
@@ -22,10 +22,10 @@ _LOSSES: Final = {
     "emptied": ("redis_emptied", "Redis came back without its data"),
     "lost": ("redis_rewound", "Redis came back without its last writes"),
 }
-"""What the reader of the streams may find, and the fault that it is."""
+"""Reason of a gap -> code and text of the fault."""
 
-_LOSS_SHOWN: Final = 900.0  # seconds for which a loss is reported
-_FAILURE_SHOWN: Final = 60.0  # likewise, a task that failed; it is tried again within
+_LOSS_SECS: Final = 900.0  # for which a loss of Redis is reported
+_FAILURE_SECS: Final = 60.0  # for which a failed task is reported; it restarts sooner
 
 TaskName = Literal[
     "announce",
@@ -39,7 +39,7 @@ TaskName = Literal[
     "stalled",
     "websockets",
 ]
-"""Tasks that fail alone, see `certtasks`."""
+"""Supervised tasks; each fails alone, see `certtasks`."""
 
 _DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _FLUSH_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
@@ -49,10 +49,10 @@ class Metrics:
     """Counters and histograms of one gateway.
 
     Args:
-        faults: gets what the reader of the streams finds wrong with Redis.
+        faults: receives the losses of Redis and the failed tasks.
 
     Attributes:
-        registry: has them all.
+        registry: of all metrics.
     """
 
     def __init__(self, faults: Faults | None = None) -> None:
@@ -84,7 +84,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for reason in get_args(GapReason):  # also those that are zero: alerts ask whether they grow
+        for reason in get_args(GapReason):  # zeros, too: alerts use their increase
             self._gaps.labels(reason)
         self._requests = Counter(
             f"{PREFIX}_http_requests",
@@ -102,17 +102,17 @@ class Metrics:
             self._failures.labels(task)
 
     def failed(self, task: TaskName) -> None:
-        """A task ended by an error that nobody foresaw."""
+        """Count a task that ended with an unexpected error."""
         self._failures.labels(task).inc()
         text = f"{task}: ended by an error and begun again; the log of the gateway has the error"
-        self._faults.report("task_failing", text, _FAILURE_SHOWN)
+        self._faults.report("task_failing", text, _FAILURE_SECS)
 
     def observe_response(self, route: str, status: int) -> None:
-        """A request was answered, with a stream or otherwise."""
+        """Count a response."""
         self._requests.labels(route, status).inc()
 
     def observe_read_delay(self, stream: str, entry: EntryId) -> None:
-        """A batch of a stream was read from Redis."""
+        """Record that a batch was read from Redis."""
         self._redis_lag.set(_age(entry))
         self._arrived[stream] = time.monotonic()
 
@@ -130,27 +130,27 @@ class Metrics:
         return max(here, 0.0 if newest is None else time.time() - newest.ms / 1000)
 
     def observe_delivery(self, entry: EntryId) -> None:
-        """Everything up to this batch was written to all clients of a lane."""
+        """Record that all clients of a channel have received a batch."""
         self._delivery.observe(_age(entry))
 
     def observe_flush(self, spent: float) -> None:
-        """All lanes were flushed, which took so many seconds of work."""
+        """Record the seconds of work of one flush of all channels."""
         self._flush.observe(spent)
 
-    def noticed(self, event: Gap | Rewind | EpochChanged) -> None:
-        """The reader of the streams found that something is missing."""
+    def observe_event(self, event: Gap | Rewind | EpochChanged) -> None:
+        """Count a gap that the stream reader has detected; report a loss as a fault."""
         reason = reason_of(event)
         self.count_gap(reason)
         if reason in _LOSSES:
-            self._faults.report(*_LOSSES[reason], _LOSS_SHOWN)
+            self._faults.report(*_LOSSES[reason], _LOSS_SECS)
 
     def count_gap(self, reason: GapReason) -> None:
-        """Clients were told that something is missing."""
+        """Count a gap message, to one client or to all of a stream."""
         self._gaps.labels(reason).inc()
 
 
 def reason_of(event: Gap | Rewind | EpochChanged) -> GapReason:
-    """Why there is a gap that the reader of the streams has noticed."""
+    """Return the reason of an event of the stream reader."""
     match event:
         case Rewind():
             return "lost"
@@ -161,5 +161,5 @@ def reason_of(event: Gap | Rewind | EpochChanged) -> GapReason:
 
 
 def _age(entry: EntryId) -> float:
-    """Seconds since a batch was published, by a clock that may not be quite that of Redis."""
+    """Return the seconds since a batch was published; the clock of Redis may differ."""
     return max(time.time() - entry.ms / 1000, 0.0)

@@ -1,7 +1,7 @@
-"""A newer configuration, while clients are connected: who may stay stays, and misses nothing.
+"""Apply a new configuration while clients are connected.
 
-What is offered and who may come in change between two turns of the loop. Then those go who may not
-stay: each is told why, and closed.
+Streams, encodings and policy change in one step of the event loop. Then the gateway closes the
+clients that the new configuration does not allow, each with a reason. The others miss no message.
 """
 
 import asyncio
@@ -23,65 +23,65 @@ from gateway.hub import Hub
 
 _GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
 _POLICY_VIOLATION: Final = 1008
-_AT_ONCE: Final = 100  # clients closed before the loop gets its turn
+_YIELD_AFTER_CLIENTS: Final = 100  # closed before other tasks run
 
 log = structlog.get_logger(__name__)
 
 
 class Reload(msgspec.Struct, frozen=True):
-    """What goes by the configuration as it is now.
+    """The components that a new configuration changes.
 
     Attributes:
-        service: has the clients.
-        follower: reads the streams that are offered.
-        door: says who may come in.
+        hub: rings, channels and clients.
+        reader: of the streams.
+        admission: has the policy.
     """
 
-    service: Hub
-    follower: StreamReader
-    door: AdmissionController
+    hub: Hub
+    reader: StreamReader
+    admission: AdmissionController
 
     async def run(self, present: ConfigHolder, config: Config) -> None:
-        """Go by each newer configuration as it comes, until cancelled.
+        """Apply each new configuration, until cancelled.
 
         Args:
-            present: has them.
-            config: what everything was made from.
+            present: receives new configurations.
+            config: the configuration in effect.
         """
         while True:
             config = await present.wait_for_change(than=config)
             await self._apply(config)
 
     async def _apply(self, config: Config) -> None:
-        settings = settings_of(config, self.service.settings)
-        self.door.set_policy(policy_of(config))
-        gone = self.service.apply_settings(settings)
-        self.follower.set_streams(settings.streams)
+        settings = settings_of(config, self.hub.settings)
+        self.admission.set_policy(policy_of(config))
+        removed = self.hub.apply_settings(settings)
+        self.reader.set_streams(settings.streams)
         closed = 0
-        for client, code, reason in list(self._unwanted(gone, settings)):
+        for client, code, reason in list(self._disallowed(removed, settings)):
             if client.closed:
                 continue
             client.close(code, reason)
             closed += 1
-            if closed % _AT_ONCE == 0:
+            if closed % _YIELD_AFTER_CLIENTS == 0:
                 await asyncio.sleep(0)
         if closed:
-            log.info("clients that may not stay were closed", clients=closed)
+            log.info("clients closed", clients=closed)
 
-    def _unwanted(
-        self, gone: list[Channel[Client]], settings: Settings
+    def _disallowed(
+        self, removed: list[Channel[Client]], settings: Settings
     ) -> Iterator[tuple[Client, int, str]]:
-        """Clients that have to go, each with the code and the reason it is told."""
-        for lane in (*gone, *self.service.channels.values()):
+        """Yield each client that may not stay, with the code and the reason."""
+        for channel in (*removed, *self.hub.channels.values()):
             reason = None
-            if lane in gone:
-                reason = f"the {lane.ring.stream} stream was switched off"
-            elif not (settings.sse if lane.encoding is SSE else settings.websocket):
-                reason = f"{'SSE' if lane.encoding is SSE else 'WebSocket'} was switched off"
-            for client in lane.clients:
+            if channel in removed:
+                reason = f"stream {channel.ring.stream} disabled"
+            elif not (settings.sse if channel.encoding is SSE else settings.websocket):
+                reason = f"{'SSE' if channel.encoding is SSE else 'WebSocket'} disabled"
+            for client in channel.clients:
                 if reason is not None:
                     yield client, _GOING_AWAY, f"{reason}; ?cursor={client.position} elsewhere"
-                elif client.ticket is not None and not self.door.still_allowed(
+                elif client.ticket is not None and not self.admission.still_allowed(
                     client.ticket.client
                 ):
-                    yield client, _POLICY_VIOLATION, "this token is not known here any more"
+                    yield client, _POLICY_VIOLATION, "token revoked"

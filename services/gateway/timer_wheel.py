@@ -1,8 +1,8 @@
 """A timer wheel: one timer for all clients, instead of one each.
 
-Clients are dealt out to the wheel's spokes in turn, and each tick of the clock serves one spoke.
-So every client is served once in a turn of the wheel, and heartbeats are spread evenly over time
-even if all clients arrived at once.
+The wheel assigns clients to its slots in rotation, and each tick of the clock serves one slot. So a
+rotation serves each client once, and heartbeats are spread evenly over time even if all clients
+connected at once.
 """
 
 import asyncio
@@ -11,23 +11,23 @@ from typing import Final, Protocol
 
 from gateway.error_log import ErrorLog
 
-TICK: Final = 0.25
-"""Seconds between two spokes."""
+SLOT_SECS: Final = 0.25
+"""Time between two slots."""
 
 
 class Timed(Protocol):
-    """What a wheel carries.
+    """A member of a wheel.
 
     Attributes:
-        spoke: which one it rides on; the wheel's own note.
-        transport: aborted when `beat` raises.
+        timer_slot: number of its slot; the wheel alone writes it.
+        transport: aborted when `tick` raises.
     """
 
     timer_slot: int
     transport: asyncio.Transport
 
     def tick(self, now: int) -> None:
-        """Do what is due once in a turn.
+        """Do what is due once per period.
 
         Args:
             now: Unix time in seconds.
@@ -35,40 +35,40 @@ class Timed(Protocol):
 
 
 class TimerWheel:
-    """Calls `beat` of each of its riders once in `period` seconds.
+    """Calls `tick` of each member once per period.
 
     Args:
         period: in seconds.
-        errors: told of what a `beat` raises.
+        errors: counts and logs what a `tick` raises.
     """
 
     def __init__(self, period: float, errors: ErrorLog) -> None:
         self._errors = errors
-        self._tick = min(TICK, period)
-        self._spokes: list[set[Timed]] = [set() for _ in range(round(period / self._tick))]
-        self._dealt = 0
+        self._slot_secs = min(SLOT_SECS, period)
+        self._slots: list[set[Timed]] = [set() for _ in range(round(period / self._slot_secs))]
+        self._last_slot = 0
 
-    def add(self, rider: Timed) -> None:
-        """Take a rider on."""
-        rider.timer_slot = self._dealt = (self._dealt + 1) % len(self._spokes)
-        self._spokes[rider.timer_slot].add(rider)
+    def add(self, member: Timed) -> None:
+        """Add a member."""
+        member.timer_slot = self._last_slot = (self._last_slot + 1) % len(self._slots)
+        self._slots[member.timer_slot].add(member)
 
-    def discard(self, rider: Timed) -> None:
-        """Let a rider go, if it is there."""
-        self._spokes[rider.timer_slot].discard(rider)
+    def discard(self, member: Timed) -> None:
+        """Remove a member, if it is in the wheel."""
+        self._slots[member.timer_slot].discard(member)
 
     async def run(self) -> None:
-        """Turn, until cancelled."""
+        """Serve the slots, until cancelled."""
         clock = asyncio.get_running_loop().time
         due = clock()
         while True:
-            for spoke in self._spokes:
-                due = max(due + self._tick, clock() - self._tick)
+            for slot in self._slots:
+                due = max(due + self._slot_secs, clock() - self._slot_secs)
                 await asyncio.sleep(due - clock())
                 now = int(time.time())
-                for rider in tuple(spoke):
+                for member in tuple(slot):
                     try:
-                        rider.tick(now)
+                        member.tick(now)
                     except Exception as error:  # noqa: BLE001
-                        self._errors.report(error)  # and serve the others
-                        rider.transport.abort()
+                        self._errors.report(error)  # the other members are still served
+                        member.transport.abort()

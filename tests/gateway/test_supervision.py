@@ -11,8 +11,7 @@ from certbus.ids import Cursor
 from certtasks import supervise
 from gateway import app
 from gateway.clients.websocket import WebSocketClient
-from gateway.delivery.history import HistoryReader
-from gateway.delivery.shared_read import SharedRead
+from gateway.delivery.history import HistoryReader, SharedRead
 from gateway.metrics import Metrics
 from tests.gateway.client_helpers import certificates, serials, websocket
 from tests.gateway.conftest import Start

@@ -1,8 +1,8 @@
-"""Where a request comes from.
+"""The client of a request: its address, and the owner of its token.
 
-X-Forwarded-For is written by whoever sends the request, and each proxy on the way adds the address
-it was reached from at the right. So it is read from the right, and believed only as far as a
-trusted proxy vouches for it: the first address that is none of a trusted proxy is the client's.
+Any client can send X-Forwarded-For, and each proxy appends the address of its peer at the right. So
+the gateway reads the header from the right: the first address that is not one of a trusted proxy is
+the address of the client.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from gateway.admission.credentials import TokenOwner
 
 Address = IPv4Address | IPv6Address
 
-_SITE: Final = 64  # bits of an IPv6 address that its site was given (RFC 6177)
+_SITE_PREFIX_BITS: Final = 64  # of an IPv6 address: the prefix of one site (RFC 6177)
 
 
 class ClientIdentity(msgspec.Struct, frozen=True, gc=False):
-    """Who is asking.
+    """The client of a request, as limits count it.
 
     Attributes:
-        site: the client's address, or the network of its site if that is IPv6: one client there
-            has 2**64 addresses.
-        holder: of the token that came with the request; None if none was needed.
+        address_group: the IPv4 address, or the /64 network of an IPv6 address: one client there has
+            2**64 addresses.
+        owner: of the token of the request; None if the request needs none.
     """
 
     address_group: str
@@ -33,25 +33,25 @@ class ClientIdentity(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def tier(self) -> str:
-        """Which rate this is."""
+        """Tier of the rate limit."""
         return "free" if self.owner is None else self.owner.tier
 
     @property
     def key(self) -> str:
-        """Whose rate this is (see `certbus/keys.py`)."""
+        """Key of the rate limit (see `certbus/keys.py`)."""
         return f"address:{self.address_group}" if self.owner is None else f"token:{self.owner.name}"
 
 
 def client_address(peer: str, forwarded: str | None, trusted: Sequence[Network]) -> Address:
-    """The address of a client.
+    """Return the address of a client.
 
     Args:
-        peer: of the connection.
-        forwarded: X-Forwarded-For, all of them joined by commas.
-        trusted: proxies.
+        peer: address of the connection's peer.
+        forwarded: all X-Forwarded-For headers, joined by commas.
+        trusted: networks of the trusted proxies.
 
     Raises:
-        ValueError: `peer` is no address.
+        ValueError: `peer` is not an address.
     """
     address = _address(peer)
     for hop in reversed((forwarded or "").split(",")):
@@ -59,26 +59,26 @@ def client_address(peer: str, forwarded: str | None, trusted: Sequence[Network])
             break
         try:
             address = _address(_without_port(hop.strip()))
-        except ValueError:  # "unknown", or nonsense: whoever reached the proxy that wrote it
+        except ValueError:  # "unknown" or malformed: the proxy that wrote it is the client
             break
     return address
 
 
 def address_group(address: Address) -> str:
-    """What one client is counted by."""
+    """Return the group by which limits count an address."""
     if isinstance(address, IPv4Address):
         return str(address)
-    prefix = int(address) >> (128 - _SITE) << (128 - _SITE)
-    return f"{IPv6Address(prefix)}/{_SITE}"
+    prefix = int(address) >> (128 - _SITE_PREFIX_BITS) << (128 - _SITE_PREFIX_BITS)
+    return f"{IPv6Address(prefix)}/{_SITE_PREFIX_BITS}"
 
 
 def is_within(address: Address, networks: Sequence[Network]) -> bool:
-    """Whether one of the networks has it."""
+    """Whether one of the networks contains the address."""
     return any(address in network for network in networks)
 
 
 def _address(text: str) -> Address:
-    """Read an address, and see through IPv4 addresses that a dual-stack socket shows as IPv6."""
+    """Parse an address; return an IPv4-mapped IPv6 address as IPv4."""
     address = ip_address(text)
     if isinstance(address, IPv6Address):
         return address.ipv4_mapped or IPv6Address(int(address))  # without its zone
@@ -86,7 +86,7 @@ def _address(text: str) -> Address:
 
 
 def _without_port(hop: str) -> str:
-    """Some proxies write `192.0.2.1:1234` and `[2001:db8::1]:1234`."""
+    """Remove the port, as in `192.0.2.1:1234` and `[2001:db8::1]:1234`."""
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     return hop.partition(":")[0] if hop.count(":") == 1 else hop

@@ -1,7 +1,7 @@
-"""The door: every request passes it before anything is done for it.
+"""The admission controller: each request passes it before the router handles it.
 
-Three questions, each costing more than the one before: may this one ask at all (answered at
-once), how often (Redis is asked), and for a stream, is there room (likewise).
+The steps, in the order of their cost: network and token (no I/O), the request rate (Redis), and for
+streams the connection limits (Redis).
 """
 
 import math
@@ -26,105 +26,103 @@ from gateway.admission.rate_limiter import RateLimiter
 from gateway.http.errors import ErrorCode, error_response, retry_after
 from gateway.http.messages import Response
 
-_FULL_FOR: Final = 30  # seconds after which one who found no room may come again
+_RETRY_AFTER_SECS: Final = 30  # with jitter, after a connection limit
 
 
 class AdmissionController:
-    """Lets requests in, and connections.
+    """Admits requests and connections.
 
     Args:
-        policy: says who may come in; `change` replaces it.
+        policy: the conditions; `set_policy` replaces them.
         rates: in Redis.
         counts: in Redis.
-        beat: seconds between two signs of life to Redis.
+        heartbeat_secs: between two calls that keep the counts from expiring.
 
     Attributes:
-        refused: requests turned away, by why: "token", "network", "rate", "site" (as many
-            connections of one client as may be), "full" (of all); and connections without a
-            stream that were refused or closed: "waiting" (as many as may be), "descriptors".
-        rates: to be run.
-        connections: to be run.
+        refused: rejected requests by reason: "token", "network", "rate", "site" (connections per
+            address), "full" (connections in all); and rejected or closed connections without a
+            stream: "waiting" (too many), "descriptors" (no file descriptor).
+        rates: its `run` is a task of the process.
+        connections: its `run` is a task of the process.
     """
 
     def __init__(
-        self, policy: Policy, rates: RateLimits, counts: ConnectionCounts, beat: float
+        self, policy: Policy, rates: RateLimits, counts: ConnectionCounts, heartbeat_secs: float
     ) -> None:
         self.refused: Counter[str] = Counter()
         self.rates = RateLimiter(rates)
-        self.connections = ConnectionLimiter(counts, beat, policy)
+        self.connections = ConnectionLimiter(counts, heartbeat_secs, policy)
         self.set_policy(policy)
 
     @property
     def policy(self) -> Policy:
-        """Who may come in now."""
+        """The present conditions."""
         return self._policy
 
     def set_policy(self, policy: Policy) -> None:
-        """Go by another policy from now on; who is connected stays."""
+        """Replace the policy. Established connections stay."""
         self._policy = policy
         self._known = frozenset(holder.digest for holder in policy.holders or ())
         self.connections.policy = policy
 
-    def still_allowed(self, visitor: ClientIdentity) -> bool:
-        """Whether a client's token, if it needed one, is still one."""
+    def still_allowed(self, client: ClientIdentity) -> bool:
+        """Whether the token of a client is still valid, or none is needed."""
         if self._policy.holders is None:
             return True
-        return visitor.owner is not None and visitor.owner.digest in self._known
+        return client.owner is not None and client.owner.digest in self._known
 
     def restricts(self, request: Request) -> bool:
-        """Whether some networks alone may ask this, so that not every origin may read it."""
+        """Whether only some networks may send a request: no CORS headers then."""
         policy = self._policy
         if request.path == METRICS:
             return policy.metrics is not None
         return policy.api is not None and is_api_path(request.path)
 
     def identify(self, request: Request, peer: str) -> tuple[ClientIdentity, Response | None]:
-        """Say who is asking.
+        """Identify the client of a request.
 
         Args:
-            request: what is asked.
-            peer: address that the connection comes from.
+            request: the request.
+            peer: address of the connection's peer.
 
         Returns:
-            Who it is; and a refusal if that one may not ask this. Then it is a visitor without a
-            token, as which the request is to be counted.
+            The identity; and an error response if the client may not send the request. In this case
+            the identity, which the rate limit counts, has no token owner.
         """
         policy = self._policy
         forwarded = request.headers.get("x-forwarded-for")
         address = client_address(peer, forwarded, policy.trusted_proxies)
-        stranger = ClientIdentity(address_group(address))
+        anonymous = ClientIdentity(address_group(address))
         if is_free(request):
-            return stranger, None
+            return anonymous, None
         if request.path == METRICS and policy.metrics is not None:
             inside = is_within(address, policy.metrics)
-            return stranger, None if inside else self._elsewhere("metrics")
-        barred = policy.api is not None and not is_within(address, policy.api)
-        if barred and is_api_path(request.path):
-            return stranger, self._elsewhere("api")
+            return anonymous, None if inside else self._wrong_network("metrics")
+        outside = policy.api is not None and not is_within(address, policy.api)
+        if outside and is_api_path(request.path):
+            return anonymous, self._wrong_network("api")
         if policy.holders is None:
-            return stranger, None
-        holder = self._holder(request, policy.holders)
+            return anonymous, None
+        holder = self._token_owner(request, policy.holders)
         if isinstance(holder, Response):
-            return stranger, holder
-        return ClientIdentity(stranger.address_group, holder), None
+            return anonymous, holder
+        return ClientIdentity(anonymous.address_group, holder), None
 
     def is_blocking(self, request: Request) -> bool:
-        """Whether `admit` and `enter` have anything to wait for."""
+        """Whether `check_request` or `acquire_connection` call Redis."""
         policy = self._policy
         return not is_free(request) and (policy.rates is not None or policy.limits_connections)
 
-    async def check_request(
-        self, visitor: ClientIdentity
-    ) -> Response | tuple[tuple[str, str], ...]:
+    async def check_request(self, client: ClientIdentity) -> Response | tuple[tuple[str, str], ...]:
         """Count a request.
 
         Returns:
-            Headers for its answer, or a refusal.
+            Headers for the response, or an error response.
         """
         if self._policy.rates is None:
             return ()
-        rate = self._policy.rates[visitor.tier]
-        decision = await self.rates.acquire(visitor.key, rate)
+        rate = self._policy.rates[client.tier]
+        decision = await self.rates.acquire(client.key, rate)
         headers = _rate_headers(rate, decision)
         if decision.allowed:
             return headers
@@ -134,29 +132,29 @@ class AdmissionController:
             "rate", ErrorCode.RATE_LIMITED, error, ("Retry-After", str(again)), *headers
         )
 
-    async def acquire_connection(self, visitor: ClientIdentity) -> "ConnectionSlot | Response":
-        """Let a connection in, or refuse it."""
+    async def acquire_connection(self, client: ClientIdentity) -> "ConnectionSlot | Response":
+        """Admit a connection, or return an error response."""
         if not self._policy.limits_connections:
-            return self.acquire_unlimited(visitor)
-        let_in = await self.connections.acquire(visitor.address_group)
-        if let_in.count:
-            return ConnectionSlot(self, visitor)
-        again = retry_after(_FULL_FOR)
-        if let_in.full:
+            return self.acquire_unlimited(client)
+        admitted = await self.connections.acquire(client.address_group)
+        if admitted.count:
+            return ConnectionSlot(self, client)
+        again = retry_after(_RETRY_AFTER_SECS)
+        if admitted.full:
             error = "Server is at its connection limit"
             return self._refuse("full", ErrorCode.CONNECTION_LIMIT, error, again)
-        most = self._policy.max_per_address
-        error = f"Connection limit per address reached ({most} for {visitor.address_group})"
-        limits = (("RateLimit-Limit", str(most)), ("RateLimit-Remaining", "0"))
+        limit = self._policy.max_per_address
+        error = f"Connection limit per address reached ({limit} for {client.address_group})"
+        limits = (("RateLimit-Limit", str(limit)), ("RateLimit-Remaining", "0"))
         reset = ("RateLimit-Reset", again[1])
         return self._refuse("site", ErrorCode.ADDRESS_LIMIT, error, again, *limits, reset)
 
-    def acquire_unlimited(self, visitor: ClientIdentity) -> "ConnectionSlot":
-        """Let a connection in for which there is nothing to wait."""
-        self.connections.acquire_unlimited(visitor.address_group)
-        return ConnectionSlot(self, visitor)
+    def acquire_unlimited(self, client: ClientIdentity) -> "ConnectionSlot":
+        """Admit a connection while there are no limits."""
+        self.connections.acquire_unlimited(client.address_group)
+        return ConnectionSlot(self, client)
 
-    def _holder(self, request: Request, known: Sequence[TokenOwner]) -> TokenOwner | Response:
+    def _token_owner(self, request: Request, known: Sequence[TokenOwner]) -> TokenOwner | Response:
         policy = self._policy
         token = presented_token(
             request.headers, request.query, policy.header, in_query=policy.query_token
@@ -170,7 +168,7 @@ class AdmissionController:
             return self._refuse("token", ErrorCode.INVALID_TOKEN, "Invalid token", challenge)
         return holder
 
-    def _elsewhere(self, what: str) -> Response:
+    def _wrong_network(self, what: str) -> Response:
         error = f"Forbidden: your network is not in allow.{what}"
         return self._refuse("network", ErrorCode.FORBIDDEN, error)
 
@@ -180,34 +178,34 @@ class AdmissionController:
 
 
 class ConnectionSlot(msgspec.Struct, frozen=True, gc=False):
-    """Of a connection that was let in, to be given back once.
+    """The place of an admitted connection, to be released once.
 
     Attributes:
-        door: where.
-        visitor: whose.
+        door: the controller that admitted it.
+        client: the identity of the client.
     """
 
     door: AdmissionController
     client: ClientIdentity
 
     def release(self) -> None:
-        """The connection has gone."""
+        """Remove the connection from the counts."""
         self.door.connections.release(self.client.address_group)
 
 
 def is_free(request: Request) -> bool:
-    """What everyone may ask as often as they like: load balancers, and browsers before they ask."""
+    """Whether a request is exempt from limits: those of load balancers, and CORS preflights."""
     return request.path == HEALTH or request.method == "OPTIONS"
 
 
 def _challenge(error: str | None = None) -> tuple[str, str]:
-    """RFC 6750, section 3."""
-    said = "" if error is None else f', error="{error}"'
-    return "WWW-Authenticate", f'Bearer realm="certstream"{said}'
+    """Return the header WWW-Authenticate (RFC 6750 section 3)."""
+    parameter = "" if error is None else f', error="{error}"'
+    return "WWW-Authenticate", f'Bearer realm="certstream"{parameter}'
 
 
 def _rate_headers(rate: Rate, decision: Decision) -> tuple[tuple[str, str], ...]:
-    """draft-ietf-httpapi-ratelimit-headers-07."""
+    """Return the headers of draft-ietf-httpapi-ratelimit-headers-07."""
     reset = decision.reset if decision.allowed else decision.retry_after
     return (
         ("RateLimit-Limit", str(rate.limit)),

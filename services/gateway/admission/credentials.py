@@ -1,7 +1,7 @@
-"""Who a token belongs to.
+"""Tokens and their owners.
 
-How long a look-up takes depends neither on what is offered nor on which token it is: SHA-256
-digests are compared, with every token's, in constant time.
+The time of a look-up depends neither on the presented token nor on its owner: the SHA-256 digest is
+compared with that of every token in constant time.
 """
 
 import hmac
@@ -14,11 +14,11 @@ from certconf import Auth
 
 
 class TokenOwner(msgspec.Struct, frozen=True):
-    """Who has a token.
+    """The owner of a token.
 
     Attributes:
         digest: SHA-256 of the token.
-        name: for people, and for Redis.
+        name: for logs and Redis.
         tier: "free", "standard" or "premium".
     """
 
@@ -28,7 +28,7 @@ class TokenOwner(msgspec.Struct, frozen=True):
 
 
 def token_table(auth: Auth) -> tuple[TokenOwner, ...]:
-    """Everyone who has a token."""
+    """Return all configured token owners."""
     return tuple(
         TokenOwner(sha256(token.encode()).digest(), name, tier) for name, token, tier in _all(auth)
     )
@@ -47,7 +47,7 @@ def _all(auth: Auth) -> Iterator[tuple[str, str, str]]:
 
 
 def find_owner(token: str, known: Sequence[TokenOwner]) -> TokenOwner | None:
-    """Whose token it is; None if nobody's."""
+    """Return the owner of a token; None for an unknown token."""
     digest = sha256(token.encode()).digest()
     found = None
     for holder in known:
@@ -59,13 +59,13 @@ def find_owner(token: str, known: Sequence[TokenOwner]) -> TokenOwner | None:
 def presented_token(
     headers: Mapping[str, str], query: Mapping[str, str], header: str, *, in_query: bool
 ) -> str | None:
-    """The token that comes with a request.
+    """Return the token of a request, if it has one.
 
     Args:
-        headers: by name in lower case; their values decoded as Latin-1 (RFC 9110 section 5.5).
-        query: its fields.
-        header: one to read beside Authorization, in lower case.
-        in_query: whether `?token=` is one.
+        headers: by name in lower case; values decoded as Latin-1 (RFC 9110 section 5.5).
+        query: first value of each field.
+        header: name of a header to read before Authorization, in lower case.
+        in_query: whether the query field `token` is accepted.
     """
     for name in (header, "authorization"):
         value = headers.get(name, "").strip().encode("latin-1").decode("utf-8", "replace")

@@ -1,6 +1,6 @@
-"""Rates as this process alone sees them, while Redis cannot be asked.
+"""Request rates of this process, while Redis is unavailable.
 
-This is certbus/limits/lua/rate_limit.lua in Python, in bounded memory.
+The algorithm is that of `certbus/limits/lua/rate_limit.lua`, in bounded memory.
 """
 
 import math
@@ -11,11 +11,11 @@ import msgspec
 
 from certbus.limits.clients import Decision, Rate
 
-_MOST: Final = 10_000  # of those who ask; whoever has been silent longest is forgotten
+_MAX_CLIENTS: Final = 10_000  # the least recent one is dropped
 
 
 class _Bucket(msgspec.Struct):
-    """What one has asked; times in ms, `current` and `before` are requests of two windows."""
+    """State of one client. Times are ms; `current` and `before` count requests of two windows."""
 
     tokens: float
     at: float
@@ -32,18 +32,18 @@ class LocalRateLimiter:
     def __init__(self) -> None:
         self._states: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def acquire(self, who: str, rate: Rate, now: float) -> Decision:
+    def acquire(self, key: str, rate: Rate, now: float) -> Decision:
         """Count one request.
 
         Args:
-            who: asks.
-            rate: what they may.
-            now: seconds of any clock that does not go back.
+            key: of the client.
+            rate: its limits.
+            now: of a monotonic clock, in seconds.
         """
         now = math.floor(now * 1000)
-        state = self._states.setdefault(who, _Bucket(rate.capacity, now, burst_at=now))
-        self._states.move_to_end(who)
-        if len(self._states) > _MOST:
+        state = self._states.setdefault(key, _Bucket(rate.capacity, now, burst_at=now))
+        self._states.move_to_end(key)
+        if len(self._states) > _MAX_CLIENTS:
             self._states.popitem(last=False)
         return _take(state, rate, now)
 
@@ -83,8 +83,8 @@ def _until_full(state: _Bucket, rate: Rate) -> float:
     return math.ceil((rate.capacity - state.tokens) / rate.refill * 1000) / 1000
 
 
-def _until_it_fits(state: _Bucket, most: int, window: int, elapsed: float) -> float:
-    """Milliseconds until the sliding window has room for one more."""
-    if state.current + 1 <= most:
-        return window * (1 - (most - 1 - state.current) / state.before) - elapsed
-    return window - elapsed + window * max(1 - (most - 1) / state.current, 0)
+def _until_it_fits(state: _Bucket, limit: int, window: int, elapsed: float) -> float:
+    """Return the milliseconds until the sliding window accepts one more request."""
+    if state.current + 1 <= limit:
+        return window * (1 - (limit - 1 - state.current) / state.before) - elapsed
+    return window - elapsed + window * max(1 - (limit - 1) / state.current, 0)

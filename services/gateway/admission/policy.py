@@ -1,4 +1,4 @@
-"""The settings, as admission needs them. One value, so that all of it changes in one moment."""
+"""The settings of admission in one value: a reload replaces all of them at once."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -14,19 +14,19 @@ METRICS: Final = "/metrics"
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """Who may come in.
+    """The conditions for requests and connections.
 
     Attributes:
-        holders: who has a token; None lets everyone in.
-        header: where a token may be beside Authorization, in lower case.
-        query_token: whether `?token=` is one.
-        trusted_proxies: whose X-Forwarded-For is believed.
-        metrics: networks from where metrics may be asked, without a token; None as the rest.
-        api: networks from where the API may be asked; None from everywhere.
+        holders: token owners; None if requests need no token.
+        header: name of the header for tokens beside Authorization, in lower case.
+        query_token: whether the query field `token` is accepted.
+        trusted_proxies: networks whose X-Forwarded-For states the client address.
+        metrics: networks that may request /metrics, without a token; None for the general rule.
+        api: networks that may request the API; None for all.
         rates: by tier; None for no limits.
-        limits_connections: whether the next two hold.
-        most: connections to all gateways.
-        most_of_one: likewise, of one client; None for any number.
+        limits_connections: whether the next two limits hold.
+        max_connections: over all gateways; None for no limit.
+        max_per_address: over all gateways, per address group; None for no limit.
     """
 
     holders: tuple[TokenOwner, ...] | None = None
@@ -42,19 +42,19 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 def is_public_path(path: str, policy: Policy) -> bool:
-    """Whether everyone may ask for it, or everyone in a network."""
+    """Whether requests need no token, from everywhere or from some networks."""
     if policy.holders is None or path == HEALTH:
         return True
     return path == METRICS and policy.metrics is not None
 
 
 def is_api_path(path: str) -> bool:
-    """Whether `Policy.api` says from where it may be asked."""
+    """Whether `Policy.api` restricts the networks that may request a path."""
     return path.startswith("/api/") or path == "/latest.json"
 
 
 def policy_of(config: Config) -> Policy:
-    """Pick what concerns admission."""
+    """Return the settings of admission."""
     auth, limit, rate = config.auth, config.connection_limit, config.rate_limit
     return Policy(
         holders=token_table(auth) if auth.enabled else None,
@@ -71,7 +71,7 @@ def policy_of(config: Config) -> Policy:
 
 
 def _rates(limit: RateLimit) -> Mapping[str, Rate]:
-    """A rate for each tier: what a tier does not set is as in the free one."""
+    """Return the rate of each tier; a tier inherits from the free one what it does not set."""
     tiers = {"free": Tier(), "standard": limit.standard, "premium": limit.premium}
     return {
         name: Rate(

@@ -1,4 +1,4 @@
-"""Asking Redis where a client waits for the answer: soon, or not at all."""
+"""Calls of Redis that a client waits for: with a short timeout and a back-off."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -8,8 +8,8 @@ import structlog
 
 from certbus.errors import UNAVAILABLE
 
-_PATIENCE: Final = 0.5  # seconds that Redis may take
-_PAUSE: Final = 1.0  # seconds before it is asked again once it did not answer
+_TIMEOUT_SECS: Final = 0.5
+_BACKOFF_SECS: Final = 1.0  # after a failed call
 
 T = TypeVar("T")
 
@@ -17,52 +17,52 @@ log = structlog.get_logger(__name__)
 
 
 class UnavailableError(Exception):
-    """Redis cannot be asked now: decide without it."""
+    """Redis is unavailable: decide without it."""
 
 
 class RedisWithFallback:
-    """Redis, as far as it answers in time.
+    """Redis with a timeout per call.
 
     Args:
-        what: is asked for, for the log.
+        limits: what the calls are for, "rates" or "connections", for the log.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._away = False
+    def __init__(self, limits: str) -> None:
+        self._limits = limits
+        self._unavailable = False
         self._not_before = 0.0
 
-    async def call(self, question: Awaitable[T]) -> T:
-        """Wait for an answer.
+    async def call(self, command: Awaitable[T]) -> T:
+        """Await a command.
 
-        Whatever else goes wrong is a bug, and logged as one, but clients must not wait for it.
+        An unexpected error is a bug and logged with its traceback; clients do not wait for it.
 
         Raises:
-            UnavailableError: there is none in time, or there was none a moment ago.
+            UnavailableError: the command failed or timed out.
         """
         clock = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(_PATIENCE):
-                answer = await question
+            async with asyncio.timeout(_TIMEOUT_SECS):
+                answer = await command
         except Exception as error:
-            self._not_before = clock() + _PAUSE
-            if not self._away:
-                self._away = True
+            self._not_before = clock() + _BACKOFF_SECS
+            if not self._unavailable:
+                self._unavailable = True
                 why = str(error) or "no answer in time"
                 is_bug = not isinstance(error, (*UNAVAILABLE, TimeoutError))
                 log.warning(
-                    "limits hold for this gateway alone",
-                    what=self._what,
+                    "cluster limits suspended",
+                    limits=self._limits,
                     why=why,
                     exc_info=is_bug,
                 )
             raise UnavailableError from error
-        if self._away:
-            self._away = False
-            log.info("limits hold over all gateways again", what=self._what)
+        if self._unavailable:
+            self._unavailable = False
+            log.info("cluster limits restored", limits=self._limits)
         return answer
 
     @property
     def in_backoff(self) -> bool:
-        """Whether Redis has just not answered, and is not to be asked yet."""
+        """Whether a call has failed within the back-off time."""
         return asyncio.get_running_loop().time() < self._not_before

@@ -1,8 +1,8 @@
-"""Serving clients from Redis: those whose place in the ring is gone, or was never in it.
+"""Serve clients from Redis whose position is not in the ring.
 
-One short-lived task a client. It writes what the streams hold at the client's own pace until the
-ring takes over. `certbus.streams.continuity` says how a client continues; what it will not get, or
-gets again, is reported by a `gap` message before what follows.
+One short-lived task per client writes what the streams hold, at the pace of the client, until the
+client can read the ring. `certbus.streams.continuity` decides how a client continues. A `gap`
+message reports what is missing or repeated, before what follows.
 """
 
 import asyncio
@@ -26,44 +26,43 @@ from certbus.streams.continuity import (
 )
 from certbus.streams.reader import Malformed, read_head
 from gateway.clients.base import Client
-from gateway.delivery import gap_messages
 from gateway.delivery.channel import MAX_WRITE_BYTES
-from gateway.delivery.history import HistoryPage, HistoryReader
+from gateway.delivery.encoding import GAP_REASONS, gap_message
+from gateway.delivery.history import HistoryPage, HistoryReader, SharedRead
 from gateway.delivery.ring_buffer import BehindRing, RingPosition
-from gateway.delivery.shared_read import SharedRead
 from gateway.metrics import Metrics
 
-_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds until the ring or Redis is asked again
-_OF_REDIS: Final = ("reset", "lost", "future")  # what a replica that is behind seems to show, too
+_RETRY_SECS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # before the next read of ring and Redis
+_LOSS_REASONS: Final = ("reset", "lost", "future")  # a lagging replica resembles these
 
 
 class LiveReader(Protocol):
-    """What the reader of the live streams knows."""
+    """The state of the reader of the live streams."""
 
     @property
     def positions(self) -> dict[str, str]:
-        """Entry ids behind which the rings begin, by stream; empty while not known."""
+        """Stream -> entry id after which its ring begins; empty until it is known."""
 
     def losses(self, stream: str) -> LostRanges:
-        """What it has seen Redis lose of a stream."""
+        """Return what Redis has lost of a stream since this process started."""
 
     def has_read(self, stream: str, entry: EntryId) -> bool:
-        """Whether a batch is among the newest that it has read."""
+        """Whether a batch is among the newest ones that the reader has read."""
 
 
 class Replayer:
-    """Brings clients from their cursor to the ring.
+    """Starts a task for each client that the ring cannot serve.
 
     Args:
-        history: the streams in Redis.
-        primary: what is asked whether a replica is behind.
+        history: reads the streams in Redis.
+        primary: to detect a replica that lags.
         keys: names of the keys.
-        reader: fills the rings.
-        group: for the clients' tasks.
-        meter: counts gaps.
+        reader: of the live streams.
+        group: of the tasks.
+        metrics: counts gaps.
 
     Attributes:
-        primary: reads the state of the primary, once for all who ask at the same time.
+        primary: reads the state of the primary, once for concurrent callers.
     """
 
     def __init__(
@@ -73,42 +72,42 @@ class Replayer:
         keys: Keys,
         reader: LiveReader,
         group: asyncio.TaskGroup,
-        meter: Metrics,
+        metrics: Metrics,
     ) -> None:
-        self._meter = meter
+        self._metrics = metrics
         self._history = history
         self.primary = SharedRead(partial(read_head, primary, keys))
         self._reader = reader
         self._group = group
 
     def start(self, client: Client, cursor: Cursor) -> None:
-        """Serve a client that has everything up to `cursor`, until the ring takes over."""
+        """Serve a client that has everything up to `cursor`, until the ring can."""
         self._group.create_task(self._run(client, cursor))
 
     async def _run(self, client: Client, cursor: Cursor) -> None:
-        """Serve a client; what goes wrong with it ends it alone."""
+        """Serve a client; an unexpected error ends this client only."""
         try:
             await _ClientReplay(client, cursor, self._history, self._reader, self).run()
         except Exception as error:  # noqa: BLE001
             client.fail(error)
 
     def count(self, reason: Reason, *, seen: bool) -> None:
-        """Count a gap that one client was told of.
+        """Count a gap message that one client received.
 
         Args:
             reason: of the gap.
-            seen: whether the reader of the live streams has seen Redis lose what is missing. An id
-                that a client makes up is not to look like a loss.
+            seen: whether the reader of the live streams has detected this loss. An id that a client
+                invents does not count as a loss.
         """
         match reason:
             case "reset" | "lost":
-                self._meter.count_gap("lost" if seen else "unknown")
+                self._metrics.count_gap("lost" if seen else "unknown")
             case _:
-                self._meter.count_gap(reason)
+                self._metrics.count_gap(reason)
 
 
 class _ClientReplay:
-    """One client on its way to the ring."""
+    """The replay of one client."""
 
     def __init__(
         self,
@@ -123,8 +122,8 @@ class _ClientReplay:
         self._reader = reader
         self._replay = replay
         self._stream = client.channel.ring.stream
-        self._place = ReaderPosition(cursor.entry, cursor.position)
-        self._owed: tuple[str, Reason] | None = None  # a gap to report before what follows
+        self._position = ReaderPosition(cursor.entry, cursor.position)
+        self._pending_gap: tuple[str, Reason] | None = None  # requested id and reason of a gap
 
     async def run(self) -> None:
         client, waits = self._client, 0
@@ -132,129 +131,127 @@ class _ClientReplay:
         while await client.writable():
             if not ring.has_begun and (entry := self._reader.positions.get(self._stream)):
                 ring.begin_after(entry)
-            if self._owed is None and client.resume(self._place.cursor):
+            if self._pending_gap is None and client.resume(self._position.cursor):
                 return
-            before = self._place
+            before = self._position
             try:
-                if await self._go_on():
+                if await self._write_page():
                     return
             except (*UNAVAILABLE, Malformed):
-                pass  # the reader of the streams says so in the log
-            # The same place: the ring is about to have what Redis has, or Redis is not reached.
-            waits = waits + 1 if self._place == before else 0
-            await asyncio.sleep(_PAUSES[min(waits, len(_PAUSES)) - 1] if waits else 0)
+                pass  # the stream reader logs it
+            # No progress: the ring lags behind Redis, or Redis is unavailable.
+            waits = waits + 1 if self._position == before else 0
+            await asyncio.sleep(_RETRY_SECS[min(waits, len(_RETRY_SECS)) - 1] if waits else 0)
 
-    async def _go_on(self) -> bool:
-        """Write one piece. The client may take long to read it, so no more is held meanwhile.
+    async def _write_page(self) -> bool:
+        """Write one page, and keep no other in memory while the client reads it.
 
         Returns:
-            Whether the client has gone, or follows the ring.
+            Whether the client has left, or reads the ring.
         """
-        place = self._place
-        piece = await self._history.read(self._stream, place)
-        view = piece.view(place.entry)
-        verdict = decide(place, view, self._reader.losses(self._stream))
-        if verdict.gap in _OF_REDIS and await self._is_behind(view):
+        position = self._position
+        page = await self._history.read(self._stream, position)
+        view = page.view(position.entry)
+        decision = decide(position, view, self._reader.losses(self._stream))
+        if decision.gap in _LOSS_REASONS and await self._is_behind(view):
             return self._client.closed
         if self._client.closed:
             return True
-        if verdict.gap in _OF_REDIS and place.epoch is not None:
-            self._history.clear()  # it may lead to where the client is again
-        if verdict.action is Action.BACK:
-            self._go_back(view)
+        if decision.gap in _LOSS_REASONS and position.epoch is not None:
+            self._history.clear()  # a cached page may lead back to the same position
+        if decision.action is Action.BACK:
+            self._rewind(view)
             return False
-        if verdict.gap is not None:
-            self._owe(verdict.gap)
-        match verdict.action:
+        if decision.gap is not None:
+            self._add_gap(decision.gap)
+        match decision.action:
             case Action.WAIT:
                 pass
-            case Action.OLDEST if not place.is_oldest:
-                self._place = OLDEST
+            case Action.OLDEST if not position.is_oldest:
+                self._position = OLDEST
             case Action.END:
-                return self._end(verdict, view)
+                return self._end(decision, view)
             case _:
-                self._write(piece, place)
+                self._write(page, position)
         return False
 
-    def _write(self, piece: HistoryPage, place: ReaderPosition) -> None:
-        """Write what a piece has behind a place."""
+    def _write(self, page: HistoryPage, position: ReaderPosition) -> None:
+        """Write what follows a position in a page."""
         client = self._client
-        ring, form = piece.ring, client.channel.encoding
-        if not piece.links:
-            self._pay(None)
+        ring, form = page.ring, client.channel.encoding
+        if not page.links:
+            self._send_gap(None)
             return
         try:
-            data, at, messages = ring.read_from_cursor(place.cursor, form)
+            data, at, messages = ring.read_from_cursor(position.cursor, form)
         except BehindRing:
             data, at, messages = b"", ring.first_after, 0
-        self._pay(str(_next_of(piece, at) or at.cursor.entry))
+        self._send_gap(str(_next_of(page, at) or at.cursor.entry))
         if not data:
             begin = at
             data, at = ring.read(begin, form, MAX_WRITE_BYTES)
             messages = at.total - begin.total
         if data:
             client.send(data, at, messages)
-        self._place = piece.place(at)
+        self._position = page.reader_position(at)
 
-    def _go_back(self, view: View) -> None:
-        """Go back to the newest batch that the client has and Redis has still."""
-        entry = self._place.entry
+    def _rewind(self, view: View) -> None:
+        """Move to the newest batch that both the client and Redis have."""
+        entry = self._position.entry
         lost = self._reader.losses(self._stream).find(entry)
         if lost is None and self._reader.has_read(self._stream, entry):
-            return  # the reader of the live stream is about to find the fork
-        self._owe("lost")
+            return  # the reader of the live stream will find the fork
+        self._add_gap("lost")
         if lost is None or lost.fork is None:
-            self._place = OLDEST
+            self._position = OLDEST
         else:
-            self._place = ReaderPosition(lost.fork, None, view.epoch)
+            self._position = ReaderPosition(lost.fork, None, view.epoch)
 
-    def _end(self, verdict: Decision, view: View) -> bool:
-        """Everything that Redis retains of the stream is older than what the client has."""
+    def _end(self, decision: Decision, view: View) -> bool:
+        """Continue a client that has everything that Redis retains of the stream."""
         ring = self._client.channel.ring
-        if verdict.gap is None:
-            self._pay(None)
+        if decision.gap is None:
+            self._send_gap(None)
             return False
-        if verdict.gap == "future":
-            self._pay(None)
+        if decision.gap == "future":
+            self._send_gap(None)
             self._client.continue_live(ring.head)
             return True
-        if ring.first_after.cursor.entry > self._place.entry:
-            self._pay(ring.oldest)
+        if ring.first_after.cursor.entry > self._position.entry:
+            self._send_gap(ring.oldest)
             self._client.continue_live(ring.first_after)
             return True
-        self._pay(None)
-        self._place = ReaderPosition(view.last, None, view.epoch or "")
+        self._send_gap(None)
+        self._position = ReaderPosition(view.last, None, view.epoch or "")
         return False
 
-    def _owe(self, reason: Reason) -> None:
-        """Report a gap before anything else is written."""
-        if self._owed is None:
-            self._owed = _text(self._place.cursor), reason
+    def _add_gap(self, reason: Reason) -> None:
+        """Have a gap message precede the next messages."""
+        if self._pending_gap is None:
+            self._pending_gap = _text(self._position.cursor), reason
 
-    def _pay(self, oldest: str | None) -> None:
-        """Report the gap that is owed, if one is."""
-        if self._owed is None:
+    def _send_gap(self, oldest: str | None) -> None:
+        """Send the pending gap message, if there is one."""
+        if self._pending_gap is None:
             return
-        requested, reason = self._owed
-        self._owed = None
-        self._client.send_notice(
-            gap_messages.gap_message(requested, oldest, gap_messages.WORDS[reason])
-        )
+        requested, reason = self._pending_gap
+        self._pending_gap = None
+        self._client.send_notice(gap_message(requested, oldest, GAP_REASONS[reason]))
         seen = self._reader.losses(self._stream).find(_entry_of(requested)) is not None
         self._replay.count(reason, seen=seen)
 
     async def _is_behind(self, view: View) -> bool:
-        """Whether what was read is a replica's that is not where the primary is."""
+        """Whether the page is of a replica that lags behind the primary."""
         primary = await self._replay.primary()
         if primary.epoch != view.epoch:
             return True
-        entry = self._place.entry
+        entry = self._position.entry
         return entry > view.last and parse_entry_id(primary.last) >= entry
 
 
-def _next_of(piece: HistoryPage, at: RingPosition) -> EntryId | None:
-    """Id of the batch that follows a position of a piece."""
-    after = piece.view(at.cursor.entry).after
+def _next_of(page: HistoryPage, at: RingPosition) -> EntryId | None:
+    """Return the id of the batch after a position of a page."""
+    after = page.view(at.cursor.entry).after
     return None if after is None else after.id
 
 

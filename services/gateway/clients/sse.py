@@ -1,4 +1,4 @@
-"""An SSE client: an HTTP response that never ends (HTML standard, section 9.2)."""
+"""An SSE client: an HTTP response without an end (HTML standard, section 9.2)."""
 
 import asyncio
 from typing import Final
@@ -7,8 +7,8 @@ from certbus.ids import Cursor
 from gateway.clients.base import Client, ClientRegistry
 from gateway.delivery.channel import Channel
 
-# Ended by closing (RFC 9112 section 6.3, rule 8): so that all clients can be sent the same bytes,
-# whichever version of HTTP they speak.
+# The end of the connection ends the response (RFC 9112 section 6.3, rule 8): the bytes are the same
+# for clients of HTTP/1.0 and HTTP/1.1.
 HEAD: Final = (
     b"HTTP/1.1 200 OK\r\n"
     b"Content-Type: text/event-stream\r\n"
@@ -22,49 +22,49 @@ HEAD: Final = (
 _COMMENT: Final = b":\n\n"
 """A comment line, which clients ignore."""
 
-_MAX_CHATTER: Final = 64 * 1024  # bytes in one beat from a client that has nothing to say
+_MAX_RECEIVED_BYTES: Final = 64 * 1024  # per comment interval; clients need not send anything
 
 
 class SSEClient(Client):
-    """Sends events; what it receives after the request means nothing."""
+    """Sends events and ignores what it receives after the request."""
 
-    __slots__ = ("_chatter",)
+    __slots__ = ("_received_bytes",)
 
     def __init__(
         self, registry: ClientRegistry, channel: Channel[Client], transport: asyncio.Transport
     ) -> None:
         super().__init__(registry, channel, transport)
-        self._chatter = 0
+        self._received_bytes = 0
 
     def attach(self, cursor: Cursor | None) -> None:
-        """Begin to read, and to be kept alive."""
+        """Send the response head, and subscribe."""
         self.transport.write(HEAD)
         self.registry.sse_timers.add(self)
         super().attach(cursor)
 
     def detach(self) -> None:
-        """Read no more."""
+        """Unsubscribe and stop the comments."""
         self.registry.sse_timers.discard(self)
         super().detach()
 
     def data_received(self, data: bytes) -> None:
-        """Ignore it, within limits."""
-        self._chatter += len(data)
-        if self._chatter > _MAX_CHATTER:
+        """Discard the data; abort the connection above the limit."""
+        self._received_bytes += len(data)
+        if self._received_bytes > _MAX_RECEIVED_BYTES:
             self.transport.abort()
 
     def tick(self, now: int) -> None:  # noqa: ARG002
-        """Send a comment line, so that nothing on the way takes the connection for dead."""
-        self._chatter = 0
+        """Send a comment line, which keeps proxies from closing an idle connection."""
+        self._received_bytes = 0
         if not self.paused:
             self.transport.write(_COMMENT)
 
     def close(self, code: int, reason: str) -> None:
-        """End the response; the client comes again with its Last-Event-ID.
+        """End the response; the client reconnects with its Last-Event-ID.
 
         Args:
-            code: of the WebSocket closing handshake; here nobody can be told.
-            reason: told as a comment.
+            code: of the WebSocket closing handshake; part of the comment.
+            reason: sent as a comment.
         """
         self.detach()
         self.transport.write(b": %d %b\n\n" % (code, reason.encode()))

@@ -1,13 +1,12 @@
-"""Clients that read too slowly, and when they are closed.
+"""Close clients that read too slowly.
 
-A paused client costs the rest of one write, and nothing else, so slow ones are left alone. But what
-it holds must not be held for ever: one that has taken less than `SLOWEST` bytes a second of one
-write over `client_timeout` is closed with a reason, and reset when it does not read even that. Its
-last id stays valid for resuming.
+A paused client costs the rest of one write only, so slow clients stay connected. But that memory
+has a time limit: a client that acknowledges fewer than `MIN_BYTES_PER_SEC` of one write over
+`client_timeout` is closed with a reason, and aborted if it does not read the reason. Its last id
+remains valid for resuming.
 
-How much a client has yet to take is what its transport holds and what the kernel has not had
-acknowledged: a client's kernel acknowledges no more than it has room for, and has room as the
-client reads.
+The bytes that a client has not read are those in its transport and those that its kernel has not
+acknowledged: the kernel of a client acknowledges as many bytes as its receive buffer has room for.
 """
 
 import array
@@ -27,24 +26,25 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SLOWEST: Final = 256
-"""Bytes a second: a hundredth of the smallest stream at its usual rate."""
+MIN_BYTES_PER_SEC: Final = 256
+"""One hundredth of the smallest stream at its usual rate."""
 
-_LOOKS: Final = 4  # at each client within its time
+_CHECKS_PER_TIMEOUT: Final = 4
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 section 7.4.1
 
 
 class _Window(msgspec.Struct, frozen=True):
-    """A time over which a client's rate is judged.
+    """A time over which the rate of a client is measured.
 
     Attributes:
-        since: when it began, by the loop's clock.
-        place: of the client then. Another place means that it has taken everything meanwhile.
-        left: bytes it had yet to take then.
+        since: start, by the loop's clock, in seconds.
+        position: of the client at the start. Another position means that the client has since
+            read everything.
+        left: bytes unacknowledged at the start.
     """
 
     since: float
-    place: RingPosition
+    position: RingPosition
     left: int
 
 
@@ -58,27 +58,27 @@ async def close_stalled_clients(registry: ClientRegistry, timeout_secs: float) -
     clock = asyncio.get_running_loop().time
     windows: dict[Client, _Window] = {}
     while True:
-        await asyncio.sleep(timeout_secs / _LOOKS)
+        await asyncio.sleep(timeout_secs / _CHECKS_PER_TIMEOUT)
         now = clock()
         before, windows = windows, {}
         for client in tuple(registry.paused):
             left = unacknowledged_bytes(client.transport)
             window = before.get(client)
-            if window is None or window.place is not client.position:
+            if window is None or window.position is not client.position:
                 windows[client] = _Window(now, client.position, left)
             elif now - window.since < timeout_secs:
                 windows[client] = window
-            elif (taken := window.left - left) >= SLOWEST * timeout_secs:
+            elif (read := window.left - left) >= MIN_BYTES_PER_SEC * timeout_secs:
                 windows[client] = _Window(now, client.position, left)
             else:
-                reason = f"client too slow: read {taken} bytes in {timeout_secs:g} s"
+                reason = f"client too slow: read {read} bytes in {timeout_secs:g} s"
                 reason = f"{reason}; resume with ?cursor={client.position}"
-                log.debug("slow client closed", connection=client.connection_id, reason=reason)
+                log.debug("client closed", connection=client.connection_id, reason=reason)
                 client.close(_POLICY_VIOLATION, reason)
 
 
 def unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """Bytes written to a transport that its peer's kernel has not acknowledged."""
+    """Return the bytes written to a transport that the kernel of its peer has not acknowledged."""
     connection = cast("socket.socket", transport.get_extra_info("socket"))
     count = array.array("i", [0])
     fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, count)  # SIOCOUTQ, see tcp(7)

@@ -1,8 +1,8 @@
-"""A WebSocket client. The websockets library speaks RFC 6455; batches go around it.
+"""A WebSocket client. The websockets library implements RFC 6455; batches bypass it.
 
-`accept` answers the handshake that h11 has parsed. Afterwards a bare `Protocol` in state OPEN
-reads what the client sends: 1.6 KB a connection, where a `ServerProtocol` that has done the
-handshake keeps the request and needs 4.2.
+`accept` answers the opening handshake that h11 has parsed. After it, a bare `Protocol` in state
+OPEN reads what the client sends. It needs 1.6 KB per connection; a `ServerProtocol`, which keeps
+the request, needs 4.2 KB.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from gateway.delivery.channel import Channel
 from gateway.delivery.compression import SharedDeflate
 from gateway.delivery.encoding import websocket_frame
 
-_MAX_MESSAGE: Final = 4096  # bytes; clients have nothing to say
-_BITE: Final = 4096  # bytes parsed before frames are counted
-_MAX_FRAMES: Final = 600  # in one beat of the heart
-_MAX_UNANSWERED: Final = 2  # pings
-_MAX_REASON: Final = 123  # bytes (RFC 6455 section 5.5)
+_MAX_MESSAGE_BYTES: Final = 4096  # clients need not send messages
+_CHUNK_BYTES: Final = 4096  # parsed before frames are counted
+_MAX_FRAMES: Final = 600  # per heartbeat interval
+_MAX_UNANSWERED_PINGS: Final = 2
+_MAX_REASON_BYTES: Final = 123  # (RFC 6455 section 5.5)
 
 _PING: Final = b"\x89\x00"  # without data (RFC 6455 section 5.5.2)
 
 _VERSION: Final = "Sec-WebSocket-Version"
 _SUPPORTED: Final = "13"
-_LISTS: Final = frozenset({"sec-websocket-protocol", "sec-websocket-extensions"})
+_LIST_HEADERS: Final = frozenset({"sec-websocket-protocol", "sec-websocket-extensions"})
 
 _logger: Final = logging.getLogger("gateway.clients.websocket")
-_logger.setLevel(logging.WARNING)  # its INFO is a line for every connection that closes
+_logger.setLevel(logging.WARNING)  # INFO logs each closed connection
 
 
 def accept(
@@ -53,7 +53,7 @@ def accept(
         compression: whether an offer of permessage-deflate is accepted.
 
     Returns:
-        101, or the error that the client made; and permessage-deflate if it was negotiated.
+        The 101 or the error response; and permessage-deflate if it was negotiated.
     """
     given = [(name, value) for name, value in headers if not _is_empty_list(name, value)]
     factories = [SharedDeflate()] if compression else None
@@ -66,8 +66,8 @@ def accept(
 
 
 def _is_empty_list(name: str, value: str) -> bool:
-    """Whether a header says no more than if it were absent (RFC 9110 section 5.6.1)."""
-    return name in _LISTS and not value.strip(" \t,")
+    """Whether a header is an empty list, which is equal to no header (RFC 9110 section 5.6.1)."""
+    return name in _LIST_HEADERS and not value.strip(" \t,")
 
 
 @lru_cache(maxsize=1)
@@ -87,10 +87,10 @@ class WebSocketClient(Client):
         registry: what it shares with all other clients.
         channel: the stream and encoding that it reads.
         transport: of its connection.
-        extensions: that decode what it sends.
+        extensions: that decode received messages.
     """
 
-    __slots__ = ("_frames", "_held", "_protocol", "_unanswered")
+    __slots__ = ("_frames", "_pending_pong", "_protocol", "_unanswered")
 
     def __init__(
         self,
@@ -100,27 +100,27 @@ class WebSocketClient(Client):
         extensions: Sequence[Extension] = (),
     ) -> None:
         super().__init__(registry, channel, transport)
-        self._protocol = Protocol(SERVER, state=OPEN, max_size=_MAX_MESSAGE, logger=_logger)
+        self._protocol = Protocol(SERVER, state=OPEN, max_size=_MAX_MESSAGE_BYTES, logger=_logger)
         self._protocol.extensions.extend(extensions)
-        self._held: bytes | None = None
+        self._pending_pong: bytes | None = None
         self._frames = 0
         self._unanswered = 0
 
     def attach(self, cursor: Cursor | None) -> None:
-        """Begin to read, and to be kept alive."""
+        """Subscribe and start the heartbeats."""
         self.registry.websocket_timers.add(self)
         super().attach(cursor)
 
     def detach(self) -> None:
-        """Read no more."""
+        """Unsubscribe and stop the heartbeats."""
         self.registry.websocket_timers.discard(self)
         super().detach()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what the client sent, in bites, so that a flood is noticed before it is parsed."""
+        """Parse received data in chunks: a flood is detected before all of it is parsed."""
         try:
-            for start in range(0, len(data), _BITE):
-                self._parse(data[start : start + _BITE])
+            for start in range(0, len(data), _CHUNK_BYTES):
+                self._parse(data[start : start + _CHUNK_BYTES])
                 if self.transport.is_closing():
                     return
                 if self._frames > _MAX_FRAMES:
@@ -131,55 +131,57 @@ class WebSocketClient(Client):
             self.transport.abort()
 
     def eof_received(self) -> None:
-        """The client has closed its side, with or without a handshake; asyncio closes ours."""
+        """Note that the client has closed its side; asyncio closes the other one."""
         self._protocol.receive_eof()
 
     def tick(self, now: int) -> None:
-        """Send a heartbeat; close a client that has not sent a whole frame since two pings.
+        """Send a heartbeat; abort a client that has not sent a whole frame since two pings.
 
-        One that is paused has its answer still behind what it has not read.
+        A paused client has not received the pings yet, and is not judged.
         """
         self._frames = 0
         if self.paused:
             return
-        if self._unanswered >= _MAX_UNANSWERED:
+        if self._unanswered >= _MAX_UNANSWERED_PINGS:
             self.transport.abort()
             return
         self._unanswered += 1
         self.transport.write(heartbeat_frames(now))
 
     def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake; a client that does not answer is cut off."""
+        """Start the closing handshake; abort a client that does not answer it in time."""
         if self._protocol.state is not OPEN:
             return
         self.detach()
-        self._protocol.send_close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
+        self._protocol.send_close(code, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
         self.transport.write(b"".join(self._protocol.data_to_send()))
         self._abort_later()
 
     def resume_writing(self) -> None:
-        """Everything written has gone: send the pong that was due, and go on."""
-        held, self._held = self._held, None
-        if held is not None:
-            self.transport.write(held)
+        """Send the pong that is due, and continue: the send buffer is empty."""
+        pong, self._pending_pong = self._pending_pong, None
+        if pong is not None:
+            self.transport.write(pong)
         super().resume_writing()
 
     def _parse(self, data: bytes) -> None:
         self._protocol.receive_data(data)
         frames = len(self._protocol.events_received())
-        if frames:  # a frame that is not whole answers nothing, so it has until two pings more
+        if frames:  # a part of a frame does not count as an answer
             self._unanswered = 0
         self._frames += frames
         self._send()
 
     def _send(self) -> None:
-        """Send what the protocol has to say: pongs, and its part of the closing handshake."""
+        """Send the pongs and the close frame of the protocol."""
         data = self._protocol.data_to_send()
         if not data:
             return
         if data[-1] != SEND_EOF:
             if self.paused:
-                self._held = data[-1]  # the newest pong answers all pings (RFC 6455 section 5.5.3)
+                self._pending_pong = data[
+                    -1
+                ]  # the newest pong answers all pings (RFC 6455 section 5.5.3)
             else:
                 self.transport.write(b"".join(data))
             return

@@ -1,16 +1,17 @@
-"""What the streams in Redis still hold, read once for all clients that ask for it.
+"""Older batches of the streams, read from Redis once for all clients that replay them.
 
-Each read gives a piece: a small ring (`ring.Ring`), so that its forms are made once, too, and what
-Redis showed at that moment, so that whoever continues there can tell whether it continues what it
-has (`certbus.streams.continuity`). A read begins exactly where a client is. Clients that lost their
-connection together are behind different messages of the same moment: a client whose batch is in a
-piece that is remembered gets that piece, so after one piece they ask for the same.
+Each read returns a page: a small ring, whose encoded bytes are shared, and the state of the stream
+at that moment. From the state, `certbus.streams.continuity` decides whether a client continues what
+it has. A read begins at the position of a client. Clients that disconnected together have different
+messages of the same moment: a client whose batch is in a cached page gets that page, so after one
+page these clients read the same pages.
 """
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -28,29 +29,64 @@ from certbus.streams.events import (
     decode_entry,
 )
 from certbus.streams.reader import Entry, oldest_id, read_piece
-from gateway.delivery import gap_messages
+from gateway.delivery.encoding import gap_message_for
 from gateway.delivery.ring_buffer import Ring, RingPosition
-from gateway.delivery.shared_read import SharedRead
 
-_BATCHES: Final = {"full": 4}  # in one read; a batch of full messages may have 4 MiB
-_BATCHES_ELSE: Final = 16
-_READS_AT_ONCE: Final = 4
+_PAGE_BATCHES: Final = {"full": 4}  # a batch of full messages may have 4 MiB
+_DEFAULT_PAGE_BATCHES: Final = 16
+_MAX_CONCURRENT_READS: Final = 4
 _UNBOUNDED: Final = 1 << 62
-_LARGE: Final = (
-    512 * 1024
-)  # packed bytes that take the loop too long: they are unpacked in a thread
+_MAX_INLINE_BYTES: Final = 512 * 1024  # a thread decodes more packed bytes than these
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 
+class SharedRead(Generic[T]):
+    """Reads for any number of callers with at most one command in progress.
+
+    A result is never older than the call: callers during a read share the next one, which starts
+    when that read ends.
+
+    Args:
+        read: reads Redis.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
+        self._read = read
+        self._running: asyncio.Task[T] | None = None
+        self._next: asyncio.Task[T] | None = None
+
+    async def __call__(self) -> T:
+        """Read; raises what `read` raises."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._after(self._running))
+            self._next.add_done_callback(_retrieve)
+        # A caller may be cancelled; the other callers still need the result.
+        return await asyncio.shield(self._next)
+
+    async def _after(self, running: asyncio.Task[T] | None) -> T:
+        if running is not None:
+            await asyncio.wait([running])
+        self._running, self._next = self._next, None
+        return await self._read()
+
+
+def _retrieve(task: asyncio.Task[T]) -> None:
+    """Mark an exception as retrieved: all callers may have been cancelled."""
+    if not task.cancelled():
+        task.exception()
+
+
 class HistoryPage:
-    """Consecutive entries of a stream, at one moment.
+    """Consecutive entries of a stream, read at one moment.
 
     Args:
         stream: its name.
-        before: id behind which it was read; 0-0 where it was read from an id on.
-        entries: as they were decoded.
-        view: what Redis showed of the stream; without `at` and `after`.
+        before: the id after which the page was read; 0-0 for a page that was read from an id.
+        entries: decoded.
+        view: state of the stream in Redis, without `at` and `after`.
 
     Attributes:
         stream: its name.
@@ -65,7 +101,7 @@ class HistoryPage:
         self._view = view
         self.links = [entry.link for entry in entries]
         self._sizes: dict[EntryId, int] = {}
-        # Numbered below every position of the live ring: a client that is here is not there.
+        # Numbered below every position of the live ring: a position is in one of both.
         self.ring = Ring(stream, _UNBOUNDED, first=-_UNBOUNDED)
         self.ring.begin_after(str(self.links[0].prev) if self.links else before)
         for entry, link in zip(entries, self.links, strict=True):
@@ -76,24 +112,24 @@ class HistoryPage:
         at = ring.head.cursor.entry
         if isinstance(entry, Unreadable):
             gap = Gap(stream, str(at), str(link.id), f"unreadable: {entry.error}")
-            ring.append_notice(gap_messages.for_event(gap), behind=str(link.id))
+            ring.append_notice(gap_message_for(gap), replaces=str(link.id))
             return
         if link.prev != at:
             gap = Gap(stream, str(at), entry.id, NOT_RETAINED_REASON)
-            ring.append_notice(gap_messages.for_event(gap))
+            ring.append_notice(gap_message_for(gap))
         elif entry.forgot:
             gap = Gap(stream, str(at), entry.id, FORGOTTEN)
-            ring.append_notice(gap_messages.for_event(gap))
+            ring.append_notice(gap_message_for(gap))
         ring.append(entry.id, entry.prev, entry.messages)
         self._sizes[link.id] = len(entry.messages)
 
     @property
     def epoch(self) -> str | None:
-        """Of Redis' data, when it was read."""
+        """Epoch of the data in Redis at the time of the read."""
         return self._view.epoch
 
     def view(self, entry: EntryId) -> View:
-        """What Redis showed to a reader at an entry id that the piece has, or was read from."""
+        """Return the state of the stream for a reader at an entry of this page, or before it."""
         at = after = None
         for link in self.links:
             if link.id == entry:
@@ -104,8 +140,8 @@ class HistoryPage:
         view = self._view
         return View(view.epoch, view.first, view.last, at, after)
 
-    def place(self, position: RingPosition) -> ReaderPosition:
-        """Where a reader is at a position of the ring."""
+    def reader_position(self, position: RingPosition) -> ReaderPosition:
+        """Return the stream position of a reader at a position of the ring."""
         entry, message = position.cursor
         is_whole = message is None or message + 1 == self._sizes.get(entry)
         link = next((link for link in self.links if link.id == entry), None)
@@ -113,91 +149,89 @@ class HistoryPage:
 
 
 class HistoryReader:
-    """Reads streams for lagging clients, and remembers what it read for the next ones.
+    """Reads streams for lagging clients and caches the pages.
 
     Args:
         client: primary or replica.
         keys: names of the keys.
-        max_bytes: remembered; the least recently used gives way.
+        max_bytes: of the cache, which drops the least recently used page.
     """
 
     def __init__(self, client: Redis, keys: Keys, max_bytes: int) -> None:
         self._redis = client
         self._keys = keys
         self._max_bytes = max_bytes
-        self._pieces: OrderedDict[int, HistoryPage] = OrderedDict()
-        self._at: dict[tuple[str, EntryId], HistoryPage] = {}  # which has this batch
-        self._after: dict[
-            tuple[str, EntryId], HistoryPage
-        ] = {}  # which has what follows this batch
+        self._pages: OrderedDict[int, HistoryPage] = OrderedDict()
+        self._at: dict[tuple[str, EntryId], HistoryPage] = {}  # the page with this batch
+        self._after: dict[tuple[str, EntryId], HistoryPage] = {}  # with the next batch
         self._reads: dict[tuple[str, str], asyncio.Task[HistoryPage]] = {}
         self._oldest = {
             stream: SharedRead(partial(oldest_id, client, keys, stream)) for stream in STREAMS
         }
-        self._slots = asyncio.Semaphore(_READS_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT_READS)
 
     @property
     def size(self) -> int:
-        """Bytes remembered."""
-        return sum(piece.ring.size for piece in self._pieces.values())
+        """Bytes in the cache."""
+        return sum(page.ring.size for page in self._pages.values())
 
     def clear(self) -> None:
-        """Remember nothing: Redis has lost what was read."""
-        self._pieces.clear()
+        """Empty the cache: Redis has lost data."""
+        self._pages.clear()
         self._at.clear()
         self._after.clear()
 
-    async def read(self, stream: str, place: ReaderPosition) -> HistoryPage:
-        """Read what there is where a reader is.
+    async def read(self, stream: str, position: ReaderPosition) -> HistoryPage:
+        """Read the page at the position of a reader.
 
         Args:
             stream: its name.
-            place: where it is.
+            position: of the reader.
 
         Returns:
-            A piece that has its batch, or that begins with the first batch behind it. It has
-            nothing if the stream retains nothing newer.
+            A page with the batch of the reader, or one that begins with the next batch. It is empty
+            if the stream retains nothing newer.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
-        if place.epoch is None:
+        if position.epoch is None:
             oldest = await self._without_trimmed(stream)
-            if place.is_oldest:
+            if position.is_oldest:
                 found = None if oldest is None else self._at.get((stream, oldest))
-                return found or await self._read(stream, "-", place)
-        found = self._find(stream, place)
+                return found or await self._read(stream, "-", position)
+        found = self._find(stream, position)
         if found is not None:
             return found
-        knows_batch = place.epoch is not None and place.position is None
+        knows_batch = position.epoch is not None and position.position is None
         return await self._read(
-            stream, f"({place.entry}" if knows_batch else str(place.entry), place
+            stream, f"({position.entry}" if knows_batch else str(position.entry), position
         )
 
-    def _find(self, stream: str, place: ReaderPosition) -> HistoryPage | None:
-        remembered = self._after if place.position is None else self._at
-        piece = remembered.get((stream, place.entry))
-        if piece is not None:
-            self._pieces.move_to_end(id(piece))
-        return piece
+    def _find(self, stream: str, position: ReaderPosition) -> HistoryPage | None:
+        index = self._after if position.position is None else self._at
+        page = index.get((stream, position.entry))
+        if page is not None:
+            self._pages.move_to_end(id(page))
+        return page
 
-    async def _read(self, stream: str, start: str, place: ReaderPosition) -> HistoryPage:
+    async def _read(self, stream: str, start: str, position: ReaderPosition) -> HistoryPage:
         key = (stream, start)
         task = self._reads.get(key)
         if task is None:
-            task = self._reads[key] = asyncio.create_task(self._fetch(stream, start, place))
+            task = self._reads[key] = asyncio.create_task(self._fetch(stream, start, position))
             task.add_done_callback(lambda _: self._reads.pop(key))
-        # Whoever waits may leave; the others still want it.
+        # A caller may be cancelled; the other callers still need the page.
         return await asyncio.shield(task)
 
-    async def _fetch(self, stream: str, start: str, place: ReaderPosition) -> HistoryPage:
+    async def _fetch(self, stream: str, start: str, position: ReaderPosition) -> HistoryPage:
         async with self._slots:
-            if not place.is_oldest and (found := self._find(stream, place)) is not None:
-                return found  # it has been read meanwhile
-            count = _BATCHES.get(stream, _BATCHES_ELSE)
+            if not position.is_oldest and (found := self._find(stream, position)) is not None:
+                return found  # another task has read it
+            count = _PAGE_BATCHES.get(stream, _DEFAULT_PAGE_BATCHES)
             raw = await read_piece(self._redis, self._keys, stream, start, count)
-            before = str(place.entry) if start.startswith("(") else FIRST_ID
-            if sum(len(fields.get(b"m", b"")) for _, fields in raw.entries) > _LARGE:
+            before = str(position.entry) if start.startswith("(") else FIRST_ID
+            if sum(len(fields.get(b"m", b"")) for _, fields in raw.entries) > _MAX_INLINE_BYTES:
                 entries = await asyncio.to_thread(_decode, stream, before, raw.entries)
             else:
                 entries = _decode(stream, before, raw.entries)
@@ -205,42 +239,42 @@ class HistoryReader:
         first = None if head.first is None else parse_entry_id(head.first)
         oldest = entries[0].link if entries else None
         view = View(head.epoch, first_of(first, oldest), parse_entry_id(head.last))
-        piece = HistoryPage(stream, before, entries, view)
-        if piece.links:
-            self._remember(piece, None if start == "-" else place.entry)
-        return piece
+        page = HistoryPage(stream, before, entries, view)
+        if page.links:
+            self._cache(page, None if start == "-" else position.entry)
+        return page
 
-    def _remember(self, piece: HistoryPage, read_from: EntryId | None) -> None:
-        newest = next(reversed(self._pieces.values()), None)
-        if newest is not None and newest.epoch != piece.epoch:
+    def _cache(self, page: HistoryPage, read_from: EntryId | None) -> None:
+        newest = next(reversed(self._pages.values()), None)
+        if newest is not None and newest.epoch != page.epoch:
             self.clear()
-        self._pieces[id(piece)] = piece
-        stream, links = piece.stream, piece.links
+        self._pages[id(page)] = page
+        stream, links = page.stream, page.links
         for link in links:
-            self._at[stream, link.id] = piece
+            self._at[stream, link.id] = page
         for link in links[:-1]:
-            self._after[stream, link.id] = piece
+            self._after[stream, link.id] = page
         if read_from is not None and read_from < links[0].id:
-            self._after[stream, read_from] = piece
-        while len(self._pieces) > 1 and self.size > self._max_bytes:
-            self._drop(next(iter(self._pieces.values())))
+            self._after[stream, read_from] = page
+        while len(self._pages) > 1 and self.size > self._max_bytes:
+            self._drop(next(iter(self._pages.values())))
 
-    def _drop(self, piece: HistoryPage) -> None:
-        del self._pieces[id(piece)]
-        for remembered in (self._at, self._after):
-            for key in [key for key, held in remembered.items() if held is piece]:
-                del remembered[key]
+    def _drop(self, page: HistoryPage) -> None:
+        del self._pages[id(page)]
+        for index in (self._at, self._after):
+            for key in [key for key, held in index.items() if held is page]:
+                del index[key]
 
     async def _without_trimmed(self, stream: str) -> EntryId | None:
-        """Forget pieces of which Redis has trimmed the first batch.
+        """Drop the pages whose first batch Redis has trimmed.
 
         Returns:
             Id of the oldest entry that the stream retains.
         """
         oldest = await self._oldest[stream]()
-        for piece in [piece for piece in self._pieces.values() if piece.stream == stream]:
-            if oldest is None or piece.links[0].id < oldest:
-                self._drop(piece)
+        for page in [page for page in self._pages.values() if page.stream == stream]:
+            if oldest is None or page.links[0].id < oldest:
+                self._drop(page)
         return oldest
 
 

@@ -1,15 +1,15 @@
-"""The newest part of one stream, held in memory for all of its clients.
+"""The newest part of one stream, in memory for all of its clients.
 
-A ring is a queue of slots. A slot is a batch, or a part of a large one, and remembers each form
-(`frames.Form`) it was asked for, so that a batch is encoded once however many clients read it.
-The ring is bounded by bytes, forms included: the oldest slots give way.
+A ring is a queue of slots. A slot is a batch, or a part of a large one, and keeps the bytes of each
+encoding: a batch is encoded once, whatever the number of clients. The ring is bounded by bytes,
+encoded ones included: it drops the oldest slots.
 
-Slots are numbered. A client's place is the `Position` between two slots: the number of the next
-one, and the id of the last message before it. All clients that have everything share one
-`Position` object, the ring's `head`; `is` tells them from those that lag.
+Slots are numbered. A client's position (`RingPosition`) is between two slots: the number of the
+next one, and the id of the last message before it. All clients that have everything share one
+object, the ring's `head`; the test `is` distinguishes them from clients that lag.
 
-Batches are cut into slots of about `SLOT_BYTES`, because a slot is the least that is written to a
-client at once, and a client that stops reading holds on to what was being written to it.
+Batches are cut into slots of about `SLOT_BYTES`: a slot is the smallest write to a client, and a
+client that stops reading keeps the bytes of one write in memory.
 """
 
 from collections import deque
@@ -26,16 +26,16 @@ from gateway.delivery.encoding import Encoding
 SLOT_BYTES: Final = 64 * 1024
 """A slot ends with the message that reaches this size."""
 
-_LAST: Final = 1 << 62  # behind every position in a batch
+_END_OF_BATCH: Final = 1 << 62  # above every position in a batch
 
 
 class RingPosition(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A place between two messages of a stream.
+    """A position between two messages of a stream.
 
     Attributes:
-        number: of the slot that follows.
-        cursor: the last message before it.
-        total: how many messages the ring has ever held before it.
+        number: of the next slot.
+        cursor: the last message before the position.
+        total: number of messages that the ring has held before it.
     """
 
     number: int
@@ -43,25 +43,26 @@ class RingPosition(msgspec.Struct, frozen=True, eq=False, gc=False):
     total: int
 
     def __str__(self) -> str:
-        """The id to resume from."""
+        """Return the id to resume from."""
         entry, position = self.cursor
         return str(entry) if position is None else message_id(str(entry), position)
 
 
 class BehindRing(Exception):
-    """The ring no longer holds what follows this position."""
+    """The ring has dropped what follows this position."""
 
 
 class Slot:
-    """Consecutive messages of one batch, or a notice to everyone.
+    """Consecutive messages of one batch, or a notice to all clients.
 
     Attributes:
         entry: id of the batch.
         first: position of the first message in the batch.
         messages: JSON texts as they came from Redis.
-        before: the place before the slot, behind the message that precedes it.
-        after: the place behind it.
-        forms: the slot in each form it was asked for.
+        before: the position before the slot.
+        after: the position after the slot.
+        notice: whether the slot is a message without an id.
+        encodings: the bytes in each encoding that has been requested.
     """
 
     __slots__ = ("after", "before", "encodings", "entry", "first", "messages", "notice")
@@ -84,11 +85,11 @@ class Slot:
         self.notice = notice
         self.encodings: dict[Encoding, bytes] = {}
 
-    def encode(self, form: Encoding, skip: int = 0) -> bytes:
-        """The slot without its first `skip` messages, in one form."""
+    def encode(self, encoding: Encoding, skip: int = 0) -> bytes:
+        """Encode the slot without its first `skip` messages."""
         if self.notice:
-            return b"".join(map(form.notice, self.messages))
-        return form.batch(self.entry, self.first + skip, self.messages[skip:])
+            return b"".join(map(encoding.notice, self.messages))
+        return encoding.batch(self.entry, self.first + skip, self.messages[skip:])
 
     @property
     def size(self) -> int:
@@ -101,14 +102,14 @@ class Ring:
 
     Args:
         stream: its name.
-        max_bytes: to hold, forms included; but always the newest slot.
+        max_bytes: limit, encoded bytes included; the newest slot stays in any case.
         first: number of the first slot.
 
     Attributes:
         stream: its name.
-        head: the place behind the newest slot.
-        has_begun: whether it is known behind which batch it begins.
-        size: bytes held, forms included.
+        head: the position after the newest slot.
+        has_begun: whether the batch before the first slot is known.
+        size: bytes held, encoded ones included.
     """
 
     def __init__(self, stream: str, max_bytes: int, first: int = 0) -> None:
@@ -116,8 +117,8 @@ class Ring:
         self.head = RingPosition(first, Cursor(NOTHING, None), 0)
         self.has_begun = False
         self.size = 0
-        self._origin: int | None = None  # the slot from which on it has all of the present epoch
-        self._is_cut_at_notice = False  # the slot that gave way last was a notice
+        self._origin: int | None = None  # number of the first slot of the present epoch
+        self._is_cut_at_notice = False  # the slot dropped last was a notice
         self._max_bytes = max_bytes
         self._slots: deque[Slot] = deque()
 
@@ -128,12 +129,12 @@ class Ring:
 
     @property
     def first_after(self) -> RingPosition:
-        """The place before the oldest slot."""
+        """The position before the oldest slot."""
         return self._slots[0].before if self._slots else self.head
 
     @property
     def newest(self) -> tuple[str, bytes] | None:
-        """The newest message and its id."""
+        """The newest message, after its id."""
         for slot in reversed(self._slots):
             if not slot.notice:
                 position = slot.first + len(slot.messages) - 1
@@ -141,7 +142,7 @@ class Ring:
         return None
 
     def latest(self, count: int) -> list[tuple[str, bytes]]:
-        """The newest messages and their ids, the newest first."""
+        """Return the ids and texts of the newest messages, the newest first."""
         found = (
             (message_id(slot.entry, slot.first + index), slot.messages[index])
             for slot in reversed(self._slots)
@@ -156,7 +157,7 @@ class Ring:
         return next((slot.entry for slot in self._slots if not slot.notice), None)
 
     def begin_after(self, entry: str) -> None:
-        """Say behind which batch an empty ring begins."""
+        """Set the batch after which an empty ring begins."""
         self.has_begun = True
         self.head = RingPosition(
             self.head.number, Cursor(parse_entry_id(entry), None), self.head.total
@@ -168,8 +169,8 @@ class Ring:
     def append(self, entry: str, prev: str, messages: Sequence[bytes]) -> None:
         """Add a batch.
 
-        A batch whose id is not above that of the one before it voids all batches before it: Redis
-        lost them, and its clock is behind. Notices that precede the new batch stay.
+        A batch whose id is not above the previous one voids all batches before it: Redis lost them,
+        and its clock is slow. Notices that precede the new batch stay.
 
         Args:
             entry: its id.
@@ -192,37 +193,37 @@ class Ring:
             first = end
 
     def append_notice(
-        self, message: bytes, *, behind: str | None = None, resets: bool = False
+        self, message: bytes, *, replaces: str | None = None, resets: bool = False
     ) -> None:
-        """Add a message that has no id. Who resumes from before this place gets it, too.
+        """Add a message without an id. Clients that resume before this position receive it.
 
         Args:
             message: JSON text.
-            behind: id of the entry that it stands for, if it stands for one.
-            resets: whether an epoch begins behind it.
+            replaces: id of the unreadable entry in whose place the notice is, if any.
+            resets: whether an epoch begins after the notice.
         """
         head = self.head
-        cursor = head.cursor if behind is None else Cursor(parse_entry_id(behind), None)
+        cursor = head.cursor if replaces is None else Cursor(parse_entry_id(replaces), None)
         after = RingPosition(head.number + 1, cursor, head.total + 1)
         self._add(Slot("", 0, (message,), head, after, notice=True))
         if resets:
             self._origin = after.number
 
     def read(
-        self, position: RingPosition, form: Encoding, limit: int
+        self, position: RingPosition, encoding: Encoding, limit: int
     ) -> tuple[bytes, RingPosition]:
         """Encode what follows a position.
 
         Args:
             position: of this ring.
-            form: in which to encode.
-            limit: bytes; no further slot is added once they are reached.
+            encoding: of the bytes.
+            limit: bytes; the slot that reaches the limit is the last one.
 
         Returns:
-            The bytes, empty if nothing follows, and the position behind them.
+            The bytes, empty if nothing follows, and the position after them.
 
         Raises:
-            Overrun: what follows is no longer held.
+            BehindRing: the ring has dropped what follows.
         """
         skip = position.number - self.first_after.number
         if skip < 0:
@@ -230,9 +231,9 @@ class Ring:
         parts: list[bytes] = []
         size = 0
         for slot in islice(self._slots, skip, None):
-            data = slot.encodings.get(form)
+            data = slot.encodings.get(encoding)
             if data is None:
-                data = slot.encodings[form] = slot.encode(form)
+                data = slot.encodings[encoding] = slot.encode(encoding)
                 self.size += len(data)
             parts.append(data)
             position = slot.after
@@ -241,65 +242,67 @@ class Ring:
                 break
         return (parts[0] if len(parts) == 1 else b"".join(parts)), position
 
-    def read_from_cursor(self, cursor: Cursor, form: Encoding) -> tuple[bytes, RingPosition, int]:
-        """Find the place behind a message.
+    def read_from_cursor(
+        self, cursor: Cursor, encoding: Encoding
+    ) -> tuple[bytes, RingPosition, int]:
+        """Find the position after a message.
 
         Args:
-            cursor: the message. Without a position, it stands for all messages of a batch; 0-0 for
-                nothing of the present epoch.
-            form: in which to encode.
+            cursor: the message. Without a position, it is the last message of the batch; 0-0 is the
+                start of the present epoch.
+            encoding: of the bytes.
 
         Returns:
-            The rest of the slot that the message is in, encoded, the position behind that, and how
-            many messages the rest has.
+            The encoded rest of the slot with the message, the position after that slot, and the
+            number of messages in the rest.
 
         Raises:
-            Overrun: the ring does not hold everything behind it, or does not know its batch.
+            BehindRing: the ring does not hold everything after the message, or not its batch.
         """
         if not self.has_begun:
             raise BehindRing
         if cursor.entry == NOTHING:
-            return b"", self._behind_origin(), 0
-        wanted = _order(cursor)
-        if wanted < _order(self.first_after.cursor):
+            return b"", self._epoch_start(), 0
+        requested = _order(cursor)
+        if requested < _order(self.first_after.cursor):
             raise BehindRing
         entry = str(cursor.entry)
-        place = self.head
+        position = self.head
         for slot in self._slots:
             before = slot.before.cursor
             if before.entry == cursor.entry and slot.entry != entry:
-                place = slot.before  # the whole batch is before it
+                position = slot.before  # after the whole batch
                 break
-            if slot.entry == entry and _order(slot.after.cursor) > wanted:
-                skip = wanted[1] + 1 - slot.first
-                return slot.encode(form, skip), slot.after, len(slot.messages) - skip
-        if place.cursor.entry != cursor.entry or (
-            place is self.first_after and self._is_cut_at_notice
+            if slot.entry == entry and _order(slot.after.cursor) > requested:
+                skip = requested[1] + 1 - slot.first
+                return slot.encode(encoding, skip), slot.after, len(slot.messages) - skip
+        if position.cursor.entry != cursor.entry or (
+            position is self.first_after and self._is_cut_at_notice
         ):
             raise BehindRing
-        return b"", place, 0
+        return b"", position, 0
 
-    def _behind_origin(self) -> RingPosition:
-        """The place from which on everything of the present epoch follows."""
+    def _epoch_start(self) -> RingPosition:
+        """Return the position before the first slot of the present epoch."""
         if self._origin is None or self._origin < self.first_after.number:
             raise BehindRing
         index = self._origin - self.first_after.number
         return self._slots[index].before if index < len(self._slots) else self.head
 
     def _void(self, prev: str) -> None:
-        """Remove all slots but the notices at the end, which are behind `prev` from now on."""
+        """Remove all slots but the notices at the end, and place these after `prev`."""
         notices = deque[Slot]()
         while self._slots and self._slots[-1].notice:
             notices.appendleft(self._slots.pop())
         cursor = Cursor(parse_entry_id(prev), None)
         first = notices[0].before if notices else self.head
-        place = RingPosition(first.number, cursor, first.total)
+        position = RingPosition(first.number, cursor, first.total)
         for slot in notices:
-            slot.before = place
-            slot.after = place = RingPosition(place.number + 1, cursor, place.total + 1)
+            slot.before = position
+            slot.after = position = RingPosition(position.number + 1, cursor, position.total + 1)
         self._slots = notices
         self.size = sum(slot.size for slot in notices)
-        self.head = place
+        self.head = position
         self.has_begun = True
         self._is_cut_at_notice = False
 
@@ -314,12 +317,12 @@ class Ring:
 
 
 def _order(cursor: Cursor) -> tuple[EntryId, int]:
-    """What cursors are compared by: a whole batch ends behind its last message."""
-    return cursor.entry, _LAST if cursor.position is None else cursor.position
+    """Return the sort key of a cursor: a whole batch is above its last message."""
+    return cursor.entry, _END_OF_BATCH if cursor.position is None else cursor.position
 
 
 def _cuts(messages: Sequence[bytes]) -> Iterator[int]:
-    """Where to cut a batch into slots: the index behind each slot's last message."""
+    """Cut a batch into slots; yield the index after the last message of each."""
     size = 0
     for end, message in enumerate(messages, 1):
         size += len(message)

@@ -1,7 +1,7 @@
-"""What is answered at the address of this process alone (`--admin`).
+"""The pages of the admin address of this process (`--admin`).
 
-Whoever supervises it asks whether it still answers (/health); whoever sends it clients, whether it
-can serve them (/ready).
+/health is for supervisors: the process responds. /ready is for load balancers: it can serve
+clients.
 """
 
 import asyncio
@@ -13,33 +13,33 @@ from gateway.monitoring.collector import CONTENT_TYPE
 
 
 def pages(
-    metrics: Callable[[], bytes], follower: StreamReader, stop: asyncio.Event
+    metrics: Callable[[], bytes], reader: StreamReader, stop: asyncio.Event
 ) -> Mapping[str, Page]:
-    """The pages, by path.
+    """Return the pages by path.
 
     Args:
-        metrics: writes those of this process.
-        follower: of the streams.
-        stop: set when clients are being sent elsewhere.
+        metrics: returns the metrics of this process.
+        reader: of the streams.
+        stop: set when the gateway drains.
     """
 
     async def health() -> Response:
         return text_response("OK")
 
     async def ready() -> Response:
-        why = _unready(follower, stop)
+        why = _unready(reader, stop)
         return text_response(why or "OK", 503 if why else 200)
 
-    async def measured() -> Response:
+    async def own_metrics() -> Response:
         return Response(200, CONTENT_TYPE, metrics())
 
-    return {"/health": health, "/ready": ready, "/metrics": measured}
+    return {"/health": health, "/ready": ready, "/metrics": own_metrics}
 
 
-def _unready(follower: StreamReader, stop: asyncio.Event) -> str | None:
-    """Why new clients should go elsewhere; None if they need not."""
+def _unready(reader: StreamReader, stop: asyncio.Event) -> str | None:
+    """Return why the gateway cannot serve new clients; None if it can."""
     if stop.is_set():
         return "stopping: its clients are being sent elsewhere"
-    if not follower.connected:
-        return f"not following Redis: {follower.last_error or 'not reached yet'}"
+    if not reader.connected:
+        return f"not following Redis: {reader.last_error or 'not reached yet'}"
     return None

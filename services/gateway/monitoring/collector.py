@@ -1,4 +1,4 @@
-"""What a gateway can be measured by, in Prometheus' terms. Read from the service when asked."""
+"""The metrics of a gateway that are read at scrape time."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
@@ -27,49 +27,49 @@ REFUSED: Final = {
     "waiting": "waiting",
     "descriptors": "descriptors",
 }
-"""Why requests are turned away, in the words of `Door.refused` and of the metric."""
+"""Reason in `AdmissionController.refused` -> label value of the metric."""
 
 
 class MetricsSources(msgspec.Struct, frozen=True):
-    """What is read when it is asked.
+    """What the collector reads.
 
     Attributes:
-        service: has the clients.
-        history: what was read from Redis for lagging ones.
-        follower: reads the streams.
-        refused: requests turned away, by why.
-        reloads: times that the configuration was read again, by result.
-        problems: gives the codes of what is wrong with the service.
+        hub: rings, channels and clients.
+        history: the cache for lagging clients.
+        reader: of the streams.
+        refused: rejected requests by reason.
+        reloads: reloads of the configuration by result.
+        problems: returns the codes of the present problems.
     """
 
-    service: Hub
+    hub: Hub
     history: HistoryReader
-    follower: StreamReader
+    reader: StreamReader
     refused: Mapping[str, int]
     reloads: Mapping[str, int]
     problems: Callable[[], Collection[str]]
 
 
 class GatewayCollector(Collector):
-    """Gives numbers in Prometheus' terms."""
+    """Collects the metrics of one gateway."""
 
-    def __init__(self, numbers: MetricsSources) -> None:
-        self._numbers = numbers
+    def __init__(self, sources: MetricsSources) -> None:
+        self._sources = sources
 
     def collect(self) -> Iterator[Metric]:
-        """Give all metrics as they are now."""
-        numbers = self._numbers
-        service = numbers.service
+        """Return all metrics."""
+        sources = self._sources
+        hub = sources.hub
         labels = ["stream", "form"]
         clients = GaugeMetricFamily(f"{PREFIX}_clients", "Connected clients.", labels=labels)
         sent = CounterMetricFamily(f"{PREFIX}_messages_sent", "Messages sent.", labels=labels)
         size = CounterMetricFamily(
             f"{PREFIX}_bytes_sent", "Bytes of the messages sent, with framing.", labels=labels
         )
-        for (stream, form), lane in service.channels.items():
-            clients.add_metric([stream, form.name], len(lane.clients))
-            sent.add_metric([stream, form.name], lane.sent)
-            size.add_metric([stream, form.name], lane.sent_bytes)
+        for (stream, encoding), channel in hub.channels.items():
+            clients.add_metric([stream, encoding.name], len(channel.clients))
+            sent.add_metric([stream, encoding.name], channel.sent)
+            size.add_metric([stream, encoding.name], channel.sent_bytes)
         ring = GaugeMetricFamily(
             f"{PREFIX}_ring_bytes",
             "Memory of the ring buffer in all encodings.",
@@ -80,20 +80,20 @@ class GatewayCollector(Collector):
             "Age of the newest batch of the stream; of this process while it has none.",
             labels=["stream"],
         )
-        ages = service.stream_ages()
-        for stream, held in service.rings.items():
-            ring.add_metric([stream], held.size)
+        ages = hub.stream_ages()
+        for stream, buffered in hub.rings.items():
+            ring.add_metric([stream], buffered.size)
             age.add_metric([stream], ages[stream])
         yield from (clients, sent, size, ring, age)
         yield GaugeMetricFamily(
             f"{PREFIX}_paused_clients",
             "Clients with a full send buffer.",
-            len(service.clients.paused),
+            len(hub.clients.paused),
         )
         yield GaugeMetricFamily(
             f"{PREFIX}_waiting_connections",
             "Connections without a stream.",
-            len(service.pending_connections),
+            len(hub.pending_connections),
         )
         limits = GaugeMetricFamily(
             f"{PREFIX}_buffer_limit_bytes",
@@ -101,34 +101,34 @@ class GatewayCollector(Collector):
             "the process and the connections.",
             labels=["buffer"],
         )
-        limits.add_metric(["rings"], service.settings.ring_bytes * len(service.rings))
-        limits.add_metric(["history"], service.settings.history_bytes)
+        limits.add_metric(["rings"], hub.settings.ring_bytes * len(hub.rings))
+        limits.add_metric(["history"], hub.settings.history_bytes)
         yield limits
         yield GaugeMetricFamily(
             f"{PREFIX}_history_bytes",
             "Memory of batches read from Redis for lagging clients.",
-            numbers.history.size,
+            sources.history.size,
         )
         yield GaugeMetricFamily(
             f"{PREFIX}_redis_up",
             "1 while the gateway reads the streams from Redis, 0 otherwise.",
-            numbers.follower.connected,
+            sources.reader.connected,
         )
         refused = CounterMetricFamily(
             f"{PREFIX}_refused", "Rejected requests and connections.", labels=["reason"]
         )
-        for why, reason in REFUSED.items():
-            refused.add_metric([reason], numbers.refused.get(why, 0))
+        for refused_as, reason in REFUSED.items():
+            refused.add_metric([reason], sources.refused.get(refused_as, 0))
         yield refused
         yield CounterMetricFamily(
             f"{PREFIX}_connection_errors",
             "Connections closed by an unexpected error, which is a bug.",
-            service.errors.count,
+            hub.errors.count,
         )
         reloads = CounterMetricFamily(
             f"{PREFIX}_reloads", "Reloads of the configuration by result.", labels=["result"]
         )
-        for result, count in numbers.reloads.items():
+        for result, count in sources.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
         problems = GaugeMetricFamily(
@@ -136,17 +136,17 @@ class GatewayCollector(Collector):
             "1 while /health/deep shows a problem with this code, 0 otherwise.",
             labels=["code", "severity"],
         )
-        found = numbers.problems()
+        found = sources.problems()
         for code, severity in CODES.items():
             problems.add_metric([code, severity], code in found)
         yield problems
 
 
-def metrics(meter: Metrics, numbers: MetricsSources) -> Callable[[], bytes]:
-    """Make what writes the metrics of this process as text."""
-    # No series beside each counter that says when it began.
+def metrics(own: Metrics, sources: MetricsSources) -> Callable[[], bytes]:
+    """Return a function that writes the metrics of this process as text."""
+    # No series beside each counter with its creation time.
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    registry = meter.registry
-    registry.register(GatewayCollector(numbers))
+    registry = own.registry
+    registry.register(GatewayCollector(sources))
     ProcessCollector(registry=registry)
     return lambda: generate_latest(registry)

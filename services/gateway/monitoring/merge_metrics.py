@@ -1,7 +1,7 @@
-"""The metrics of many processes as one text: each family once, each sample with its process.
+"""Join the metrics of several processes: each family once, each sample with its process.
 
-Texts are put together as they are: reading fifty logs' samples into objects and writing them again
-would hold up the event loop for a tenth of a second.
+The texts are joined without parsing samples: parsing those of fifty logs and writing them again
+would block the event loop for a tenth of a second.
 """
 
 import re
@@ -22,12 +22,12 @@ _FAMILY: Final = re.compile(
 
 
 class Scrape(msgspec.Struct, frozen=True):
-    """What a process says.
+    """The metrics of one process.
 
     Attributes:
-        kind: "gateway" or "ingestor": the label that its samples get.
-        name: the value of that label.
-        text: in Prometheus' text format; None if it gave none.
+        kind: "gateway" or "ingestor": name of the label of its samples.
+        name: value of that label.
+        text: in the Prometheus text format; None if the process returned none.
     """
 
     kind: str
@@ -35,20 +35,20 @@ class Scrape(msgspec.Struct, frozen=True):
     text: bytes | None
 
 
-def merge_scrapes(told: Sequence[Scrape]) -> bytes:
-    """Put the metrics of processes together.
+def merge_scrapes(scrapes: Sequence[Scrape]) -> bytes:
+    """Join the metrics of processes.
 
     Returns:
-        Text, where what cannot be read counts as not given.
+        Text in the Prometheus format. A malformed text counts as none.
     """
     heads: dict[str, str] = {}
     samples: dict[str, list[str]] = {}
-    for each in told:
+    for each in scrapes:
         up = f"certstream_{each.kind}_up"
-        about = "Whether it told its metrics. Needs an admin address."
+        about = "Whether the process returned its metrics. Needs an admin address."
         heads.setdefault(up, f"# HELP {up} {about}\n# TYPE {up} gauge\n")
         samples.setdefault(up, [])
-    for each in told:
+    for each in scrapes:
         label = f'{each.kind}="{_escaped(each.name)}"'
         families = _read(each.text)
         samples[f"certstream_{each.kind}_up"].append(
@@ -61,7 +61,7 @@ def merge_scrapes(told: Sequence[Scrape]) -> bytes:
 
 
 def _read(text: bytes | None) -> Mapping[str, tuple[str, str]] | None:
-    """Take a text apart: by the family's name, the lines about it, and its samples."""
+    """Split a text: family name -> (its HELP and TYPE lines, its samples); None if malformed."""
     if text is None:
         return None
     try:
@@ -81,7 +81,7 @@ def _read(text: bytes | None) -> Mapping[str, tuple[str, str]] | None:
 
 
 def _labelled(lines: str, label: str) -> str:
-    """Give each sample another label, before those that it has."""
+    """Add a label to each sample, before its other labels."""
     made = []
     for line in lines.split("\n")[:-1]:
         name, brace, rest = line.partition("{")

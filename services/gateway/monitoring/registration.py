@@ -1,4 +1,4 @@
-"""The gateway's line in the directory: that it is there, and for how many clients."""
+"""The heartbeat of a gateway in Redis: its addresses, clients and counters."""
 
 import asyncio
 import os
@@ -20,14 +20,14 @@ from certbus.streams.reader import StreamReader
 from gateway.delivery.encoding import SSE, WEBSOCKET
 from gateway.hub import Hub
 
-_BEAT: Final = 1.0  # seconds
-_FIRST_BEAT: Final = 0.1
-_BEATS: Final = 10  # that rates are taken over
-_FAREWELL: Final = 1.0  # seconds; a Redis that is gone is not waited for
+_HEARTBEAT_SECS: Final = 1.0
+_FIRST_HEARTBEAT_SECS: Final = 0.1  # until the positions of the streams are known
+_RATE_HEARTBEATS: Final = 10  # rates are averages over these
+_REMOVE_TIMEOUT_SECS: Final = 1.0
 
 
 def random_gateway_id() -> str:
-    """Make a name that no gateway had before."""
+    """Return an id that is unique among all gateways."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
@@ -35,26 +35,26 @@ async def register(
     client: Redis,
     keys: Keys,
     name: str,
-    service: Hub,
-    follower: StreamReader,
+    hub: Hub,
+    reader: StreamReader,
     url: str,
     admin: str | None,
     faults: Faults,
 ) -> None:
-    """Keep the directory informed, until cancelled.
+    """Write the heartbeat of this gateway once per second, until cancelled.
 
     Args:
         client: the primary.
         keys: names of the keys.
-        name: of this gateway.
-        service: whose clients are counted.
-        follower: said to be following once it has found where the streams are.
-        url: where it listens.
-        admin: its own address, for the others on this machine; None if it has none.
-        faults: what this gateway saw itself.
+        name: id of this gateway.
+        hub: its channels and clients.
+        reader: of the streams; the gateway follows them once their positions are known.
+        url: its public address.
+        admin: its admin address for other processes of this host; None if it has none.
+        faults: that this gateway has detected.
     """
-    directory = ClusterRegistry(client, keys)
-    whereabouts: dict[str, str | float] = {
+    registry = ClusterRegistry(client, keys)
+    addresses: dict[str, str | float] = {
         "url": url,
         "host": socket.gethostname(),
         "admin": admin or "",
@@ -64,33 +64,35 @@ async def register(
     following = False
     try:
         while True:
-            with suppress(*UNAVAILABLE):  # the streams' reader says so in the log
-                following = bool(follower.positions)
-                counts = _counts(service)
-                said = {
-                    **whereabouts,
+            with suppress(*UNAVAILABLE):  # the stream reader logs it
+                following = bool(reader.positions)
+                counts = _counts(hub)
+                fields = {
+                    **addresses,
                     "following": int(following),
                     "uptime": int(time.monotonic() - began),
-                    STREAMS_SERVED: " ".join(service.settings.streams),
+                    STREAMS_SERVED: " ".join(hub.settings.streams),
                     FAULTS: faults.field(),
                     **counts,
                     **rates.after(counts),
                 }
-                await directory.heartbeat_gateway(name, said)
-            await asyncio.sleep(_BEAT if following else _FIRST_BEAT)
+                await registry.heartbeat_gateway(name, fields)
+            await asyncio.sleep(_HEARTBEAT_SECS if following else _FIRST_HEARTBEAT_SECS)
     finally:
         with suppress(*UNAVAILABLE, TimeoutError):
-            async with asyncio.timeout(_FAREWELL):
-                await directory.remove_gateway(name)
+            async with asyncio.timeout(_REMOVE_TIMEOUT_SECS):
+                await registry.remove_gateway(name)
 
 
-def _counts(service: Hub) -> dict[str, str | float]:
-    """What the directory shows of a gateway."""
-    lanes = service.channels
-    clients = sum(len(lane.clients) for lane in lanes.values())
-    events = sum(len(lane.clients) for (_, form), lane in lanes.items() if form is SSE)
+def _counts(hub: Hub) -> dict[str, str | float]:
+    """Return the counters of a heartbeat."""
+    channels = hub.channels
+    clients = sum(len(channel.clients) for channel in channels.values())
+    events = sum(
+        len(channel.clients) for (_, encoding), channel in channels.items() if encoding is SSE
+    )
     streams = {
-        stream: sum(len(lane.clients) for (has, _), lane in lanes.items() if has == stream)
+        stream: sum(len(channels[key].clients) for key in channels if key[0] == stream)
         for stream in STREAMS
     }
     return {
@@ -98,19 +100,19 @@ def _counts(service: Hub) -> dict[str, str | float]:
         WEBSOCKET.name: clients - events,  # compressed or not
         SSE.name: events,
         **streams,
-        "sent": sum(lane.sent for lane in lanes.values()),
-        "sent_bytes": sum(lane.sent_bytes for lane in lanes.values()),
+        "sent": sum(channel.sent for channel in channels.values()),
+        "sent_bytes": sum(channel.sent_bytes for channel in channels.values()),
     }
 
 
 class _RateMeter:
-    """How fast counters grow, over the last beats."""
+    """The growth of counters over the last heartbeats."""
 
     def __init__(self) -> None:
-        self._past: deque[tuple[float, float, float]] = deque(maxlen=_BEATS + 1)
+        self._past: deque[tuple[float, float, float]] = deque(maxlen=_RATE_HEARTBEATS + 1)
 
     def after(self, counts: Mapping[str, str | float]) -> dict[str, str | float]:
-        """Take note of the counters as they are now, and give what is sent in a second."""
+        """Record the counters; return the messages and bytes sent per second."""
         now = time.monotonic(), float(counts["sent"]), float(counts["sent_bytes"])
         self._past.append(now)
         seconds, sent, size = (new - old for new, old in zip(now, self._past[0], strict=True))

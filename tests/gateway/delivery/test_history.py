@@ -27,7 +27,7 @@ async def test_every_message_can_be_resumed_from(press: Press) -> None:
                 more, at = piece.ring.read(at, SSE, 1)
                 data += more
             got += map(int, re.findall(rb'"serial_number":"(\d+)"', data))
-            place = piece.place(at)
+            place = piece.reader_position(at)
         assert got == list(range(number + 1, BATCHES * BATCH))
 
 
@@ -75,7 +75,7 @@ async def test_one_second_is_read_once_however_much_was_published_in_it(press: P
         if not piece.links:
             break
         got += len(piece.links)
-        place = piece.place(piece.ring.head)
+        place = piece.reader_position(piece.ring.head)
     assert got == count
     # A piece has four batches, the last read finds nothing, and the oldest id is looked up once.
     assert await times_read(press) - asked <= count // 4 + 2

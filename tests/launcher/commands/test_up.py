@@ -35,7 +35,7 @@ async def test_without_a_network_it_logs_that_and_serves(begin: Begin, tmp_path:
         return "http://127.0.0.1:1/log" in up.process.log.read_text()
 
     await until(told, "the log that cannot be reached is named", START)
-    await until(lambda: _count(up, "clients can connect", 2), "both gateways share the port", START)
+    await until(lambda: _count(up, "gateway started", 2), "both gateways share the port", START)
     printed = up.process.log.read_text()
     assert f"ws://127.0.0.1:{up.port}/full-stream" in printed
     assert f"http://127.0.0.1:{up.port}/sse" in printed
