@@ -89,5 +89,5 @@ async def _lacks_replicas(client: Redis, replication: dict[str, Any]) -> bool:
         return False
     with suppress(redis.exceptions.ResponseError):  # a Redis may forbid CONFIG
         wanted = await client.config_get("min-replicas-to-write")
-        return int(good) < int(wanted.get("min-replicas-to-write", 0))
+        return int(good) < int(wanted.get("min-replicas-to-write") or 0)
     return False
