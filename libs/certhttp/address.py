@@ -21,7 +21,7 @@ def listen(address: str) -> socket.socket:
             dead process left is replaced, and nothing else.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: the address cannot be used.
         ValueError: it is neither.
     """
     if address.startswith(UNIX):
@@ -80,7 +80,7 @@ def address_of(listening: socket.socket) -> str:
 def is_here(address: str) -> bool:
     """Whether an address is a unix socket or belongs to this machine.
 
-    What the directory says of a process may have been written by anybody who can write to Redis.
+    Every client of Redis can write the address of a process there, so it is not trusted.
 
     Args:
         address: as `address_of` gives it; a host name is no address of this machine.

@@ -1,4 +1,4 @@
-"""Asking a process at its own address."""
+"""Requests to the admin listener of a process."""
 
 import asyncio
 from typing import Final
@@ -8,11 +8,11 @@ import msgspec
 
 from certhttp.address import UNIX
 
-_LONGEST: Final = 4 * 1024 * 1024  # bytes of an answer
+_MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
 
 class ClientResponse(msgspec.Struct, frozen=True):
-    """What a process has answered."""
+    """The response of a process."""
 
     status: int
     body: bytes
@@ -42,7 +42,7 @@ async def fetch(address: str, path: str, seconds: float) -> ClientResponse | Non
             body = bytearray()
             async for part in response.aiter_bytes():
                 body += part
-                if len(body) > _LONGEST:
+                if len(body) > _MAX_BODY_BYTES:
                     return None
             return ClientResponse(response.status_code, bytes(body))
     except (httpx.HTTPError, httpx.InvalidURL, OSError):

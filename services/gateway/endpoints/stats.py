@@ -15,7 +15,7 @@ class Connections(msgspec.Struct, frozen=True):
         total: all of them.
         websocket: over WebSocket.
         sse: over server-sent events.
-        full: of the stream `full`, likewise the others.
+        full: of the stream `full`.
     """
 
     total: int
@@ -33,7 +33,7 @@ class Throughput(msgspec.Struct, frozen=True):
         messages_sent: to clients.
         certificates_processed: published, since the store was made.
         bytes_sent: to clients.
-        messages_per_second: of the last seconds, likewise the bytes.
+        messages_per_second: messages per second over the last seconds.
     """
 
     messages_sent: int

@@ -1,4 +1,4 @@
-"""What is asked over HTTP, and what becomes of it. Pure: no connection, no clock."""
+"""Outcomes of requests, and common headers. Pure: no connection, no clock."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -18,13 +18,13 @@ CORS_HEADERS: Final = (
         "ETag, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After",
     ),
 )
-"""Scripts of any origin may read the answer, and what its headers say (Fetch standard)."""
+"""Scripts of any origin may read the response and these headers (Fetch standard)."""
 
 CORS: Final = "Access-Control-"
-"""How the names of all headers begin that say which origins may read an answer."""
+"""Prefix of the headers that state which origins may read a response."""
 
 NO_STORE: Final = ("Cache-Control", "no-store")
-"""True for this moment alone: no cache on the way may give it to anybody else."""
+"""No cache may store the response."""
 
 METHODS: Final = "GET, HEAD, OPTIONS"
 
@@ -52,10 +52,10 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class DeferredResponse(msgspec.Struct, frozen=True):
-    """An answer that others have to be asked for.
+    """A response that depends on Redis or on other processes.
 
     Attributes:
-        ask: gets it.
+        ask: returns it.
         headers: to be added to it.
     """
 
@@ -82,7 +82,7 @@ def json_body(value: object) -> Response:
 
 
 def cors_preflight() -> Response:
-    """Let scripts of other origins ask (Fetch standard, section 3.3)."""
+    """Permit requests of scripts of other origins (Fetch standard, section 3.3)."""
     return Response(
         204,
         (

@@ -1,7 +1,7 @@
-"""The page at `/`: what this is, what there is, and how to connect.
+"""The landing page at `/`: endpoints and how to connect.
 
-In HTML for browsers, as text for everyone else. It loads nothing, and its links are relative, so
-that it works behind any path prefix; a script of its own puts in the address it was loaded from.
+HTML for browsers, text for other clients. It loads nothing, and its links are relative, so that it
+works with every path prefix; an inline script inserts the address it was loaded from.
 """
 
 import re
@@ -73,7 +73,7 @@ class Page:
     """Shows what is offered now.
 
     Args:
-        service: its settings say so.
+        service: its settings state what is enabled.
         routes: all there are.
     """
 
