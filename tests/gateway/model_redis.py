@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from redis.exceptions import ConnectionError as ConnectionFailed
 
+from certbus.connection import _Pool
 from certbus.ids import FIRST_ID, EntryId, parse_entry_id
 from certbus.keys import Keys
 
@@ -90,6 +91,13 @@ class ModelRedis:
         self.data = Data()
         self.breaks = 0
         self._changed = asyncio.Event()
+
+    @property
+    def connection_pool(self) -> _Pool:
+        """A pool that has connected once more after each break."""
+        pool = _Pool()
+        pool.connects = self.breaks
+        return pool
 
     def touch(self) -> None:
         """Let those look who wait for something new."""
