@@ -20,7 +20,7 @@ async def websocket(url: str) -> AsyncIterator[ClientConnection]:
 
 
 async def receive(client: ClientConnection, count: int) -> list[Message]:
-    """The next messages, heartbeats aside: whoever comes early gets the first of them at once."""
+    """Return the next messages without heartbeats; an early caller gets the first one at once."""
     async with asyncio.timeout(20):
         found: list[Message] = []
         while len(found) < count:
@@ -97,7 +97,7 @@ class Raw:
                 return True
 
     async def ends(self) -> bool:
-        """Whether the peer closes, after whatever it still has to say."""
+        """Whether the peer closes the connection, after all data that it still sends."""
         async with asyncio.timeout(10):
             with suppress(ConnectionError):
                 while await self.reader.read(1 << 16):

@@ -66,8 +66,8 @@ async def press(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Press]:
         yield press
 
 
-def give_up(ready: asyncio.Future[str], task: asyncio.Task[None]) -> None:
-    """Say why a gateway did not come up."""
+def report_failed_start(ready: asyncio.Future[str], task: asyncio.Task[None]) -> None:
+    """Report why a gateway did not start."""
     if not ready.done():
         ready.set_exception(task.exception() or AssertionError("it ended before it was ready"))
 
@@ -76,7 +76,7 @@ class Running:
     """A gateway in this process.
 
     Attributes:
-        url: as it tells it, http://127.0.0.1:port.
+        url: as the gateway reports it, http://127.0.0.1:port.
         stop: ends it.
         task: in which it runs.
         present: its configuration.
@@ -109,7 +109,7 @@ class Running:
         return self
 
     async def has_clients(self, count: int) -> bool:
-        """Whether the directory says so."""
+        """Whether the directory reports this number of clients."""
         seen = await snapshot(self._redis, self._keys)
         (own,) = [member for member in seen.gateways if member.fields["url"] == self.url]
         return int(own.fields["clients"]) == count
@@ -162,7 +162,7 @@ async def start(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Start]:
                     present=present,
                 )
             )
-            task.add_done_callback(partial(give_up, ready))
+            task.add_done_callback(partial(report_failed_start, ready))
             directory = connect(redis_url)
             stack.push_async_callback(directory.aclose)
             running = Running(await ready, stop, task, directory, Keys(prefix), present)

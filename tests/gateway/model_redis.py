@@ -1,4 +1,4 @@
-"""A Redis for property tests: the streams and nothing else, in memory, which loses data as told.
+"""A Redis for property tests: only the streams, in memory, with data loss on demand.
 
 It answers the commands that the delivery of a gateway sends. Time is that of a `VirtualLoop`, which
 passes as fast as there is nothing to do.
@@ -80,7 +80,7 @@ class Data:
 
 
 class ModelRedis:
-    """A server, or one that takes over from it: what is behind one address.
+    """The server at one address: the first one, or one that takes over from it.
 
     Attributes:
         data: what it holds.
@@ -100,7 +100,7 @@ class ModelRedis:
         return pool
 
     def touch(self) -> None:
-        """Let those look who wait for something new."""
+        """Wake the readers that wait for new entries."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -156,8 +156,8 @@ class ModelRedis:
         if start == "-":
             return entries[:count]
         bound = parse_entry_id(start.lstrip("("))
-        behind = start.startswith("(")
-        return [e for e in entries if _id(e) > bound or (_id(e) == bound and not behind)][:count]
+        exclusive = start.startswith("(")
+        return [e for e in entries if _id(e) > bound or (_id(e) == bound and not exclusive)][:count]
 
     def pipeline(self, transaction: bool) -> "_Transaction":
         assert transaction

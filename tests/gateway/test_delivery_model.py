@@ -96,7 +96,7 @@ class Reader:
         if self._client is not None and not self._client.paused:
             self._client.pause_writing()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         if self._client is not None and self._client.paused:
             self._client.resume_writing()
 
@@ -239,14 +239,14 @@ def take(step: str, world: World, reader: Reader, gateway: Gateway) -> None:
     match step:
         case "connect":
             reader.connect(gateway, len(world.published))
-        case "pause" | "go_on" | "leave":
+        case "pause" | "resume" | "leave":
             getattr(reader, step)()
         case _:
             getattr(world, step)()
 
 
 def judge(reader: Reader, world: World) -> None:
-    """What Redis holds was received, or a gap directly before the first message behind it."""
+    """What Redis holds was received, or a gap directly before the first message after it."""
     held = {entry.decode(): int(fields[b"first"]) for entry, fields in world.primary.data.entries}
     order = {number: at for at, number in enumerate(held.values())}
     received = {item[1] for item in reader.got if item is not None}
@@ -277,7 +277,7 @@ STEPS = (
     *("publish",) * 6,
     *("wait",) * 5,
     *("connect",) * 4,
-    *("pause", "go_on", "go_on", "leave"),
+    *("pause", "resume", "resume", "leave"),
     *("trim", "rewind", "rewind", "empty", "set_clock_back", "switch_stream"),
     *("sync", "sync", "sync", "restore_replica"),
 )

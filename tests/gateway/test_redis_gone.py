@@ -20,7 +20,7 @@ async def test_clients_stay_and_miss_nothing(
         assert serials(await certificates(client, 2)) == [3, 4]
 
 
-async def test_an_emptied_redis_is_told_and_followed_from_its_beginning(
+async def test_an_emptied_redis_is_reported_and_followed_from_its_beginning(
     start: Start, own_redis: RedisServer, prefix: str
 ) -> None:
     gateway = await (await start(redis_url=own_redis.url)).following()
@@ -38,7 +38,7 @@ async def test_an_emptied_redis_is_told_and_followed_from_its_beginning(
             assert serials(rest) == [0, 1]
 
 
-async def test_what_redis_has_lost_again_comes_again_and_is_told(
+async def test_messages_lost_by_redis_are_sent_again_and_reported(
     start: Start, own_redis: RedisServer, prefix: str
 ) -> None:
     gateway = await (await start(redis_url=own_redis.url)).following()

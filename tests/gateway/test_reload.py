@@ -129,7 +129,7 @@ async def test_protocols_are_switched_off_and_on(start: Start, press: Press) -> 
         assert (await ask(gateway.port, "/sse"))[0] == 404
 
 
-async def test_limits_apply_to_who_comes_and_who_is_there_stays(start: Start) -> None:
+async def test_limits_apply_to_new_clients_and_connected_clients_stay(start: Start) -> None:
     gateway = await (await start()).following()
     async with websocket(gateway.ws), websocket(gateway.ws):
         reload(
@@ -150,7 +150,7 @@ async def test_limits_apply_to_who_comes_and_who_is_there_stays(start: Start) ->
         await until(too_often)
         reload(gateway, connection_limit={}, rate_limit={})
 
-        async def let_in() -> bool:
+        async def admitted() -> bool:
             return (await handshake(gateway.port))[0] == 101
 
-        await until(let_in)
+        await until(admitted)

@@ -21,7 +21,7 @@ from tests.waiting import until
 
 
 class TestSupervise:
-    async def test_a_task_that_fails_is_logged_counted_and_begun_again(self) -> None:
+    async def test_a_task_that_fails_is_logged_counted_and_restarted(self) -> None:
         runs = 0
         done = asyncio.Event()
 
@@ -63,7 +63,7 @@ class TestSupervise:
 
 
 @pytest.mark.parametrize("task", ["close_stalled_clients", "register"])
-async def test_a_gateway_lives_on_when_a_task_fails(
+async def test_a_gateway_continues_when_a_task_fails(
     start: Start, press: Press, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     sound = getattr(app, task)
@@ -73,7 +73,7 @@ async def test_a_gateway_lives_on_when_a_task_fails(
         nonlocal failures
         if failures < 2:
             failures += 1
-            raise RuntimeError("nobody foresaw this")
+            raise RuntimeError("unexpected")
         await sound(*arguments)
 
     monkeypatch.setattr(app, task, fails_at_first)
@@ -149,7 +149,7 @@ async def test_a_client_that_cannot_be_written_to_is_ended_alone(
 
 
 class TestSharedRead:
-    async def test_who_asks_meanwhile_shares_the_next_read(self) -> None:
+    async def test_requests_during_a_read_share_the_next_one(self) -> None:
         reads = 0
         turn = asyncio.Event()
 
@@ -172,7 +172,7 @@ class TestSharedRead:
         assert await asyncio.gather(*others[1:]) == [2] * 999
         assert await shared() == 3
 
-    async def test_an_error_reaches_everybody_and_the_next_read_is_new(self) -> None:
+    async def test_an_error_reaches_each_caller_and_the_next_read_is_new(self) -> None:
         reads = 0
 
         async def read() -> int:

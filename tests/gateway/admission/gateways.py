@@ -134,7 +134,7 @@ class Crowd:
         await self._stack.aclose()
 
     async def join(self, port: int, count: int, at_once: int = 25) -> None:
-        """Try to connect so many clients to a gateway."""
+        """Try to connect `count` clients to a gateway."""
         turns = asyncio.Semaphore(at_once)
 
         async def one() -> None:

@@ -1,4 +1,4 @@
-"""Who is asking: addresses, tokens, and rates without Redis."""
+"""Identity of clients: addresses, tokens, and rates without Redis."""
 
 import time
 from ipaddress import ip_address
@@ -41,7 +41,7 @@ PROXIES = (Network("10.0.0.0/8"), Network("fd00::/8"))
         ("fd00::1%eth0", "203.0.113.9", "203.0.113.9"),
     ],
 )
-def test_the_client_is_the_first_that_no_proxy_of_ours_vouches_for(
+def test_the_client_is_the_nearest_untrusted_address(
     peer: str, forwarded: str | None, client: str
 ) -> None:
     assert client_address(peer, forwarded, PROXIES) == ip_address(client)
@@ -86,7 +86,7 @@ def test_tokens_have_names_and_tiers(token: str, name: str, tier: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "plai", "plain ", "PLAIN", "alice", "plain\0"])
-def test_other_tokens_are_nobodys(token: str) -> None:
+def test_unknown_tokens_have_no_owner(token: str) -> None:
     assert find_owner(token, token_table(AUTH)) is None
 
 
@@ -152,7 +152,7 @@ def test_rates_without_redis_refill_and_slide() -> None:
     assert own.acquire("x", rate, 108 + refused.retry_after).allowed
 
 
-def test_rates_without_redis_are_kept_for_so_many_only() -> None:
+def test_rates_without_redis_are_kept_for_a_limited_number() -> None:
     own, rate = LocalRateLimiter(), Rate(1, 0.001, 0, 60, 3600, 100)
     for number in range(20_000):
         own.acquire(f"address:{number}", rate, 100)

@@ -67,7 +67,9 @@ async def test_the_limit_holds_over_three_processes_of_which_one_is_killed(
         assert crowd.refused
 
 
-async def test_who_leaves_makes_room(shared_redis: RedisServer, prefix: str, redis: Redis) -> None:
+async def test_a_client_that_leaves_makes_room(
+    shared_redis: RedisServer, prefix: str, redis: Redis
+) -> None:
     limit = LIMIT | {"per_ip_limit": 2}
     async with (
         gateway(shared_redis.url, prefix, connection_limit=limit) as one,
@@ -89,7 +91,7 @@ async def test_who_leaves_makes_room(shared_redis: RedisServer, prefix: str, red
         assert (await handshake(two))[0] == 101
 
 
-async def test_a_full_server_says_so(shared_redis: RedisServer, prefix: str) -> None:
+async def test_a_full_server_reports_it(shared_redis: RedisServer, prefix: str) -> None:
     limit = {"enabled": True, "max_connections": 2}
     async with (
         gateway(shared_redis.url, prefix, connection_limit=limit) as port,
@@ -105,7 +107,7 @@ async def test_a_full_server_says_so(shared_redis: RedisServer, prefix: str) -> 
         assert (await ask(port, "/health"))[0] == 200
 
 
-async def test_handshakes_that_fail_hold_no_place(
+async def test_failed_handshakes_hold_no_slot(
     shared_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     limit = LIMIT | {"per_ip_limit": 1}
@@ -122,7 +124,7 @@ async def test_handshakes_that_fail_hold_no_place(
         assert (await handshake(port))[0] == 101
 
 
-async def test_who_hangs_up_while_waiting_holds_no_place(
+async def test_a_client_that_disconnects_while_waiting_holds_no_slot(
     shared_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     async with gateway(shared_redis.url, prefix, connection_limit=LIMIT) as port:
@@ -146,7 +148,7 @@ async def test_a_gateway_that_stops_takes_its_clients_with_it(
     assert await counted(redis, prefix) == {}
 
 
-async def test_an_emptied_redis_is_told_again(
+async def test_an_emptied_redis_receives_the_count_again(
     shared_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     async with gateway(shared_redis.url, prefix, connection_limit=LIMIT) as port, Crowd() as crowd:
@@ -170,11 +172,11 @@ async def test_without_redis_a_gateway_counts_its_own_and_clients_stay(
         own_redis.kill()
         await crowd.join(one, 5)
         await crowd.join(two, 7)
-        assert (len(crowd.of(one)), len(crowd.of(two))) == (4, 5), "each by itself"
+        assert (len(crowd.of(one)), len(crowd.of(two))) == (4, 5), "each counts alone"
         own_redis.start()
         async with connect(own_redis.url) as client:
             await until_counted(client, prefix, 10)
-        assert (await handshake(two))[0] == 429, "told again, and counted together"
+        assert (await handshake(two))[0] == 429, "both counts are sent again and added"
         async with Press(own_redis.url, prefix) as press:
             await press.print(3)
             assert len(await certificates(listener, 3)) == 3

@@ -1,4 +1,4 @@
-"""Tokens, allow-lists, addresses and rates, asked of whole gateways."""
+"""Tokens, allow-lists, addresses and rates, tested on whole gateways."""
 
 import asyncio
 import json
@@ -81,7 +81,7 @@ async def test_two_tokens_at_once_are_none(shared_redis: RedisServer, prefix: st
         assert (await client.answer())[0] == 401
 
 
-async def test_browsers_may_ask_before_they_ask(shared_redis: RedisServer, prefix: str) -> None:
+async def test_browsers_may_send_preflight_requests(shared_redis: RedisServer, prefix: str) -> None:
     async with gateway(shared_redis.url, prefix, auth=AUTH) as port:
         assert (await ask(port, "/sse", "OPTIONS"))[0] == 204
 
@@ -125,7 +125,7 @@ FEW: dict[str, Any] = {
 }
 
 
-async def test_who_asks_too_often_is_told_when_to_come_again(
+async def test_above_the_rate_the_answer_states_when_to_retry(
     shared_redis: RedisServer, prefix: str
 ) -> None:
     async with gateway(shared_redis.url, prefix, rate_limit=FEW) as port:
@@ -173,19 +173,21 @@ async def test_a_tiers_rate_holds_over_all_gateways(shared_redis: RedisServer, p
             assert statuses.count(429) == 45 - allowed
 
 
-async def test_clients_of_a_proxy_are_told_apart(shared_redis: RedisServer, prefix: str) -> None:
+async def test_clients_of_a_proxy_are_distinguished(shared_redis: RedisServer, prefix: str) -> None:
     configured = {"rate_limit": FEW, "trusted_proxies": ["127.0.0.0/8"]}
     async with gateway(shared_redis.url, prefix, **configured) as port:
         for client in ("203.0.113.1", "203.0.113.2"):
             statuses = [
-                # What the client itself sent stands to the left.
+                # What the client itself sent is on the left.
                 (await ask(port, "/example.json", X_Forwarded_For=f"{number}.1.1.1, {client}"))[0]
                 for number in range(1, 6)
             ]
             assert statuses == [200] * 3 + [429] * 2
 
 
-async def test_without_proxies_nobody_is_another(shared_redis: RedisServer, prefix: str) -> None:
+async def test_without_proxies_forwarded_addresses_are_ignored(
+    shared_redis: RedisServer, prefix: str
+) -> None:
     async with gateway(shared_redis.url, prefix, rate_limit=FEW) as port:
         statuses = [
             (await ask(port, "/example.json", X_Forwarded_For=f"203.0.113.{number}"))[0]

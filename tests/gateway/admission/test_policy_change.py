@@ -41,20 +41,20 @@ async def door(redis: Redis, prefix: str) -> AsyncIterator[AdmissionController]:
     await asyncio.wait([running])
 
 
-async def told(redis: Redis, prefix: str) -> int:
+async def published_count(redis: Redis, prefix: str) -> int:
     return int(await redis.hget(Keys(prefix).connections, VISITOR.address_group) or 0)
 
 
-async def test_who_is_there_already_counts(
+async def test_connected_clients_count(
     door: AdmissionController, redis: Redis, prefix: str
 ) -> None:
     tickets = [door.acquire_unlimited(VISITOR) for _ in range(3)]
-    assert await redis.keys(f"{prefix}*") == [], "without limits nobody counts"
+    assert await redis.keys(f"{prefix}*") == [], "without limits nothing is counted"
     door.set_policy(LIMITED)
     refusal = await door.acquire_connection(VISITOR)
     assert isinstance(refusal, Response)
     assert refusal.status == 429
-    assert await told(redis, prefix) == 3
+    assert await published_count(redis, prefix) == 3
     tickets.pop().release()
     assert isinstance(await door.acquire_connection(VISITOR), ConnectionSlot)
     assert door.refused == {"site": 1}
@@ -71,10 +71,10 @@ async def test_limits_that_are_gone_and_come_again(
         assert isinstance(ticket, ConnectionSlot)
         ticket.release()
 
-    async def nobody_counts() -> bool:
+    async def nothing_is_counted() -> bool:
         return await redis.keys(f"{prefix}*") == []
 
-    await until(nobody_counts)
+    await until(nothing_is_counted)
     door.set_policy(LIMITED)
     assert [type(await door.acquire_connection(VISITOR)) for _ in range(3)] == [
         ConnectionSlot,

@@ -46,7 +46,7 @@ async def test_a_client_that_pauses_during_its_replay_is_not_replayed_twice() ->
     client.send(data, place, 1)
     client.pause_writing()
     client.resume_writing()
-    assert len(replays) == 1, "the one that is under way goes on"
+    assert len(replays) == 1, "the pending one continues"
 
     assert client.resume(Cursor(place.cursor.entry, None))
     assert transport.written.count(b'"n":1') == transport.written.count(b'"n":2') == 1

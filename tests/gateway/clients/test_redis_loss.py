@@ -119,7 +119,7 @@ async def test_a_cursor_of_the_epoch_before_gets_a_gap_and_everything_retained(
                 assert serials(rest) == [1000, 1001, 1002]
 
 
-async def test_a_primary_whose_clock_is_behind_takes_over(
+async def test_a_primary_with_a_slow_clock_takes_over(
     start: Start, own_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     """The new primary lacks 30 and 40, and gives ids below theirs before the gateway finds it."""
@@ -156,7 +156,7 @@ async def test_a_primary_whose_clock_is_behind_takes_over(
         assert serials(await certificates(second, 7)) == [10, 20, 30, 40, 31, 41, 50]
 
 
-async def test_a_client_stands_at_a_batch_that_redis_lost(
+async def test_a_client_is_at_a_batch_that_redis_lost(
     start: Start, own_redis: RedisServer, prefix: str, redis: Redis
 ) -> None:
     """It is read to from history when Redis loses its last second; new ids are above the lost."""

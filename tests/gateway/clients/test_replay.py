@@ -1,4 +1,4 @@
-"""Clients that come back, and clients that never were quick: nothing is lost, or it is told."""
+"""Clients that resume, and slow clients: each message arrives, or a gap reports its loss."""
 
 import asyncio
 import itertools
@@ -50,14 +50,14 @@ async def test_from_the_oldest_retained(gateway: Running) -> None:
 
 
 @pytest.mark.parametrize("seen", [0, 2, 3, 17, 38])
-async def test_behind_any_message(gateway: Running, press: Press, seen: int) -> None:
+async def test_after_any_message(gateway: Running, press: Press, seen: int) -> None:
     cursor = (await every(gateway))[seen]["id"]
     async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
         await press.print(4)
         assert serials(await certificates(client, 43 - seen)) == list(range(seen + 1, 44))
 
 
-async def test_behind_the_newest_message(gateway: Running, press: Press) -> None:
+async def test_after_the_newest_message(gateway: Running, press: Press) -> None:
     cursor = (await every(gateway))[-1]["id"]
     async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
         await press.print(2)
@@ -93,7 +93,7 @@ async def test_a_moment_is_a_cursor_too(gateway: Running) -> None:
         assert await receive(client, len(expected)) == expected
 
 
-async def test_an_unknown_id_is_told(gateway: Running) -> None:
+async def test_an_unknown_id_is_reported(gateway: Running) -> None:
     messages = await every(gateway)
     ms, seq, _ = messages[20]["id"].split("-")
     cursor = f"{ms}-{int(seq) + 500}-0"
@@ -106,7 +106,7 @@ async def test_an_unknown_id_is_told(gateway: Running) -> None:
     assert rest == expected
 
 
-async def test_an_id_from_the_future_is_told(gateway: Running, press: Press) -> None:
+async def test_an_id_from_the_future_is_reported(gateway: Running, press: Press) -> None:
     cursor = "9999999999999-0-0"
     async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
         (gap,) = await receive(client, 1)
@@ -117,7 +117,7 @@ async def test_an_id_from_the_future_is_told(gateway: Running, press: Press) -> 
         assert serials(await certificates(client, 1)) == [40]
 
 
-async def test_what_is_no_longer_retained_is_told(start: Start, press: Press) -> None:
+async def test_messages_no_longer_retained_are_reported(start: Start, press: Press) -> None:
     for _ in range(10):
         await press.print(4)
     cursor = (await every(await start()))[5]["id"]
@@ -227,7 +227,7 @@ async def test_a_client_that_reads_nothing_is_closed_and_then_reset(
         assert serials(await certificates(quick, 1)) == [600]
 
 
-async def test_a_closed_slow_client_that_reads_again_is_told_why_and_resumes(
+async def test_a_closed_slow_client_receives_the_reason_and_resumes(
     start: Start, press: Press
 ) -> None:
     settings = Settings(client_timeout=2.5, close_timeout=20, stop_timeout=1)

@@ -1,4 +1,4 @@
-"""Compressed WebSocket messages: whole, made once for everyone, and only for who asks."""
+"""Compressed WebSocket messages: whole, made once for all clients, only for those that offer it."""
 
 import json
 import random
@@ -180,7 +180,7 @@ async def test_resuming_from_memory_and_from_redis(
             assert await receive(client, 39 - seen) == messages[seen + 1 :]
 
 
-async def test_a_gap_is_told_in_between(start: Start, press: Press) -> None:
+async def test_a_gap_is_reported_between_messages(start: Start, press: Press) -> None:
     gateway = await (await start(COMPRESSING)).following()
     async with compressed(gateway.ws + "/?cursor=9999999999999-0-0") as client:
         (gap,) = await receive(client, 1)

@@ -64,7 +64,7 @@ def test_events_have_no_line_breaks_but_their_own() -> None:
 
 
 @given(st.text())
-def test_events_say_the_same_as_frames(name: str) -> None:
+def test_events_contain_the_same_as_frames(name: str) -> None:
     message = msgspec.json.encode({"data": [name]})
     (frame,) = parse(encoding.websocket_frames("1-0", 0, [message]))
     _, line, _ = encoding.sse_events("1-0", 0, [message]).split(b"\n", 2)

@@ -18,7 +18,7 @@ IDS = Encoding("ids", ids, lambda message: message + b" ")
 
 
 def ring_of(*sizes: int, max_bytes: int = MANY, message: bytes = b"m") -> Ring:
-    """Batches 1-0, 2-0, ... of so many messages."""
+    """Batches 1-0, 2-0, ... of these numbers of messages."""
     ring = Ring("lite", max_bytes)
     for number, size in enumerate(sizes, 1):
         ring.append(f"{number}-0", f"{number - 1}-0", [message] * size)
@@ -71,7 +71,7 @@ def test_a_large_batch_is_cut_into_slots() -> None:
     assert read_all(ring, ring.first_after) == all_ids(10)
 
 
-def test_the_oldest_give_way_forms_included() -> None:
+def test_the_oldest_are_dropped_with_their_forms() -> None:
     ring = ring_of(5, 5, 5, max_bytes=12)
     assert read_all(ring, ring.first_after) == [f"{n}-0-{k}" for n in (2, 3) for k in range(5)]
     assert ring.size > 12  # the forms that were just made
@@ -88,7 +88,7 @@ def test_the_newest_slot_stays_whatever_its_size() -> None:
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.data())
-def test_resuming_behind_any_message_gives_exactly_the_rest(
+def test_resuming_after_any_message_returns_exactly_the_rest(
     sizes: list[int], data: st.DataObject
 ) -> None:
     ring = Ring("lite", MANY)
@@ -108,7 +108,7 @@ def test_resuming_behind_any_message_gives_exactly_the_rest(
         ("1", ["2-0-0", "2-0-1"]),
         ("2-0", []),
         ("2-0-1", []),
-        ("1-0-999", ["2-0-0", "2-0-1"]),  # behind every position of its batch
+        ("1-0-999", ["2-0-0", "2-0-1"]),  # after every position of its batch
     ],
 )
 def test_cursors_without_a_message(cursor: str, rest: list[str]) -> None:
@@ -132,7 +132,7 @@ def test_what_the_ring_has_dropped_is_refused() -> None:
     assert len(read_all(ring, place, data)) == 10
 
 
-def test_what_a_ring_begins_behind_may_have_a_rest() -> None:
+def test_the_batch_before_a_ring_may_have_a_rest() -> None:
     ring = Ring("lite", MANY)
     ring.begin_after("7-0")
     ring.append("8-0", "7-0", [b"m"])
@@ -142,7 +142,7 @@ def test_what_a_ring_begins_behind_may_have_a_rest() -> None:
     assert read_all(ring, place, data) == ["8-0-0"]
 
 
-def test_a_notice_is_read_at_its_place_by_whoever_comes_from_before() -> None:
+def test_a_notice_is_read_in_order_from_an_earlier_cursor() -> None:
     ring = ring_of(1)
     ring.append_notice(b"gap")
     ring.append("5-0", "4-0", [b"m"])
@@ -170,7 +170,7 @@ def test_a_notice_before_ids_that_begin_anew_stays() -> None:
         ring.read_from_cursor(parse_cursor("2-0-0"), IDS)
 
 
-def test_what_is_behind_a_notice_that_gave_way_is_refused() -> None:
+def test_cursors_after_a_dropped_notice_are_refused() -> None:
     ring = ring_of(1, max_bytes=1)
     ring.append_notice(b"n")
     ring.append("2-0", "0-0", [b"m"])
@@ -178,7 +178,7 @@ def test_what_is_behind_a_notice_that_gave_way_is_refused() -> None:
         ring.read_from_cursor(parse_cursor("1-0-0"), IDS)
 
 
-def test_the_present_epoch_begins_behind_the_notice_of_it() -> None:
+def test_the_present_epoch_begins_after_its_notice() -> None:
     ring = Ring("lite", MANY)
     ring.begin_after("0-0")
     ring.append("1-0", "0-0", [b"m"])

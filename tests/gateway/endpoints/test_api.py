@@ -92,12 +92,12 @@ async def test_stats_are_of_all_gateways(start: Start, press: Press) -> None:
         for gateway in (one, two):
 
             async def settled(gateway: Running = gateway) -> bool:
-                said = (await client.get(gateway.url + "/api/stats")).json()
-                assert said.pop("uptime_seconds") >= 0
-                throughput, memory = said["throughput"], said["memory"]
+                stats = (await client.get(gateway.url + "/api/stats")).json()
+                assert stats.pop("uptime_seconds") >= 0
+                throughput, memory = stats["throughput"], stats["memory"]
                 assert set(memory) == {"cache_entries", "cache_capacity"}
                 return bool(
-                    said["connections"]
+                    stats["connections"]
                     == {"total": 3, "websocket": 2, "sse": 1, "full": 1, "lite": 1, "domains": 1}
                     and throughput["messages_sent"] == 30
                     and throughput["certificates_processed"] == 10
@@ -105,13 +105,13 @@ async def test_stats_are_of_all_gateways(start: Start, press: Press) -> None:
                     and throughput["messages_per_second"] > 0
                     and memory["cache_entries"] == 10
                     and memory["cache_capacity"] > 10
-                    and said["gateways"] == 2
+                    and stats["gateways"] == 2
                 )
 
             await until(settled)
 
 
-async def test_logs_and_how_they_do(client: httpx.AsyncClient, press: Press) -> None:
+async def test_logs_and_their_health(client: httpx.AsyncClient, press: Press) -> None:
     directory, circuits = (
         ClusterRegistry(press.redis, press.keys),
         CircuitStore(press.redis, press.keys),
@@ -137,11 +137,11 @@ async def test_logs_and_how_they_do(client: httpx.AsyncClient, press: Press) -> 
         return bool((await client.get("/api/logs")).json()["unhealthy"] == 1)
 
     await until(seen)
-    said = (await client.get("/api/logs")).json()
-    logs = {log["name"]: log for log in said.pop("logs")}
-    assert said == {"total_logs": 5, "healthy": 1, "degraded": 3, "unhealthy": 1}
+    summary = (await client.get("/api/logs")).json()
+    logs = {log["name"]: log for log in summary.pop("logs")}
+    assert summary == {"total_logs": 5, "healthy": 1, "degraded": 3, "unhealthy": 1}
     assert {name: log["status"] for name, log in logs.items()} == {
-        "": "degraded",  # of the press: nobody has said how it does
+        "": "degraded",  # of the press: no worker has reported its health
         "well": "healthy",
         "slow": "degraded",
         "down": "unhealthy",
@@ -208,7 +208,7 @@ async def test_what_the_full_stream_has_lost_is_found_in_the_lite_one(
 
 
 @pytest.mark.parametrize("text", ["", "00", "zz" * 20, "a" * 63, "aa:" * 20, f"{'a' * 40}%0A", "é"])
-async def test_what_is_no_hash_is_told(client: httpx.AsyncClient, text: str) -> None:
+async def test_an_invalid_hash_is_reported(client: httpx.AsyncClient, text: str) -> None:
     answer = await client.get(f"/api/cert/{text}")
     assert answer.status_code == 400
     assert answer.json()["code"] == "invalid_hash"
@@ -225,14 +225,14 @@ async def test_a_hash_of_nothing_is_not_found(client: httpx.AsyncClient, press: 
         assert digest.hex() in answer.json()["error"]
 
 
-async def test_what_cannot_be_read_is_told(client: httpx.AsyncClient, press: Press) -> None:
+async def test_an_unreadable_record_is_reported(client: httpx.AsyncClient, press: Press) -> None:
     odd = Message(b"\1" * 32, b"\1" * 20, b'{"data":1}', b'{"data":1}', b'{"data":[]}', ())
     await press.publish([odd])
     assert (await client.get(f"/api/cert/{odd.sha256.hex()}")).status_code == 500
 
 
 @pytest.mark.parametrize("path", ["/api/stats", "/api/logs", f"/api/cert/{'a' * 40}"])
-async def test_without_redis_it_says_when_to_come_again(
+async def test_without_redis_the_answer_states_when_to_retry(
     start: Start, own_redis: RedisServer, path: str
 ) -> None:
     gateway = await start(SETTINGS, own_redis.url)
@@ -250,19 +250,21 @@ async def test_without_redis_it_says_when_to_come_again(
         await until(back)
 
 
-async def test_many_who_ask_are_one_load_on_redis(client: httpx.AsyncClient, press: Press) -> None:
+async def test_many_requests_share_one_read_of_redis(
+    client: httpx.AsyncClient, press: Press
+) -> None:
     async def reads() -> int:
         stats = await press.redis.info("commandstats")
         return int(stats["cmdstat_smembers"]["calls"])
 
     await client.get("/api/stats")
     before = await reads()
-    asked = [client.get(path) for path in ("/api/stats", "/api/logs") for _ in range(40)]
-    assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+    requests = [client.get(path) for path in ("/api/stats", "/api/logs") for _ in range(40)]
+    assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
     assert await reads() - before < 8
 
 
-async def test_who_has_the_answer_is_not_sent_it_again(
+async def test_an_answer_the_client_has_is_not_sent_again(
     client: httpx.AsyncClient, press: Press
 ) -> None:
     await press.publish(REAL)

@@ -55,7 +55,7 @@ async def test_the_page_runs_what_its_policy_allows_and_loads_nothing(
     assert page.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_every_link_leads_somewhere_behind_any_prefix(client: httpx.AsyncClient) -> None:
+async def test_every_link_is_answered_below_any_prefix(client: httpx.AsyncClient) -> None:
     for path in ("/", "/a/ct/"):
         page = await client.get(path)
         links = [link for link in re.findall(r'href="([^"]*)"', page.text) if link != "data:,"]

@@ -52,7 +52,7 @@ def closed(schema: Any) -> Any:
 
 @pytest.mark.parametrize("stream", ["full", "lite", "domains"])
 @pytest.mark.parametrize("chain_der", [False, True])
-async def test_messages_are_as_their_schema_says(
+async def test_messages_match_their_schema(
     start: Start, press: Press, stream: str, chain_der: bool
 ) -> None:
     gateway = await (await start(SETTINGS)).following()
@@ -74,22 +74,24 @@ async def test_messages_are_as_their_schema_says(
 
 @pytest.fixture
 async def busy(start: Start, press: Press) -> AsyncIterator[Running]:
-    """A gateway with something to say at every address."""
+    """A gateway with data at every address."""
     running = await (await start(SETTINGS)).following()
     await press.publish(REAL)
     await CircuitStore(press.redis, press.keys).failed(LOG, CircuitStatus("open", 3, 5), "why")
 
     async def complete() -> bool:
         async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
-            told = (await client.get("/latest.json")).json()["messages"]
-            return len(told) == len(REAL) and (await client.get("/api/logs")).json()["total_logs"]
+            messages = (await client.get("/latest.json")).json()["messages"]
+            return (
+                len(messages) == len(REAL) and (await client.get("/api/logs")).json()["total_logs"]
+            )
 
     async with websocket(running.ws):
         await until(complete)
         yield running
 
 
-async def test_answers_are_as_the_document_says(busy: Running) -> None:
+async def test_answers_match_the_document(busy: Running) -> None:
     async with httpx.AsyncClient(base_url=busy.url, trust_env=False) as client:
         document = (await client.get("/openapi.json")).json()
         components = closed(document["components"])
@@ -113,16 +115,16 @@ async def test_answers_are_as_the_document_says(busy: Running) -> None:
 async def test_documents_are_made_once_for_each_configuration() -> None:
     service = Hub(Settings(), lambda client, cursor: None, Metrics())
     policy = Policy()
-    asked = Request("GET", "/openapi.json", {}, {})
+    request = Request("GET", "/openapi.json", {}, {})
     document = Document(service, lambda: policy, subscriptions(service))
-    first = document.respond(asked)
-    assert document.respond(asked) is first
+    first = document.respond(request)
+    assert document.respond(request) is first
     service.apply_settings(Settings(sse=False))
-    second = document.respond(asked)
+    second = document.respond(request)
     assert (b"/sse" in first.body, b'"/sse"' in second.body) == (True, False)
-    assert document.respond(asked) is second
+    assert document.respond(request) is second
     policy = Policy(api=())
-    assert document.respond(asked) is not second
+    assert document.respond(request) is not second
 
 
 async def test_what_is_switched_off_is_not_documented(start: Start) -> None:
@@ -158,7 +160,7 @@ async def beat(directory: ClusterRegistry) -> None:
 
 
 async def schemathesis(port: int, place: Path, *arguments: str) -> None:
-    """Let schemathesis look for a request that is not answered as documented.
+    """Let schemathesis search for a request that is not answered as documented.
 
     Args:
         port: of a gateway.
@@ -173,10 +175,10 @@ async def schemathesis(port: int, place: Path, *arguments: str) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    assert b"0 passed" not in said
-    assert b"All 0" not in said
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert b"0 passed" not in output
+    assert b"All 0" not in output
 
 
 async def test_schemathesis_finds_nothing(
@@ -200,7 +202,7 @@ async def test_schemathesis_finds_nothing_with_tokens(
 async def test_without_a_token_no_route_is_reached(
     shared_redis: RedisServer, prefix: str, metrics: list[str] | None
 ) -> None:
-    """But /health, and /metrics from the networks that may; whoever X-Forwarded-For says it is."""
+    """Except /health, and /metrics from allowed networks, whatever X-Forwarded-For contains."""
     allow = {} if metrics is None else {"allow": {"metrics": metrics}}
     spoofed = ("127.0.0.1", "203.0.113.9", "::1", "unknown, 127.0.0.1")
     open_to_all = {"/health"} | ({"/metrics"} if metrics == ["127.0.0.0/8"] else set())

@@ -54,7 +54,7 @@ async def test_health_and_metrics(start: Start, press: Press, tmp_path: Path) ->
     assert found["certstream_gateway_delivery_seconds_sum", None, None] < 60
 
 
-async def test_requests_and_clients_are_told_by_their_connection(start: Start) -> None:
+async def test_requests_and_clients_are_logged_with_their_connection(start: Start) -> None:
     with capture_logs() as lines:
         gateway = await (await start()).following()
         async with await Raw.open(gateway.port) as client:
@@ -63,16 +63,16 @@ async def test_requests_and_clients_are_told_by_their_connection(start: Start) -
         async with websocket(f"{gateway.ws}/?cursor=0"):
             pass
         await until(lambda: any(line["event"] == "client gone" for line in lines))
-    told = [line for line in lines if "connection" in line]
-    assert [line["event"] for line in told] == [
+    events = [line for line in lines if "connection" in line]
+    assert [line["event"] for line in events] == [
         "request answered",
         "client connected",
         "client gone",
     ]
-    first, second, third = (line["connection"] for line in told)
+    first, second, third = (line["connection"] for line in events)
     assert first != second == third
-    assert {"route": "/sse", "status": 400}.items() <= told[0].items()
-    assert {"stream": "lite", "form": "websocket", "resumes": True}.items() <= told[1].items()
+    assert {"route": "/sse", "status": 400}.items() <= events[0].items()
+    assert {"stream": "lite", "form": "websocket", "resumes": True}.items() <= events[1].items()
 
 
 async def test_requests_are_counted_by_route(start: Start, tmp_path: Path) -> None:

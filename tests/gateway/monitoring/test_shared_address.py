@@ -67,14 +67,14 @@ async def test_metrics_are_of_all_gateways(
         await receive(a, 3)
         await receive(b, 3)
 
-        async def all_is_told() -> bool:
+        async def all_is_counted() -> bool:
             found = await numbers(first)
             sent = [
                 value for (name, _), value in found.items() if name.endswith("messages_sent_total")
             ]
             return sorted(sent) == [3, 6]
 
-        await until(all_is_told)
+        await until(all_is_counted)
         from_first, from_second = await numbers(first), await numbers(second)
     names = {gateway for name, gateway in from_first if name == "certstream_gateway_up"}
     assert len(names) == 2
@@ -110,9 +110,9 @@ async def test_a_hung_gateway_is_not_waited_for(
 ) -> None:
     _, second = await two(start, tmp_path, shared_redis.url)
     path = tmp_path / "hung.sock"
-    with listen(f"unix:{path}"):  # it takes connections, and says nothing
-        said = {"host": socket.gethostname(), "admin": f"unix:{path}"}
-        await ClusterRegistry(press.redis, press.keys).heartbeat_gateway("hung", said)
+    with listen(f"unix:{path}"):  # it accepts connections and sends nothing
+        fields = {"host": socket.gethostname(), "admin": f"unix:{path}"}
+        await ClusterRegistry(press.redis, press.keys).heartbeat_gateway("hung", fields)
 
         async def seen() -> bool:
             return ("certstream_gateway_up", "hung") in await numbers(second)
@@ -143,16 +143,16 @@ async def test_health_counts_clients_and_logs(
         await press.print(1)
         await receive(client, 1)
 
-        async def told() -> bool:
-            said = (await health(second))[1]
-            return bool(said["active_connections"] == 2 and said["ingestors"] == 1)
+        async def up_to_date() -> bool:
+            report = (await health(second))[1]
+            return bool(report["active_connections"] == 2 and report["ingestors"] == 1)
 
-        await until(told)
-        status, said = await health(second)
+        await until(up_to_date)
+        status, report = await health(second)
     assert status == 200
-    assert said["stream_lag_secs"]["lite"] < 60
-    del said["stream_lag_secs"], said["uptime_secs"]
-    assert said == {
+    assert report["stream_lag_secs"]["lite"] < 60
+    del report["stream_lag_secs"], report["uptime_secs"]
+    assert report == {
         "status": "healthy",
         "logs_healthy": 1,
         "logs_degraded": 0,
@@ -178,9 +178,9 @@ async def test_without_redis_it_is_unhealthy_and_clients_stay(
         own_redis.kill()
 
         async def away() -> bool:
-            status, said = await health(second)
-            assert said["redis"] == "away" or status == 200
-            codes = [problem["code"] for problem in said["problems"]]
+            status, report = await health(second)
+            assert report["redis"] == "away" or status == 200
+            codes = [problem["code"] for problem in report["problems"]]
             return status == 503 and codes[:1] == ["redis_unreachable"]
 
         await until(away)
@@ -201,7 +201,7 @@ async def test_switched_off(start: Start, settings: Settings, path: str) -> None
     assert b"protocols." in body
 
 
-async def test_networks_that_may_not_ask(shared_redis: RedisServer, prefix: str) -> None:
+async def test_networks_that_are_not_allowed(shared_redis: RedisServer, prefix: str) -> None:
     allow = {"metrics": ["192.0.2.0/24"]}
     async with gateways.gateway(shared_redis.url, prefix, allow=allow) as port:
         assert (await gateways.ask(port, "/metrics"))[0] == 403

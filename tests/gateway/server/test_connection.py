@@ -25,7 +25,7 @@ LARGE = b"x" * 100_000
 
 
 class Server:
-    """One listening socket whose connections a test can look at."""
+    """One listening socket whose connections a test can inspect."""
 
     def __init__(self, port: int, connections: list[HTTPConnection], service: Hub) -> None:
         self.port = port
@@ -80,7 +80,7 @@ async def turns(count: int = 1000) -> None:
 
 
 @pytest.mark.parametrize("later", [False, True])
-async def test_who_takes_no_answers_is_asked_for_no_more_requests(later: bool) -> None:
+async def test_requests_are_not_read_while_answers_are_not_taken(later: bool) -> None:
     answered = 0
 
     def page(_: Request) -> Outcome:
@@ -88,10 +88,10 @@ async def test_who_takes_no_answers_is_asked_for_no_more_requests(later: bool) -
         answered += 1
         answer = Response(200, (), LARGE)
 
-        async def ask_others() -> Response:
+        async def respond_later() -> Response:
             return answer
 
-        return DeferredResponse(ask_others) if later else answer
+        return DeferredResponse(respond_later) if later else answer
 
     async with serving(page) as server, await open_narrow(server.port) as client:
         client.read_nothing()
@@ -109,8 +109,8 @@ async def test_who_takes_no_answers_is_asked_for_no_more_requests(later: bool) -
 
 
 @pytest.mark.parametrize("answers", [0, 100])
-async def test_a_client_is_heard_however_full_its_connection_was(answers: int) -> None:
-    """Pings are read after an upgrade behind answers that were not taken for a while."""
+async def test_requests_are_read_again_after_a_full_connection(answers: int) -> None:
+    """Pings are read after an upgrade that follows answers that were not taken for a while."""
 
     def page(_: Request) -> Outcome:
         return Response(200, (), LARGE)
@@ -194,7 +194,7 @@ async def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
         assert await client.closed()
 
 
-async def test_an_answer_that_nobody_takes_is_dropped() -> None:
+async def test_an_answer_that_is_not_taken_is_dropped() -> None:
     settings = Settings(client_timeout=0.5)
     async with (
         serving(lambda _: Response(200, (), LARGE), settings) as server,
@@ -247,8 +247,8 @@ async def test_control_characters_in_headers_are_refused(control: bytes) -> None
         assert server.service.errors.count == 0
 
 
-async def test_bad_handshakes_take_no_places(shared_redis: RedisServer, prefix: str) -> None:
-    """More of them than there are places, of every kind that is refused after being let in."""
+async def test_bad_handshakes_hold_no_slots(shared_redis: RedisServer, prefix: str) -> None:
+    """More of them than the limit, of every kind that is refused after admission."""
     bad = [
         upgrade_request()[:-2] + b"X-Odd: \x01\r\n\r\n",
         upgrade_request().replace(b"Version: 13", b"Version: 12"),
@@ -371,7 +371,7 @@ async def test_no_websocket_where_they_are_switched_off() -> None:
                 assert "protocols.websocket" in json.loads(body)["error"]
 
 
-async def test_streams_with_a_slash_behind(shared_redis: RedisServer, prefix: str) -> None:
+async def test_streams_with_a_trailing_slash(shared_redis: RedisServer, prefix: str) -> None:
     async with gateway(shared_redis.url, prefix, base_path="/ct") as port:
         for base in ("", "/ct"):
             for path in ("/full-stream/", "/domains-only/", "/sse/"):
@@ -387,7 +387,7 @@ NEVER = "9999999999999-0-0"
 
 
 @pytest.mark.parametrize(
-    ("query", "header", "asked"),
+    ("query", "header", "requested"),
     [
         ("lastEventId=9999999999999-0-0", None, NEVER),
         ("Last-Event-ID=9999999999999-0-0", None, NEVER),
@@ -397,7 +397,7 @@ NEVER = "9999999999999-0-0"
     ],
 )
 async def test_event_ids_in_the_query(
-    shared_redis: RedisServer, prefix: str, query: str, header: str | None, asked: str
+    shared_redis: RedisServer, prefix: str, query: str, header: str | None, requested: str
 ) -> None:
     """Clients that cannot set headers put what they have seen into the URL."""
     async with gateway(shared_redis.url, prefix) as port, await Raw.open(port) as client:
@@ -408,7 +408,7 @@ async def test_event_ids_in_the_query(
         while "data" not in event:
             event = await client.event()
         gap = json.loads(event["data"])
-        assert (gap["message_type"], gap["data"]["requested"]) == ("gap", asked)
+        assert (gap["message_type"], gap["data"]["requested"]) == ("gap", requested)
 
 
 @pytest.mark.parametrize("name", ["lastEventId", "Last-Event-ID"])

@@ -20,7 +20,7 @@ from tests.waiting import until
 
 
 @pytest.mark.parametrize("path", ["/full-stream", "/sse?stream=full"])
-async def test_a_client_that_takes_nothing_costs_no_clean_end(
+async def test_a_client_that_reads_nothing_does_not_delay_a_clean_end(
     start: Start, press: Press, path: str
 ) -> None:
     """Its registration and its clients are gone from the directory, and its connections closed."""
@@ -44,7 +44,7 @@ async def test_a_client_that_takes_nothing_costs_no_clean_end(
         assert await stuck.ends()
 
 
-async def test_connections_are_counted_no_more(shared_redis: RedisServer, prefix: str) -> None:
+async def test_closed_connections_are_not_counted(shared_redis: RedisServer, prefix: str) -> None:
     """Those that were cut off leave their places to others at once."""
     limit = {"enabled": True, "max_connections": 2}
     async with AsyncExitStack() as stack:
@@ -57,16 +57,16 @@ async def test_connections_are_counted_no_more(shared_redis: RedisServer, prefix
                 await (await stack.enter_async_context(await Raw.open(port))).upgrade()
 
 
-async def test_an_answer_under_way_is_still_sent() -> None:
-    asked, release = asyncio.Event(), asyncio.Event()
+async def test_a_pending_answer_is_still_sent() -> None:
+    requested, release = asyncio.Event(), asyncio.Event()
 
     def page(_: Request) -> Outcome:
-        async def ask() -> Response:
-            asked.set()
+        async def respond() -> Response:
+            requested.set()
             await release.wait()
             return Response(200, (), b"at last")
 
-        return DeferredResponse(ask)
+        return DeferredResponse(respond)
 
     async with (
         serving(page, Settings(stop_timeout=20)) as server,
@@ -74,7 +74,7 @@ async def test_an_answer_under_way_is_still_sent() -> None:
         await Raw.open(server.port) as idle,
     ):
         client.send(request("/page"))
-        await asked.wait()
+        await requested.wait()
         await until(lambda: len(server.service.pending_connections) == 2)
         for connection in tuple(server.service.pending_connections):
             connection.close()

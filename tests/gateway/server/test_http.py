@@ -34,7 +34,7 @@ async def test_health_is_answered_without_redis(start: Start) -> None:
     assert (await ask(gateway, "GET /health HTTP/1.1"))[0] == 200
 
 
-async def test_the_index_says_how_to_connect(start: Start) -> None:
+async def test_the_index_describes_how_to_connect(start: Start) -> None:
     status, headers, body = await ask(await start(), "GET / HTTP/1.1")
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
@@ -68,7 +68,7 @@ async def test_errors_have_a_code_and_a_text(
     assert error["error"][0] in string.ascii_uppercase + "/"
 
 
-async def test_wrong_methods_are_told_the_right_ones(start: Start) -> None:
+async def test_wrong_methods_are_answered_with_the_allowed_ones(start: Start) -> None:
     gateway = await start()
     assert (await ask(gateway, "PUT / HTTP/1.1"))[1]["allow"] == "GET, HEAD, OPTIONS"
     status, headers, body = await ask(gateway, "OPTIONS /sse HTTP/1.1")
@@ -136,7 +136,7 @@ async def test_a_body_is_read_and_ignored_up_to_a_limit(start: Start) -> None:
         assert (status, json.loads(body)["code"]) == (413, "body_too_large")
 
 
-async def test_nobody_needs_to_wait_to_continue(start: Start) -> None:
+async def test_expect_continue_is_answered_at_once(start: Start) -> None:
     async with await Raw.open((await start()).port) as client:
         client.send(
             b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
@@ -212,7 +212,7 @@ async def test_an_idle_connection_is_closed(start: Start) -> None:
         ),
     ],
 )
-async def test_what_is_switched_off_says_so(
+async def test_what_is_switched_off_is_reported(
     start: Start, settings: Settings, request_head: bytes, named: str
 ) -> None:
     async with await Raw.open((await start(settings)).port) as client:
@@ -229,8 +229,8 @@ async def test_switched_off_streams_leave_the_others(start: Start) -> None:
         await client.upgrade("/")
 
 
-async def test_what_goes_wrong_is_said_at_once() -> None:
-    """An error that nobody foresaw."""
+async def test_an_unexpected_error_is_answered_at_once() -> None:
+    """The error has no handler of its own."""
 
     async def fail() -> Response:
         raise ZeroDivisionError

@@ -66,7 +66,7 @@ async def listener(
 
 
 async def silent(stack: AsyncExitStack, place: Place, count: int) -> list[Raw]:
-    """Connect, say nothing, and wait until all are counted."""
+    """Connect, send nothing, and wait until all are counted."""
     found = [await stack.enter_async_context(await Raw.open(place.port)) for _ in range(count)]
     await until(lambda: len(place.service.pending_connections) >= count, "all are connected")
     return found
@@ -79,7 +79,7 @@ async def page(port: int) -> tuple[int, dict[str, str]]:
         return status, headers
 
 
-async def test_one_address_has_so_many_connections_without_a_stream() -> None:
+async def test_connections_of_one_address_without_a_stream_are_limited() -> None:
     async with listener(Limits(MANY, waiting_of_one=5)) as place, AsyncExitStack() as stack:
         first, *_ = await silent(stack, place, 5)
         for _ in range(3):
@@ -100,7 +100,7 @@ async def test_a_proxy_is_not_one_address() -> None:
         assert (await page(place.port))[0] == 200
 
 
-async def test_beyond_the_bound_in_all_the_oldest_gives_way() -> None:
+async def test_above_the_total_limit_the_oldest_connection_is_closed() -> None:
     async with listener(Limits(MANY, waiting=5)) as place, AsyncExitStack() as stack:
         first, second, *_ = await silent(stack, place, 5)
         assert (await page(place.port))[0] == 200

@@ -87,7 +87,7 @@ async def test_old_versions_and_other_protocols_are_refused(start: Start, files:
         assert connection.selected_alpn_protocol() == "http/1.1"
 
 
-async def test_who_does_not_finish_the_handshake_is_cut_off(start: Start, files: Files) -> None:
+async def test_an_unfinished_handshake_is_cut_off(start: Start, files: Files) -> None:
     gateway = await start(Settings(request_timeout=0.3), **files.settings)
     async with await Raw.open(gateway.port) as silent, await Raw.open(gateway.port) as half:
         half.send(b"\x16\x03\x01\x02\x00\x01\x00")  # the beginning of a ClientHello
@@ -120,7 +120,9 @@ async def test_a_slow_reader_slows_no_one_and_loses_nothing(
         assert serials([await one() for _ in range(400)]) == list(range(400))
 
 
-async def test_who_reads_nothing_is_given_up(start: Start, press: Press, files: Files) -> None:
+async def test_a_client_that_reads_nothing_is_closed(
+    start: Start, press: Press, files: Files
+) -> None:
     settings = Settings(client_timeout=2.5, close_timeout=0.5)
     gateway = await (await start(settings, **files.settings)).following()
     trusting = files.pair.trusting()
@@ -131,7 +133,7 @@ async def test_who_reads_nothing_is_given_up(start: Start, press: Press, files: 
         for turn in range(30):
             await press.print(20, padding=30_000)
             assert len(await certificates(quick, 20)) == 20, turn
-        await until(lambda: gateway.has_clients(1), "the stuck one is given up")
+        await until(lambda: gateway.has_clients(1), "the stuck one is closed")
         stuck.read_again()
         assert await stuck.ends()
 
@@ -183,7 +185,7 @@ async def test_a_new_certificate_is_for_new_connections_and_a_broken_one_for_non
         ),
     ],
 )
-def test_what_cannot_be_served_is_told_with_file_and_reason(
+def test_an_unusable_certificate_is_reported_with_file_and_reason(
     tmp_path: Path, certificate: bytes | None, key: bytes | None, why: str
 ) -> None:
     paths = tmp_path / "c.pem", tmp_path / "k.pem"
