@@ -1,4 +1,4 @@
-"""A tiny HTTP server that answers exactly what a test says, however wrong that is."""
+"""A tiny HTTP server that sends exactly the answers of a test, however wrong they are."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -96,8 +96,8 @@ class OddLog:
         found: Any = getattr(self, endpoint, None)
         if not path.startswith("ct/v1/") or found is None:
             return NOT_FOUND
-        said = found(query)
-        return said if isinstance(said, Answer) else Answer(json.dumps(said).encode())
+        body = found(query)
+        return body if isinstance(body, Answer) else Answer(json.dumps(body).encode())
 
     def get_sth(self, _query: dict[str, str]) -> object:
         root = self.tree.root(self.size)
@@ -147,7 +147,7 @@ class OddLog:
 
 
 class OddStaticLog(OddLog):
-    """A static-ct log, likewise."""
+    """A static-ct log of the same kind."""
 
     kind = "static_logs"
 
@@ -195,7 +195,7 @@ class OddLogs:
     """A server with some of them.
 
     Attributes:
-        settings: what a configuration says of them: exactly these logs, and no lists.
+        settings: the configuration of exactly these logs, without lists.
     """
 
     def __init__(self, server: HostileServer, logs: Sequence[OddLog]) -> None:

@@ -152,7 +152,7 @@ class Site:
         return all(name in logs and logs[name].next == size for name, size in sizes.items())
 
     async def holders(self) -> dict[str, int]:
-        """How many logs each live worker says it holds, by the name the test gave it."""
+        """The number of logs that each live worker reports, by its name in the test."""
         workers = (await snapshot(self.redis, self.keys)).workers
         return {w.id.rpartition("-")[0]: int(w.fields["logs"]) for w in workers}
 

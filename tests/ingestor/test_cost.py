@@ -27,7 +27,7 @@ async def test_time_on_the_loop_and_in_a_thread_is_counted_but_no_waiting() -> N
     slices.pause()
     counted = slices.total
     assert counted >= 0.1
-    work(0.01)  # somebody else's
+    work(0.01)  # of another task
     slices.begin()
     slices.pause()
     assert slices.total - counted < 0.01

@@ -17,7 +17,7 @@ from tests.waiting import until
 # As `up` does: a process that does not answer for 20 s is ended.
 LIVENESS = 20.0
 # Three times what a process takes that follows honest logs.
-MOST_MEMORY = 400 << 20
+MAX_MEMORY_BYTES = 400 << 20
 
 
 def many_names(index: int, count: int) -> bytes:
@@ -58,7 +58,7 @@ class Watch:
         self.memory = 0
         self._shown: dict[str, dict[int, float]] = {}
 
-    async def look(self) -> None:
+    async def measure(self) -> None:
         began = time.monotonic()
         assert await fetch(self._admin, "/health", LIVENESS) is not None, "it does not answer"
         self.answer = max(self.answer, time.monotonic() - began)
@@ -101,7 +101,7 @@ async def test_large_entries_stop_no_other_log(site: Site, tmp_path: Path) -> No
             watch = Watch(site, admin, ingestor.pid)
 
             async def done() -> bool:
-                await watch.look()
+                await watch.measure()
                 found = await site.logs()
                 return all(found[log.name].next == log.size for log in logs)
 
@@ -120,7 +120,7 @@ async def test_large_entries_stop_no_other_log(site: Site, tmp_path: Path) -> No
     # one go, these windows block the event loop for minutes.
     assert watch.answer < LIVENESS / 4
     assert watch.honest < LIVENESS / 2
-    assert watch.memory < MOST_MEMORY
+    assert watch.memory < MAX_MEMORY_BYTES
 
 
 def nested(settings: dict[str, object]) -> dict[str, object]:

@@ -19,7 +19,7 @@ from tests.waiting import until
 
 
 async def at(site: Site, log: OddLog, index: int, integrity: str = "") -> LogStatus:
-    """Wait until so many entries are dealt with, and so much is proven."""
+    """Wait until the log is at this index and in this state of integrity."""
 
     async def reached() -> bool:
         found = (await site.logs()).get(log.name)
@@ -59,11 +59,11 @@ async def test_a_partial_tile_that_is_gone(site: Site, integrity: str) -> None:
         await site.odd_ingestor(served.settings, **{"ct_log.integrity": integrity})
         found = await at(site, log, 512)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             error = (await site.logs())[log.name].last_error or ""
             return "tile/data/002.p/40" in error and "larger tree" in error
 
-        await until(told, "what is wrong")
+        await until(reported, "what is wrong")
         log.size = 553
         found = await at(site, log, 553, "proven")
         log.size = 700
@@ -72,7 +72,7 @@ async def test_a_partial_tile_that_is_gone(site: Site, integrity: str) -> None:
 
 
 class ForkedAway(LostTile):
-    """Likewise, and the larger tree is another one."""
+    """A lost tile, and the larger tree is of a fork."""
 
     def fork(self) -> None:
         kept = self.entries[:530]
@@ -119,14 +119,14 @@ async def test_an_issuer_that_is_not_available(
         found = await at(site, log, 300)
         assert (found.published, found.rejected) == (300, 0)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             found = (await site.logs())[log.name]
             wanted = sha256(MissingIssuer.lost).hexdigest() in (found.last_error or "")
             return wanted and {k: v > 0 for k, v in found.alarms_by_kind.items()} == dict.fromkeys(
                 alarms, True
             )
 
-        await until(told, "what is missing")
+        await until(reported, "what is missing")
     assert await site.redis.hget(site.keys.log(found.log_id), "circuit") in (None, b"closed")
     batches = await history(site.redis, site.keys, "full", "0-0", 1000)
     messages = [json.loads(each)["data"] for batch in batches for each in batch.messages]
@@ -142,10 +142,10 @@ async def test_a_log_whose_entries_are_all_rejected(site: Site) -> None:
         found = await at(site, log, 50, "proven")
         assert (found.published, found.rejected) == (0, 50)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return (await site.logs())[log.name].barren == 50
 
-        await until(told, "that nothing came of it")
+        await until(reported, "that nothing came of it")
         found = (await site.logs())[log.name]
     assert log_health(found, now_ms(), 5) == "unhealthy"
     assert "entries 0 to 49" in (found.last_error or "")
@@ -172,11 +172,11 @@ async def test_warn_reads_on_without_proofs(site: Site) -> None:
             log.size = size
             found = await at(site, log, size, "unproven")
 
-        async def told() -> bool:
+        async def reported() -> bool:
             error = (await site.logs())[log.name].last_error or ""
             return "published unproven" in error and "entry 49" in error
 
-        await until(told, "that nothing proves it")
+        await until(reported, "that nothing proves it")
         found = (await site.logs())[log.name]
     assert (found.published, found.alarms_by_kind) == (250, {"no_proof": 1})
     assert log_health(found, now_ms(), 5) == "degraded"
@@ -216,7 +216,7 @@ async def test_a_log_entered_by_mistake_can_be_retired(site: Site) -> None:
         assert done.stdout == b"mistake: dropped: retired by an operator\n", done
 
         async def quiet() -> bool:
-            """No worker looks where it starts any more."""
+            """Whether no worker determines its start any more."""
             loads = (await load_workers(site.redis, site.keys)).loads.values()
             return all(len(each) == 1 for each in loads)
 

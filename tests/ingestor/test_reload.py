@@ -30,7 +30,7 @@ async def test_configured_logs_come_and_go(site: Site) -> None:
     assert len(published) == len(set(published))
 
 
-async def test_streams_are_written_as_the_newest_configuration_says(site: Site) -> None:
+async def test_streams_are_written_by_the_newest_configuration(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, rate=50)
     one, other = await site.ingestor("a"), await site.ingestor("b")
     before = one.present.config

@@ -50,7 +50,7 @@ async def test_three_ingestors_publish_every_certificate_once(site: Site) -> Non
     assert {log.start for log in logs.values()} == {0}
 
 
-async def test_logs_move_to_who_joins_and_from_who_leaves(site: Site) -> None:
+async def test_logs_move_to_workers_that_join_and_from_workers_that_leave(site: Site) -> None:
     await site.simlog.start(rfc6962=2, static_ct=2, preload=500, rate=50)
     first = await site.ingestor("first", **{"ct_log.start_index": 0})
 
@@ -79,7 +79,7 @@ async def test_logs_move_to_who_joins_and_from_who_leaves(site: Site) -> None:
     await assert_exactly_once(site)
 
 
-async def test_first_sight_is_at_the_head_and_a_restart_goes_on(site: Site) -> None:
+async def test_a_new_log_starts_at_the_head_and_a_restart_continues(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=1000, rate=0)
     sizes = await site.simlog.sizes()
     ingestor = await site.ingestor("a", **{"ct_log.start_overlap_leaves": 50})
@@ -99,7 +99,7 @@ async def test_first_sight_is_at_the_head_and_a_restart_goes_on(site: Site) -> N
     }
 
 
-async def test_a_log_that_goes_away_is_told_once_and_followed_when_it_is_back(site: Site) -> None:
+async def test_an_outage_of_a_log_is_reported_once_and_followed_by_recovery(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=0, preload=300, rate=0, start=1_790_000_000)
     await site.ingestor("a", **{"ct_log.start_index": 0, "ct_log.retry_max_attempts": 1})
     await until(site.complete, what="complete Redis")
@@ -119,9 +119,9 @@ async def test_a_log_that_goes_away_is_told_once_and_followed_when_it_is_back(si
     events = [line["event"] for line in lines]
     assert events.count("log unavailable") == 1
     assert events.count("log recovered") == 1
-    (told,) = [line for line in lines if line["event"].startswith("log unavailable")]
-    assert told["url"].startswith(site.simlog.url)
-    assert told["problem"]
+    (outage,) = [line for line in lines if line["event"].startswith("log unavailable")]
+    assert outage["url"].startswith(site.simlog.url)
+    assert outage["problem"]
     (log,) = (await site.logs()).values()
     assert log.last_error is not None
     assert site.simlog.url in log.last_error
@@ -134,11 +134,11 @@ async def test_a_log_that_leads_nowhere_does_not_stop_the_others(site: Site) -> 
         evil = [{"name": "Evil", "url": hostile.url}]
         await site.ingestor("a", **{"ct_log.start_index": 0, "custom_logs": evil})
 
-        async def told() -> bool:
+        async def reported() -> bool:
             logs = await site.logs()
             return "Evil" in logs and bool(logs["Evil"].last_error)
 
-        await until(told, what="error of the hostile log")
+        await until(reported, what="error of the hostile log")
         await until(site.complete, what="complete Redis")
 
 
@@ -149,12 +149,12 @@ async def test_a_log_that_never_answers_slows_no_other(site: Site) -> None:
         evil = [{"name": f"Evil {n}", "url": f"{hostile.url}/{n}"} for n in range(20)]
         config = {"ct_log.start_index": 0, "ct_log.request_timeout_secs": 3600}
         await site.ingestor("a", **config, static_logs=evil)
-        await until(lambda: len(hostile.requests) == len(evil), "all of them are being asked")
+        await until(lambda: len(hostile.requests) == len(evil), "a request to each of them")
         await until(site.complete, "the others are complete")
         assert len(hostile.requests) == len(evil)
 
 
-async def test_a_new_owner_goes_on_with_the_circuit(site: Site) -> None:
+async def test_a_new_owner_keeps_the_circuit(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=0, preload=100, rate=0)
     config = {
         "ct_log.start_index": 0,
@@ -185,12 +185,12 @@ async def test_a_new_owner_goes_on_with_the_circuit(site: Site) -> None:
 
 
 async def held_by(site: Site, name: str, logs: int) -> bool:
-    """Whether a worker says that it holds so many logs, or looks where they start."""
+    """Whether this worker alone holds `logs` logs, including those whose start it determines."""
     loads = (await load_workers(site.redis, site.keys)).loads
     return {worker.rpartition("-")[0]: len(held) for worker, held in loads.items()} == {name: logs}
 
 
-async def test_a_failure_nobody_foresaw_at_first_sight_stays_with_its_log(
+async def test_an_unexpected_failure_at_the_start_stays_with_its_log(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=300, rate=0)
@@ -226,16 +226,16 @@ async def test_an_emptied_redis_is_filled_from_where_its_owner_was(site: Site) -
     await site.redis.flushall()
     emptied_at = await site.simlog.sizes()
 
-    async def goes_on() -> bool:
+    async def continued() -> bool:
         logs = await site.logs()
         return all(
             name in logs and (logs[name].next or 0) > size + 10 for name, size in emptied_at.items()
         )
 
-    await until(goes_on, what="logs made again")
+    await until(continued, what="logs made again")
     for name, log in (await site.logs()).items():
         assert log.start is not None
-        assert 500 <= log.start <= emptied_at[name], "goes on neither from zero nor from the head"
+        assert 500 <= log.start <= emptied_at[name], "continues neither from zero nor from the head"
     await assert_exactly_once(site)
 
 
@@ -264,7 +264,7 @@ async def test_redis_killed_and_restarted_is_waited_for(site: Site) -> None:
             logs = await site.logs()
             return all((logs[name].next or 0) >= size for name, size in sizes.items())
 
-        await until(beyond, "entries that came meanwhile", 30)
+        await until(beyond, "entries of the outage", 30)
     assert sum(line["event"] == "redis recovered" for line in lines) == 2
     await assert_exactly_once(site)
 
@@ -313,7 +313,7 @@ async def test_a_redis_that_hangs_does_not_keep_an_ingestor_from_stopping(site: 
     assert "leases not released" in [line["event"] for line in lines]
 
 
-async def test_no_list_no_network_says_so_and_goes_on_with_configured_logs(site: Site) -> None:
+async def test_an_unavailable_list_is_logged_and_configured_logs_are_followed(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=0, preload=100, rate=0)
     lists = [{"url": "http://127.0.0.1:1/list.json", "unsigned": True}]
     with capture_logs() as lines:
@@ -324,7 +324,7 @@ async def test_no_list_no_network_says_so_and_goes_on_with_configured_logs(site:
     assert line["log_level"] == "warning"
 
 
-async def test_a_signed_list_says_which_logs_there_are(site: Site) -> None:
+async def test_a_signed_list_names_the_logs(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=100, rate=0)
     url = site.simlog.url
     key = await site.simlog.save("log_list_pubkey.pem")

@@ -31,7 +31,7 @@ def sums(held: Mapping[str, Mapping[str, float]]) -> list[float]:
 
 
 def settle(held: Held, free: dict[str, float] | None = None) -> int:
-    """Let all workers act on what they see, until nobody does; returns how many logs moved."""
+    """Apply the plans of all workers until none plans a move; return the number of moved logs."""
     free = dict(free or {})
     moves = 0
     for _ in range(20):
@@ -136,7 +136,7 @@ def test_load_follows_what_is_done_and_forgets_slowly() -> None:
     assert load.value == pytest.approx(IDLE_LOAD, rel=0.05)
 
 
-def test_load_goes_on_from_what_another_worker_measured() -> None:
+def test_load_continues_from_the_measurement_of_another_worker() -> None:
     load = Load(50.0)
     load.observe(0, EntryCounts(published=7))
     assert load.value == 50.0

@@ -19,7 +19,7 @@ def test_what_is_free_for_long_is_taken_and_kept_for_a_term() -> None:
     assert unclaimed.pinned(["a", "b"], 301) == set(), "it was given back"
 
 
-async def test_every_log_is_followed_by_somebody_who_knows_it(site: Site) -> None:
+async def test_every_log_is_followed_by_a_worker_that_knows_it(site: Site) -> None:
     await site.simlog.start(rfc6962=3, static_ct=1, preload=200, rate=0)
     await site.ingestor("a", **{"ct_log.start_index": 0})
     await until(lambda: holds(site, a=4), "all logs at the only one")

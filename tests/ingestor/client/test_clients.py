@@ -188,7 +188,7 @@ async def test_a_missing_full_tile_is_an_error(sunlight: StaticCtLog) -> None:
         await sunlight.entries(768, 1024)
 
 
-async def test_another_issuer_than_the_fingerprint_says(
+async def test_an_issuer_with_another_fingerprint(
     server: HostileServer, sunlight: StaticCtLog
 ) -> None:
     name = next((SUNLIGHT / "issuer").iterdir()).name
@@ -200,7 +200,7 @@ async def test_another_issuer_than_the_fingerprint_says(
 
 
 def made_up_issuers(server: HostileServer, count: int) -> list[bytes]:
-    """Serve so many issuers; returns their fingerprints."""
+    """Serve `count` issuers; return their fingerprints."""
     issuers = [index.to_bytes(4) for index in range(count)]
     digests = [hashlib.sha256(issuer).digest() for issuer in issuers]
     for digest, issuer in zip(digests, issuers, strict=True):

@@ -51,7 +51,7 @@ async def test_plain_and_gzip_bodies(server: HostileServer, fetcher: Fetcher) ->
 
 
 def members(body: bytes, count: int) -> bytes:
-    """Gzip in so many members."""
+    """Compress to `count` gzip members."""
     size = -(-len(body) // count)
     return b"".join(
         gzip.compress(body[at : at + size], mtime=0) for at in range(0, len(body), size)
@@ -93,7 +93,9 @@ async def test_a_gzip_body_of_endless_members(server: HostileServer, fetcher: Fe
         await fetcher.get_log(f"{server.url}/gzip", 10 * LIMIT)
 
 
-async def test_no_error_repeats_what_a_server_says(server: HostileServer, fetcher: Fetcher) -> None:
+async def test_no_error_repeats_the_text_of_a_server(
+    server: HostileServer, fetcher: Fetcher
+) -> None:
     server.answers["/odd"] = [Answer(b"secret", status="418 secret", headers={"x": "secret"})]
     with pytest.raises(UnexpectedStatus, match="HTTP 418") as caught:
         await fetcher.get_log(f"{server.url}/odd", LIMIT)
@@ -127,7 +129,7 @@ async def test_gzip_bomb_is_stopped_at_the_limit(server: HostileServer, fetcher:
         (zlib.compress(b"entries"), "br", "only gzip was offered"),
     ],
 )
-async def test_body_that_is_not_what_its_encoding_says(
+async def test_body_that_contradicts_its_encoding(
     server: HostileServer, fetcher: Fetcher, body: bytes, encoding: str, problem: str
 ) -> None:
     server.answers["/odd"] = [Answer(body, headers={"content-encoding": encoding})]
@@ -170,7 +172,7 @@ async def test_silence_ends_with_the_time_out(server: HostileServer) -> None:
             await fetcher.get_log(f"{server.url}/silent", LIMIT)
 
 
-async def test_nobody_there(fetcher: Fetcher) -> None:
+async def test_no_server(fetcher: Fetcher) -> None:
     with pytest.raises(ConnectionFailed, match=r"Test log: http://127\.0\.0\.1:1/x: "):
         await fetcher.get_log("http://127.0.0.1:1/x", LIMIT)
 
@@ -206,7 +208,7 @@ async def test_redirects_to_nowhere(server: HostileServer, fetcher: Fetcher, loc
         ("Thu, 01 Jan 1970 01:02:00 +0100", 20.0),
         ("Thursday, 01-Jan-70 00:02:00 GMT", 20.0),
         ("Thu Jan  1 00:02:00 1970", 20.0),
-        # Local time where the server is, and nobody knows where that is.
+        # Local time of the server, whose time zone is unknown.
         ("Thu, 01 Jan 1970 00:02:00 CET", None),
         ("Thu, 01 Jan 1970 00:02:00 JST", None),
         ("Thu, 01 Jan 1970 00:02:00", None),
@@ -232,7 +234,7 @@ async def test_each_request_is_measured_by_how_it_ended(server: HostileServer) -
     measured: list[tuple[str, float]] = []
     async with http_client() as http:
         retry = Retry(2, SHORT)
-        fetcher = Fetcher(http, "Log", retry, 0.2, lambda *told: measured.append(told))
+        fetcher = Fetcher(http, "Log", retry, 0.2, lambda *request: measured.append(request))
         for path in ("/ok", "/down", "/missing", "/busy", "/cut", "/silent"):
             with suppress(LogError):
                 await fetcher.get_log(f"{server.url}{path}", LIMIT)

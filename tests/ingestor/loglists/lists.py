@@ -31,7 +31,7 @@ def list_id(settings: dict[str, Any]) -> str:
 
 
 async def publish(site: Site, edition: Edition, which: str = "log_list") -> None:
-    """Let simlog's list say something else from now on."""
+    """Replace a list of simlog by another edition."""
     async with httpx.AsyncClient(trust_env=False) as http:
         url = f"{site.simlog.url}/control/lists/{which}"
         answer = await http.put(url, content=msgspec.json.encode(edition))

@@ -119,13 +119,13 @@ def test_a_garbage_entry_costs_nothing_but_itself(entry: object, problem: str) -
 
 
 def test_what_nothing_depends_on_makes_no_list_malformed() -> None:
-    said = {"version": "7", "operators": [{"name": "x", "logs": [GOOD]}]}
-    plain = parse(msgspec.json.encode(said))
+    fields = {"version": "7", "operators": [{"name": "x", "logs": [GOOD]}]}
+    plain = parse(msgspec.json.encode(fields))
     assert [log.id for log in plain.logs] == [KEY_ID]
-    assert parse(b"\xef\xbb\xbf" + msgspec.json.encode(said)) == plain
+    assert parse(b"\xef\xbb\xbf" + msgspec.json.encode(fields)) == plain
     unreadable: tuple[object, ...] = ("", "soon", 7, None, {})
     for timestamp in unreadable:
-        assert parse(msgspec.json.encode({**said, "log_list_timestamp": timestamp})) == plain
+        assert parse(msgspec.json.encode({**fields, "log_list_timestamp": timestamp})) == plain
 
 
 def test_only_a_list_over_http_or_a_file_names_logs_over_http() -> None:
@@ -141,8 +141,8 @@ def test_only_a_list_over_http_or_a_file_names_logs_over_http() -> None:
 
 
 def test_lists_of_apples_kind_are_ranked_by_their_number() -> None:
-    def rank(**said: object) -> str:
-        return parse(msgspec.json.encode({"operators": [], **said})).rank
+    def rank(**fields: object) -> str:
+        return parse(msgspec.json.encode({"operators": [], **fields})).rank
 
     undated = [rank(), rank(version="9"), rank(version="85.9"), rank(version="85.92")]
     undated += [rank(version=511), rank(version="1001")]
@@ -215,7 +215,7 @@ def test_a_configured_log_is_followed_whatever_its_state() -> None:
     assert merge([retired], [], [configured], NOW).logs.keys() == {KEY_ID}
 
 
-def test_a_configured_log_that_contradicts_itself_is_left_out_and_told() -> None:
+def test_a_configured_log_that_contradicts_itself_is_left_out_and_reported() -> None:
     wrong = CustomLog(
         name="Wrong",
         url="https://wrong.example",
@@ -227,12 +227,12 @@ def test_a_configured_log_that_contradicts_itself_is_left_out_and_told() -> None
     assert KEY_ID in merged.problems["Wrong"]
 
 
-def test_a_configured_log_that_contradicts_a_signed_list_is_left_out_and_told() -> None:
+def test_a_configured_log_that_contradicts_a_signed_list_is_left_out_and_reported() -> None:
     wrong = CustomLog(name="Wrong", url=LISTED.url, expected_log_id="00" * 32)
     merged = merge([LISTED], [], [wrong], NOW)
     assert merged.logs == {KEY_ID: LISTED}
     assert f"a signed list has {KEY_ID} at" in merged.problems["Wrong"]
-    # An unsigned list has no say in that, and neither has what is no longer there.
+    # An unsigned list has no effect on that, and neither has a retired log.
     assert merge([], [LISTED], [wrong], NOW).logs.keys() == {"00" * 32}
     retired = msgspec.structs.replace(LISTED, state="retired")
     assert merge([retired], [], [wrong], NOW).logs.keys() == {"00" * 32}
@@ -258,7 +258,7 @@ def test_an_unsigned_list_adds_and_changes_nothing_else() -> None:
     assert merge([], [LISTED, rekeyed], [], NOW).logs == {KEY_ID: LISTED}
 
 
-def test_a_state_file_says_where_unknown_logs_start() -> None:
+def test_a_state_file_sets_the_start_of_unknown_logs() -> None:
     taken_over = read_rust_state(FIXTURES / "peer_state.json")
     assert taken_over == {"https://ct.example.com/log": 5931}
     log = Log(id="00", name="x", url="https://CT.example.com/log/", kind=Kind.RFC6962)
@@ -268,7 +268,7 @@ def test_a_state_file_says_where_unknown_logs_start() -> None:
     assert choose_start(log, 100, StartSettings(overlap=256)).index == 0
 
 
-def test_a_broken_state_file_is_told_and_ignored(tmp_path: Path) -> None:
+def test_a_broken_state_file_is_reported_and_ignored(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     assert read_rust_state(path) == {}
     path.write_text('{"version":1,"logs":{"https://ct.example.com/log":5}}')

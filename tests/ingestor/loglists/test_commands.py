@@ -44,18 +44,18 @@ async def test_lists_are_fetched_and_logs_retired_on_demand(site: Site) -> None:
     async def only(*names: str) -> bool:
         return await followed(site) == set(names)
 
-    async def is_over(log: str) -> bool:
+    async def is_retired(log: str) -> bool:
         return await state(site, log) == "retired"
 
-    done = await command(site, "retire", "rfc1", "--reason", "nobody needs it")
-    assert done.stdout == b"rfc1: drained, then dropped: nobody needs it\n", done
-    await until(lambda: is_over("rfc1"), "the end of a log")
+    done = await command(site, "retire", "rfc1", "--reason", "no longer needed")
+    assert done.stdout == b"rfc1: drained, then dropped: no longer needed\n", done
+    await until(lambda: is_retired("rfc1"), "the end of a log")
     await until(lambda: only("rfc2", "static1"), "the other logs")
     again = await command(site, "retire", "rfc1")
     assert again.returncode == 1
-    assert again.stderr.endswith(b"rfc1: it is already retired: nobody needs it\n")
+    assert again.stderr.endswith(b"rfc1: it is already retired: no longer needed\n")
     await command(site, "retire", "rfc2", "--now")
-    await until(lambda: is_over("rfc2"), "the end of another")
+    await until(lambda: is_retired("rfc2"), "the end of another")
     # A newer list that names them does not bring them back; the operator does.
     await lists.publish(site, Edition(number=4))
     assert (await command(site, "refresh-lists")).returncode == 0

@@ -1,4 +1,4 @@
-"""Logs that are over: who may say so, how they are brought to their end, and who takes it back."""
+"""Retirement of logs: by which lists and commands, how a log is drained, and what undoes it."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,23 +36,23 @@ def edition(made: float, *logs: Log, unreadable: tuple[str, ...] = ()) -> LogLis
 
 @dataclass
 class Case:
-    """One list, which has said something of one log before, and is read again."""
+    """A list that is read again, its previous edition and the state of one log."""
 
-    says: LogList
+    current: LogList
     wanted: tuple[Log, ...] = ()
     is_signed: bool = True
-    said: LogList = field(default_factory=lambda: edition(1, LOG))
-    standing: LogState = FOLLOWED
+    previous: LogList = field(default_factory=lambda: edition(1, LOG))
+    state: LogState = FOLLOWED
 
     def judged(self) -> RetirementPlan:
         raw = msgspec.Raw(msgspec.json.encode(LOG))
-        said = {log.id: ListedEntry(self.said.rank, raw) for log in self.said.logs}
-        listed = ListedLog("list", "a list", self.is_signed, self.says, said)
+        listed = {log.id: ListedEntry(self.previous.rank, raw) for log in self.previous.logs}
+        source = ListedLog("list", "a list", self.is_signed, self.current, listed)
         wanted = {log.id: log for log in self.wanted}
-        return plan_retirements(wanted, {LOG.id: self.standing}, [listed], NOW)
+        return plan_retirements(wanted, {LOG.id: self.state}, [source], NOW)
 
 
-OVER = {
+RETIRED = {
     "retired": Case(edition(2, changed(state="retired", since=NOW - 99))),
     "rejected": Case(edition(2, changed(state="rejected"))),
     "not in version": Case(edition(2)),
@@ -60,9 +60,9 @@ OVER = {
 }
 
 
-@pytest.mark.parametrize("why", OVER)
-def test_what_a_newer_signed_list_gives_up_is_over(why: str) -> None:
-    verdict = OVER[why].judged()
+@pytest.mark.parametrize("why", RETIRED)
+def test_what_a_newer_signed_list_drops_is_retired(why: str) -> None:
+    verdict = RETIRED[why].judged()
     ((list_id, log_id, retirement),) = verdict.retire
     assert (list_id, log_id, retirement.by) == ("list", LOG.id, "list")
     assert why in retirement.why
@@ -70,23 +70,23 @@ def test_what_a_newer_signed_list_gives_up_is_over(why: str) -> None:
     assert retirement.since <= NOW
 
 
-NOT_OVER = {
+NOT_RETIRED = {
     "the same edition": Case(edition(1)),
     "an older one": Case(edition(0.5)),
     "an unsigned list": Case(edition(2, changed(state="rejected")), is_signed=False),
     "an unsigned list without it": Case(edition(2), is_signed=False),
     "a list with entries that cannot be read": Case(edition(2, unreadable=("log 7",))),
-    "a log that somebody wants": Case(edition(2), wanted=(LOG,)),
-    "a log that the list did not name": Case(edition(2), said=edition(1)),
+    "a log that is wanted": Case(edition(2), wanted=(LOG,)),
+    "a log that the list did not name": Case(edition(2), previous=edition(1)),
     "a log that is draining": Case(
-        edition(2), standing=LogState(True, Retirement("list", "", 0, 0), False)
+        edition(2), state=LogState(True, Retirement("list", "", 0, 0), False)
     ),
 }
 
 
-@pytest.mark.parametrize("why", NOT_OVER)
-def test_what_is_not_over(why: str) -> None:
-    assert not NOT_OVER[why].judged().retire
+@pytest.mark.parametrize("why", NOT_RETIRED)
+def test_what_is_not_retired(why: str) -> None:
+    assert not NOT_RETIRED[why].judged().retire
 
 
 def test_a_list_names_what_is_followed_once_an_edition() -> None:
@@ -96,47 +96,47 @@ def test_a_list_names_what_is_followed_once_an_edition() -> None:
     assert not Case(edition(1, LOG), wanted=(LOG,)).judged().listed["list"]
     assert not Case(edition(2, LOG)).judged().listed["list"]
     unknown = LogState(is_known=False, retirement=None, is_dropped=False)
-    assert not Case(edition(2, LOG), wanted=(LOG,), standing=unknown).judged().listed["list"]
+    assert not Case(edition(2, LOG), wanted=(LOG,), state=unknown).judged().listed["list"]
 
 
-def over(by: Any, *, dropped: bool = False) -> LogState:
+def retired(by: Any, *, dropped: bool = False) -> LogState:
     raw = msgspec.Raw(msgspec.json.encode(LOG))
     return LogState(True, Retirement(by, "because", NOW - 10, NOW, raw), dropped)
 
 
-def test_anybody_can_drain_what_is_over_and_nobody_follows_what_is_drained() -> None:
-    (log,) = Case(edition(2), standing=over("list")).judged().logs.values()
+def test_any_worker_drains_a_retired_log_and_none_follows_a_drained_one() -> None:
+    (log,) = Case(edition(2), state=retired("list")).judged().logs.values()
     assert log.url == LOG.url
     assert log.drain is not None
     assert (log.drain.due, log.drain.deadline) == (NOW + 50, NOW + 50 + READ_MARGIN_SECS)
-    assert not Case(edition(2), standing=over("list", dropped=True)).judged().logs
+    assert not Case(edition(2), state=retired("list", dropped=True)).judged().logs
 
 
-def test_a_list_that_wants_a_log_takes_back_what_another_list_said_but_no_operator() -> None:
+def test_a_list_undoes_the_retirement_by_another_list_but_not_by_an_operator() -> None:
     for dropped in (False, True):
-        case = Case(edition(2, LOG), wanted=(LOG,), standing=over("list", dropped=dropped))
+        case = Case(edition(2, LOG), wanted=(LOG,), state=retired("list", dropped=dropped))
         assert case.judged().unretire == [LOG.id]
         assert case.judged().logs == {LOG.id: LOG}
-    case = Case(edition(2, LOG), wanted=(LOG,), standing=over("command"))
+    case = Case(edition(2, LOG), wanted=(LOG,), state=retired("command"))
     assert not case.judged().unretire
     assert [log.drain is not None for log in case.judged().logs.values()] == [True]
-    case.standing = over("command", dropped=True)
+    case.state = retired("command", dropped=True)
     assert not case.judged().logs
 
 
 def test_a_retirement_of_another_version_is_one_all_the_same() -> None:
     broken = LogState(True, Retirement("list", "", 0, 0, msgspec.Raw(b'{"id": 7}')), False)
-    assert not Case(edition(2), standing=broken).judged().logs
+    assert not Case(edition(2), state=broken).judged().logs
 
 
-async def test_a_log_that_is_over_is_drained_dropped_and_can_come_back(site: Site) -> None:
+async def test_a_retired_log_is_drained_dropped_and_can_return(site: Site) -> None:
     roll = LogRegistry(site.redis, site.keys)
     one, two = (Leases(site.redis, site.keys, name, 30) for name in ("one", "two"))
     retirement = Retirement("list", "because", NOW, NOW, msgspec.Raw(msgspec.json.encode(LOG)))
-    assert not await roll.retire(LOG.id, retirement), "nobody follows it"
+    assert not await roll.retire(LOG.id, retirement), "no worker follows it"
     lease = await one.acquire(LOG.id, 5)
     assert lease is not None
-    assert not await one.drop(lease), "it is not over"
+    assert not await one.drop(lease), "it is not retired"
     await roll.record_listed("list", {LOG.id: ListedEntry("7", retirement.log)})
     assert await roll.retire(LOG.id, retirement, "list")
     assert await roll.listed("list") == {}
@@ -145,7 +145,7 @@ async def test_a_log_that_is_over_is_drained_dropped_and_can_come_back(site: Sit
     assert await two.acquire(LOG.id, 5) is None
     assert (await roll.states())[LOG.id].is_dropped
     assert await site.redis.pttl(site.keys.log(LOG.id)) > 0
-    assert not await roll.unretire(LOG.id, "command"), "a list has said so"
+    assert not await roll.unretire(LOG.id, "command"), "a list retired it"
     assert await roll.unretire(LOG.id, "list")
     assert await site.redis.pttl(site.keys.log(LOG.id)) == -1
     again = await two.acquire(LOG.id, None)
@@ -158,7 +158,7 @@ async def test_a_log_that_is_over_is_drained_dropped_and_can_come_back(site: Sit
 
 
 async def hurry(site: Site, edition: Edition, which: str = "log_list") -> None:
-    """Let a list of simlog say something else, and have it read soon."""
+    """Replace a list of simlog, and request that it is read."""
     await lists.publish(site, edition, which)
     await site.shelf.request_refresh()
 
@@ -170,7 +170,7 @@ async def fault(site: Site, log: str, *faults: dict[str, object]) -> None:
 
 
 async def named(site: Site, settings: dict[str, Any], logs: int) -> bool:
-    """Whether Redis knows of so many logs that the list names them."""
+    """Whether the list names `logs` logs according to Redis."""
     return len(await LogRegistry(site.redis, site.keys).listed(lists.list_id(settings))) == logs
 
 
@@ -192,14 +192,14 @@ async def test_a_retired_log_is_read_to_its_end_before_it_is_dropped(site: Site)
     await until(lambda: named(site, quick, 3), "that the list names three logs")
     await hurry(site, Edition(number=1, states={"rfc1": "retired"}, left_out=("static1",)))
 
-    async def is_over(log: str, what: str) -> bool:
-        return await state(site, log) == what
+    async def has_state(log: str, expected: str) -> bool:
+        return await state(site, log) == expected
 
-    await until(lambda: is_over("rfc1", "draining"), "draining")
-    await until(lambda: is_over("static1", "retired"), "the log that was left out is retired")
+    await until(lambda: has_state("rfc1", "draining"), "draining")
+    await until(lambda: has_state("static1", "retired"), "the log that was left out is retired")
     assert await state(site, "rfc1") == "draining", "it cannot be read, so it is not at its end"
     await fault(site, "rfc1")
-    await until(lambda: is_over("rfc1", "retired"), "the end of the log", 60)
+    await until(lambda: has_state("rfc1", "retired"), "the end of the log", 60)
     logs, sizes = await site.logs(), await site.simlog.sizes()
     reasons = {
         "rfc1": "retired in version 1.1 of ",
@@ -216,7 +216,7 @@ async def test_a_retired_log_is_read_to_its_end_before_it_is_dropped(site: Site)
     assert all(map(adds_up, logs.values()))
     await until(site.complete, "the other log is followed as ever")
     await hurry(site, Edition(number=2))
-    await until(lambda: is_over("rfc1", "usable"), "a log that is listed again is followed again")
+    await until(lambda: has_state("rfc1", "usable"), "a log that is listed again is followed again")
 
 
 async def test_no_list_retires_what_another_ingestor_follows(site: Site) -> None:
@@ -237,7 +237,7 @@ async def test_no_list_retires_what_another_ingestor_follows(site: Site) -> None
     await until(lambda: are_followed(*everything), "all logs")
     for settings in (signed, unsigned):
         await until(partial(named, site, settings, 3), "that each list names three logs")
-    # The signed list gives one up that the other ingestor's list still names: it goes on there.
+    # The signed list retires a log that the other ingestor's list still names: it is followed.
     await hurry(site, Edition(number=1, states={"rfc1": "retired"}))
     await until(lambda: named(site, signed, 2), "that the signed list names two")
 
@@ -249,7 +249,7 @@ async def test_no_list_retires_what_another_ingestor_follows(site: Site) -> None
     sizes = await site.simlog.sizes()
     await until(lambda: beyond(sizes), "more of each log")
     assert (await site.logs())["rfc1"].retired is None
-    # The unsigned one gives up a log that it alone still names: it is let go of, and not retired.
+    # The unsigned list drops a log that it alone still names: it is released, not retired.
     await hurry(site, Edition(number=1, left_out=("rfc1",)), "unsigned_list")
     await until(lambda: are_followed("rfc2", "static1"), "one log less", 40)
     sizes = await site.simlog.sizes()

@@ -1,4 +1,4 @@
-"""Log lists: which are believed, and what is there when none can be had."""
+"""Log lists: which are accepted, and which are used when none can be fetched."""
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -35,8 +35,8 @@ async def opened(site: Site) -> AsyncIterator[Open]:
         yield lambda *settings: LogListStore(settings, LogListCache(site.redis, site.keys), fetcher)
 
 
-async def asked(library: LogListStore) -> LogListStore:
-    """The library after it has asked every server."""
+async def refreshed(library: LogListStore) -> LogListStore:
+    """The library after a request to every server."""
     await library._cache.request_refresh()
     await library.load()
     await library.refresh()
@@ -45,7 +45,7 @@ async def asked(library: LogListStore) -> LogListStore:
 
 def held(library: LogListStore) -> list[str]:
     """Version of each list that is there."""
-    return [says.version for _, says in library.lists]
+    return [read.version for _, read in library.lists]
 
 
 async def simlogs(site: Site, **options: object) -> Setting:
@@ -53,23 +53,21 @@ async def simlogs(site: Site, **options: object) -> Setting:
     return msgspec.convert(await lists.signed(site), Setting)
 
 
-async def test_a_list_is_read_once_and_then_asked_for_changes_only(
-    site: Site, opened: Open
-) -> None:
-    library = await asked(opened(await simlogs(site)))
-    ((_, says),) = library.lists
-    assert {log.name for log in says.logs} == {"rfc1", "rfc2", "static1"}
+async def test_a_list_is_read_once_and_then_only_when_it_changes(site: Site, opened: Open) -> None:
+    library = await refreshed(opened(await simlogs(site)))
+    ((_, read),) = library.lists
+    assert {log.name for log in read.logs} == {"rfc1", "rfc2", "static1"}
     (before,) = await site.shelf.statuses()
     assert before.checked is not None
     assert before.etag
     with capture_logs() as lines:
-        await asked(library)
+        await refreshed(library)
         assert not lines
         (after,) = await site.shelf.statuses()
         assert after.checked is not None
         assert after.checked > before.checked
         await lists.publish(site, Edition(number=1))
-        await asked(library)
+        await refreshed(library)
     assert held(library) == ["1.1"]
     (line,) = lines
     assert (line["event"], line["version"], line["logs"]) == ("log list accepted", "1.1", 3)
@@ -77,7 +75,7 @@ async def test_a_list_is_read_once_and_then_asked_for_changes_only(
     assert age < 60
 
 
-LIES = [
+REJECTED = [
     ("signature", Edition(number=99, lie="changed")),
     ("signature", Edition(number=99, lie="truncated")),
     ("signature", Edition(number=99, lie="forged")),
@@ -89,30 +87,30 @@ LIES = [
 ]
 
 
-async def test_a_list_that_is_not_to_be_believed_is_refused_and_the_one_held_stays(
+async def test_an_invalid_list_is_rejected_and_the_current_one_stays(
     site: Site, opened: Open
 ) -> None:
     library = opened(await simlogs(site))
     (source,) = library.sources
-    for good, (reason, edition) in enumerate(LIES, 1):
+    for good, (reason, edition) in enumerate(REJECTED, 1):
         await lists.publish(site, Edition(number=good))
-        await asked(library)
+        await refreshed(library)
         copy, before = await site.shelf.load(source.id), library.rejections.copy()
         await lists.publish(site, edition)
         with capture_logs() as lines:
             for _ in range(2):
-                await asked(library)
+                await refreshed(library)
         assert held(library) == [f"1.{good}"], edition
         assert await site.shelf.load(source.id) == copy, edition
         (line,) = lines
-        told = (line["event"], line["reason"], line["current"])
-        assert told == ("log list rejected", reason, f"1.{good}"), edition
+        logged = (line["event"], line["reason"], line["current"])
+        assert logged == ("log list rejected", reason, f"1.{good}"), edition
         assert library.rejections - before == {(source.name, reason): 2}, edition
         (slip,) = await site.shelf.statuses()
         assert slip.problem.startswith(f"{reason}: ")
         assert slip.failures == 2
     await lists.publish(site, Edition(number=100))
-    await asked(library)
+    await refreshed(library)
     assert held(library) == ["1.100"]
     assert [slip.failures for slip in await site.shelf.statuses()] == [0]
 
@@ -122,39 +120,37 @@ async def test_an_unsigned_list_that_is_older_cut_short_or_gone_is_refused_too(
 ) -> None:
     await simlogs(site)
     await lists.publish(site, Edition(number=5), "unsigned_list")
-    library = await asked(opened(msgspec.convert(lists.unsigned(site), Setting)))
+    library = await refreshed(opened(msgspec.convert(lists.unsigned(site), Setting)))
     assert held(library) == ["5"]
     for edition in (Edition(number=4), Edition(number=6, lie="truncated")):
         await lists.publish(site, edition, "unsigned_list")
-        await asked(library)
+        await refreshed(library)
         assert held(library) == ["5"]
     site.simlog.stop()
-    await asked(library)
+    await refreshed(library)
     assert held(library) == ["5"]
     reasons = {reason: count for (_, reason), count in library.rejections.items() if count}
     assert reasons == {"older": 1, "malformed": 1, "unreachable": 1}
 
 
-async def test_entries_that_cannot_be_read_are_told_and_cost_no_others(
-    site: Site, opened: Open
-) -> None:
+async def test_unreadable_entries_are_reported_and_cost_no_others(site: Site, opened: Open) -> None:
     setting = await simlogs(site)
     await lists.publish(site, Edition(number=1, unreadable=2))
     with capture_logs() as lines:
-        library = await asked(opened(setting))
-    ((_, says),) = library.lists
-    assert len(says.logs) == 3
-    told = lines[-1]
-    assert (told["event"], told["entries"]) == ("log list entries rejected", 2)
+        library = await refreshed(opened(setting))
+    ((_, read),) = library.lists
+    assert len(read.logs) == 3
+    line = lines[-1]
+    assert (line["event"], line["entries"]) == ("log list entries rejected", 2)
 
 
 async def test_every_ingestor_has_what_one_has_fetched(site: Site, opened: Open) -> None:
     setting = await simlogs(site)
-    await asked(opened(setting))
+    await refreshed(opened(setting))
     site.simlog.stop()
     other = opened(setting)
     await other.load()
-    await other.refresh()  # it is not due: nobody is asked
+    await other.refresh()  # it is not due: no request is sent
     assert held(other) == ["1.0"]
     assert not sum(other.rejections.values())
 
@@ -162,7 +158,7 @@ async def test_every_ingestor_has_what_one_has_fetched(site: Site, opened: Open)
 async def test_a_copy_in_redis_is_verified_again(site: Site, opened: Open) -> None:
     setting = await simlogs(site)
     source = Source(setting)
-    await asked(opened(setting))
+    await refreshed(opened(setting))
     key = site.keys.log_list(source.id)
     body: Any = await site.redis.hget(key, "body")
     await site.redis.hset(key, "body", body.replace(b"rfc1", b"rfc3"))
@@ -179,7 +175,7 @@ async def test_a_library_puts_its_lists_back_into_an_emptied_redis(
     site: Site, opened: Open
 ) -> None:
     setting = await simlogs(site)
-    library = await asked(opened(setting))
+    library = await refreshed(opened(setting))
     site.simlog.stop()
     await site.redis.flushall()
     await library.load()
@@ -195,7 +191,7 @@ async def test_googles_list_comes_with_the_package(site: Site, opened: Open) -> 
     (slip,) = await site.shelf.statuses()
     assert (slip.name, slip.version, slip.checked) == ("google", GOOGLES.version, None)
     assert library.ages(GOOGLES.published_at) == {"google": 0}
-    # Who trusts another key has no use for it.
+    # It is not used with another key.
     other = msgspec.structs.replace(GOOGLE_LIST, key=str(FIXTURES / "no_key.pem"))
     assert held(opened(other)) == []
 
@@ -217,14 +213,14 @@ async def test_lists_can_be_files(site: Site, opened: Open) -> None:
     )
     plain = Setting(url=f"file://{FIXTURES / 'log_list.json'}", unsigned=True)
     gone = Setting(url=str(FIXTURES / "no_list.json"), unsigned=True)
-    library = await asked(opened(plain, signed, gone))
+    library = await refreshed(opened(plain, signed, gone))
     assert held(library) == [GOOGLES.version] * 2
     assert [source.is_signed for source, _ in library.lists] == [True, False]
     assert not library.has_all
 
 
-async def test_a_list_that_nobody_goes_by_any_more_is_not_hurried(site: Site, opened: Open) -> None:
-    library = await asked(opened(Setting(url=str(FIXTURES / "log_list.json"), unsigned=True)))
+async def test_a_list_that_no_ingestor_uses_is_not_refreshed(site: Site, opened: Open) -> None:
+    library = await refreshed(opened(Setting(url=str(FIXTURES / "log_list.json"), unsigned=True)))
     (source,) = library.sources
     assert await site.shelf.request_refresh() == [source.id]
     seconds, _ = await site.redis.time()
@@ -239,7 +235,7 @@ async def test_a_server_that_wants_to_be_left_alone_is(site: Site, opened: Open)
         server.answers["/list"] = [
             Answer(status="429 Too Many Requests", headers={"retry-after": "1800"})
         ]
-        library = await asked(opened(Setting(url=f"{server.url}/list", unsigned=True)))
+        library = await refreshed(opened(Setting(url=f"{server.url}/list", unsigned=True)))
         await library.refresh()
         assert server.count("/list") == 1
     (slip,) = await site.shelf.statuses()

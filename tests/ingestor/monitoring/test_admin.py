@@ -1,4 +1,4 @@
-"""The address of one ingestor: what it tells, and that it tells it whatever happens to Redis."""
+"""The admin address of one ingestor: what it reports, with and without Redis."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,8 +59,8 @@ async def test_what_is_done_is_counted(site: Site, tmp_path: Path) -> None:
         assert found["certstream_ingestor_log_lag_seconds", name] == 0
         assert found["certstream_ingestor_integrity_state", name, "proven"] == 1
         assert found["certstream_ingestor_circuit_state", name] == 0
-    asked = found["certstream_ingestor_fetches_total", "Simulated Operator 1", "ok"]
-    assert asked == found["certstream_ingestor_fetch_seconds_count", "Simulated Operator 1"] > 0
+    fetches = found["certstream_ingestor_fetches_total", "Simulated Operator 1", "ok"]
+    assert fetches == found["certstream_ingestor_fetch_seconds_count", "Simulated Operator 1"] > 0
     assert found["certstream_ingestor_operator_wait_seconds_total", "Simulated Operator 1"] == 0
     assert found["certstream_ingestor_publish_seconds_count",] > 0
     assert found["certstream_ingestor_logs", "followed"] == 2
@@ -71,7 +71,7 @@ async def test_what_is_done_is_counted(site: Site, tmp_path: Path) -> None:
     assert worker.fields["admin"] == admin
 
 
-async def test_trouble_is_told(site: Site, tmp_path: Path) -> None:
+async def test_trouble_is_reported(site: Site, tmp_path: Path) -> None:
     await site.simlog.start(preload=10, rfc6962=1, static_ct=0, rate=0)
     admin = f"unix:{tmp_path}/admin.sock"
     await site.ingestor("a", admin=admin, **{"ct_log.start_index": 0})
@@ -79,8 +79,8 @@ async def test_trouble_is_told(site: Site, tmp_path: Path) -> None:
     (name,) = await site.logs()
 
     async def deep() -> dict[str, Any]:
-        told: dict[str, Any] = msgspec.json.decode((await get(admin, "/health/deep")).body)
-        return told
+        health: dict[str, Any] = msgspec.json.decode((await get(admin, "/health/deep")).body)
+        return health
 
     async def well() -> bool:
         return bool((await deep())["status"] == "healthy")
@@ -109,7 +109,7 @@ async def test_trouble_is_told(site: Site, tmp_path: Path) -> None:
     assert (await samples(admin))[failed] > 0
 
 
-async def test_without_redis_it_says_why_it_is_unhealthy(site: Site, tmp_path: Path) -> None:
+async def test_without_redis_it_reports_why_it_is_unhealthy(site: Site, tmp_path: Path) -> None:
     await site.simlog.start(preload=10, rfc6962=1, static_ct=0, rate=0)
     admin = f"unix:{tmp_path}/admin.sock"
     nowhere = f"unix://{tmp_path}/nowhere.sock"
@@ -121,9 +121,9 @@ async def test_without_redis_it_says_why_it_is_unhealthy(site: Site, tmp_path: P
     await until(answers)
     reply = await get(admin, "/health")
     assert reply.status == 503
-    told = msgspec.json.decode(reply.body)
-    assert told["status"] == "unhealthy"
-    assert "nowhere.sock" in told["reason"]
+    health = msgspec.json.decode(reply.body)
+    assert health["status"] == "unhealthy"
+    assert "nowhere.sock" in health["reason"]
     assert (await get(admin, "/health/deep")).status == 503
     assert (await samples(admin))["certstream_ingestor_redis_up",] == 0
 

@@ -7,7 +7,7 @@ POINT, of the N-th window that is proven or batch that is published:
     fetched     entries are there, nothing is proven
     proven      before any of it is published
     unsent      a batch is about to be sent to Redis
-    under way   it is sent, and nobody knows whether it arrived
+    under way   it is sent, and its arrival is unknown
     published   Redis has it, and nothing here knows
 
 The ARGUMENTs are those of `certstream-server`.

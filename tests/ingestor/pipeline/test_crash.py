@@ -1,4 +1,4 @@
-"""An ingestor killed anywhere around a publish: the next one goes on proven, from what is there."""
+"""An ingestor killed at any point of a publish: the next one continues from Redis, proven."""
 
 import signal
 import sys
@@ -92,7 +92,7 @@ async def test_the_frontier_is_where_the_log_is_whenever_it_is_killed(
     await assert_frontier_leads_to_head(site)
     found = await findings(site)
     assert (found.repeated, found.uncommitted, found.unknown, found.altered) == ((), (), (), ())
-    # Lost is what was not asked for, before the start.
+    # Only the entries before the start are missing: they were not requested.
     assert found.received == sum(log.published for log in (await by_path(site)).values())
     for path in PAIR:
         assert (await by_path(site))[path].alarms == 0

@@ -24,15 +24,15 @@ def test_moments_are_spread(logs: int) -> None:
 
 
 @given(
-    asked=st.floats(0, 1e6),
+    last=st.floats(0, 1e6),
     interval=st.floats(0.05, 60),
     moment=st.floats(0, 1, exclude_max=True),
 )
 def test_the_next_poll_is_an_interval_away_and_at_its_moment(
-    asked: float, interval: float, moment: float
+    last: float, interval: float, moment: float
 ) -> None:
-    due = next_poll(asked, interval, moment)
-    assert interval * 0.499 <= due - asked <= interval * 1.501
+    due = next_poll(last, interval, moment)
+    assert interval * 0.499 <= due - last <= interval * 1.501
     again = next_poll(due, interval, moment)
     assert again - due == pytest.approx(interval, rel=1e-3, abs=1e-6)
 

@@ -19,12 +19,12 @@ from tests.ingestor.verification.proofs import FROM_START, by_path, findings, sh
 from tests.waiting import until
 
 BAD = 620
-# What is skipped when entry 620 cannot be had: of a static-ct log, its whole tile.
+# What is skipped when entry 620 cannot be fetched: of a static-ct log, its whole tile.
 SKIPPED = {"rfc1": range(BAD, BAD + 1), "rfc2": range(BAD, BAD + 1), "static1": range(512, 768)}
 
 
 async def command(site: Site, *arguments: str, text: str = "") -> CompletedProcess[bytes]:
-    """Run a command; beside the ingestors of this process, which must not stop meanwhile."""
+    """Run a command without blocking the ingestors of this process."""
     whole = [*CERTSTREAM_SERVER, *arguments, f"--redis-url={site.server.url}"]
     process = await create_subprocess_exec(*whole, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     async with timeout(30):
@@ -48,7 +48,7 @@ async def rejected(site: Site) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-async def test_the_way_past_an_entry_that_cannot_be_had(site: Site) -> None:
+async def test_an_entry_that_cannot_be_fetched_is_skipped(site: Site) -> None:
     faults = {"rfc1": "status", "rfc2": "oversized", "static1": "status"}
     await site.simlog.start(rfc6962=2, static_ct=1, preload=2400, rate=20)
     async with httpx.AsyncClient(trust_env=False) as http:

@@ -1,4 +1,4 @@
-"""What the tests of integrity ask of a site: what is proven, alarmed and delivered."""
+"""Integrity of a site: what is proven, alarmed and delivered."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ PAIR = ("rfc1", "static1")
 
 
 async def findings(site: Site) -> Findings:
-    """What the oracle says of the lite stream."""
+    """The oracle's findings about the lite stream."""
     async with httpx.AsyncClient(trust_env=False) as http:
         known = ground_truth.read_jsonl((await http.get(f"{site.simlog.url}/record")).content)
     messages = [
@@ -35,7 +35,7 @@ async def by_path(site: Site) -> Mapping[str, LogStatus]:
 
 
 async def shown(site: Site, state: str) -> bool:
-    """Whether the directory says so of every log."""
+    """Whether every log is in this state of integrity."""
     return {log.integrity for log in (await site.logs()).values()} == {state}
 
 

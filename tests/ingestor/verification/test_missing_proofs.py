@@ -1,4 +1,4 @@
-"""When a log without a proof is believed."""
+"""When a log is accepted without a proof."""
 
 from ingestor.client.errors import ConnectionFailed, InvalidResponse, UnexpectedStatus
 from ingestor.verification.missing_proofs import MissingProofPolicy
@@ -6,7 +6,7 @@ from ingestor.verification.missing_proofs import MissingProofPolicy
 NOT_FOUND = UnexpectedStatus("log", "url", "HTTP 404", 404, None)
 
 
-def test_it_is_believed_when_it_has_said_so_often_and_for_long() -> None:
+def test_it_is_assumed_after_many_failures_over_a_long_time() -> None:
     often = MissingProofPolicy(10, enforced=True)
     assert [often.accepted(NOT_FOUND, now) for now in (0, 1, 2, 9)] == [False] * 4
     assert often.accepted(NOT_FOUND, 10)
@@ -14,7 +14,7 @@ def test_it_is_believed_when_it_has_said_so_often_and_for_long() -> None:
     assert [long.accepted(NOT_FOUND, now) for now in (0, 60, 61)] == [False, False, True]
 
 
-def test_what_was_proven_meanwhile_counts() -> None:
+def test_a_proof_restarts_the_count() -> None:
     refusals = MissingProofPolicy(10, enforced=True)
     for now in (0, 5):
         refusals.accepted(NOT_FOUND, now)
@@ -22,18 +22,19 @@ def test_what_was_proven_meanwhile_counts() -> None:
     assert [refusals.accepted(NOT_FOUND, now) for now in (20, 21, 29)] == [False] * 3
 
 
-def test_an_outage_says_nothing_while_entries_can_wait() -> None:
+def test_an_outage_has_no_effect_while_entries_can_wait() -> None:
     errors = [
         ConnectionFailed("log", "url", "time-out"),
         UnexpectedStatus("log", "url", "HTTP 503", 503, None),
     ]
-    patient, hasty = MissingProofPolicy(10, enforced=True), MissingProofPolicy(10, enforced=False)
+    enforced = MissingProofPolicy(10, enforced=True)
+    warned = MissingProofPolicy(10, enforced=False)
     for now in range(0, 60, 2):
-        assert not patient.accepted(errors[now % 4 // 2], now)
-        assert hasty.accepted(errors[now % 4 // 2], now) == (now >= 10)
+        assert not enforced.accepted(errors[now % 4 // 2], now)
+        assert warned.accepted(errors[now % 4 // 2], now) == (now >= 10)
 
 
-def test_a_log_known_to_have_none_is_believed_at_once_until_it_gives_one() -> None:
+def test_a_log_known_to_serve_none_is_accepted_at_once_until_it_serves_one() -> None:
     refusals = MissingProofPolicy(10, enforced=True)
     refusals.mute = True
     assert refusals.accepted(InvalidResponse("log", "url", "a page"), 0)
@@ -42,7 +43,7 @@ def test_a_log_known_to_have_none_is_believed_at_once_until_it_gives_one() -> No
     assert not refusals.accepted(NOT_FOUND, 1)
 
 
-def test_it_is_asked_to_start_from_a_proof_ever_more_rarely() -> None:
+def test_requests_for_the_first_proof_become_ever_rarer() -> None:
     refusals = MissingProofPolicy(10, enforced=False)
     now = 0.0
     pauses: list[float] = []

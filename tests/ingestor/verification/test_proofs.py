@@ -21,25 +21,25 @@ from tests.ingestor.verification.proofs import (
 from tests.waiting import until
 
 
-async def test_warn_tells_and_publishes(site: Site) -> None:
+async def test_warn_reports_and_publishes(site: Site) -> None:
     fault = "*1:swapped_leaf:index=620"
     await site.simlog.start(rfc6962=1, static_ct=1, preload=2000, rate=0, fault=fault)
     with capture_logs() as lines:
         await site.ingestor("a", **FROM_START, **{"ct_log.integrity": "warn"})
         await until(site.complete, what="complete Redis")
-    told = [line for line in lines if line["event"] == "log verification failed"]
-    assert {(line["kind"], line["entries"]) for line in told} == {("wrong_leaf", "published")}
+    failed = [line for line in lines if line["event"] == "log verification failed"]
+    assert {(line["kind"], line["entries"]) for line in failed} == {("wrong_leaf", "published")}
     # One certificate, if the entries in whose place it is shown are of one kind.
     assert len((await findings(site)).uncommitted) in (1, 2)
     assert {log.alarms > 0 for log in (await site.logs()).values()} == {True}
 
 
-async def test_a_log_without_proofs_is_not_asked_for_one_at_each_poll(site: Site) -> None:
+async def test_a_log_without_proofs_gets_no_request_for_one_at_each_poll(site: Site) -> None:
     fault = "*:status:code=404,only=proofs"
     await site.simlog.start(rfc6962=1, static_ct=1, preload=1500, rate=50, fault=fault)
     await site.ingestor("a", **{"ct_log.start_index": 500, "ct_log.integrity": "warn"})
 
-    async def asked(log: str) -> request_stats.Counts:
+    async def requests(log: str) -> request_stats.Counts:
         async with httpx.AsyncClient(trust_env=False) as http:
             return request_stats.read((await http.get(f"{site.simlog.url}/requests")).content).logs[
                 log
@@ -51,17 +51,17 @@ async def test_a_log_without_proofs_is_not_asked_for_one_at_each_poll(site: Site
 
     await until(beyond, "entries, unproven")
     for log in PAIR:
-        before = await asked(log)
+        before = await requests(log)
 
         async def often(log: str = log, total: int = before.total) -> bool:
-            return (await asked(log)).total > total + 20
+            return (await requests(log)).total > total + 20
 
         await until(often, "more polls")
-        assert (await asked(log)).statuses[404] == before.statuses[404]
+        assert (await requests(log)).statuses[404] == before.statuses[404]
     assert {log.alarms_by_kind.get("no_proof") for log in (await site.logs()).values()} == {1}
 
 
-async def test_off_looks_at_nothing(site: Site) -> None:
+async def test_off_verifies_nothing(site: Site) -> None:
     fault = "*1:bad_signature"
     await site.simlog.start(rfc6962=1, static_ct=1, preload=2000, rate=0, fault=fault)
     await site.ingestor("a", **FROM_START, **{"ct_log.integrity": "off"})
@@ -86,11 +86,11 @@ async def test_a_start_in_the_middle_is_proven(site: Site) -> None:
     await site.ingestor("b")
     sizes = {name: log.next or 0 for name, log in stopped.items()}
 
-    async def went_on() -> bool:
+    async def continued() -> bool:
         logs = await site.logs()
         return all((log.next or 0) > sizes[name] + 20 for name, log in logs.items())
 
-    await until(went_on, what="entries after a restart")
+    await until(continued, what="entries after a restart")
     await until(lambda: shown(site, "proven"), what="proven logs")
     assert {(log.alarms, log.start) for log in (await site.logs()).values()} == {(0, 777)}
 
@@ -103,9 +103,9 @@ async def test_a_start_that_cannot_be_proven_is_held_back(site: Site) -> None:
 
         async def honest_complete() -> bool:
             found = await by_path(site)
-            told = [line for line in lines if line["event"] == "log proof missing"]
+            missing = [line for line in lines if line["event"] == "log proof missing"]
             complete = "rfc2" in found and found["rfc2"].next == found["rfc2"].tree_size
-            return complete and len(told) == 2
+            return complete and len(missing) == 2
 
         await until(honest_complete, what="the honest log, and word of the others")
     for line in lines:
@@ -180,7 +180,7 @@ async def test_a_backlog_without_proofs(site: Site, integrity: str) -> None:
     assert {log.alarms for log in (await site.logs()).values()} == {0}
 
 
-async def test_a_lie_in_a_backlog_without_proofs(site: Site) -> None:
+async def test_a_violation_in_a_backlog_without_proofs(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=6000, rate=0)
     await switch(
         site,

@@ -1,4 +1,4 @@
-"""Logs that lie, and honest ones beside them: what is caught, what is published, what is kept."""
+"""Misbehaving logs beside honest ones: what is detected, what is published, what is kept."""
 
 import base64
 import re
@@ -22,12 +22,12 @@ from tests.ingestor.verification.proofs import (
 )
 from tests.waiting import until
 
-# In the evidence of a lie, where it is not one.
+# Number of tree heads in the evidence, by kind of violation.
 HEADS_SHOWN = {"split": 2, "bad_signature": 1, "wrong_issuer": 0, "forged_precert": 0}
 
 
 @pytest.mark.parametrize(
-    ("lie", "kind", "logs"),
+    ("violation", "kind", "logs"),
     [
         # From the start.
         ("swapped_leaf:index=620", "wrong_leaf", PAIR),
@@ -42,24 +42,24 @@ HEADS_SHOWN = {"split": 2, "bad_signature": 1, "wrong_issuer": 0, "forged_precer
         ({"kind": "bad_signature"}, "bad_signature", PAIR),
     ],
 )
-async def test_a_lie_is_named_and_not_published(
-    site: Site, lie: str | dict[str, object], kind: str, logs: tuple[str, ...]
+async def test_a_violation_is_named_and_not_published(
+    site: Site, violation: str | dict[str, object], kind: str, logs: tuple[str, ...]
 ) -> None:
-    # No room for issuers: an honest log's would spare the liar the question.
+    # A full cache: an issuer cached from an honest log would not be fetched from this one.
     for part in range(PARTS):
         room: dict[Any, Any] = {str(n): "" for n in range(MAX_COUNT // PARTS)}
         await site.redis.hset(site.keys.issuers(part), mapping=room)
-    faults = {"fault": f"*1:{lie}"} if isinstance(lie, str) else {}
+    faults = {"fault": f"*1:{violation}"} if isinstance(violation, str) else {}
     await site.simlog.start(rfc6962=2, static_ct=2, preload=2000, rate=200, **faults)
     await site.ingestor("a", **FROM_START)
-    if isinstance(lie, dict):
+    if isinstance(violation, dict):
 
         async def honest_so_far() -> bool:
             found = await by_path(site)
             return all(log in found and (found[log].next or 0) > 400 for log in logs)
 
-        await until(honest_so_far, what="entries from before the lie")
-        await switch(site, "*1", lie)
+        await until(honest_so_far, what="entries from before the violation")
+        await switch(site, "*1", violation)
     for log in logs:
 
         async def caught(log: str = log) -> bool:
@@ -75,11 +75,11 @@ async def test_a_lie_is_named_and_not_published(
             assert len(base64.b64decode(head["root"])) == 32
             assert head["signature"]
 
-    async def honest_go_on() -> bool:
+    async def honest_continue() -> bool:
         found = await by_path(site)
         return all((found[log].next or 0) > 700 for log in ("rfc2", "static2"))
 
-    await until(honest_go_on, what="entries of the honest logs")
+    await until(honest_continue, what="entries of the honest logs")
     assert [await alarms(site, log) for log in ("rfc2", "static2")] == ["", ""]
     found = await findings(site)
     assert found.received > 1000
@@ -103,7 +103,7 @@ async def test_wrong_proofs_hold_back_what_needs_them(site: Site) -> None:
 
 
 async def test_wrong_proofs_are_no_split(site: Site) -> None:
-    """Stale tree heads, of which a wrong proof says that they are of another tree."""
+    """Stale tree heads, with wrong proofs by which they are of another tree."""
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=200)
     await site.ingestor("a", **FROM_START)
     await until(lambda: shown(site, "proven"), "proven logs")
@@ -119,7 +119,7 @@ async def test_wrong_proofs_are_no_split(site: Site) -> None:
         assert "split" not in log.alarms_by_kind
 
 
-async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
+async def test_a_log_that_rewinds_is_reported_after_its_mmd(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=0, mmd=1)
     key = await site.simlog.save("log_list_pubkey.pem")
     url = site.simlog.url
@@ -156,13 +156,13 @@ async def test_a_log_that_rewinds_is_told_after_its_mmd(site: Site) -> None:
     await until(shown_often, "more of the older tree heads")
     logs = (await by_path(site)).values()
     assert {log.log_id: log.next for log in logs} == before
-    # Told once, however long it lasts.
+    # Reported once, however long it lasts.
     assert [log.alarms_by_kind for log in logs] == [{"rewound": 1}] * 2
     assert {log.integrity for log in logs} == {"lying"}
     assert not (await findings(site)).problems
 
 
-async def test_a_size_that_nobody_signed_is_no_size(site: Site) -> None:
+async def test_an_unsigned_tree_size_is_ignored(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=200)
     await site.ingestor("a", **FROM_START)
     await until(lambda: shown(site, "proven"), what="proven logs")
@@ -173,7 +173,7 @@ async def test_a_size_that_nobody_signed_is_no_size(site: Site) -> None:
         logs, grown = await site.logs(), await site.simlog.sizes()
         return all(log.errors > 4 and grown[name] > sizes[name] + 300 for name, log in logs.items())
 
-    await until(shown_often, what="larger tree heads, signed by nobody")
+    await until(shown_often, what="larger tree heads without a valid signature")
     for name, log in (await site.logs()).items():
         assert max(log.newest or 0, log.tree_size or 0) <= sizes[name]
 
@@ -199,11 +199,11 @@ async def test_no_log_is_blamed_for_a_frontier_that_was_changed_in_redis(site: S
         await site.redis.hset(key, "frontier", kept[:-1] + bytes([kept[-1] ^ 1]))
     await site.ingestor("last", **FROM_START)
 
-    async def went_on() -> bool:
+    async def continued() -> bool:
         logs = await site.logs()
         return all((log.next or 0) > (before[name].next or 0) for name, log in logs.items())
 
-    await until(went_on, "entries after a restart")
+    await until(continued, "entries after a restart")
     assert {log.alarms for log in (await site.logs()).values()} == {0}
 
 
@@ -236,7 +236,7 @@ async def test_how_long_a_log_is_below_its_tree_survives_a_restart(site: Site) -
         assert not await site.redis.hexists(site.keys.log(log.log_id), "below_since")
 
 
-async def test_a_lie_in_each_window_is_counted_and_told_once(site: Site) -> None:
+async def test_a_violation_in_each_window_is_counted_and_reported_once(site: Site) -> None:
     fault = "*:forged_precert:every=5"
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=200, fault=fault)
     with capture_logs() as lines:
@@ -246,17 +246,17 @@ async def test_a_lie_in_each_window_is_counted_and_told_once(site: Site) -> None
             counts = [log.alarms_by_kind for log in (await site.logs()).values()]
             return len(counts) == 2 and all(kinds.get("forged_precert", 0) > 4 for kinds in counts)
 
-        await until(often, what="lies")
-    told = [line for line in lines if line["event"] == "log verification failed"]
-    assert sorted(line["log"] for line in told) == ["rfc1", "static1"]
-    assert {line["entries"] for line in told} == {"rejected"}
+        await until(often, what="violations")
+    failed = [line for line in lines if line["event"] == "log verification failed"]
+    assert sorted(line["log"] for line in failed) == ["rfc1", "static1"]
+    assert {line["entries"] for line in failed} == {"rejected"}
     for log in (await site.logs()).values():
         assert await site.redis.xlen(site.keys.evidence(log.log_id)) == 1
         assert log.alarms == log.alarms_by_kind["forged_precert"]
         assert re.fullmatch(r"forged_precert: entry \d+: the leaf .*", log.alarm or "")
 
 
-async def test_a_log_that_lies_now_and_then_goes_on_and_fills_no_log_file(site: Site) -> None:
+async def test_a_log_that_misbehaves_at_times_is_followed_and_fills_no_log_file(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=60)
     with capture_logs() as lines:
         await site.ingestor("a", **FROM_START)
@@ -266,22 +266,22 @@ async def test_a_log_that_lies_now_and_then_goes_on_and_fills_no_log_file(site: 
         async def often() -> bool:
             return all(log.errors > 8 for log in (await site.logs()).values())
 
-        await until(often, what="lies")
+        await until(often, what="violations")
         await switch(site, "*")
         sizes = await site.simlog.sizes()
 
-        async def went_on() -> bool:
+        async def continued() -> bool:
             return all((log.next or 0) > sizes[name] for name, log in (await site.logs()).items())
 
-        await until(went_on, what="entries of honest logs")
+        await until(continued, what="entries of honest logs")
     for log in PAIR:
-        told = [line["event"] for line in lines if line.get("log") == log]
-        assert told.count("log unavailable") == 1
-        assert told.count("log verification failed") <= 3  # one of a kind
+        events = [line["event"] for line in lines if line.get("log") == log]
+        assert events.count("log unavailable") == 1
+        assert events.count("log verification failed") <= 3  # one of a kind
     assert not (await findings(site)).uncommitted
 
 
-async def test_an_emptied_redis_is_told_again_what_is_proven(site: Site) -> None:
+async def test_an_emptied_redis_is_filled_with_what_is_proven(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=600, rate=20)
     await site.ingestor("a", **FROM_START)
     await until(lambda: shown(site, "proven"), what="proven logs")
