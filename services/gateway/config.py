@@ -1,4 +1,4 @@
-"""What a gateway can be told, apart from where Redis is."""
+"""The settings of a gateway, apart from the address of Redis."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -18,7 +18,7 @@ class Settings(msgspec.Struct, frozen=True):
     Attributes:
         streams: which ones are offered.
         websocket: whether WebSocket clients are.
-        websocket_compression: whether WebSocket clients that ask get compressed messages.
+        websocket_compression: whether WebSocket clients that offer it get compressed messages.
         sse: whether SSE clients are.
         metrics: whether /metrics is answered.
         health: whether /health and /health/deep are.

@@ -24,7 +24,7 @@ OTHER_LOG = "cd" * 32
 
 
 def message(name: str, size: int = 0) -> Message:
-    """A message that is told from others by `name`, as the same certificate always is."""
+    """A message identified by `name`, as a certificate is by its fingerprint."""
     text = name.encode()
     return Message(
         sha256=hashlib.sha256(text).digest(),
@@ -105,26 +105,26 @@ async def stored_names(client: Redis) -> list[str]:
 
 
 class Following:
-    """A follower in a task of its own, and everything it has said."""
+    """A reader in a task of its own, and all events it has yielded."""
 
     def __init__(self, follower: StreamReader) -> None:
         self.follower = follower
         self.events: list[Event] = []
-        self._said = asyncio.Event()
+        self._received = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         async for event in self.follower:
             self.events.append(event)
-            self._said.set()
+            self._received.set()
 
     async def until(self, condition: Callable[[list[Event]], object]) -> list[Event]:
-        """Wait until what was said meets a condition."""
+        """Wait until the events meet a condition."""
         async with asyncio.timeout(10):
             while not condition(self.events):
                 assert not self._task.done(), self._task
-                self._said.clear()
-                await self._said.wait()
+                self._received.clear()
+                await self._received.wait()
         return self.events
 
     async def ready(self) -> None:

@@ -20,7 +20,7 @@ _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: close(2) 
 
 
 class Proxy:
-    """Forwards TCP connections to the unix socket of a Redis, and cuts them when told to.
+    """Forwards TCP connections to the unix socket of a Redis, and cuts them on command.
 
     Args:
         target: the unix socket.
@@ -99,7 +99,7 @@ class Proxy:
         return self._cut is None
 
     def due(self, requests: bytes) -> tuple[How, When] | None:
-        """Count one reply to (some of) `requests`; say whether to cut at it."""
+        """Count one reply to (some of) `requests`; return how and when to cut at it, or None."""
         self.replies += 1
         if self._cut is None:
             return None
@@ -135,7 +135,7 @@ class _Connection:
         self._proxy = proxy
         self._reader = reader
         self._writer = writer
-        self._asked = b""  # since the last reply
+        self._requested = b""  # since the last reply
         self._upstream: asyncio.StreamWriter | None = None
 
     def end(self, how: How) -> None:
@@ -170,7 +170,7 @@ class _Connection:
 
     async def _requests(self, upstream: asyncio.StreamWriter) -> None:
         while data := await self._reader.read(_CHUNK):
-            self._asked += data
+            self._requested += data
             upstream.write(data)
             await upstream.drain()
 
@@ -180,9 +180,9 @@ class _Connection:
             parser.feed(data)
             cut = None
             while cut is None and parser.gets() is not False:
-                cut = self._proxy.due(self._asked)
+                cut = self._proxy.due(self._requested)
             if not parser.has_data():
-                self._asked = b""
+                self._requested = b""
             await asyncio.sleep(self._proxy.delay)
             if cut is None or cut[1] == "after":
                 self._writer.write(data)

@@ -117,7 +117,7 @@ class ShiftedRedisServer(RedisServer):
         self.shift(0)
 
     def shift(self, seconds: float) -> None:
-        """Set its clock to the machine's plus so many seconds."""
+        """Set its clock to the machine's plus a number of seconds."""
         written = self._offset.with_suffix(".new")
         written.write_text(f"{seconds:+f}\n")
         written.replace(self._offset)
@@ -125,7 +125,7 @@ class ShiftedRedisServer(RedisServer):
     def _environment(self) -> dict[str, str]:
         return {
             **super()._environment(),
-            # libc before jemalloc, which asks for the time before libfaketime is initialised.
+            # libc before jemalloc, which reads the time before libfaketime is initialised.
             "LD_PRELOAD": f"{FAKETIME}:libc.so.6",
             "FAKETIME_TIMESTAMP_FILE": str(self._offset),
             "FAKETIME_NO_CACHE": "1",

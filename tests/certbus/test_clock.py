@@ -68,7 +68,7 @@ async def test_the_clock_of_a_server_can_be_shifted(
 
 class TestMembers:
     @pytest.mark.parametrize("shift", SHIFTS)
-    async def test_skew_between_redis_and_the_host_hides_nobody(
+    async def test_skew_between_redis_and_the_host_hides_no_member(
         self, client: Redis, server: ShiftedRedisServer, shift: float
     ) -> None:
         server.shift(shift)
@@ -113,14 +113,14 @@ class TestMembers:
         await ClusterRegistry(client, KEYS, ttl=0.2).heartbeat_worker("dead", {})
         server.shift(-1)
 
-        async def nobody() -> bool:
+        async def has_no_workers() -> bool:
             return not (await snapshot(client, KEYS)).workers
 
-        await until(nobody, "the dead worker is not shown")
+        await until(has_no_workers, "the dead worker is not shown")
 
 
 class TestSetBack:
-    """What was stored while the clock was ahead holds nobody up once it is right again."""
+    """Values stored while the clock was ahead delay no process once it is right again."""
 
     @pytest.fixture(params=[120.0, 1.0, 30 * DAYS])
     def ahead(self, request: pytest.FixtureRequest, server: ShiftedRedisServer) -> float:
@@ -186,7 +186,7 @@ class TestSetBack:
 
         await until(taken, "the log of the worker that is gone", 10)
 
-    async def test_a_log_list_is_asked_for(
+    async def test_a_log_list_is_requested(
         self, client: Redis, server: ShiftedRedisServer, ahead: float
     ) -> None:
         shelf = LogListCache(client, KEYS)
@@ -196,7 +196,7 @@ class TestSetBack:
         async def claimed() -> bool:
             return await shelf.claim_refresh("list", 0.5)
 
-        if ahead != 120:  # within two hours, as any list that was asked for
+        if ahead != 120:  # within two hours, as for any list that was requested
             await until(claimed, "the claim", 10)
 
     async def test_the_circuit_of_a_log(
@@ -205,7 +205,7 @@ class TestSetBack:
         circuits = CircuitStore(client, KEYS)
         now = int(time.time() * 1000)
         await circuits.save(LOG, CircuitStatus("open", 5, now + 60_000))
-        # A process that reads it meanwhile waits as long, whatever its own clock says.
+        # A process that reads it now waits as long, whatever its own clock.
         seen = (await circuits.load(LOG)).retry_at
         assert seen is not None
         assert 55_000 < seen - now < 65_000
@@ -272,7 +272,7 @@ async def test_retirements_are_in_the_time_of_redis(
 
 
 STEP = 50.0
-"""Seconds that the clock may go on between two trimmings without being taken for a jump."""
+"""Seconds that the clock may advance between two trimmings without being taken for a jump."""
 
 
 async def let_pass(
@@ -313,7 +313,7 @@ class TestPublishing:
             assert await find_by_fingerprint(client, KEYS, message(name).sha1) is not None
 
     @pytest.mark.parametrize("shift", [60.0, 30 * DAYS])
-    async def test_what_was_published_while_the_clock_was_ahead_grows_old_from_then_on(
+    async def test_batches_published_while_the_clock_was_ahead_age_from_then_on(
         self, client: Redis, server: ShiftedRedisServer, shift: float
     ) -> None:
         worker = Worker(client, "one", retention=retain(10**9, max_age_secs=600))

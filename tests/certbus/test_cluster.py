@@ -49,7 +49,7 @@ async def test_a_log_is_described_and_followed(one: Worker, client: Redis) -> No
     assert [log.log_id for log in (await snapshot(client, KEYS)).logs] == [LOG, OTHER_LOG]
 
 
-async def test_a_log_whose_worker_was_killed_is_nobodys(one: Worker, client: Redis) -> None:
+async def test_a_log_whose_worker_was_killed_has_no_owner(one: Worker, client: Redis) -> None:
     await one.take(start=3)
     await client.delete(KEYS.lease(LOG))  # as it expires
     assert (await log_status(client)).owner is None
@@ -88,10 +88,10 @@ async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
     async def forgotten() -> bool:
         return await client.exists(KEYS.worker("silent")) == 0
 
-    await until(forgotten, "what it said of itself has expired")
+    await until(forgotten, "its heartbeat has expired")
 
 
-async def test_workers_see_what_each_other_holds(one: Worker, client: Redis) -> None:
+async def test_workers_see_the_leases_of_each_other(one: Worker, client: Redis) -> None:
     assert await load_workers(client, KEYS) == WorkerLoads(None, {})
     directory = ClusterRegistry(client, KEYS)
     await directory.heartbeat_worker("w1", {"loads": '{"log":1.5,"other":20}'})
@@ -126,7 +126,7 @@ async def test_another_refusal_than_a_full_redis_is_raised(client: Redis) -> Non
         await ClusterRegistry(client, KEYS).heartbeat_worker("w1", {"rate": 1})
 
 
-async def test_what_is_unusable_hides_nothing_else(one: Worker, client: Redis) -> None:
+async def test_an_unusable_record_hides_no_other(one: Worker, client: Redis) -> None:
     directory = ClusterRegistry(client, KEYS)
     await directory.describe([ARGON])
     lease = await one.take()

@@ -47,8 +47,8 @@ def test_all_is_well() -> None:
 
 
 LOST = ProcessInfo("g", {"following": "0"})
-NOBODY = ProcessInfo("old", {"following": "1"})
-"""A process of a release that says nothing of its streams."""
+OLD_RELEASE = ProcessInfo("old", {"following": "1"})
+"""A process of a release that reports nothing of its streams."""
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ NOBODY = ProcessInfo("old", {"following": "1"})
             {"logs": changed(LOG, integrity="unproven", alarms_by_kind={"no_proof": 1})},
             ["log_unproven"],
         ),
-        (WELL, {"workers": [NOBODY], "gateways": [NOBODY]}, []),
+        (WELL, {"workers": [OLD_RELEASE], "gateways": [OLD_RELEASE]}, []),
         (
             WELL,
             {"streams": [msgspec.structs.replace(STREAMS[0], written=False), *STREAMS[1:]]},
@@ -111,7 +111,7 @@ def test_each_fault_has_its_code(
     assert found.status == ("unhealthy" if critical else "degraded" if expected else "healthy")
 
 
-def test_texts_name_who_it_is() -> None:
+def test_texts_name_the_process() -> None:
     streams = [msgspec.structs.replace(STREAMS[0], written=False), *STREAMS[1:]]
     workers = [WORKER, ProcessInfo("v", {"writes": "lite"})]
     written, differ = judged(streams=streams, workers=workers).problems
@@ -128,9 +128,9 @@ def test_texts_show_nothing_that_a_log_answered() -> None:
     assert "10.0.0.1" not in failing.text
 
 
-def test_what_processes_report_is_shown_with_their_names() -> None:
-    said = json.dumps({"descriptors_exhausted": "no descriptor is left", "made_up": "?"})
-    fields = {**GATEWAY.fields, "faults": said}
+def test_reported_faults_are_shown_with_the_names_of_processes() -> None:
+    reported = json.dumps({"descriptors_exhausted": "no descriptor is left", "made_up": "?"})
+    fields = {**GATEWAY.fields, "faults": reported}
     gateways = [
         ProcessInfo("g", fields),
         ProcessInfo("h", {**fields, "faults": "no JSON"}),
@@ -143,10 +143,10 @@ def test_what_processes_report_is_shown_with_their_names() -> None:
     assert problem.text == "g: no descriptor is left; i: no descriptor is left"
 
 
-def test_at_the_start_what_is_missing_may_come() -> None:
+def test_missing_processes_are_no_failure_at_the_start() -> None:
     assert codes(judged(workers=[], gateways=[], starting=True)) == ["starting"]
-    assert codes(judged("not asked yet", starting=True)) == ["starting"]
-    assert judged("not asked yet", starting=True).status == "degraded"
+    assert codes(judged("not read yet", starting=True)) == ["starting"]
+    assert judged("not read yet", starting=True).status == "degraded"
 
 
 def test_a_fault_lasts_for_a_while_after_it_was_last_noted() -> None:

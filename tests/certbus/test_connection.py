@@ -52,7 +52,7 @@ async def test_a_password_may_come_from_elsewhere_than_the_url(
     assert "se@cret" not in str(error.value)
 
 
-async def test_a_server_that_hangs_is_given_up(
+async def test_a_connection_to_a_hanging_server_times_out(
     client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT", 0.1)

@@ -60,7 +60,7 @@ def test_a_malformed_cursor_is_an_error_that_shows_it(text: str) -> None:
 
 
 @given(st.text())
-def test_whatever_a_client_sends_is_a_cursor_or_an_error(text: str) -> None:
+def test_any_text_is_a_cursor_or_an_error(text: str) -> None:
     try:
         cursor = parse_cursor(text)
     except ValueError:

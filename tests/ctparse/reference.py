@@ -1,6 +1,6 @@
-"""The strict judge: what a message should say of a certificate, according to `cryptography`.
+"""The reference: what a message should state of a certificate, according to `cryptography`.
 
-Written from the wire format alone, without a look at the reader under test. `read` gives the
+Written from the wire format alone, independently of the reader under test. `read` gives the
 leaf_cert of a certificate that `cryptography` accepts in every part, and None for any other:
 there, the reader is free to be as lenient as it likes.
 """
@@ -59,7 +59,7 @@ def _leaf_cert(certificate: x509.Certificate) -> dict[str, Any]:
     shown, dns_names = extensions(certificate.extensions)
     is_ca = shown.get("basicConstraints") == "CA:TRUE"
     domains = [subject["CN"]] if subject["CN"] and not is_ca else []
-    domains = [cn for cn in domains if cn in dns_names or looks_like_dns(cn)] + dns_names
+    domains = [cn for cn in domains if cn in dns_names or is_dns_name(cn)] + dns_names
     serial = f"{certificate.serial_number:X}"
     return {
         "subject": subject,
@@ -95,7 +95,7 @@ def aggregated(several: dict[str, list[str]]) -> str:
     )
 
 
-def looks_like_dns(text: str) -> bool:
+def is_dns_name(text: str) -> bool:
     labels = text.removeprefix("*.").removesuffix(".").split(".")
     return (
         len(text) <= 254

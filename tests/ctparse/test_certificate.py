@@ -1,4 +1,4 @@
-"""Certificates as nobody should issue them, and some people do."""
+"""Malformed and unusual certificates, as some authorities issue them."""
 
 import json
 from typing import Any
@@ -127,7 +127,7 @@ class TestValidity:
             tlv(der.INTEGER, b"\1"),
         ],
     )
-    def test_what_names_no_moment_is_null(self, given: bytes) -> None:
+    def test_an_invalid_time_is_null(self, given: bytes) -> None:
         message = write(certificate(validity=tlv(der.SEQUENCE, time("260520174812Z"), given)))
         leaf = leaf_cert(message)
         assert (leaf["not_before"], leaf["not_after"]) == (1779299292, None)
@@ -210,13 +210,13 @@ class TestNames:
         assert leaf_cert(message)["subject"]["CN"] == shown
         assert message.problems == ()
 
-    def test_what_is_no_string_is_left_out(self) -> None:
+    def test_a_value_that_is_no_string_is_left_out(self) -> None:
         subject = name(attribute("2.5.4.3", b"\1", der.INTEGER), attribute("2.5.4.10", b"Example"))
         message = write(certificate(subject=subject))
         assert leaf_cert(message)["subject"]["aggregated"] == "/O=Example"
         assert message.problems == ("subject: tag 0x02 is not a string type",)
 
-    def test_a_broken_name_keeps_what_comes_before(self) -> None:
+    def test_a_broken_name_keeps_the_attributes_before_the_defect(self) -> None:
         broken = tlv(der.SEQUENCE, tlv(der.SET, attribute("2.5.4.3", b"a.example")), b"\x31\x7f")
         message = write(certificate(subject=broken, issuer=broken))
         assert leaf_cert(message)["issuer"]["CN"] == "a.example"
@@ -395,7 +395,7 @@ class TestExtensions:
         ],
     )
     @pytest.mark.parametrize("value", [b"", b"\x30", b"\x30\x7f", b"\x05\x00", b"\x30\x02\x30\x05"])
-    def test_what_cannot_be_read_is_left_out_alone(self, dotted: str, value: bytes) -> None:
+    def test_an_unreadable_extension_is_left_out_alone(self, dotted: str, value: bytes) -> None:
         policy = tlv(der.SEQUENCE, tlv(der.SEQUENCE, oid("2.23.140.1.2.1")))
         other = "2.5.29.32" if dotted != "2.5.29.32" else "2.5.29.54"
         message = write(certificate(extension(dotted, value), extension(other, policy)))
@@ -403,7 +403,7 @@ class TestExtensions:
         assert set(shown) == ({"certificatePolicies"} if other == "2.5.29.32" else set())
         assert len(message.problems) == 1
 
-    def test_what_cannot_be_read_is_not_read_the_second_time_either(self) -> None:
+    def test_an_unreadable_extension_stays_unreadable_when_repeated(self) -> None:
         reader = CertificateReader()
         given = certificate(extension("2.5.29.15", b"\x30\x00"))
         first, second = reader.read(given), reader.read(given)

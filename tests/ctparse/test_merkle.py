@@ -113,7 +113,7 @@ class TestFrontier:
         with pytest.raises(ValueError, match="not the frontier"):
             Frontier.from_bytes(data)
 
-    def test_a_copy_grows_by_itself(self) -> None:
+    def test_a_copy_grows_independently(self) -> None:
         original = grown(5)
         original.copy().append(HASHES[5])
         assert original.to_bytes() == grown(5).to_bytes()

@@ -61,12 +61,12 @@ def test_another_precertificate_is_not_committed_to() -> None:
 
 
 @pytest.mark.parametrize("certificate", [b"", b"\x30", b"\x30\x82\xff\xff\x30", bytes(300)])
-def test_what_is_no_certificate_is_not_committed_to(certificate: bytes) -> None:
+def test_bytes_that_are_no_certificate_are_not_committed_to(certificate: bytes) -> None:
     forged = msgspec.structs.replace(PRECERTS[0], certificate=certificate)
     assert not is_committed(forged, chain_certificates)
 
 
-def test_of_a_precertificate_signing_certificate_nothing_is_said() -> None:
+def test_a_precertificate_signing_certificate_is_not_checked() -> None:
     signer = bytes.fromhex("300c060a2b06010401d679020404")
     forged = msgspec.structs.replace(PRECERTS[0], certificate=PRECERTS[1].certificate)
     assert is_committed(forged, lambda _: [signer])
@@ -90,7 +90,7 @@ def reencoded(entry: Entry, old: str, new: str) -> Entry:
     return msgspec.structs.replace(entry, certificate=changed)
 
 
-def test_what_der_forbids_is_not_another_precertificate() -> None:
+def test_other_encodings_forbidden_by_der_are_the_same_precertificate() -> None:
     # subjectKeyIdentifier, with the octets of its value's header after it: without critical, and
     # with an explicit FALSE.
     identifier, criticality = "0603551d0e0416", "0603551d0e0101000416"
@@ -100,7 +100,7 @@ def test_what_der_forbids_is_not_another_precertificate() -> None:
     odd = reencoded(entry, f"30{length:02x}{identifier}", f"30{length + 3:02x}{criticality}")
     assert odd.certificate != entry.certificate
     assert is_committed(odd, chain_certificates)
-    # An explicit TRUE says something else.
+    # An explicit TRUE has another meaning.
     true = reencoded(
         entry,
         f"30{length:02x}{identifier}",

@@ -144,7 +144,7 @@ moments = st.integers(-631152000, 253402300799).map(  # 1950 to 9999
 
 @st.composite
 def certificates(draw: st.DrawFn) -> bytes:
-    """A certificate as `cryptography` builds it: odd in what it says, not in how."""
+    """A certificate as `cryptography` builds it: unusual in its values, not in its encoding."""
     not_before, not_after = sorted([draw(moments), draw(moments)])
     builder = x509.CertificateBuilder(
         issuer_name=draw(x509_names),
@@ -208,7 +208,7 @@ def assert_reads_like_the_reference(der: bytes) -> bool:
 
 @given(certificates())
 @prompt
-def test_whatever_is_built_well_is_read_well(der: bytes) -> None:
+def test_well_formed_certificates_are_read_like_the_reference(der: bytes) -> None:
     assert assert_reads_like_the_reference(der)
 
 

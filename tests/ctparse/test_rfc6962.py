@@ -64,7 +64,7 @@ class TestEntries:
         assert len(chains) == 3
         assert chains[0] is chains[1] is chains[2]
 
-    def test_chains_that_begin_alike_are_told_apart(self) -> None:
+    def test_chains_that_begin_alike_are_distinguished(self) -> None:
         common = vector(b"x" * 100)
         extras = [vector(common + vector(b"one")), vector(common + vector(b"two"))]
         entries = decode_entries(body(*((x509_leaf(), extra) for extra in extras * 2)), 0)
@@ -151,7 +151,7 @@ class TestEntries:
         assert isinstance(x509, Entry)
         assert (x509.leaf, x509.certificate, x509.chain) == (x509_leaf(), CERTIFICATE, b"")
         assert x509.problem.startswith("extra_data: ")
-        # The precertificate itself stands in extra_data alone.
+        # Only extra_data contains the precertificate itself.
         assert isinstance(precert, Rejected)
         assert (precert.index, precert.leaf) == (6, precert_leaf())
         assert "extra_data" in precert.reason
@@ -178,7 +178,7 @@ class TestEntries:
         assert json.loads(bad.raw) == served["entries"][1]
         assert isinstance(after, Entry)
 
-    def test_no_more_is_decoded_than_was_asked_for(self) -> None:
+    def test_no_more_entries_are_decoded_than_requested(self) -> None:
         served = body(*[(x509_leaf(), vector(CHAIN))] * 3)
         assert [entry.index for entry in decode_entries(served, 5, 2)] == [5, 6]
         assert len(decode_entries(served, 5, 4)) == 3
@@ -212,7 +212,7 @@ class TestEntries:
             b'{"more":' + b"[" * 100_000,
         ],
     )
-    def test_what_is_no_answer_is_malformed(self, served: bytes) -> None:
+    def test_another_body_is_malformed(self, served: bytes) -> None:
         with pytest.raises(Malformed, match="get-entries: "):
             decode_entries(served, 0)
 

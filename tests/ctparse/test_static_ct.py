@@ -99,7 +99,7 @@ class TestSunlight:
             right += 1
         assert right == 1
 
-    def test_without_a_log_id_the_line_is_told_by_its_structure(
+    def test_without_a_log_id_the_line_is_found_by_its_structure(
         self, checkpoint: Checkpoint, key: signatures.LogKey
     ) -> None:
         assert tree_head(checkpoint) == tree_head(checkpoint, key.id)

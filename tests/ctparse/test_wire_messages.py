@@ -129,31 +129,31 @@ class TestChain:
         found = [base64.b64decode(each["as_der"]) for each in data(message.full)["chain"]]
         assert found == [self.issuer, self.root]
 
-    def test_unreadable_certificates_are_left_out_and_told(self) -> None:
+    def test_unreadable_certificates_are_left_out_and_reported(self) -> None:
         message = write(certificate(), chain=chain_of(b"what", self.root))
         assert [each["subject"]["CN"] for each in data(message.full)["chain"]] == ["Example Root"]
         assert len(message.problems) == 1
         assert message.problems[0].startswith("chain certificate 0: ")
 
-    def test_a_malformed_chain_is_left_out_and_told(self) -> None:
+    def test_a_malformed_chain_is_left_out_and_reported(self) -> None:
         message = write(certificate(), chain=b"\0\0\x09one")
         assert data(message.full)["chain"] == []
         assert message.problems[0].startswith("chain: ")
 
     def test_each_chain_is_resolved_once(self) -> None:
-        asked: list[bytes] = []
+        resolved: list[bytes] = []
 
         def resolve(chain: bytes) -> list[bytes]:
-            asked.append(chain)
+            resolved.append(chain)
             return [self.issuer]
 
         writer = MessageWriter(SOURCE, link, resolve)
         chains = [b"f" * 32, b"g" * 32, b"f" * 32, b"g" * 32, bytes(bytearray(b"f" * 32))]
         for chain in chains:
             write(certificate(), writer, chain=chain)
-        assert asked == chains[:2]
+        assert resolved == chains[:2]
 
-    def test_chains_that_begin_alike_are_told_apart(self) -> None:
+    def test_chains_that_begin_alike_are_distinguished(self) -> None:
         writer = new_writer()
         roots = [certificate(subject=common_name(f"Root {n}")) for n in range(3)]
         for _ in range(2):
@@ -172,14 +172,14 @@ class TestChain:
             held = sum(len(chain.raw) + len(chain.json) for chain in writer._chains.values())
             assert held <= 20_000
 
-    def test_what_resolve_raises_beyond_malformed_is_the_callers(self) -> None:
+    def test_other_errors_of_resolve_reach_the_caller(self) -> None:
         def resolve(_: bytes) -> list[bytes]:
             raise LookupError("issuer not fetched")
 
         with pytest.raises(LookupError):
             write(certificate(), MessageWriter(SOURCE, link, resolve))
 
-    def test_resolve_may_say_malformed(self) -> None:
+    def test_resolve_may_raise_malformed(self) -> None:
         def resolve(_: bytes) -> list[bytes]:
             raise Malformed("half a fingerprint")
 
@@ -206,7 +206,7 @@ class TestReader:
         for held in (reader._names, reader._minutes, reader._extensions._known):
             assert 0 < len(held) <= 5
 
-    def test_unreadable_entries_leave_nothing_behind(self, certificates: list[bytes]) -> None:
+    def test_unreadable_entries_leave_no_state(self, certificates: list[bytes]) -> None:
         writer = new_writer()
         with pytest.raises(Unreadable):
             writer.write(Entry(0, 0, False, b"\x30\0", b"", b""), bytes(32), SEEN)

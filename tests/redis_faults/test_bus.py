@@ -78,7 +78,7 @@ async def at_every_reply(
 async def publishing(lossy: Redis, client: Redis) -> None:
     worker = Worker(lossy, f"lossy-{secrets.token_hex(4)}", ttl=0.2)
     lease = await worker.leases.acquire(LOG, 0)
-    while lease is None:  # the reply was lost: a lease that nobody knows runs out
+    while lease is None:  # the reply was lost: a lease without an owner expires
         lease = await worker.leases.acquire(LOG, 0)
     for first in range(3):
         window = batch(first, [f"n{first}"])
@@ -119,7 +119,7 @@ async def skipping(lossy: Redis, client: Redis) -> None:
 
 
 async def counting_failures(lossy: Redis, client: Redis) -> None:
-    """By who repeats a call until it succeeds, as ingestors do."""
+    """The caller repeats a call until it succeeds, as ingestors do."""
     await Worker(client, "sound").take()
     circuits, ledger = CircuitStore(lossy, KEYS), TreeStateStore(lossy, KEYS)
     for _ in range(2):
@@ -146,25 +146,25 @@ async def recording_list_failures(lossy: Redis, client: Redis) -> None:
     assert (status.failures, status.etag, status.modified) == (0, "etag", "modified")
 
 
-async def repeated(ask: Callable[[], Awaitable[None]]) -> None:
+async def repeated(call: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
-            return await ask()
+            return await call()
         except UNAVAILABLE:
             await asyncio.sleep(0.01)
 
 
-async def asking_for_rates(lossy: Redis, client: Redis) -> None:
-    """A request counts once, even if the answer is lost; whoever asked decides alone then."""
+async def acquiring_rates(lossy: Redis, client: Redis) -> None:
+    """A request counts once, even if the answer is lost; the caller decides alone then."""
     limits = RateLimits(lossy, KEYS)
-    asked = 0
+    requested = 0
     for _ in range(4):
         with suppress(*UNAVAILABLE):
             await limits.acquire([("address:x", RATE)])
-        asked += 1
+        requested += 1
     (decision,) = await RateLimits(client, KEYS).acquire([("address:x", RATE)])
     # The cut request may not have reached Redis.
-    assert decision.remaining in (10 - asked - 1, 10 - asked)
+    assert decision.remaining in (10 - requested - 1, 10 - requested)
 
 
 async def counting_connections(lossy: Redis, client: Redis) -> None:
@@ -219,7 +219,7 @@ async def announcing(lossy: Redis, client: Redis) -> None:
         skipping,
         counting_failures,
         recording_list_failures,
-        asking_for_rates,
+        acquiring_rates,
         counting_connections,
         taking_turns,
         announcing,

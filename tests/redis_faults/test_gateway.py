@@ -63,7 +63,7 @@ async def _answers(http: httpx.AsyncClient, url: str) -> bool:
 
 
 async def test_limits_and_counts_survive_resets(start: Start, press: Press, proxy: Proxy) -> None:
-    """Who comes while a reset is under way is let in, by the gateway's own count at worst."""
+    """A client that comes during a reset is admitted, by the gateway's own count at worst."""
     limits = {"connection_limit.enabled": True, "rate_limit.enabled": True}
     gateway = await (await start(redis_url=proxy.url, **limits)).following()
     for turn in range(10):
@@ -74,7 +74,7 @@ async def test_limits_and_counts_survive_resets(start: Start, press: Press, prox
     assert not gateway.task.done()
 
 
-async def test_clients_that_wait_for_a_slow_redis_hold_up_nobody(
+async def test_clients_that_wait_for_a_slow_redis_delay_no_other(
     start: Start, press: Press, proxy: Proxy
 ) -> None:
     gateway = await (await start(redis_url=proxy.url)).following()

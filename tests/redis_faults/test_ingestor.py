@@ -60,7 +60,7 @@ async def heads(site: Site) -> dict[str, int]:
     return {name: log.next or 0 for name, log in (await site.logs()).items()}
 
 
-async def test_what_redis_holds_of_one_log_stops_no_other(
+async def test_an_unusable_record_of_one_log_stops_no_other(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WRONGTYPE, for every command that concerns the log."""
@@ -76,11 +76,11 @@ async def test_what_redis_holds_of_one_log_stops_no_other(
         await until(lambda: _events(lines, "log failed"), "the failure")
         before = await _others(site.redis, site, name)
 
-        async def go_on() -> bool:
+        async def others_continue() -> bool:
             now = await _others(site.redis, site, name)
             return all(now[other] > at + 100 for other, at in before.items())
 
-        await until(go_on, "the other logs go on", 60)
+        await until(others_continue, "the other logs continue", 60)
         assert not ingestor.has_ended
         assert {line["log"] for line in _events(lines, "log failed")} == {name}
         assert all(line["exc_info"] for line in _events(lines, "log failed"))

@@ -79,7 +79,7 @@ class Certificates:
             return error_response(ErrorCode.INVALID_HASH, error)
         digest = bytes.fromhex(text.replace(":", ""))
 
-        async def ask() -> Response:
+        async def respond() -> Response:
             try:
                 async with asyncio.timeout(_TIMEOUT_SECS), self._places:
                     found = await self._find(digest)
@@ -96,7 +96,7 @@ class Certificates:
             headers = (JSON, *CORS_HEADERS, ("Cache-Control", "private, max-age=300"))
             return Response(200, headers, msgspec.json.encode(found))
 
-        return DeferredResponse(ask)
+        return DeferredResponse(respond)
 
     async def _find(self, digest: bytes) -> CertificateDetail | None:
         place = await find_by_fingerprint(self._primary, self._keys, digest)

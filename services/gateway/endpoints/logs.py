@@ -24,8 +24,8 @@ class Log(msgspec.Struct, frozen=True):
         kind: rfc6962 or static-ct.
         state: that of the log list, "configured", or "draining" once it is retired.
         retired_why: why it is retired; null if it is not.
-        circuit: "closed" while it is asked, "open" while it is left alone, "half-open" while it
-            is tried again.
+        circuit: "closed" while requests are sent to it, "open" while none are, "half-open" during
+            a trial request.
         consecutive_errors: since it last answered.
         retry_at: time of the next request, while the circuit is open.
         lag: entries that are yet to be published.
@@ -72,7 +72,7 @@ class Logs(msgspec.Struct, frozen=True):
 
     Attributes:
         total_logs: how many there are.
-        healthy: of them, likewise the next two.
+        healthy: number of them; the same for the next two.
         degraded: fail now and then, or were not heard of yet.
         unhealthy: do not answer, or misbehave.
         logs: each of them, by name.

@@ -151,12 +151,12 @@ class Router:
 def _revalidated(request: Request, outcome: Outcome) -> Outcome:
     """Add an ETag; replace the response by 304 if the client has it (RFC 9110 section 13)."""
     if isinstance(outcome, DeferredResponse):
-        ask = outcome.ask
+        respond = outcome.respond
 
         async def compared() -> Response:
-            return _compared(request, await ask())
+            return _compared(request, await respond())
 
-        return msgspec.structs.replace(outcome, ask=compared)
+        return msgspec.structs.replace(outcome, respond=compared)
     return _compared(request, outcome) if isinstance(outcome, Response) else outcome
 
 

@@ -65,8 +65,8 @@ def events(service: Hub, request: Request) -> Response | Subscription:
             f"Unknown stream {stream[:40]!r}; expected full, lite or domains",
         )
     # A client that reconnects repeats the URL; what it adds is newer.
-    said = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
-    cursor = next(filter(None, said), request.query.get("cursor"))
+    cursors = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
+    cursor = next(filter(None, cursors), request.query.get("cursor"))
     return _subscription(service, stream, request, cursor)
 
 

@@ -57,7 +57,7 @@ def table(
         metrics: collects the metrics of all processes of this host.
         health: evaluates the health of the whole service.
         sight: shows the directory.
-        certificates: looks them up.
+        certificates: finds a certificate by its fingerprint.
         policy: determines which clients are admitted.
     """
     rings = service.rings

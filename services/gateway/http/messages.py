@@ -55,11 +55,11 @@ class DeferredResponse(msgspec.Struct, frozen=True):
     """A response that depends on Redis or on other processes.
 
     Attributes:
-        ask: returns it.
+        respond: returns it.
         headers: to be added to it.
     """
 
-    ask: Callable[[], Awaitable[Response]]
+    respond: Callable[[], Awaitable[Response]]
     headers: tuple[tuple[str, str], ...] = ()
 
 

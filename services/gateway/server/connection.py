@@ -302,7 +302,7 @@ class HTTPConnection(asyncio.Protocol):
 
     async def _send_deferred(self, later: DeferredResponse) -> None:
         """Send a deferred response."""
-        answer = await later.ask()
+        answer = await later.respond()
         if not self._transport.is_closing():
             headers = (*answer.headers, *later.headers)
             self._answer(msgspec.structs.replace(answer, headers=headers))

@@ -13,7 +13,7 @@ FINGERPRINT = sha256(DER).digest()
 PART = FINGERPRINT[0] >> 4
 
 
-async def test_what_was_put_is_found(client: Redis) -> None:
+async def test_a_stored_issuer_is_found(client: Redis) -> None:
     shelf = IssuerCache(client, KEYS)
     assert await shelf.get([]) == {}
     assert await shelf.get([FINGERPRINT]) == {}
@@ -22,7 +22,7 @@ async def test_what_was_put_is_found(client: Redis) -> None:
     assert await client.ttl(KEYS.issuers(PART)) > 0
 
 
-async def test_what_is_not_what_its_fingerprint_says_is_not_found(client: Redis) -> None:
+async def test_an_issuer_with_another_fingerprint_is_not_found(client: Redis) -> None:
     await client.hset(KEYS.issuers(PART), FINGERPRINT, b"another")
     assert await IssuerCache(client, KEYS).get([FINGERPRINT]) == {}
 

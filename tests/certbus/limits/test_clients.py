@@ -25,8 +25,8 @@ from tests.certbus.servers import RedisServer
 SLOW = Rate(5, 0.001, 0, 10, 3600, 1000)
 
 
-def asks(rate: Rate, count: int, who: str = "address:192.0.2.1") -> list[tuple[str, Rate]]:
-    return [(who, rate)] * count
+def requests(rate: Rate, count: int, key: str = "address:192.0.2.1") -> list[tuple[str, Rate]]:
+    return [(key, rate)] * count
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ async def sums(client: Redis) -> dict[str, int]:
     return {address.decode(): int(count) for address, count in counts.items()}
 
 
-async def test_a_bucket_allows_what_it_holds(rates: RateLimits) -> None:
-    decisions = await rates.acquire(asks(SLOW, 7))
+async def test_a_bucket_allows_its_capacity(rates: RateLimits) -> None:
+    decisions = await rates.acquire(requests(SLOW, 7))
     assert [decision.allowed for decision in decisions] == [True] * 5 + [False] * 2
     assert [decision.remaining for decision in decisions] == [4, 3, 2, 1, 0, 0, 0]
     assert decisions[4].retry_after == 0
@@ -52,32 +52,32 @@ async def test_a_bucket_allows_what_it_holds(rates: RateLimits) -> None:
     assert 4990 < decisions[5].reset <= 5000
 
 
-async def test_everyone_has_a_bucket(rates: RateLimits) -> None:
-    await rates.acquire(asks(SLOW, 6))
-    (other,) = await rates.acquire(asks(SLOW, 1, "token:alice"))
+async def test_each_key_has_a_bucket_of_its_own(rates: RateLimits) -> None:
+    await rates.acquire(requests(SLOW, 6))
+    (other,) = await rates.acquire(requests(SLOW, 1, "token:alice"))
     assert other.allowed
 
 
-async def test_what_was_told_to_wait_for_comes(rates: RateLimits) -> None:
+async def test_a_request_is_allowed_after_retry_after(rates: RateLimits) -> None:
     rate = Rate(2, 20, 0, 10, 3600, 1000)
-    refused = (await rates.acquire(asks(rate, 3)))[2]
+    refused = (await rates.acquire(requests(rate, 3)))[2]
     assert not refused.allowed
     assert 0 < refused.retry_after <= 0.05
     await asyncio.sleep(refused.retry_after)  # what a client would do
-    (again,) = await rates.acquire(asks(rate, 1))
+    (again,) = await rates.acquire(requests(rate, 1))
     assert again.allowed
 
 
 async def test_a_burst_goes_beyond_the_bucket_once(rates: RateLimits) -> None:
     rate = Rate(2, 0.001, 3, 60, 3600, 1000)
-    decisions = await rates.acquire(asks(rate, 6))
+    decisions = await rates.acquire(requests(rate, 6))
     assert [decision.allowed for decision in decisions] == [True] * 5 + [False]
     assert 59 < decisions[5].retry_after <= 60, "the burst is sooner back than a token"
 
 
 async def test_the_window_refuses_what_the_bucket_would_allow(rates: RateLimits) -> None:
     rate = Rate(1000, 1000, 0, 10, 3600, 4)
-    decisions = await rates.acquire(asks(rate, 5))
+    decisions = await rates.acquire(requests(rate, 5))
     assert [decision.allowed for decision in decisions] == [True] * 4 + [False]
     assert decisions[4].retry_after > 1
     assert rate.limit == 4
@@ -89,7 +89,7 @@ async def test_the_window_slides(rates: RateLimits) -> None:
     allowed: list[float] = []
     end = time.monotonic() + 1.6
     while time.monotonic() < end:
-        (decision,) = await rates.acquire(asks(rate, 1))
+        (decision,) = await rates.acquire(requests(rate, 1))
         if decision.allowed:
             allowed.append(time.monotonic())
         await asyncio.sleep(min(decision.retry_after, 0.01))
@@ -100,28 +100,26 @@ async def test_the_window_slides(rates: RateLimits) -> None:
 
 
 async def test_refused_requests_take_nothing(rates: RateLimits, client: Redis) -> None:
-    await rates.acquire(asks(SLOW, 5))
+    await rates.acquire(requests(SLOW, 5))
     before = await client.dump(KEYS.rate("address:192.0.2.1"))
-    await rates.acquire(asks(SLOW, 100))
+    await rates.acquire(requests(SLOW, 100))
     assert await client.dump(KEYS.rate("address:192.0.2.1")) == before
 
 
-async def test_rates_are_forgotten_when_they_say_nothing_any_more(
-    rates: RateLimits, client: Redis
-) -> None:
+async def test_rates_expire_once_they_limit_nothing(rates: RateLimits, client: Redis) -> None:
     rate = Rate(2, 10, 1, 1, 5, 100)
-    await rates.acquire(asks(rate, 1))
+    await rates.acquire(requests(rate, 1))
     assert 0 < await client.pttl(KEYS.rate("address:192.0.2.1")) <= 10_000
     assert await client.keys(f"{KEYS.prefix}limit:*") == [KEYS.rate("address:192.0.2.1").encode()]
 
 
-async def test_many_racers_get_exactly_what_there_is(rates: RateLimits) -> None:
+async def test_concurrent_requests_get_exactly_the_capacity(rates: RateLimits) -> None:
     rate = Rate(100, 0.001, 0, 10, 3600, 1000)
-    rounds = await asyncio.gather(*(rates.acquire(asks(rate, 5)) for _ in range(60)))
+    rounds = await asyncio.gather(*(rates.acquire(requests(rate, 5)) for _ in range(60)))
     assert sum(decision.allowed for decisions in rounds for decision in decisions) == 100
 
 
-async def test_connections_are_let_in_up_to_the_limit_of_one_address(client: Redis) -> None:
+async def test_connections_are_admitted_up_to_the_limit_per_address(client: Redis) -> None:
     one, two = gateway(client, "one"), gateway(client, "two")
     await one.reset()
     await two.reset()
@@ -135,7 +133,7 @@ async def test_connections_are_let_in_up_to_the_limit_of_one_address(client: Red
     assert await two.apply(None, 10, [ConnectionDelta("a", 3, 9)]) == [AdmittedCount(2, full=False)]
 
 
-async def test_connections_are_let_in_up_to_the_limit_of_all(client: Redis) -> None:
+async def test_connections_are_admitted_up_to_the_total_limit(client: Redis) -> None:
     one, two = gateway(client, "one"), gateway(client, "two")
     await one.reset()
     await two.reset()
@@ -147,7 +145,7 @@ async def test_connections_are_let_in_up_to_the_limit_of_all(client: Redis) -> N
     assert (await sums(client))["*"] == 5
 
 
-async def test_limits_lowered_below_what_is_there_let_nobody_in(client: Redis) -> None:
+async def test_limits_lowered_below_the_count_admit_no_connection(client: Redis) -> None:
     one = gateway(client, "one")
     await one.reset()
     await one.apply(10, 10, [ConnectionDelta("a", 0, 8)])
@@ -155,7 +153,7 @@ async def test_limits_lowered_below_what_is_there_let_nobody_in(client: Redis) -
     assert await sums(client) == {"a": 8, "*": 8}
 
 
-async def test_a_lost_reply_is_noticed_and_does_no_harm(
+async def test_a_lost_reply_is_noticed_and_changes_no_count(
     client: Redis, server: RedisServer, tmp_path: Path
 ) -> None:
     async with LossyProxy(server.socket, tmp_path / "p") as proxy, connect(proxy.url) as lossy:
@@ -163,7 +161,7 @@ async def test_a_lost_reply_is_noticed_and_does_no_harm(
         await one.reset()
         await one.apply(None, 9, [ConnectionDelta("b", 0, 2)])
         proxy.lose_next(b"EVALSHA")
-        # It is done, and asked again on a new connection.
+        # Redis has run it; the client repeats it on a new connection.
         assert await one.apply(None, 9, [ConnectionDelta("a", 0, 3)]) is None, "count anew"
         assert proxy.lost == 1
         await one.reset()
@@ -174,7 +172,7 @@ async def test_a_lost_reply_is_noticed_and_does_no_harm(
     assert await sums(client) == {"a": 3, "b": 2, "*": 5}
 
 
-async def test_what_has_gone_leaves_nothing(client: Redis) -> None:
+async def test_closed_connections_leave_no_count(client: Redis) -> None:
     one = gateway(client, "one")
     await one.reset()
     await one.apply(None, None, [ConnectionDelta("a", 0, 3), ConnectionDelta("b", 0, 1)])
@@ -185,7 +183,7 @@ async def test_what_has_gone_leaves_nothing(client: Redis) -> None:
     assert await client.keys(f"{KEYS.prefix}limit:*") == []
 
 
-async def test_a_gateway_that_says_nothing_is_forgotten(client: Redis) -> None:
+async def test_a_gateway_without_heartbeat_expires(client: Redis) -> None:
     dead, alive = gateway(client, "dead", ttl=0.3), gateway(client, "alive")
     await alive.reset()
     await dead.reset()
@@ -209,7 +207,7 @@ async def test_everything_expires_with_the_last_gateway(client: Redis) -> None:
     assert all(0 < lifetime <= 200 for lifetime in lifetimes)
 
 
-async def test_a_gateway_unknown_to_an_emptied_redis_is_told(client: Redis) -> None:
+async def test_a_gateway_unknown_to_an_emptied_redis_is_notified(client: Redis) -> None:
     one = gateway(client, "one")
     assert await one.apply(None, None, [ConnectionDelta("a", 0, 3)]) is None
     await one.reset()
@@ -243,7 +241,7 @@ def full(executable: str, tmp_path: Path) -> Iterator[RedisServer]:
 async def test_a_full_redis_counts_connections_but_no_rates(full: RedisServer) -> None:
     async with connect(full.url) as client:
         with pytest.raises(redis.exceptions.RedisError) as refused:
-            await RateLimits(client, KEYS).acquire(asks(SLOW, 2))
+            await RateLimits(client, KEYS).acquire(requests(SLOW, 2))
         assert is_out_of_memory(refused.value)
         assert await client.keys("*") == []
         counts = gateway(client, "one")

@@ -1,4 +1,4 @@
-"""Turns: one operator, many who ask."""
+"""Request slots: one operator, many processes that reserve."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tests.certbus.streams.test_full_redis import TOO_LITTLE, allow
 from tests.waiting import until
 
 
-async def test_turns_are_an_interval_apart_whoever_takes_them(
+async def test_slots_are_an_interval_apart_for_all_processes_together(
     client: Redis, server: RedisServer
 ) -> None:
     async with connect(server.url) as other:
@@ -22,32 +22,32 @@ async def test_turns_are_an_interval_apart_whoever_takes_them(
         turns = [await workers[n % 2].reserve(names[n % 2], 10) for n in range(6)]
         spent = asyncio.get_running_loop().time() - began
     assert turns[0] == 0
-    # Each is told how long it has to wait from the moment it asked.
+    # Each wait counts from the moment of its request.
     for n, turn in enumerate(turns):
         assert 10 * n - spent <= turn <= 10 * n
     assert await OperatorSlots(client, KEYS).reserve("Another", 10) == 0
 
 
-async def test_turns_that_pass_unused_are_not_made_up_for(client: Redis) -> None:
+async def test_unused_slots_do_not_accumulate(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.reserve("Example", 0.02)
 
     async def forgotten() -> bool:
         return not await client.exists(KEYS.operator("example"))
 
-    await until(forgotten, "an operator whom nobody asks leaves no key behind")
+    await until(forgotten, "an operator without requests leaves no key")
     assert await operators.reserve("Example", 10) == 0
     assert await operators.reserve("Example", 10) > 9
 
 
-async def test_one_log_that_refuses_is_left_alone_by_itself(client: Redis) -> None:
+async def test_a_429_of_one_log_does_not_pause_its_operator(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     assert not await operators.record_429("Example", LOG, 60)
     assert not await operators.record_429("Example", LOG, 60)
     assert await operators.reserve("Example", 0.001) == 0
 
 
-async def test_a_second_log_that_refuses_speaks_for_the_operator(client: Redis) -> None:
+async def test_a_429_of_a_second_log_pauses_the_operator(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 60)
     assert await operators.record_429("Example", OTHER_LOG, 5)
@@ -55,14 +55,14 @@ async def test_a_second_log_that_refuses_speaks_for_the_operator(client: Redis) 
     assert await operators.reserve("Another", 0.001) == 0
 
 
-async def test_no_operator_is_left_alone_for_longer_than_that(client: Redis) -> None:
+async def test_an_operator_is_paused_for_a_limited_time(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 3600)
     assert await operators.record_429("Example", OTHER_LOG, 3600)
     assert 290 < await operators.reserve("Example", 0.001) <= 300
 
 
-async def test_what_one_said_long_ago_does_not_count(client: Redis) -> None:
+async def test_an_expired_429_does_not_count(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 0)
     assert not await operators.record_429("Example", OTHER_LOG, 60)
@@ -73,7 +73,7 @@ async def test_a_clock_that_was_set_back_does_not_stop_everything(client: Redis)
     assert await OperatorSlots(client, KEYS).reserve("Example", 0.5) == 0
 
 
-async def test_a_full_redis_still_hands_out_turns(client: Redis) -> None:
+async def test_a_full_redis_still_assigns_slots(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.reserve("Known", 10)
     await allow(client, TOO_LITTLE)

@@ -33,6 +33,6 @@ async def test_a_circuit_is_kept_and_seen(one: Worker, client: Redis) -> None:
     assert (seen.circuit, seen.failures, seen.errors, seen.retry_at) == ("closed", 0, 2, None)
 
 
-async def test_what_cannot_be_read_is_a_closed_circuit(client: Redis) -> None:
+async def test_an_unreadable_circuit_is_closed(client: Redis) -> None:
     await client.hset(KEYS.log(LOG), mapping={"circuit": "ajar", "failures": "many"})
     assert await CircuitStore(client, KEYS).load(LOG) == CircuitStatus()

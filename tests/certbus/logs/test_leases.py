@@ -18,7 +18,7 @@ from tests.certbus.bus import (
 from tests.certbus.streams.test_full_redis import TOO_LITTLE, allow
 
 
-async def test_a_new_log_starts_where_the_caller_says_and_later_goes_on(
+async def test_a_new_log_starts_at_the_given_index_and_later_resumes(
     one: Worker, two: Worker
 ) -> None:
     assert await one.leases.next_index(LOG) is None
@@ -65,7 +65,7 @@ async def test_a_lease_expires_unless_it_is_renewed(client: Redis) -> None:
     assert await renewed.leases.renew([other]) == []
 
 
-async def test_renewing_many_tells_which_are_lost(one: Worker, two: Worker, client: Redis) -> None:
+async def test_renewing_many_returns_the_lost_ones(one: Worker, two: Worker, client: Redis) -> None:
     log_ids = [f"{number:064x}" for number in range(50)]
     leases = [await one.take(log_id) for log_id in log_ids]
     await client.delete(*[KEYS.lease(log_id) for log_id in log_ids[::7]])

@@ -25,7 +25,7 @@ async def ids(client: Redis) -> list[str]:
     return [log.log_id for log in (await snapshot(client, KEYS)).logs]
 
 
-async def test_everything_that_is_kept_of_a_log_goes_on_under_its_new_id(
+async def test_all_state_of_a_log_continues_under_its_new_id(
     one: Worker, two: Worker, client: Redis, roll: LogRegistry
 ) -> None:
     lease = await one.take(OLD, 7)
@@ -49,7 +49,7 @@ async def test_everything_that_is_kept_of_a_log_goes_on_under_its_new_id(
     assert_adds_up(await log_status(client))
 
 
-async def test_whoever_holds_a_log_under_its_old_id_can_do_nothing_any_more(
+async def test_the_owner_of_a_log_under_its_old_id_is_fenced(
     one: Worker, client: Redis, roll: LogRegistry
 ) -> None:
     lease = await one.take(OLD)
@@ -68,9 +68,7 @@ async def test_whoever_holds_a_log_under_its_old_id_can_do_nothing_any_more(
     assert await stored_names(client) == ["a"]
 
 
-async def test_an_id_that_nobody_has_used_leads_to_the_better_one(
-    one: Worker, client: Redis, roll: LogRegistry
-) -> None:
+async def test_an_unused_id_becomes_an_alias(one: Worker, client: Redis, roll: LogRegistry) -> None:
     assert not await roll.rename(OLD, LOG)
     assert await roll.aliases([OLD]) == {OLD: LOG}
     assert await one.leases.acquire(OLD, 0) is None
@@ -82,7 +80,7 @@ async def test_an_id_that_nobody_has_used_leads_to_the_better_one(
     assert (await one.take(LOG, 4)).next == 4
 
 
-async def test_what_was_only_described_is_forgotten(client: Redis, roll: LogRegistry) -> None:
+async def test_a_log_that_was_never_followed_is_removed(client: Redis, roll: LogRegistry) -> None:
     description = LogDescription(OLD, "old", "https://log.example/", "", "rfc6962", "")
     await ClusterRegistry(client, KEYS).describe([description])
     assert not await roll.rename(OLD, LOG)
@@ -100,7 +98,7 @@ async def test_a_log_is_renamed_once(one: Worker, client: Redis, roll: LogRegist
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "goes_on"),
+    ("old", "new", "merged"),
     [
         ((0, 30), (10, 20), (0, 30)),  # further on, and nothing is left out between them
         ((10, 20), (0, 30), (0, 30)),
@@ -117,7 +115,7 @@ async def test_a_log_that_was_followed_under_both_ids_is_one_and_loses_nothing(
     roll: LogRegistry,
     old: tuple[int, int],
     new: tuple[int, int],
-    goes_on: tuple[int, int],
+    merged: tuple[int, int],
 ) -> None:
     leases = []
     for worker, log_id, (start, end) in ((one, OLD, old), (two, LOG, new)):
@@ -127,15 +125,15 @@ async def test_a_log_that_was_followed_under_both_ids_is_one_and_loses_nothing(
         leases.append(lease)
     assert await roll.rename(OLD, LOG)
     status = await log_status(client)
-    assert (status.start, status.next) == goes_on
+    assert (status.start, status.next) == merged
     assert status.alarms == 2
     assert_adds_up(status)
     assert await client.xlen(KEYS.evidence(LOG)) == 2
     assert await ids(client) == [LOG]
-    # Whoever followed what was dropped is fenced; who followed what stays goes on.
-    stays = goes_on == new
+    # The owner of the dropped record is fenced; the owner of the kept one continues.
+    stays = merged == new
     first, second = leases
-    at = goes_on[1]
+    at = merged[1]
     assert await one.publisher.publish(first, batch(at, ["a"])) == Fenced()
     outcome = await two.publisher.publish(second, batch(at, ["b"]))
     assert isinstance(outcome, Published if stays else Fenced)

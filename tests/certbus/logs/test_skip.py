@@ -17,7 +17,7 @@ from tests.certbus.bus import KEYS, LOG, Worker, assert_adds_up, batch, log_stat
 HEAD = TreeHead(100, 1_790_000_000_000, bytes(32), b"signature")
 
 
-async def test_what_is_skipped_is_counted_and_recorded(one: Worker, client: Redis) -> None:
+async def test_skipped_entries_are_counted_and_recorded(one: Worker, client: Redis) -> None:
     lease = await one.take()
     begun = batch(0, ["a", "b"])
     await one.publisher.publish(lease, replaced(begun, tree_head=HEAD, frontier=b"frontier"))
@@ -34,9 +34,7 @@ async def test_what_is_skipped_is_counted_and_recorded(one: Worker, client: Redi
     assert (stream.entries, stream.messages) == (1, 1)
 
 
-async def test_whoever_owned_the_log_can_undo_nothing(
-    one: Worker, two: Worker, client: Redis
-) -> None:
+async def test_the_owner_before_a_skip_is_fenced(one: Worker, two: Worker, client: Redis) -> None:
     lease = await one.take()
     await ClusterRegistry(client, KEYS).record_tree_size(LOG, 100)
     assert await skip(client, KEYS, LOG, 5, "") == Skipped(0, 5)

@@ -25,7 +25,7 @@ async def test_a_certificate_is_found_by_either_digest(one: Worker, client: Redi
             assert await message_at(client, KEYS, stream, place) == getattr(wanted, stream)
 
 
-async def test_what_was_never_published_is_not_found(one: Worker, client: Redis) -> None:
+async def test_an_unpublished_certificate_is_not_found(one: Worker, client: Redis) -> None:
     assert await find_by_fingerprint(client, KEYS, message("a").sha256) is None
     await one.publisher.publish(await one.take(), batch(0, ["a"]))
     assert await find_by_fingerprint(client, KEYS, message("b").sha256) is None

@@ -11,7 +11,7 @@ LINES = st.lists(st.binary().map(lambda line: line.replace(b"\n", b"")), min_siz
 
 
 @given(LINES, st.sampled_from(["none", "zstd"]))
-def test_what_is_packed_is_unpacked(messages: list[bytes], name: Name) -> None:
+def test_a_packed_batch_is_unpacked(messages: list[bytes], name: Name) -> None:
     assert Codec().unpack(name, Codec(name).pack(messages)) == messages
 
 
@@ -35,7 +35,7 @@ def test_a_frame_that_does_not_state_its_size_is_refused() -> None:
         Codec().unpack("zstd", compressor.compress(b"message"))
 
 
-def test_a_frame_that_lies_about_its_size_is_refused() -> None:
+def test_a_frame_of_another_size_than_stated_is_rejected() -> None:
     frame = bytearray(Codec("zstd").pack([b"x" * 200]))
     size_at = 5 if frame[4] & 0x20 else 6  # RFC 8878 section 3.1.1.1: after the descriptor
     assert frame[size_at] == 200

@@ -135,7 +135,7 @@ def test_a_trail_is_bounded_and_goes_back() -> None:
     assert lost.fork is None
 
 
-def test_what_is_recorded_as_lost_is_bounded() -> None:
+def test_the_record_of_losses_is_bounded() -> None:
     losses = LostRanges()
     for ms in range(0, 1000, 10):
         losses.add(LostRange(at(ms), at(ms + 5), emptied=False, fork=None))

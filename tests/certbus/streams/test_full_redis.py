@@ -1,4 +1,4 @@
-"""A full Redis: nothing half written, and it recovers by itself, without more memory."""
+"""A full Redis: nothing half written, and it recovers automatically, without more memory."""
 
 import asyncio
 import itertools
@@ -90,7 +90,7 @@ async def test_a_full_redis_refuses_a_batch_whole(
     assert await everything(client) == before
 
 
-async def test_a_batch_waits_for_room_and_goes_on(one: Worker, client: Redis) -> None:
+async def test_a_batch_waits_for_memory_and_is_then_published(one: Worker, client: Redis) -> None:
     lease = await one.take()
     await allow(client, TOO_LITTLE)
     publishing = asyncio.create_task(one.publisher.publish(lease, batch(0, ["a"])))

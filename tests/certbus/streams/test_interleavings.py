@@ -35,7 +35,7 @@ WORKERS = ("one", "two")
 LENGTH = 12  # entries of each log
 CERTIFICATES = st.lists(st.sampled_from("abcdefgh"), min_size=LENGTH, max_size=LENGTH)
 STEP = st.tuples(
-    st.sampled_from(["take", "publish", "publish", "expire", "release", "forget", "look"]),
+    st.sampled_from(["take", "publish", "publish", "expire", "release", "forget", "find"]),
     st.sampled_from(WORKERS),
     st.sampled_from(LOGS),
     st.integers(1, 5),
@@ -65,8 +65,8 @@ class Ingestor:
             self.leases[log_id], self.next[log_id] = lease, lease.next
             self.owners[log_id] = self
 
-    async def look(self, log_id: str, count: int) -> None:
-        """Ask for the next window; what is learnt may be old when it is used."""
+    async def find_known(self, log_id: str, count: int) -> None:
+        """Find the known entries of the next window; the result may be old when it is used."""
         window = self.window(log_id, count)
         digests = [message.sha256 for message in batch(0, window).messages]
         known = await self.worker.publisher.find_known(digests)
@@ -109,8 +109,8 @@ class Ingestor:
                 await self.take(log_id)
             case "publish":
                 await self.publish(log_id, count)
-            case "look":
-                await self.look(log_id, count)
+            case "find":
+                await self.find_known(log_id, count)
             case "expire":
                 await self.worker.client.delete(KEYS.lease(log_id))
             case "release" if log_id in self.leases:
@@ -129,7 +129,7 @@ def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 @settings(max_examples=150, deadline=None)
 @given(first=CERTIFICATES, second=CERTIFICATES, steps=st.lists(STEP, min_size=10, max_size=80))
-def test_whatever_happens_the_books_balance(
+def test_counts_add_up_after_any_interleaving(
     module_server: RedisServer,
     first: list[str],
     second: list[str],

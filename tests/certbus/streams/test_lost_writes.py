@@ -78,7 +78,7 @@ class TestLastSecond:
         assert isinstance(lost, Published)
         server.wind_back()
 
-        # The worker does not know yet, and is told where the log goes on.
+        # The worker does not know yet; the reply contains the index to continue at.
         assert await one.publisher.publish(lease, batch(2, ["c"])) == Stale(1)
         assert await one.publisher.find_known([message("b").sha256]) == [False]
         again = await one.publisher.publish(lease, batch(1, ["b", "c"]))
@@ -104,16 +104,16 @@ class TestLastSecond:
     async def test_a_duplicate_of_what_was_lost_comes_from_its_own_log_again(
         self, server: RedisServer, one: Worker, two: Worker, client: Redis
     ) -> None:
-        mine, other = await one.take(LOG), await two.take(OTHER_LOG)
+        own, other = await one.take(LOG), await two.take(OTHER_LOG)
         server.save_aside()
-        await one.publisher.publish(mine, batch(0, ["shared"]))
+        await one.publisher.publish(own, batch(0, ["shared"]))
         assert await two.publisher.find_known([message("shared").sha256]) == [True]
         server.wind_back()
         # It counts as a duplicate there, although what it is a duplicate of is lost ...
         await two.publisher.publish(other, batch(0, [], duplicates=1))
         # ... but the log it was published from is wound back, so it is not lost for good.
-        assert await one.publisher.publish(mine, batch(1, ["x"])) == Stale(0)
-        await one.publisher.publish(mine, batch(0, ["shared"]))
+        assert await one.publisher.publish(own, batch(1, ["x"])) == Stale(0)
+        await one.publisher.publish(own, batch(0, ["shared"]))
         assert await stored_names(client) == ["shared"]
 
 

@@ -43,7 +43,7 @@ TREE_HEAD = TreeHead(size=1000, timestamp=1_700_000_000_000, root=b"\0\xff" * 16
 
 
 async def everything(client: Redis) -> dict[bytes, bytes | None]:
-    """Every key with its serialized value, to tell whether anything was written."""
+    """Every key with its serialized value, to check whether anything was written."""
     return {key: await client.dump(key) async for key in client.scan_iter(count=1000)}
 
 
@@ -112,7 +112,7 @@ async def test_a_batch_of_rejected_entries_only(one: Worker, client: Redis) -> N
     assert await client.exists(KEYS.stream("full")) == 0
 
 
-async def test_known_tells_what_was_published_by_any_log(one: Worker, two: Worker) -> None:
+async def test_find_known_covers_the_certificates_of_all_logs(one: Worker, two: Worker) -> None:
     names = [f"certificate {number}" for number in range(600)]
     lease = await one.take(OTHER_LOG)
     assert isinstance(await one.publisher.publish(lease, batch(0, names[100:300])), Published)
@@ -138,22 +138,22 @@ async def test_a_filter_that_is_wrong_makes_no_duplicate_of_a_new_certificate(
 async def test_published_by_another_log_between_check_and_publish(
     one: Worker, two: Worker, client: Redis
 ) -> None:
-    mine, other = await one.take(LOG), await two.take(OTHER_LOG)
+    own, other = await one.take(LOG), await two.take(OTHER_LOG)
     window = batch(0, ["a", "b", "c", "d"])
     assert not any(await one.publisher.find_known([m.sha256 for m in window.messages]))
     await two.publisher.publish(other, batch(0, ["d", "b"]))
     before = await everything(client)
 
-    assert await one.publisher.publish(mine, window) == AlreadyPublished([1, 3])
+    assert await one.publisher.publish(own, window) == AlreadyPublished([1, 3])
     assert await everything(client) == before
 
-    outcome = await one.publisher.publish(mine, batch(0, ["a", "c"], duplicates=2))
+    outcome = await one.publisher.publish(own, batch(0, ["a", "c"], duplicates=2))
     assert isinstance(outcome, Published)
     assert await stored_names(client) == ["d", "b", "a", "c"]
     assert_adds_up(await log_status(client))
 
 
-async def test_a_certificate_twice_in_one_batch_is_told(one: Worker, client: Redis) -> None:
+async def test_a_certificate_twice_in_one_batch_is_reported(one: Worker, client: Redis) -> None:
     lease = await one.take()
     before = await everything(client)
     outcome = await one.publisher.publish(lease, batch(0, ["a", "b", "a", "a"]))
@@ -195,7 +195,7 @@ async def test_a_worker_that_lost_its_lease_is_fenced(
     assert await stored_names(client) == ["a"]
 
 
-async def test_an_expired_lease_that_nobody_took_still_publishes(
+async def test_an_expired_lease_without_a_new_owner_still_publishes(
     one: Worker, client: Redis
 ) -> None:
     lease = await one.take()
@@ -203,7 +203,7 @@ async def test_an_expired_lease_that_nobody_took_still_publishes(
     assert isinstance(await one.publisher.publish(lease, batch(0, ["a"])), Published)
 
 
-async def test_a_log_that_is_not_there_is_missing(one: Worker, client: Redis) -> None:
+async def test_an_absent_log_is_missing(one: Worker, client: Redis) -> None:
     lease = await one.take()
     await client.flushall()
     assert await one.publisher.publish(lease, batch(0, ["a"])) == Missing()
@@ -290,7 +290,7 @@ async def test_a_counter_that_is_no_number_stops_everything_whole(
     assert await everything(client) == before
 
 
-async def test_the_newest_configuration_says_which_streams_are_written(client: Redis) -> None:
+async def test_the_newest_configuration_determines_the_streams(client: Redis) -> None:
     old = Worker(client, "old", PublisherSettings(streams=("full", "lite", "domains")))
     await old.publisher.configure()
     lease = await old.take()
@@ -315,7 +315,7 @@ async def test_data_of_a_newer_version_is_left_alone(one: Worker, client: Redis)
     assert await client.hgetall(KEYS.head) == {b"format": b"2"}
 
 
-async def test_marks_are_where_look_up_finds_them_and_expire(one: Worker, client: Redis) -> None:
+async def test_marks_are_found_by_lookup_and_expire(one: Worker, client: Redis) -> None:
     await one.publisher.configure()
     lease = await one.take()
     outcome = await one.publisher.publish(lease, batch(0, ["a", "b"]))
@@ -336,7 +336,7 @@ async def test_marks_are_where_look_up_finds_them_and_expire(one: Worker, client
     ]
     assert len(marks) == 5  # the filter, and a bucket for each digest
     for key in marks:
-        # Redis removes them by itself only long after an ingestor should have.
+        # Redis removes them automatically only long after an ingestor should have.
         assert await client.pttl(key) > remember + 30 * 24 * 3600 * 1000
 
 
@@ -353,7 +353,7 @@ async def test_a_restarted_redis_knows_no_scripts_and_everything_else(
     assert isinstance(await one.publisher.publish(lease, batch(1, ["b"])), Published)
 
 
-async def test_another_prefix_is_another_world(one: Worker, server: RedisServer) -> None:
+async def test_prefixes_are_independent(one: Worker, server: RedisServer) -> None:
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
     async with connect(server.url) as client:

@@ -42,7 +42,7 @@ def names(events: list[Event], stream: str = "lite") -> list[str]:
     ]
 
 
-def told(events: list[Event]) -> list[Event]:
+def notices(events: list[Event]) -> list[Event]:
     return [event for event in events if not isinstance(event, StreamBatch)]
 
 
@@ -64,7 +64,7 @@ async def test_all_streams_in_order_from_now_on(one: Worker, client: Redis) -> N
         expected = [f"{index}a" for index in range(1, 3 * COUNT)]
         for stream in STREAMS:
             await reading.until(lambda events: names(events, stream) == expected)  # noqa: B023
-        assert told(reading.events) == []
+        assert notices(reading.events) == []
         assert reading.follower.positions == dict.fromkeys(STREAMS, last)
         assert reading.follower.connected
         assert reading.follower.last_error is None
@@ -75,10 +75,12 @@ async def test_from_the_first_batch_of_an_empty_redis(one: Worker, client: Redis
         await reading.ready()
         await published(one, await one.take(), 0, "first")
         await reading.until(lambda events: names(events) == ["first"])
-        assert told(reading.events) == []
+        assert notices(reading.events) == []
 
 
-async def test_on_from_a_given_id_and_from_the_oldest(one: Worker, client: Redis) -> None:
+async def test_reading_resumes_from_a_given_id_and_from_the_oldest(
+    one: Worker, client: Redis
+) -> None:
     lease = await one.take()
     ids = [await published(one, lease, index, str(index)) for index in range(5)]
     async with following(client, after={"lite": ids[2], "full": "0-0"}) as reading:
@@ -87,10 +89,10 @@ async def test_on_from_a_given_id_and_from_the_oldest(one: Worker, client: Redis
         await reading.until(lambda events: names(events, "domains") == ["5"])
         await reading.until(lambda events: names(events, "lite") == ["3", "4", "5"])
         assert names(reading.events, "full")[:5] == ["0", "1", "2", "3", "4"]
-        assert told(reading.events) == []
+        assert notices(reading.events) == []
 
 
-async def test_what_was_trimmed_is_a_gap(client: Redis) -> None:
+async def test_trimmed_batches_are_a_gap(client: Redis) -> None:
     worker = Worker(client, "one", retention=retain(max_bytes=400))
     lease = await worker.take()
     ids = [await published(worker, lease, index, str(index)) for index in range(6)]
@@ -101,7 +103,7 @@ async def test_what_was_trimmed_is_a_gap(client: Redis) -> None:
     async with following(client, ["lite"], after={"lite": ids[1]}) as reading:
         await reading.until(lambda events: names(events)[-1:] == ["5"])
         assert reading.events[0] == Gap("lite", ids[1], kept.id, "no longer retained")
-        assert told(reading.events[1:]) == []
+        assert notices(reading.events[1:]) == []
         assert names(reading.events) == [str(n) for n in range(ids.index(kept.id), 6)]
 
 
@@ -119,7 +121,7 @@ async def test_a_stream_that_was_not_written_for_a_while_has_a_gap(client: Redis
         back = await published(everything, lease, 2, "c")
         await reading.until(lambda events: names(events, "full") == ["c"])
         await reading.until(lambda events: names(events, "lite") == ["b", "c"])
-        assert told(reading.events) == [Gap("full", seen, back, "no longer retained")]
+        assert notices(reading.events) == [Gap("full", seen, back, "no longer retained")]
 
 
 async def test_streams_come_and_go_while_it_reads(one: Worker, client: Redis) -> None:
@@ -141,7 +143,7 @@ async def test_streams_come_and_go_while_it_reads(one: Worker, client: Redis) ->
         await published(one, lease, 3, "d")
         await reading.until(lambda events: names(events) == ["a", "d"])
         await reading.until(lambda events: names(events, "full") == ["b", "d"])
-        assert told(reading.events) == []
+        assert notices(reading.events) == []
 
 
 async def test_a_restart_of_redis_is_not_noticed_in_the_stream(
@@ -158,10 +160,10 @@ async def test_a_restart_of_redis_is_not_noticed_in_the_stream(
         await published(one, lease, 1, "b")
         await reading.until(lambda events: names(events) == ["a", "b"])
         await until(lambda: reading.follower.connected)
-        assert told(reading.events) == []
+        assert notices(reading.events) == []
 
 
-async def test_a_lost_second_is_told_and_its_entries_come_again(
+async def test_a_lost_second_is_a_rewind_and_its_entries_are_repeated(
     one: Worker, client: Redis, server: RedisServer
 ) -> None:
     lease = await one.take()
@@ -175,10 +177,10 @@ async def test_a_lost_second_is_told_and_its_entries_come_again(
         await published(one, lease, 1, "b")
         await published(one, lease, 2, "c")
         await reading.until(lambda events: names(events) == ["a", "b", "b", "c"])
-        assert told(reading.events) == [Rewind("lite", since=kept, seen=lost)]
+        assert notices(reading.events) == [Rewind("lite", since=kept, seen=lost)]
 
 
-async def test_a_lost_second_is_told_even_if_nothing_is_published(
+async def test_a_lost_second_is_a_rewind_even_if_nothing_is_published(
     one: Worker, client: Redis, server: RedisServer
 ) -> None:
     lease = await one.take()
@@ -188,7 +190,9 @@ async def test_a_lost_second_is_told_even_if_nothing_is_published(
     async with following(client, ["lite"], after={"lite": lost}) as reading:
         await until(lambda: reading.follower.connected)
         server.wind_back()
-        await reading.until(lambda events: told(events) == [Rewind("lite", since=kept, seen=lost)])
+        await reading.until(
+            lambda events: notices(events) == [Rewind("lite", since=kept, seen=lost)]
+        )
         assert reading.follower.positions == {"lite": kept}
 
 
@@ -210,10 +214,10 @@ async def test_an_emptied_redis_is_a_new_epoch(
             lambda events: all(names(events, s) == ["a", "b", "c"] for s in STREAMS)
         )
         after = await read_head(client, KEYS)
-        assert told(reading.events) == [EpochChanged(str(before.epoch), str(after.epoch))]
+        assert notices(reading.events) == [EpochChanged(str(before.epoch), str(after.epoch))]
 
 
-async def test_an_unreadable_batch_is_a_gap_and_the_rest_goes_on(
+async def test_an_unreadable_batch_is_a_gap_and_reading_continues(
     one: Worker, client: Redis
 ) -> None:
     lease = await one.take()
@@ -226,7 +230,7 @@ async def test_an_unreadable_batch_is_a_gap_and_the_rest_goes_on(
         await client.hset(KEYS.head, "last", broken)
         await published(one, lease, 1, "b")
         await reading.until(lambda events: names(events) == ["a", "b"])
-        (gap,) = told(reading.events)
+        (gap,) = notices(reading.events)
         assert isinstance(gap, Gap)
         assert (gap.requested, gap.oldest) == (first, broken)
         assert "has no field" in gap.reason
@@ -236,7 +240,7 @@ async def test_an_unreadable_batch_is_a_gap_and_the_rest_goes_on(
 async def test_a_replica_that_is_behind_has_lost_nothing(
     one: Worker, client: Redis, server: RedisServer, executable: str, tmp_path: Path
 ) -> None:
-    """For the replica stands a server with an older copy of the primary's data."""
+    """The replica is a server with an older copy of the primary's data."""
     lease = await one.take()
     kept = await published(one, lease, 0, "a")
     server.save_aside()
@@ -250,9 +254,9 @@ async def test_a_replica_that_is_behind_has_lost_nothing(
         connect(replica.url) as behind,
         following(behind, ["lite"], after=after, primary=client) as reading,
     ):
-        asked = await times_asked(client)
+        before = await count_head_reads(client)
         async with asyncio.timeout(10):
-            while await times_asked(client) < asked + 2:  # noqa: ASYNC110
+            while await count_head_reads(client) < before + 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert reading.events == []
         assert reading.follower.positions == after
@@ -264,7 +268,7 @@ async def test_a_replica_that_is_behind_has_lost_nothing(
     replica.kill()
 
 
-async def times_asked(client: Redis) -> int:
+async def count_head_reads(client: Redis) -> int:
     return int((await client.info("commandstats"))["cmdstat_hmget"]["calls"])
 
 
@@ -366,7 +370,7 @@ async def test_a_reader_that_began_on_an_empty_redis_misses_what_its_stream_did_
         await everything.publisher.configure()
         second = await published(lite_only, lease, 1, "b")
         await reading.until(lambda events: names(events, "full") == ["b"])
-        assert told(reading.events) == [Gap("full", "0-0", second, "no longer retained")]
+        assert notices(reading.events) == [Gap("full", "0-0", second, "no longer retained")]
 
 
 async def test_a_key_of_another_type_is_an_error_and_no_outage(client: Redis) -> None:

@@ -1,4 +1,4 @@
-"""From a cursor to where a follower goes on."""
+"""From a cursor to the position where a reader resumes."""
 
 from redis.asyncio import Redis
 
@@ -14,7 +14,7 @@ async def start(client: Redis, cursor: str) -> ResumePoint:
     return await resolve_cursor(client, KEYS, "lite", parse_cursor(cursor))
 
 
-async def test_what_follows_a_message_is_the_rest_of_its_batch(one: Worker, client: Redis) -> None:
+async def test_the_rest_of_a_batch_follows_its_message(one: Worker, client: Redis) -> None:
     lease = await one.take()
     first = await published(one, lease, 0, "a", "b", "c")
     await published(one, lease, 3, "d")
@@ -37,7 +37,7 @@ async def test_a_moment_needs_to_be_no_batch(one: Worker, client: Redis) -> None
     assert await start(client, str(later)) == ResumePoint(last, gap=CURSOR_AHEAD_REASON)
 
 
-async def test_an_id_that_redis_does_not_know_is_told(one: Worker, client: Redis) -> None:
+async def test_an_unknown_id_is_a_gap(one: Worker, client: Redis) -> None:
     lease = await one.take()
     first = await published(one, lease, 0, "a")
     assert await start(client, "99999999999999-0-0") == ResumePoint(first, gap=CURSOR_AHEAD_REASON)
@@ -50,7 +50,7 @@ async def test_an_id_that_redis_does_not_know_is_told(one: Worker, client: Redis
     assert (await start(client, f"{ms}-999-0")).gap == UNKNOWN
 
 
-async def test_what_was_trimmed_is_told(client: Redis) -> None:
+async def test_a_trimmed_position_is_a_gap(client: Redis) -> None:
     worker = Worker(client, "one", retention=retain(max_bytes=400))
     lease = await worker.take()
     ids = [await published(worker, lease, index, str(index)) for index in range(6)]
@@ -59,7 +59,7 @@ async def test_what_was_trimmed_is_told(client: Redis) -> None:
     assert kept is not None
     assert kept.prev in ids[1:]
     assert await start(client, kept.prev) == ResumePoint(kept.prev)
-    # Whether that batch had more messages, nobody knows any more.
+    # Whether that batch had more messages is no longer known.
     assert await start(client, f"{kept.prev}-0") == ResumePoint(kept.prev, gap=NOT_RETAINED_REASON)
     assert await start(client, f"{ids[0]}-0") == ResumePoint(kept.prev, gap=NOT_RETAINED_REASON)
     assert await start(client, "0") == ResumePoint("0-0")

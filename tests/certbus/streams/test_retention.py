@@ -48,7 +48,7 @@ async def test_a_byte_budget_removes_the_oldest(client: Redis) -> None:
     assert await worker.trimmer.trim() == 0
 
 
-async def test_age_removes_what_is_too_old(client: Redis) -> None:
+async def test_batches_beyond_the_maximum_age_are_removed(client: Redis) -> None:
     worker = Worker(client, "one", retention=retain(max_bytes=10**9, max_age_secs=0.2))
     lease = await worker.take()
     await worker.publisher.publish(lease, batch(0, ["old"]))
@@ -63,7 +63,7 @@ async def test_age_removes_what_is_too_old(client: Redis) -> None:
     await worker.publisher.publish(lease, batch(1, ["new"]))
     assert await young.trimmer.trim() == 0
     assert [batch.first for batch in await stored(client)] == [1]
-    # The chain goes on across what was removed.
+    # The chain continues across the removed batches.
     (kept,) = await stored(client)
     assert kept.prev != "0-0"
 
