@@ -4,7 +4,7 @@
 --   once       only as the first change: if the field holds the value, which identifies this call,
 --              nothing is done, because the call was executed before and its reply was lost
 --   set        store the value
---   time       store TIME plus the value, in ms
+--   time       store TIME plus the value, in ms, at least 0
 --   time_once  the same, unless the field has a value
 --   add        add the value to the number in the field
 --   delete     delete the field; the value is ignored
@@ -26,9 +26,9 @@ for i = 1, #ARGV, 3 do
   if operation == 'set' or operation == 'once' then
     redis.call('HSET', HASH, field, value)
   elseif operation == 'time' then
-    redis.call('HSET', HASH, field, text(now + value))
+    redis.call('HSET', HASH, field, text(math.max(now + value, 0)))
   elseif operation == 'time_once' then
-    redis.call('HSETNX', HASH, field, text(now + value))
+    redis.call('HSETNX', HASH, field, text(math.max(now + value, 0)))
   elseif operation == 'add' then
     redis.call('HINCRBY', HASH, field, value)
   elseif operation == 'evidence' then
