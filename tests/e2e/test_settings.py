@@ -231,7 +231,7 @@ async def test_every_variable_of_the_peer(site: Site, tmp_path: Path) -> None:
     ours = {
         "CERTSTREAM_CONFIG": str(path),
         "CERTSTREAM_REDIS_URL": site.redis_url,
-        "CERTSTREAM_REDIS_READ_URL": f"{site.redis_url}?socket_timeout=9",
+        "CERTSTREAM_REDIS_READ_URL": f"{site.redis_url}?db=0",
         "CERTSTREAM_LOG_LISTS": "[]",
         "CERTSTREAM_STATE_DIR": str(tmp_path / "elsewhere"),
     }

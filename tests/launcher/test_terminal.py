@@ -31,9 +31,9 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \u202eevil\u2066 \u2028 \U000e0001"
 LOGGING = """
 import logging, sys
 import structlog
-from launcher import logsetup
+from launcher.runtime import logging_setup
 
-logsetup.configure("info", "console", "test")
+logging_setup.configure("info", "console", "test")
 hostile = sys.argv[1]
 log = structlog.get_logger("test")
 log.info(f"event {hostile}", why=hostile, value=[hostile], **{hostile: "key"})

@@ -243,7 +243,7 @@ async def test_fetching_issuers_ends_when_it_is_cancelled_though_one_has_failed(
     ending, end = asyncio.Event(), asyncio.Event()
 
     class Fetching(Fetcher):
-        async def get(self, url: str, limit: int) -> bytes:
+        async def get_log(self, url: str, limit: int) -> bytes:
             if digests[0].hex() in url:
                 raise InvalidResponse(self.log, url, f"longer than {limit}")
             try:

@@ -136,7 +136,7 @@ async def test_an_orphan_is_ended_by_the_next_owner(
     tmp_path: Path, executable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the kernel does not end a child with its parent, the next owner does."""
-    monkeypatch.setattr("launcher.runtime.embedded_redis.end_with_parent", lambda: None)
+    monkeypatch.setattr("launcher.runtime.embedded_redis.exit_with_parent", lambda *_: None)
     first = EmbeddedRedis(tmp_path, executable=executable)
     await first.__aenter__()
     orphan = first.pid

@@ -100,7 +100,7 @@ async def test_without_events_it_looks_all_the_same(
     def no_watches_left(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(file_watch, "_LOOK", 0.05)
+    monkeypatch.setattr(file_watch, "_CHECK_INTERVAL_SECS", 0.05)
     monkeypatch.setattr(file_watch, "awatch", no_watches_left)
     path = tmp_path / "config.yaml"
     path.write_text("first")
