@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import subprocess
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ CLIENTS = 200
 MAX_AWAY_SECS = 20.0
 """Far below the time-outs of a client whose gateway is gone. Not a measure of speed, as other work
 may keep the machine busy."""
+QUIET_SECS = 3.0
 MUCH = 4000  # letters of a verdict about 200 clients
 OURS = ("ingestor", "gateway", "simlog")
 MOUNTED = {"/run/certstream", "/etc/certstream"}
@@ -70,6 +72,7 @@ async def test_nothing_is_lost_while_everything_is_restarted(stack: Stack) -> No
             await asyncio.to_thread(docker, "restart", "--time=30", gateway)
             await until(partial(ready, stack, gateway), "it is back", 30)
         assert reconnections(clients)["1012"] >= 140, "clients receive code 1012"
+        await until(quiet(clients), "clients have noticed the last restart", 60)
         before = reconnections(clients)
         await asyncio.to_thread(stack.compose, "restart", "redis")
         entries = await complete(stack)
@@ -80,6 +83,19 @@ async def test_nothing_is_lost_while_everything_is_restarted(stack: Stack) -> No
     verdict = judge(entries, [each.delivery for each in clients])
     assert verdict.flawless, f"\n{verdict}"[:MUCH]
     assert {each.received for each in verdict.findings} == {owed}
+
+
+def quiet(clients: list[Client]) -> Callable[[], bool]:
+    """Return a condition that holds once no connection has ended for `QUIET_SECS`."""
+    last, since = reconnections(clients), time.monotonic()
+
+    def condition() -> bool:
+        nonlocal last, since
+        if (now := reconnections(clients)) != last:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since >= QUIET_SECS
+
+    return condition
 
 
 def reconnections(clients: list[Client]) -> Counter[str]:
