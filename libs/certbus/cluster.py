@@ -50,8 +50,10 @@ class LogStatus(msgspec.Struct, frozen=True):
 
     The counters add up: published + duplicates + rejected + skipped = next - start. `circuit`,
     `failures` (in a row) and `retry_at` are those of `circuits.CircuitStatus`; `errors` are all
-    failures there ever were. `barren` counts the entries rejected since the last that was not. A
-    retiring log is `draining`, later `retired` (since then); `retired_why` is the reason.
+    failures there ever were. `barren` counts the entries rejected since the last that was not.
+    `newest` and `newest_timestamp` are of the largest tree head shown. `entry_timestamp` is of the
+    last entry accounted for that could be read. A retiring log is `draining`, later `retired`
+    (since then); `retired_why` is the reason.
     """
 
     log_id: str
@@ -84,6 +86,8 @@ class LogStatus(msgspec.Struct, frozen=True):
     alarm_at: int | None = None
     stale: int = 0
     newest: int | None = None
+    newest_timestamp: int | None = None
+    entry_timestamp: int | None = None
     barren: int = 0
     skip: str | None = None
     skip_at: int | None = None
@@ -91,8 +95,40 @@ class LogStatus(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Entries in the log by its newest tree head, which may not be verified yet."""
+        """Entries in the log by its largest tree head, which may not be verified yet."""
         return max(self.tree_size or 0, self.newest or 0)
+
+    @property
+    def behind(self) -> int:
+        """Entries of that tree head that are not accounted for; 0 until the log is started."""
+        return 0 if self.next is None else max(self.size - self.next, 0)
+
+    def tree_head_age(self, now: int) -> float | None:
+        """Return the seconds since the log signed that tree head; None without one.
+
+        Args:
+            now: TIME of Redis in ms. A time after it counts as it: clocks differ.
+        """
+        heads = [
+            (size, timestamp)
+            for size, timestamp in (
+                (self.tree_size, self.tree_timestamp),
+                (self.newest, self.newest_timestamp),
+            )
+            if size is not None and timestamp is not None
+        ]
+        return _age(max(heads)[1], now) if heads else None
+
+    def ingest_delay(self, now: int) -> float | None:
+        """Return the seconds since the log accepted the newest entry accounted for.
+
+        Args:
+            now: as for `tree_head_age`.
+
+        Returns:
+            None until an entry that can be read is accounted for, as new or as duplicate.
+        """
+        return None if self.entry_timestamp is None else _age(self.entry_timestamp, now)
 
 
 class ProcessInfo(msgspec.Struct, frozen=True):
@@ -193,9 +229,10 @@ class ClusterRegistry:
         """Record that a log has just given a valid response."""
         await self._update_fields(keys=[self._keys.log(log_id)], args=["time", "last_success", 0])
 
-    async def record_tree_size(self, log_id: str, size: int) -> None:
-        """Store the size of the newest tree head of a log."""
-        await self._redis.hset(self._keys.log(log_id), "newest", size)
+    async def record_newest_head(self, log_id: str, size: int, timestamp: int) -> None:
+        """Store size and timestamp (ms) of the largest tree head that a log has shown."""
+        fields: list[str | int] = ["newest", size, "newest_timestamp", timestamp]
+        await self._redis.hset(self._keys.log(log_id), items=fields)
 
     async def log_barren(self, log_id: str, entries: int) -> None:
         """Store the number of entries of a log rejected in a row."""
@@ -391,6 +428,11 @@ def _stream_status(name: str, head: dict[str, str]) -> StreamStatus:
         name == "rejected" or name in head.get("streams", "").split(),
         *(_count(head.get(f"{name}.{counter}")) for counter in ("entries", "messages", "bytes")),
     )
+
+
+def _age(timestamp: int, now: int) -> float:
+    """Return the age of a stored time in seconds: between 0 and the time since the epoch."""
+    return (now - min(max(timestamp, 0), now)) / 1000
 
 
 def _count(text: str | None) -> int:

@@ -23,6 +23,12 @@ _DIGEST_BYTES = 32
 READ_MARGIN_SECS = 7 * 86400.0
 """For which a log is read after it has ended, so that a worker that is behind reads all of it."""
 
+MIN_STALE_HEAD_SECS = 3600.0
+"""Age below which no log's newest tree head is stale."""
+
+# States of a log list (version 3) in which a log accepts no entry.
+_FROZEN_STATES = frozenset({"readonly", "retired", "rejected"})
+
 
 class Kind(StrEnum):
     """The API that serves a log's entries; the values are those of `source.type`."""
@@ -84,6 +90,16 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int | None = None
     poll_interval_ms: int | None = None
     drain: Drain | None = None
+
+    @property
+    def max_head_age(self) -> float | None:
+        """Seconds after which the log's newest tree head is stale; None if it may stop signing.
+
+        A log signs a tree head at least once in each maximum merge delay (RFC 6962 section 3.5).
+        Static-ct logs have one of a minute, and may be late for reasons that need no operator.
+        """
+        ends = self.state in _FROZEN_STATES or self.drain is not None
+        return None if ends else max(self.mmd, MIN_STALE_HEAD_SECS)
 
     @property
     def base(self) -> str:

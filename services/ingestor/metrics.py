@@ -23,6 +23,9 @@ from certbus.streams.batch import (
 
 PREFIX = "certstream_ingestor"
 
+LOG_PREFIX = "certstream_ct_log"
+"""Of metrics that have the same names in certstream-server-rust."""
+
 FetchOutcome = Literal[
     "ok", "rate_limited", "server_error", "refused", "timeout", "unreachable", "broken"
 ]
@@ -65,6 +68,12 @@ class Metrics:
             f"{PREFIX}_fetches",
             "HTTP requests to logs by outcome.",
             ["operator", "outcome"],
+            registry=registry,
+        )
+        self._rate_limited = Counter(
+            f"{LOG_PREFIX}_rate_limited",
+            "Requests to the log that were answered by 429.",
+            ["log"],
             registry=registry,
         )
         self._publish_seconds = Histogram(
@@ -111,16 +120,19 @@ class Metrics:
         """Count an unexpected error that ended following a log."""
         self._log_failures.labels(name).inc()
 
-    def fetches(self, operator: str) -> Measured:
-        """Make the callback for each request to this operator."""
+    def fetches(self, operator: str, log: str) -> Measured:
+        """Make the callback for each request to a log of this operator."""
         operator = operator or "unknown"
         seconds = self._fetch_seconds.labels(operator)
         for outcome in get_args(FetchOutcome):
             self._fetches.labels(operator, outcome)
+        rate_limited = self._rate_limited.labels(log)
 
         def measured(outcome: FetchOutcome, spent: float) -> None:
             seconds.observe(spent)
             self._fetches.labels(operator, outcome).inc()
+            if outcome == "rate_limited":
+                rate_limited.inc()
 
         return measured
 

@@ -55,6 +55,36 @@ async def test_a_log_whose_worker_was_killed_has_no_owner(one: Worker, client: R
     assert (await log_status(client)).owner is None
 
 
+async def test_ages_are_bounded_by_the_clock_of_redis(one: Worker, client: Redis) -> None:
+    directory, key = ClusterRegistry(client, KEYS), KEYS.log(LOG)
+    await one.take(start=0)
+
+    async def ages() -> tuple[float | None, float | None]:
+        seen = await snapshot(client, KEYS)
+        (log,) = seen.logs
+        return log.tree_head_age(seen.now), log.ingest_delay(seen.now)
+
+    assert await ages() == (None, None)
+    now = (await snapshot(client, KEYS)).now
+    await directory.record_newest_head(LOG, 100, now - 90_000)
+    await client.hset(key, "entry_timestamp", now - 30_000)
+    head, delay = await ages()
+    assert head is not None
+    assert delay is not None
+    assert 90 <= head < 150
+    assert 30 <= delay < 90
+    # The larger of the shown and the verified tree head counts; of equal sizes the newer one.
+    await client.hset(key, mapping={"tree_size": 99, "tree_timestamp": now})
+    assert (await ages())[0] == pytest.approx(head, abs=50)
+    await client.hset(key, mapping={"tree_size": 100, "tree_timestamp": now + 10**9})
+    assert (await ages())[0] == 0
+
+    await client.hset(key, mapping={"entry_timestamp": 2**64 - 1})
+    assert (await ages())[1] == 0
+    await client.hset(key, mapping={"entry_timestamp": -5, "newest_timestamp": "x"})
+    assert (await ages())[1] == pytest.approx(now / 1000, abs=100)
+
+
 async def test_members_come_and_go(client: Redis) -> None:
     directory = ClusterRegistry(client, KEYS)
     await directory.heartbeat_worker("w1", {"rate": 1.5, "host": "höst"})

@@ -74,6 +74,16 @@ def firing(phases: Sequence[Phase], place: Path, alerts: Sequence[str]) -> None:
     _check(phases, place, [{**test, "eval_time": f"{end}m"} for test in tests])
 
 
+def firing_only(phases: Sequence[Phase], place: Path, alert: str) -> None:
+    """Check with promtool that this alert fires at the end, and no other."""
+    test = {
+        "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
+        "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1}],
+        "eval_time": f"{sum(phase.minutes for phase in phases) - 1}m",
+    }
+    _check(phases, place, [test])
+
+
 def silent(phases: Sequence[Phase], place: Path) -> None:
     """Check with promtool that no alert fires at any time."""
     test = {"expr": 'ALERTS{alertstate="firing"}', "exp_samples": list[object]()}

@@ -17,7 +17,15 @@ from tests.certbus.servers import RedisServer
 from tests.e2e.processes import Process, free_port
 from tests.e2e.site import Site
 from tests.gateway.client_helpers import websocket
-from tests.manifests.scraped import Phase, Scrape, firing, present, scrape, silent
+from tests.manifests.scraped import (
+    Phase,
+    Scrape,
+    firing,
+    firing_only,
+    present,
+    scrape,
+    silent,
+)
 from tests.manifests.test_monitoring import dashboard_expressions, names
 from tests.manifests.tools import require
 from tests.waiting import until
@@ -206,6 +214,26 @@ async def test_logs_that_misbehave(site: Site, tmp_path: Path) -> None:
     # That alert covers the last hour, and ends after it.
     short = Phase(bad.first, bad.last, 30)
     firing([well, short], tmp_path / "test.yml", alerts[:1])
+
+
+async def test_a_log_that_signs_no_new_tree_head(site: Site, tmp_path: Path) -> None:
+    await site.start_redis()
+    await site.start_logs(rfc6962=1, static_ct=1, rate=40, duplicates=0.1)
+    # Every replica of the log shows a tree head of yesterday.
+    stale = b'{"kind": "stale", "share": 1, "entries": 1, "seconds": 90000}'
+    await site.put(f"{site.logs_url}/control/rfc1/faults", stale)
+    await site.configure()
+    measured = Measured(site)
+    await measured.start()
+    await measured.shows()
+    old = await measured.phase(20)
+    ages = {
+        dict(labels)["log"]: value
+        for (name, labels), value in old.last.values.items()
+        if name == "certstream_ingestor_log_tree_head_age_seconds"
+    }
+    assert sorted(age > 90_000 for age in ages.values()) == [False, True]
+    firing_only([old], tmp_path / "test.yml", "StaleTreeHead")
 
 
 async def test_a_full_redis_and_a_full_disk(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ async def reading(lossy: Redis, client: Redis) -> None:
 async def skipping(lossy: Redis, client: Redis) -> None:
     worker = Worker(client, "sound")
     await worker.take()
-    await ClusterRegistry(client, KEYS).record_tree_size(LOG, 100)
+    await ClusterRegistry(client, KEYS).record_newest_head(LOG, 100, 1)
     assert await skip(lossy, KEYS, LOG, 10, "gone") == Skipped(0, 10)
     assert await skip(lossy, KEYS, LOG, 12, "gone: 3-4") == Skipped(10, 12)
     status = await log_status(client)

@@ -27,12 +27,15 @@ class Lease(msgspec.Struct, frozen=True):
         worker: id of the holder.
         fence: what publish.lua checks.
         next: index of the next entry to publish, when the lease was taken.
+        entry_timestamp: when the log accepted the last entry before `next`, as far as that is
+            known, ms since the epoch.
     """
 
     log_id: str
     worker: str
     fence: str
     next: int
+    entry_timestamp: int | None = None
 
 
 class Leases:
@@ -165,5 +168,6 @@ class Leases:
     def _lease(self, log_id: str, reply: list[bytes] | None) -> Lease | None:
         if reply is None:
             return None
-        fence, next_index = reply
-        return Lease(log_id, self._worker, fence.decode(), int(next_index))
+        fence, next_index, *timestamp = reply
+        accepted = int(timestamp[0]) if timestamp and timestamp[0].isdigit() else None
+        return Lease(log_id, self._worker, fence.decode(), int(next_index), accepted)

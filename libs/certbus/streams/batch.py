@@ -24,6 +24,8 @@ class Batch(msgspec.Struct, frozen=True):
         rejected: what could not be read.
         tree_head: a newer tree head to keep with the log, if there is one.
         frontier: of the log's tree up to `next` (`merkle.Frontier.to_bytes`), if it is kept.
+        timestamp: when the log accepted the last entry that could be read, published or not, ms
+            since the epoch; None without such an entry.
     """
 
     first: int
@@ -33,6 +35,7 @@ class Batch(msgspec.Struct, frozen=True):
     rejected: list[Rejected]
     tree_head: TreeHead | None = None
     frontier: bytes | None = None
+    timestamp: int | None = None
 
 
 class Published(msgspec.Struct, frozen=True):

@@ -267,6 +267,7 @@ class Publisher:
                 *_cut_short(batch.rejected),
                 *_tree_head_fields(batch.tree_head),
                 *(() if batch.frontier is None else ("frontier", batch.frontier)),
+                *(() if batch.timestamp is None else ("entry_timestamp", batch.timestamp)),
             ],
         )
         return reply

@@ -29,6 +29,10 @@ class Log(msgspec.Struct, frozen=True):
         consecutive_errors: since it last answered.
         retry_at: time of the next request, while the circuit is open.
         lag: entries that are yet to be published.
+        tree_head_age_seconds: time since the log signed the largest tree head that it has shown;
+            null before the first.
+        ingest_delay_seconds: time since the log accepted the newest entry that is accounted for,
+            as new certificate or as duplicate; null before the first.
         owner: the ingestor that reads it; null if none does.
         last_error: what was wrong last.
         last_error_at: when.
@@ -56,6 +60,8 @@ class Log(msgspec.Struct, frozen=True):
     consecutive_errors: int
     retry_at: int | None
     lag: int
+    tree_head_age_seconds: float | None
+    ingest_delay_seconds: float | None
     owner: str | None
     last_error: str | None
     last_error_at: int | None
@@ -100,13 +106,12 @@ def logs(seen: Snapshot, now: float, unhealthy_threshold: int) -> Logs:
 
 
 def _log(log: LogStatus, now: int, unhealthy_threshold: int) -> Log:
-    at = log.next or 0
     return Log(
         name=log.name,
         url=log.url,
         operator=log.operator,
         status=log_health(log, now, unhealthy_threshold),
-        current_index=at,
+        current_index=log.next or 0,
         tree_size=log.size,
         total_errors=log.errors,
         last_success=_seconds(log.last_success),
@@ -117,7 +122,9 @@ def _log(log: LogStatus, now: int, unhealthy_threshold: int) -> Log:
         circuit=log.circuit,
         consecutive_errors=log.failures,
         retry_at=_seconds(log.retry_at) if log.circuit == "open" else None,
-        lag=max(log.size - at, 0),
+        lag=log.behind,
+        tree_head_age_seconds=log.tree_head_age(now),
+        ingest_delay_seconds=log.ingest_delay(now),
         owner=log.owner,
         last_error=log.last_error,
         last_error_at=_seconds(log.last_error_at),

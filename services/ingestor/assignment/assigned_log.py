@@ -28,8 +28,8 @@ RATE_WINDOW_SECS = 10.0
 # Milliseconds of CPU an entry; docs/performance.md has the measurements.
 _PUBLISHED_COST = 0.05
 _DUPLICATE_COST = 0.015
-# Logs answer every second; a success is stored less often.
-_SUCCESS_INTERVAL_SECS = 5.0
+# Logs answer every second; successes and tree heads are stored less often.
+_STATUS_INTERVAL_SECS = 5.0
 # By which the clock of Redis may be ahead of that of this process before it is not followed.
 _MAX_CLOCK_STEP_SECS = 5.0
 # Limits of an ordinary log: milliseconds a second, and milliseconds an entry. Ordinary entries take
@@ -90,7 +90,9 @@ class StoredStatus(msgspec.Struct):
         successes: of the follower's health.
         at: loop time of the last success that was written.
         integrity: state of the verifier.
-        tree_size: of the newest tree head, while it exceeds what was published.
+        tree_size: of the largest tree head shown.
+        tree_timestamp: of the same, ms since the epoch.
+        head_at: loop time at which these two were written.
         barren: entries rejected since the last that was not.
     """
 
@@ -98,6 +100,8 @@ class StoredStatus(msgspec.Struct):
     at: float = 0.0
     integrity: str = ""
     tree_size: int = 0
+    tree_timestamp: int = 0
+    head_at: float = 0.0
     barren: int | None = None
 
 
@@ -207,14 +211,18 @@ class AssignedLog(msgspec.Struct):
         if state != stored.integrity:
             await cluster.record_integrity(log_id, state)
             stored.integrity = state
-        if health.tree_size != stored.tree_size and health.tree_size > follower.publisher.next:
-            await cluster.record_tree_size(log_id, health.tree_size)
-            stored.tree_size = health.tree_size
+        head = health.tree_size, health.tree_timestamp
+        # At once if it shows that entries are missing, otherwise not at each poll.
+        missing = health.tree_size > max(follower.publisher.next, stored.tree_size)
+        due = missing or now - stored.head_at >= _STATUS_INTERVAL_SECS
+        if due and head != (stored.tree_size, stored.tree_timestamp):
+            await cluster.record_newest_head(log_id, *head)
+            (stored.tree_size, stored.tree_timestamp), stored.head_at = head, now
         barren = follower.publisher.barren
         if barren != stored.barren and barren is not None:
             await cluster.log_barren(log_id, barren)
             stored.barren = barren
-        due = now - stored.at >= _SUCCESS_INTERVAL_SECS
+        due = now - stored.at >= _STATUS_INTERVAL_SECS
         if health.successes != stored.successes and due:
             await cluster.record_success(log_id)
             stored.successes, stored.at = health.successes, now

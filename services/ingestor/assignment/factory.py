@@ -105,7 +105,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         throttle = OperatorThrottle(
             log, interval, circuit, self.operators, self.redis_retry, waited
         )
-        timeout, measured = settings.request_timeout_secs, metrics.fetches(log.operator)
+        timeout, measured = settings.request_timeout_secs, metrics.fetches(log.operator, log.name)
         return Fetcher(self.http, log.name, self.retry, timeout, measured, throttle, log.listed_at)
 
     def client(self, log: Log) -> tuple[LogClient, LogAvailability]:

@@ -15,7 +15,7 @@ from certhttp.server import Response
 from ingestor.assignment.assigned_log import AssignedLog
 from ingestor.assignment.worker import Worker
 from ingestor.loglists.catalog import Catalog
-from ingestor.metrics import PREFIX, Metrics
+from ingestor.metrics import LOG_PREFIX, PREFIX, Metrics
 from ingestor.redis_retry import RedisRetry
 from ingestor.verification.alerts import AlarmKind, State
 
@@ -122,9 +122,26 @@ def _logs(assigned: Sequence[AssignedLog]) -> Iterator[Metric]:
         return GaugeMetricFamily(f"{PREFIX}_{name}", what, labels=["log", *more])
 
     next_index = gauge("log_next_index", "Index of the next entry to publish.")
-    tree_size = gauge("log_tree_size", "Tree size in the newest tree head of the log.")
+    tree_size = gauge("log_tree_size", "Tree size in the largest tree head of the log.")
+    head_age = gauge("log_tree_head_age_seconds", "Time since the log signed that tree head.")
+    max_head_age = gauge(
+        "log_tree_head_max_age_seconds",
+        "Age after which it is stale: the larger of the maximum merge delay and one hour. Absent "
+        "for a log that accepts no entries.",
+    )
     entries = gauge("log_lag_entries", "Entries of the log that are not published yet.")
     seconds = gauge("log_lag_seconds", "Maximum age of the oldest such entry; 0 without any.")
+    peers_lag = GaugeMetricFamily(
+        f"{LOG_PREFIX}_lag_entries",
+        f"The same as {PREFIX}_log_lag_entries.",
+        labels=["log"],
+    )
+    delay = GaugeMetricFamily(
+        f"{LOG_PREFIX}_ingest_delay_seconds",
+        "Time since the log accepted the newest entry that is accounted for, as new certificate or "
+        "as duplicate.",
+        labels=["log"],
+    )
     circuits = gauge("circuit_state", "Circuit of the log: 0 closed, 1 half-open, 2 open.")
     missing = gauge("missing_issuers", "Issuers that the log names but does not serve.")
     integrity = gauge("integrity_state", "1 for the current state of verification.", "state")
@@ -147,13 +164,21 @@ def _logs(assigned: Sequence[AssignedLog]) -> Iterator[Metric]:
         next_index.add_metric([name], follower.publisher.next)
         tree_size.add_metric([name], follower.health.tree_size)
         entries.add_metric([name], lag.entries)
+        peers_lag.add_metric([name], lag.entries)
+        for family, value in (
+            (head_age, follower.tree_head_age),
+            (max_head_age, each.log.max_head_age),
+            (delay, follower.ingest_delay),
+        ):
+            if value is not None:
+                family.add_metric([name], value)
         seconds.add_metric([name], lag.seconds)
         missing.add_metric([name], follower.missing_issuers)
         circuits.add_metric([name], _CIRCUITS.index(follower.availability.circuit.status.state))
         for state in get_args(State):
             integrity.add_metric([name, state], state == follower.verifier.state)
-    yield from (next_index, tree_size, entries, seconds, circuits, missing, integrity)
-    yield from (alarms, stale)
+    yield from (next_index, tree_size, head_age, max_head_age, entries, seconds, peers_lag, delay)
+    yield from (circuits, missing, integrity, alarms, stale)
 
 
 def _named(assigned: Sequence[AssignedLog]) -> Iterator[tuple[str, AssignedLog]]:

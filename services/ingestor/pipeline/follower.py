@@ -61,7 +61,8 @@ class LogHealth(msgspec.Struct):
 
     Attributes:
         successes: times that all entries up to the tree head were published.
-        tree_size: of the newest tree head that the log has shown and signed.
+        tree_size: of the largest tree head that the log has shown and signed.
+        tree_timestamp: the newest time at which it signed that size, ms since the epoch.
         begun: when this process began to follow it, seconds since the epoch.
         caught_up: when all entries up to the tree head were last published, seconds since the
             epoch; 0 if never.
@@ -69,8 +70,14 @@ class LogHealth(msgspec.Struct):
 
     successes: int = 0
     tree_size: int = 0
+    tree_timestamp: int = 0
     begun: float = msgspec.field(default_factory=time.time)
     caught_up: float = 0.0
+
+    def record_head(self, head: TreeHead) -> None:
+        """Note a tree head that the log has shown and signed; replicas may show older ones."""
+        largest = max((self.tree_size, self.tree_timestamp), (head.size, head.timestamp))
+        self.tree_size, self.tree_timestamp = largest
 
 
 class Lag(msgspec.Struct, frozen=True):
@@ -153,6 +160,16 @@ class Follower:
         since = max(self.publisher.newest or 0.0, self.health.caught_up) or self.health.begun
         return Lag(entries, max(time.time() - since, 0.0))
 
+    @property
+    def tree_head_age(self) -> float | None:
+        """Seconds since the log signed the largest tree head shown; None before the first."""
+        return _age(self.health.tree_timestamp / 1000)
+
+    @property
+    def ingest_delay(self) -> float | None:
+        """Seconds since the log accepted the newest entry accounted for; None before the first."""
+        return _age(self.publisher.newest)
+
     async def run(self) -> None:
         """Follow the log; never returns.
 
@@ -170,7 +187,7 @@ class Follower:
                 newest = await self._client.tree_head()
                 if self.verifier.is_signed(newest):  # otherwise anyone may have made it
                     idle.record(newest.size)
-                    self.health.tree_size = newest.size
+                    self.health.record_head(newest)
                 head = await self.verifier.select_tree_head(newest, self.publisher.next)
                 await self._catch_up(head)
             except LogError as error:
@@ -268,3 +285,8 @@ class Follower:
         self.health.caught_up = time.time()
         self.verifier.mark_caught_up()
         await self.availability.record_idle(head.size)
+
+
+def _age(since: float | None) -> float | None:
+    """Return the seconds since a time of the log, whose clock may be ahead."""
+    return max(time.time() - since, 0.0) if since else None

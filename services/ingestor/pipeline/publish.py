@@ -98,8 +98,8 @@ class WindowPublisher:
     Attributes:
         lease: the current one.
         next: index of the next entry to publish.
-        newest: when the log accepted the newest entry that was published, seconds since the epoch;
-            None before the first.
+        newest: when the log accepted the newest entry that is accounted for, seconds since the
+            epoch; None before the first.
         counts: entries by outcome.
         barren: entries rejected since the last that was not; None before the first.
     """
@@ -117,7 +117,8 @@ class WindowPublisher:
     ) -> None:
         self.lease = lease
         self.next = lease.next
-        self.newest: float | None = None
+        accepted = lease.entry_timestamp
+        self.newest: float | None = None if accepted is None else accepted / 1000
         self.counts = EntryCounts()
         self.barren: int | None = None
         self._publisher = publisher
@@ -162,7 +163,6 @@ class WindowPublisher:
                 batch = msgspec.structs.replace(batch, frontier=frontier.to_bytes())
             await self._send(batch)
             start = end
-        self.newest = _newest(entries) or self.newest
 
     async def _batch(
         self,
@@ -214,6 +214,7 @@ class WindowPublisher:
             duplicates=end - start - len(messages) - len(rejected),
             rejected=rejected,
             tree_head=window.tree_head,
+            timestamp=_newest(entries, start, end),
         )
         return batch, end
 
@@ -249,6 +250,8 @@ class WindowPublisher:
                 case Fenced() if self.lease is lease:
                     raise LeaseLost
         self.next = batch.next
+        if batch.timestamp is not None:
+            self.newest = batch.timestamp / 1000
         if batch.messages or batch.duplicates:
             self.barren = 0
         else:
@@ -293,10 +296,13 @@ def _digests(entries: Sequence[Entry | Rejected]) -> list[bytes]:
     return [sha256(e.certificate).digest() if type(e) is Entry else b"" for e in entries]
 
 
-def _newest(entries: Sequence[Entry | Rejected]) -> float | None:
-    """Return when the log accepted the last readable entry, seconds since the epoch."""
-    last = next((entry for entry in reversed(entries) if isinstance(entry, Entry)), None)
-    return None if last is None else last.timestamp / 1000
+def _newest(entries: Sequence[Entry | Rejected], start: int, end: int) -> int | None:
+    """Return when the log accepted the last readable entry of `[start, end)`, ms."""
+    for index in range(end - 1, start - 1, -1):
+        entry = entries[index]
+        if isinstance(entry, Entry):
+            return entry.timestamp
+    return None
 
 
 def drop_indexes(batch: Batch, positions: Collection[int]) -> Batch:

@@ -36,7 +36,7 @@ async def test_skipped_entries_are_counted_and_recorded(one: Worker, client: Red
 
 async def test_the_owner_before_a_skip_is_fenced(one: Worker, two: Worker, client: Redis) -> None:
     lease = await one.take()
-    await ClusterRegistry(client, KEYS).record_tree_size(LOG, 100)
+    await ClusterRegistry(client, KEYS).record_newest_head(LOG, 100, 1)
     assert await skip(client, KEYS, LOG, 5, "") == Skipped(0, 5)
     for first in (0, 5):
         assert await one.publisher.publish(lease, batch(first, ["a"])) == Fenced()

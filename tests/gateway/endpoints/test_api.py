@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from certbus.cluster import ClusterRegistry, LogDescription
+from certbus.cluster import ClusterRegistry, LogDescription, snapshot
 from certbus.keys import STREAMS
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certbus.streams.retention import Retention, Trimmer
@@ -129,6 +129,10 @@ async def test_logs_and_their_health(client: httpx.AsyncClient, press: Press) ->
     await circuits.failed(ids["slow"], CircuitStatus("closed", 1), "HTTP 500")
     await circuits.failed(ids["down"], CircuitStatus("open", 9, 4_000_000_000_000), "timed out")
 
+    now = (await snapshot(press.redis, press.keys)).now
+    await directory.record_newest_head(ids["well"], 7, now - 90_000)
+    await press.redis.hset(press.keys.log(ids["well"]), "entry_timestamp", now - 30_000)
+
     over = LogDescription("e" * 64, "over", "https://over.example/", "Op", "rfc6962", "usable")
     await directory.describe([over])
     await press.redis.hset(press.keys.log(over.log_id), "retired", 1)
@@ -153,6 +157,10 @@ async def test_logs_and_their_health(client: httpx.AsyncClient, press: Press) ->
     assert (down["circuit"], down["retry_at"]) == ("open", 4_000_000_000)
     assert (down["total_errors"], down["consecutive_errors"]) == (1, 9)
     assert (down["last_error"], down["kind"]) == ("timed out", "static-ct")
+    assert (down["tree_head_age_seconds"], down["ingest_delay_seconds"]) == (None, None)
+    well = logs["well"]
+    assert 90 <= well["tree_head_age_seconds"] < 300
+    assert 30 <= well["ingest_delay_seconds"] < 300
     assert logs["new"]["last_success"] is None
     deep = (await client.get("/health/deep")).json()
     assert (deep["logs_healthy"], deep["logs_degraded"], deep["logs_unhealthy"]) == (1, 3, 1)

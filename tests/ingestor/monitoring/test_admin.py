@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from certbus.cluster import snapshot
@@ -44,6 +45,7 @@ async def test_what_is_done_is_counted(site: Site, tmp_path: Path) -> None:
     logs = await site.logs()
     await until(caught_up)
     found = await samples(admin)
+    now = (await snapshot(site.redis, site.keys)).now
     for name, log in logs.items():
         counted = {
             outcome: found["certstream_ingestor_entries_total", name, outcome]
@@ -59,6 +61,15 @@ async def test_what_is_done_is_counted(site: Site, tmp_path: Path) -> None:
         assert found["certstream_ingestor_log_lag_seconds", name] == 0
         assert found["certstream_ingestor_integrity_state", name, "proven"] == 1
         assert found["certstream_ingestor_circuit_state", name] == 0
+        assert found["certstream_ct_log_lag_entries", name] == 0
+        assert found["certstream_ct_log_rate_limited_total", name] == 0
+        assert found["certstream_ingestor_log_tree_head_max_age_seconds", name] == 86400
+        for metric, age in (
+            ("certstream_ingestor_log_tree_head_age_seconds", log.tree_head_age(now)),
+            ("certstream_ct_log_ingest_delay_seconds", log.ingest_delay(now)),
+        ):
+            assert age is not None
+            assert found[metric, name] == pytest.approx(age, abs=20)
     fetches = found["certstream_ingestor_fetches_total", "Simulated Operator 1", "ok"]
     assert fetches == found["certstream_ingestor_fetch_seconds_count", "Simulated Operator 1"] > 0
     assert found["certstream_ingestor_operator_wait_seconds_total", "Simulated Operator 1"] == 0
@@ -69,6 +80,66 @@ async def test_what_is_done_is_counted(site: Site, tmp_path: Path) -> None:
     assert found["process_cpu_seconds_total",] > 0
     (worker,) = (await snapshot(site.redis, site.keys)).workers
     assert worker.fields["admin"] == admin
+
+
+async def test_429_answers_are_counted_by_log(site: Site, tmp_path: Path) -> None:
+    await site.simlog.start(
+        preload=20, rfc6962=2, static_ct=0, rate=0, fault="rfc1:status:code=429,share=0.5"
+    )
+    admin = f"unix:{tmp_path}/admin.sock"
+    await site.ingestor("a", admin=admin, **{"ct_log.start_index": 0})
+    names = await site.simlog.sizes()
+    limited, other = sorted(names)
+
+    async def counted() -> bool:
+        found = await samples(admin)
+        return found.get(("certstream_ct_log_rate_limited_total", limited), 0) > 2
+
+    await until(counted)
+    assert (await samples(admin))["certstream_ct_log_rate_limited_total", other] == 0
+
+
+async def test_an_old_tree_head_shows_its_age(site: Site, tmp_path: Path) -> None:
+    """Replicas that are further behind do not change it. The next ingestor knows the delay."""
+    stale = "*1:stale:entries=5,seconds=7200"
+    await site.simlog.start(preload=50, rfc6962=1, static_ct=1, rate=0, fault=stale)
+    admin = f"unix:{tmp_path}/admin.sock"
+    options = {"admin": admin, "ct_log.start_index": 0}
+    first = await site.ingestor("a", **options)
+    await until(site.complete)
+
+    async def ages() -> list[float]:
+        """The ages of the tree heads and the delays of both logs, by the metrics."""
+        found = await samples(admin)
+        return [
+            value
+            for (metric, *_), value in sorted(found.items())
+            if metric.endswith(("_tree_head_age_seconds", "_ingest_delay_seconds"))
+        ]
+
+    async def complete() -> bool:
+        return len(await ages()) == 4
+
+    async def newest() -> bool:
+        """Whether the newest replica has answered: its head counts, not the one shown last."""
+        found = await ages()
+        return len(found) == 4 and all(age < 7200 for age in found[2:])
+
+    await until(newest)
+    before = await ages()
+    fetched = ("certstream_ingestor_fetches_total", "Simulated Operator 1", "ok")
+    polls = (await samples(admin))[fetched]
+
+    async def polled() -> bool:
+        return (await samples(admin))[fetched] > polls + 20
+
+    await until(polled)  # about half of the polls are answered by a stale replica
+    assert await newest()
+    await first.stop()
+    await site.ingestor("b", **options)
+    await until(complete)
+    assert (await ages())[:2] == pytest.approx(before[:2], abs=60), "delays: nothing is new"
+    await until(newest)
 
 
 async def test_trouble_is_reported(site: Site, tmp_path: Path) -> None:

@@ -116,6 +116,28 @@ async def test_a_window_becomes_batches_in_order(bench: Bench) -> None:
     assert (pipeline.next, pipeline.counts.published) == (600, 600)
 
 
+async def test_a_batch_states_when_its_last_readable_entry_was_accepted(bench: Bench) -> None:
+    pipeline, leases = await bench.pipeline()
+    assert (pipeline.newest, (await bench.log()).entry_timestamp) == (None, None)
+    unreadable = Rejected(1, "nonsense", b"x")
+    await pipeline.publish(verified(0, [entry(0), unreadable]))
+    assert (await bench.log()).entry_timestamp == entry(0).timestamp
+    await pipeline.publish(verified(2, [unreadable]))
+    assert (await bench.log()).entry_timestamp == entry(0).timestamp
+
+    # A duplicate is accounted for, too: here the same certificate, submitted later.
+    later = entry(0).timestamp + 60_000
+    duplicate = Entry(3, later, entry(0).is_precert, entry(0).certificate, entry(0).chain, b"leaf")
+    await pipeline.publish(verified(3, [duplicate]))
+    log = await bench.log()
+    assert (log.published, log.duplicates, log.entry_timestamp) == (1, 1, later)
+    assert pipeline.newest == later / 1000
+
+    assert await leases.release(pipeline.lease)
+    taken, _ = await bench.pipeline("b")
+    assert taken.newest == later / 1000
+
+
 async def test_each_batch_has_the_frontier_after_its_last_entry(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

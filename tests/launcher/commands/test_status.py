@@ -149,6 +149,8 @@ def test_the_values_of_the_json() -> None:
     assert [each["name"] for each in fields["logs"]][-3:] == ["log9", "log10", "silent"]
     assert fields["logs"][9]["behind"] == 10
     assert fields["logs"][9]["last_success"] == NOW
+    ages = [fields["logs"][9][f"{name}_seconds"] for name in ("tree_head_age", "ingest_delay")]
+    assert ages == [None, None]
     assert fields["ingestors"] == [
         {
             "id": "worker-1",
@@ -160,6 +162,21 @@ def test_the_values_of_the_json() -> None:
         }
     ]
     assert fields["streams"][0]["oldest_age_seconds"] == 90
+
+
+def test_the_freshness_of_a_log() -> None:
+    now = int(NOW * 1000)
+    ahead = log(1, tree_timestamp=now + 9000, entry_timestamp=now - 2500)
+    behind = log(2, newest=1100, newest_timestamp=now - 3_600_000, entry_timestamp=now - 65_000)
+    found = seen(many=1, logs=[ahead, behind])
+    logs = build_report(found, dict.fromkeys(found.counts(), 0.0), 5).logs
+    assert [
+        (each.behind, each.tree_head_age_seconds, each.ingest_delay_seconds) for each in logs
+    ] == [(1, 0.0, 2.5), (100, 3600.0, 65.0)]
+    rows = {line.split()[0]: line for line in shown(found, 140) if line.startswith("log")}
+    assert rows["log"].split()[2:7] == ["behind", "delay", "head", "age", "certs/s"]
+    assert rows["log1"].split()[2:6] == ["1", "2.5", "s", "0.0"]
+    assert rows["log2"].split()[2:5] == ["100", "00:01:05", "01:00:00"]
 
 
 @pytest.mark.parametrize(

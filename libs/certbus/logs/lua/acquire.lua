@@ -1,7 +1,7 @@
 -- Purpose: take the lease of a log that no worker holds; create the log if it is new and `start` is set.
 -- KEYS: lease:<id>, log:<id>, logs.
 -- ARGV: worker, TTL in ms, random part of the fence, log id, start ('' if not known).
--- Returns: {fence, next}; nil if the lease is held, the start is not known, or the log has a better id
+-- Returns: {fence, next, entry_timestamp or ''}; nil if the lease is held, the start is not known, or the log has a better id
 -- or is retired.
 
 local LEASE, LOG, LOGS = KEYS[1], KEYS[2], KEYS[3]
@@ -15,7 +15,7 @@ if left ~= -2 then
   end
   return false
 end
-local log = redis.call('HMGET', LOG, 'next', 'fence', 'renamed', 'retired')
+local log = redis.call('HMGET', LOG, 'next', 'fence', 'renamed', 'retired', 'entry_timestamp')
 local next_index = log[1]
 if log[3] or log[4] or (not next_index and start == '') then
   return false
@@ -29,4 +29,4 @@ if not next_index then
   redis.call('HSET', LOG, 'start', start, 'next', start)
 end
 redis.call('HSET', LOG, 'fence', fence, 'owner', worker)
-return { fence, next_index }
+return { fence, next_index, log[5] or '' }

@@ -52,6 +52,8 @@ _LOGS: Final = (
     Column("operator", lambda log: escape_control_chars(log.operator), 170, left=True),
     Column("next", lambda log: _count(log.next)),
     Column("behind", lambda log: _count(log.behind)),
+    Column("delay", lambda log: _age(log.ingest_delay_seconds), 100),
+    Column("head age", lambda log: _age(log.tree_head_age_seconds), 140),
     Column("certs/s", lambda log: f"{log.published_per_second:,.1f}"),
     Column("published", lambda log: _count(log.published), 110),
     Column("duplicates", lambda log: _count(log.duplicates), 130),

@@ -38,6 +38,10 @@ class Log(msgspec.Struct, frozen=True):
         next: index of the next entry to publish; null until the log is started.
         tree_size: entries by its newest tree head.
         behind: entries that are not yet published.
+        tree_head_age_seconds: time since the log signed the largest tree head that it has shown;
+            null before the first.
+        ingest_delay_seconds: time since the log accepted the newest entry that is accounted for,
+            as new certificate or as duplicate; null before the first.
         published: new certificates. published + duplicates + rejected + skipped = next - start.
         duplicates: entries with a certificate that was already published.
         rejected: entries that could not be decoded.
@@ -66,6 +70,8 @@ class Log(msgspec.Struct, frozen=True):
     next: int | None
     tree_size: int
     behind: int
+    tree_head_age_seconds: float | None
+    ingest_delay_seconds: float | None
     published: int
     duplicates: int
     rejected: int
@@ -294,7 +300,7 @@ def build_report(
     server = None if isinstance(sample.server, str) else sample.server
     health = evaluate(directory, sample.server, unhealthy_threshold=unhealthy_threshold)
     logs = [
-        _log(log, health.logs[log.log_id], rates[f"log:{log.log_id}"])
+        _log(log, now, health.logs[log.log_id], rates[f"log:{log.log_id}"])
         for log in active_logs(directory.logs)
     ]
     logs.sort(key=lambda log: (_in_order(log.name), log.id))
@@ -329,7 +335,7 @@ def build_report(
     )
 
 
-def _log(log: LogStatus, status: Health, rate: float) -> Log:
+def _log(log: LogStatus, now: int, status: Health, rate: float) -> Log:
     return Log(
         id=log.log_id,
         name=_name(log),
@@ -342,7 +348,9 @@ def _log(log: LogStatus, status: Health, rate: float) -> Log:
         start=log.start,
         next=log.next,
         tree_size=log.size,
-        behind=0 if log.next is None else max(log.size - log.next, 0),
+        behind=log.behind,
+        tree_head_age_seconds=log.tree_head_age(now),
+        ingest_delay_seconds=log.ingest_delay(now),
         published=log.published,
         duplicates=log.duplicates,
         rejected=log.rejected,
