@@ -52,19 +52,19 @@ docs: $(VENV)/.dev  ## update the generated tables of docs/operations.md
 	$(BIN)/python -m docs.generate
 
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml and requirements/*.in allow
-	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile -q --upgrade $(LOCK) -o requirements/runtime.lock pyproject.toml requirements/build.in
 	$(BIN)/uv pip compile -q --upgrade $(LOCK) -c requirements/runtime.lock -o requirements/dev.lock \
 		pyproject.toml requirements/build.in requirements/dev.in
-LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra embedded
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The dev environment is the runtime one and more, so one virtual environment serves both.
-$(VENV)/.runtime: pyproject.toml requirements/runtime.lock | $(VENV)/bin/pip
+$(VENV)/.runtime: pyproject.toml requirements/runtime.lock requirements/redis.lock | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python requirements/install_redis.py
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.lock

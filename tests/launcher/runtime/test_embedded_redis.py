@@ -274,6 +274,6 @@ def test_without_any_server_the_error_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     with pytest.raises(StartError, match="CERTSTREAM_REDIS_URL"):
         find_executable()
