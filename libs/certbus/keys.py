@@ -24,7 +24,7 @@ log list and from how the list is verified: ingestors that trust different keys 
 | `workers`, `gateways` | sorted set | permanent | their ids, scored by the expiry of the heartbeat (ms) |
 | `worker:<id>`, `gateway:<id>` | hash | TTL of the heartbeat | state and counters of one process |
 | `limit:rate:<who>` | hash | until the limit is full again | requests of one client: `tokens` in the bucket `at` (ms), `burst` used since `burst_at` (ms), requests in the window that began at `window` (ms): `now`, and in the window `before` |
-| `limit:operator:<name>` | hash | until it no longer limits | requests to one log operator: `next` (µs: the next free slot), `refused_by` (the last log that answered 429), `refused_until` (µs: no request before), `at` (µs: when these fields were written) |
+| `limit:operator:<name>` | hash | until it no longer limits, a minute after a 429 | requests to one log operator: `next` (µs: the next free slot), `refused_by` (the last log that answered 429), `refused_until` (µs: no request before), `at` (µs: when these fields were written); after a 429 also `interval` (µs between two slots), `changed` and `refused` (µs: when it changed, when the last 429 came), `answers` (the last 20) |
 | `limit:gateways` | sorted set | 4 TTLs of a gateway's count | gateways that count connections, scored by the expiry of their count (ms) |
 | `limit:connections` | hash | the same | connections to all gateways: address -> number; `*` -> sum |
 | `limit:connections:<gateway>` | hash | the same | connections to one gateway: address -> number; `*` -> sum |
@@ -110,6 +110,12 @@ DEFAULT_REMEMBER_MS = 60 * 60 * 1000
 """Lifetime of a dedup mark without a configuration."""
 
 
+def operator_key(name: str) -> str:
+    """Return an operator's name without case, punctuation and repeated blanks."""
+    kept = "".join(letter for letter in name.casefold() if letter.isalnum() or letter.isspace())
+    return " ".join(kept.split()) or name.casefold()
+
+
 class Keys(msgspec.Struct, frozen=True):
     """Names of the keys under one prefix."""
 
@@ -184,7 +190,7 @@ class Keys(msgspec.Struct, frozen=True):
         return f"{self.prefix}limit:rate:{client}"
 
     def operator(self, name: str) -> str:
-        return f"{self.prefix}limit:operator:{name.casefold()}"
+        return f"{self.prefix}limit:operator:{operator_key(name)}"
 
     @property
     def limit_gateways(self) -> str:

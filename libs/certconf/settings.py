@@ -109,8 +109,8 @@ class CTLog(msgspec.Struct, frozen=True):
     batch_size: Positive = 1024
     #: Time between two tree head requests to a log that grows; an idle log is polled less often.
     poll_interval_ms: Positive = 1000
-    #: Concurrent requests for entries of one log.
-    fetch_concurrency: Positive = 4
+    #: Most concurrent requests for entries of one log; fewer while it answers late or fails.
+    fetch_concurrency: Positive = 16
     #: Number of entries before the tree head at which a new log starts.
     start_overlap_leaves: Count = 256
     #: Index at which logs start that Redis does not know; None starts at the tree head less
@@ -122,8 +122,9 @@ class CTLog(msgspec.Struct, frozen=True):
     static_ct_enabled: bool = True
     #: Entries that are not proven are withheld (enforce), published (warn), or not verified (off).
     integrity: Integrity = "enforce"
-    #: Milliseconds between two requests to one log operator, over all ingestors; 0 is no limit.
-    default_operator_rate_limit_ms: Count = 500
+    #: Shortest milliseconds between two requests to one log operator, over all ingestors; 429
+    #: answers lengthen it, up to a second. 0 is no limit.
+    default_operator_rate_limit_ms: Count = 25
     #: The same for single operators, by name in any case.
     operator_rate_limits: Mapping[str, Count] = msgspec.field(
         default_factory=lambda: {"digicert": 1000}

@@ -131,10 +131,10 @@ class TestSetBack:
         self, client: Redis, server: ShiftedRedisServer, ahead: float
     ) -> None:
         operators = OperatorSlots(client, KEYS)
-        assert await operators.reserve("Example", 0.5) == 0
+        assert (await operators.reserve("Example", 0.5)).wait == 0
         server.shift(0)
-        assert await operators.reserve("Example", 0.5) <= 0.5
-        assert await operators.reserve("Example", 0.5) <= 1.0
+        assert (await operators.reserve("Example", 0.5)).wait <= 0.5
+        assert (await operators.reserve("Example", 0.5)).wait <= 1.0
 
     async def test_the_pause_of_an_operator_is_no_longer_than_it_was(
         self, client: Redis, server: ShiftedRedisServer, ahead: float
@@ -143,7 +143,7 @@ class TestSetBack:
         await operators.record_429("Example", LOG, 60)
         assert await operators.record_429("Example", OTHER_LOG, 60)
         server.shift(0)
-        assert 0 < await operators.reserve("Example", 0.5) <= 60
+        assert 0 < (await operators.reserve("Example", 0.5)).wait <= 60
 
     async def test_requests_of_a_client(
         self, client: Redis, server: ShiftedRedisServer, ahead: float
@@ -467,3 +467,70 @@ class TestShareOfMemory:
         assert (await log_status(client)).published == 12
         used = (await client.info("memory"))["used_memory"]
         assert used <= 40 * 1024 * 1024, "maxmemory, a filter more, and what is freed at the time"
+
+
+class TestPace:
+    """The interval of an operator follows its answers; the test sets the clock of Redis."""
+
+    INTERVAL = 0.1
+
+    async def refused(self, operators: OperatorSlots, times: int) -> None:
+        for _ in range(times):
+            await operators.record_429("Example", LOG, 5, self.INTERVAL, requested=False)
+
+    async def interval(self, operators: OperatorSlots, answered: int = 0) -> float:
+        return (await operators.reserve("Example", self.INTERVAL, answered)).interval
+
+    async def test_it_grows_while_a_quarter_of_the_answers_are_429(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        operators = OperatorSlots(client, KEYS)
+        await self.interval(operators, answered=20)
+        await self.refused(operators, 4)
+        assert await self.interval(operators) == self.INTERVAL
+        for second in range(1, 20):
+            await self.refused(operators, 2)
+            grown = min(self.INTERVAL * 1.25**second, 1.0)
+            assert await self.interval(operators) == pytest.approx(grown, rel=0.01)
+            server.shift(second + 0.1 * second)
+
+    async def test_fewer_429_than_a_quarter_do_not_slow_it_down(self, client: Redis) -> None:
+        operators = OperatorSlots(client, KEYS)
+        for _ in range(10):
+            await self.refused(operators, 1)
+            assert await self.interval(operators, answered=4) == self.INTERVAL
+
+    async def test_it_shrinks_after_five_quiet_seconds(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        operators = OperatorSlots(client, KEYS)
+        for second in range(5):
+            server.shift(1.1 * second)
+            await self.refused(operators, 5)
+        slow = self.INTERVAL * 1.25**5
+        assert await self.interval(operators) == pytest.approx(slow, rel=0.01)
+        server.shift(4.4 + 4.5)
+        assert await self.interval(operators) == pytest.approx(slow, rel=0.01)
+        server.shift(4.4 + 6.0)
+        faster = await self.interval(operators, answered=20)
+        assert self.INTERVAL < faster < slow
+        server.shift(4.4 + 30.0)
+        assert await self.interval(operators) == self.INTERVAL
+
+    async def test_old_answers_do_not_count(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        operators = OperatorSlots(client, KEYS)
+        await self.refused(operators, 4)
+        server.shift(61)
+        await self.refused(operators, 1)
+        assert await self.interval(operators) == self.INTERVAL
+
+    async def test_lost_state_starts_at_the_configured_interval(
+        self, client: Redis, server: ShiftedRedisServer
+    ) -> None:
+        operators = OperatorSlots(client, KEYS)
+        await self.refused(operators, 5)
+        assert await self.interval(operators) > self.INTERVAL
+        await client.flushdb()
+        assert await self.interval(operators) == self.INTERVAL

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from certconf import GOOGLE_LIST, Config, ConfigError, Network, RedisURL, Secret, env_vars, load
 from tests.paths import FIXTURES
@@ -24,9 +25,18 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+OWN_DEFAULTS = {"fetch_concurrency": 4, "default_operator_rate_limit_ms": 500}
+"""Defaults of the peer's first release that fall behind the public logs; here they differ."""
+
+
 def test_defaults_are_those_of_the_peer() -> None:
     """Its file has every key at its default, so loading it must change nothing but the two logs."""
     loaded, default = load(PEER_FILE, {}), load(None, {})
+    for name, value in OWN_DEFAULTS.items():
+        assert getattr(loaded.ct_log, name) == value
+        assert getattr(default.ct_log, name) != value
+    own = {name: getattr(default.ct_log, name) for name in OWN_DEFAULTS}
+    loaded = replace(loaded, ct_log=replace(loaded.ct_log, **own))
     assert loaded.custom_logs[0].url == "https://ct.example.com/log"
     assert loaded.custom_logs[0].batch_size == 128
     assert loaded.static_logs[0].log_origin == "ct.example.com/2026h2"

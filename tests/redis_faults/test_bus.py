@@ -194,7 +194,7 @@ async def counting_connections(lossy: Redis, client: Redis) -> None:
 async def taking_turns(lossy: Redis, client: Redis) -> None:
     """A turn whose reply is lost is not used; no two are closer than the interval."""
     operators = OperatorSlots(lossy, Keys())
-    waits = [await operators.reserve("op", 10) for _ in range(4)]
+    waits = [(await operators.reserve("op", 10)).wait for _ in range(4)]
     assert all(later - earlier > 5 for earlier, later in pairwise(waits))
     assert waits[-1] < 10 * 5
     assert await operators.record_429("op", LOG, 20) in (False, True)

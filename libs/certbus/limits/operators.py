@@ -1,26 +1,47 @@
-"""Request slots per log operator, shared by all workers.
+"""Request slots of log operators: one request at a time, whichever ingestor sends it.
 
-A slot is a moment. A worker reserves the next free slot, `interval` after the previous one, and
-gets the time until it: one call, no polling, first come first served. A slot that is not used is
-lost. So no two slots of an operator are closer than `interval`; a request may be later than its
-slot.
+A slot is a moment. A caller reserves the next one that is free, an interval after the one before,
+and learns how long it has to wait: one call, no polling, first come, first served. A slot that is
+not used is lost. So no operator receives two requests within the interval, except for how late
+callers use their slots.
 
-The owner of a log that answers 429 pauses requests to that log. If a second log of the operator
-answers 429 during this pause, the operator limits this client as a whole: no worker gets a slot
-until both pauses end, at most for `MAX_PAUSE_SECS`. One log alone cannot stop the others.
+The interval follows the operator's answers. It is the configured one until a quarter of the last 20
+answers (at most a minute old) are 429; then it grows by a quarter, once a second at most, up to a
+second or the configured value if that is longer. After five seconds without a 429 it shrinks by a
+tenth each second. A Redis that lost the state starts again at the configured interval.
+
+A log that answers 429 is paused by its owner. When a second log of the same operator answers 429
+with a Retry-After while the first one still waits, the operator pauses for all ingestors until
+the later one ends, at most `MAX_PAUSE_SECS`: one log alone cannot stop the others.
 """
 
+from typing import Final
+
+import msgspec
 from redis.asyncio import Redis
 
 from certbus.keys import Keys
 from certbus.scripts import register_script
 
-MAX_PAUSE_SECS = 300.0
-"""Longest pause of an operator."""
+MAX_PAUSE_SECS: Final = 300.0
+SLOWEST_SECS: Final = 1.0
+"""The longest interval that 429 answers lead to."""
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """A reserved moment.
+
+    Attributes:
+        wait: seconds until it comes.
+        interval: seconds between two slots at present.
+    """
+
+    wait: float
+    interval: float
 
 
 class OperatorSlots:
-    """The request slots of all operators, in Redis.
+    """The slots of all operators, in Redis.
 
     Args:
         client: the primary.
@@ -32,45 +53,67 @@ class OperatorSlots:
         self._reserve = register_script(
             client, "lua/operator_slots.lua", "limits/lua/reserve_request_slot.lua"
         )
-        self._record_429 = register_script(
+        self._refused = register_script(
             client, "lua/operator_slots.lua", "limits/lua/record_rate_limited.lua"
         )
 
-    async def reserve(self, operator: str, interval: float) -> float:
+    async def reserve(self, operator: str, interval: float, answered: int = 0) -> Slot:
         """Reserve the next free slot, even if Redis is full.
 
         Args:
-            operator: its name, in any case.
-            interval: seconds between two slots, above 0.
-
-        Returns:
-            Seconds until the slot.
+            operator: its name; case, punctuation and repeated blanks do not matter.
+            interval: the configured seconds between two slots, above 0.
+            answered: answers other than 429 since the last call for this log.
 
         Raises:
-            redis.exceptions.RedisError: Redis cannot be reached; a slot may be reserved.
+            redis.exceptions.RedisError: Redis cannot be reached; a slot may have been reserved.
         """
-        wait: int = await self._reserve(
+        wait, current = await self._reserve(
             keys=[self._keys.operator(operator)],
-            args=[f"{interval * 1000:.3f}", int(MAX_PAUSE_SECS * 1000)],
+            args=[*_interval_ms(interval), int(MAX_PAUSE_SECS * 1000), answered],
         )
-        return wait / 1_000_000
+        return Slot(wait / 1_000_000, current / 1_000_000)
 
-    async def record_429(self, operator: str, log_id: str, seconds: float) -> bool:
-        """Record that a log answered 429.
+    async def record_429(
+        self,
+        operator: str,
+        log_id: str,
+        seconds: float,
+        interval: float = 0.001,
+        *,
+        answered: int = 0,
+        requested: bool = True,
+    ) -> bool:
+        """Record that a log has answered 429.
 
         Args:
-            operator: of the log.
+            operator: who runs it.
             log_id: the log.
-            seconds: requested by Retry-After.
+            seconds: that the log pauses.
+            interval: as for `reserve`.
+            answered: as for `reserve`.
+            requested: whether the answer had a Retry-After.
 
         Returns:
-            Whether the whole operator is paused now.
+            Whether the operator as a whole pauses.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
-        reply = await self._record_429(
+        reply = await self._refused(
             keys=[self._keys.operator(operator)],
-            args=[log_id, int(seconds * 1000), int(MAX_PAUSE_SECS * 1000)],
+            args=[
+                log_id,
+                int(seconds * 1000),
+                int(requested),
+                int(MAX_PAUSE_SECS * 1000),
+                *_interval_ms(interval),
+                answered,
+            ],
         )
         return bool(reply)
+
+
+def _interval_ms(interval: float) -> tuple[str, str]:
+    """The shortest and the longest interval, in milliseconds."""
+    return f"{interval * 1000:.3f}", f"{max(interval, SLOWEST_SECS) * 1000:.3f}"

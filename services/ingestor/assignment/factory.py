@@ -7,6 +7,7 @@ import msgspec
 import structlog
 
 from certbus.caches.issuers import IssuerCache
+from certbus.keys import operator_key
 from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStore
 from certbus.logs.leases import Lease, Leases
@@ -183,5 +184,5 @@ def _key(log: Log) -> LogKey | None:
 
 def _interval(operator: str, settings: CTLog) -> float:
     """Return the seconds between two requests to an operator."""
-    limits = {name.casefold(): limit for name, limit in settings.operator_rate_limits.items()}
-    return limits.get(operator.casefold(), settings.default_operator_rate_limit_ms) / 1000
+    limits = {operator_key(name): ms for name, ms in settings.operator_rate_limits.items()}
+    return limits.get(operator_key(operator), settings.default_operator_rate_limit_ms) / 1000

@@ -1,12 +1,12 @@
-"""The circuit breaker of one log: whether it may be asked. Pure: no I/O, no clock.
+"""The circuit breaker of one log: whether the log may be requested. Pure: no I/O, no clock.
 
-    closed      asked as usual. After each failure it is left alone, longer each time;
-                `unhealthy` failures in a row open it
-    open        not asked until `retry_at`, then half-open
-    half-open   asked, every request once, to find out: `healthy` successes in a row close it, a
+    closed      requested as usual. After each failure it pauses, longer each time; `unhealthy`
+                failures in a row open the circuit
+    open        not requested until `retry_at`, then half-open
+    half-open   each request is sent once: `healthy` successes in a row close the circuit, a
                 failure opens it again, for longer
 
-A log may also ask to be left alone itself (Retry-After), in any state.
+A log may also request a pause (Retry-After), in any state.
 """
 
 import msgspec
@@ -14,8 +14,8 @@ import msgspec
 from certbus.logs.circuit_state import CircuitStatus, State
 from ingestor.backoff import Backoff
 
-MAX_PAUSE = 3600.0
-"""Seconds. A log may request a pause; a hostile or broken one must not stop requests for ever."""
+MAX_PAUSE_SECS = 3600.0
+"""A log may request a pause; a hostile or broken one must not stop requests for ever."""
 
 
 class CircuitPolicy(msgspec.Struct, frozen=True):
@@ -35,13 +35,13 @@ class CircuitPolicy(msgspec.Struct, frozen=True):
 
 
 class CircuitBreaker:
-    """The circuit of one log. Times are seconds since the epoch: other workers go on with them.
+    """The circuit of one log. Times are seconds since the epoch: other workers continue with them.
 
     Args:
         rules: when it opens and closes.
 
     Attributes:
-        status: how it stands.
+        status: the stored state.
     """
 
     def __init__(self, rules: CircuitPolicy) -> None:
@@ -50,33 +50,33 @@ class CircuitBreaker:
         self._successes = 0  # since it is half-open
 
     def restore(self, status: CircuitStatus) -> None:
-        """Go on from where another worker was."""
+        """Continue with the state of another worker."""
         self.status = status
         self._successes = 0
 
     @property
     def closed(self) -> bool:
-        """Whether all is well, or nearly."""
+        """Whether requests are sent as usual."""
         return self.status.state == "closed"
 
     def wait(self, now: float) -> float:
-        """Seconds for which the log is to be left alone."""
+        """Return the seconds until the log may be requested."""
         if self.status.retry_at is None:
             return 0.0
-        return min(max(self.status.retry_at / 1000 - now, 0.0), MAX_PAUSE)
+        return min(max(self.status.retry_at / 1000 - now, 0.0), MAX_PAUSE_SECS)
 
     def open_until(self, now: float, seconds: float) -> None:
-        """The log has asked for it."""
-        self._retry_at(now + min(seconds, MAX_PAUSE))
+        """Pause for as long as the log requests."""
+        self._retry_at(now + min(seconds, MAX_PAUSE_SECS))
 
     def half_open(self) -> None:
-        """The wait is over."""
+        """End the pause of an open circuit."""
         if self.status.state == "open":
             self._become("half-open")
             self._successes = 0
 
     def failed(self, now: float) -> None:
-        """The log could not be read."""
+        """Record that the log could not be read."""
         failures = self.status.failures + 1
         self.status = msgspec.structs.replace(self.status, failures=failures)
         if not self.closed or failures >= self._rules.unhealthy:
@@ -85,13 +85,13 @@ class CircuitBreaker:
         self._retry_at(now + delay(failures - 1))
 
     def succeeded(self, now: float) -> None:
-        """The log could be read."""
+        """Record that the log could be read."""
         if self.status.state == "half-open":
             self._successes += 1
             if self._successes < self._rules.healthy:
                 return
-        left_alone = self.wait(now) > 0  # another request was refused meanwhile
-        self.status = CircuitStatus(retry_at=self.status.retry_at if left_alone else None)
+        pauses = self.wait(now) > 0  # another request was refused since this one was sent
+        self.status = CircuitStatus(retry_at=self.status.retry_at if pauses else None)
 
     def _become(self, state: State) -> None:
         self.status = msgspec.structs.replace(self.status, state=state)

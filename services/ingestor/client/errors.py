@@ -11,9 +11,12 @@ IntegrityViolation   an answer that contradicts what the log signed
 ProofUnavailable     answers that may be correct, without a proof
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from ctparse.tree_head import TreeHead
+
+TOO_MANY_REQUESTS: Final = 429
+"""RFC 6585 section 4."""
 
 ViolationKind = Literal[
     "bad_signature",
@@ -43,6 +46,11 @@ class LogError(Exception):
         self.problem = problem
 
     @property
+    def is_rate_limit(self) -> bool:
+        """Whether the log only limits the rate of requests: it is healthy."""
+        return False
+
+    @property
     def summary(self) -> str:
         """URL and problem, without the log."""
         return f"{self.url}: {self.problem}"
@@ -54,6 +62,11 @@ class ConnectionFailed(LogError):
 
 class Throttled(LogError):
     """The log was not requested: its pause has not ended."""
+
+    @property
+    def is_rate_limit(self) -> bool:
+        """True."""
+        return True
 
 
 class UnexpectedStatus(LogError):
@@ -70,6 +83,11 @@ class UnexpectedStatus(LogError):
         super().__init__(log, url, problem)
         self.status = status
         self.retry_after = retry_after
+
+    @property
+    def is_rate_limit(self) -> bool:
+        """Whether the status is 429."""
+        return self.status == TOO_MANY_REQUESTS
 
 
 class TileGone(UnexpectedStatus):

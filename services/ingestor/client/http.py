@@ -1,17 +1,17 @@
 """One URL of a log -> one bounded body.
 
-    turn        the log may be asked, and it is its operator's turn (`turns.py`)
+    slot        the log may be requested, in a slot of its operator (`throttle.py`)
     attempt     GET within `timeout` seconds
-    redirect    another turn and another GET, at most `MAX_REDIRECTS` times, never from HTTPS to
-                plain HTTP, and never from a public address to one inside (`reach.py`)
+    redirect    another slot and another GET, at most `MAX_REDIRECTS` times, never from HTTPS to
+                plain HTTP, and never from a public address to an internal one (`addresses.py`)
     body        read raw and counted against the caller's limit; gunzipped against the same limit,
                 large ones in a thread
-    status      200 is a body; 429, 5xx and a lost connection are tried again; the rest is an answer
-    Retry-After is an answer, too, and leaves the whole log alone until it has passed
+    status      200 is a body; 5xx and a lost connection are tried again; the rest is an answer
+    429         and Retry-After are answers, too, and pause the whole log (`throttle.py`)
 
-httpx speaks HTTP (HTTP/2 where the log offers it) and pools the connections of all logs. It is
-asked for raw bytes, because its own decompression has no limit: a gzip bomb would be unpacked
-whole before we could look at its size.
+httpx speaks HTTP (HTTP/2 where the log offers it) and pools the connections of all logs. The
+fetcher reads raw bytes, because httpx decompresses without a limit: a gzip bomb would be unpacked
+whole before its size is known.
 """
 
 import asyncio
@@ -30,8 +30,9 @@ import msgspec
 
 from ingestor.backoff import Backoff
 from ingestor.client.addresses import FILE, ForbiddenAddress, HttpClients, leads_inside
-from ingestor.client.circuit_breaker import MAX_PAUSE
+from ingestor.client.circuit_breaker import MAX_PAUSE_SECS
 from ingestor.client.errors import (
+    TOO_MANY_REQUESTS,
     ConnectionFailed,
     InvalidResponse,
     LogError,
@@ -43,7 +44,6 @@ from ingestor.metrics import FetchOutcome, Measured
 
 MAX_REDIRECTS = 3
 NO_HEADERS: Mapping[str, str] = {}
-_TOO_MANY_REQUESTS = 429
 _MAX_HEADER = 256
 _GZIP_MAGIC = b"\x1f\x8b"
 # Members of one gzip body (RFC 1952 section 2.2); some tools make one of each 64 KiB.
@@ -57,10 +57,10 @@ _ASCTIME = re.compile(r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}")
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """When to ask again (`ct_log.retry_*`).
+    """When to repeat a request (`ct_log.retry_*`).
 
     Attributes:
-        attempts: requests made for one answer before giving up, at least 1.
+        attempts: requests sent for one answer, at least 1.
         backoff: delays between them.
     """
 
@@ -69,7 +69,7 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class Validators(msgspec.Struct, frozen=True):
-    """What a server calls one version of a body (RFC 9110 section 8.8), as it said; else empty."""
+    """A server's names of one version of a body (RFC 9110 section 8.8); empty without one."""
 
     etag: str = ""
     modified: str = ""
@@ -103,7 +103,7 @@ def http_client(contact: str = "", connect_timeout: float = 10.0) -> HttpClients
     """The connection pools that all logs of a process share.
 
     Args:
-        contact: where a log operator can reach whoever runs this, for the User-Agent.
+        contact: mail address or URL of the operator of this server, for the User-Agent.
         connect_timeout: seconds for DNS, TCP and TLS together.
     """
     agent = f"certstream-server/{version('certstream-server')}"
@@ -130,10 +130,10 @@ class Fetcher:
     Args:
         http: the connection pools that all logs share.
         log: its name.
-        retry: when to ask again.
+        retry: when to repeat a request.
         timeout: seconds for one request with its body.
-        measured: told of each request.
-        turns: when the log may be asked; None: at any time.
+        measured: receives the outcome and duration of each request.
+        turns: when the log may be requested; None: at any time.
         listed_at: server of the list that names the log, as `Log.listed_at`; None: it is
             configured, so its URL may lead to any address.
     """
@@ -198,7 +198,7 @@ class Fetcher:
     async def _attempt(
         self, url: str, limit: int, headers: Mapping[str, str] = NO_HEADERS
     ) -> Version:
-        """One answer, through as many redirects as may be."""
+        """Return one answer, after at most `MAX_REDIRECTS` redirects."""
         place = _Redirect(url, self._trusted)
         for _ in range(MAX_REDIRECTS + 1):
             found = await self._in_turn(url, place, limit, headers)
@@ -219,8 +219,12 @@ class Fetcher:
         except LogError as error:
             self._measured(_outcome(error), time.perf_counter() - began)
             if self._turns is not None and isinstance(error, UnexpectedStatus):
+                if error.status != TOO_MANY_REQUESTS:
+                    self._turns.answered()
                 await self._turns.record_429(error)
             raise
+        if self._turns is not None:
+            self._turns.answered()
         self._measured("ok", time.perf_counter() - began)
         return found
 
@@ -267,8 +271,10 @@ class Fetcher:
                 return await self._redirected(url, place, response.next_request.url)
             if response.status_code != httpx.codes.OK:
                 raise self._refused(url, response)
-            said = Validators(_repeatable(response, "etag"), _repeatable(response, "last-modified"))
-            return Version(await self._body(url, response, limit), said)
+            validators = Validators(
+                _repeatable(response, "etag"), _repeatable(response, "last-modified")
+            )
+            return Version(await self._body(url, response, limit), validators)
 
     async def _redirected(self, url: str, place: _Redirect, to: httpx.URL) -> _Redirect:
         if url.startswith("https:") and to.scheme != "https":
@@ -316,7 +322,7 @@ def _gunzip(body: bytes, limit: int) -> bytes | str | None:
     """Decompress gzip (RFC 1952): one member or several. What follows them is ignored.
 
     Returns:
-        The bytes; None if there are more than `limit`; a str that says what is wrong.
+        The bytes; None if there are more than `limit`; a str that states the error.
     """
     found: list[bytes] = []
     room = limit
@@ -347,7 +353,7 @@ def _gunzip(body: bytes, limit: int) -> bytes | str | None:
 
 
 def _phrase(status: int) -> str:
-    """What a status code means (RFC 9110 section 15); not what the server says that it means."""
+    """Return the standard phrase of a status code (RFC 9110 section 15), not the server's."""
     try:
         return http.HTTPStatus(status).phrase
     except ValueError:
@@ -355,7 +361,7 @@ def _phrase(status: int) -> str:
 
 
 def _repeatable(response: httpx.Response, header: str) -> str:
-    """A header's value, if it can be said again in a request."""
+    """Return a header's value if it can be repeated in a request."""
     value: str = response.headers.get(header, "")
     return value if value.isascii() and value.isprintable() and len(value) <= _MAX_HEADER else ""
 
@@ -373,7 +379,7 @@ def _problem(error: Exception) -> str:
 def _outcome(error: LogError) -> FetchOutcome:
     """How a request ended that gave no body."""
     match error:
-        case UnexpectedStatus(status=status) if status == _TOO_MANY_REQUESTS:
+        case UnexpectedStatus(status=status) if status == TOO_MANY_REQUESTS:
             return "rate_limited"
         case UnexpectedStatus(status=status) if status >= httpx.codes.INTERNAL_SERVER_ERROR:
             return "server_error"
@@ -395,7 +401,7 @@ def _worth_retrying(error: LogError) -> bool:
         case UnexpectedStatus(retry_after=wait) if wait is not None:
             return False
         case UnexpectedStatus(status=status):
-            return status == _TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
+            return status >= httpx.codes.INTERNAL_SERVER_ERROR
         case _:
             return False
 
@@ -408,7 +414,7 @@ def retry_after(value: str | None, now: float) -> float | None:
         now: seconds since the epoch.
 
     Returns:
-        Seconds to wait, between 0 and `MAX_PAUSE`; None without a readable header. A date is
+        Seconds to wait, between 0 and `MAX_PAUSE_SECS`; None without a readable header. A date is
         readable in GMT, UTC or with an offset: any other zone makes the header as if absent.
     """
     if value is None:
@@ -423,4 +429,4 @@ def retry_after(value: str | None, now: float) -> float | None:
         if date.tzinfo is None and not _ASCTIME.fullmatch(value.strip()):
             return None  # no time zone, or one that is not known: the moment could be any
         wait = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
-    return min(max(wait, 0.0), MAX_PAUSE)
+    return min(max(wait, 0.0), MAX_PAUSE_SECS)

@@ -1,15 +1,13 @@
 """The issuers of a static-ct log: fetched once, checked against their fingerprint, kept bounded.
 
 An entry of a data tile names its issuers by SHA-256. A log has a few hundred of them, so they are
-fetched when first seen and stay; what another log or another worker has fetched is on a shelf in
-Redis. Only issuers that none of the last `RECENT` windows named are
-ever dropped: what a follower still has to publish can always be resolved. A log that names more
-than any real one would is not followed into it: `WINDOW` bounds what one tile makes us ask for,
-`CAPACITY` what is kept.
+fetched when first seen and kept; Redis holds those that another log or worker has fetched. Only
+issuers that none of the last `RECENT` windows named are dropped: a follower can always resolve
+what it still has to publish. `WINDOW` bounds the requests for one tile, `CAPACITY` what is kept.
 
 An issuer that is not available stops no log: after `ATTEMPTS` failures (`OUTAGE_ATTEMPTS`, where
-the log may just be down), chains end before it, and it is asked for again after a minute, then ever
-more rarely, while entries name it.
+the log may be down), chains end before it. The ingestor requests it again after a minute, then
+less and less often, while entries name it.
 """
 
 import asyncio
@@ -65,9 +63,9 @@ class _Failure(msgspec.Struct, frozen=True):
     """Why an issuer is not available.
 
     Attributes:
-        times: that it was asked for in vain, in a row.
+        times: failed requests in a row.
         missing: whether entries are published without it.
-        again: not asked for before, on the event loop's clock; once it is missing.
+        again: no request before, on the event loop's clock; once it is missing.
     """
 
     times: int = 0
@@ -159,7 +157,7 @@ class Issuers:
         return sum(failure.missing for failure in self._failures.values())
 
     def lacking(self) -> list[LogError]:
-        """Why issuers were found missing since this was last asked."""
+        """Return why issuers were found missing since the last call."""
         lacking, self._lacking = self._lacking, []
         return lacking
 

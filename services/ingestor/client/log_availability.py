@@ -15,7 +15,7 @@ import structlog
 from certbus.ids import new_event
 from certbus.logs.circuit_state import CircuitStore
 from ingestor.client.circuit_breaker import CircuitBreaker
-from ingestor.client.errors import LogError, ProofUnavailable
+from ingestor.client.errors import LogError, ProofUnavailable, Throttled
 from ingestor.log import Log
 from ingestor.redis_retry import RedisRetry
 
@@ -59,6 +59,7 @@ class LogAvailability:
         self._down_since: float | None = None
         self._logged = False  # whether the outage was logged
         self._silent_until = 0.0
+        self._limit_silent_until = 0.0
 
     async def load(self) -> None:
         """Continue with the circuit of the log's last worker."""
@@ -73,8 +74,39 @@ class LogAvailability:
         if self.circuit.status != before:
             await self._save()
 
+    async def record_rate_limit(self, error: LogError) -> None:
+        """Count a 429 and wait until the log may be requested again.
+
+        A log that limits the rate is healthy: its circuit does not change.
+
+        Args:
+            error: a 429, or `Throttled`, which is not counted: no request was sent.
+        """
+        if not isinstance(error, Throttled):
+            self.errors += 1
+            self.last_error = error.summary
+            now = self._clock()
+            if now >= self._limit_silent_until:
+                self._limit_silent_until = now + LOG_INTERVAL_SECS
+                _log.warning(
+                    "log rate limited",
+                    log=self._log.name,
+                    url=error.url,
+                    problem=error.problem,
+                    pause_secs=round(self.circuit.wait(now), 1),
+                )
+            failed = partial(self._circuits.failed, self._log.id)
+            await self._redis_retry(
+                partial(failed, self.circuit.status, error.summary, new_event())
+            )
+        while (wait := self.circuit.wait(self._clock())) > 0:  # noqa: ASYNC110  (for the clock)
+            await asyncio.sleep(wait)
+
     async def record_failure(self, error: LogError) -> None:
         """Record that the log could not be read."""
+        if error.is_rate_limit:
+            await self.record_rate_limit(error)
+            return
         now = self._clock()
         was_open = not self.circuit.closed
         self.circuit.failed(now)

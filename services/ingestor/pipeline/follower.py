@@ -26,7 +26,7 @@ from ingestor.client.interface import LogClient
 from ingestor.client.log_availability import LogAvailability
 from ingestor.log import Log
 from ingestor.pipeline.poll_schedule import IdleBackoff, next_poll
-from ingestor.pipeline.prefetch import prefetch_windows
+from ingestor.pipeline.prefetch import InFlight, prefetch_windows
 from ingestor.pipeline.publish import PositionChanged, WindowPublisher
 from ingestor.pipeline.window_size import WindowSize
 from ingestor.verification.entry_proofs import split_at_unparsed
@@ -142,6 +142,7 @@ class Follower:
         self._client = client
         self._settings = settings
         self._size = WindowSize(settings.batch_size, client.tile)
+        self._in_flight = InFlight(settings.concurrency)
         self._unread = Backlog()
 
     @property
@@ -211,6 +212,8 @@ class Follower:
             except (IntegrityViolation, ProofUnavailable):
                 raise
             except LogError as error:
+                if error.is_rate_limit:
+                    raise
                 self._record_unreadable(head)
                 failures = self._unread.failures
                 if isinstance(error, TileGone) or failures >= _HINT_AFTER_FAILURES:
@@ -221,7 +224,12 @@ class Follower:
     async def _pass(self, head: TreeHead) -> None:
         """Fetch all entries up to `head`; verify, publish and mark each window in order."""
         runs = prefetch_windows(
-            self._client, self.publisher.next, head.size, self._size, self._settings.concurrency
+            self._client,
+            self.publisher.next,
+            head.size,
+            self._size,
+            self._in_flight,
+            self.availability.record_rate_limit,
         )
         async with aclosing(runs):
             async for run in runs:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from redis.asyncio import Redis
 
 from certbus.connection import connect
@@ -19,13 +20,13 @@ async def test_slots_are_an_interval_apart_for_all_processes_together(
         workers = [OperatorSlots(client, KEYS), OperatorSlots(other, KEYS)]
         names = ["Example", "EXAMPLE"]
         began = asyncio.get_running_loop().time()
-        turns = [await workers[n % 2].reserve(names[n % 2], 10) for n in range(6)]
+        turns = [(await workers[n % 2].reserve(names[n % 2], 10)).wait for n in range(6)]
         spent = asyncio.get_running_loop().time() - began
     assert turns[0] == 0
     # Each wait counts from the moment of its request.
     for n, turn in enumerate(turns):
         assert 10 * n - spent <= turn <= 10 * n
-    assert await OperatorSlots(client, KEYS).reserve("Another", 10) == 0
+    assert (await OperatorSlots(client, KEYS).reserve("Another", 10)).wait == 0
 
 
 async def test_unused_slots_do_not_accumulate(client: Redis) -> None:
@@ -36,30 +37,30 @@ async def test_unused_slots_do_not_accumulate(client: Redis) -> None:
         return not await client.exists(KEYS.operator("example"))
 
     await until(forgotten, "an operator without requests leaves no key")
-    assert await operators.reserve("Example", 10) == 0
-    assert await operators.reserve("Example", 10) > 9
+    assert (await operators.reserve("Example", 10)).wait == 0
+    assert (await operators.reserve("Example", 10)).wait > 9
 
 
 async def test_a_429_of_one_log_does_not_pause_its_operator(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     assert not await operators.record_429("Example", LOG, 60)
     assert not await operators.record_429("Example", LOG, 60)
-    assert await operators.reserve("Example", 0.001) == 0
+    assert (await operators.reserve("Example", 0.001)).wait == 0
 
 
 async def test_a_429_of_a_second_log_pauses_the_operator(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 60)
     assert await operators.record_429("Example", OTHER_LOG, 5)
-    assert 50 < await operators.reserve("Example", 0.001) <= 60
-    assert await operators.reserve("Another", 0.001) == 0
+    assert 50 < (await operators.reserve("Example", 0.001)).wait <= 60
+    assert (await operators.reserve("Another", 0.001)).wait == 0
 
 
 async def test_an_operator_is_paused_for_a_limited_time(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 3600)
     assert await operators.record_429("Example", OTHER_LOG, 3600)
-    assert 290 < await operators.reserve("Example", 0.001) <= 300
+    assert 290 < (await operators.reserve("Example", 0.001)).wait <= 300
 
 
 async def test_an_expired_429_does_not_count(client: Redis) -> None:
@@ -70,14 +71,28 @@ async def test_an_expired_429_does_not_count(client: Redis) -> None:
 
 async def test_a_clock_that_was_set_back_does_not_stop_everything(client: Redis) -> None:
     await client.hset(KEYS.operator("example"), "next", 1 << 52)
-    assert await OperatorSlots(client, KEYS).reserve("Example", 0.5) == 0
+    assert (await OperatorSlots(client, KEYS).reserve("Example", 0.5)).wait == 0
 
 
 async def test_a_full_redis_still_assigns_slots(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.reserve("Known", 10)
     await allow(client, TOO_LITTLE)
-    assert await operators.reserve("Known", 10) > 9
-    assert await operators.reserve("Unknown", 10) == 0
-    assert await operators.reserve("Unknown", 10) > 9
+    assert (await operators.reserve("Known", 10)).wait > 9
+    assert (await operators.reserve("Unknown", 10)).wait == 0
+    assert (await operators.reserve("Unknown", 10)).wait > 9
     assert not await operators.record_429("Unknown", LOG, 10)
+
+
+@pytest.mark.parametrize("name", ["lets encrypt", "LET'S  ENCRYPT", " Let-s Encrypt."])
+async def test_spelling_makes_no_other_operator(client: Redis, name: str) -> None:
+    operators = OperatorSlots(client, KEYS)
+    await operators.reserve("Let's Encrypt", 10)
+    assert (await operators.reserve(name, 10)).wait > 9
+
+
+async def test_a_429_without_retry_after_pauses_no_other_log(client: Redis) -> None:
+    operators = OperatorSlots(client, KEYS)
+    for log in (LOG, OTHER_LOG):
+        assert not await operators.record_429("Example", log, 5, requested=False)
+    assert (await operators.reserve("Example", 0.001)).wait < 1

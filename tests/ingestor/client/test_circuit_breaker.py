@@ -1,10 +1,10 @@
-"""When a circuit opens, closes, and lets somebody try."""
+"""When a circuit opens, closes, and lets a worker try."""
 
 import pytest
 
 from certbus.logs.circuit_state import CircuitStatus
 from ingestor.backoff import Backoff
-from ingestor.client.circuit_breaker import MAX_PAUSE, CircuitBreaker, CircuitPolicy
+from ingestor.client.circuit_breaker import MAX_PAUSE_SECS, CircuitBreaker, CircuitPolicy
 
 NOW = 1_800_000_000.0
 
@@ -102,7 +102,7 @@ def test_a_log_that_asks_to_be_left_alone_is(circuit: CircuitBreaker) -> None:
     circuit.succeeded(NOW + 20)
     assert circuit.status == CircuitStatus()
     circuit.open_until(NOW, 1e9)
-    assert circuit.wait(NOW) == MAX_PAUSE
+    assert circuit.wait(NOW) == MAX_PAUSE_SECS
 
 
 def test_another_worker_goes_on_with_it(circuit: CircuitBreaker) -> None:
@@ -119,4 +119,4 @@ def test_another_worker_goes_on_with_it(circuit: CircuitBreaker) -> None:
 
 def test_no_clock_of_another_worker_stops_it_for_ever(circuit: CircuitBreaker) -> None:
     circuit.restore(CircuitStatus("open", 3, int((NOW + 1e9) * 1000)))
-    assert circuit.wait(NOW) == MAX_PAUSE
+    assert circuit.wait(NOW) == MAX_PAUSE_SECS

@@ -15,7 +15,7 @@ from ingestor.backoff import Backoff
 from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
 from ingestor.client.errors import LogError, Throttled, UnexpectedStatus
 from ingestor.client.http import Fetcher, Retry, http_client
-from ingestor.client.throttle import LATE, OperatorThrottle
+from ingestor.client.throttle import LATE_SECS, OperatorThrottle
 from ingestor.log import Kind, Log
 from ingestor.redis_retry import RedisRetry
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
@@ -62,17 +62,17 @@ async def test_requests_to_an_operator_are_spaced_whoever_sends_them(
     assert len(times) == 12
     # What one request is late, the next one is early.
     for first, last in [(0, 11), (0, 6), (5, 11)]:
-        assert times[last] - times[first] >= (last - first) * INTERVAL - LATE
+        assert times[last] - times[first] >= (last - first) * INTERVAL - LATE_SECS
 
 
 async def test_each_redirect_takes_a_turn(redis: Redis, web: HostileServer) -> None:
     web.answers["/moved"] = [redirect("/moved/again")]
     web.answers["/moved/again"] = [redirect("/calm")]
-    log = Asker(redis, "one", "Example", 2 * LATE)
+    log = Asker(redis, "one", "Example", 2 * LATE_SECS)
     assert await log.fetch(f"{web.url}/moved") == b"calm"
     times = [request.time for request in web.requests]
     assert len(times) == 3
-    assert times[2] - times[0] >= 2 * 2 * LATE - LATE
+    assert times[2] - times[0] >= 2 * 2 * LATE_SECS - LATE_SECS
 
 
 async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
@@ -122,7 +122,7 @@ async def test_retry_after_leaves_the_log_alone(
     web.answers["/busy"] = refusing(status, "1")
     with pytest.raises(UnexpectedStatus, match="retry after 1 s"):
         await log.fetch(f"{web.url}/busy")
-    with pytest.raises(Throttled, match=r"left alone for \d\.\d s more"):
+    with pytest.raises(Throttled, match=r"paused for \d\.\d s more"):
         await log.fetch(f"{web.url}/calm")
     assert [request.path for request in web.requests] == ["/busy"]
     assert await other.fetch(f"{web.url}/calm") == b"calm"
@@ -133,7 +133,7 @@ async def test_retry_after_leaves_the_log_alone(
         except Throttled:
             return False
 
-    await until(answered, "the log is asked again")
+    await until(answered, "the log is requested again")
     first, *_, last = [request for request in web.requests if request.path == "/busy"]
     assert last.time - first.time >= 0.99
 
@@ -161,3 +161,32 @@ async def test_a_log_that_is_being_tried_is_asked_once(redis: Redis, web: Hostil
     with pytest.raises(LogError):
         await log.fetch(f"{web.url}/down")
     assert web.count("/down") == 4
+
+
+async def test_a_429_without_retry_after_pauses_the_log_and_slows_its_operator_down(
+    redis: Redis, web: HostileServer
+) -> None:
+    log, other = (Asker(redis, name, "Example", 0.01) for name in ("log", "other"))
+    web.answers["/busy"] = [Answer(status="429 Too Many Requests")]
+    for asker in (log, other):
+        with pytest.raises(UnexpectedStatus):
+            await asker.fetch(f"{web.url}/busy")
+        with pytest.raises(Throttled, match=r"paused for [45]\.\d s more"):
+            await asker.fetch(f"{web.url}/calm")
+    assert web.count("/busy") == 2
+    assert await Asker(redis, "third", "Example", 0.01).fetch(f"{web.url}/calm") == b"calm"
+
+
+async def test_redis_learns_of_every_answer(redis: Redis, web: HostileServer) -> None:
+    log = Asker(redis, "log", "Example", 0.01)
+    web.answers["/busy"] = refusing("429 Too Many Requests", "0")
+    for _ in range(6):
+        await log.fetch(f"{web.url}/calm")
+    with pytest.raises(UnexpectedStatus):
+        await log.fetch(f"{web.url}/busy")
+    answers = str(await redis.hget(Keys().operator("Example"), "answers"))
+    assert answers.count("-") == 1
+    await log.fetch(f"{web.url}/calm")
+    await log.fetch(f"{web.url}/calm")
+    answers = str(await redis.hget(Keys().operator("Example"), "answers"))
+    assert answers.count("+") >= 1
