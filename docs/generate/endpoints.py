@@ -28,7 +28,7 @@ def endpoints() -> str:
             ),
             code(route.switch),
         ]
-        for route in routes(service, absent, absent, absent, absent, Policy)
+        for route in routes(service, absent, absent, absent, Policy)
     ]
     return table(["path", "content", "responses", "parameters", "setting"], rows)
 

@@ -22,5 +22,5 @@ How:
 - `streams` publishes, reads and trims; `logs` has leases, positions and states of logs; `limits`
   counts requests and connections over all processes; `caches` has log lists and issuers.
 - `cluster` stores and reads which processes, logs and streams there are, `server_state` the state
-  of Redis itself, and `cluster_health` evaluates both.
+  of Redis itself. `cluster_health` evaluates both, and `cluster_report` is all of it as one value.
 """

@@ -4,6 +4,7 @@ Workers and gateways write it; `status` and the HTTP API show it. Nothing here d
 `leases.py` has the owner of a log, publish.lua its position.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from certbus.scripts import register_script
 
 MAX_TTL = 15.0
 """Longest lifetime of a heartbeat in seconds."""
+
+RATE_WINDOW_SECS = 10.0
+"""Over which a rate is taken: several polls of a log, whose batches arrive in bursts."""
 
 _AHEAD_MS = int(2 * MAX_TTL * 1000)
 """How far the score of a member that is alive can be ahead of TIME. Twice the TTL, so that a clock
@@ -183,14 +187,33 @@ class Snapshot(msgspec.Struct, frozen=True):
     """
 
     now: int
-
-    epoch: str | None
-    last: str | None
-    logs: list[LogStatus]
-    workers: list[ProcessInfo]
-    gateways: list[ProcessInfo]
-    streams: list[StreamStatus]
+    epoch: str | None = None
+    last: str | None = None
+    logs: list[LogStatus] = []
+    workers: list[ProcessInfo] = []
+    gateways: list[ProcessInfo] = []
+    streams: list[StreamStatus] = []
     dedup_window: int | None = None
+
+
+class Rate:
+    """The rate of one counter over the last `RATE_WINDOW_SECS`, for a heartbeat. Pure.
+
+    Attributes:
+        per_second: 0 before the second observation.
+    """
+
+    def __init__(self) -> None:
+        self.per_second = 0.0
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def observe(self, now: float, count: int) -> None:
+        """Record the counter's value at `now`, seconds of a monotonic clock."""
+        self._seen.append((now, count))
+        while now - self._seen[0][0] > RATE_WINDOW_SECS:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        self.per_second = (count - before) / (now - then) if now > then else 0.0
 
 
 class ClusterRegistry:

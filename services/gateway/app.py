@@ -28,7 +28,6 @@ from gateway.admission.controller import AdmissionController
 from gateway.admission.policy import policy_of
 from gateway.clients.replay import Replayer
 from gateway.clients.stall_timeout import close_stalled_clients
-from gateway.cluster_snapshot import SnapshotCache
 from gateway.config import Settings, settings_of
 from gateway.delivery.channel import Flusher
 from gateway.delivery.consumer import consume_streams
@@ -42,6 +41,7 @@ from gateway.monitoring.admin import pages
 from gateway.monitoring.collector import MetricsSources, metrics
 from gateway.monitoring.host_metrics import HostMetrics
 from gateway.monitoring.registration import random_gateway_id, register
+from gateway.monitoring.report_cache import ReportCache
 from gateway.reload import Reload
 from gateway.server.connection import HTTPConnection
 from gateway.server.drain import drain
@@ -155,18 +155,14 @@ async def _serve(
             reader,
             admission.refused,
             present.reloads,
-            lambda: host.problems,
+            lambda: reports.problems,
         )
         own_metrics = metrics(recorded, sources)
         own_address = address.address_of(admin_listening) if admin_listening else None
-        snapshots = SnapshotCache(primary, keys)
-        host = HostMetrics(
-            snapshots, name, own_address, own_metrics, reader, hub, faults, admission.refused
-        )
+        reports = ReportCache(primary, keys, reader, hub, faults, admission.refused)
+        host = HostMetrics(reports, name, own_address, own_metrics)
         certificates = Certificates(primary, replica, keys)
-        listed = table(
-            hub, host.metrics, host.health, snapshots, certificates, lambda: admission.policy
-        )
+        listed = table(hub, host.get, reports, certificates, lambda: admission.policy)
         routes = Router(hub, listed)
         reload = Reload(hub, reader, admission)
         listener = Listener(
@@ -191,7 +187,7 @@ async def _serve(
             "announce": partial(
                 register, primary, keys, name, hub, reader, url, own_address, faults
             ),
-            "machine": host.watch,
+            "machine": reports.watch,
             "reload": partial(reload.run, present, config),
         }
         if certificate is not None:

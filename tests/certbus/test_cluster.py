@@ -6,6 +6,7 @@ from certbus.cluster import (
     ClusterRegistry,
     LogDescription,
     ProcessInfo,
+    Rate,
     Snapshot,
     StreamStatus,
     WorkerLoads,
@@ -196,3 +197,16 @@ async def test_odd_members_spoil_nothing_but_themselves(one: Worker, client: Red
     (log,) = seen.logs
     assert (log.name, log.next, log.errors) == ("A", 1, 0)
     assert [stream.bytes for stream in seen.streams if stream.name == "lite"] == [0]
+
+
+def test_a_rate_is_an_average_over_the_last_seconds() -> None:
+    rate = Rate()
+
+    def after(now: float, count: int) -> float:
+        rate.observe(now, count)
+        return rate.per_second
+
+    assert after(0, 1_000_000) == 0, "what was there before is no rate"
+    assert after(1, 1_000_100) == 100
+    assert after(10, 1_001_000) == 100
+    assert after(20, 1_001_000) == 0

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from certbus.cluster_report import read_report
 from certbus.connection import connect
 from certbus.keys import Keys
-from launcher.commands.status.watch import Collector
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, redis_server
 from tests.e2e.site import Site
@@ -47,7 +47,7 @@ class Watched:
 
     async def status(self) -> set[str]:
         """The codes that `status` shows."""
-        report = await Collector(self.client, Keys(), 5).report()
+        report = await read_report(self.client, Keys(), 5)
         return {each.code for each in report.problems}
 
     async def measured(self) -> set[str]:

@@ -18,7 +18,6 @@ from websockets.asyncio.server import ServerConnection, serve
 from certbus.cluster import ProcessInfo
 from launcher import terminal
 from launcher.commands.status.render import view
-from launcher.commands.status.report import build_report
 from launcher.commands.up.dashboard import Dashboard
 from launcher.terminal import Printable, escape_control_chars, escape_json, marked
 from tests.launcher.commands.test_status import log, seen
@@ -91,8 +90,7 @@ def test_lines_of_the_log_on_a_terminal() -> None:
 def test_tables_and_the_panel() -> None:
     hostile = [ProcessInfo(HOSTILE, {"clients": "1", "url": HOSTILE, "host": HOSTILE})]
     names = [log(0, name=HOSTILE, operator=HOSTILE, last_error=HOSTILE, owner=HOSTILE)]
-    looked = seen(1, logs=names, gateways=hostile, workers=hostile)
-    found = build_report(looked, dict.fromkeys(looked.counts(), 1.0), 5)
+    found = seen(1, logs=names, gateways=hostile, workers=hostile)
     for width in (80, 300):
         console = Console(file=io.StringIO(), width=width)
         console.print(Printable(view(found, width)))

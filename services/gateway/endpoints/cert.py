@@ -14,7 +14,6 @@ from certbus.ids import message_id
 from certbus.keys import Keys
 from certbus.streams.cert_index import StreamLocation, find_by_fingerprint, message_at
 from certhttp.protocol import Request
-from gateway.cluster_snapshot import unavailable
 from gateway.endpoints.latest import with_id
 from gateway.endpoints.schemas import (
     Base64,
@@ -25,7 +24,7 @@ from gateway.endpoints.schemas import (
     MessageId,
     Source,
 )
-from gateway.http.errors import ErrorCode, error_response
+from gateway.http.errors import ErrorCode, error_response, redis_unavailable
 from gateway.http.messages import CORS_HEADERS, JSON, DeferredResponse, Response
 
 HASH: Final = "^({0}{{64}}|{0}{{40}}|({0}{{2}}:){{31}}{0}{{2}}|({0}{{2}}:){{19}}{0}{{2}})$".format(
@@ -84,7 +83,7 @@ class Certificates:
                 async with asyncio.timeout(_TIMEOUT_SECS), self._places:
                     found = await self._find(digest)
             except (*UNAVAILABLE, TimeoutError):
-                return unavailable()
+                return redis_unavailable()
             except msgspec.ValidationError as error:
                 log.error("unreadable message", hash=digest.hex(), error=str(error))
                 return error_response(

@@ -1,25 +1,15 @@
-"""/health/deep: the health of the whole service, as one gateway sees it. Pure.
-
-What it is judged by is in `certbus.cluster_health`, which `status` uses, too.
-"""
+"""/health/deep: the health of the whole service, as one gateway sees it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Literal
 
 import msgspec
 
-from certbus.cluster import Snapshot
-from certbus.cluster_health import (
-    Health,
-    HealthProblem,
-    HealthReport,
-    active_logs,
-    log_health,
-    number,
-)
-
-__all__ = ["DeepHealth", "Health", "active_logs", "deep", "log_health"]
+from certbus.cluster_health import Health, HealthProblem
+from gateway.http.messages import CORS_HEADERS, JSON, NO_STORE, Response
+from gateway.hub import Hub
+from gateway.monitoring.report_cache import ReportCache
 
 
 class DeepHealth(msgspec.Struct, frozen=True):
@@ -54,36 +44,31 @@ class DeepHealth(msgspec.Struct, frozen=True):
     problems: list[HealthProblem]
 
 
-def deep(
-    judged: HealthReport,
-    seen: Snapshot | None,
-    *,
-    redis: bool,
-    uptime: float,
-    ages: Mapping[str, float],
-) -> DeepHealth:
-    """Show a judgement.
-
-    Args:
-        judged: the service.
-        seen: the directory, as last seen; None if it never was.
-        redis: whether Redis answers.
-        uptime: of this gateway, in seconds.
-        ages: by stream, seconds since its newest batch that this gateway has.
-    """
-    counts: Counter[Health] = Counter(judged.logs.values())
-    gateways = seen.gateways if seen else []
-    return DeepHealth(
-        status=judged.status,
+async def deep_health(reports: ReportCache, hub: Hub) -> Response:
+    """Return the health; with status 503 if it is unhealthy."""
+    report = await reports.get()
+    counts = Counter(log.status for log in report.logs)
+    health = DeepHealth(
+        status=report.status,
         logs_healthy=counts["healthy"],
         logs_degraded=counts["degraded"],
         logs_unhealthy=counts["unhealthy"],
-        logs_total=len(judged.logs),
-        active_connections=sum(int(number(member.fields, "clients")) for member in gateways),
-        uptime_secs=int(uptime),
-        redis="connected" if redis else "away",
-        gateways=len(gateways),
-        stream_lag_secs={stream: round(age, 3) for stream, age in ages.items()},
-        ingestors=len(seen.workers) if seen else 0,
-        problems=judged.problems,
+        logs_total=len(report.logs),
+        active_connections=report.clients,
+        uptime_secs=int(reports.uptime),
+        redis="connected" if reports.is_connected else "away",
+        gateways=len(report.gateways),
+        stream_lag_secs={
+            stream: round(age, 3)
+            for stream, age in hub.stream_ages().items()
+            if hub.rings[stream].newest is not None
+        },
+        ingestors=len(report.ingestors),
+        problems=report.problems,
+    )
+    is_down = report.status == "unhealthy"
+    return Response(
+        HTTPStatus.SERVICE_UNAVAILABLE if is_down else HTTPStatus.OK,
+        (JSON, *CORS_HEADERS, NO_STORE),
+        msgspec.json.encode(health),
     )

@@ -4,8 +4,17 @@ from collections import Counter
 
 import msgspec
 
-from certbus.cluster import LogStatus, Snapshot
-from gateway.endpoints.health import Health, active_logs, log_health
+from certbus.cluster_health import Health
+from certbus.cluster_report import ClusterReport, LogReport
+
+_SOURCES = {
+    "current_index": "next",
+    "total_errors": "errors",
+    "log_id": "id",
+    "consecutive_errors": "failures",
+    "lag": "behind",
+}
+"""Field -> the attribute of `LogReport` that it shows, where their names differ."""
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -91,51 +100,13 @@ class Logs(msgspec.Struct, frozen=True):
     logs: list[Log]
 
 
-def logs(seen: Snapshot, now: float, unhealthy_threshold: int) -> Logs:
-    """Show every log.
-
-    Args:
-        seen: the directory.
-        now: Unix time in seconds.
-        unhealthy_threshold: failures in a row that make a log unhealthy.
-    """
-    shown = [_log(log, int(now * 1000), unhealthy_threshold) for log in active_logs(seen.logs)]
-    shown.sort(key=lambda log: (log.name, log.log_id))
+def logs(report: ClusterReport) -> Logs:
+    """Show every log."""
+    shown = [_log(log) for log in report.logs]
     counts = Counter(log.status for log in shown)
     return Logs(len(shown), counts["healthy"], counts["degraded"], counts["unhealthy"], shown)
 
 
-def _log(log: LogStatus, now: int, unhealthy_threshold: int) -> Log:
-    return Log(
-        name=log.name,
-        url=log.url,
-        operator=log.operator,
-        status=log_health(log, now, unhealthy_threshold),
-        current_index=log.next or 0,
-        tree_size=log.size,
-        total_errors=log.errors,
-        last_success=_seconds(log.last_success),
-        log_id=log.log_id,
-        kind=log.kind,
-        state=log.state,
-        retired_why=log.retired_why,
-        circuit=log.circuit,
-        consecutive_errors=log.failures,
-        retry_at=_seconds(log.retry_at) if log.circuit == "open" else None,
-        lag=log.behind,
-        tree_head_age_seconds=log.tree_head_age(now),
-        ingest_delay_seconds=log.ingest_delay(now),
-        owner=log.owner,
-        last_error=log.last_error,
-        last_error_at=_seconds(log.last_error_at),
-        integrity=log.integrity,
-        alarms=log.alarms,
-        published=log.published,
-        duplicates=log.duplicates,
-        rejected=log.rejected,
-        skipped=log.skipped,
-    )
-
-
-def _seconds(ms: int | None) -> int | None:
-    return None if ms is None else ms // 1000
+def _log(log: LogReport) -> Log:
+    fields = {name: getattr(log, _SOURCES.get(name, name)) for name in Log.__struct_fields__}
+    return Log(**fields | {"current_index": log.next or 0})

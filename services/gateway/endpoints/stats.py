@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from certbus.cluster import ProcessInfo, Snapshot, StreamStatus
-from certbus.cluster_health import active_logs, number
+from certbus.cluster_report import ClusterReport, EntryTotals, StreamReport
 
 
 class Connections(msgspec.Struct, frozen=True):
@@ -55,24 +54,6 @@ class Memory(msgspec.Struct, frozen=True):
     cache_capacity: int
 
 
-class Entries(msgspec.Struct, frozen=True):
-    """What the entries of all logs came to.
-
-    Attributes:
-        published: new certificates.
-        duplicates: certificates that another entry had brought already.
-        rejected: could not be read.
-        skipped: left out by the operator.
-        duplicate_share: of all entries, from 0 to 1.
-    """
-
-    published: int
-    duplicates: int
-    rejected: int
-    skipped: int
-    duplicate_share: float
-
-
 class Stream(msgspec.Struct, frozen=True):
     """What Redis holds of a stream.
 
@@ -108,71 +89,53 @@ class Stats(msgspec.Struct, frozen=True):
     connections: Connections
     throughput: Throughput
     memory: Memory
-    entries: Entries
+    entries: EntryTotals
     streams: dict[str, Stream]
     gateways: int
     ingestors: int
     logs: int
 
 
-def stats(seen: Snapshot, now: float, budgets: Mapping[str, int]) -> Stats:
-    """Sum up the directory.
+def stats(report: ClusterReport, budgets: Mapping[str, int]) -> Stats:
+    """Show the sums over all gateways and ingestors.
 
     Args:
-        seen: the directory.
-        now: Unix time in seconds.
+        report: of the cluster.
         budgets: bytes that Redis may hold of each stream.
     """
-    gateways = seen.gateways
-    published = sum(log.published for log in seen.logs)
+    gateways = report.gateways
     return Stats(
-        uptime_seconds=max((_uptime(member, now) for member in gateways), default=0),
+        uptime_seconds=max((each.uptime_seconds for each in gateways), default=0),
         connections=Connections(
-            *(int(_sum(gateways, name)) for name in ("clients", "websocket", "sse")),
-            *(int(_sum(gateways, name)) for name in ("full", "lite", "domains")),
+            total=report.clients,
+            websocket=sum(each.websocket for each in gateways),
+            sse=sum(each.sse for each in gateways),
+            full=sum(each.full for each in gateways),
+            lite=sum(each.lite for each in gateways),
+            domains=sum(each.domains for each in gateways),
         ),
         throughput=Throughput(
-            int(_sum(gateways, "sent")),
-            published,
-            int(_sum(gateways, "sent_bytes")),
-            round(_sum(gateways, "sent_per_second"), 1),
-            round(_sum(gateways, "sent_bytes_per_second"), 1),
+            messages_sent=sum(each.messages_sent for each in gateways),
+            certificates_processed=report.entries.published,
+            bytes_sent=sum(each.bytes_sent for each in gateways),
+            messages_per_second=report.messages_per_second,
+            bytes_per_second=round(sum(each.bytes_per_second for each in gateways), 1),
         ),
-        memory=_memory(seen.streams, budgets),
-        entries=_entries(seen, published),
+        memory=_memory(report.streams, budgets),
+        entries=report.entries,
         streams={
-            stream.name: Stream(stream.written, stream.entries, stream.messages, stream.bytes)
-            for stream in seen.streams
+            each.name: Stream(each.written, each.batches, each.messages, each.bytes)
+            for each in report.streams
         },
         gateways=len(gateways),
-        ingestors=len(seen.workers),
-        logs=len(active_logs(seen.logs)),
+        ingestors=len(report.ingestors),
+        logs=len(report.logs),
     )
 
 
-def _uptime(gateway: ProcessInfo, now: float) -> int:
-    """Return seconds since a gateway started; the previous release reports its start instead."""
-    if "uptime" in gateway.fields:
-        return int(number(gateway.fields, "uptime"))
-    return max(int(now - (number(gateway.fields, "started") or now)), 0)
-
-
-def _sum(members: Sequence[ProcessInfo], name: str) -> float:
-    return sum(number(member.fields, name) for member in members)
-
-
-def _memory(streams: Sequence[StreamStatus], budgets: Mapping[str, int]) -> Memory:
+def _memory(streams: Sequence[StreamReport], budgets: Mapping[str, int]) -> Memory:
     """Certificates are looked up in the stream `full`, else in `lite`."""
     by_name = {stream.name: stream for stream in streams if stream.name in ("full", "lite")}
     held = by_name["full"] if by_name["full"].messages else by_name["lite"]
     room = held.messages * budgets[held.name] // held.bytes if held.bytes else 0
     return Memory(held.messages, max(room, held.messages))
-
-
-def _entries(seen: Snapshot, published: int) -> Entries:
-    duplicates = sum(log.duplicates for log in seen.logs)
-    rejected = sum(log.rejected for log in seen.logs)
-    skipped = sum(log.skipped for log in seen.logs)
-    total = published + duplicates + rejected + skipped
-    share = round(duplicates / total, 4) if total else 0.0
-    return Entries(published, duplicates, rejected, skipped, share)

@@ -8,9 +8,8 @@ import msgspec
 
 from certhttp.protocol import Request
 from gateway.admission.policy import Policy
-from gateway.cluster_snapshot import SnapshotCache
 from gateway.endpoints.cert import HASH, CertificateDetail, Certificates
-from gateway.endpoints.health import DeepHealth
+from gateway.endpoints.health import DeepHealth, deep_health
 from gateway.endpoints.homepage import Page
 from gateway.endpoints.latest import Latest, example, latest
 from gateway.endpoints.logs import Logs, logs
@@ -22,6 +21,7 @@ from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, upgrade_re
 from gateway.http.errors import ErrorCode
 from gateway.http.messages import CORS_HEADERS, NO_STORE, TEXT, DeferredResponse, Response
 from gateway.hub import Hub
+from gateway.monitoring.report_cache import ReportCache
 
 _ID: Final = "[0-9]{1,16}(-[0-9]{1,16}(-[0-9]{1,4})?)?"
 _LAST: Final = {"type": "string", "pattern": f"^({_ID})?$"}
@@ -45,8 +45,7 @@ _UPGRADE: Final = error_spec("The endpoint is a WebSocket.", ErrorCode.UPGRADE_R
 def table(
     service: Hub,
     metrics: Callable[[], Awaitable[Response]],
-    health: Callable[[], Awaitable[Response]],
-    sight: SnapshotCache,
+    reports: ReportCache,
     certificates: Certificates,
     policy: Callable[[], Policy],
 ) -> list[Route]:
@@ -55,8 +54,7 @@ def table(
     Args:
         service: has the rings, and the settings as they are now.
         metrics: collects the metrics of all processes of this host.
-        health: evaluates the health of the whole service.
-        sight: shows the directory.
+        reports: of the cluster.
         certificates: finds a certificate by its fingerprint.
         policy: determines which clients are admitted.
     """
@@ -110,9 +108,7 @@ def table(
         Route(
             "/api/stats",
             "Clients, throughput, deduplication and retention over all gateways and ingestors",
-            lambda _: sight.json_response(
-                lambda seen, now: stats(seen, now, service.settings.retained)
-            ),
+            lambda _: reports.json_response(partial(stats, budgets=service.settings.retained)),
             {200: ResponseSpec("The statistics.", Stats), 503: _NO_REDIS},
             switch="protocols.api",
             revalidates=True,
@@ -120,9 +116,7 @@ def table(
         Route(
             "/api/logs",
             "Health, position, circuit state and ingestor of every log",
-            lambda _: sight.json_response(
-                lambda seen, now: logs(seen, now, service.settings.unhealthy_threshold)
-            ),
+            lambda _: reports.json_response(logs),
             {200: ResponseSpec("All logs.", Logs), 503: _NO_REDIS},
             switch="protocols.api",
             revalidates=True,
@@ -158,7 +152,7 @@ def table(
         Route(
             "/health/deep",
             "Health of the whole service, with a code for each fault",
-            lambda _: DeferredResponse(health),
+            lambda _: DeferredResponse(partial(deep_health, reports, service)),
             {
                 200: ResponseSpec("Healthy or degraded.", DeepHealth),
                 503: ResponseSpec("Unhealthy.", DeepHealth),

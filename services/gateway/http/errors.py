@@ -91,6 +91,15 @@ def internal_error() -> Response:
     return error_response(ErrorCode.INTERNAL_ERROR, "Internal server error")
 
 
+def redis_unavailable() -> Response:
+    """Return the response to a request that needs Redis, while Redis is unavailable."""
+    return error_response(
+        ErrorCode.REDIS_UNAVAILABLE,
+        "Service unavailable: cannot reach Redis; retry in 2 s",
+        ("Retry-After", "2"),
+    )
+
+
 def disabled_response(setting: str) -> Response:
     """Return the response for an endpoint or stream that a setting disables."""
     return error_response(ErrorCode.DISABLED, f"Disabled by server configuration ({setting})")

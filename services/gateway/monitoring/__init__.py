@@ -4,17 +4,19 @@ Guarantees:
 
 * One scrape of any gateway returns the metrics of all processes of its host.
 * A scrape delays no client: no exposition is parsed on the event loop beyond its families.
-* Any number of requests for health or metrics causes at most two evaluations per second.
+* Any number of requests causes at most one evaluation of the cluster and two collections of the
+  host's metrics per second.
 
 How:
 
 collector      gauges and counters that are read at scrape time
-host_metrics   collect the metrics of the processes of this host; evaluate the cluster's health
+report_cache   the report of the cluster (`certbus.cluster_report`), for /api, /health/deep, metrics
+host_metrics   collect the metrics of the processes of this host
 merge_metrics  join expositions, with a label for the process
 admin          the pages of the admin address
 registration   the heartbeat of this gateway in Redis
 
-`HostMetrics.watch` alone writes the problems that the collector exports.
+`ReportCache.get` alone writes the problems that the collector exports.
 
 Tests: tests/gateway/monitoring, tests/gateway/endpoints/test_api.py.
 """

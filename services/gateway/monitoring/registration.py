@@ -5,14 +5,12 @@ import os
 import secrets
 import socket
 import time
-from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
 from redis.asyncio import Redis
 
-from certbus.cluster import ClusterRegistry
+from certbus.cluster import ClusterRegistry, Rate
 from certbus.cluster_health import FAULTS, STREAMS_SERVED, Faults
 from certbus.errors import UNAVAILABLE
 from certbus.keys import STREAMS, Keys
@@ -22,7 +20,6 @@ from gateway.hub import Hub
 
 _HEARTBEAT_SECS: Final = 1.0
 _FIRST_HEARTBEAT_SECS: Final = 0.1  # until the positions of the streams are known
-_RATE_HEARTBEATS: Final = 10  # rates are averages over these
 _REMOVE_TIMEOUT_SECS: Final = 1.0
 
 
@@ -59,22 +56,25 @@ async def register(
         "host": socket.gethostname(),
         "admin": admin or "",
     }
-    rates = _RateMeter()
+    sent, sent_bytes = Rate(), Rate()
     began = time.monotonic()
     following = False
     try:
         while True:
             with suppress(*UNAVAILABLE):  # the stream reader logs it
                 following = bool(reader.positions)
-                counts = _counts(hub)
+                now, counts = time.monotonic(), _counts(hub)
+                sent.observe(now, counts["sent"])
+                sent_bytes.observe(now, counts["sent_bytes"])
                 fields = {
                     **addresses,
                     "following": int(following),
-                    "uptime": int(time.monotonic() - began),
+                    "uptime": int(now - began),
                     STREAMS_SERVED: " ".join(hub.settings.streams),
                     FAULTS: faults.field(),
                     **counts,
-                    **rates.after(counts),
+                    "sent_per_second": round(sent.per_second, 1),
+                    "sent_bytes_per_second": round(sent_bytes.per_second),
                 }
                 await registry.heartbeat_gateway(name, fields)
             await asyncio.sleep(_HEARTBEAT_SECS if following else _FIRST_HEARTBEAT_SECS)
@@ -84,7 +84,7 @@ async def register(
                 await registry.remove_gateway(name)
 
 
-def _counts(hub: Hub) -> dict[str, str | float]:
+def _counts(hub: Hub) -> dict[str, int]:
     """Return the counters of a heartbeat."""
     channels = hub.channels
     clients = sum(len(channel.clients) for channel in channels.values())
@@ -103,22 +103,3 @@ def _counts(hub: Hub) -> dict[str, str | float]:
         "sent": sum(channel.sent for channel in channels.values()),
         "sent_bytes": sum(channel.sent_bytes for channel in channels.values()),
     }
-
-
-class _RateMeter:
-    """The growth of counters over the last heartbeats."""
-
-    def __init__(self) -> None:
-        self._past: deque[tuple[float, float, float]] = deque(maxlen=_RATE_HEARTBEATS + 1)
-
-    def after(self, counts: Mapping[str, str | float]) -> dict[str, str | float]:
-        """Record the counters; return the messages and bytes sent per second."""
-        now = time.monotonic(), float(counts["sent"]), float(counts["sent_bytes"])
-        self._past.append(now)
-        seconds, sent, size = (new - old for new, old in zip(now, self._past[0], strict=True))
-        if not seconds:
-            return {"sent_per_second": 0, "sent_bytes_per_second": 0}
-        return {
-            "sent_per_second": round(sent / seconds, 1),
-            "sent_bytes_per_second": round(size / seconds),
-        }

@@ -3,12 +3,11 @@
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from certbus.cluster import ClusterRegistry
+from certbus.cluster import ClusterRegistry, Rate
 from certbus.cluster_health import RATES
 from certbus.logs.leases import Lease
 from ingestor.log import READ_MARGIN_SECS, Log
@@ -21,9 +20,6 @@ IDLE_LOAD = 1.0
 LOAD_MEMORY_SECS = 60.0
 """Time constant of the mean load: long against bursts, as of a log that is throttled or catches up,
 and short against a day."""
-
-RATE_WINDOW_SECS = 10.0
-"""Over which a rate is taken: several polls of a log, whose batches arrive in bursts."""
 
 # Milliseconds of CPU an entry; docs/performance.md has the measurements.
 _PUBLISHED_COST = 0.05
@@ -65,22 +61,6 @@ class Load:
             rate = IDLE_LOAD + (done - self._done) / spent
             self.value += (rate - self.value) * (1 - math.exp(-spent / LOAD_MEMORY_SECS))
         self._done, self._at = done, now
-
-
-class Rate:
-    """The rate of one counter over the last `RATE_WINDOW_SECS`. No I/O, no clock."""
-
-    def __init__(self) -> None:
-        self.per_second = 0.0
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def observe(self, now: float, count: int) -> None:
-        """Record the counter's value at `now`, seconds of a monotonic clock."""
-        self._seen.append((now, count))
-        while now - self._seen[0][0] > RATE_WINDOW_SECS:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        self.per_second = (count - before) / (now - then) if now > then else 0.0
 
 
 class StoredStatus(msgspec.Struct):

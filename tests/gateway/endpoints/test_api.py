@@ -145,14 +145,15 @@ async def test_logs_and_their_health(client: httpx.AsyncClient, press: Press) ->
     logs = {log["name"]: log for log in summary.pop("logs")}
     assert summary == {"total_logs": 5, "healthy": 1, "degraded": 3, "unhealthy": 1}
     assert {name: log["status"] for name, log in logs.items()} == {
-        "": "degraded",  # of the press: no worker has reported its health
+        LOG: "degraded",  # of the press: no worker has reported its health, name or URL
         "well": "healthy",
         "slow": "degraded",
         "down": "unhealthy",
         "new": "degraded",
     }
-    assert logs[""]["log_id"] == LOG
-    assert (logs[""]["current_index"], logs[""]["tree_size"], logs[""]["published"]) == (3, 0, 3)
+    pressed = logs[LOG]
+    assert pressed["log_id"] == LOG
+    assert (pressed["current_index"], pressed["tree_size"], pressed["published"]) == (3, 0, 3)
     down = logs["down"]
     assert (down["circuit"], down["retry_at"]) == ("open", 4_000_000_000)
     assert (down["total_errors"], down["consecutive_errors"]) == (1, 9)

@@ -8,19 +8,16 @@ import termios
 from rich.console import Console
 
 from launcher.commands.status.render import view
-from launcher.commands.status.report import build_report
 from launcher.commands.up.dashboard import Dashboard
 from tests.launcher.commands.test_status import seen
 
 
 def test_the_totals_and_the_logs_furthest_behind() -> None:
-    sample = seen(many=20)
     console = Console(file=io.StringIO(), width=100, height=36)
     dashboard = Dashboard(tuple((f"ws://localhost:1/{n}", "lite") for n in range(3)), console)
     width, height = dashboard._size()
     assert (width, height) == (96, 18)
-    report = build_report(sample, dict.fromkeys(sample.counts(), 2.0), 5)
-    dashboard._show(view(report, width, height))
+    dashboard._show(view(seen(many=20, rate=2.0), width, height))
     console.print(dashboard._live.renderable)
     assert isinstance(console.file, io.StringIO)
     lines = [line.strip("│ ") for line in console.file.getvalue().splitlines()]

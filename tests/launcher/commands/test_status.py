@@ -24,10 +24,9 @@ from certbus.cluster import (
     StreamRange,
     StreamStatus,
 )
+from certbus.cluster_report import ClusterReport, cluster_report
 from certbus.server_state import ServerState
 from launcher.commands.status.render import view
-from launcher.commands.status.report import StatusInput, build_report
-from launcher.commands.status.watch import Rates
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import free_port
 from tests.gateway.conftest import running_redis
@@ -56,8 +55,11 @@ def log(number: int, **fields: object) -> LogStatus:
     return LogStatus(**known)
 
 
-def seen(many: int, **changed: object) -> StatusInput:
-    """Return a sample of `many` logs: log n is n entries behind, the first one does not answer."""
+def seen(many: int, rate: float = 1.0, **changed: object) -> ClusterReport:
+    """Return a report of `many` logs: log n is n entries behind, the first one does not answer.
+
+    Every log publishes `rate` certificates a second, every gateway sends as many messages.
+    """
     silent = log(
         0,
         name="silent",
@@ -67,15 +69,26 @@ def seen(many: int, **changed: object) -> StatusInput:
         failures=7,
     )
     gateways = [
-        ProcessInfo(f"gateway-{n}", {"clients": str(n), "websocket": str(n), "following": "1"})
+        ProcessInfo(
+            f"gateway-{n}",
+            {
+                "clients": str(n),
+                "websocket": str(n),
+                "following": "1",
+                "sent_per_second": str(rate),
+                "uptime": "60",
+            },
+        )
         for n in (1, 2)
     ]
+    rates = json.dumps({f"{n:064x}": rate for n in range(many)})
+    worker = {"logs": str(many), "host": "here", "pid": "77", "rates": rates}
     directory = Snapshot(
         int(NOW * 1000),
         "e",
         "1-0",
         [silent, *(log(number) for number in range(1, many))],
-        [ProcessInfo("worker-1", {"logs": str(many), "host": "here", "pid": "77"})],
+        [ProcessInfo("worker-1", worker)],
         gateways,
         [StreamStatus("full", True, 3, 40, 5_000_000), StreamStatus("lite", False, 0, 0, 0)],
         5_400_000,
@@ -83,12 +96,11 @@ def seen(many: int, **changed: object) -> StatusInput:
     directory = msgspec.structs.replace(directory, **changed)
     spans = {"full": StreamRange(int(NOW * 1000) - 90_000, int(NOW * 1000) - 500)}
     server = ServerState(int(NOW * 1000), 0, 5 << 20, 1 << 30)
-    return StatusInput(NOW, directory, spans, server)
+    return cluster_report(directory, server, ranges=spans, unhealthy_threshold=5)
 
 
-def shown(sample: StatusInput, width: int, height: int | None = None) -> list[str]:
+def shown(report: ClusterReport, width: int, height: int | None = None) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    report = build_report(sample, dict.fromkeys(sample.counts(), 1.0), 5)
     console.print(view(report, width, height))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
@@ -136,15 +148,10 @@ def test_control_characters_of_a_log_are_escaped() -> None:
 
 
 def test_the_values_of_the_json() -> None:
-    found = seen(many=11)
-    counts = found.counts()
-    report = build_report(
-        found, {name: 2.0 if name.startswith("log:") else 3.0 for name in counts}, 5
-    )
-    fields = msgspec.to_builtins(report)
+    fields = msgspec.to_builtins(seen(many=11, rate=2.0))
     assert fields["status"] == "degraded"
     assert fields["certificates_per_second"] == 22
-    assert fields["messages_per_second"] == 6
+    assert fields["messages_per_second"] == 4
     assert fields["clients"] == 3
     assert [each["name"] for each in fields["logs"]][-3:] == ["log9", "log10", "silent"]
     assert fields["logs"][9]["behind"] == 10
@@ -158,9 +165,11 @@ def test_the_values_of_the_json() -> None:
             "pid": 77,
             "admin": "",
             "logs": 11,
-            "published_per_second": 3,
+            "published_per_second": 22,
         }
     ]
+    entries = {"published": 11_000, "duplicates": 0, "rejected": 0, "skipped": 0}
+    assert fields["entries"] == {**entries, "duplicate_share": 0}
     assert fields["streams"][0]["oldest_age_seconds"] == 90
 
 
@@ -169,9 +178,8 @@ def test_the_freshness_of_a_log() -> None:
     ahead = log(1, tree_timestamp=now + 9000, entry_timestamp=now - 2500)
     behind = log(2, newest=1100, newest_timestamp=now - 3_600_000, entry_timestamp=now - 65_000)
     found = seen(many=1, logs=[ahead, behind])
-    logs = build_report(found, dict.fromkeys(found.counts(), 0.0), 5).logs
     assert [
-        (each.behind, each.tree_head_age_seconds, each.ingest_delay_seconds) for each in logs
+        (each.behind, each.tree_head_age_seconds, each.ingest_delay_seconds) for each in found.logs
     ] == [(1, 0.0, 2.5), (100, 3600.0, 65.0)]
     rows = {line.split()[0]: line for line in shown(found, 140) if line.startswith("log")}
     assert rows["log"].split()[2:7] == ["behind", "delay", "head", "age", "certs/s"]
@@ -191,32 +199,21 @@ def test_the_freshness_of_a_log() -> None:
     ],
 )
 def test_the_status(changed: dict[str, object], status: str) -> None:
-    found = seen(many=1, **changed)
-    assert build_report(found, dict.fromkeys(found.counts(), 0.0), 5).status == status
+    assert seen(1, 0.0, **changed).status == status
 
 
 def test_a_retired_log_is_no_problem() -> None:
     retired = log(2, owner=None, state="retired", retired=int(NOW * 1000), retired_why="it is full")
     retired = msgspec.structs.replace(retired, last_success=1)
-    found = seen(many=1, logs=[log(1), retired])
-    report = build_report(found, dict.fromkeys(found.counts(), 0.0), 5)
+    report = seen(many=1, logs=[log(1), retired])
     assert (report.status, [each.name for each in report.logs]) == ("healthy", ["log1"])
     assert msgspec.to_builtins(report.retired) == [
         {"id": retired.log_id, "name": "log2", "why": "it is full", "at": NOW, "next": 1000}
     ]
-    lines = shown(found, 80)
+    lines = shown(report, 80)
     assert "retired: log2" in [line.rstrip() for line in lines]
     assert any(line.startswith("1/1 ") for line in lines)
     assert not any("no ingestor reads it" in line for line in lines)
-
-
-def test_a_rate_is_an_average_over_the_last_seconds() -> None:
-    rates = Rates(10)
-    assert rates.after(0, {"a": 1_000_000}) == {"a": 0}, "what was there before is no rate"
-    assert rates.after(1, {"a": 1_000_100, "b": 5}) == {"a": 100, "b": 0}
-    assert rates.after(10, {"a": 1_001_000}) == {"a": 100}
-    assert rates.after(20, {"a": 1_001_000}) == {"a": 0}
-    assert rates.after(21, {"a": 500}) == {"a": 0}, "an emptied Redis is no rate"
 
 
 @pytest.fixture
@@ -292,9 +289,7 @@ def test_it_names_the_options_for_a_server_elsewhere(tmp_path: Path) -> None:
 def test_rates_are_those_that_processes_report() -> None:
     workers = [ProcessInfo("worker-1", {"rates": f'{{"{1:064x}": 12.5, "{2:064x}": 0.5}}'})]
     gateways = [ProcessInfo("g", {"sent_per_second": "7.5", "sent_bytes_per_second": "900"})]
-    found = seen(many=3, workers=workers, gateways=gateways)
-    assert not found.counts().keys() - found.rates().keys(), "one sample is enough"
-    report = build_report(found, {}, 5)
+    report = seen(many=3, workers=workers, gateways=gateways)
     assert {log.name: log.published_per_second for log in report.logs} == {
         "log1": 12.5,
         "log2": 0.5,

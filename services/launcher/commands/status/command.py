@@ -2,19 +2,21 @@
 
 import argparse
 import time
+from functools import partial
 
 import msgspec
 from redis.asyncio import Redis
 from rich.console import Console
 from rich.live import Live
 
+from certbus.cluster import Snapshot
+from certbus.cluster_report import cluster_report, read_report
 from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
 from launcher import options
 from launcher.commands.redis_target import run_with_redis
 from launcher.commands.status.render import view
-from launcher.commands.status.report import unreachable
-from launcher.commands.status.watch import Collector, watch
+from launcher.commands.status.watch import watch
 from launcher.terminal import Printable, print_json
 
 
@@ -35,21 +37,23 @@ def run(args: argparse.Namespace) -> int:
 
     async def work(client: Redis, keys: Keys) -> int:
         config, _ = options.configuration(args)
-        collector = Collector(client, keys, config.ct_log.unhealthy_threshold)
+        threshold = config.ct_log.unhealthy_threshold
+        read = partial(read_report, client, keys, threshold)
         console = Console(highlight=False, markup=False)
         if args.watch:
             with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
                 await watch(
-                    collector,
+                    read,
                     lambda: (console.width, console.height),
                     lambda content: live.update(content, refresh=True),
                 )
         try:
-            report = await collector.report(settled=True)
+            report = await read()
         except UNAVAILABLE as error:
             if not args.json:
                 raise
-            report = unreachable(str(error), time.time())
+            empty = Snapshot(int(time.time() * 1000))
+            report = cluster_report(empty, str(error), unhealthy_threshold=threshold)
         if args.json:
             print_json(msgspec.json.encode(report))
         else:

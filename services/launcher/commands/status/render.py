@@ -11,7 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from certbus.cluster_health import HealthProblem
-from launcher.commands.status.report import Gateway, Ingestor, Log, Report, Retired, Stream
+from certbus.cluster_report import (
+    ClusterReport,
+    GatewayReport,
+    IngestorReport,
+    LogReport,
+    RetiredLog,
+    StreamReport,
+)
 from launcher.terminal import escape_control_chars
 
 _STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
@@ -32,15 +39,26 @@ class Column(msgspec.Struct, frozen=True):
     """
 
     heading: str
-    cell: Callable[[Log], str | Text]
+    cell: Callable[[LogReport], str | Text]
     from_width: int = 0
     left: bool = False
     takes: bool = False
 
 
-def _integrity(log: Log) -> Text:
+def _integrity(log: LogReport) -> Text:
     style = {"proven": "green", "unsigned": "green", "off": "dim", "lying": "bold red"}
     return Text(log.integrity or "-", style=style.get(log.integrity, "yellow"))
+
+
+def _trouble(log: LogReport) -> str:
+    """Return the present problem of a log, in a few words; empty if there is none."""
+    if log.integrity == "lying":
+        return f"misbehaving: {log.alarm or 'see docs/integrity.md'}"
+    if log.failures or (log.last_error_at or 0) > (log.last_success or 0):
+        return (log.last_error or log.circuit).removeprefix(log.url)
+    if log.circuit != "closed":
+        return f"circuit {log.circuit}"
+    return "no ingestor reads it" if log.owner is None else ""
 
 
 _LOGS: Final = (
@@ -62,12 +80,15 @@ _LOGS: Final = (
     Column("circuit", lambda log: log.circuit, 130, left=True),
     Column("owner", lambda log: log.owner or "-", 190, left=True),
     Column(
-        "", lambda log: Text(escape_control_chars(log.trouble), style="red"), left=True, takes=True
+        "",
+        lambda log: Text(escape_control_chars(_trouble(log)), style="red"),
+        left=True,
+        takes=True,
     ),
 )
 
 
-def view(report: Report, width: int, height: int | None = None) -> RenderableType:
+def view(report: ClusterReport, width: int, height: int | None = None) -> RenderableType:
     """Return the whole report, or what fits.
 
     Args:
@@ -105,7 +126,7 @@ def view(report: Report, width: int, height: int | None = None) -> RenderableTyp
     )
 
 
-def _summary(report: Report) -> RenderableType:
+def _summary(report: ClusterReport) -> RenderableType:
     """Return the totals, in two lines."""
     followed = sum(log.owner is not None for log in report.logs)
     grid = Table.grid(padding=(0, 3))
@@ -121,7 +142,7 @@ def _summary(report: Report) -> RenderableType:
     return grid
 
 
-def _logs(logs: Sequence[Log], width: int, max_rows: int | None) -> RenderableType:
+def _logs(logs: Sequence[LogReport], width: int, max_rows: int | None) -> RenderableType:
     """Return the table of logs: those with an error first, then by how far they are behind."""
     table = _table()
     columns = [column for column in _LOGS if width >= column.from_width]
@@ -135,7 +156,7 @@ def _logs(logs: Sequence[Log], width: int, max_rows: int | None) -> RenderableTy
             max_width=max(width // 4, 20) if column.left and not column.takes else None,
         )
     table.expand = True
-    order = sorted(logs, key=lambda log: (not log.trouble, -log.behind))
+    order = sorted(logs, key=lambda log: (not _trouble(log), -log.behind))
     for log in order[:max_rows]:
         table.add_row(*(column.cell(log) for column in columns))
     if not order:
@@ -146,12 +167,12 @@ def _logs(logs: Sequence[Log], width: int, max_rows: int | None) -> RenderableTy
     return table
 
 
-def _retired(logs: Sequence[Retired]) -> Text:
+def _retired(logs: Sequence[RetiredLog]) -> Text:
     names = ", ".join(escape_control_chars(log.name) for log in logs)
     return Text(f"retired: {names}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def _verdict(report: Report) -> Text:
+def _verdict(report: ClusterReport) -> Text:
     counts = {status: sum(log.status == status for log in report.logs) for status in _STYLES}
     states = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     used = _bytes(report.redis_bytes)
@@ -176,7 +197,7 @@ def _problems(problems: Sequence[HealthProblem]) -> list[Text]:
     ]
 
 
-def _ingestors(ingestors: Sequence[Ingestor]) -> RenderableType:
+def _ingestors(ingestors: Sequence[IngestorReport]) -> RenderableType:
     if not ingestors:
         return Text("no ingestor runs", style="red")
     table = _table("ingestor", "logs", "certs/s")
@@ -185,7 +206,7 @@ def _ingestors(ingestors: Sequence[Ingestor]) -> RenderableType:
     return table
 
 
-def _gateways(gateways: Sequence[Gateway], width: int) -> RenderableType:
+def _gateways(gateways: Sequence[GatewayReport], width: int) -> RenderableType:
     if not gateways:
         return Text("no gateway runs", style="red")
     table = _table("gateway", "clients", "websocket", "sse", "messages/s", "bytes/s", "")
@@ -202,7 +223,7 @@ def _gateways(gateways: Sequence[Gateway], width: int) -> RenderableType:
     return table
 
 
-def _streams(streams: Sequence[Stream]) -> RenderableType:
+def _streams(streams: Sequence[StreamReport]) -> RenderableType:
     table = _table("stream", "messages", "batches", "bytes", "oldest", "newest", "")
     for stream in streams:
         table.add_row(

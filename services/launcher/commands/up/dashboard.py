@@ -7,6 +7,7 @@ gateway registered in Redis, not only the children of this process.
 import termios
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from types import TracebackType
 from typing import IO, Final, Self
@@ -17,10 +18,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from certbus.cluster_report import read_report
 from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Config
-from launcher.commands.status.watch import Collector, watch
+from launcher.commands.status.watch import watch
 from launcher.terminal import marked
 
 _FRAME_COLUMNS: Final = 4
@@ -71,9 +73,8 @@ class Dashboard:
     async def watch(self, redis_url: str, config: Config) -> None:
         """Show the URLs, and a new report every second, until cancelled."""
         async with connect(redis_url, name="panel") as client:
-            threshold = config.ct_log.unhealthy_threshold
-            collector = Collector(client, Keys(config.redis_prefix), threshold)
-            await watch(collector, self._size, self._show)
+            keys, threshold = Keys(config.redis_prefix), config.ct_log.unhealthy_threshold
+            await watch(partial(read_report, client, keys, threshold), self._size, self._show)
 
     def _size(self) -> tuple[int, int]:
         height = int(self._console.height * _MAX_HEIGHT)
