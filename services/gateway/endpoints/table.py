@@ -15,7 +15,7 @@ from gateway.endpoints.latest import Latest, example, latest
 from gateway.endpoints.logs import Logs, logs
 from gateway.endpoints.openapi import Document
 from gateway.endpoints.router import ParameterSpec, ResponseSpec, Route, error_spec
-from gateway.endpoints.schemas import SHAPES, DomainsMessage, FullMessage, schema
+from gateway.endpoints.schemas import SHAPES, schema
 from gateway.endpoints.stats import Stats, stats
 from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, upgrade_required
 from gateway.http.errors import ErrorCode
@@ -31,6 +31,11 @@ _CURSOR: Final = ParameterSpec(
     "Id of the last message seen: what followed comes first. 0: from the oldest kept.",
     {"type": "string", "pattern": f"^{_ID}$"},
 )
+_EXAMPLES: Final = {
+    "/example.json": "full",
+    "/full-stream/example.json": "full",
+    "/domains-only/example.json": "domains",
+}
 _SCHEMA: Final = ("Content-Type", "application/schema+json")
 _NO_REDIS: Final = error_spec("Redis does not answer.", ErrorCode.REDIS_UNAVAILABLE)
 _WEBSOCKET_ERRORS: Final = {
@@ -73,29 +78,16 @@ def table(
             revalidates=True,
         ),
         *subscriptions(service),
-        Route(
-            "/example.json",
-            "A recent message of the stream full",
-            lambda _: example("full", rings.get("full")),
-            {200: ResponseSpec("A message.", FullMessage)},
-            switch="protocols.example_json",
-            revalidates=True,
-        ),
-        Route(
-            "/full-stream/example.json",
-            "A recent message of the stream full",
-            lambda _: example("full", rings.get("full")),
-            {200: ResponseSpec("A message.", FullMessage)},
-            switch="protocols.example_json",
-            revalidates=True,
-        ),
-        Route(
-            "/domains-only/example.json",
-            "A recent message of the stream domains",
-            lambda _: example("domains", rings.get("domains")),
-            {200: ResponseSpec("A message.", DomainsMessage)},
-            switch="protocols.example_json",
-            revalidates=True,
+        *(
+            Route(
+                path,
+                f"A recent message of the stream {stream}",
+                partial(_example, service, stream),
+                {200: ResponseSpec("A message.", SHAPES[stream])},
+                switch="protocols.example_json",
+                revalidates=True,
+            )
+            for path, stream in _EXAMPLES.items()
         ),
         Route(
             "/latest.json",
@@ -190,23 +182,20 @@ def table(
 def subscriptions(service: Hub) -> list[Route]:
     """List the routes of streams, but for `/`, which is a page as well."""
     return [
-        Route(
-            "/full-stream",
-            "WebSocket: the stream full, with DER and chain",
-            upgrade_required,
-            _WEBSOCKET_ERRORS | {426: _UPGRADE},
-            (_CURSOR,),
-            stream="full",
-            also=("/full-stream/",),
-        ),
-        Route(
-            "/domains-only",
-            "WebSocket: the stream domains, only names",
-            upgrade_required,
-            _WEBSOCKET_ERRORS | {426: _UPGRADE},
-            (_CURSOR,),
-            stream="domains",
-            also=("/domains-only/",),
+        *(
+            Route(
+                path,
+                f"WebSocket: the stream {stream}, {content}",
+                upgrade_required,
+                _WEBSOCKET_ERRORS | {426: _UPGRADE},
+                (_CURSOR,),
+                stream=stream,
+                also=(f"{path}/",),
+            )
+            for path, stream, content in (
+                ("/full-stream", "full", "with DER and chain"),
+                ("/domains-only", "domains", "only names"),
+            )
         ),
         Route(
             "/sse",
@@ -243,6 +232,10 @@ def subscriptions(service: Hub) -> list[Route]:
             also=("/sse/",),
         ),
     ]
+
+
+def _example(service: Hub, stream: str, _: Request) -> Response:
+    return example(stream, service.rings.get(stream))
 
 
 def _schema_answer(stream: str) -> Response:
