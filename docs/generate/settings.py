@@ -58,7 +58,10 @@ def items() -> str:
 
 def without_effect() -> str:
     """Return the table of settings that are accepted without effect."""
-    return table(["setting", "replaced by"], [[code(k), v] for k, v in UNUSED.items()])
+    return table(
+        ["setting", "replaced by"],
+        [[code(k), unused.instead] for k, unused in UNUSED.items() if unused.instead],
+    )
 
 
 _HEAD: Final = ["setting", "default", "allowed", "variable", "change applies", "meaning"]

@@ -24,6 +24,9 @@ MAX_TTL = 15.0
 RATE_WINDOW_SECS = 10.0
 """Over which a rate is taken: several polls of a log, whose batches arrive in bursts."""
 
+EXCLUDED = "excluded"
+"""State of a log that no worker follows, because a configuration excludes it."""
+
 _AHEAD_MS = int(2 * MAX_TTL * 1000)
 """How far the score of a member that is alive can be ahead of TIME. Twice the TTL, so that a clock
 that is set back by a second or ten makes no member disappear until its next heartbeat."""
@@ -39,6 +42,7 @@ class LogDescription(msgspec.Struct, frozen=True):
         operator: who runs it.
         kind: "rfc6962" or "static-ct".
         state: in the log list's words ("usable", "readonly", ...), or "configured".
+        excluded: "1" if the worker that writes this must not follow the log, else "0".
     """
 
     log_id: str
@@ -47,6 +51,7 @@ class LogDescription(msgspec.Struct, frozen=True):
     operator: str
     kind: str
     state: str
+    excluded: str = "0"
 
 
 class LogStatus(msgspec.Struct, frozen=True):
@@ -57,7 +62,8 @@ class LogStatus(msgspec.Struct, frozen=True):
     failures there ever were. `barren` counts the entries rejected since the last that was not.
     `newest` and `newest_timestamp` are of the largest tree head shown. `entry_timestamp` is of the
     last entry accounted for that could be read. A retiring log is `draining`, later `retired`
-    (since then); `retired_why` is the reason.
+    (since then); `retired_why` is the reason. The state of a log that no worker follows because a
+    configuration excludes it is `excluded`.
     """
 
     log_id: str
@@ -416,6 +422,8 @@ def _log_status(log_id: str, lease: bytes | None, fields: dict[str, str]) -> Log
     known |= {"log_id": log_id, "alarms_by_kind": by_kind, "owner": owner}
     if "retiring" in fields:
         known["state"] = "retired" if "retired" in fields else "draining"
+    if fields.get("excluded") == "1" and owner is None and "retired" not in fields:
+        known["state"] = EXCLUDED
     try:
         return msgspec.convert(known, LogStatus, strict=False)
     except msgspec.ValidationError:

@@ -17,12 +17,13 @@ from typing import Final, Literal
 
 import msgspec
 
-from certbus.cluster import LogStatus, ProcessInfo, Snapshot
+from certbus.cluster import EXCLUDED, LogStatus, ProcessInfo, Snapshot
 from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS
 from certbus.server_state import ServerState
 
 Health = Literal["healthy", "degraded", "unhealthy"]
+LogHealth = Literal["healthy", "degraded", "unhealthy", "excluded"]
 Severity = Literal["critical", "warning"]
 
 CODES: Final[Mapping[str, Severity]] = {
@@ -106,7 +107,7 @@ class HealthReport(msgspec.Struct, frozen=True):
 
     status: Health
     problems: list[HealthProblem]
-    logs: dict[str, Health]
+    logs: dict[str, LogHealth]
 
 
 class Faults:
@@ -158,7 +159,7 @@ def evaluate(
         starting: whether the caller started a moment ago, so that what is not there yet may be
             about to come.
     """
-    logs: dict[str, Health] = {}
+    logs: dict[str, LogHealth] = {}
     if seen is not None:  # times in Redis are compared with its own clock
         logs = {
             log.log_id: log_health(log, seen.now, unhealthy_threshold)
@@ -178,7 +179,8 @@ def evaluate(
         if not isinstance(server, str) and not refused:
             found += _of_members(seen, starting=starting)
         found += _of_streams(seen)
-        found += _of_logs(active_logs(seen.logs), logs)
+        followed = [log for log in active_logs(seen.logs) if log.state != EXCLUDED]
+        found += _of_logs(followed, logs)
         found += _reported([*seen.workers, *seen.gateways])
     problems = _sorted(found)
     return HealthReport(_status(problems), problems, logs)
@@ -189,7 +191,7 @@ def active_logs(logs: Iterable[LogStatus]) -> list[LogStatus]:
     return [log for log in logs if log.retired is None]
 
 
-def log_health(log: LogStatus, now: int, unhealthy_threshold: int) -> Health:
+def log_health(log: LogStatus, now: int, unhealthy_threshold: int) -> LogHealth:
     """Judge one log: the one definition, for /health/deep, /api/logs and `status`.
 
     Args:
@@ -201,8 +203,10 @@ def log_health(log: LogStatus, now: int, unhealthy_threshold: int) -> Health:
         "unhealthy" if its circuit is open, it has failed that often in a row, has not answered for
         five minutes, contradicts what it signed, or yields nothing because its entries are
         rejected. "degraded" if it has just failed, is being tried again, has not answered yet, or
-        nothing proves its entries.
+        nothing proves its entries. "excluded" if a configuration excludes it.
     """
+    if log.state == EXCLUDED:
+        return "excluded"
     if log.circuit == "open" or log.failures >= unhealthy_threshold or log.integrity == "lying":
         return "unhealthy"
     if log.barren >= BARREN or (log.barren and not log.published + log.duplicates):
@@ -316,7 +320,9 @@ def _of_streams(seen: Snapshot) -> Iterable[tuple[str, str]]:
         yield "ingestors_differ", f"streams differ between ingestors: {each}"
 
 
-def _of_logs(logs: Sequence[LogStatus], health: Mapping[str, Health]) -> Iterable[tuple[str, str]]:
+def _of_logs(
+    logs: Sequence[LogStatus], health: Mapping[str, LogHealth]
+) -> Iterable[tuple[str, str]]:
     def named(wanted: Callable[[LogStatus], object]) -> list[str]:
         return sorted(log.name or log.log_id for log in logs if wanted(log))
 

@@ -24,6 +24,7 @@ from certbus.cluster_health import (
     RATES,
     Health,
     HealthProblem,
+    LogHealth,
     active_logs,
     evaluate,
     number,
@@ -45,9 +46,10 @@ class LogReport(msgspec.Struct, frozen=True):
         url: base URL.
         operator: name.
         kind: rfc6962 or static-ct.
-        state: as in the log list, "configured", or "draining" while it is being retired.
+        state: as in the log list, "configured", "draining" while it is being retired, or
+            "excluded" if no ingestor follows it because a configuration excludes it.
         retired_why: why it is being retired; null if it is not.
-        status: its health.
+        status: its health, or "excluded".
         owner: the ingestor that reads it; null if none does.
         start: index of the first entry to publish; null until the log is started.
         next: index of the next entry to publish; null until the log is started.
@@ -81,7 +83,7 @@ class LogReport(msgspec.Struct, frozen=True):
     kind: str
     state: str
     retired_why: str | None
-    status: Health
+    status: LogHealth
     owner: str | None
     start: int | None
     next: int | None
@@ -336,7 +338,7 @@ def cluster_report(
     )
 
 
-def _log(log: LogStatus, now: int, status: Health, rate: float) -> LogReport:
+def _log(log: LogStatus, now: int, status: LogHealth, rate: float) -> LogReport:
     same = {name: getattr(log, name) for name in LogReport.__struct_fields__ if hasattr(log, name)}
     return LogReport(
         **same

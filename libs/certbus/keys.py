@@ -68,6 +68,7 @@ Fields of `log:<log id>`:
 - `circuit`: closed, half-open or open
 - `failures`, `errors`: failures in a row, and in all
 - `retry_at` (ms): no request before this time
+- `excluded`: 1 if the configuration of the worker that described the log last excludes it
 - `name`, `url`, `operator`, `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms):
   description of the log
 - `error_event`, `alarm_event`, `skip_event`: random names of what was counted last; a call that is

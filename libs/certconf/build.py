@@ -71,7 +71,7 @@ def build(
                 ConfigProblem(child.origin, path, f"no such setting{_hint(name, fields)}")
             )
             continue
-        value = _value(fields[name].type, child, path, problems, fields[name].default)
+        value = convert_value(fields[name].type, child, path, problems, fields[name].default)
         if value is not msgspec.UNSET:
             values[name] = value
         else:
@@ -99,7 +99,7 @@ def iter_settings(cls: type[msgspec.Struct] = Config, key: str = "") -> Iterator
             yield path
 
 
-def _value(
+def convert_value(
     kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem], default: object = None
 ) -> Any:
     """Return the value of one setting, or UNSET after reporting its problem."""
@@ -122,7 +122,9 @@ def _items(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem]) -
     if not isinstance(node.value, list):
         problems.append(_problem(node, key, "a list", secret=_is_secret(kind)))
         return msgspec.UNSET
-    items = (_value(kind, item, f"{key}[{i}]", problems) for i, item in enumerate(node.value))
+    items = (
+        convert_value(kind, item, f"{key}[{i}]", problems) for i, item in enumerate(node.value)
+    )
     return tuple(item for item in items if item is not msgspec.UNSET)
 
 
@@ -133,7 +135,8 @@ def _mapping(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem])
         problems.append(_problem(node, key, "names with values"))
         return msgspec.UNSET
     members = {
-        name: _value(kind, item, f"{key}.{name}", problems) for name, item in node.value.items()
+        name: convert_value(kind, item, f"{key}.{name}", problems)
+        for name, item in node.value.items()
     }
     return {name: item for name, item in members.items() if item is not msgspec.UNSET}
 

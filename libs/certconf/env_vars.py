@@ -33,6 +33,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "STREAM_FULL_ENABLED": "streams.full",
     "STREAM_LITE_ENABLED": "streams.lite",
     "STREAM_DOMAINS_ONLY_ENABLED": "streams.domains_only",
+    "STREAM_V2_ENABLED": "streams.v2",
+    "TRUSTED_PROXIES": "trusted_proxies",
     "CONNECTION_LIMIT_ENABLED": "connection_limit.enabled",
     "CONNECTION_LIMIT_MAX_CONNECTIONS": "connection_limit.max_connections",
     "CONNECTION_LIMIT_PER_IP_LIMIT": "connection_limit.per_ip_limit",
@@ -47,7 +49,20 @@ SETTINGS: Final[Mapping[str, str]] = {
     "RFC6962_ENABLED": "ct_log.rfc6962_enabled",
     "STATIC_CT_ENABLED": "ct_log.static_ct_enabled",
     "STATIC_CT_CHECKPOINT_SIGNATURE": "ct_log.checkpoint_signature_mode",
+    "STATIC_CT_MERKLE_VERIFICATION": "ct_log.merkle_verification",
+    "STATIC_CT_NAMES_TILES": "ct_log.names_tiles",
     "CT_LOG_STATE_FILE": "ct_log.state_file",
+    "CT_LOG_STATE_RECOVERY": "ct_log.state_recovery",
+    "CT_LOG_REFRESH_INTERVAL_SECS": "ct_log.log_refresh_interval_secs",
+    "CT_LOG_REMOVED_POLICY": "ct_log.removed_log_policy",
+    "CT_LOG_EXCLUDED_OPERATORS": "ct_log.excluded_operators",
+    "CT_LOG_EXCLUDED_LOGS": "ct_log.excluded_logs",
+    "USER_AGENT": "ct_log.user_agent",
+    "CT_LOG_FORCE_HTTP1_OPERATORS": "ct_log.force_http1_operators",
+    "CT_LOG_PARTIAL_TILE_WAIT_SECS": "ct_log.partial_tile_wait_secs",
+    "CT_LOG_MAX_CATCHUP_LAG_ENTRIES": "ct_log.max_catchup_lag_entries",
+    "CT_LOG_MAX_CATCHUP_LAG_SECS": "ct_log.max_catchup_lag_secs",
+    "CT_LOG_OPERATOR_RATE_LIMITS": "ct_log.operator_rate_limits",
     "CT_LOG_RETRY_MAX_ATTEMPTS": "ct_log.retry_max_attempts",
     "CT_LOG_RETRY_INITIAL_DELAY_MS": "ct_log.retry_initial_delay_ms",
     "CT_LOG_RETRY_MAX_DELAY_MS": "ct_log.retry_max_delay_ms",
@@ -59,6 +74,12 @@ SETTINGS: Final[Mapping[str, str]] = {
     "CT_LOG_HEALTHY_THRESHOLD": "ct_log.healthy_threshold",
     "CT_LOG_UNHEALTHY_THRESHOLD": "ct_log.unhealthy_threshold",
     "CT_LOG_HEALTH_CHECK_INTERVAL_SECS": "ct_log.health_check_interval_secs",
+    "NATS_ENABLED": "nats.enabled",
+    "NATS_URL": "nats.url",
+    "NATS_STREAM": "nats.stream",
+    "NATS_SUBJECT_PREFIX": "nats.subject_prefix",
+    "NATS_MAX_BYTES": "nats.max_bytes",
+    "NATS_ON_FULL": "nats.on_full",
     "CT_LOGS_URL": "ct_logs_url",
     "ADDITIONAL_LOG_LISTS": "additional_log_lists",
     "REDIS_URL": "redis_url",
@@ -70,7 +91,18 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 #: Not settings: where the file is, which `load` reads itself, and what `up` passes to its children.
 _OTHERS: Final = frozenset({"CONFIG", "OVERRIDES"})
-_COMMA_SEPARATED: Final = frozenset({"AUTH_TOKENS"})
+_COMMA_SEPARATED: Final = frozenset(
+    {
+        "AUTH_TOKENS",
+        "ADDITIONAL_LOG_LISTS",
+        "TRUSTED_PROXIES",
+        "CT_LOG_EXCLUDED_OPERATORS",
+        "CT_LOG_EXCLUDED_LOGS",
+        "CT_LOG_FORCE_HTTP1_OPERATORS",
+    }
+)
+#: Comma-separated pairs, as `trustasia=10,digicert=40`; they replace the mapping of the file.
+_PAIRS: Final = frozenset({"CT_LOG_OPERATOR_RATE_LIMITS"})
 _YAML: Final = frozenset({"LOG_LISTS"})
 
 #: Variables that Kubernetes sets in every container of a namespace with a Service `certstream`.
@@ -102,9 +134,19 @@ def read(
 
 
 def _node(name: str, text: str, origin: SourceLocation, problems: list[ConfigProblem]) -> YamlNode:
+    words = [word.strip() for word in text.split(",")]
     if name in _COMMA_SEPARATED:
-        words = [word.strip() for word in text.split(",")]
         return YamlNode([scalar(word, origin) for word in words if word], origin)
+    if name in _PAIRS:
+        pairs: dict[str, YamlNode] = {}
+        for word in filter(None, words):
+            key, equals, value = (part.strip() for part in word.rpartition("="))
+            if not (key and equals) or key in pairs:
+                message = f"{word[:60]!r} is not another pair, as in trustasia=10,digicert=40"
+                problems.append(ConfigProblem(origin, SETTINGS[name], message))
+            else:
+                pairs[key] = scalar(value, origin)
+        return YamlNode(pairs, origin)
     if name in _YAML:
         try:
             return parse(os.fsencode(text), origin.source, problems)

@@ -12,7 +12,7 @@ from certconf.build import build
 from certconf.errors import ConfigError, ConfigProblem, SourceLocation
 from certconf.hosts import is_host
 from certconf.secret import RedisURL
-from certconf.settings import GOOGLE_LIST, Config, LogList
+from certconf.settings import GOOGLE_LIST, Config, CTLog, LogList
 from certconf.yaml_document import DocumentError, YamlNode, iter_nodes, parse, to_builtin
 
 #: Default paths of the file, when CERTSTREAM_CONFIG is unset.
@@ -62,7 +62,7 @@ def find_config_file(
         compat_rust.set_path(tree, key, node)
     for key, value in (overrides or {}).items():
         compat_rust.set_path(tree, key, to_builtin(value, COMMAND_LINE))
-    compat_rust.apply_aliases(tree, notices)
+    compat_rust.apply_aliases(tree, problems, notices)
     config = build(Config, tree, problems) or Config()
     origins = {key: node.origin for key, node in iter_nodes(tree)}
     known_bad = {problem.key for problem in problems}
@@ -103,6 +103,7 @@ def _read(file: Path, problems: list[ConfigProblem]) -> YamlNode:
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield settings that contradict each other: the keys, and a message."""
     ct_log = config.ct_log
+    yield from _unreadable_state(ct_log)
     if ct_log.retry_initial_delay_ms > ct_log.retry_max_delay_ms:
         keys = ("ct_log.retry_initial_delay_ms", "ct_log.retry_max_delay_ms")
         yield keys, f"is above retry_max_delay_ms, {ct_log.retry_max_delay_ms}"
@@ -123,6 +124,20 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     for number, log_list in enumerate(config.log_lists or ()):
         if (problem := _untrustworthy(log_list)) is not None:
             yield (f"log_lists[{number}]", "log_lists"), problem
+
+
+def _unreadable_state(settings: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield that the peer's state file cannot be read, if that must prevent the start."""
+    if settings.state_recovery == "fresh" or settings.state_file is None:
+        return
+    try:
+        compat_rust.read_state_file(settings.state_file)
+    except FileNotFoundError:
+        return
+    except (OSError, msgspec.DecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        message = f"'{settings.state_file}' cannot be read, and state_recovery is fail: {why}"
+        yield ("ct_log.state_file", "ct_log.state_recovery"), message
 
 
 def _has_credentials(url: str) -> bool:

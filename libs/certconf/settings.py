@@ -46,6 +46,13 @@ PublicKey = Annotated[
         description="a public key: the base64 of its DER SubjectPublicKeyInfo",
     ),
 ]
+LogURL = Annotated[
+    str,
+    Meta(
+        pattern=r"^(https?://)?[^\s/?#@:\[\]]+(:[0-9]{1,5})?(/[^\s?#]*)?$",
+        description="the URL of a log, as /api/logs shows it",
+    ),
+]
 AdminAddress = Annotated[
     str,
     Meta(pattern=r"^(unix:.+|.+:[0-9]{1,5})$", description="host:port, or unix:<path>"),
@@ -105,6 +112,8 @@ class CTLog(msgspec.Struct, frozen=True):
     health_check_interval_secs: PositiveFloat = 60
     #: State file of certstream-server-rust; logs that Redis does not know start at its positions.
     state_file: Path | None = Path("certstream_state.json")
+    #: What to do if that file exists and cannot be read: ignore it (fresh), or do not start (fail).
+    state_recovery: Literal["fresh", "fail"] = "fresh"
     #: Most entries requested at once.
     batch_size: Positive = 1024
     #: Time between two tree head requests to a log that grows; an idle log is polled less often.
@@ -116,6 +125,16 @@ class CTLog(msgspec.Struct, frozen=True):
     #: Index at which logs start that Redis does not know; None starts at the tree head less
     #: `start_overlap_leaves`.
     start_index: Count | None = None
+    #: Seconds between two requests to the server of a log list, over all ingestors; 0 requests it
+    #: only at the start, at `refresh-lists` and at SIGHUP.
+    log_refresh_interval_secs: Annotated[int, Meta(ge=0, le=31_536_000)] = 3600
+    #: What happens to a log that a signed list no longer wants followed: it is read to its end and
+    #: dropped (stop), or followed until `retire` ends it (keep).
+    removed_log_policy: Literal["stop", "keep"] = "stop"
+    #: Operators of log lists whose logs are not followed, by name in any case and punctuation.
+    excluded_operators: tuple[Text, ...] = ()
+    #: Logs of log lists that are not followed, by URL (static-ct: the monitoring prefix).
+    excluded_logs: tuple[LogURL, ...] = ()
     #: Follow RFC 6962 logs.
     rfc6962_enabled: bool = True
     #: Follow static-ct logs.
@@ -248,6 +267,8 @@ class StaticLog(msgspec.Struct, frozen=True):
     expected_log_id: LogId | None = None
     key: PublicKey | None = None
     integrity: Integrity | None = None
+    #: Where the size of the tree comes from.
+    tree_size_source: Literal["checkpoint"] = "checkpoint"
     batch_size: Positive | None = None
     poll_interval_ms: Positive | None = None
 

@@ -46,6 +46,13 @@ def test_all_is_well() -> None:
     assert judged() == HealthReport("healthy", [], {"1": "healthy"})
 
 
+def test_an_excluded_log_is_no_problem() -> None:
+    silent = msgspec.structs.replace(LOG, log_id="2", state="excluded", last_success=1, owner=None)
+    report = judged(logs=[LOG, silent])
+    assert report == HealthReport("healthy", [], {"1": "healthy", "2": "excluded"})
+    assert judged(logs=[silent]).status == "healthy"
+
+
 LOST = ProcessInfo("g", {"following": "0"})
 OLD_RELEASE = ProcessInfo("old", {"following": "1"})
 """A process of a release that reports nothing of its streams."""

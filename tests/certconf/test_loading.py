@@ -12,6 +12,7 @@ from certconf import GOOGLE_LIST, Config, ConfigError, Network, RedisURL, Secret
 from tests.paths import FIXTURES
 
 PEER_FILE = FIXTURES / "peer_config.yaml"
+NEWEST_PEER_FILE = FIXTURES / "peer_config_1.7.2.yaml"
 
 
 def of(config: object, key: str) -> object:
@@ -47,15 +48,118 @@ def test_defaults_are_those_of_the_peer() -> None:
     assert default.notices == ()
 
 
+def without_effect(notices: tuple[str, ...], file: Path) -> list[str]:
+    """The keys that the notices name; each with its line."""
+    return [notice.removeprefix(f"{file}:").split(": ")[1].split()[0] for notice in notices]
+
+
 def test_peer_keys_without_a_meaning_are_named_once_each() -> None:
-    notices = load(PEER_FILE, {}).notices
-    keys = [notice.removeprefix(f"{PEER_FILE}:").split(": ")[1].split()[0] for notice in notices]
-    assert keys == [
+    assert without_effect(load(PEER_FILE, {}).notices, PEER_FILE) == [
         "buffer_size",
         "dedup.capacity",
         "ct_log.catalog_authority_overrides",
         "ct_log.checkpoint_signature_mode",
     ]
+
+
+def test_the_newest_peer_file_loads_unchanged() -> None:
+    """Keys without effect get a line each; a copied `off` weakens nothing."""
+    config, default = load(NEWEST_PEER_FILE, {}), load(None, {})
+    assert set(without_effect(config.notices, NEWEST_PEER_FILE)) == {
+        "buffer_size",
+        "dedup.capacity",
+        "ct_log.catalog_authority_overrides",
+        "ct_log.checkpoint_signature_mode",
+        "ct_log.merkle_verification",
+        "ct_log.partial_tile_wait_secs",
+        "ct_log.force_http1_operators",
+    }
+    assert config.ct_log.integrity == "enforce"
+    assert config.protocols.sse is False
+    assert (config.static_logs[0].key, config.static_logs[0].operator) == (None, None)
+    for field in Config.__struct_fields__:
+        if field not in {"custom_logs", "static_logs", "notices", "file", "protocols", "ct_log"}:
+            assert getattr(config, field) == getattr(default, field), field
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "instead"),
+    [
+        ("nats: {enabled: true}", "nats.enabled", "`certstream-server tail` in a pipe"),
+        ("ct_log: {names_tiles: prefer}", "ct_log.names_tiles", "never published"),
+        ("ct_log: {merkle_verification: off}", "ct_log.merkle_verification", "ct_log.integrity"),
+        ("streams: {v2: true}", "streams.v2", "full and lite"),
+    ],
+)
+def test_an_output_that_does_not_exist_is_named_with_its_replacement(
+    text: str, key: str, instead: str
+) -> None:
+    Path("config.yaml").write_text(text)
+    (notice,) = load(None, {}).notices
+    assert notice.startswith(f"config.yaml:1: {key} has no effect here: ")
+    assert instead in notice
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("nats:\n  max_bytes: much", "config.yaml:2: nats.max_bytes: 'much' is not a whole number"),
+        ("nats:\n  urll: x", "config.yaml:2: nats.urll: no such setting: expected enabled, url, "),
+        ("nats: 7", "config.yaml:1: nats: no such setting"),
+        ("ct_log: {names_tiles: on}", "ct_log.names_tiles: on is not one of off, prefer"),
+        ("ct_log: {merkle_verification: half}", "'half' is not one of off, consistency, full"),
+        ("ct_log: {removed_log_policy: drop}", "'drop' is not one of stop, keep"),
+        ("ct_log: {state_recovery: x}", "'x' is not one of fresh, fail"),
+        ("ct_log: {log_refresh_interval_secs: -1}", "-1 is not a whole number from 0 to 31536000"),
+        ("ct_log: {excluded_operators: Google}", "'Google' is not a list"),
+        ("ct_log: {excluded_logs: ['https://[']}", "is not the URL of a log"),
+        ("buffer_size: big", "config.yaml:1: buffer_size: 'big' is not a whole number"),
+        ("streams: {v2: maybe}", "streams.v2: 'maybe' is not true or false"),
+        ("static_logs: [{name: a, url: 'https://a', tree_size_source: sth}]", "'sth' is not one"),
+    ],
+)
+def test_a_value_of_the_peer_that_cannot_be_parsed_is_an_error(text: str, problem: str) -> None:
+    Path("config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(None, {})
+    assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("CT_LOG_OPERATOR_RATE_LIMITS", "trustasia", "'trustasia' is not another pair"),
+        ("CT_LOG_OPERATOR_RATE_LIMITS", "a=1,a=2", "'a=2' is not another pair"),
+        ("CT_LOG_OPERATOR_RATE_LIMITS", "a=soon", "'soon' is not a whole number"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, proxy", "trusted_proxies[1]: 'proxy' is not an address"),
+        ("NATS_ON_FULL", "wait", "nats.on_full: 'wait' is not one of block, drop"),
+        ("STATIC_CT_CHECKPOINT_SIGNATURE", "3", "3 is not one of off, warn, enforce"),
+        ("CT_LOG_REMOVED_POLICY", "x", "ct_log.removed_log_policy: 'x' is not one of stop, keep"),
+    ],
+)
+def test_an_invalid_variable_is_named(name: str, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(None, {f"CERTSTREAM_{name}": text})
+    assert str(raised.value).startswith(f"CERTSTREAM_{name}: ")
+    assert problem in str(raised.value)
+
+
+def test_pairs_of_a_variable_replace_the_mapping_of_the_file() -> None:
+    Path("config.yaml").write_text("ct_log: {operator_rate_limits: {sectigo: 250, digicert: 1}}")
+    environ = {"CERTSTREAM_CT_LOG_OPERATOR_RATE_LIMITS": "Let's Encrypt=10, digicert = 40,"}
+    assert load(None, environ).ct_log.operator_rate_limits == {"Let's Encrypt": 10, "digicert": 40}
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"logs": []}'])
+def test_a_state_file_that_cannot_be_read_may_prevent_the_start(content: bytes) -> None:
+    Path("config.yaml").write_text("ct_log: {state_file: s.json,\n  state_recovery: fail}")
+    assert load(None, {}).ct_log.state_recovery == "fail", "there is none"
+    Path("s.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^config.yaml:1: ct_log.state_file: 's.json' cannot be"):
+        load(None, {})
+    load(None, {"CERTSTREAM_CT_LOG_STATE_RECOVERY": "fresh"})
+    Path("s.json").write_bytes((FIXTURES / "peer_state.json").read_bytes())
+    load(None, {})
 
 
 def test_every_peer_key_takes_another_value(tmp_path: Path) -> None:
@@ -170,6 +274,7 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "STREAM_FULL_ENABLED": ("false", False),
     "STREAM_LITE_ENABLED": ("false", False),
     "STREAM_DOMAINS_ONLY_ENABLED": ("false", False),
+    "TRUSTED_PROXIES": ("10.0.0.0/8, ::1", (Network("10.0.0.0/8"), Network("::1"))),
     "CONNECTION_LIMIT_ENABLED": ("true", True),
     "CONNECTION_LIMIT_MAX_CONNECTIONS": ("7", 7),
     "CONNECTION_LIMIT_PER_IP_LIMIT": ("3", 3),
@@ -182,6 +287,15 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "DEDUP_TTL_SECS": ("10", 10),
     "RFC6962_ENABLED": ("false", False),
     "STATIC_CT_ENABLED": ("false", False),
+    "CT_LOG_OPERATOR_RATE_LIMITS": ("a=10,b=40", {"a": 10, "b": 40}),
+    "CT_LOG_EXCLUDED_OPERATORS": ("Google, Let's Encrypt,", ("Google", "Let's Encrypt")),
+    "CT_LOG_EXCLUDED_LOGS": (
+        "https://a.example/x/,b.example",
+        ("https://a.example/x/", "b.example"),
+    ),
+    "CT_LOG_REFRESH_INTERVAL_SECS": ("0", 0),
+    "CT_LOG_REMOVED_POLICY": ("Keep", "keep"),
+    "CT_LOG_STATE_RECOVERY": ("fail", "fail"),
     "CT_LOG_STATE_FILE": ("s.json", Path("s.json")),
     "CT_LOG_RETRY_MAX_ATTEMPTS": ("0", 0),
     "CT_LOG_RETRY_INITIAL_DELAY_MS": ("5", 5),
@@ -200,17 +314,35 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "STATE_DIR": ("/var/lib/certs", Path("/var/lib/certs")),
     "ADMIN": ("127.0.0.1:9100", "127.0.0.1:9100"),
 }
+#: Variables without effect, each with a value that gets a notice.
 UNUSED_VARIABLES = {
-    "BUFFER_SIZE",
-    "STATIC_CT_CHECKPOINT_SIGNATURE",
-    "DEDUP_CAPACITY",
-    "CT_LOGS_URL",
-    "ADDITIONAL_LOG_LISTS",
+    "BUFFER_SIZE": "3",
+    "STATIC_CT_CHECKPOINT_SIGNATURE": "off",
+    "STATIC_CT_MERKLE_VERIFICATION": "off",
+    "STATIC_CT_NAMES_TILES": "prefer",
+    "STREAM_V2_ENABLED": "true",
+    "DEDUP_CAPACITY": "3",
+    "CT_LOGS_URL": "https://lists.example/list.json",
+    "ADDITIONAL_LOG_LISTS": "https://a.example, https://b.example",
+    "CT_LOG_PARTIAL_TILE_WAIT_SECS": "60",
+    "CT_LOG_MAX_CATCHUP_LAG_ENTRIES": "10000",
+    "CT_LOG_MAX_CATCHUP_LAG_SECS": "300",
+    "USER_AGENT": "me",
+    "CT_LOG_FORCE_HTTP1_OPERATORS": "digicert",
+    "NATS_ENABLED": "true",
+}
+#: Variables that have no effect beside NATS_ENABLED, whose notice covers them.
+NATS_VARIABLES = {
+    "NATS_URL": "nats://h:1",
+    "NATS_STREAM": "S",
+    "NATS_SUBJECT_PREFIX": "p",
+    "NATS_MAX_BYTES": "1",
+    "NATS_ON_FULL": "DROP",
 }
 
 
 def test_the_table_above_is_complete() -> None:
-    assert set(env_vars.SETTINGS) == set(VARIABLES) | UNUSED_VARIABLES
+    assert set(env_vars.SETTINGS) == {*VARIABLES, *UNUSED_VARIABLES, *NATS_VARIABLES}
 
 
 def test_every_variable_wins_over_the_file() -> None:
@@ -224,8 +356,14 @@ def test_every_variable_wins_over_the_file() -> None:
 
 @pytest.mark.parametrize("name", sorted(UNUSED_VARIABLES))
 def test_variables_without_a_meaning_are_told(name: str) -> None:
-    (notice,) = load(None, {f"CERTSTREAM_{name}": "3"}).notices
-    assert notice.startswith(f"CERTSTREAM_{name}: {env_vars.SETTINGS[name]} is not needed here")
+    (notice,) = load(None, {f"CERTSTREAM_{name}": UNUSED_VARIABLES[name]}).notices
+    assert notice.startswith(f"CERTSTREAM_{name}: {env_vars.SETTINGS[name]} has no effect here: ")
+
+
+def test_all_variables_of_an_output_get_one_line() -> None:
+    variables = {f"CERTSTREAM_{name}": text for name, text in NATS_VARIABLES.items()}
+    assert load(None, variables).notices == ()
+    assert len(load(None, {**variables, "CERTSTREAM_NATS_ENABLED": "true"}).notices) == 1
 
 
 @pytest.mark.parametrize("value", [False, "off", "OFF"])

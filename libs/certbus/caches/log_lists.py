@@ -16,7 +16,7 @@ from certbus.keys import Keys
 from certbus.scripts import register_script
 
 _MAX_LINE = 500  # characters of a text
-_MAX_DUE_MS = 2 * 3600 * 1000  # a list is due within this time: it is refreshed hourly
+_MAX_DUE_SECS = 2 * 3600.0
 _ABANDONED_MS = 10 * 60 * 1000  # due for this long: no ingestor uses the list
 _TEXTS = ("name", "url", "version", "digest", "etag", "modified", "problem")
 
@@ -144,15 +144,23 @@ class LogListCache:
         if held is not None and held.decode() == digest:
             await self._redis.delete(key)
 
-    async def claim_refresh(self, list_id: str, seconds: float) -> bool:
+    async def claim_refresh(
+        self, list_id: str, seconds: float, latest: float = _MAX_DUE_SECS
+    ) -> bool:
         """Claim the refresh of a list if it is due: the caller must request it from its server.
 
-        Another process can claim it after `seconds`.
+        Args:
+            list_id: the list.
+            seconds: time after which another process can claim it.
+            latest: the most seconds that the caller lets a list wait. One that is due later was
+                stored before the clock of Redis was set back, or by a process with another
+                interval: it is due now.
         """
         key = self._keys.log_list(list_id)
         return bool(
             await self._claim(
-                keys=[key, self._keys.log_lists], args=[list_id, _ms(seconds), _MAX_DUE_MS]
+                keys=[key, self._keys.log_lists],
+                args=[list_id, _ms(seconds), _ms(max(latest, _MAX_DUE_SECS))],
             )
         )
 

@@ -53,7 +53,7 @@ async def deep_health(reports: ReportCache, hub: Hub) -> Response:
         logs_healthy=counts["healthy"],
         logs_degraded=counts["degraded"],
         logs_unhealthy=counts["unhealthy"],
-        logs_total=len(report.logs),
+        logs_total=len(report.logs) - counts["excluded"],
         active_connections=report.clients,
         uptime_secs=int(reports.uptime),
         redis="connected" if reports.is_connected else "away",

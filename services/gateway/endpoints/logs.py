@@ -4,7 +4,7 @@ from collections import Counter
 
 import msgspec
 
-from certbus.cluster_health import Health
+from certbus.cluster_health import LogHealth
 from certbus.cluster_report import ClusterReport, LogReport
 
 _SOURCES = {
@@ -24,14 +24,14 @@ class Log(msgspec.Struct, frozen=True):
         name: what its operator calls it.
         url: where it is.
         operator: who runs it.
-        status: how it does.
+        status: how it does; "excluded" if a configuration excludes it.
         current_index: of the next entry to publish.
         tree_size: entries in its newest tree head.
         total_errors: requests to it that failed.
         last_success: when it last answered as it should; null if it never did.
         log_id: SHA-256 of its key in hex, or made of its URL while no key is known.
         kind: rfc6962 or static-ct.
-        state: that of the log list, "configured", or "draining" once it is retired.
+        state: that of the log list, "configured", "draining" once it is retired, or "excluded".
         retired_why: why it is retired; null if it is not.
         circuit: "closed" while requests are sent to it, "open" while none are, "half-open" during
             a trial request.
@@ -56,7 +56,7 @@ class Log(msgspec.Struct, frozen=True):
     name: str
     url: str
     operator: str
-    status: Health
+    status: LogHealth
     current_index: int
     tree_size: int
     total_errors: int

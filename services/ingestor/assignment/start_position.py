@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from certconf.compat_rust import read_state_file
 from ctparse.tree_head import TreeHead
 from ingestor.client.errors import IntegrityViolation, LogError
 from ingestor.client.interface import LogClient
@@ -91,15 +92,6 @@ async def find_start(
             return choose_start(log, head.size, settings)
 
 
-class _LogState(msgspec.Struct):
-    current_index: int
-
-
-class _RustState(msgspec.Struct):
-    logs: dict[str, _LogState]
-    version: int = 1
-
-
 def read_rust_state(path: Path) -> dict[str, int]:
     """Read the state file of certstream-server-rust: how far it had read each log.
 
@@ -114,10 +106,10 @@ def read_rust_state(path: Path) -> dict[str, int]:
         if it is unreadable, which is logged: Redis has the real state.
     """
     try:
-        state = msgspec.json.decode(path.read_bytes(), type=_RustState)
+        positions = read_state_file(path)
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.DecodeError) as error:
         _log.warning("state file ignored", file=str(path), problem=str(error))
         return {}
-    return {normalise(url): max(0, log.current_index) for url, log in state.logs.items()}
+    return {normalise(url): max(0, index) for url, index in positions.items()}

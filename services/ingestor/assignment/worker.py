@@ -109,6 +109,7 @@ class Worker:
         self._status_fields = status_fields
         self._on_log_fault = on_log_fault
         self._logs: dict[str, Log] = {}  # all logs to share in, by id
+        self._excluded: Sequence[Log] = ()  # logs to describe only
         self._assigned: dict[str, AssignedLog] = {}
         self._wake = asyncio.Event()  # a log can be taken: do not wait for the next round
         self._rounds = 0
@@ -139,12 +140,13 @@ class Worker:
         backing_off = {log_id for log_id, until in self._retry_after.items() if until > now}
         return len((self._start_lookups.keys() | backing_off) - self._assigned.keys())
 
-    def follow(self, logs: Mapping[str, Log]) -> None:
-        """Share in these logs from the next round on.
+    def follow(self, logs: Mapping[str, Log], excluded: Sequence[Log] = ()) -> None:
+        """Share in these logs from the next round on, and describe the excluded ones.
 
         A log that is followed already continues; if its settings have changed, with the new ones.
         """
         self._logs = {**logs}
+        self._excluded = excluded
         self._wake.set()
 
     async def run(self) -> None:
@@ -293,6 +295,11 @@ class Worker:
             for assigned in self._assigned.values():
                 assigned.forget_stored()
         known = {log.id: _description(log) for log in self._logs.values()}
+        # A worker that follows one of the excluded logs describes it.
+        held = {log_id for logs in workers.loads.values() for log_id in logs}
+        known |= {
+            log.id: _description(log, excluded=True) for log in self._excluded if log.id not in held
+        }
         new = [each for log_id, each in known.items() if self._described.get(log_id) != each]
         try:
             await self._stores.cluster.describe(new)
@@ -310,7 +317,8 @@ class Worker:
             except RedisError as error:
                 if isinstance(error, UNAVAILABLE):
                     raise
-                self._failed(self._logs[description.log_id], error, "describing it")
+                if (log := self._logs.get(description.log_id)) is not None:
+                    self._failed(log, error, "describing it")
 
     async def _publish_status(self, assigned: AssignedLog) -> None:
         try:
@@ -447,7 +455,7 @@ class Worker:
             _log.warning("leases not released", problem=str(error), expire_secs=LEASE_TTL_SECS)
 
 
-def _description(log: Log) -> LogDescription:
+def _description(log: Log, *, excluded: bool = False) -> LogDescription:
     return LogDescription(
         log_id=log.id,
         name=log.name,
@@ -455,4 +463,5 @@ def _description(log: Log) -> LogDescription:
         operator=log.operator,
         kind=log.kind.value,
         state=log.state,
+        excluded=str(int(excluded)),
     )

@@ -7,7 +7,7 @@ renames the log (`certbus.logs.registry`).
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -15,12 +15,14 @@ import msgspec
 import structlog
 
 from certbus.caches.log_lists import LogListCache
+from certbus.keys import operator_key
 from certbus.logs.registry import LogRegistry
 from certconf.current import ConfigHolder
-from certconf.settings import Config
+from certconf.settings import Config, CTLog
 from ingestor.client.http import Fetcher
 from ingestor.config import kinds
 from ingestor.log import Log, url_id
+from ingestor.loglists.exclusions import Exclusions
 from ingestor.loglists.merge import merge
 from ingestor.loglists.retirement import ListedLog, RetirementPlan, plan_retirements
 from ingestor.loglists.source import DEFAULT
@@ -46,7 +48,8 @@ class Catalog:
         registry: names and retirements of logs in Redis.
         fetcher: makes what fetches the list of a name.
         redis_retry: repeats Redis calls while Redis is away.
-        follow: called with all logs, by id, when any of them has changed.
+        follow: called with all logs to follow, by id, and with the excluded logs, when any of them
+            has changed.
 
     Attributes:
         lists: the lists.
@@ -59,7 +62,7 @@ class Catalog:
         registry: LogRegistry,
         fetcher: Callable[[str], Fetcher],
         redis_retry: RedisRetry,
-        follow: Callable[[Mapping[str, Log]], None],
+        follow: Callable[[Mapping[str, Log], Sequence[Log]], None],
     ) -> None:
         self._present = present
         self._cache = cache
@@ -67,7 +70,8 @@ class Catalog:
         self._fetcher = fetcher
         self._redis_retry = redis_retry
         self._follow = follow
-        self._logs: Mapping[str, Log] | None = None
+        self._logs: tuple[Mapping[str, Log], Sequence[Log]] | None = None
+        self._names_checked: CTLog | None = None  # whose names were compared with the lists
         self._problems: Mapping[str, str] = {}
         self.lists = self._open(present.config)
 
@@ -75,6 +79,8 @@ class Catalog:
         """Keep the worker up to date, until cancelled."""
         config = self._present.config
         await self._redis_retry(self.lists.load)
+        if not config.ct_log.log_refresh_interval_secs:  # otherwise a due time passes
+            await self._redis_retry(self._cache.request_refresh)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_refreshing())
             # A list may have the id of a configured log, so wait a moment for the lists.
@@ -109,7 +115,8 @@ class Catalog:
 
     def _open(self, config: Config) -> LogListStore:
         settings = DEFAULT if config.log_lists is None else config.log_lists
-        return LogListStore(settings, self._cache, self._fetcher)
+        interval = config.ct_log.log_refresh_interval_secs
+        return LogListStore(settings, self._cache, self._fetcher, interval)
 
     async def _update(self, config: Config) -> None:
         """Merge lists and configuration; write and pass on what has changed."""
@@ -134,10 +141,16 @@ class Catalog:
             )
             for source, content in lists
         ]
-        plan = plan_retirements(wanted, states, listed, now)
+        keep = config.ct_log.removed_log_policy == "keep"
+        plan = plan_retirements(wanted, states, listed, now, keep=keep)
         await self._write(plan, wanted)
         enabled = kinds(config)
-        self._set({log.id: log for log in plan.logs.values() if log.kind in enabled})
+        logs = [log for log in plan.logs.values() if log.kind in enabled]
+        exclusions = Exclusions(config)
+        excluded = [log for log in logs if exclusions.cover(log)]
+        self._set({log.id: log for log in logs if log not in excluded}, excluded)
+        if self.lists.is_ready:
+            self._report_unknown_names(config.ct_log, exclusions, logs)
 
     async def _write(self, plan: RetirementPlan, wanted: Mapping[str, Log]) -> None:
         """Write a plan to Redis, for all ingestors."""
@@ -150,14 +163,36 @@ class Catalog:
             if await self._registry.unretire(log_id, "list"):
                 _log.info("log reinstated", log=wanted[log_id].name)
 
-    def _set(self, logs: Mapping[str, Log]) -> None:
-        if logs == self._logs:
+    def _report_unknown_names(
+        self, settings: CTLog, exclusions: Exclusions, logs: Sequence[Log]
+    ) -> None:
+        """Log once for each configuration which of its names match no log."""
+        if settings == self._names_checked:
             return
-        if not logs and self.lists.has_all:
+        self._names_checked = settings
+        known = [*logs, *(log for _, content in self.lists.lists for log in content.logs)]
+        operators = {operator_key(log.operator) for log in known}
+        names = {
+            "ct_log.excluded_operators": exclusions.unmatched_operators(operators),
+            "ct_log.excluded_logs": exclusions.unmatched_logs(known),
+            "ct_log.operator_rate_limits": [
+                name
+                for name in settings.operator_rate_limits
+                if operator_key(name) not in operators and name not in CTLog().operator_rate_limits
+            ],
+        }
+        for setting, unmatched in names.items():
+            if unmatched:
+                _log.warning("configured names unmatched", setting=setting, names=unmatched)
+
+    def _set(self, logs: Mapping[str, Log], excluded: Sequence[Log]) -> None:
+        if (logs, excluded) == self._logs:
+            return
+        if not logs and not excluded and self.lists.has_all:
             _log.warning("logs missing", needed="log_lists, custom_logs or static_logs")
-        self._logs = logs
-        self._follow(logs)
-        _log.info("logs selected", logs=len(logs))
+        self._logs = logs, excluded
+        self._follow(logs, excluded)
+        _log.info("logs selected", logs=len(logs), excluded=len(excluded))
 
     async def _with_best_ids(self, logs: Iterable[Log]) -> dict[str, Log]:
         """Return the logs by the best ids that any ingestor knows."""

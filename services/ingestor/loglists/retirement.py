@@ -62,6 +62,8 @@ def plan_retirements(
     states: Mapping[str, LogState],
     lists: Sequence[ListedLog],
     now: float,
+    *,
+    keep: bool = False,
 ) -> RetirementPlan:
     """Return which logs to retire, to reinstate and to follow.
 
@@ -70,6 +72,8 @@ def plan_retirements(
         states: state of each log in Redis.
         lists: the lists.
         now: time of Redis, seconds since the epoch.
+        keep: follow logs that lists no longer want followed, instead of retiring them
+            (`ct_log.removed_log_policy`).
     """
     retired = {
         log_id: state.retirement for log_id, state in states.items() if state.retirement is not None
@@ -81,11 +85,18 @@ def plan_retirements(
         (each.id, log_id, retirement)
         for each in lists
         for log_id, retirement in _newly_retired(each, now)
-        if log_id not in wanted and log_id not in retired
+        if log_id not in wanted and log_id not in retired and not keep
     ]
+    kept = {
+        log_id: _decode(entry.log)
+        for each in lists
+        for log_id, entry in each.before.items()
+        if log_id not in wanted and log_id not in retired and keep
+    }
     ended = {log_id: retired[log_id] for log_id in retired.keys() - unretire}
     ended |= {log_id: retirement for _, log_id, retirement in retire}
     logs = {log_id: log for log_id, log in wanted.items() if log_id not in ended}
+    logs |= {log_id: log for log_id, log in kept.items() if log is not None}
     for log_id, retirement in ended.items():
         log = wanted.get(log_id) or _decode(retirement.log)
         if log is not None and not states.get(log_id, _UNKNOWN).is_dropped:

@@ -4,8 +4,8 @@
     refresh   request the lists that are due from their servers, and cache what is accepted
 
 Every ingestor polls the cache every few seconds, so all use the same lists. One of them fetches
-each list, once an hour; sooner after a failure or on request. Whatever a server returns, the
-current list remains until a newer one is accepted.
+each list, in the interval that is configured; sooner after a failure or on request. Whatever a
+server returns, the current list remains until a newer one is accepted.
 """
 
 import asyncio
@@ -24,10 +24,8 @@ from ingestor.client.http import Fetcher, Validators, Version
 from ingestor.loglists.parser import LogList
 from ingestor.loglists.source import REASONS, ListRejected, Reason, Source, VerifiedList
 
-REFRESH_SECS = 3600.0
-"""Between two requests to a list's server."""
-
-_REFRESH = Backoff(REFRESH_SECS, REFRESH_SECS)
+# Between two requests to a list's server, if they are made on request only.
+_NEVER_SECS = 10 * 365 * 86400.0
 # For which a list is claimed: longer than the time-outs of both requests together.
 _CLAIM_TTL_SECS = 60.0
 _MAX_LIST_BYTES = 4 << 20
@@ -44,13 +42,18 @@ class LogListStore:
         cache: the lists in Redis.
         fetcher: makes what reads URLs, once for each list and attempt, so that one server's
             Retry-After delays no other list.
+        interval: seconds between two requests to a list's server; 0: on request only.
 
     Attributes:
         rejections: number of lists rejected or not obtained, by list and reason.
     """
 
     def __init__(
-        self, settings: Sequence[Setting], cache: LogListCache, fetcher: Callable[[str], Fetcher]
+        self,
+        settings: Sequence[Setting],
+        cache: LogListCache,
+        fetcher: Callable[[str], Fetcher],
+        interval: float = 3600.0,
     ) -> None:
         self.sources = tuple(Source(setting) for setting in settings)
         self.rejections: Counter[tuple[str, Reason]] = Counter(
@@ -58,6 +61,8 @@ class LogListStore:
         )
         self._cache = cache
         self._fetcher = fetcher
+        interval = interval or _NEVER_SECS
+        self._refresh_after = Backoff(interval, interval)
         self._current: dict[Source, VerifiedList] = {}
         self._statuses: dict[Source, ListStatus] = {}
         self._logged: dict[Source, Reason] = {}  # of the last rejection, until one is accepted
@@ -142,7 +147,8 @@ class LogListStore:
             self._use(source, verified, "redis")
 
     async def _refresh(self, source: Source) -> None:
-        if not await self._cache.claim_refresh(source.id, _CLAIM_TTL_SECS):
+        latest = 2 * self._refresh_after.maximum
+        if not await self._cache.claim_refresh(source.id, _CLAIM_TTL_SECS, latest):
             return
         status = self._statuses.get(source, ListStatus(source.id))
         current = self._current.get(source)
@@ -162,7 +168,7 @@ class LogListStore:
         if self._logged.pop(source, None) is not None:
             _log.info("log list recovered", list=source.name)
         await self._cache.record_success(
-            source.id, _REFRESH(0), validators.etag, validators.modified
+            source.id, self._refresh_after(0), validators.etag, validators.modified
         )
 
     async def _fetch(

@@ -44,12 +44,12 @@ class Case:
     previous: LogList = field(default_factory=lambda: edition(1, LOG))
     state: LogState = FOLLOWED
 
-    def judged(self) -> RetirementPlan:
+    def judged(self, *, keep: bool = False) -> RetirementPlan:
         raw = msgspec.Raw(msgspec.json.encode(LOG))
         listed = {log.id: ListedEntry(self.previous.rank, raw) for log in self.previous.logs}
         source = ListedLog("list", "a list", self.is_signed, self.current, listed)
         wanted = {log.id: log for log in self.wanted}
-        return plan_retirements(wanted, {LOG.id: self.state}, [source], NOW)
+        return plan_retirements(wanted, {LOG.id: self.state}, [source], NOW, keep=keep)
 
 
 RETIRED = {
@@ -87,6 +87,17 @@ NOT_RETIRED = {
 @pytest.mark.parametrize("why", NOT_RETIRED)
 def test_what_is_not_retired(why: str) -> None:
     assert not NOT_RETIRED[why].judged().retire
+
+
+@pytest.mark.parametrize("why", RETIRED)
+def test_a_log_that_is_kept_is_followed_until_a_command_retires_it(why: str) -> None:
+    plan = RETIRED[why].judged(keep=True)
+    assert not plan.retire
+    assert plan.logs == {LOG.id: LOG}
+    case = RETIRED[why]
+    by_command = Case(case.current, is_signed=case.is_signed, state=retired("command"))
+    (log,) = by_command.judged(keep=True).logs.values()
+    assert log.drain is not None
 
 
 def test_a_list_names_what_is_followed_once_an_edition() -> None:

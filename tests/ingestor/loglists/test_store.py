@@ -32,7 +32,8 @@ async def opened(site: Site) -> AsyncIterator[Open]:
     """Opens a library as an ingestor has it, on the one Redis of the site."""
     async with http_client() as http:
         fetcher = partial(Fetcher, http, retry=Retry(1, LOG_LIST), timeout=5.0)
-        yield lambda *settings: LogListStore(settings, LogListCache(site.redis, site.keys), fetcher)
+        cache = LogListCache(site.redis, site.keys)
+        yield lambda *settings, interval=3600.0: LogListStore(settings, cache, fetcher, interval)
 
 
 async def refreshed(library: LogListStore) -> LogListStore:
@@ -73,6 +74,28 @@ async def test_a_list_is_read_once_and_then_only_when_it_changes(site: Site, ope
     assert (line["event"], line["version"], line["logs"]) == ("log list accepted", "1.1", 3)
     (age,) = library.ages().values()
     assert age < 60
+
+
+@pytest.mark.parametrize("interval", [0.0, 86_400.0])
+async def test_a_list_is_due_after_the_configured_interval_or_on_request(
+    site: Site, opened: Open, interval: float
+) -> None:
+    library = await refreshed(opened(await simlogs(site), interval=interval))
+    (first,) = await site.shelf.statuses()
+    assert first.checked is not None
+    wait = (first.due - first.checked) / 1000
+    assert 0.4 * (interval or 1e8) < wait
+    await library.refresh()
+    (second,) = await site.shelf.statuses()
+    assert second == first, "it is not due"
+    await refreshed(library)
+    (third,) = await site.shelf.statuses()
+    assert third.checked is not None
+    assert third.checked > first.checked
+    # A process with a shorter interval does not wait for the due time of this one.
+    await opened(library.sources[0].setting, interval=3600.0).refresh()
+    (fourth,) = await site.shelf.statuses()
+    assert fourth.due - (fourth.checked or 0) <= 3_600_000
 
 
 REJECTED = [

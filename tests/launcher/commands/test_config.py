@@ -95,7 +95,7 @@ def test_each_value_and_where_it_was_said(directory: Path) -> None:
     }
     found = {key: tuple(shown["settings"][key].values()) for key in expected}
     assert found == expected
-    assert ["buffer_size is not needed here" in notice for notice in shown["notices"]] == [True]
+    assert ["buffer_size has no effect here" in notice for notice in shown["notices"]] == [True]
 
 
 def test_the_yaml_is_a_configuration_that_says_the_same(directory: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_check_says_that_it_is_fine_and_what_has_no_effect(directory: Path) ->
     result = config(directory, "--check")
     assert result.returncode == 0
     note, verdict = result.stdout.splitlines()
-    assert note.startswith("note: config.yaml:2: buffer_size is not needed here: ")
+    assert note.startswith("note: config.yaml:2: buffer_size has no effect here: ")
     assert verdict == "OK: config.yaml"
 
 

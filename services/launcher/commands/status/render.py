@@ -22,6 +22,7 @@ from certbus.cluster_report import (
 from launcher.terminal import escape_control_chars
 
 _STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
+_LOG_STYLES: Final = {**_STYLES, "excluded": "dim"}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _MIN_LOGS: Final = 3  # rows, even if the terminal is too small
 _ENOUGH_LOGS: Final = 12  # rows that take precedence over the tables of processes and streams
@@ -64,7 +65,7 @@ def _trouble(log: LogReport) -> str:
 _LOGS: Final = (
     Column(
         "log",
-        lambda log: Text(escape_control_chars(log.name), style=_STYLES[log.status]),
+        lambda log: Text(escape_control_chars(log.name), style=_LOG_STYLES[log.status]),
         left=True,
     ),
     Column("operator", lambda log: escape_control_chars(log.operator), 170, left=True),
@@ -81,7 +82,11 @@ _LOGS: Final = (
     Column("owner", lambda log: log.owner or "-", 190, left=True),
     Column(
         "",
-        lambda log: Text(escape_control_chars(_trouble(log)), style="red"),
+        lambda log: (
+            Text("excluded", style="dim")
+            if log.status == "excluded"
+            else Text(escape_control_chars(_trouble(log)), style="red")
+        ),
         left=True,
         takes=True,
     ),
@@ -156,7 +161,7 @@ def _logs(logs: Sequence[LogReport], width: int, max_rows: int | None) -> Render
             max_width=max(width // 4, 20) if column.left and not column.takes else None,
         )
     table.expand = True
-    order = sorted(logs, key=lambda log: (not _trouble(log), -log.behind))
+    order = sorted(logs, key=lambda log: (log.status == "excluded", not _trouble(log), -log.behind))
     for log in order[:max_rows]:
         table.add_row(*(column.cell(log) for column in columns))
     if not order:
@@ -173,7 +178,7 @@ def _retired(logs: Sequence[RetiredLog]) -> Text:
 
 
 def _verdict(report: ClusterReport) -> Text:
-    counts = {status: sum(log.status == status for log in report.logs) for status in _STYLES}
+    counts = {status: sum(log.status == status for log in report.logs) for status in _LOG_STYLES}
     states = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     used = _bytes(report.redis_bytes)
     limit = f" of {_bytes(report.redis_max_bytes)}" if report.redis_max_bytes else ""
