@@ -145,9 +145,7 @@ class CTLog(msgspec.Struct, frozen=True):
     #: answers lengthen it, up to a second. 0 is no limit.
     default_operator_rate_limit_ms: Count = 25
     #: The same for single operators, by name in any case.
-    operator_rate_limits: Mapping[str, Count] = msgspec.field(
-        default_factory=lambda: {"digicert": 1000}
-    )
+    operator_rate_limits: Mapping[str, Count] = {}
 
 
 class Dedup(msgspec.Struct, frozen=True):

@@ -29,6 +29,11 @@ LOG_PREFIX = "certstream_ct_log"
 FetchOutcome = Literal[
     "ok", "rate_limited", "server_error", "refused", "timeout", "unreachable", "broken"
 ]
+FAILED_FETCHES: Final[frozenset[FetchOutcome]] = frozenset(
+    ("server_error", "timeout", "unreachable", "broken")
+)
+"""Outcomes that show that a log is overloaded or down."""
+
 FailureReason = Literal["fenced", "missing", "stale", "full", "refused", "timeout", "away"]
 TaskName = Literal["assignment", "heartbeat", "log_lists", "reload", "trimming"]
 """Tasks that fail alone, see `certtasks`."""

@@ -30,9 +30,10 @@ from ingestor.client.static_ct import Identity, StaticCtLog
 from ingestor.client.throttle import OperatorThrottle
 from ingestor.cpu import Cpu
 from ingestor.log import Kind, Log
-from ingestor.metrics import Metrics
+from ingestor.metrics import FAILED_FETCHES, FetchOutcome, Metrics
 from ingestor.pipeline.follower import Follower, PollSettings
 from ingestor.pipeline.poll_schedule import poll_phases
+from ingestor.pipeline.prefetch import FetchedBytes, InFlight
 from ingestor.pipeline.publish import WindowPublisher
 from ingestor.redis_retry import RedisRetry
 from ingestor.verification.alerts import IntegrityAlerts
@@ -59,6 +60,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         metrics: those of this process.
         phases: of the polls of the next logs, as fractions of an interval.
         cpu: the CPU time of this process.
+        fetched: bytes of entries that its logs have fetched ahead.
     """
 
     config: Config
@@ -74,6 +76,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
     metrics: Metrics
     phases: Iterator[float] = msgspec.field(default_factory=poll_phases)
     cpu: Cpu = msgspec.field(default_factory=Cpu)
+    fetched: FetchedBytes = msgspec.field(default_factory=FetchedBytes)
 
     @property
     def retry(self) -> Retry:
@@ -98,23 +101,43 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             open=Backoff(closed.initial, settings.health_check_interval_secs),
         )
 
-    def fetcher(self, log: Log, circuit: CircuitBreaker) -> Fetcher:
-        """Make the HTTP client of `log`, which respects its circuit and its operator's limit."""
-        settings, metrics = self.config.ct_log, self.metrics
-        interval = _interval(log.operator, settings)
-        waited = metrics.operator_wait.labels(log.operator or "unknown").inc
-        throttle = OperatorThrottle(
-            log, interval, circuit, self.operators, self.redis_retry, waited
-        )
-        timeout, measured = settings.request_timeout_secs, metrics.fetches(log.operator, log.name)
-        return Fetcher(self.http, log.name, self.retry, timeout, measured, throttle, log.listed_at)
+    def client(
+        self, log: Log, in_flight: InFlight | None = None
+    ) -> tuple[LogClient, LogAvailability]:
+        """Make what reads `log`, and what decides when it may be read.
 
-    def client(self, log: Log) -> tuple[LogClient, LogAvailability]:
-        """Make what reads `log`, and what decides when it may be read."""
+        Args:
+            log: the log.
+            in_flight: learns of failed requests; None: nothing does.
+        """
         self.metrics.log(log.name)  # its series begin at 0, also if it never answers
+        settings, metrics = self.config.ct_log, self.metrics
         circuit = CircuitBreaker(self.circuit_policy)
-        fetcher = self.fetcher(log, circuit)
         availability = LogAvailability(log, circuit, self.circuits, self.redis_retry)
+        count = metrics.fetches(log.operator, log.name)
+
+        def measured(outcome: FetchOutcome, spent: float) -> None:
+            count(outcome, spent)
+            if in_flight is not None and outcome in FAILED_FETCHES:
+                in_flight.failed()
+
+        fetcher = Fetcher(
+            self.http,
+            log.name,
+            self.retry,
+            settings.request_timeout_secs,
+            measured,
+            OperatorThrottle(
+                log,
+                _interval(log.operator, settings),
+                circuit,
+                self.operators,
+                self.redis_retry,
+                metrics.operator_wait.labels(log.operator or "unknown").inc,
+            ),
+            log.listed_at,
+            availability.record_rate_limit,
+        )
         if log.kind is Kind.RFC6962:
             return Rfc6962Log(log.base, fetcher, self.cpu), availability
         identity = Identity(log.key_sha256, log.origin)
@@ -124,7 +147,8 @@ class FollowerFactory(msgspec.Struct, frozen=True):
     def follower(self, log: Log, lease: Lease) -> Follower:
         """Make the follower of `log` under `lease`."""
         ct_log = self.config.ct_log
-        client, availability = self.client(log)
+        in_flight = InFlight(ct_log.fetch_concurrency)
+        client, availability = self.client(log, in_flight)
         writer = MessageWriter(
             Source(log.name, f"{log.base}/", log.operator, log.kind.value),
             client.entry_url,
@@ -134,7 +158,6 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         )
         settings = PollSettings(
             batch_size=log.batch_size or ct_log.batch_size,
-            concurrency=ct_log.fetch_concurrency,
             interval=(log.poll_interval_ms or ct_log.poll_interval_ms) / 1000,
             phase=next(self.phases),
         )
@@ -157,7 +180,9 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             min_refusal_secs=2 * self.retry.backoff.maximum,
             cpu=self.cpu,
         )
-        return Follower(log, client, publisher, verifier, availability, settings)
+        return Follower(
+            log, client, publisher, verifier, availability, settings, in_flight, self.fetched
+        )
 
     def alerts(self, log: Log) -> IntegrityAlerts:
         """Make the integrity alerts of `log` before it is followed."""

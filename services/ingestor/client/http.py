@@ -20,7 +20,7 @@ import http
 import re
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC
 from functools import partial
 from importlib.metadata import version
@@ -136,6 +136,8 @@ class Fetcher:
         turns: when the log may be requested; None: at any time.
         listed_at: server of the list that names the log, as `Log.listed_at`; None: it is
             configured, so its URL may lead to any address.
+        limited: waits after a 429, or until the log's pause ends; the request is then sent again.
+            None: a 429 is an error.
     """
 
     def __init__(
@@ -147,8 +149,10 @@ class Fetcher:
         measured: Measured = lambda _outcome, _spent: None,
         turns: OperatorThrottle | None = None,
         listed_at: str | None = None,
+        limited: Callable[[LogError], Awaitable[None]] | None = None,
     ) -> None:
         self.log = log
+        self._limited = limited
         self._listed_at = listed_at
         self._trusted = listed_at in (None, FILE)
         self._measured = measured
@@ -168,14 +172,19 @@ class Fetcher:
             LogError: the last attempt's error; which one, see `errors.py`.
         """
         single = self._turns is not None and self._turns.unlimited
-        for attempt in range(0 if single else self._retry.attempts - 1):
+        failures = 0
+        while True:
             try:
                 return (await self._attempt(url, limit)).body
             except LogError as error:
-                if not _worth_retrying(error):
+                if self._limited is not None and error.is_rate_limit:
+                    await self._limited(error)
+                    continue
+                failures += 1
+                last = single or failures >= self._retry.attempts
+                if last or not _worth_retrying(error):
                     raise
-            await asyncio.sleep(self._retry.backoff(attempt))
-        return (await self._attempt(url, limit)).body
+            await asyncio.sleep(self._retry.backoff(failures - 1))
 
     async def get_external(self, url: str, limit: int, had: Validators) -> Version | None:
         """Fetch a body in one attempt, unless it is the one that was had before.

@@ -2,12 +2,17 @@
 
 It runs under one lease, from the index that Redis returned with it, until the lease is lost or the
 task is cancelled. A log that cannot be read is retried for ever, when its circuit breaker allows.
+
+Tree heads are polled while entries are fetched, unless more than one round of requests is missing
+below the largest one. Each head that was shown is reached in turn, so that what is published up to
+it needs no proof, and the requests for a larger one are already in flight.
 """
 
 import asyncio
 import shlex
 import time
-from contextlib import aclosing
+from bisect import insort
+from operator import attrgetter
 
 import msgspec
 import structlog
@@ -25,16 +30,17 @@ from ingestor.client.errors import (
 from ingestor.client.interface import LogClient
 from ingestor.client.log_availability import LogAvailability
 from ingestor.log import Log
-from ingestor.pipeline.poll_schedule import IdleBackoff, next_poll
-from ingestor.pipeline.prefetch import InFlight, prefetch_windows
+from ingestor.pipeline.page_size import PageSize
+from ingestor.pipeline.poll_schedule import PollSchedule
+from ingestor.pipeline.prefetch import FetchedBytes, InFlight, Prefetch
 from ingestor.pipeline.publish import PositionChanged, WindowPublisher
-from ingestor.pipeline.window_size import WindowSize
 from ingestor.verification.entry_proofs import split_at_unparsed
 from ingestor.verification.verifier import Verifier
-from ingestor.window import VerifiedWindow
+from ingestor.window import VerifiedWindow, Window
 
 # Failures in a row after which entries may be unreadable for ever.
 _HINT_AFTER_FAILURES = 4
+_MAX_HEADS = 64
 _TILE_HINT = "; its entries are read from a tile of a larger tree, when the log has one"
 
 _log = structlog.get_logger(__name__)
@@ -45,13 +51,11 @@ class PollSettings(msgspec.Struct, frozen=True):
 
     Attributes:
         batch_size: entries a request.
-        concurrency: windows fetched at the same time.
-        interval: seconds from one tree head to the next, while the log grows.
+        interval: shortest time from one poll of the tree head to the next, seconds.
         phase: of the polls, as a fraction of the interval.
     """
 
     batch_size: int
-    concurrency: int
     interval: float
     phase: float
 
@@ -116,6 +120,8 @@ class Follower:
         verifier: verifies its windows.
         availability: decides when to retry it.
         settings: how to read it.
+        in_flight: how many requests for its entries are sent at the same time.
+        fetched: shared with the other logs of the process.
 
     Attributes:
         log: the log.
@@ -133,6 +139,8 @@ class Follower:
         verifier: Verifier,
         availability: LogAvailability,
         settings: PollSettings,
+        in_flight: InFlight,
+        fetched: FetchedBytes,
     ) -> None:
         self.log = log
         self.publisher = publisher
@@ -140,9 +148,13 @@ class Follower:
         self.availability = availability
         self.health = LogHealth()
         self._client = client
-        self._settings = settings
-        self._size = WindowSize(settings.batch_size, client.tile)
-        self._in_flight = InFlight(settings.concurrency)
+        self._page = PageSize(settings.batch_size, client.tile)
+        self._in_flight = in_flight
+        self._prefetch = Prefetch(client, publisher.next, self._page, in_flight, fetched)
+        self._polls = PollSchedule(settings.interval, settings.phase)
+        self._poll: asyncio.Task[TreeHead] | None = None
+        self._target: TreeHead | None = None  # to reach; None at the head and after a failure
+        self._later: list[TreeHead] = []  # larger ones that the log has shown, by size
         self._unread = Backlog()
 
     @property
@@ -177,70 +189,139 @@ class Follower:
         Raises:
             LeaseLost: another worker owns the log.
         """
-        loop = asyncio.get_running_loop()
         await self.availability.load()
         await self.verifier.load(self.publisher.next)
-        idle = IdleBackoff()
-        while True:
+        try:
             await self.availability.can_poll()
-            polled = loop.time()
-            try:
-                newest = await self._client.tree_head()
-                if self.verifier.is_signed(newest):  # otherwise anyone may have made it
-                    idle.record(newest.size)
-                    self.health.record_head(newest)
-                head = await self.verifier.select_tree_head(newest, self.publisher.next)
-                await self._catch_up(head)
-            except LogError as error:
-                await self.availability.record_failure(error)
-                if isinstance(error, IntegrityViolation):
-                    await self.verifier.alerts.violation(error, self.publisher.next)
-            except PositionChanged as changed:
-                _log.info("log position changed", log=self.log.name, next=changed.next)
-                await self.verifier.load(changed.next)
+            while True:
+                try:
+                    await self._step()
+                except LogError as error:
+                    self._polls.poll_now()
+                    await self.availability.record_failure(error)
+                    if isinstance(error, IntegrityViolation):
+                        await self.verifier.alerts.violation(error, self.publisher.next)
+                    await self.availability.can_poll()
+                except PositionChanged as changed:
+                    _log.info("log position changed", log=self.log.name, next=changed.next)
+                    await self.verifier.load(changed.next)
+                    await self._restart()
+        finally:
+            await self._restart()
+
+    async def _step(self) -> None:
+        """Handle a tree head that has arrived, or else publish a run of entries."""
+        loop = asyncio.get_running_loop()
+        if self._poll is not None and self._poll.done():
+            poll, self._poll = self._poll, None
+            await self._select(poll.result())
+            return
+        is_behind = self._prefetch.missing_requests > self._in_flight.limit
+        if self._poll is None and not is_behind and loop.time() >= self._polls.due:
+            self._poll = asyncio.create_task(self._request_head())
+            self._poll.add_done_callback(lambda _: self._prefetch.interrupt())
+        if self._target is None:
+            if self._poll is not None:
+                await asyncio.wait([self._poll])
             else:
-                await self._record_success(head)
-                settings = self._settings
-                due = next_poll(polled, idle.interval(settings.interval), settings.phase)
-                await asyncio.sleep(due - loop.time())
+                await asyncio.sleep(self._polls.due - loop.time())
+            return
+        polls = self._poll is None and not is_behind
+        await self._publish_next(self._target, self._polls.due if polls else None)
 
-    async def _catch_up(self, head: TreeHead) -> None:
-        """Publish all entries up to `head`; a `TwoPassCheck` takes two passes."""
-        while self.publisher.next < head.size:
-            try:
-                await self._pass(head)
-            except (IntegrityViolation, ProofUnavailable):
-                raise
-            except LogError as error:
-                if error.is_rate_limit:
-                    raise
-                self._record_unreadable(head)
-                failures = self._unread.failures
-                if isinstance(error, TileGone) or failures >= _HINT_AFTER_FAILURES:
-                    self.verifier.mark_unreachable()
-                error.problem += _TILE_HINT if isinstance(error, TileGone) else self._skip_hint
-                raise
+    async def _request_head(self) -> TreeHead:
+        """Poll the tree head; entries below it may be requested from then on."""
+        loop = asyncio.get_running_loop()
+        punctual = loop.time() - self._polls.due <= 1.0
+        head = await self._client.tree_head()
+        if self.verifier.is_signed(head):  # otherwise anyone may have made it
+            self._polls.record(head.size, loop.time(), punctual=punctual)
+            self.health.record_head(head)
+            if self._target is not None:
+                self._prefetch.extend(head.size)
+        return head
 
-    async def _pass(self, head: TreeHead) -> None:
-        """Fetch all entries up to `head`; verify, publish and mark each window in order."""
-        runs = prefetch_windows(
-            self._client,
-            self.publisher.next,
-            head.size,
-            self._size,
-            self._in_flight,
-            self.availability.record_rate_limit,
-        )
-        async with aclosing(runs):
-            async for run in runs:
-                for windows in split_at_unparsed(run):
-                    verified = await self.verifier.verify(windows, head)
-                    for window in verified:
-                        await self.publisher.publish(window)
-                        self.verifier.mark_verified(window)
-                        await self._check_rejections(window)
-                    if verified:
-                        await self._record_progress()
+    async def _select(self, head: TreeHead) -> None:
+        """Choose what to reach, after the log has shown a head.
+
+        Raises:
+            LogError: the head must not be used.
+        """
+        target = self._target
+        if target is not None and head.size > target.size and self.verifier.is_signed(head):
+            if len(self._later) >= _MAX_HEADS:
+                self._later.pop()
+            insort(self._later, head, key=attrgetter("size"))
+            return
+        self._target = None
+        target = await self.verifier.select_tree_head(head, self.publisher.next)
+        await self._aim(target)
+
+    async def _aim(self, target: TreeHead) -> None:
+        """Reach a tree head, or those after it if there is nothing to read up to it."""
+        while self.publisher.next >= target.size:
+            while self._later and self._later[0].size <= self.publisher.next:
+                self._later.pop(0)
+            self._target = None
+            if not self._later:
+                await self._record_success(target)
+                return
+            target = await self.verifier.select_tree_head(self._later.pop(0), self.publisher.next)
+        self._target = target
+        self._prefetch.extend(target.size)
+
+    async def _restart(self) -> None:
+        """Drop what was fetched and shown; poll the tree head next."""
+        self._target = None
+        self._later.clear()
+        self._polls.poll_now()
+        if self._poll is not None:
+            self._poll.cancel()
+            await asyncio.gather(self._poll, return_exceptions=True)
+            self._poll = None
+        await self._prefetch.restart(self.publisher.next)
+
+    async def _publish_next(self, target: TreeHead, deadline: float | None) -> None:
+        """Publish the next run below `target`, unless a poll is due or ends before it arrives."""
+        try:
+            run = await self._prefetch.run(target.size, deadline)
+        except (IntegrityViolation, ProofUnavailable):  # of an issuer
+            await self._restart()
+            raise
+        except LogError as error:
+            self._target = None  # the replicas that answer may have a smaller tree
+            self._record_unreadable(target)
+            failures = self._unread.failures
+            if isinstance(error, TileGone) or failures >= _HINT_AFTER_FAILURES:
+                self.verifier.mark_unreachable()
+                await self._restart()
+            error.problem += _TILE_HINT if isinstance(error, TileGone) else self._skip_hint
+            raise
+        if not run:
+            return
+        try:
+            await self._publish(run, target)
+        except (IntegrityViolation, ProofUnavailable):
+            await self._restart()
+            raise
+        if self.publisher.next >= target.size:
+            await self._aim(target)
+        elif self._prefetch.next >= target.size:  # a `TwoPassCheck` has read all of it once
+            await self._prefetch.restart(self.publisher.next)
+            self._prefetch.extend(target.size)
+
+    async def _publish(self, run: list[Window], target: TreeHead) -> None:
+        """Verify, publish and mark the windows of a run."""
+        for windows in split_at_unparsed(run):
+            verified = await self.verifier.verify(windows, target)
+            for window in verified:
+                await self.publisher.publish(window)
+                self.verifier.mark_verified(window)
+                await self._check_rejections(window)
+            last = windows[-1]
+            self._prefetch.take(last.first + len(last.entries))
+            if verified:
+                await self._record_progress()
 
     async def _record_progress(self) -> None:
         """Report missing issuers, and note that the log could be read."""
@@ -274,15 +355,15 @@ class Follower:
         if first != self._unread.first:
             self._unread = Backlog(first)
         if self._unread.failures > 0:
-            self._size.record_unreadable()
-        end = self._size.end(first, head.size)
+            self._page.record_unreadable()
+        end = self._page.end(first, head.size)
         self._unread = Backlog(first, end, self._unread.failures + 1)
 
     @property
     def _skip_hint(self) -> str:
         """What an operator can do if entries remain unreadable."""
         first, end, failures = self._unread.first, self._unread.end, self._unread.failures
-        if failures < _HINT_AFTER_FAILURES or end - first > self._size.least:
+        if failures < _HINT_AFTER_FAILURES or end - first > self._page.least:
             return ""
         hint = self.log.skip_hint(end)
         return f" (entry {first}, {failures} times; if it never can be read, {hint})"

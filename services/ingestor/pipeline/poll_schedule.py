@@ -1,21 +1,30 @@
-"""When to poll: each log of a worker in its own phase of the interval, idle logs less often.
+"""When to poll the tree head of one log. No I/O, no clock.
 
-If all logs were polled at once, their entries would arrive in one burst, and the last certificate
-of a burst waits until all others are parsed and sent. Phases that are a golden section apart are
-spread evenly over the interval for any number of logs, and none moves when one is added.
+A log is polled when a new tree head is likely. Some logs publish one each second, others one an
+hour. `PollSchedule` learns the time between two of them:
 
-Most logs of a list take no more entries. The interval doubles after every `POLLS_PER_STEP` polls
-without growth, up to `MAX_FACTOR` intervals. So an entry waits for at most about an eighth of the
-idle time before it.
+    before 3/4 of the shortest recent gap      no poll
+    up to twice the longest recent gap         a poll each interval, or 1/40 of the silence so far
+    after that, and before gaps are known      a poll each interval, or 1/8 of the silence so far
+
+A log is polled at least every `MAX_SECS`. If all logs were polled at once, their entries would
+arrive in one burst. So polls that are one interval apart have a phase of their own: phases that are
+a golden section apart are spread evenly for any number of logs, and none moves when one is added.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from itertools import count
 
-POLLS_PER_STEP = 8
-MAX_FACTOR = 32
+MAX_SECS = 300.0
+MAX_GAPS = 8
+MIN_GAPS = 3
+"""Gaps that are remembered, and after how many they count."""
 
+_EARLY = 0.75
+_LIKELY_PART = 1 / 40
+_UNLIKELY_PART = 1 / 8
 _GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
 
 
@@ -24,32 +33,65 @@ def poll_phases() -> Iterator[float]:
     return (n * _GOLDEN_SECTION % 1 for n in count())
 
 
-def next_poll(last: float, interval: float, phase: float) -> float:
-    """Return the time of the next poll: in the log's phase, nearest to one interval later.
+def in_phase(due: float, interval: float, phase: float) -> float:
+    """Return the time nearest to `due` in a phase.
 
     Args:
-        last: time of the last poll, seconds of a monotonic clock.
-        interval: seconds from poll to poll.
-        phase: of the log, as a fraction of the interval.
+        due: seconds of a monotonic clock.
+        interval: seconds from one time in that phase to the next.
+        phase: as a fraction of the interval.
     """
-    due = last + interval
     late = (due - phase * interval) % interval
     return due - late if late < interval / 2 else due - late + interval
 
 
-class IdleBackoff:
-    """The number of polls for which a log has not grown."""
+class PollSchedule:
+    """The polls of one log. Times are seconds of a monotonic clock.
 
-    def __init__(self) -> None:
+    Args:
+        interval: shortest time from poll to poll, seconds.
+        phase: of the polls, as a fraction of the interval.
+
+    Attributes:
+        due: time of the next poll.
+    """
+
+    def __init__(self, interval: float, phase: float) -> None:
+        self.due = 0.0
+        self._interval = interval
+        self._phase = phase
         self._size = -1
-        self._polls = 0
+        self._grown: float | None = None
+        self._polled: float | None = None
+        self._gaps: deque[float] = deque(maxlen=MAX_GAPS)
 
-    def record(self, size: int) -> None:
-        """Record the size of the tree that the log has shown."""
-        self._polls = 0 if size > self._size else self._polls + 1
-        # The log has not grown when a replica that was behind has caught up.
-        self._size = max(self._size, size)
+    def poll_now(self) -> None:
+        """Make a poll due: an attempt to read the log has failed."""
+        self.due = 0.0
 
-    def interval(self, shortest: float) -> float:
-        """Return the seconds to the next poll; `shortest` are those of a log that grows."""
-        return shortest * min(1 << min(self._polls // POLLS_PER_STEP, 32), MAX_FACTOR)
+    def record(self, size: int, now: float, *, punctual: bool) -> None:
+        """Record a poll; a smaller size, of a replica that is behind, is no growth.
+
+        Args:
+            size: of the tree that the log has shown.
+            now: time of the poll.
+            punctual: whether it was sent when it was due, so that it measures a gap.
+        """
+        if size > self._size:
+            if self._grown is not None and punctual:
+                self._gaps.append(now - self._grown)
+            self._size, self._grown = size, now
+        silence = now - (now if self._grown is None else self._grown)
+        self.due = min(self._next(now, silence), now + max(MAX_SECS, self._interval))
+
+    def _next(self, now: float, silence: float) -> float:
+        gaps = self._gaps if len(self._gaps) >= MIN_GAPS else ()
+        is_likely = bool(gaps) and silence <= 2 * max(gaps)
+        step = max(self._interval, silence * (_LIKELY_PART if is_likely else _UNLIKELY_PART))
+        if gaps and (early := _EARLY * min(gaps) - silence) > step:
+            return now + early
+        return (
+            in_phase(now + step, self._interval, self._phase)
+            if step == self._interval
+            else now + step
+        )

@@ -1,146 +1,363 @@
-"""Concurrent fetches of the windows of one log, returned in the order of the log.
+"""Entries of one log, fetched ahead of its position and returned in the order of the log.
 
-Windows are returned in runs of those that have arrived, so that one proof covers as many entries
-as possible.
+One request is one page. Requests are sent for the first missing pages, as many at a time as
+`InFlight` allows, and survive new tree heads: a larger head covers all entries of an older one.
+Answers that wait for an earlier one are bounded in bytes, per log and per ingestor.
+
+`Prefetch.run` returns a run of consecutive entries that have arrived. Each run needs one proof,
+unless it ends at the tree head. So a run is complete when it ends there, has `RUN_BYTES`, has
+waited for `GATHER_SECS`, or when the entries after it are not in flight.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
-from certbus.streams.batch import MAX_MESSAGES
+import msgspec
+
 from ctparse.entry import Entry, Rejected
-from ingestor.client.errors import LogError, ResponseTooLarge
+from ingestor.client.errors import ResponseTooLarge
 from ingestor.client.interface import LogClient
-from ingestor.pipeline.window_size import WindowSize
+from ingestor.pipeline.page_size import PageSize
 from ingestor.window import Window
 
-# For which a run waits, at least, for the windows after its first. Each run needs one proof; at
-# the tree head it needs none. Where requests are throttled, a proof delays a window by more than
-# the request of the window does.
-_MIN_GATHER_SECS = 0.5
-# Of entries that are fetched ahead, estimated by the last window. A real window of 1,024 entries
-# has 3 MB.
-_MAX_AHEAD_BYTES = 64 << 20
-# For which a run waits, at most, for windows that are late.
-_MAX_GATHER_SECS = 2.0
-_INITIAL_IN_FLIGHT = 4
+RUN_BYTES = 8 << 20
+"""Of the entries that one proof covers, about; 1,024 real entries have 3 MB."""
+
+GATHER_SECS = 5.0
+"""For which arrived entries wait for the entries after them, so that one proof covers both."""
+
+MAX_LOG_BYTES = 32 << 20
+MAX_PROCESS_BYTES = 256 << 20
+"""Of entries fetched ahead. Besides, each log may have one answer, so that none is stopped."""
+
+WINDOW_ENTRIES = 1024
+"""Of a window: one lookup of known certificates, and a few batches."""
+
+_INITIAL_IN_FLIGHT = 8
+_FIRST_ESTIMATE_BYTES = 3 << 10  # of an entry, before the first answer
 
 
 class InFlight:
-    """How many requests of one log are under way.
+    """How many requests of one log are sent at the same time.
 
-    One more after each round of good answers, half as many after a failure, never more than
-    configured. So a slow log settles where it answers in time, and a fast one is filled.
+    One more after each round of answers while requests wait, half as many after a failure, never
+    more than configured. So a slow log settles where it answers in time, and a fast one is filled.
+    Failures of requests that were sent before the last reduction do not count again.
 
     Args:
         most: the configured bound (`ct_log.fetch_concurrency`).
 
     Attributes:
         limit: at present.
+        most: as given.
     """
 
     def __init__(self, most: int) -> None:
         self.limit = min(_INITIAL_IN_FLIGHT, most)
-        self._most = most
+        self.most = most
         self._answers = 0
+        self._ignored = 0  # outcomes of requests sent before the last reduction
 
-    def answered(self) -> None:
-        """Count an answer."""
+    def answered(self, *, waiting: bool) -> None:
+        """Count an answer; `waiting`: whether a request waits for another one to end."""
+        self._ignored = max(0, self._ignored - 1)
+        if not waiting or self.limit >= self.most:
+            self._answers = 0
+            return
         self._answers += 1
-        if self._answers >= self.limit and self.limit < self._most:
+        if self._answers >= self.limit:
             self.limit += 1
             self._answers = 0
 
     def failed(self) -> None:
         """Count a lost connection, a time-out or another failure of a request."""
+        if self._ignored:
+            self._ignored -= 1
+            return
+        self._ignored = self.limit - 1
         self.limit = max(1, self.limit // 2)
         self._answers = 0
 
 
-async def prefetch_windows(
-    client: LogClient,
-    start: int,
-    head: int,
-    size: WindowSize,
-    in_flight: InFlight,
-    paused: Callable[[LogError], Awaitable[None]] | None = None,
-) -> AsyncGenerator[list[Window]]:
-    """Yield every window of [start, head), in order, in runs of at most `in_flight.limit`.
+class FetchedBytes:
+    """Bytes of the entries that all logs of a process have fetched ahead.
 
-    Besides the run that the caller holds, at most `in_flight.limit` windows are being fetched or
-    wait: this bounds memory if the log is fast and Redis is slow. `_MAX_AHEAD_BYTES` reduces their
-    number if windows are unusually large. Close the generator (`contextlib.aclosing`) to cancel
-    the fetches.
+    Attributes:
+        used: at present, requests in flight included, about.
+    """
+
+    def __init__(self) -> None:
+        self.used = 0
+
+
+class _Piece(msgspec.Struct, eq=False):
+    """A range of entries that one request fetches.
+
+    Attributes:
+        start: index of the first entry.
+        end: index after the last.
+        task: the request, while it is in flight.
+        entries: the answer.
+        error: why there is none; the request is sent again after `Prefetch.run` has raised it.
+        bytes: of the answer, estimated while it is in flight.
+    """
+
+    start: int
+    end: int
+    task: asyncio.Task[None] | None = None
+    entries: list[Entry | Rejected] | None = None
+    error: Exception | None = None
+    bytes: int = 0
+
+
+class Prefetch:
+    """The entries of one log from its position on. The follower's task owns it.
 
     Args:
         client: reads the log.
         start: the first entry.
-        head: entries of the tree.
-        size: of the windows.
-        in_flight: how many are fetched at the same time.
-        paused: waits after a 429, whose request is then sent again; None: a 429 is a failure.
+        page: size of the log's pages.
+        in_flight: how many requests are sent at the same time.
+        fetched: shared with the other logs of the process.
 
-    Raises:
-        LogError: a window cannot be read. All windows before it have been yielded.
+    Attributes:
+        next: index of the first entry that was not taken.
+        head: entries that may be requested.
+        arrived: set when an answer or an error arrives.
     """
-    loop = asyncio.get_running_loop()
-    fetching: deque[asyncio.Task[Window]] = deque()
-    limit = in_flight.limit
 
-    async def fetch(first: int, end: int) -> Window:
+    def __init__(
+        self,
+        client: LogClient,
+        start: int,
+        page: PageSize,
+        in_flight: InFlight,
+        fetched: FetchedBytes | None = None,
+    ) -> None:
+        self.next = self.head = start
+        self.arrived = asyncio.Event()
+        self._client = client
+        self._page = page
+        self._in_flight = in_flight
+        self._fetched = fetched or FetchedBytes()
+        self._pieces: list[_Piece] = []
+        self._running = 0
+        self._bytes = 0  # of all pieces
+        self._entry_bytes = float(_FIRST_ESTIMATE_BYTES)
+        self._interrupted = False
+        self._since: float | None = None  # when the first piece arrived
+
+    @property
+    def missing_requests(self) -> int:
+        """Requests in flight and still to send below `head`, about."""
+        end = self._pieces[-1].end if self._pieces else self.next
+        absent = sum(piece.entries is None for piece in self._pieces)
+        return absent + -((end - self.head) // self._page.size)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether requests wait only because `in_flight` is at its configured bound."""
+        flight = self._in_flight
+        return self._running >= flight.limit >= flight.most and self.missing_requests > flight.most
+
+    def extend(self, head: int) -> None:
+        """Allow entries up to `head` to be requested, and send requests."""
+        self.head = max(self.head, head)
+        self._fill()
+
+    def interrupt(self) -> None:
+        """Make `run` return, at the latest when it waits next."""
+        self._interrupted = True
+        self.arrived.set()
+
+    async def run(self, target: int, deadline: float | None = None) -> list[Window]:
+        """Wait for a run of entries below `target` and return it; it stays until `take`.
+
+        Args:
+            target: size of the tree that proves them, above `next`.
+            deadline: time of the event loop; None: wait as long as it takes.
+
+        Returns:
+            Consecutive windows from `next`; empty after the deadline or `interrupt`.
+
+        Raises:
+            LogError: the next entry cannot be read. The next call requests it again.
+        """
+        loop = asyncio.get_running_loop()
+        self._retry_failed()
         while True:
-            try:
-                window = await _fetch(client, first, end, size)
-            except LogError as error:
-                if not error.is_rate_limit:
-                    in_flight.failed()
-                    raise
-                if paused is None:
-                    raise
-                await paused(error)
-            else:
-                in_flight.answered()
-                return window
+            self.arrived.clear()
+            ready, is_complete = self._ready(target)
+            now = loop.time()
+            if ready and (is_complete or now - (self._since or now) >= GATHER_SECS):
+                return list(_windows(self.next, ready, target))
+            if self._pieces and (error := self._pieces[0].error) is not None:
+                for piece in self._pieces:  # those of later pieces are out of date by then
+                    piece.error = None
+                raise error
+            interrupted, self._interrupted = self._interrupted, False
+            if interrupted or (deadline is not None and now >= deadline):
+                return []
+            ends = [] if deadline is None else [deadline]
+            if ready and self._since is not None:
+                ends.append(self._since + GATHER_SECS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(ends, default=None)):
+                    await self.arrived.wait()
 
-    def fill() -> None:
-        nonlocal start
-        while start < head and len(fetching) < limit:
-            end = size.end(start, head)
-            fetching.append(asyncio.create_task(fetch(start, end)))
-            start = end
+    def take(self, end: int) -> None:
+        """Drop the entries before `end`: they are published or read."""
+        self.next = end
+        while self._pieces and self._pieces[0].end <= end:
+            self._release(self._pieces.pop(0))
+        first = self._pieces[0] if self._pieces else None
+        if first is not None and first.entries is not None and first.start < end:
+            first.entries = first.entries[end - first.start :]
+            first.start = end
+        has_arrived = first is not None and first.entries is not None
+        self._since = asyncio.get_running_loop().time() if has_arrived else None
+        self._fill()
 
-    try:
-        fill()
-        while fetching:
-            began = loop.time()
-            await asyncio.wait([fetching[0]])
-            gather = min(_MAX_GATHER_SECS, max(_MIN_GATHER_SECS, loop.time() - began))
-            await asyncio.wait(fetching, timeout=gather, return_when=asyncio.FIRST_EXCEPTION)
-            run = [fetching[0].result()]
-            fetching.popleft()
-            while fetching and fetching[0].done() and fetching[0].exception() is None:
-                run.append(fetching.popleft().result())
-            limit = min(
-                in_flight.limit, max(1, _MAX_AHEAD_BYTES // max(1, _bytes(run[-1].entries)))
-            )
-            fill()  # before the caller processes the run, so that the log serves the next one
-            yield list(_joined(run))
-    finally:
-        for task in fetching:
+    async def restart(self, start: int) -> None:
+        """Drop all entries, cancel all requests, and continue at `start`; `head` is reset."""
+        pieces, self._pieces = self._pieces, []
+        tasks = [piece.task for piece in pieces if piece.task is not None]
+        for piece in pieces:
+            self._release(piece)
+        self.next = self.head = start
+        self._since = None
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*fetching, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ready(self, target: int) -> tuple[list[_Piece], bool]:
+        """Return the consecutive pieces that have arrived, and whether the run is complete."""
+        ready: list[_Piece] = []
+        size = 0
+        for piece in self._pieces:
+            if piece.start >= target or size >= RUN_BYTES:
+                return ready, True
+            if piece.entries is None:
+                return ready, piece.task is None
+            ready.append(piece)
+            size += piece.bytes
+        return ready, True  # nothing follows: a bound does not allow it
+
+    def _retry_failed(self) -> None:
+        """Send the requests again whose errors were raised or are out of date."""
+        failed = [piece for piece in self._pieces if piece.entries is None and piece.task is None]
+        for piece in failed:
+            self._split(piece)
+        self._fill()
+
+    def _split(self, piece: _Piece) -> None:
+        """Replace a piece without an answer by pieces of the present page size."""
+        at = self._pieces.index(piece)
+        parts = []
+        start = piece.start
+        while start < piece.end:
+            end = self._page.end(start, piece.end)
+            parts.append(_Piece(start, end))
+            start = end
+        if parts:
+            parts[0].error = piece.error
+        self._pieces[at : at + 1] = parts
+
+    def _fill(self) -> None:
+        """Send requests for the first missing entries."""
+        for piece in self._pieces:
+            is_missing = piece.entries is None and piece.task is None and piece.error is None
+            if is_missing and not self._send(piece):
+                return
+        while (start := self._pieces[-1].end if self._pieces else self.next) < self.head:
+            piece = _Piece(start, self._page.end(start, self.head))
+            if not self._may_send(piece):
+                return
+            self._pieces.append(piece)
+            self._send(piece)
+
+    def _may_send(self, piece: _Piece) -> bool:
+        if self._running >= (self._in_flight.limit if self._page.is_known else 1):
+            return False
+        expected = self._expected(piece)
+        is_first = piece.start <= self.next
+        return is_first or (
+            self._bytes + expected <= MAX_LOG_BYTES
+            and self._fetched.used + expected <= MAX_PROCESS_BYTES
+        )
+
+    def _expected(self, piece: _Piece) -> int:
+        return int((piece.end - piece.start) * self._entry_bytes)
+
+    def _send(self, piece: _Piece) -> bool:
+        if not self._may_send(piece):
+            return False
+        self._hold(piece, self._expected(piece))
+        self._running += 1
+        piece.task = asyncio.create_task(self._fetch(piece))
+        return True
+
+    async def _fetch(self, piece: _Piece) -> None:
+        try:
+            entries = await self._client.entries(piece.start, piece.end)
+        except Exception as error:  # noqa: BLE001  (the follower handles it, in the order of the log)
+            self._failed(piece, error)
+        else:
+            self._received(piece, entries)
+        finally:
+            piece.task = None
+            self._running -= 1
+        self._fill()
+        self.arrived.set()
+
+    def _failed(self, piece: _Piece, error: Exception) -> None:
+        requested = piece.end - piece.start
+        self._hold(piece, 0)
+        if isinstance(error, ResponseTooLarge) and requested > self._page.least:
+            self._page.record_too_large(requested)
+            middle = piece.start + requested // 2
+            at = self._pieces.index(piece)
+            self._pieces.insert(at + 1, _Piece(middle, piece.end))
+            piece.end = middle
+            return
+        piece.error = error
+
+    def _received(self, piece: _Piece, entries: list[Entry | Rejected]) -> None:
+        requested, returned = piece.end - piece.start, len(entries)
+        self._page.record_answer(piece.start, requested, returned)
+        waiting = self._pieces[-1].end < self.head or any(
+            each.entries is None and each.task is None for each in self._pieces
+        )
+        self._in_flight.answered(waiting=waiting)
+        if returned < requested:
+            at = self._pieces.index(piece)
+            rest = _Piece(piece.start + returned, piece.end)
+            piece.end = rest.start
+            if piece is not self._pieces[-1]:  # otherwise `_fill` requests the rest
+                self._pieces.insert(at + 1, rest)
+                self._split(rest)
+        piece.entries = entries
+        size = _bytes(entries)
+        self._entry_bytes = 0.8 * self._entry_bytes + 0.2 * size / max(1, returned)
+        self._hold(piece, size)
+        if piece is self._pieces[0]:
+            self._since = asyncio.get_running_loop().time()
+
+    def _hold(self, piece: _Piece, size: int) -> None:
+        self._bytes += size - piece.bytes
+        self._fetched.used += size - piece.bytes
+        piece.bytes = size
+
+    def _release(self, piece: _Piece) -> None:
+        self._hold(piece, 0)
 
 
-def _joined(run: Sequence[Window]) -> Iterator[Window]:
-    """Join consecutive windows to as many entries as one batch holds: a batch costs a script."""
-    first, entries = run[0].first, list(run[0].entries)
-    for window in run[1:]:
-        if len(entries) + len(window.entries) > MAX_MESSAGES:
-            yield Window(first, entries)
-            first, entries = window.first, []
-        entries += window.entries
-    yield Window(first, entries)
+def _windows(first: int, pieces: Sequence[_Piece], target: int) -> Iterator[Window]:
+    """Divide the entries of consecutive pieces below `target` into windows."""
+    entries = [entry for piece in pieces for entry in piece.entries or ()][: target - first]
+    for at in range(0, len(entries), WINDOW_ENTRIES):
+        yield Window(first + at, entries[at : at + WINDOW_ENTRIES])
 
 
 def _bytes(entries: Sequence[Entry | Rejected]) -> int:
@@ -152,22 +369,3 @@ def _bytes(entries: Sequence[Entry | Rejected]) -> int:
         + sum([len(entry.certificate) for entry in read])
         + sum(map(len, chains))
     )
-
-
-async def _fetch(client: LogClient, start: int, end: int, size: WindowSize) -> Window:
-    """Fetch all entries of [start, end), in as many requests as the log requires."""
-    entries: list[Entry | Rejected] = []
-    step = end - start
-    while (at := start + len(entries)) < end:
-        requested = min(step, end - at)
-        try:
-            answer = await client.entries(at, at + requested)
-        except ResponseTooLarge:
-            if requested <= size.least:
-                raise
-            size.record_too_large(requested)
-            step = requested // 2
-            continue
-        size.record_answer(requested, len(answer))
-        entries += answer
-    return Window(start, entries)

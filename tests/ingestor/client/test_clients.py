@@ -21,8 +21,8 @@ from ingestor.client.interface import Inclusion
 from ingestor.client.issuers import CAPACITY, RECENT, WINDOW, Issuers
 from ingestor.client.rfc6962 import MAX_ALONE, Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
-from ingestor.pipeline.prefetch import InFlight, prefetch_windows
-from ingestor.pipeline.window_size import WindowSize
+from ingestor.pipeline.page_size import PageSize
+from ingestor.pipeline.prefetch import InFlight, Prefetch
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
 from tests.paths import FIXTURES
 
@@ -104,8 +104,11 @@ async def test_an_entry_too_large_for_a_window_is_had_alone_or_rejected(
 
     async def reasons() -> dict[int, str]:
         found = {}
-        async for run in prefetch_windows(rfc6962, 0, 24, WindowSize(8), InFlight(2)):
-            for window in run:
+        ahead = Prefetch(rfc6962, 0, PageSize(8), InFlight(2))
+        ahead.extend(24)
+        while ahead.next < 24:
+            for window in await ahead.run(24):
+                ahead.take(window.first + len(window.entries))
                 for entry in window.entries:
                     assert isinstance(entry, Rejected)
                     found[entry.index] = entry.reason

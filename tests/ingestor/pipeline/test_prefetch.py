@@ -1,81 +1,104 @@
-"""Window sizes, and windows fetched ahead in the order of the log."""
+"""Page sizes, and entries fetched ahead in the order of the log."""
 
 import asyncio
 import random
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from certbus.streams.batch import MAX_MESSAGES
 from ctparse.entry import Entry, Rejected
 from ctparse.tree_head import TreeHead
-from ingestor.client.errors import LogError, ResponseTooLarge, UnexpectedStatus
+from ingestor.client.errors import LogError, ResponseTooLarge
 from ingestor.client.interface import Inclusion
-from ingestor.pipeline.prefetch import InFlight, prefetch_windows
-from ingestor.pipeline.window_size import WindowSize
+from ingestor.pipeline import prefetch as module
+from ingestor.pipeline.page_size import PageSize
+from ingestor.pipeline.prefetch import FetchedBytes, InFlight, Prefetch
 
 
-def test_windows_end_at_multiples_of_their_size() -> None:
-    size = WindowSize(256)
-    assert size.end(1000, 5000) == 1024
-    assert size.end(1024, 5000) == 1280
-    assert size.end(4999, 5000) == 5000
+def read(page: PageSize, start: int, end: int, answer: Callable[[int, int], int]) -> list[int]:
+    """Read [start, end) one request after the other; return the size of each answer."""
+    sizes = []
+    while start < end:
+        requested = page.end(start, end) - start
+        sizes.append(min(answer(start, requested), requested))
+        page.record_answer(start, requested, sizes[-1])
+        start += sizes[-1]
+    return sizes
 
 
-def test_one_short_answer_may_be_an_alignment_two_are_the_maximum_of_the_log() -> None:
-    size = WindowSize(1024)
-    size.record_answer(1024, 24)
-    assert size.size == 1024
-    size.record_answer(1024, 32)
-    assert size.size == 32
+def aligned(size: int) -> Callable[[int, int], int]:
+    """The answers of a log that stops at multiples of `size`."""
+    return lambda start, _: size - start % size
 
 
-def test_a_full_answer_between_forgives_a_short_one() -> None:
-    size = WindowSize(1024)
-    size.record_answer(1024, 24)
-    size.record_answer(1024, 1024)
-    size.record_answer(1024, 24)
-    assert size.size == 1024
+def test_requests_end_at_multiples_of_the_page() -> None:
+    page = PageSize(256)
+    page.record_answer(0, 256, 256)
+    assert page.end(1000, 5000) == 1024
+    assert page.end(1024, 5000) == 1280
+    assert page.end(4999, 5000) == 5000
 
 
-def test_short_answers_near_the_head_teach_nothing() -> None:
-    size = WindowSize(256)
-    for requested in (3, 2, 200, 2):
-        size.record_answer(requested, 1)
-    assert size.size == 256
+@pytest.mark.parametrize("size", [32, 100, 256, 1000])
+@pytest.mark.parametrize("start", [0, 7, 480, 505, 1023])
+def test_an_aligned_page_is_learned_from_two_answers(size: int, start: int) -> None:
+    page = PageSize(1024)
+    sizes = read(page, start, start + 20 * size, aligned(size))
+    assert page.is_known
+    assert sizes[1:-1] == [size] * (len(sizes) - 2)
 
 
-def test_windows_grow_again_after_full_answers_to_what_is_configured() -> None:
-    size = WindowSize(100)
-    size.record_too_large(100)
-    size.record_too_large(100)  # requested before the first answer came
-    assert size.size == 50
-    while size.size > 1:
-        size.record_too_large(size.size)
+@pytest.mark.parametrize("start", [0, 7, 505])
+def test_a_page_that_is_not_aligned_is_learned(start: int) -> None:
+    page = PageSize(1024)
+    sizes = read(page, start, start + 9000, lambda _, __: 300)
+    assert page.size == 300
+    assert sizes.count(300) >= len(sizes) - 4
+
+
+def test_a_smaller_page_is_learned_later() -> None:
+    page = PageSize(1024)
+    read(page, 0, 2560, aligned(256))
+    assert page.size == 256
+    read(page, 2560, 3200, aligned(32))
+    assert page.size == 32
+
+
+def test_a_larger_page_is_tried_seldom() -> None:
+    page = PageSize(1024)
+    sizes = read(page, 0, 256 * 1000, aligned(256))
+    assert len(sizes) == 1000, "an attempt costs no request"
+    read(page, 256 * 1000, 256 * 1000 + (1 << 22), aligned(1 << 30))
+    assert page.size == 1024
+
+
+def test_small_requests_near_the_head_teach_no_page() -> None:
+    page = PageSize(1024)
+    for start, requested in ((10, 3), (13, 200), (213, 100)):
+        page.record_answer(start, requested, requested)
+    assert (page.size, page.is_known) == (1024, False)
+
+
+def test_a_page_grows_again_after_full_answers_to_what_is_configured() -> None:
+    page = PageSize(100)
+    page.record_too_large(100)
+    page.record_too_large(100)  # requested before the first answer came
+    assert page.size == 50
+    while page.size > 1:
+        page.record_unreadable()
     seen = []
     for _ in range(100):
-        size.record_answer(size.size, size.size)
-        if size.size not in seen:
-            seen.append(size.size)
+        page.record_answer(5, page.size, page.size)
+        if page.size not in seen:
+            seen.append(page.size)
     assert seen == [1, 2, 4, 8, 16, 32, 64, 100]
 
 
-def test_a_short_answer_between_delays_growth() -> None:
-    size = WindowSize(100)
-    size.record_too_large(100)
-    for _ in range(10):
-        for _ in range(7):
-            size.record_answer(50, 50)
-        size.record_answer(50, 49)
-    assert size.size == 50
-
-
-def test_tiles_decide_the_size_of_static_ct_windows() -> None:
-    size = WindowSize(1024, tile=256)
-    assert size.size == 256
-    size.record_too_large(256)
-    assert (size.size, size.end(0, 1000)) == (256, 256)
+def test_tiles_decide_the_page_of_static_ct_logs() -> None:
+    page = PageSize(1024, tile=256)
+    assert (page.size, page.is_known) == (256, True)
+    page.record_too_large(256)
+    assert (page.size, page.end(0, 1000)) == (256, 256)
 
 
 class MemoryLog:
@@ -126,120 +149,156 @@ class MemoryLog:
         return ()
 
 
-async def _collect(log: MemoryLog, start: int, head: int, size: int, concurrency: int) -> list[int]:
-    got = []
-    async with aclosing(
-        prefetch_windows(log, start, head, WindowSize(size), InFlight(concurrency))
-    ) as ahead:
-        async for run in ahead:
-            for window in run:
-                assert window.first == window.entries[0].index
-                got += [entry.index for entry in window.entries]
+def ahead_of(
+    log: MemoryLog, start: int, page: PageSize, most: int, fetched: FetchedBytes | None = None
+) -> Prefetch:
+    return Prefetch(log, start, page, InFlight(most), fetched)
+
+
+async def take(ahead: Prefetch, target: int) -> list[int]:
+    """Take entries up to `target`; return their indexes."""
+    got: list[int] = []
+    while ahead.next < target:
+        for window in await ahead.run(target):
+            assert window.first == ahead.next == window.entries[0].index
+            got += [entry.index for entry in window.entries]
+            ahead.take(window.first + len(window.entries))
     return got
 
 
 @pytest.mark.parametrize("most", [1, 7, 100, 1000])
 @pytest.mark.parametrize("concurrency", [1, 4])
 async def test_every_entry_once_and_in_order(most: int, concurrency: int) -> None:
-    log = MemoryLog(most)
-    assert await _collect(log, 13, 1013, 100, concurrency) == list(range(13, 1013))
+    log, fetched = MemoryLog(most), FetchedBytes()
+    ahead = ahead_of(log, 13, PageSize(100), concurrency, fetched)
+    ahead.extend(1013)
+    assert await take(ahead, 1013) == list(range(13, 1013))
     assert log.most_running == concurrency
-    assert log.running == 0
+    assert log.running == fetched.used == 0
 
 
-async def test_windows_that_are_too_large_are_halved() -> None:
-    assert await _collect(MemoryLog(1000, too_large=30), 0, 500, 100, 3) == list(range(500))
+async def test_a_run_ends_at_the_tree_head_that_proves_it() -> None:
+    ahead = ahead_of(MemoryLog(1000), 0, PageSize(100), 4)
+    ahead.extend(1000)
+    assert await take(ahead, 450) == list(range(450))
+    assert await take(ahead, 1000) == list(range(450, 1000))
 
 
-async def test_a_tile_that_is_too_large_is_not_asked_for_in_parts() -> None:
+async def test_requests_survive_a_new_tree_head() -> None:
+    log = MemoryLog(1000)
+    page = PageSize(100)
+    page.record_answer(0, 100, 100)
+    ahead = ahead_of(log, 0, page, 4)
+    for head in (100, 250, 251, 1000):
+        ahead.extend(head)
+        await asyncio.sleep(0)
+    assert await take(ahead, 1000) == list(range(1000))
+    assert log.requests == len([100, 200, 250, 251, 300, *range(400, 1001, 100)])
+
+
+async def test_answers_that_are_too_large_are_requested_in_halves() -> None:
+    ahead = ahead_of(MemoryLog(1000, too_large=30), 0, PageSize(100), 3)
+    ahead.extend(500)
+    assert await take(ahead, 500) == list(range(500))
+
+
+async def test_a_tile_that_is_too_large_is_not_requested_in_parts() -> None:
     log = MemoryLog(1000, too_large=100)
+    ahead = ahead_of(log, 0, PageSize(1000, tile=256), 1)
+    ahead.extend(256)
     with pytest.raises(ResponseTooLarge):
-        async for _ in prefetch_windows(log, 0, 256, WindowSize(1000, tile=256), InFlight(1)):
-            pass
+        await ahead.run(256)
     assert log.requests == 1
 
 
 async def test_an_entry_that_is_too_large_alone_is_an_error() -> None:
+    ahead = ahead_of(MemoryLog(1000, too_large=0), 0, PageSize(4), 2)
+    ahead.extend(8)
     with pytest.raises(ResponseTooLarge):
-        await _collect(MemoryLog(1000, too_large=0), 0, 8, 4, 2)
+        await ahead.run(8)
+    await ahead.restart(0)
 
 
-async def test_what_comes_before_an_error_is_handed_on_first() -> None:
+async def test_entries_before_an_error_come_first_and_the_others_are_kept() -> None:
     log = MemoryLog(1000, fail_at=250)
-    got: list[int] = []
-
-    async def collect() -> None:
-        async with aclosing(prefetch_windows(log, 0, 1000, WindowSize(100), InFlight(4))) as ahead:
-            async for run in ahead:
-                got.extend(entry.index for window in run for entry in window.entries)
-
+    ahead = ahead_of(log, 0, PageSize(100), 4)
+    ahead.extend(1000)
+    assert await take(ahead, 200) == list(range(200))
     with pytest.raises(LogError, match="broken"):
-        await collect()
-    assert got == list(range(200))
-    assert log.running == 0
+        await ahead.run(1000)
+    log.fail_at, requests = None, log.requests
+    assert await take(ahead, 1000) == list(range(200, 1000))
+    assert log.requests - requests < 8, "what had arrived is not requested again"
 
 
-async def test_closing_stops_what_is_being_fetched() -> None:
+async def test_a_restart_ends_all_requests_and_frees_their_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_bytes", lambda entries: 1000 * len(entries))
+    log, fetched = MemoryLog(1000), FetchedBytes()
+    ahead = ahead_of(log, 0, PageSize(100), 4, fetched)
+    ahead.extend(1000)
+    await ahead.run(1000)
+    assert fetched.used > 0
+    await ahead.restart(300)
+    assert (log.running, fetched.used, ahead.next) == (0, 0, 300)
+
+
+async def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each log may have one answer; more only while the log and the process are below a bound."""
+    monkeypatch.setattr(module, "MAX_PROCESS_BYTES", 100_000)
+    monkeypatch.setattr(module, "_bytes", lambda entries: 1000 * len(entries))
+    fetched = FetchedBytes()
+    logs = [MemoryLog(1000) for _ in range(3)]
+    aheads = [ahead_of(log, 0, PageSize(10), 8, fetched) for log in logs]
+    for ahead in aheads:
+        ahead.extend(1000)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert fetched.used <= 100_000 + 3 * 10 * module._FIRST_ESTIMATE_BYTES
+    assert all(log.requests >= 1 for log in logs)
+    for ahead in aheads:
+        assert await take(ahead, 1000) == list(range(1000))
+    assert fetched.used == 0
+
+
+async def test_an_interruption_returns_no_run() -> None:
     log = MemoryLog(1000)
-    async with aclosing(prefetch_windows(log, 0, 1000, WindowSize(100), InFlight(4))) as ahead:
-        async for _ in ahead:
-            break
-    assert log.running == 0
+    ahead = ahead_of(log, 0, PageSize(100), 1)
+    waiting = asyncio.create_task(ahead.run(100))
+    await asyncio.sleep(0)
+    ahead.interrupt()
+    assert await waiting == []
+    assert await ahead.run(100, asyncio.get_running_loop().time()) == []
+    ahead.extend(100)
+    assert await take(ahead, 100) == list(range(100))
 
 
 def test_requests_in_flight_follow_the_answers() -> None:
-    in_flight = InFlight(6)
-    assert in_flight.limit == 4
-    for limit in (5, 6, 6, 6):
+    in_flight = InFlight(10)
+    assert in_flight.limit == 8
+    for limit in (9, 10, 10, 10):
         for _ in range(in_flight.limit):
-            in_flight.answered()
+            in_flight.answered(waiting=True)
         assert in_flight.limit == limit
-    for limit in (3, 1, 1):
+    for _ in range(10):  # all that were in flight fail: one reduction
         in_flight.failed()
-        assert in_flight.limit == limit
+    assert in_flight.limit == 5
+    in_flight.failed()
+    assert in_flight.limit == 2
     assert InFlight(2).limit == 2
 
 
-async def test_a_failure_halves_what_is_in_flight() -> None:
-    in_flight = InFlight(4)
-    with pytest.raises(LogError):
-        async for _ in prefetch_windows(
-            MemoryLog(1000, fail_at=0), 0, 1000, WindowSize(100), in_flight
-        ):
-            pass
-    assert in_flight.limit < 4
+def test_answers_of_a_log_that_is_not_behind_raise_no_limit() -> None:
+    in_flight = InFlight(16)
+    for _ in range(100):
+        in_flight.answered(waiting=False)
+    assert in_flight.limit == 8
 
 
-async def test_a_429_delays_its_window_and_loses_no_other() -> None:
-    log = MemoryLog(1000)
-    limited = {3, 4, 9}
-    entries = log.entries
-    pauses = []
-
-    async def answer(start: int, end: int) -> list[Entry | Rejected]:
-        if start // 100 in limited:
-            limited.remove(start // 100)
-            raise UnexpectedStatus("log", "url", "HTTP 429", 429, 1.0)
-        return await entries(start, end)
-
-    async def paused(error: LogError) -> None:
-        assert error.is_rate_limit
-        pauses.append(error)
-
-    log.entries = answer  # type: ignore[method-assign]
-    got: list[int] = []
-    in_flight = InFlight(4)
-    async for run in prefetch_windows(log, 0, 1000, WindowSize(100), in_flight, paused):
-        got += [entry.index for window in run for entry in window.entries]
-    assert got == list(range(1000))
-    assert len(pauses) == 3
-    assert in_flight.limit == 4
-
-
-async def test_small_windows_are_joined_to_batches() -> None:
-    windows = []
-    async for run in prefetch_windows(MemoryLog(32), 0, 640, WindowSize(32), InFlight(16)):
-        windows += run
-    assert [entry.index for window in windows for entry in window.entries] == list(range(640))
-    assert max(len(window.entries) for window in windows) > 32
-    assert all(len(window.entries) <= MAX_MESSAGES for window in windows)
+async def test_small_pages_are_joined_to_windows() -> None:
+    ahead = ahead_of(MemoryLog(32), 0, PageSize(32), 16)
+    ahead.extend(640)
+    run = await ahead.run(640)
+    assert [entry.index for window in run for entry in window.entries] == list(range(640))
+    assert len(run) == 1

@@ -88,7 +88,7 @@ async def test_a_violation_is_named_and_not_published(
 
 async def test_wrong_proofs_hold_back_what_needs_them(site: Site) -> None:
     await site.simlog.start(
-        rfc6962=1, static_ct=1, preload=6000, rate=0, fault="*:wrong_proofs", max_entries=256
+        rfc6962=1, static_ct=1, preload=12000, rate=0, fault="*:wrong_proofs", max_entries=256
     )
     await site.ingestor("a", **FROM_START, **{"ct_log.batch_size": 256})
 
