@@ -16,7 +16,7 @@ import msgspec
 
 from certconf import ConfigError
 from launcher.runtime.config_reload import unblock_sighup
-from launcher.terminal import silence_broken_pipe
+from launcher.terminal import CommandError, print_error, silence_broken_pipe
 
 PROGRAM: Final = "certstream-server"
 
@@ -177,10 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         silence_broken_pipe()
         return 0
     except ConfigError as error:
-        print(f"{PROGRAM}: the configuration cannot be used:", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
+        print_error(f"the configuration cannot be used:\n{error}")
         return USAGE
+    except CommandError as error:
+        print_error(error)
+        return 1
     except KeyboardInterrupt:
         return 130
     return code

@@ -75,6 +75,19 @@ def marked(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else _MARK for c in text)
 
 
+class CommandError(Exception):
+    """A command cannot do its work. The text states why, and what to do; `main` prints it."""
+
+
+def print_error(problem: object) -> None:
+    """Print why a command fails or warns; it may be text of a log or a server.
+
+    Further lines of it are indented.
+    """
+    lines = map(escape_control_chars, str(problem).split("\n"))
+    print("certstream-server:", "\n  ".join(lines), file=sys.stderr)
+
+
 def silence_broken_pipe() -> None:
     """Discard the rest of the output, as with `| head`: Python would report an error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,17 +4,14 @@ import difflib
 from collections.abc import Sequence
 
 from certbus.cluster import LogStatus
-
-
-class UnknownLog(Exception):
-    """No log has that name, or several have it. The text names candidates."""
+from launcher.terminal import CommandError
 
 
 def find_log(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
     """Return the log with this name (in any case), URL or id.
 
     Raises:
-        UnknownLog: no log has it, or several have it.
+        CommandError: no log has it, or several have it.
     """
     names = {wanted.casefold(), wanted.rstrip("/").casefold()}
     found = [log for log in logs if names & set(_names(log))]
@@ -22,15 +19,15 @@ def find_log(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
         return found[0]
     if found:
         ids = ", ".join(log.log_id for log in found)
-        raise UnknownLog(f"{len(found)} logs are named {wanted!r}; use an id: {ids}")
+        raise CommandError(f"{len(found)} logs are named {wanted!r}; use an id: {ids}")
     if not logs:
-        raise UnknownLog("this Redis has no logs yet")
+        raise CommandError("this Redis has no logs yet")
     near = {name: log for log in logs for name in _names(log)}
     guesses = difflib.get_close_matches(wanted.casefold(), near, n=3, cutoff=0.5)
     candidates = [near[guess] for guess in guesses] or logs
     shown = ", ".join(sorted({repr(log.name or log.log_id) for log in candidates}))
     hint = f"did you mean {shown}?" if guesses else f"known logs: {shown}"
-    raise UnknownLog(f"no log named {wanted!r}; {hint}")
+    raise CommandError(f"no log named {wanted!r}; {hint}")
 
 
 def _names(log: LogStatus) -> tuple[str, str, str]:

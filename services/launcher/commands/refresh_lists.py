@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from certbus.caches.log_lists import ListStatus, LogListCache
 from certbus.keys import Keys
 from launcher import options
-from launcher.commands.redis_target import fail, run_with_redis
-from launcher.terminal import escape_control_chars
+from launcher.commands.redis_target import run_with_redis
+from launcher.terminal import CommandError, escape_control_chars
 
 _CHECK_INTERVAL_SECS = 0.1
 
@@ -36,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
         requested_at = seconds * 1000 + microseconds // 1000
         list_ids = await cache.request_refresh()
         if not list_ids:
-            fail("no ingestor has any log lists")
-            return 1
+            raise CommandError("no ingestor has any log lists")
         lists = await _wait_for_fetches(cache, list_ids, requested_at, args.wait)
         for each in lists:
             print(escape_control_chars(f"{each.name}: {_outcome(each, requested_at)}"))

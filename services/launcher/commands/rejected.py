@@ -12,9 +12,9 @@ from certbus.cluster import snapshot
 from certbus.keys import Keys
 from certbus.streams.rejected import RejectedEntry, read_rejected
 from launcher import options
-from launcher.commands.find_log import UnknownLog, find_log
-from launcher.commands.redis_target import fail, run_with_redis
-from launcher.terminal import escape_control_chars, print_json
+from launcher.commands.find_log import find_log
+from launcher.commands.redis_target import run_with_redis
+from launcher.terminal import CommandError, escape_control_chars, print_error, print_json
 
 _DEFAULT_LIMIT = 50
 
@@ -55,22 +55,19 @@ def run(args: argparse.Namespace) -> int:
     """Print the entries, the newest first."""
     if args.raw is not None:
         if args.log is None:
-            fail("--raw needs --log: the index is one of that log")
+            print_error("--raw needs --log: the index is one of that log")
             return 2
         if sys.stdout.isatty():
-            fail("--raw writes bytes, not to a terminal: add `> entry.der`")
+            print_error("--raw writes bytes, not to a terminal: add `> entry.der`")
             return 2
 
-    async def work(client: Redis, keys: Keys) -> int:
+    async def work(client: Redis, keys: Keys) -> None:
         logs = (await snapshot(client, keys)).logs
-        try:
-            wanted = find_log(logs, args.log).log_id if args.log else None
-        except UnknownLog as error:
-            fail(str(error))
-            return 1
+        wanted = find_log(logs, args.log).log_id if args.log else None
         entries = (r async for r in read_rejected(client, keys) if wanted in {None, r.log_id})
         if args.raw is not None:
-            return await _write_raw(entries, args.log, args.raw)
+            await _write_raw(entries, args.log, args.raw)
+            return
         names = {log.log_id: log.name or log.url for log in logs}
         shown: list[RejectedEntry] = []
         async for entry in entries:
@@ -78,12 +75,12 @@ def run(args: argparse.Namespace) -> int:
             if len(shown) == args.limit:
                 break
         _print(shown, names, as_json=args.json)
-        return 0
 
-    return run_with_redis(args, "rejected", work)
+    run_with_redis(args, "rejected", work)
+    return 0
 
 
-async def _write_raw(entries: AsyncIterator[RejectedEntry], log: str, index: int) -> int:
+async def _write_raw(entries: AsyncIterator[RejectedEntry], log: str, index: int) -> None:
     async for entry in entries:
         if entry.index != index or entry.last is not None:
             continue
@@ -91,10 +88,9 @@ async def _write_raw(entries: AsyncIterator[RejectedEntry], log: str, index: int
         sys.stdout.flush()
         kept, size = len(entry.raw), entry.size
         if kept < size:
-            fail(f"only the first {kept:,} of {size:,} bytes were kept")
-        return 0
-    fail(f"{log}: entry {index} is not among the stored rejected entries")
-    return 1
+            print_error(f"only the first {kept:,} of {size:,} bytes were kept")
+        return
+    raise CommandError(f"{log}: entry {index} is not among the stored rejected entries")
 
 
 def _print(shown: list[RejectedEntry], names: Mapping[str, str], *, as_json: bool) -> None:

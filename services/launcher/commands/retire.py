@@ -9,9 +9,9 @@ from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
 from certbus.logs.registry import LogRegistry, Retirement
 from launcher import options
-from launcher.commands.find_log import UnknownLog, find_log
-from launcher.commands.redis_target import fail, run_with_redis
-from launcher.terminal import escape_control_chars
+from launcher.commands.find_log import find_log
+from launcher.commands.redis_target import run_with_redis
+from launcher.terminal import CommandError, escape_control_chars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,26 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Retire the log or reinstate it, and print the result."""
 
-    async def work(client: Redis, keys: Keys) -> int:
-        try:
-            log = find_log((await snapshot(client, keys)).logs, args.log)
-        except UnknownLog as error:
-            fail(str(error))
-            return 1
+    async def work(client: Redis, keys: Keys) -> str:
+        log = find_log((await snapshot(client, keys)).logs, args.log)
         registry = LogRegistry(client, keys)
         if args.undo:
-            problem = await _undo(registry, log)
+            result = await _undo(registry, log)
         else:
-            problem = await _retire(registry, log, args.reason, drain=not args.now)
-        if problem is not None:
-            fail(f"{log.name}: {problem}")
-        return int(problem is not None)
+            result = await _retire(registry, log, args.reason, drain=not args.now)
+        return f"{log.name}: {result}"
 
-    return run_with_redis(args, "retire", work)
+    print(escape_control_chars(run_with_redis(args, "retire", work)))
+    return 0
 
 
-async def _retire(registry: LogRegistry, log: LogStatus, reason: str, *, drain: bool) -> str | None:
-    """Retire a log; return the reason if it cannot be."""
+async def _retire(registry: LogRegistry, log: LogStatus, reason: str, *, drain: bool) -> str:
+    """Retire a log and return the result."""
     # For ingestors whose log lists do not have it (`ingestor.log.Log`).
     description = {
         "id": log.log_id,
@@ -63,21 +58,20 @@ async def _retire(registry: LogRegistry, log: LogStatus, reason: str, *, drain: 
     retired_at = await registry.now() if drain else 0.0
     raw = msgspec.Raw(msgspec.json.encode(description))
     if not await registry.retire(log.log_id, Retirement("command", reason, 0.0, retired_at, raw)):
-        state = f"it is already {log.state}: {log.retired_why}"
-        return state if log.retired_why else "it is no longer in Redis"
+        if log.retired_why:
+            raise CommandError(f"{log.name}: it is already {log.state}: {log.retired_why}")
+        raise CommandError(f"{log.name}: it is no longer in Redis")
     done = "drained, then dropped" if drain and log.next is not None else "dropped"
-    print(f"{escape_control_chars(log.name)}: {done}: {reason}")
-    return None
+    return f"{done}: {reason}"
 
 
-async def _undo(registry: LogRegistry, log: LogStatus) -> str | None:
-    """Reinstate a log; return the reason if it cannot be."""
+async def _undo(registry: LogRegistry, log: LogStatus) -> str:
+    """Reinstate a log and return the result."""
     if await registry.unretire(log.log_id, "command"):
-        print(f"{escape_control_chars(log.name)}: followed again, from entry {log.next}")
-        return None
-    if log.retired_why:
-        return (
-            f"{log.retired_why}: a log under custom_logs or static_logs is followed regardless of "
-            "the lists"
-        )
-    return "it is not retired"
+        return f"followed again, from entry {log.next}"
+    if not log.retired_why:
+        raise CommandError(f"{log.name}: it is not retired")
+    raise CommandError(
+        f"{log.name}: {log.retired_why}: a log under custom_logs or static_logs is followed "
+        "regardless of the lists"
+    )

@@ -1,11 +1,11 @@
 """`certstream-server simlog`: simulated logs in this process."""
 
 import argparse
-import sys
 
 from certconf import Config
 from launcher.runtime import run_service
 from launcher.runtime.logging_setup import FORMATS, LEVELS
+from launcher.terminal import CommandError
 from simlog import cli
 
 
@@ -24,5 +24,4 @@ def run(args: argparse.Namespace) -> int:
     try:
         return cli.run(args)
     except (ValueError, OSError) as error:
-        print(f"certstream-server: {error}", file=sys.stderr)
-        return 1
+        raise CommandError(str(error)) from error

@@ -6,11 +6,11 @@ from redis.asyncio import Redis
 
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.logs.skip import SkipRejected, skip
+from certbus.logs.skip import Skipped, SkipRejected, skip
 from launcher import options
-from launcher.commands.find_log import UnknownLog, find_log
-from launcher.commands.redis_target import fail, run_with_redis
-from launcher.terminal import escape_control_chars
+from launcher.commands.find_log import find_log
+from launcher.commands.redis_target import run_with_redis
+from launcher.terminal import CommandError, escape_control_chars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,32 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Confirm, skip, and print which entries were skipped."""
-    found: list[LogStatus] = []
 
-    async def find(client: Redis, keys: Keys) -> int:
+    async def find(client: Redis, keys: Keys) -> LogStatus:
+        return find_log((await snapshot(client, keys)).logs, args.log)
+
+    async def skip_found(client: Redis, keys: Keys) -> Skipped:
         try:
-            found.append(find_log((await snapshot(client, keys)).logs, args.log))
-        except UnknownLog as error:
-            fail(str(error))
-            return 1
-        return 0
+            return await skip(client, keys, log.log_id, args.to, args.reason)
+        except SkipRejected as error:
+            raise CommandError(f"{log.name}: {error}") from None
 
-    async def skip_found(client: Redis, keys: Keys) -> int:
-        return await _skip(client, keys, found[0], args.to, args.reason)
-
-    status = run_with_redis(args, "skip", find)
+    log = run_with_redis(args, "skip", find)
     # Confirmed between two event loops, so that Ctrl-C interrupts at once.
-    if status or not (args.yes or _confirmed(found[0], args.to)):
+    if not (args.yes or _confirmed(log, args.to)):
         return 1
-    return run_with_redis(args, "skip", skip_found)
-
-
-async def _skip(client: Redis, keys: Keys, log: LogStatus, end: int, reason: str) -> int:
-    try:
-        done = await skip(client, keys, log.log_id, end, reason)
-    except SkipRejected as error:
-        fail(f"{log.name}: {error}")
-        return 1
+    done = run_with_redis(args, "skip", skip_found)
     entries = f"{done.end - done.first} entries" if done.end - done.first > 1 else "1 entry"
     name = escape_control_chars(log.name)
     print(f"{name}: skipped {entries}, {done.first} to {done.end - 1}; next entry: {done.end}")

@@ -35,6 +35,7 @@ import structlog
 
 from certbus.connection import connect
 from launcher.runtime.supervisor import StartError, exit_with_parent, stop_process
+from launcher.terminal import CommandError
 
 MAX_MEMORY_BYTES = 1536 * 1024 * 1024
 
@@ -51,7 +52,7 @@ _GROUP_AND_OTHERS = 0o077  # permission bits
 log = structlog.get_logger(__name__)
 
 
-class StateDirInUse(Exception):
+class StateDirInUse(CommandError):
     """Another process uses the state directory. The text has its id."""
 
 

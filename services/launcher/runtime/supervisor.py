@@ -20,6 +20,8 @@ from typing import Final, NoReturn
 import msgspec
 import structlog
 
+from launcher.terminal import CommandError
+
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_SECS: Final = 4.0
@@ -45,8 +47,8 @@ _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
-class StartError(Exception):
-    """`up` or one of its children cannot be started. The text states why, and what to do."""
+class StartError(CommandError):
+    """`up` or one of its children cannot be started."""
 
 
 class ChildSpec(msgspec.Struct, frozen=True):

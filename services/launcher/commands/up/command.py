@@ -25,7 +25,7 @@ from launcher.commands.up.liveness import ProbeAddress
 from launcher.commands.up.port_check import check_port_free, urls
 from launcher.runtime import run_service
 from launcher.runtime.config_reload import ConfigReloader
-from launcher.runtime.embedded_redis import MAX_MEMORY_BYTES, EmbeddedRedis, StateDirInUse
+from launcher.runtime.embedded_redis import MAX_MEMORY_BYTES, EmbeddedRedis
 from launcher.runtime.runtime_dir import DEMO_STATE, runtime_dir
 from launcher.runtime.supervisor import (
     CERTSTREAM_SERVER,
@@ -57,17 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run everything until SIGINT or SIGTERM, or until an error that prevents it."""
     config, overrides = options.configuration(args)
-    try:
-        check_port_free(config.host, config.port)
-        _check_certificate(config)
-        if args.log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty():
-            with Dashboard(tuple(urls(config))) as dashboard:
-                _run(args, config, overrides, dashboard)
-        else:
-            _run(args, config, overrides, None)
-    except (StateDirInUse, StartError) as error:
-        print(f"certstream-server: {error}", file=sys.stderr)
-        return 1
+    check_port_free(config.host, config.port)
+    _check_certificate(config)
+    if args.log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty():
+        with Dashboard(tuple(urls(config))) as dashboard:
+            _run(args, config, overrides, dashboard)
+    else:
+        _run(args, config, overrides, None)
     return 0
 
 
