@@ -20,13 +20,13 @@ def endpoints() -> str:
     rows = [
         [
             code(route.path),
-            route.about,
+            route.summary,
             _replies(route),
             ", ".join(
-                code(it.name) + (" (header)" if it.place == "header" else "")
+                code(it.name) + (" (header)" if it.location == "header" else "")
                 for it in route.parameters
             ),
-            code(route.switch),
+            code(route.setting),
         ]
         for route in routes(service, absent, absent, absent, Policy)
     ]
@@ -34,9 +34,9 @@ def endpoints() -> str:
 
 
 def _replies(route: Route) -> str:
-    replies = sorted(route.replies.items())
+    replies = sorted(route.responses.items())
     return "; ".join(
-        f"{status} ({': '.join([reply.about.rstrip('.'), *_codes(reply)])})"
+        f"{status} ({': '.join([reply.description.rstrip('.'), *_codes(reply)])})"
         for status, reply in replies
     )
 

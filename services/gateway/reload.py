@@ -81,7 +81,7 @@ class Reload(msgspec.Struct, frozen=True):
             for client in channel.clients:
                 if reason is not None:
                     yield client, _GOING_AWAY, f"{reason}; ?cursor={client.position} elsewhere"
-                elif client.ticket is not None and not self.admission.still_allowed(
-                    client.ticket.client
+                elif client.slot is not None and not self.admission.still_allowed(
+                    client.slot.client
                 ):
                     yield client, _POLICY_VIOLATION, "token revoked"

@@ -62,12 +62,12 @@ class AdmissionController:
     def set_policy(self, policy: Policy) -> None:
         """Replace the policy. Established connections stay."""
         self._policy = policy
-        self._known = frozenset(holder.digest for holder in policy.holders or ())
+        self._known = frozenset(owner.digest for owner in policy.owners or ())
         self.connections.policy = policy
 
     def still_allowed(self, client: ClientIdentity) -> bool:
         """Whether the token of a client is still valid, or none is needed."""
-        if self._policy.holders is None:
+        if self._policy.owners is None:
             return True
         return client.owner is not None and client.owner.digest in self._known
 
@@ -101,12 +101,12 @@ class AdmissionController:
         outside = policy.api is not None and not is_within(address, policy.api)
         if outside and is_api_path(request.path):
             return anonymous, self._wrong_network("api")
-        if policy.holders is None:
+        if policy.owners is None:
             return anonymous, None
-        holder = self._token_owner(request, policy.holders)
-        if isinstance(holder, Response):
-            return anonymous, holder
-        return ClientIdentity(anonymous.address_group, holder), None
+        owner = self._find_owner(request, policy.owners)
+        if isinstance(owner, Response):
+            return anonymous, owner
+        return ClientIdentity(anonymous.address_group, owner), None
 
     def is_blocking(self, request: Request) -> bool:
         """Whether `check_request` or `acquire_connection` call Redis."""
@@ -126,10 +126,10 @@ class AdmissionController:
         headers = _rate_headers(rate, decision)
         if decision.allowed:
             return headers
-        again = math.ceil(decision.retry_after)
-        error = f"Rate limit exceeded; retry after {again} s"
+        retry = math.ceil(decision.retry_after)
+        error = f"Rate limit exceeded; retry after {retry} s"
         return self._refuse(
-            "rate", ErrorCode.RATE_LIMITED, error, ("Retry-After", str(again)), *headers
+            "rate", ErrorCode.RATE_LIMITED, error, ("Retry-After", str(retry)), *headers
         )
 
     async def acquire_connection(self, client: ClientIdentity) -> "ConnectionSlot | Response":
@@ -139,22 +139,22 @@ class AdmissionController:
         admitted = await self.connections.acquire(client.address_group)
         if admitted.count:
             return ConnectionSlot(self, client)
-        again = retry_after(_RETRY_AFTER_SECS)
+        retry = retry_after(_RETRY_AFTER_SECS)
         if admitted.full:
             error = "Server is at its connection limit"
-            return self._refuse("full", ErrorCode.CONNECTION_LIMIT, error, again)
+            return self._refuse("full", ErrorCode.CONNECTION_LIMIT, error, retry)
         limit = self._policy.max_per_address
         error = f"Connection limit per address reached ({limit} for {client.address_group})"
         limits = (("RateLimit-Limit", str(limit)), ("RateLimit-Remaining", "0"))
-        reset = ("RateLimit-Reset", again[1])
-        return self._refuse("site", ErrorCode.ADDRESS_LIMIT, error, again, *limits, reset)
+        reset = ("RateLimit-Reset", retry[1])
+        return self._refuse("site", ErrorCode.ADDRESS_LIMIT, error, retry, *limits, reset)
 
     def acquire_unlimited(self, client: ClientIdentity) -> "ConnectionSlot":
         """Admit a connection while there are no limits."""
         self.connections.acquire_unlimited(client.address_group)
         return ConnectionSlot(self, client)
 
-    def _token_owner(self, request: Request, known: Sequence[TokenOwner]) -> TokenOwner | Response:
+    def _find_owner(self, request: Request, known: Sequence[TokenOwner]) -> TokenOwner | Response:
         policy = self._policy
         token = presented_token(
             request.headers, request.query, policy.header, in_query=policy.query_token
@@ -162,11 +162,11 @@ class AdmissionController:
         if token is None:
             error = "Authentication required: send Authorization: Bearer <token>"
             return self._refuse("token", ErrorCode.TOKEN_REQUIRED, error, _challenge())
-        holder = find_owner(token, known)
-        if holder is None:
+        owner = find_owner(token, known)
+        if owner is None:
             challenge = _challenge("invalid_token")
             return self._refuse("token", ErrorCode.INVALID_TOKEN, "Invalid token", challenge)
-        return holder
+        return owner
 
     def _wrong_network(self, what: str) -> Response:
         error = f"Forbidden: your network is not in allow.{what}"
@@ -181,16 +181,16 @@ class ConnectionSlot(msgspec.Struct, frozen=True, gc=False):
     """The place of an admitted connection, to be released once.
 
     Attributes:
-        door: the controller that admitted it.
+        admission: the controller that admitted it.
         client: the identity of the client.
     """
 
-    door: AdmissionController
+    admission: AdmissionController
     client: ClientIdentity
 
     def release(self) -> None:
         """Remove the connection from the counts."""
-        self.door.connections.release(self.client.address_group)
+        self.admission.connections.release(self.client.address_group)
 
 
 def is_free(request: Request) -> bool:

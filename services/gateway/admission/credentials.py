@@ -35,8 +35,8 @@ def token_table(auth: Auth) -> tuple[TokenOwner, ...]:
 
 
 def _all(auth: Auth) -> Iterator[tuple[str, str, str]]:
-    for holder in auth.holders:
-        yield holder.name, holder.token.reveal(), holder.tier
+    for owner in auth.holders:
+        yield owner.name, owner.token.reveal(), owner.tier
     for tier, key, tokens in (
         ("free", "tokens", auth.tokens),
         ("standard", "standard_tokens", auth.standard_tokens),
@@ -50,9 +50,9 @@ def find_owner(token: str, known: Sequence[TokenOwner]) -> TokenOwner | None:
     """Return the owner of a token; None for an unknown token."""
     digest = sha256(token.encode()).digest()
     found = None
-    for holder in known:
-        if hmac.compare_digest(holder.digest, digest):
-            found = holder
+    for owner in known:
+        if hmac.compare_digest(owner.digest, digest):
+            found = owner
     return found
 
 

@@ -17,7 +17,7 @@ class Policy(msgspec.Struct, frozen=True):
     """The conditions for requests and connections.
 
     Attributes:
-        holders: token owners; None if requests need no token.
+        owners: token owners; None if requests need no token.
         header: name of the header for tokens beside Authorization, in lower case.
         query_token: whether the query field `token` is accepted.
         trusted_proxies: networks whose X-Forwarded-For states the client address.
@@ -29,7 +29,7 @@ class Policy(msgspec.Struct, frozen=True):
         max_per_address: over all gateways, per address group; None for no limit.
     """
 
-    holders: tuple[TokenOwner, ...] | None = None
+    owners: tuple[TokenOwner, ...] | None = None
     header: str = "authorization"
     query_token: bool = False
     trusted_proxies: tuple[Network, ...] = ()
@@ -43,7 +43,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 def is_public_path(path: str, policy: Policy) -> bool:
     """Whether requests need no token, from everywhere or from some networks."""
-    if policy.holders is None or path == HEALTH:
+    if policy.owners is None or path == HEALTH:
         return True
     return path == METRICS and policy.metrics is not None
 
@@ -57,7 +57,7 @@ def policy_of(config: Config) -> Policy:
     """Return the settings of admission."""
     auth, limit, rate = config.auth, config.connection_limit, config.rate_limit
     return Policy(
-        holders=token_table(auth) if auth.enabled else None,
+        owners=token_table(auth) if auth.enabled else None,
         header=auth.header_name.lower(),
         query_token=auth.query_token,
         trusted_proxies=config.trusted_proxies,

@@ -86,7 +86,7 @@ class Client(asyncio.Protocol, ABC):
         paused: whether the send buffer is full.
         connection_id: for the log.
         timer_slot: of the timer wheel, which alone writes it.
-        ticket: of admission; released when the connection ends.
+        slot: of admission; released when the connection ends.
     """
 
     __slots__ = (
@@ -97,7 +97,7 @@ class Client(asyncio.Protocol, ABC):
         "paused",
         "position",
         "registry",
-        "ticket",
+        "slot",
         "timer_slot",
         "transport",
     )
@@ -112,7 +112,7 @@ class Client(asyncio.Protocol, ABC):
         self.paused = False
         self.timer_slot = 0
         self.connection_id = 0
-        self.ticket: ConnectionSlot | None = None
+        self.slot: ConnectionSlot | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self._replaying = False  # while a replay runs, nothing else writes messages
 
@@ -245,8 +245,8 @@ class Client(asyncio.Protocol, ABC):
         log.debug("client gone", connection=self.connection_id, stream=self.channel.ring.stream)
         self.detach()
         self.registry.mark_closed(self)
-        if self.ticket is not None:
-            self.ticket.release()
+        if self.slot is not None:
+            self.slot.release()
 
     def fail(self, error: BaseException) -> None:
         """Abort this client alone after an unexpected error."""

@@ -68,7 +68,7 @@ class Certificates:
         self._primary = primary
         self._replica = replica
         self._keys = keys
-        self._places = asyncio.Semaphore(_MAX_CONCURRENT)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     def respond(self, request: Request) -> Response | DeferredResponse:
         """Answer for the hash at the end of the path."""
@@ -80,7 +80,7 @@ class Certificates:
 
         async def respond() -> Response:
             try:
-                async with asyncio.timeout(_TIMEOUT_SECS), self._places:
+                async with asyncio.timeout(_TIMEOUT_SECS), self._slots:
                     found = await self._find(digest)
             except (*UNAVAILABLE, TimeoutError):
                 return redis_unavailable()
@@ -98,24 +98,24 @@ class Certificates:
         return DeferredResponse(respond)
 
     async def _find(self, digest: bytes) -> CertificateDetail | None:
-        place = await find_by_fingerprint(self._primary, self._keys, digest)
-        if place is None:
+        location = await find_by_fingerprint(self._primary, self._keys, digest)
+        if location is None:
             return None
-        full = await self._message("full", place)
+        full = await self._message("full", location)
         if full is not None:
             message = msgspec.json.decode(full, type=FullMessage)
             return _detail(message, digest, message.data.chain)
-        lite = await self._message("lite", place)
+        lite = await self._message("lite", location)
         if lite is not None:
             return _detail(msgspec.json.decode(lite, type=LiteMessage), digest)
         return None
 
-    async def _message(self, stream: str, place: StreamLocation) -> bytes | None:
+    async def _message(self, stream: str, location: StreamLocation) -> bytes | None:
         """Read a message; from the primary where a replica is behind."""
         for client in {self._replica: None, self._primary: None}:
-            text = await message_at(client, self._keys, stream, place)
+            text = await message_at(client, self._keys, stream, location)
             if text is not None:
-                return with_id(message_id(place.entry, place.position), text)
+                return with_id(message_id(location.entry, location.position), text)
         return None
 
 

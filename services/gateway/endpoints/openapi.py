@@ -50,35 +50,35 @@ class Document:
     """Describes what is offered now.
 
     Args:
-        service: has the settings.
+        hub: has the settings.
         policy: determines which clients are admitted.
         routes: all there are.
     """
 
-    def __init__(self, service: Hub, policy: Callable[[], Policy], routes: Sequence[Route]) -> None:
-        self._service = service
+    def __init__(self, hub: Hub, policy: Callable[[], Policy], routes: Sequence[Route]) -> None:
+        self._hub = hub
         self._policy = policy
         self._routes = routes
-        self._made: tuple[Settings, Policy, Response] | None = None
+        self._cached: tuple[Settings, Policy, Response] | None = None
 
     def respond(self, _: Request) -> Response:
         """Show it. It is made once for each configuration, for that takes milliseconds."""
-        settings, policy = self._service.settings, self._policy()
-        made = self._made
+        settings, policy = self._hub.settings, self._policy()
+        made = self._cached
         if made is None or made[0] is not settings or made[1] is not policy:
-            made = self._made = settings, policy, json_body(self._document(settings, policy))
+            made = self._cached = settings, policy, json_body(self._document(settings, policy))
         return made[2]
 
     def _document(self, settings: Settings, policy: Policy) -> dict[str, Any]:
-        offered = [route for route in self._routes if settings.offers(route.switch)]
+        offered = [route for route in self._routes if settings.offers(route.setting)]
         shapes = {ErrorBody: None} | {
-            reply.shape: None
+            spec.type: None
             for route in offered
-            for reply in route.replies.values()
-            if reply.shape is not None
+            for spec in route.responses.values()
+            if spec.type is not None
         }
         _, schemas = msgspec.json.schema_components(shapes, ref_template=_REFS)
-        ways = _ways_to_show_a_token(policy)
+        schemes = _security_schemes(policy)
         return {
             "openapi": "3.1.0",
             "info": {
@@ -88,11 +88,11 @@ class Document:
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
             "servers": [{"url": settings.base_path or "/"}],
-            "security": [{way: []} for way in ways],
+            "security": [{scheme: []} for scheme in schemes],
             "paths": {route.path: {"get": _operation(route, policy)} for route in offered},
             "components": {
-                "schemas": {name: _explained(schema) for name, schema in schemas.items()},
-                "securitySchemes": ways,
+                "schemas": {name: _with_descriptions(schema) for name, schema in schemas.items()},
+                "securitySchemes": schemes,
             },
         }
 
@@ -101,20 +101,20 @@ def _operation(route: Route, policy: Policy) -> dict[str, Any]:
     words = [word for word in re.split(r"\W+", route.path) if word]
     operation: dict[str, Any] = {
         "operationId": "_".join(["get", *words]),
-        "summary": route.about,
+        "summary": route.summary,
         "parameters": [
             {
                 "name": parameter.name,
-                "in": parameter.place,
-                "description": parameter.about,
-                "required": parameter.place == "path",
+                "in": parameter.location,
+                "description": parameter.description,
+                "required": parameter.location == "path",
                 "schema": parameter.schema,
             }
             for parameter in route.parameters
         ],
         "responses": {
-            str(status): _response(reply)
-            for status, reply in sorted(_replies(route, policy).items())
+            str(status): _response(spec)
+            for status, spec in sorted(_responses(route, policy).items())
         },
     }
     if is_public_path(route.path, policy):
@@ -122,56 +122,56 @@ def _operation(route: Route, policy: Policy) -> dict[str, Any]:
     return operation
 
 
-def _replies(route: Route, policy: Policy) -> dict[int, ResponseSpec]:
+def _responses(route: Route, policy: Policy) -> dict[int, ResponseSpec]:
     """All responses to a request of this kind: its own, and those of the admission controller."""
-    replies = {400: _BAD_REQUEST}
+    specs = {400: _BAD_REQUEST}
     if not is_public_path(route.path, policy):
-        replies[401] = _UNAUTHORIZED
+        specs[401] = _UNAUTHORIZED
     if policy.metrics is not None and route.path == METRICS:
-        replies[403] = _FORBIDDEN
+        specs[403] = _FORBIDDEN
     if policy.api is not None and is_api_path(route.path):
-        replies[403] = _FORBIDDEN
+        specs[403] = _FORBIDDEN
     if policy.rates is not None or policy.limits_connections:
-        replies[429] = _TOO_MANY
+        specs[429] = _TOO_MANY
     if policy.limits_connections:
-        replies[503] = _FULL
+        specs[503] = _FULL
     if route.revalidates:
-        replies[304] = _NOT_MODIFIED
+        specs[304] = _NOT_MODIFIED
     if route.stream:
-        replies[101] = _UPGRADED
-    for status, reply in route.replies.items():
-        general = replies.get(status)
-        if general is not None and reply.codes:
-            about = f"{reply.about} {general.about}"
-            reply = error_spec(about, *reply.codes, *general.codes)  # noqa: PLW2901
-        replies[status] = reply
-    return replies
+        specs[101] = _UPGRADED
+    for status, spec in route.responses.items():
+        general = specs.get(status)
+        if general is not None and spec.codes:
+            description = f"{spec.description} {general.description}"
+            spec = error_spec(description, *spec.codes, *general.codes)  # noqa: PLW2901
+        specs[status] = spec
+    return specs
 
 
-def _response(reply: ResponseSpec) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": reply.about}
-    for media in reply.media:
+def _response(spec: ResponseSpec) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": spec.description}
+    for media in spec.media:
         schema: dict[str, Any] = {"type": "object" if media.endswith("json") else "string"}
-        if reply.shape is not None:
-            schema = {"$ref": _REFS.format(name=reply.shape.__name__)}
-        if reply.codes:
-            schema["properties"] = {"code": {"enum": list(reply.codes)}}
+        if spec.type is not None:
+            schema = {"$ref": _REFS.format(name=spec.type.__name__)}
+        if spec.codes:
+            schema["properties"] = {"code": {"enum": list(spec.codes)}}
         response.setdefault("content", {})[media] = {"schema": schema}
     return response
 
 
-def _ways_to_show_a_token(policy: Policy) -> dict[str, Any]:
-    if policy.holders is None:
+def _security_schemes(policy: Policy) -> dict[str, Any]:
+    if policy.owners is None:
         return {}
-    ways: dict[str, Any] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    schemes: dict[str, Any] = {"bearer": {"type": "http", "scheme": "bearer"}}
     if policy.header != "authorization":
-        ways["header"] = {"type": "apiKey", "in": "header", "name": policy.header}
+        schemes["header"] = {"type": "apiKey", "in": "header", "name": policy.header}
     if policy.query_token:
-        ways["query"] = {"type": "apiKey", "in": "query", "name": "token"}
-    return ways
+        schemes["query"] = {"type": "apiKey", "in": "query", "name": "token"}
+    return schemes
 
 
-def _explained(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _with_descriptions(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Copy the description of each attribute from its docstring."""
     about, _, attributes = str(schema.get("description", "")).partition("\n\nAttributes:\n")
     if not attributes:

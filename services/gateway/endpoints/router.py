@@ -24,7 +24,7 @@ from gateway.http.messages import (
 )
 from gateway.hub import Hub
 
-ELSEWHERE: Final = "other"
+NO_ROUTE: Final = "other"
 """Metric label of requests without a route, and of requests that are malformed."""
 
 _REVALIDATE: Final = ("Cache-Control", "no-cache")
@@ -35,21 +35,21 @@ class ResponseSpec(msgspec.Struct, frozen=True):
     """One response of a route, as documented.
 
     Attributes:
-        about: when it is sent, or what it is.
-        shape: type of its JSON body; None if the body is not JSON.
+        description: when it is sent, or what it is.
+        type: type of its JSON body; None if the body is not JSON.
         media: its media types, of which a response has one; empty without a body.
         codes: error codes that it may have; empty if it is no error.
     """
 
-    about: str
-    shape: Any = None
+    description: str
+    type: Any = None
     media: tuple[str, ...] = ("application/json",)
     codes: tuple[ErrorCode, ...] = ()
 
 
-def error_spec(about: str, *codes: ErrorCode) -> ResponseSpec:
+def error_spec(description: str, *codes: ErrorCode) -> ResponseSpec:
     """Describe an error response that has one of these codes."""
-    return ResponseSpec(about, ErrorBody, codes=codes)
+    return ResponseSpec(description, ErrorBody, codes=codes)
 
 
 class ParameterSpec(msgspec.Struct, frozen=True):
@@ -57,14 +57,14 @@ class ParameterSpec(msgspec.Struct, frozen=True):
 
     Attributes:
         name: as it is sent.
-        place: the part of the request that has it.
-        about: its meaning.
+        location: the part of the request that has it.
+        description: its meaning.
         schema: JSON Schema of its value.
     """
 
     name: str
-    place: Literal["path", "query", "header"]
-    about: str
+    location: Literal["path", "query", "header"]
+    description: str
     schema: Mapping[str, Any]
 
 
@@ -73,24 +73,24 @@ class Route(msgspec.Struct, frozen=True):
 
     Attributes:
         path: its last part may be a parameter, `{name}`.
-        about: its purpose, in one line.
-        answer: handles a GET.
-        replies: responses of `answer`, by status; errors of every route are not repeated here.
+        summary: its purpose, in one line.
+        handle: handles a GET.
+        responses: of `handle`, by status; without those that every route has.
         parameters: of the request.
-        switch: the setting that enables the route, as in "protocols.api"; "" if it is always on.
+        setting: the setting that enables the route, as in "protocols.api"; "" if it is always on.
         stream: the stream of a WebSocket at this path; "" if it is none.
-        also: further paths.
+        aliases: further paths.
         revalidates: whether `If-None-Match` is honoured (RFC 9110 section 13).
     """
 
     path: str
-    about: str
-    answer: Callable[[Request], Outcome]
-    replies: Mapping[int, ResponseSpec]
+    summary: str
+    handle: Callable[[Request], Outcome]
+    responses: Mapping[int, ResponseSpec]
     parameters: tuple[ParameterSpec, ...] = ()
-    switch: str = ""
+    setting: str = ""
     stream: str = ""
-    also: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     revalidates: bool = False
 
 
@@ -98,12 +98,12 @@ class Router:
     """Finds the route of a request and handles the request.
 
     Args:
-        service: its settings at the time of a request state what is enabled.
+        hub: its settings at the time of a request state what is enabled.
         table: every route.
     """
 
-    def __init__(self, service: Hub, table: Iterable[Route]) -> None:
-        self._service = service
+    def __init__(self, hub: Hub, table: Iterable[Route]) -> None:
+        self._hub = hub
         self._exact: dict[str, Route] = {}
         self._by_parent: dict[str, Route] = {}
         for route in table:
@@ -111,7 +111,7 @@ class Router:
             if last.startswith("{"):
                 self._by_parent[parent] = route
             else:
-                self._exact |= dict.fromkeys((route.path, *route.also), route)
+                self._exact |= dict.fromkeys((route.path, *route.aliases), route)
 
     def match(self, path: str) -> Route | None:
         """Return the route of a path; None if there is none."""
@@ -120,7 +120,7 @@ class Router:
     def metric_label(self, request: Request) -> str:
         """Return the path of the request's route: one of a few values."""
         route = self.match(request.path or "/")
-        return ELSEWHERE if route is None else route.path
+        return NO_ROUTE if route is None else route.path
 
     def handle(self, request: Request) -> Outcome:
         """Return the outcome of a request."""
@@ -136,15 +136,15 @@ class Router:
         return self._answer(route, request)
 
     def _answer(self, route: Route, request: Request) -> Outcome:
-        settings = self._service.settings
+        settings = self._hub.settings
         if request.websocket and route.stream and request.method == "GET":
-            return websocket(self._service, route.stream, request)
+            return websocket(self._hub, route.stream, request)
         if not request.path:  # relative links of the landing page need the slash
             location = ("Location", f"{settings.base_path}/")
             return Response(HTTPStatus.PERMANENT_REDIRECT, (location, *CORS_HEADERS), b"")
-        if not settings.offers(route.switch):
-            return disabled_response(route.switch)
-        outcome = route.answer(request)
+        if not settings.offers(route.setting):
+            return disabled_response(route.setting)
+        outcome = route.handle(request)
         return _revalidated(request, outcome) if route.revalidates else outcome
 
 

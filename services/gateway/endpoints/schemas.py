@@ -145,7 +145,7 @@ class DomainsMessage(msgspec.Struct, frozen=True):
     data: list[str]
 
 
-SHAPES: Final[Mapping[str, type[msgspec.Struct]]] = {
+MESSAGES: Final[Mapping[str, type[msgspec.Struct]]] = {
     "full": FullMessage,
     "lite": LiteMessage,
     "domains": DomainsMessage,
@@ -161,5 +161,5 @@ def schema(stream: str) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"certstream message: {stream}",
-        **msgspec.json.schema(SHAPES[stream]),
+        **msgspec.json.schema(MESSAGES[stream]),
     }

@@ -32,9 +32,9 @@ class Event(msgspec.Struct, frozen=True):
     event: str | UnsetType = UNSET
 
 
-def websocket(service: Hub, stream: str, request: Request) -> Response | Subscription:
+def websocket(hub: Hub, stream: str, request: Request) -> Response | Subscription:
     """Answer a request for a WebSocket."""
-    return _subscription(service, stream, request, request.query.get("cursor"))
+    return _subscription(hub, stream, request, request.query.get("cursor"))
 
 
 def upgrade_required(request: Request) -> Response:
@@ -56,7 +56,7 @@ def invalid_cursor(request: Request) -> Response | None:
     return None
 
 
-def events(service: Hub, request: Request) -> Response | Subscription:
+def events(hub: Hub, request: Request) -> Response | Subscription:
     """Answer a request for server-sent events."""
     stream = request.query.get("stream", "lite")
     if stream not in _SETTINGS:
@@ -67,15 +67,15 @@ def events(service: Hub, request: Request) -> Response | Subscription:
     # A client that reconnects repeats the URL; what it adds is newer.
     cursors = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
     cursor = next(filter(None, cursors), request.query.get("cursor"))
-    return _subscription(service, stream, request, cursor)
+    return _subscription(hub, stream, request, cursor)
 
 
 def _subscription(
-    service: Hub, stream: str, request: Request, cursor: str | None
+    hub: Hub, stream: str, request: Request, cursor: str | None
 ) -> Response | Subscription:
-    if request.websocket and not service.settings.websocket:
+    if request.websocket and not hub.settings.websocket:
         return disabled_response("protocols.websocket")
-    if stream not in service.rings:
+    if stream not in hub.rings:
         return disabled_response(f"streams.{_SETTINGS[stream]}")
     try:
         parsed = None if cursor is None else parse_cursor(cursor)

@@ -15,7 +15,7 @@ from gateway.endpoints.latest import Latest, example, latest
 from gateway.endpoints.logs import Logs, logs
 from gateway.endpoints.openapi import Document
 from gateway.endpoints.router import ParameterSpec, ResponseSpec, Route, error_spec
-from gateway.endpoints.schemas import SHAPES, schema
+from gateway.endpoints.schemas import MESSAGES, schema
 from gateway.endpoints.stats import Stats, stats
 from gateway.endpoints.subscribe import LAST_EVENT_ID, Event, events, upgrade_required
 from gateway.http.errors import ErrorCode
@@ -48,7 +48,7 @@ _UPGRADE: Final = error_spec("The endpoint is a WebSocket.", ErrorCode.UPGRADE_R
 
 
 def table(
-    service: Hub,
+    hub: Hub,
     metrics: Callable[[], Awaitable[Response]],
     reports: ReportCache,
     certificates: Certificates,
@@ -57,16 +57,16 @@ def table(
     """List all routes.
 
     Args:
-        service: has the rings, and the settings as they are now.
+        hub: has the rings, and the settings as they are now.
         metrics: collects the metrics of all processes of this host.
         reports: of the cluster.
         certificates: finds a certificate by its fingerprint.
         policy: determines which clients are admitted.
     """
-    rings = service.rings
+    rings = hub.rings
     routes: list[Route] = []
-    page = Page(service, routes)
-    document = Document(service, policy, routes)
+    page = Page(hub, routes)
+    document = Document(hub, policy, routes)
     routes += [
         Route(
             "/",
@@ -77,14 +77,14 @@ def table(
             stream="lite",
             revalidates=True,
         ),
-        *subscriptions(service),
+        *subscriptions(hub),
         *(
             Route(
                 path,
                 f"A recent message of the stream {stream}",
-                partial(_example, service, stream),
-                {200: ResponseSpec("A message.", SHAPES[stream])},
-                switch="protocols.example_json",
+                partial(_example, hub, stream),
+                {200: ResponseSpec("A message.", MESSAGES[stream])},
+                setting="protocols.example_json",
                 revalidates=True,
             )
             for path, stream in _EXAMPLES.items()
@@ -94,15 +94,15 @@ def table(
             "The 25 newest messages of the stream lite",
             lambda _: latest(rings.get("lite")),
             {200: ResponseSpec("Messages, the newest first.", Latest)},
-            switch="protocols.api",
+            setting="protocols.api",
             revalidates=True,
         ),
         Route(
             "/api/stats",
             "Clients, throughput, deduplication and retention over all gateways and ingestors",
-            lambda _: reports.json_response(partial(stats, budgets=service.settings.retained)),
+            lambda _: reports.json_response(partial(stats, budgets=hub.settings.retained)),
             {200: ResponseSpec("The statistics.", Stats), 503: _NO_REDIS},
-            switch="protocols.api",
+            setting="protocols.api",
             revalidates=True,
         ),
         Route(
@@ -110,7 +110,7 @@ def table(
             "Health, position, circuit state and ingestor of every log",
             lambda _: reports.json_response(logs),
             {200: ResponseSpec("All logs.", Logs), 503: _NO_REDIS},
-            switch="protocols.api",
+            setting="protocols.api",
             revalidates=True,
         ),
         Route(
@@ -131,7 +131,7 @@ def table(
                     {"type": "string", "pattern": HASH},
                 ),
             ),
-            switch="protocols.api",
+            setting="protocols.api",
             revalidates=True,
         ),
         Route(
@@ -139,24 +139,24 @@ def table(
             "OK, for load balancers",
             lambda _: Response(200, (TEXT, *CORS_HEADERS, NO_STORE), b"OK"),
             {200: ResponseSpec("The process answers.", media=("text/plain",))},
-            switch="protocols.health",
+            setting="protocols.health",
         ),
         Route(
             "/health/deep",
             "Health of the whole service, with a code for each fault",
-            lambda _: DeferredResponse(partial(deep_health, reports, service)),
+            lambda _: DeferredResponse(partial(deep_health, reports, hub)),
             {
                 200: ResponseSpec("Healthy or degraded.", DeepHealth),
                 503: ResponseSpec("Unhealthy.", DeepHealth),
             },
-            switch="protocols.health",
+            setting="protocols.health",
         ),
         Route(
             "/metrics",
             "Prometheus metrics of all processes of this host",
             lambda _: DeferredResponse(metrics),
             {200: ResponseSpec("Metrics.", media=("text/plain",))},
-            switch="protocols.metrics",
+            setting="protocols.metrics",
         ),
         Route(
             "/openapi.json",
@@ -173,13 +173,13 @@ def table(
                 {200: ResponseSpec("The schema.", media=(_SCHEMA[1],))},
                 revalidates=True,
             )
-            for stream in SHAPES
+            for stream in MESSAGES
         ),
     ]
     return routes
 
 
-def subscriptions(service: Hub) -> list[Route]:
+def subscriptions(hub: Hub) -> list[Route]:
     """List the routes of streams, but for `/`, which is a page as well."""
     return [
         *(
@@ -190,7 +190,7 @@ def subscriptions(service: Hub) -> list[Route]:
                 _WEBSOCKET_ERRORS | {426: _UPGRADE},
                 (_CURSOR,),
                 stream=stream,
-                also=(f"{path}/",),
+                aliases=(f"{path}/",),
             )
             for path, stream, content in (
                 ("/full-stream", "full", "with DER and chain"),
@@ -200,7 +200,7 @@ def subscriptions(service: Hub) -> list[Route]:
         Route(
             "/sse",
             "The streams as server-sent events",
-            lambda request: events(service, request),
+            lambda request: events(hub, request),
             {
                 200: ResponseSpec("An endless event stream.", Event, ("text/event-stream",)),
                 400: error_spec(
@@ -228,14 +228,14 @@ def subscriptions(service: Hub) -> list[Route]:
                     for name in LAST_EVENT_ID
                 ),
             ),
-            switch="protocols.sse",
-            also=("/sse/",),
+            setting="protocols.sse",
+            aliases=("/sse/",),
         ),
     ]
 
 
-def _example(service: Hub, stream: str, _: Request) -> Response:
-    return example(stream, service.rings.get(stream))
+def _example(hub: Hub, stream: str, _: Request) -> Response:
+    return example(stream, hub.rings.get(stream))
 
 
 def _schema_answer(stream: str) -> Response:

@@ -22,7 +22,7 @@ from gateway.clients.sse import SSEClient
 from gateway.clients.websocket import WebSocketClient, accept
 from gateway.delivery.compression import DEFLATED
 from gateway.delivery.encoding import SSE, WEBSOCKET
-from gateway.endpoints.router import ELSEWHERE, Router
+from gateway.endpoints.router import NO_ROUTE, Router
 from gateway.http.errors import (
     ErrorCode,
     error_response,
@@ -67,9 +67,9 @@ class HTTPConnection(asyncio.Protocol):
     in the phase ANSWER, in which the callbacks read no request.
 
     Args:
-        service: state that all connections share.
+        hub: state that all connections share.
         routes: return the outcome of a request.
-        door: admits or rejects requests; None admits all.
+        admission: admits or rejects requests; None admits all.
         arrival: counts the connection while it has no stream; None: it is not counted.
         refusal: the response to the first request; None: requests are handled.
 
@@ -78,19 +78,19 @@ class HTTPConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_admission",
         "_arrival",
-        "_door",
         "_flow",
         "_handler_task",
         "_http",
+        "_hub",
         "_last",
         "_number",
         "_refusal",
         "_restricted",
         "_route",
         "_routes",
-        "_service",
-        "_ticket",
+        "_slot",
         "_timer",
         "_transport",
         "phase",
@@ -102,23 +102,23 @@ class HTTPConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        service: Hub,
+        hub: Hub,
         routes: Router,
-        door: AdmissionController | None = None,
+        admission: AdmissionController | None = None,
         arrival: Arrival | None = None,
         refusal: Response | None = None,
     ) -> None:
         self.phase = Phase.REQUEST
-        self._service = service
-        self._number = next(service.connection_ids)
+        self._hub = hub
+        self._number = next(hub.connection_ids)
         self._routes = routes
-        self._route = ELSEWHERE  # of the current request
+        self._route = NO_ROUTE  # of the current request
         self._restricted = False  # whether only some networks may read the response
-        self._door = door
+        self._admission = admission
         self._arrival = arrival
         self._refusal = refusal
         self._handler_task: asyncio.Task[None] | None = None
-        self._ticket: ConnectionSlot | None = None  # until sent, or taken by a client
+        self._slot: ConnectionSlot | None = None  # until sent, or taken by a client
         self._http = ServerProtocol(keep_bodies=False)
         self._last = False  # whether the current response is the last one
 
@@ -132,7 +132,7 @@ class HTTPConnection(asyncio.Protocol):
         else:  # uvloop sends the end of the handshake in the next iteration; it would pause before
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._write_through)
-        self._service.pending_connections.add(self)
+        self._hub.pending_connections.add(self)
         if self._arrival is not None:
             self._arrival.connection = self
         self._start_timer()
@@ -200,7 +200,7 @@ class HTTPConnection(asyncio.Protocol):
         self._start_timer()
 
     def _start_timer(self) -> None:
-        timeout = getattr(self._service.settings, self.phase.value)
+        timeout = getattr(self._hub.settings, self.phase.value)
         self._timer = asyncio.get_running_loop().call_later(timeout, self._on_timeout)
 
     def _next_phase(self) -> Phase:
@@ -230,18 +230,18 @@ class HTTPConnection(asyncio.Protocol):
 
     def _unregister(self) -> None:
         self._timer.cancel()
-        self._service.pending_connections.discard(self)
+        self._hub.pending_connections.discard(self)
         if self._arrival is not None:
             self._arrival.leave()
 
     def _return_ticket(self) -> None:
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            ticket.release()
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.release()
 
     def _fail(self, error: BaseException) -> None:
         """Report an unexpected error, respond 500 and close this connection alone."""
-        self._service.errors.report(error, connection=self._number, route=self._route)
+        self._hub.errors.report(error, connection=self._number, route=self._route)
         self._return_ticket()
         try:
             if self._http.can_respond:
@@ -249,7 +249,7 @@ class HTTPConnection(asyncio.Protocol):
                     self._answer(internal_error(), close=True)
                 return
         except Exception as another:  # noqa: BLE001
-            self._service.errors.report(another, connection=self._number, route=self._route)
+            self._hub.errors.report(another, connection=self._number, route=self._route)
         self._transport.abort()
 
     def _advance(self) -> None:
@@ -261,7 +261,7 @@ class HTTPConnection(asyncio.Protocol):
                 self._answer(error_response(ErrorCode[error.code.upper()], str(error)), close=True)
                 return
             if request is not None:
-                self._respond(without_base_path(request, self._service.settings.base_path))
+                self._respond(without_base_path(request, self._hub.settings.base_path))
             elif self._http.peer_closed:
                 self._hang_up()
             else:
@@ -272,18 +272,18 @@ class HTTPConnection(asyncio.Protocol):
             self._answer(self._refusal, close=True)
             return
         self._route = self._routes.metric_label(request)
-        door = self._door
-        if door is None:
+        admission = self._admission
+        if admission is None:
             self._proceed(request, self._routes.handle(request))
             return
-        self._restricted = door.restricts(request)
-        visitor, refusal = door.identify(request, self._peer())
-        if door.is_blocking(request):
-            self._respond_from(self._handle_admitted(door, visitor, refusal, request))
+        self._restricted = admission.restricts(request)
+        client, refusal = admission.identify(request, self._peer())
+        if admission.is_blocking(request):
+            self._respond_from(self._handle_admitted(admission, client, refusal, request))
             return
         outcome = refusal or self._routes.handle(request)
         if isinstance(outcome, Subscription) and request.method != "HEAD":
-            self._ticket = door.acquire_unlimited(visitor)
+            self._slot = admission.acquire_unlimited(client)
         self._proceed(request, outcome)
 
     def _respond_from(self, handling: Coroutine[Any, Any, None]) -> None:
@@ -309,21 +309,21 @@ class HTTPConnection(asyncio.Protocol):
 
     async def _handle_admitted(
         self,
-        door: AdmissionController,
-        visitor: ClientIdentity,
+        admission: AdmissionController,
+        client: ClientIdentity,
         refusal: Response | None,
         request: Request,
     ) -> None:
         """Handle a request after Redis has counted it.
 
         Args:
-            door: admits the request.
-            visitor: the client.
+            admission: admits the request.
+            client: the client.
             refusal: the response if the client is not allowed; the request still counts.
             request: the request.
         """
-        policy = door.policy
-        admitted = await door.check_request(visitor)
+        policy = admission.policy
+        admitted = await admission.check_request(client)
         outcome: Outcome
         if isinstance(admitted, Response):
             outcome = admitted
@@ -333,14 +333,14 @@ class HTTPConnection(asyncio.Protocol):
                 headers = (*outcome.headers, *admitted)
                 outcome = msgspec.structs.replace(outcome, headers=headers)
             elif request.method != "HEAD":
-                entered = await door.acquire_connection(visitor)
+                entered = await admission.acquire_connection(client)
                 if isinstance(entered, Response):
                     outcome = entered
                 else:
-                    self._ticket = entered
+                    self._slot = entered
         if self._transport.is_closing():
             self._return_ticket()
-        elif door.policy is not policy:  # the configuration has changed since
+        elif admission.policy is not policy:  # the configuration has changed since
             self._return_ticket()
             self._respond(request)
         else:
@@ -359,8 +359,8 @@ class HTTPConnection(asyncio.Protocol):
         elif outcome.websocket:
             self._become_websocket(outcome)
         else:
-            lane = self._service.channels[outcome.stream, SSE]
-            self._become(SSEClient(self._service.clients, lane, self._transport), outcome)
+            channel = self._hub.channels[outcome.stream, SSE]
+            self._become(SSEClient(self._hub.clients, channel, self._transport), outcome)
 
     def _peer(self) -> str:
         """Return the address of the client; the unspecified one if it has left already."""
@@ -376,7 +376,7 @@ class HTTPConnection(asyncio.Protocol):
             headers,
             received.method.decode(),
             received.http_version.decode(),
-            compression=self._service.settings.websocket_compression,
+            compression=self._hub.settings.websocket_compression,
         )
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             kept = [pair for pair in response.headers.raw_items() if pair[0] in _PASSED_HEADERS]
@@ -385,8 +385,8 @@ class HTTPConnection(asyncio.Protocol):
             self._answer(error_response(code, text, *kept))
             return
         self._transport.write(response.serialize())
-        lane = self._service.channels[subscription.stream, DEFLATED if extensions else WEBSOCKET]
-        client = WebSocketClient(self._service.clients, lane, self._transport, extensions)
+        channel = self._hub.channels[subscription.stream, DEFLATED if extensions else WEBSOCKET]
+        client = WebSocketClient(self._hub.clients, channel, self._transport, extensions)
         early = self._http.unread
         self._become(client, subscription)
         if early:
@@ -395,19 +395,19 @@ class HTTPConnection(asyncio.Protocol):
     def _become(self, client: SSEClient | WebSocketClient, subscription: Subscription) -> None:
         self._unregister()
         websocket = isinstance(client, WebSocketClient)
-        self._service.metrics.observe_response(
+        self._hub.metrics.observe_response(
             self._route, HTTPStatus.SWITCHING_PROTOCOLS if websocket else HTTPStatus.OK
         )
-        lane = client.channel
+        channel = client.channel
         log.debug(
             "client connected",
             connection=self._number,
-            stream=lane.ring.stream,
-            form=lane.encoding.name,
+            stream=channel.ring.stream,
+            form=channel.encoding.name,
             resumes=subscription.cursor is not None,
         )
         client.connection_id = self._number
-        client.ticket, self._ticket = self._ticket, None
+        client.slot, self._slot = self._slot, None
         self._transport.set_protocol(client)
         # Previous responses and the head of this one may have paused the transport.
         self._flow.end()
@@ -417,7 +417,7 @@ class HTTPConnection(asyncio.Protocol):
         """Send a response and wait for the next request."""
         self._return_ticket()
         self._handler_task = None
-        self._service.metrics.observe_response(self._route, answer.status)
+        self._hub.metrics.observe_response(self._route, answer.status)
         log.debug(
             "request answered", connection=self._number, route=self._route, status=answer.status
         )
@@ -427,7 +427,7 @@ class HTTPConnection(asyncio.Protocol):
         kept = self._arrival is None or self._arrival.may_idle
         close = close or self._last or not kept
         data = self._http.encode(answer.status, headers, answer.body, close=close)
-        self._route = ELSEWHERE
+        self._route = NO_ROUTE
         self._restricted = False
         self.phase = Phase.IDLE  # before the write, which may change the phase
         self._transport.write(data)

@@ -20,7 +20,7 @@ _MAX_PER_ITERATION: Final = 100  # clients closed per iteration of the event loo
 log = structlog.get_logger(__name__)
 
 
-async def drain(listener: Listener, service: Hub, code: int, reason: str) -> None:
+async def drain(listener: Listener, hub: Hub, code: int, reason: str) -> None:
     """Empty the accept queue, stop accepting, and close all connections within `stop_timeout`.
 
     Clients are closed in batches over time, so that they do not all reconnect in the same moment.
@@ -29,7 +29,7 @@ async def drain(listener: Listener, service: Hub, code: int, reason: str) -> Non
 
     Args:
         listener: that accepts connections.
-        service: whose connections are closed.
+        hub: whose connections are closed.
         code: of the closing handshake.
         reason: of the closing handshake, before the client's position.
     """
@@ -38,10 +38,10 @@ async def drain(listener: Listener, service: Hub, code: int, reason: str) -> Non
     for _ in range(3):  # connections in the accept queue would be reset
         await asyncio.sleep(0)
     listener.close()
-    for connection in tuple(service.pending_connections):
+    for connection in tuple(hub.pending_connections):
         connection.close()
-    clients = [client for lane in service.channels.values() for client in lane.clients]
-    spread = _SPREAD * service.settings.stop_timeout
+    clients = [client for channel in hub.channels.values() for client in channel.clients]
+    spread = _SPREAD * hub.settings.stop_timeout
     closed = 0
     while closed < len(clients):
         due = max(int(len(clients) * (loop.time() - began) / spread), closed + _MIN_BATCH)
@@ -53,11 +53,11 @@ async def drain(listener: Listener, service: Hub, code: int, reason: str) -> Non
         closed = due
         await asyncio.sleep(_BATCH_INTERVAL_SECS)
     with suppress(TimeoutError):
-        async with asyncio.timeout_at(began + service.settings.stop_timeout):
-            await service.clients.all_closed.wait()
-            while service.is_answering:  # noqa: ASYNC110 - no event for the end of a process alone
+        async with asyncio.timeout_at(began + hub.settings.stop_timeout):
+            await hub.clients.all_closed.wait()
+            while hub.is_answering:  # noqa: ASYNC110 - no event for the end of a process alone
                 await asyncio.sleep(_BATCH_INTERVAL_SECS)
-    left = service.abort_connections()
+    left = hub.abort_connections()
     if left:
         log.warning("connections aborted", connections=left)
         await asyncio.sleep(0)  # so that their ends are counted

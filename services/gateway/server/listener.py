@@ -182,10 +182,10 @@ class Listener:
             return False
         if address is None:
             return True
-        policy, most = self._policy(), self._bounds.idle_of_one
+        policy, limit = self._policy(), self._bounds.idle_of_one
         if policy.limits_connections and policy.max_per_address is not None:
-            most = min(most, policy.max_per_address)
-        return self._idle[address] < most
+            limit = min(limit, policy.max_per_address)
+        return self._idle[address] < limit
 
     def count_idle(self, address: str | None, change: int) -> None:
         """Change the number of idle connections of an address."""
@@ -243,19 +243,19 @@ class Listener:
 
     def _refusal(self, accepted: socket.socket, address: str | None) -> Response | None:
         """Return the rejection of a connection; None if it is accepted, after making room."""
-        again = retry_after(_RETRY_AFTER_SECS)
+        retry = retry_after(_RETRY_AFTER_SECS)
         if accepted.fileno() >= self._bounds.descriptors:
             self._count_rejection("descriptors", descriptor=accepted.fileno())
-            return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, again)
-        most = self._bounds.waiting_of_one
-        if address is not None and self._of_one[address] >= most:
+            return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, retry)
+        limit = self._bounds.waiting_of_one
+        if address is not None and self._of_one[address] >= limit:
             self._refused["site"] += 1
-            error = f"Connection limit per address reached ({most} without a stream for {address})"
-            return error_response(ErrorCode.ADDRESS_LIMIT, error, again)
+            error = f"Connection limit per address reached ({limit} without a stream for {address})"
+            return error_response(ErrorCode.ADDRESS_LIMIT, error, retry)
         if len(self._arrivals) >= self._bounds.waiting:
             self._count_rejection("waiting", connections=len(self._arrivals))
             if not self._make_room():
-                return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, again)
+                return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, retry)
         return None
 
     def _make_room(self) -> bool:

@@ -88,7 +88,7 @@ async def test_a_revoked_token_may_not_stay(door: AdmissionController) -> None:
     first, second = token_table(Auth(tokens=(Secret("first"), Secret("second"))))
     (moved,) = token_table(Auth(tokens=(Secret("second"),)))
     assert moved.name == first.name
-    door.set_policy(Policy(holders=(moved,)))
+    door.set_policy(Policy(owners=(moved,)))
     assert not door.still_allowed(ClientIdentity("192.0.2.1", first))
     assert door.still_allowed(ClientIdentity("192.0.2.1", second))
     assert not door.still_allowed(VISITOR), "a token is needed now"

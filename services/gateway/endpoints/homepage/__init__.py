@@ -70,19 +70,19 @@ _VARY: Final = ("Vary", "Accept")
 
 
 class Page:
-    """Shows what is offered now.
+    """The landing page: the endpoints that the settings enable, and examples.
 
     Args:
-        service: its settings state what is enabled.
-        routes: all there are.
+        hub: its settings state what is enabled.
+        routes: of the public address.
     """
 
-    def __init__(self, service: Hub, routes: Sequence[Route]) -> None:
-        self._service = service
+    def __init__(self, hub: Hub, routes: Sequence[Route]) -> None:
+        self._hub = hub
         self._routes = routes
 
     def respond(self, request: Request) -> Response:
-        """Show it, in HTML to who can read it."""
+        """Return the page: HTML to a client that accepts it, else text."""
         if (wrong := invalid_cursor(request)) is not None:
             return wrong
         if "text/html" in request.headers.get("accept", ""):
@@ -90,24 +90,24 @@ class Page:
         return Response(200, (TEXT, _VARY), self._text().encode())
 
     def _offered(self) -> Iterator[Route]:
-        settings = self._service.settings
+        settings = self._hub.settings
         for route in self._routes:
             if route.stream:
                 if settings.websocket and route.stream in settings.streams:
                     yield route
-            elif settings.offers(route.switch):
+            elif settings.offers(route.setting):
                 yield route
 
     def _text(self) -> str:
-        rows = "\n".join(f"{route.path:26} {route.about}" for route in self._offered())
+        rows = "\n".join(f"{route.path:26} {route.summary}" for route in self._offered())
         return (
             "certstream-server: every certificate that Certificate Transparency logs receive, "
             f"as a live stream.\n\n{rows}\n\n"
-            "Resume behind the last message you have seen: ?cursor=<its id>, or Last-Event-ID.\n"
+            "Resume after the last message received: ?cursor=<its id>, or Last-Event-ID.\n"
         )
 
     def _html(self) -> str:
-        settings = self._service.settings
+        settings = self._hub.settings
         snippets = "\n".join(
             f"<figure>\n<figcaption><h3>{escape(title)}</h3></figcaption>\n"
             f'<pre tabindex="0"><code>{escape(code, quote=False)}</code></pre>\n</figure>'
@@ -115,7 +115,7 @@ class Page:
             if getattr(settings, needs)
         )
         rows = "\n".join(
-            f"<tr><td>{_link(route)}</td><td>{escape(route.about)}</td></tr>"
+            f"<tr><td>{_link(route)}</td><td>{escape(route.summary)}</td></tr>"
             for route in self._offered()
         )
         page = _TEMPLATE.replace("<!-- snippets -->", snippets)
@@ -123,7 +123,7 @@ class Page:
 
 
 def _link(route: Route) -> str:
-    """A path as a relative link, unless it leads to no page."""
+    """Return a path as a relative link; as text if it is a stream or has a parameter."""
     path = f"<code>{escape(route.path)}</code>"
     if route.stream or "{" in route.path:
         return path
