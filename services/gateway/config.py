@@ -16,29 +16,29 @@ class Settings(msgspec.Struct, frozen=True):
     """Limits and intervals. Times are seconds.
 
     Attributes:
-        streams: which ones are offered.
-        websocket: whether WebSocket clients are.
-        websocket_compression: whether WebSocket clients that offer it get compressed messages.
-        sse: whether SSE clients are.
-        metrics: whether /metrics is answered.
-        health: whether /health and /health/deep are.
-        example_json: whether the examples are.
-        api: whether /latest.json and /api/… are.
-        base_path: below which everything is answered, too; without a slash at its end.
+        streams: offered streams.
+        websocket: whether WebSocket clients are accepted.
+        websocket_compression: whether to accept permessage-deflate.
+        sse: whether SSE clients are accepted.
+        metrics: whether /metrics is enabled.
+        health: whether /health and /health/deep are enabled.
+        example_json: whether the examples are enabled.
+        api: whether /latest.json and /api/… are enabled.
+        base_path: path prefix that requests may have; without a slash at its end.
         unhealthy_threshold: failures in a row that make a log unhealthy.
-        retained: bytes that Redis may hold of each stream.
-        ring_bytes: memory for each stream's newest batches, forms included.
-        history_bytes: memory for what was read from Redis for lagging clients.
-        heartbeat: between two heartbeats of a WebSocket client.
-        comment: between two comment lines of an SSE client.
-        client_timeout: time over which a client must read `stall_timeout.MIN_BYTES_PER_SEC` of what
-            waits for it; also the time limit for reading a response.
-        close_timeout: how long a client may take to answer a closing handshake.
+        retained: maximum bytes of each stream in Redis.
+        ring_bytes: memory for the newest batches of each stream, in all encodings.
+        history_bytes: memory for batches read from Redis for lagging clients.
+        heartbeat: interval of heartbeats to WebSocket clients.
+        comment: interval of comment lines to SSE clients.
+        client_timeout: time over which a client must read `stall_timeout.MIN_BYTES_PER_SEC` of the
+            messages sent to it; also the time limit for reading a response.
+        close_timeout: for the answer to a closing handshake.
         request_timeout: from the first byte of a request, or from the start of the connection, to
-            the request's last byte.
-        idle_timeout: from an answer to the first byte of the next request.
-        answer_timeout: from a request's last byte to the first byte of its answer.
-        stop_timeout: how long clients have to go elsewhere when the gateway stops.
+            the last byte of the request.
+        idle_timeout: from a response to the first byte of the next request.
+        answer_timeout: from the last byte of a request to the first byte of the response.
+        stop_timeout: time in which a stopping gateway closes its clients.
     """
 
     streams: tuple[str, ...] = STREAMS
@@ -64,12 +64,12 @@ class Settings(msgspec.Struct, frozen=True):
     stop_timeout: float = 4.0
 
     def offers(self, switch: str) -> bool:
-        """Whether a setting such as "protocols.api" is on; "" always is."""
+        """Whether a setting such as "protocols.api" is on; "" is always on."""
         return not switch or bool(getattr(self, switch.rpartition(".")[2]))
 
 
 def settings_of(config: Config, base: Settings | None = None) -> Settings:
-    """Pick what a gateway offers; limits and intervals are those of `base`, if there is one."""
+    """Return the settings of a configuration, with the limits and intervals of `base` if given."""
     streams, protocols = config.streams, config.protocols
     offered = {"full": streams.full, "lite": streams.lite, "domains": streams.domains_only}
     return msgspec.structs.replace(

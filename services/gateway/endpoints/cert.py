@@ -1,4 +1,4 @@
-"""/api/cert/{hash}: a certificate that the streams still hold, by its SHA-256 or SHA-1."""
+"""/api/cert/{hash}: a retained certificate, by its SHA-256 or SHA-1."""
 
 import asyncio
 import re
@@ -33,34 +33,34 @@ HASH: Final = "^({0}{{64}}|{0}{{40}}|({0}{{2}}:){{31}}{0}{{2}}|({0}{{2}}:){{19}}
 """A SHA-256 or SHA-1 in hex, with or without colons."""
 
 _MAX_CONCURRENT: Final = 4  # a batch may unpack to megabytes
-_TIMEOUT_SECS: Final = 2.0  # seconds for all of it
+_TIMEOUT_SECS: Final = 2.0  # of a look-up
+
+_ONLY_FULL: Final = Meta(description="Null if only the stream `lite` retains the certificate.")
 
 log = structlog.get_logger(__name__)
 
 
 class CertificateDetail(LeafCertificate, frozen=True, kw_only=True):
-    """A certificate, and where it comes from."""
+    """A certificate, and the log entry that it comes from."""
 
-    seen: Annotated[float, Meta(description="When it was read here, Unix seconds.")]
+    seen: Annotated[float, Meta(description="When this service read it, Unix seconds.")]
     source: Annotated[str, Meta(description="The log's name.")]
     cert_index: int
     cert_link: str
     id: MessageId
     update_type: str
-    submission_timestamp: Annotated[float, Meta(description="The log's, Unix seconds.")]
+    submission_timestamp: Annotated[float, Meta(description="Time of the log, Unix seconds.")]
     log: Source
-    as_der: Annotated[
-        Base64 | None, Meta(description="Null if only the stream `lite` still holds it.")
-    ] = None
-    chain: Annotated[list[ChainCertificate] | None, Meta(description="Likewise.")] = None
+    as_der: Annotated[Base64 | None, _ONLY_FULL] = None
+    chain: Annotated[list[ChainCertificate] | None, _ONLY_FULL] = None
 
 
 class Certificates:
-    """Finds certificates, for all gateways alike: in Redis.
+    """Finds certificates in Redis.
 
     Args:
-        primary: knows every certificate that was published.
-        replica: what to read the streams from; may be the primary.
+        primary: has the index of all published certificates.
+        replica: has the streams; may be the primary.
         keys: names of the keys.
     """
 
@@ -71,7 +71,7 @@ class Certificates:
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     def respond(self, request: Request) -> Response | DeferredResponse:
-        """Answer for the hash at the end of the path."""
+        """Return the certificate with the hash at the end of the path."""
         text = request.path.rpartition("/")[2]
         if not re.fullmatch(HASH, text, re.ASCII):
             error = f"Invalid hash {text[:100]!r}; expected a SHA-256 or SHA-1 in hex"
@@ -122,7 +122,7 @@ class Certificates:
 def _detail(
     message: FullMessage | LiteMessage, digest: bytes, chain: list[ChainCertificate] | None = None
 ) -> CertificateDetail | None:
-    """Show a message's certificate; None if it has another hash: the SHA-1 index keeps half."""
+    """Return the certificate of a message; None if its hash differs: the SHA-1 index has half."""
     data, leaf = message.data, message.data.leaf_cert
     if digest.hex(":").upper() not in (leaf.sha256, leaf.sha1):
         return None

@@ -17,17 +17,17 @@ class DeepHealth(msgspec.Struct, frozen=True):
 
     Attributes:
         status: "unhealthy" with a critical problem, "degraded" with any other one.
-        logs_healthy: logs that answer, and hold to what they signed.
-        logs_degraded: fail now and then, or have not answered yet.
-        logs_unhealthy: have not answered for a while, or contradict what they signed.
-        logs_total: how many there are.
+        logs_healthy: number of healthy logs.
+        logs_degraded: number of logs with recent errors, without proofs, or not read yet.
+        logs_unhealthy: number of logs that do not answer, or misbehave.
+        logs_total: number of logs that are not retired.
         active_connections: clients of all gateways.
         uptime_secs: of this gateway.
-        redis: whether it answers.
-        gateways: that run.
-        stream_lag_secs: by stream, how old the newest batch is that this gateway has.
-        ingestors: that run.
-        problems: what is wrong, critical problems first; docs/runbook.md explains each code.
+        redis: whether this gateway can read from Redis.
+        gateways: number of gateways.
+        stream_lag_secs: by stream, age of the newest batch in this gateway.
+        ingestors: number of ingestors.
+        problems: critical ones first; docs/runbook.md explains each code.
     """
 
     status: Health

@@ -1,4 +1,4 @@
-"""/api/logs: every log that is read, how it does, and who reads it."""
+"""/api/logs: health, position and owner of every log that is not retired."""
 
 from collections import Counter
 
@@ -21,36 +21,37 @@ class Log(msgspec.Struct, frozen=True):
     """One log. Times are Unix seconds.
 
     Attributes:
-        name: what its operator calls it.
-        url: where it is.
-        operator: who runs it.
-        status: how it does; "excluded" if a configuration excludes it.
-        current_index: of the next entry to publish.
-        tree_size: entries in its newest tree head.
-        total_errors: requests to it that failed.
-        last_success: when it last answered as it should; null if it never did.
-        log_id: SHA-256 of its key in hex, or made of its URL while no key is known.
+        name: in the log list or configuration; else its URL or id.
+        url: base URL.
+        operator: its operator.
+        status: its health; "excluded" if a configuration excludes it.
+        current_index: index of the next entry to publish.
+        tree_size: entries by its newest tree head.
+        total_errors: failed requests.
+        last_success: time of the last valid response; null before the first.
+        log_id: SHA-256 of its key in hex, or derived from its URL while no key is known.
         kind: rfc6962 or static-ct.
-        state: that of the log list, "configured", "draining" once it is retired, or "excluded".
-        retired_why: why it is retired; null if it is not.
-        circuit: "closed" while requests are sent to it, "open" while none are, "half-open" during
+        state: as in the log list, "configured", "draining" while it is being retired, or
+            "excluded".
+        retired_why: why it is being retired; null if it is not.
+        circuit: state of its circuit breaker: "closed", "open" (no requests), or "half-open" during
             a trial request.
-        consecutive_errors: since it last answered.
+        consecutive_errors: failed requests since the last valid response.
         retry_at: time of the next request, while the circuit is open.
-        lag: entries that are yet to be published.
+        lag: entries that are not published yet.
         tree_head_age_seconds: time since the log signed the largest tree head that it has shown;
             null before the first.
         ingest_delay_seconds: time since the log accepted the newest entry that is accounted for,
             as new certificate or as duplicate; null before the first.
         owner: the ingestor that reads it; null if none does.
-        last_error: what was wrong last.
-        last_error_at: when.
+        last_error: the newest error.
+        last_error_at: time of that error.
         integrity: `proven`, `unsigned`, `unproven`, `lying` or `off`.
-        alarms: how often it contradicted itself.
-        published: new certificates; with the next three, what became of its entries.
-        duplicates: certificates that were known already.
-        rejected: entries that could not be read.
-        skipped: entries left out by the operator.
+        alarms: number of integrity violations.
+        published: new certificates.
+        duplicates: entries with a certificate that was already published.
+        rejected: entries that could not be decoded.
+        skipped: entries skipped by an operator.
     """
 
     name: str
@@ -83,14 +84,14 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Logs(msgspec.Struct, frozen=True):
-    """All logs that are not over.
+    """All logs that are not retired.
 
     Attributes:
-        total_logs: how many there are.
-        healthy: number of them; the same for the next two.
-        degraded: fail now and then, or were not heard of yet.
-        unhealthy: do not answer, or misbehave.
-        logs: each of them, by name.
+        total_logs: number of logs.
+        healthy: number of healthy logs.
+        degraded: number of logs with recent errors, without proofs, or not read yet.
+        unhealthy: number of logs that do not answer, or misbehave.
+        logs: each log, by name.
     """
 
     total_logs: int

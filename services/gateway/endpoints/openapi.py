@@ -1,6 +1,6 @@
-"""The OpenAPI document of the public address, out of the table that the router goes by.
+"""The OpenAPI document of the public address, made of the table of routes.
 
-It describes what is offered now, and whether a token is required: it follows the settings.
+It describes the endpoints that the settings enable, and whether they require a token.
 """
 
 import re
@@ -47,12 +47,12 @@ _UPGRADED: Final = ResponseSpec("The connection is a WebSocket now.", media=())
 
 
 class Document:
-    """Describes what is offered now.
+    """The document for the present settings and policy.
 
     Args:
         hub: has the settings.
         policy: determines which clients are admitted.
-        routes: all there are.
+        routes: of the public address.
     """
 
     def __init__(self, hub: Hub, policy: Callable[[], Policy], routes: Sequence[Route]) -> None:
@@ -62,7 +62,7 @@ class Document:
         self._cached: tuple[Settings, Policy, Response] | None = None
 
     def respond(self, _: Request) -> Response:
-        """Show it. It is made once for each configuration, for that takes milliseconds."""
+        """Return the document. It is made once for each configuration: that takes milliseconds."""
         settings, policy = self._hub.settings, self._policy()
         made = self._cached
         if made is None or made[0] is not settings or made[1] is not policy:
@@ -123,7 +123,7 @@ def _operation(route: Route, policy: Policy) -> dict[str, Any]:
 
 
 def _responses(route: Route, policy: Policy) -> dict[int, ResponseSpec]:
-    """All responses to a request of this kind: its own, and those of the admission controller."""
+    """Return the responses of a route: its own, and those that the gateway adds to every route."""
     specs = {400: _BAD_REQUEST}
     if not is_public_path(route.path, policy):
         specs[401] = _UNAUTHORIZED

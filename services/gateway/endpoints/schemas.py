@@ -1,6 +1,6 @@
-"""The shapes of the messages, as clients receive them, and their JSON Schemas.
+"""The types of the messages, as clients receive them, and their JSON Schemas.
 
-`libs/ctparse/wire_messages.py` writes them; here they are read, and described.
+`libs/ctparse/wire_messages.py` writes the messages.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ Text = str | UnsetType
 
 
 class Name(msgspec.Struct, frozen=True):
-    """A subject or issuer. Absent attributes are null; of several values it is the last."""
+    """A subject or issuer. An absent attribute is null; of several values, the last is shown."""
 
     C: str | None
     CN: str | None
@@ -41,7 +41,7 @@ class Name(msgspec.Struct, frozen=True):
 
 
 class Extensions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The extensions that certstream shows, as text; absent ones are left out."""
+    """Extensions as text; absent ones are omitted."""
 
     authorityInfoAccess: Text = UNSET  # noqa: N815  (names of the format)
     authorityKeyIdentifier: Text = UNSET  # noqa: N815
@@ -71,7 +71,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChainCertificate(Certificate, frozen=True, kw_only=True):
-    """A certificate of the chain; its DER is there if the server has `streams.chain_der` on."""
+    """A certificate of the chain; `as_der` is present if `streams.chain_der` is on."""
 
     as_der: Base64 | UnsetType = UNSET
 
@@ -101,21 +101,21 @@ class Source(msgspec.Struct, frozen=True):
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True):
     update_type: Literal["X509LogEntry", "PrecertLogEntry"]
-    cert_index: Annotated[int, Meta(ge=0, description="Of the entry in the log.")]
-    cert_link: Annotated[str, Meta(description="Where the entry can be fetched.")]
-    seen: Annotated[float, Meta(description="When it was read here, Unix seconds.")]
-    submission_timestamp: Annotated[float, Meta(description="The log's, Unix seconds.")]
+    cert_index: Annotated[int, Meta(ge=0, description="Index of the entry in the log.")]
+    cert_link: Annotated[str, Meta(description="URL of the entry.")]
+    seen: Annotated[float, Meta(description="When this service read it, Unix seconds.")]
+    submission_timestamp: Annotated[float, Meta(description="Time of the log, Unix seconds.")]
     source: Source
 
 
 class LiteData(_Data, frozen=True, kw_only=True):
-    """What the message is about."""
+    """A certificate, its log and its index there."""
 
     leaf_cert: LeafCertificate
 
 
 class FullData(_Data, frozen=True, kw_only=True):
-    """What the message is about, with the DER and the chain."""
+    """A certificate with DER and chain, its log and its index there."""
 
     leaf_cert: FullLeafCertificate
     chain: Annotated[list[ChainCertificate], Meta(description="The issuer first.")]
@@ -150,13 +150,13 @@ MESSAGES: Final[Mapping[str, type[msgspec.Struct]]] = {
     "lite": LiteMessage,
     "domains": DomainsMessage,
 }
-"""Of the messages, by stream."""
+"""Type of the messages of each stream."""
 
 
 def schema(stream: str) -> dict[str, Any]:
-    """The JSON Schema of a stream's messages.
+    """Return the JSON Schema of a stream's messages.
 
-    More members may come with later versions: a client ignores those it does not know.
+    Later versions may add members, which clients ignore.
     """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

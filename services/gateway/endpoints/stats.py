@@ -1,4 +1,4 @@
-"""/api/stats: how many are connected, and what has been sent, over all gateways and ingestors."""
+"""/api/stats: clients, throughput and content of the streams, over all processes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,13 +8,15 @@ from certbus.cluster_report import ClusterReport, EntryTotals, StreamReport
 
 
 class Connections(msgspec.Struct, frozen=True):
-    """Clients of all gateways.
+    """Connected clients of all gateways.
 
     Attributes:
-        total: all of them.
+        total: number of clients.
         websocket: over WebSocket.
         sse: over server-sent events.
-        full: of the stream `full`.
+        full: of the stream full.
+        lite: of the stream lite.
+        domains: of the stream domains.
     """
 
     total: int
@@ -26,13 +28,14 @@ class Connections(msgspec.Struct, frozen=True):
 
 
 class Throughput(msgspec.Struct, frozen=True):
-    """What has been done, since the gateways that run now were started.
+    """Messages to clients. Counters start with each gateway.
 
     Attributes:
-        messages_sent: to clients.
-        certificates_processed: published, since the store was made.
-        bytes_sent: to clients.
-        messages_per_second: messages per second over the last seconds.
+        messages_sent: number of messages.
+        certificates_processed: published by ingestors, since the creation of the store.
+        bytes_sent: bytes of the messages, with framing.
+        messages_per_second: over the last ten seconds.
+        bytes_per_second: over the last ten seconds.
     """
 
     messages_sent: int
@@ -43,11 +46,11 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Certificates that /api/cert answers for.
+    """Certificates that /api/cert finds.
 
     Attributes:
-        cache_entries: held in Redis.
-        cache_capacity: about how many its byte budget has room for, at their present size.
+        cache_entries: number of certificates in Redis.
+        cache_capacity: estimate of how many the byte limit admits, at their present mean size.
     """
 
     cache_entries: int
@@ -55,13 +58,13 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """What Redis holds of a stream.
+    """The content of a stream in Redis.
 
     Attributes:
-        written: whether it is being written.
-        batches: held.
-        messages: in them.
-        bytes: of them, packed.
+        written: whether ingestors write it.
+        batches: number of batches.
+        messages: in all batches.
+        bytes: of all batches, packed.
     """
 
     written: bool
@@ -75,14 +78,14 @@ class Stats(msgspec.Struct, frozen=True):
 
     Attributes:
         uptime_seconds: of the gateway that has run longest.
-        connections: of clients.
-        throughput: to clients.
-        memory: what can be looked up.
-        entries: of the logs; what deduplication does.
-        streams: held in Redis, by name.
-        gateways: that run.
-        ingestors: that run.
-        logs: that are read.
+        connections: clients.
+        throughput: messages to clients.
+        memory: certificates that can be looked up.
+        entries: entries of all logs by outcome.
+        streams: content of Redis, by stream.
+        gateways: number of gateways.
+        ingestors: number of ingestors.
+        logs: number of logs that are not retired.
     """
 
     uptime_seconds: int

@@ -1,4 +1,4 @@
-"""Requests that make the connection a client: of WebSocket, or of server-sent events."""
+"""The endpoints that subscribe: over WebSocket, or over server-sent events."""
 
 from typing import Final
 
@@ -22,9 +22,9 @@ class Event(msgspec.Struct, frozen=True):
     """One server-sent event.
 
     Attributes:
-        data: a message, as a WebSocket gets it.
-        id: the message's; what is no certificate has none.
-        event: always "message", which is not sent.
+        data: a message, as over WebSocket.
+        id: of the message; heartbeats and gap messages have none.
+        event: "message", the default, is not sent.
     """
 
     data: str
@@ -48,7 +48,7 @@ def upgrade_required(request: Request) -> Response:
 
 
 def invalid_cursor(request: Request) -> Response | None:
-    """Refuse a cursor that is none, whatever it would be for."""
+    """Return an error response if the query has an invalid cursor; else None."""
     try:
         parse_cursor(request.query.get("cursor", "0"))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Every route of the public address: what the router goes by, and what is documented."""
+"""The table of routes of the public address, for the router and the documentation."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -60,7 +60,7 @@ def table(
         hub: has the rings, and the settings as they are now.
         metrics: collects the metrics of all processes of this host.
         reports: of the cluster.
-        certificates: finds a certificate by its fingerprint.
+        certificates: finds a certificate by its hash.
         policy: determines which clients are admitted.
     """
     rings = hub.rings
@@ -180,7 +180,7 @@ def table(
 
 
 def subscriptions(hub: Hub) -> list[Route]:
-    """List the routes of streams, but for `/`, which is a page as well."""
+    """List the routes of streams, except `/`, which is a page too."""
     return [
         *(
             Route(

@@ -41,9 +41,9 @@ class Subscription(msgspec.Struct, frozen=True):
     """The connection becomes a client.
 
     Attributes:
-        stream: what it reads.
-        websocket: a WebSocket client, else an SSE client.
-        cursor: what it has already; None to begin with what comes next.
+        stream: its name.
+        websocket: whether over WebSocket; else over server-sent events.
+        cursor: where to resume; None: begin with the next message.
     """
 
     stream: str
@@ -55,8 +55,8 @@ class DeferredResponse(msgspec.Struct, frozen=True):
     """A response that depends on Redis or on other processes.
 
     Attributes:
-        respond: returns it.
-        headers: to be added to it.
+        respond: returns the response.
+        headers: added to it.
     """
 
     respond: Callable[[], Awaitable[Response]]
@@ -77,7 +77,7 @@ def without_base_path(request: Request, base_path: str) -> Request:
 
 
 def json_body(value: object) -> Response:
-    """Answer with a value, in JSON."""
+    """Return a response with a value as JSON."""
     return Response(200, (JSON, *CORS_HEADERS), msgspec.json.encode(value))
 
 
