@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect as websocket
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
+from certbus.limits.operators import OperatorSlots
 from certbus.logs.tree_state import TreeStateStore
 from certconf.build import iter_settings
 from docs.generate.events import Event, read_event
@@ -96,7 +97,7 @@ async def test_every_key_can_be_read_as_it_says(short_path: Path) -> None:
 
 
 async def provide_what_a_demo_has_not(redis_url: str) -> None:
-    """Its logs are honest, and can be read."""
+    """A violation, a 429 and a rejected entry: its logs cause none."""
     async with connect(redis_url) as redis:
 
         async def known() -> bool:
@@ -105,6 +106,7 @@ async def provide_what_a_demo_has_not(redis_url: str) -> None:
         await until(known, "four logs", 60)
         for log in (await snapshot(redis, KEYS)).logs:
             await TreeStateStore(redis, KEYS).record_violation(log.log_id, "split", "two trees", ())
+            await OperatorSlots(redis, KEYS).record_429(log.operator, log.log_id, 1)
         await redis.xadd(KEYS.rejected, {"log": "x", "index": 1, "reason": "odd", "size": 0})
 
 

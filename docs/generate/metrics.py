@@ -69,7 +69,10 @@ def label_values() -> str:
     }
     return table(
         ["metric and label", "values"],
-        ([code(f"certstream_{name}"), ", ".join(map(code, values))] for name, values in rows.items()),
+        (
+            [code(f"certstream_{name}"), ", ".join(map(code, values))]
+            for name, values in rows.items()
+        ),
     )
 
 

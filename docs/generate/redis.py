@@ -11,7 +11,7 @@ from docs.generate.tables import table
 PREPARE: Final = """\
 LOG=$(redis-cli SRANDMEMBER certstream:logs)
 LIST=$(redis-cli SRANDMEMBER certstream:lists)
-OPERATOR=$(redis-cli HGET certstream:log:$LOG operator | tr A-Z a-z)
+OPERATOR=$(redis-cli HGET certstream:log:$LOG operator | tr A-Z a-z | tr -d '[:punct:]' | tr -s ' ')
 INGESTOR=$(redis-cli ZRANGE certstream:workers 0 0)
 GATEWAY=$(redis-cli ZRANGE certstream:gateways 0 0)
 COUNTING=$(redis-cli ZRANGE certstream:limit:gateways 0 0)
