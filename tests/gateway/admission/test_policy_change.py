@@ -92,5 +92,5 @@ async def test_a_revoked_token_may_not_stay(door: AdmissionController) -> None:
     assert not door.still_allowed(ClientIdentity("192.0.2.1", first))
     assert door.still_allowed(ClientIdentity("192.0.2.1", second))
     assert not door.still_allowed(VISITOR), "a token is needed now"
-    door.set_policy(msgspec.structs.replace(door.policy, holders=None))
+    door.set_policy(msgspec.structs.replace(door.policy, owners=None))
     assert door.still_allowed(ClientIdentity("192.0.2.1", first))
