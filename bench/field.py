@@ -130,6 +130,19 @@ async def measure(
         "redis_cpu": (after[1] - before[1]) / seconds,
         "behind": shares(seen, logs, seconds),
         "operators": operators(logs, heads, traffic, delays),
+        "logs": {
+            name: {
+                "read": (log.next or 0) - (log.start or 0),
+                "missing": heads[name][-1].size - (log.next or 0),
+                "requests": traffic.logs[name].total,
+                "pages": traffic.logs[name].answers,
+                "refused": traffic.logs[name].statuses.get(429, 0),
+                "errors": log.errors,
+                "last_error": log.last_error,
+            }
+            for name, log in logs.items()
+            if name in heads
+        },
         "warnings": len(worker_log.splitlines()),
     }
 

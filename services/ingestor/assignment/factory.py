@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -27,7 +28,7 @@ from ingestor.client.issuers import Issuers, IssuerStore
 from ingestor.client.log_availability import LogAvailability
 from ingestor.client.rfc6962 import Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
-from ingestor.client.throttle import OperatorThrottle
+from ingestor.client.throttle import LogThrottle, OperatorThrottle
 from ingestor.cpu import Cpu
 from ingestor.log import Kind, Log
 from ingestor.metrics import FAILED_FETCHES, FetchOutcome, Metrics
@@ -61,6 +62,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         phases: of the polls of the next logs, as fractions of an interval.
         cpu: the CPU time of this process.
         fetched: bytes of entries that its logs have fetched ahead.
+        throttles: those of all operators of this process, by `operator_key`.
     """
 
     config: Config
@@ -77,6 +79,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
     phases: Iterator[float] = msgspec.field(default_factory=poll_phases)
     cpu: Cpu = msgspec.field(default_factory=Cpu)
     fetched: FetchedBytes = msgspec.field(default_factory=FetchedBytes)
+    throttles: dict[str, OperatorThrottle] = msgspec.field(default_factory=dict)
 
     @property
     def retry(self) -> Retry:
@@ -127,13 +130,12 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             self.retry,
             settings.request_timeout_secs,
             measured,
-            OperatorThrottle(
+            LogThrottle(
                 log,
-                _interval(log.operator, settings),
                 circuit,
-                self.operators,
-                self.redis_retry,
+                self._throttle(log),
                 metrics.operator_wait.labels(log.operator or "unknown").inc,
+                lambda: in_flight is not None and in_flight.is_behind,
             ),
             log.listed_at,
             availability.record_rate_limit,
@@ -143,6 +145,16 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         identity = Identity(log.key_sha256, log.origin)
         issuers = Issuers(log.base, fetcher, IssuerStore(self.issuers, self.redis_retry))
         return StaticCtLog(log.base, fetcher, issuers, identity, self.cpu), availability
+
+    def _throttle(self, log: Log) -> OperatorThrottle:
+        """Return the throttle of a log's operator, as far as that is known."""
+        operator = operator_key(log.operator or urlsplit(log.url).hostname or log.id)
+        throttle = self.throttles.get(operator)
+        if throttle is None:
+            interval = _interval(log.operator, self.config.ct_log)
+            throttle = OperatorThrottle(operator, interval, self.operators, self.redis_retry)
+            self.throttles[operator] = throttle
+        return throttle
 
     def follower(self, log: Log, lease: Lease) -> Follower:
         """Make the follower of `log` under `lease`."""

@@ -39,7 +39,7 @@ from ingestor.client.errors import (
     ResponseTooLarge,
     UnexpectedStatus,
 )
-from ingestor.client.throttle import OperatorThrottle
+from ingestor.client.throttle import LogThrottle
 from ingestor.metrics import FetchOutcome, Measured
 
 MAX_REDIRECTS = 3
@@ -147,7 +147,7 @@ class Fetcher:
         retry: Retry,
         timeout: float,
         measured: Measured = lambda _outcome, _spent: None,
-        turns: OperatorThrottle | None = None,
+        turns: LogThrottle | None = None,
         listed_at: str | None = None,
         limited: Callable[[LogError], Awaitable[None]] | None = None,
     ) -> None:

@@ -1,20 +1,20 @@
-"""When one log may be requested: not while it pauses, and in a slot of its operator.
+"""When a log may be requested: not while it pauses, and in a slot of its operator.
 
-A log waits for one slot at a time, so that of all the logs of an operator, whichever ingestors
-follow them, each gets as many slots as the next. A slot that a request missed by more than
-`LATE_SECS` is lost and the request reserves another, so an operator receives at most
-`1 + (span + LATE_SECS) / interval` requests in any span of seconds. Every request counts: tree
+`OperatorThrottle` has the slots of one operator, for all its logs in this process; Redis spaces
+them over all processes (`certbus.limits.operators`). Each log waits for one slot at a time. A slot
+is assigned when it comes: to a log at its head first, then to those that catch up, in turn; these
+get at least one slot in `CATCH_UP_SHARE`. A slot that is missed by more than `LATE_SECS` is lost
+and another one reserved, so an operator receives at most `1 + (span + LATE_SECS) / interval`
+requests in any span of seconds, less what a request spends on its way. Every request counts: tree
 heads, entries, proofs, issuers, redirects and repetitions.
-
-How long the interval is follows the operator's answers (`certbus.limits.operators`).
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
-from urllib.parse import urlsplit
 
 from certbus.limits.operators import OperatorSlots, Slot
 from ingestor.client.circuit_breaker import CircuitBreaker
@@ -22,49 +22,149 @@ from ingestor.client.errors import TOO_MANY_REQUESTS, Throttled, UnexpectedStatu
 from ingestor.log import Log
 from ingestor.redis_retry import RedisRetry
 
-LATE_SECS: Final = 0.5
+LATE_SECS: Final = 0.3
 PAUSE_SECS: Final = 5.0
 """How long a log pauses that answered 429 without a Retry-After."""
 
+CATCH_UP_SHARE: Final = 10
+
 
 class OperatorThrottle:
-    """The slots of one log.
+    """The slots of one operator in this process.
+
+    Args:
+        operator: its name.
+        interval: configured seconds between two requests; 0: no limit.
+        slots: reserves them.
+        redis_retry: what to do while Redis is away.
+
+    Attributes:
+        operator: as given.
+        interval: as given.
+        current: seconds between two requests at present.
+    """
+
+    def __init__(
+        self, operator: str, interval: float, slots: OperatorSlots, redis_retry: RedisRetry
+    ) -> None:
+        self.operator = operator
+        self.interval = self.current = interval
+        self._slots = slots
+        self._redis_retry = redis_retry
+        self._at_head: deque[asyncio.Future[None]] = deque()
+        self._behind: deque[asyncio.Future[None]] = deque()
+        self._reserving: set[asyncio.Task[None]] = set()
+        self._passed_over = 0  # slots for logs at their head while others waited
+        self._answered = 0  # answers other than 429 that Redis does not know of yet
+
+    async def acquire(self, *, is_behind: bool) -> None:
+        """Wait for a slot; `is_behind`: whether the log catches up."""
+        if not self.interval:
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._behind if is_behind else self._at_head).append(turn)
+        reserving = asyncio.create_task(self._assign())
+        self._reserving.add(reserving)
+        reserving.add_done_callback(self._reserving.discard)
+        # A reservation serves whoever is first when its slot comes, so it survives this request.
+        waiting = {turn, reserving}
+        try:
+            while not turn.done():
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if reserving.done() and reserving.exception() is not None:
+                    reserving.result()
+                waiting.discard(reserving)
+        finally:
+            turn.cancel()
+
+    def answered(self) -> None:
+        """Count an answer other than 429."""
+        self._answered += 1
+
+    async def record_429(self, log_id: str, pause: float, *, requested: bool) -> None:
+        """Record a 429: it slows the operator down, or pauses it.
+
+        Args:
+            log_id: the log that answered.
+            pause: seconds that it pauses.
+            requested: whether the answer had a Retry-After.
+        """
+        if not self.interval:
+            return
+        answered, self._answered = self._answered, 0
+        record = partial(
+            self._slots.record_429,
+            self.operator,
+            log_id,
+            pause,
+            self.interval,
+            answered=answered,
+            requested=requested,
+        )
+        await self._redis_retry(record)
+
+    async def _assign(self) -> None:
+        """Reserve a slot, and assign it when it comes."""
+        while not await self._met():
+            pass
+        if (turn := self._next()) is not None:
+            turn.set_result(None)
+
+    async def _met(self) -> bool:
+        """Wait for the next free slot; return whether it was met in time."""
+        loop = asyncio.get_running_loop()
+        answered, self._answered = self._answered, 0
+
+        async def reserve() -> tuple[float, Slot]:
+            requested = loop.time()
+            slot = await self._slots.reserve(self.operator, self.interval, answered)
+            return requested + slot.wait, slot
+
+        due, slot = await self._redis_retry(reserve)
+        self.current = slot.interval
+        await asyncio.sleep(due - loop.time())
+        return loop.time() - due <= LATE_SECS
+
+    def _next(self) -> asyncio.Future[None] | None:
+        """Return who gets the slot; None if no request waits any more."""
+        for waiting in (self._at_head, self._behind):
+            while waiting and waiting[0].done():
+                waiting.popleft()
+        if self._behind and (not self._at_head or self._passed_over >= CATCH_UP_SHARE - 1):
+            self._passed_over = 0
+            return self._behind.popleft()
+        self._passed_over = self._passed_over + 1 if self._behind else 0
+        return self._at_head.popleft() if self._at_head else None
+
+
+class LogThrottle:
+    """The requests of one log.
 
     Args:
         log: the log.
-        interval: configured seconds between two requests to its operator; 0: no limit.
         circuit: whether the log may be requested.
-        operators: reserves the slots.
-        redis_retry: what to do while Redis is away.
+        operator: the slots of its operator.
         waited: receives the seconds that were spent waiting for a slot.
+        is_behind: whether the log catches up.
         clock: seconds since the epoch.
-
-    Attributes:
-        current: seconds between two requests to the operator at present.
     """
 
     def __init__(
         self,
         log: Log,
-        interval: float,
         circuit: CircuitBreaker,
-        operators: OperatorSlots,
-        redis_retry: RedisRetry,
+        operator: OperatorThrottle,
         waited: Callable[[float], None] = lambda _seconds: None,
+        is_behind: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.current = interval
         self._log = log
-        # Who runs it, as far as is known.
-        self._operator = log.operator or urlsplit(log.url).hostname or log.id
-        self._interval = interval
         self._circuit = circuit
-        self._operators = operators
-        self._redis_retry = redis_retry
+        self._operator = operator
         self._waited = waited
+        self._is_behind = is_behind
         self._clock = clock
         self._lock = asyncio.Lock()  # which is fair
-        self._answered = 0  # answers other than 429 that Redis does not know of yet
 
     @property
     def unlimited(self) -> bool:
@@ -78,18 +178,18 @@ class OperatorThrottle:
             Throttled: the log pauses.
         """
         self._refuse(url)
-        if not self._interval:
+        if not self._operator.interval:
             return
         began = asyncio.get_running_loop().time()
         async with self._lock:
-            while not await self._next():
-                pass
+            self._refuse(url)
+            await self._operator.acquire(is_behind=self._is_behind())
         self._waited(asyncio.get_running_loop().time() - began)
         self._refuse(url)
 
     def answered(self) -> None:
         """Count an answer other than 429."""
-        self._answered += 1
+        self._operator.answered()
 
     async def record_429(self, error: UnexpectedStatus) -> None:
         """Pause the log as its answer requests, and slow its operator down."""
@@ -98,36 +198,10 @@ class OperatorThrottle:
             return
         pause = PAUSE_SECS if error.retry_after is None else error.retry_after
         self._circuit.open_until(self._clock(), pause)
-        if is_429 and self._interval:
-            record = partial(
-                self._operators.record_429,
-                self._operator,
-                self._log.id,
-                pause,
-                self._interval,
-                answered=self._take_answered(),
-                requested=error.retry_after is not None,
+        if is_429:
+            await self._operator.record_429(
+                self._log.id, pause, requested=error.retry_after is not None
             )
-            await self._redis_retry(record)
-
-    async def _next(self) -> bool:
-        """Wait for the next slot; return whether it was met."""
-        loop = asyncio.get_running_loop()
-        answered = self._take_answered()
-
-        async def reserve() -> tuple[float, Slot]:
-            requested = loop.time()
-            slot = await self._operators.reserve(self._operator, self._interval, answered)
-            return requested + slot.wait, slot
-
-        due, slot = await self._redis_retry(reserve)
-        self.current = slot.interval
-        await asyncio.sleep(due - loop.time())
-        return loop.time() - due <= LATE_SECS
-
-    def _take_answered(self) -> int:
-        answered, self._answered = self._answered, 0
-        return answered
 
     def _refuse(self, url: str) -> None:
         left = self._circuit.wait(self._clock())

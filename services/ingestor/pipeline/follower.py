@@ -217,6 +217,7 @@ class Follower:
             await self._select(poll.result())
             return
         is_behind = self._prefetch.missing_requests > self._in_flight.limit
+        self._in_flight.is_behind = is_behind
         if self._poll is None and not is_behind and loop.time() >= self._polls.due:
             self._poll = asyncio.create_task(self._request_head())
             self._poll.add_done_callback(lambda _: self._prefetch.interrupt())

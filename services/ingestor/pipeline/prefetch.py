@@ -51,11 +51,13 @@ class InFlight:
     Attributes:
         limit: at present.
         most: as given.
+        is_behind: whether more than one round of requests is missing; the follower sets it.
     """
 
     def __init__(self, most: int) -> None:
         self.limit = min(_INITIAL_IN_FLIGHT, most)
         self.most = most
+        self.is_behind = False
         self._answers = 0
         self._ignored = 0  # outcomes of requests sent before the last reduction
 

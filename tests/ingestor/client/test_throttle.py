@@ -15,7 +15,7 @@ from ingestor.backoff import Backoff
 from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
 from ingestor.client.errors import LogError, Throttled, UnexpectedStatus
 from ingestor.client.http import Fetcher, Retry, http_client
-from ingestor.client.throttle import LATE_SECS, OperatorThrottle
+from ingestor.client.throttle import CATCH_UP_SHARE, LATE_SECS, LogThrottle, OperatorThrottle
 from ingestor.log import Kind, Log
 from ingestor.redis_retry import RedisRetry
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
@@ -32,8 +32,9 @@ class Asker:
     def __init__(self, redis: Redis, name: str, operator: str, interval: float = INTERVAL) -> None:
         log = Log(id=name, name=name, url="http://test/", kind=Kind.RFC6962, operator=operator)
         self.circuit = CircuitBreaker(CircuitPolicy(1000, 1, NO_DELAY, NO_DELAY))
-        self.turns = OperatorThrottle(
-            log, interval, self.circuit, OperatorSlots(redis, Keys()), RedisRetry()
+        slots = OperatorSlots(redis, Keys())
+        self.turns = LogThrottle(
+            log, self.circuit, OperatorThrottle(operator, interval, slots, RedisRetry())
         )
 
     async def fetch(self, url: str, attempts: int = 3) -> bytes:
@@ -190,3 +191,32 @@ async def test_redis_learns_of_every_answer(redis: Redis, web: HostileServer) ->
     await log.fetch(f"{web.url}/calm")
     answers = str(await redis.hget(Keys().operator("Example"), "answers"))
     assert answers.count("+") >= 1
+
+
+async def test_logs_at_their_head_come_first_and_the_others_get_a_tenth(redis: Redis) -> None:
+    throttle = OperatorThrottle("Example", 0.005, OperatorSlots(redis, Keys()), RedisRetry())
+    served: list[bool] = []
+
+    async def request(*, is_behind: bool) -> None:
+        await throttle.acquire(is_behind=is_behind)
+        served.append(is_behind)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(request(is_behind=True))
+        for _ in range(40):
+            tasks.create_task(request(is_behind=False))
+    last = len(served) - served[::-1].index(False)
+    assert served.count(True) == 20
+    assert served[:last].count(True) == 40 // (CATCH_UP_SHARE - 1)
+    assert all(served[last:])
+
+
+async def test_a_cancelled_request_leaves_its_slot_to_another(redis: Redis) -> None:
+    throttle = OperatorThrottle("Example", 0.2, OperatorSlots(redis, Keys()), RedisRetry())
+    await throttle.acquire(is_behind=False)
+    first, second = (asyncio.create_task(throttle.acquire(is_behind=False)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert len(throttle._reserving) == 1, "the slot of the second request has not come yet"
