@@ -61,9 +61,9 @@ class LogStatus(msgspec.Struct, frozen=True):
     `failures` (in a row) and `retry_at` are those of `circuits.CircuitStatus`; `errors` are all
     failures there ever were. `barren` counts the entries rejected since the last that was not.
     `newest` and `newest_timestamp` are of the largest tree head shown. `entry_timestamp` is of the
-    last entry accounted for that could be read. A retiring log is `draining`, later `retired`
-    (since then); `retired_why` is the reason. The state of a log that no worker follows because a
-    configuration excludes it is `excluded`.
+    last entry accounted for that could be read. `limited_by` is the setting that keeps it behind. A
+    retiring log is `draining`, later `retired` (since then); `retired_why` is the reason. The state
+    of a log that no worker follows because a configuration excludes it is `excluded`.
     """
 
     log_id: str
@@ -99,6 +99,7 @@ class LogStatus(msgspec.Struct, frozen=True):
     newest_timestamp: int | None = None
     entry_timestamp: int | None = None
     barren: int = 0
+    limited_by: str | None = None
     skip: str | None = None
     skip_at: int | None = None
     alarms_by_kind: dict[str, int] = {}
@@ -262,6 +263,14 @@ class ClusterRegistry:
         """Store size and timestamp (ms) of the largest tree head that a log has shown."""
         fields: list[str | int] = ["newest", size, "newest_timestamp", timestamp]
         await self._redis.hset(self._keys.log(log_id), items=fields)
+
+    async def record_limited_by(self, log_id: str, setting: str) -> None:
+        """Store the setting that keeps a log behind its tree head; empty if none does."""
+        key = self._keys.log(log_id)
+        if setting:
+            await self._redis.hset(key, "limited_by", setting)
+        else:
+            await self._redis.hdel(key, "limited_by")
 
     async def log_barren(self, log_id: str, entries: int) -> None:
         """Store the number of entries of a log rejected in a row."""

@@ -71,6 +71,7 @@ class LogReport(msgspec.Struct, frozen=True):
         integrity: `proven`, `unsigned`, `unproven`, `lying` or `off`.
         alarms: number of integrity violations.
         alarm: the newest integrity violation.
+        limited_by: the setting that has kept it behind its tree head for a minute; null if none.
         last_success: when everything up to its tree head was last published.
         last_error: the newest error.
         last_error_at: time of that error.
@@ -103,6 +104,7 @@ class LogReport(msgspec.Struct, frozen=True):
     integrity: str
     alarms: int
     alarm: str | None
+    limited_by: str | None
     last_success: int | None
     last_error: str | None
     last_error_at: int | None

@@ -64,6 +64,7 @@ Fields of `log:<log id>`:
 - `newest`, `newest_timestamp` (ms): the largest signed tree head, verified or not
 - `entry_timestamp` (ms): when the log accepted the last entry before `next` that could be read
 - `barren`: entries rejected since the last entry that was not rejected
+- `limited_by`: the setting that keeps the log behind its tree head; absent if none does
 - `skip`, `skip_at` (ms): the range skipped last, and the reason
 - `circuit`: closed, half-open or open
 - `failures`, `errors`: failures in a row, and in all

@@ -74,6 +74,7 @@ class StoredStatus(msgspec.Struct):
         tree_timestamp: of the same, ms since the epoch.
         head_at: loop time at which these two were written.
         barren: entries rejected since the last that was not.
+        limited_by: the setting that keeps it behind; empty if none does, None if that is unknown.
     """
 
     successes: int = 0
@@ -83,6 +84,7 @@ class StoredStatus(msgspec.Struct):
     tree_timestamp: int = 0
     head_at: float = 0.0
     barren: int | None = None
+    limited_by: str | None = None
 
 
 class DrainProgress(msgspec.Struct):
@@ -202,6 +204,9 @@ class AssignedLog(msgspec.Struct):
         if barren != stored.barren and barren is not None:
             await cluster.log_barren(log_id, barren)
             stored.barren = barren
+        if follower.limited_by != stored.limited_by:
+            await cluster.record_limited_by(log_id, follower.limited_by)
+            stored.limited_by = follower.limited_by
         due = now - stored.at >= _STATUS_INTERVAL_SECS
         if health.successes != stored.successes and due:
             await cluster.record_success(log_id)

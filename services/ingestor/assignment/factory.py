@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,7 +33,7 @@ from ingestor.client.throttle import LogThrottle, OperatorThrottle
 from ingestor.cpu import Cpu
 from ingestor.log import Kind, Log
 from ingestor.metrics import FAILED_FETCHES, FetchOutcome, Metrics
-from ingestor.pipeline.follower import Follower, PollSettings
+from ingestor.pipeline.follower import Follower, PollSettings, Requests
 from ingestor.pipeline.poll_schedule import poll_phases
 from ingestor.pipeline.prefetch import FetchedBytes, InFlight
 from ingestor.pipeline.publish import WindowPublisher
@@ -42,6 +43,20 @@ from ingestor.verification.tree_heads import check_signature
 from ingestor.verification.verifier import Verifier
 
 _log = structlog.get_logger(__name__)
+
+
+class LogAccess(NamedTuple):
+    """What reads one log.
+
+    Attributes:
+        client: its client.
+        availability: decides when it is retried.
+        throttle: decides when it may be requested.
+    """
+
+    client: LogClient
+    availability: LogAvailability
+    throttle: LogThrottle
 
 
 class FollowerFactory(msgspec.Struct, frozen=True):
@@ -104,9 +119,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             open=Backoff(closed.initial, settings.health_check_interval_secs),
         )
 
-    def client(
-        self, log: Log, in_flight: InFlight | None = None
-    ) -> tuple[LogClient, LogAvailability]:
+    def client(self, log: Log, in_flight: InFlight | None = None) -> LogAccess:
         """Make what reads `log`, and what decides when it may be read.
 
         Args:
@@ -124,27 +137,28 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             if in_flight is not None and outcome in FAILED_FETCHES:
                 in_flight.failed()
 
+        throttle = LogThrottle(
+            log,
+            circuit,
+            self._throttle(log),
+            metrics.operator_wait.labels(log.operator or "unknown").inc,
+        )
         fetcher = Fetcher(
             self.http,
             log.name,
             self.retry,
             settings.request_timeout_secs,
             measured,
-            LogThrottle(
-                log,
-                circuit,
-                self._throttle(log),
-                metrics.operator_wait.labels(log.operator or "unknown").inc,
-                lambda: in_flight is not None and in_flight.is_behind,
-            ),
+            throttle,
             log.listed_at,
             availability.record_rate_limit,
         )
         if log.kind is Kind.RFC6962:
-            return Rfc6962Log(log.base, fetcher, self.cpu), availability
+            return LogAccess(Rfc6962Log(log.base, fetcher, self.cpu), availability, throttle)
         identity = Identity(log.key_sha256, log.origin)
         issuers = Issuers(log.base, fetcher, IssuerStore(self.issuers, self.redis_retry))
-        return StaticCtLog(log.base, fetcher, issuers, identity, self.cpu), availability
+        client = StaticCtLog(log.base, fetcher, issuers, identity, self.cpu)
+        return LogAccess(client, availability, throttle)
 
     def _throttle(self, log: Log) -> OperatorThrottle:
         """Return the throttle of a log's operator, as far as that is known."""
@@ -160,7 +174,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         """Make the follower of `log` under `lease`."""
         ct_log = self.config.ct_log
         in_flight = InFlight(ct_log.fetch_concurrency)
-        client, availability = self.client(log, in_flight)
+        client, availability, throttle = self.client(log, in_flight)
         writer = MessageWriter(
             Source(log.name, f"{log.base}/", log.operator, log.kind.value),
             client.entry_url,
@@ -193,7 +207,13 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             cpu=self.cpu,
         )
         return Follower(
-            log, client, publisher, verifier, availability, settings, in_flight, self.fetched
+            log,
+            client,
+            publisher,
+            verifier,
+            availability,
+            settings,
+            Requests(in_flight, throttle, self.fetched),
         )
 
     def alerts(self, log: Log) -> IntegrityAlerts:

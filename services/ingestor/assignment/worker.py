@@ -382,7 +382,7 @@ class Worker:
     async def _find_start(self, log: Log) -> None:
         """Look up where an unknown log starts, and store it."""
         try:
-            client, availability = self._factory.client(log)
+            client, availability, _ = self._factory.client(log)
             check = self._factory.signature_check(log)
             alerts = self._factory.alerts(log)
             start = await find_start(log, client, availability, self._starts, alerts, check)

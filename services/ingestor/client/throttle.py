@@ -145,8 +145,11 @@ class LogThrottle:
         circuit: whether the log may be requested.
         operator: the slots of its operator.
         waited: receives the seconds that were spent waiting for a slot.
-        is_behind: whether the log catches up.
         clock: seconds since the epoch.
+
+    Attributes:
+        is_behind: whether the log catches up; its follower sets it.
+        waiting: number of requests that wait for a slot.
     """
 
     def __init__(
@@ -155,16 +158,21 @@ class LogThrottle:
         circuit: CircuitBreaker,
         operator: OperatorThrottle,
         waited: Callable[[float], None] = lambda _seconds: None,
-        is_behind: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.is_behind = False
+        self.waiting = 0
         self._log = log
         self._circuit = circuit
         self._operator = operator
         self._waited = waited
-        self._is_behind = is_behind
         self._clock = clock
         self._lock = asyncio.Lock()  # which is fair
+
+    @property
+    def is_at_configured_interval(self) -> bool:
+        """Whether the configured interval, and no 429, spaces the requests to the operator."""
+        return 0 < self._operator.current <= self._operator.interval
 
     @property
     def unlimited(self) -> bool:
@@ -181,9 +189,13 @@ class LogThrottle:
         if not self._operator.interval:
             return
         began = asyncio.get_running_loop().time()
-        async with self._lock:
-            self._refuse(url)
-            await self._operator.acquire(is_behind=self._is_behind())
+        self.waiting += 1
+        try:
+            async with self._lock:
+                self._refuse(url)
+                await self._operator.acquire(is_behind=self.is_behind)
+        finally:
+            self.waiting -= 1
         self._waited(asyncio.get_running_loop().time() - began)
         self._refuse(url)
 

@@ -29,6 +29,7 @@ from ingestor.client.errors import (
 )
 from ingestor.client.interface import LogClient
 from ingestor.client.log_availability import LogAvailability
+from ingestor.client.throttle import LogThrottle
 from ingestor.log import Log
 from ingestor.pipeline.page_size import PageSize
 from ingestor.pipeline.poll_schedule import PollSchedule
@@ -41,6 +42,9 @@ from ingestor.window import VerifiedWindow, Window
 # Failures in a row after which entries may be unreadable for ever.
 _HINT_AFTER_FAILURES = 4
 _MAX_HEADS = 64
+LIMITED_AFTER_SECS = 60.0
+"""For which a setting must keep a log behind before it is reported."""
+
 _TILE_HINT = "; its entries are read from a tile of a larger tree, when the log has one"
 
 _log = structlog.get_logger(__name__)
@@ -58,6 +62,20 @@ class PollSettings(msgspec.Struct, frozen=True):
     batch_size: int
     interval: float
     phase: float
+
+
+class Requests(msgspec.Struct, frozen=True):
+    """What bounds the requests of one log.
+
+    Attributes:
+        in_flight: how many requests for entries are sent at the same time.
+        throttle: spaces them.
+        fetched: shared with the other logs of the process.
+    """
+
+    in_flight: InFlight
+    throttle: LogThrottle
+    fetched: FetchedBytes
 
 
 class LogHealth(msgspec.Struct):
@@ -120,8 +138,7 @@ class Follower:
         verifier: verifies its windows.
         availability: decides when to retry it.
         settings: how to read it.
-        in_flight: how many requests for its entries are sent at the same time.
-        fetched: shared with the other logs of the process.
+        requests: bounds its requests.
 
     Attributes:
         log: the log.
@@ -129,6 +146,7 @@ class Follower:
         verifier: knows what is proven.
         availability: counts the failures.
         health: how the log has been answering.
+        limited_by: the setting that has kept it behind for `LIMITED_AFTER_SECS`; empty if none.
     """
 
     def __init__(
@@ -139,8 +157,7 @@ class Follower:
         verifier: Verifier,
         availability: LogAvailability,
         settings: PollSettings,
-        in_flight: InFlight,
-        fetched: FetchedBytes,
+        requests: Requests,
     ) -> None:
         self.log = log
         self.publisher = publisher
@@ -149,8 +166,12 @@ class Follower:
         self.health = LogHealth()
         self._client = client
         self._page = PageSize(settings.batch_size, client.tile)
-        self._in_flight = in_flight
-        self._prefetch = Prefetch(client, publisher.next, self._page, in_flight, fetched)
+        self.limited_by = ""
+        self._requests = requests
+        self._prefetch = Prefetch(
+            client, publisher.next, self._page, requests.in_flight, requests.fetched
+        )
+        self._limited_since: float | None = None
         self._polls = PollSchedule(settings.interval, settings.phase)
         self._poll: asyncio.Task[TreeHead] | None = None
         self._target: TreeHead | None = None  # to reach; None at the head and after a failure
@@ -216,8 +237,9 @@ class Follower:
             poll, self._poll = self._poll, None
             await self._select(poll.result())
             return
-        is_behind = self._prefetch.missing_requests > self._in_flight.limit
-        self._in_flight.is_behind = is_behind
+        is_behind = self._prefetch.missing_requests > self._requests.in_flight.limit
+        self._requests.throttle.is_behind = is_behind
+        self._record_limit(loop.time(), self._limit() if is_behind else "")
         if self._poll is None and not is_behind and loop.time() >= self._polls.due:
             self._poll = asyncio.create_task(self._request_head())
             self._poll.add_done_callback(lambda _: self._prefetch.interrupt())
@@ -230,12 +252,30 @@ class Follower:
         polls = self._poll is None and not is_behind
         await self._publish_next(self._target, self._polls.due if polls else None)
 
+    def _limit(self) -> str:
+        """Return the setting that bounds the requests of a log that is behind; empty if none."""
+        flight, throttle = self._requests.in_flight, self._requests.throttle
+        if throttle.is_at_configured_interval and 2 * throttle.waiting > self._prefetch.in_flight:
+            return "ct_log.operator_rate_limits"
+        return "ct_log.fetch_concurrency" if self._prefetch.in_flight >= flight.most else ""
+
+    def _record_limit(self, now: float, setting: str) -> None:
+        """Report the setting that keeps the log behind, once it has done so for a while."""
+        if not setting:
+            self._limited_since, self.limited_by = None, ""
+        elif self._limited_since is None:
+            self._limited_since = now
+        elif not self.limited_by and now - self._limited_since >= LIMITED_AFTER_SECS:
+            self.limited_by = setting
+            _log.warning("log limited", log=self.log.name, setting=setting, behind=self.lag.entries)
+
     async def _request_head(self) -> TreeHead:
         """Poll the tree head; entries below it may be requested from then on."""
         loop = asyncio.get_running_loop()
         punctual = loop.time() - self._polls.due <= 1.0
         head = await self._client.tree_head()
         if self.verifier.is_signed(head):  # otherwise anyone may have made it
+            self._polls.worthwhile = self._page.size if self.availability.is_limited else 1
             self._polls.record(head.size, loop.time(), punctual=punctual)
             self.health.record_head(head)
             if self._target is not None:

@@ -51,13 +51,11 @@ class InFlight:
     Attributes:
         limit: at present.
         most: as given.
-        is_behind: whether more than one round of requests is missing; the follower sets it.
     """
 
     def __init__(self, most: int) -> None:
         self.limit = min(_INITIAL_IN_FLIGHT, most)
         self.most = most
-        self.is_behind = False
         self._answers = 0
         self._ignored = 0  # outcomes of requests sent before the last reduction
 
@@ -158,10 +156,9 @@ class Prefetch:
         return absent + -((end - self.head) // self._page.size)
 
     @property
-    def is_bounded(self) -> bool:
-        """Whether requests wait only because `in_flight` is at its configured bound."""
-        flight = self._in_flight
-        return self._running >= flight.limit >= flight.most and self.missing_requests > flight.most
+    def in_flight(self) -> int:
+        """Number of requests that are sent or wait for a slot."""
+        return self._running
 
     def extend(self, head: int) -> None:
         """Allow entries up to `head` to be requested, and send requests."""

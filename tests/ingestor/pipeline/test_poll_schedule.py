@@ -98,3 +98,15 @@ def test_an_entry_waits_for_a_part_of_the_silence_before_it(silence: float) -> N
         schedule.record(0, now, punctual=True)
         now = schedule.due
     assert now - silence <= max(1.5, min(silence / 6, MAX_SECS))
+
+
+def test_an_operator_that_counts_requests_is_polled_for_whole_pages() -> None:
+    """20 entries a second, a tree head every 5 s, pages of 256."""
+    schedule, now, sizes = PollSchedule(1.0, 0.0), 0.0, []
+    schedule.worthwhile = 256
+    while now < 600:
+        sizes.append(int(now // 5) * 100)
+        schedule.record(sizes[-1], now, punctual=True)
+        now = schedule.due
+    grown = [late - early for early, late in pairwise(sizes[10:])]
+    assert sum(grown) / len(grown) >= 200

@@ -59,7 +59,9 @@ def _trouble(log: LogReport) -> str:
         return (log.last_error or log.circuit).removeprefix(log.url)
     if log.circuit != "closed":
         return f"circuit {log.circuit}"
-    return "no ingestor reads it" if log.owner is None else ""
+    if log.owner is None:
+        return "no ingestor reads it"
+    return f"kept behind by {log.limited_by}" if log.limited_by else ""
 
 
 _LOGS: Final = (
