@@ -14,6 +14,7 @@
 
 local MAX_ANSWERS, MIN_REFUSALS = 20, 5 -- answers that count, and 429 among them that slow down
 local MEMORY_SECS, QUIET_SECS, STEP_US = 60, 5, 1000000
+local KEPT_SECS = 5 -- after the last request, so that an operator of the server can read the slots
 local SLOWER, FASTER = 1.25, 0.9
 
 local function now_us()
@@ -79,5 +80,6 @@ local function write_operator(key, now, expire, paced, ...)
   else
     redis.call('HDEL', key, 'interval', 'changed', 'refused', 'answers')
   end
+  expire = math.max(expire, now + KEPT_SECS * 1000000)
   redis.call('PEXPIREAT', key, text(math.ceil(expire / 1000)))
 end
