@@ -66,7 +66,7 @@ class OperatorThrottle:
         reserving = asyncio.create_task(self._assign())
         self._reserving.add(reserving)
         reserving.add_done_callback(self._reserving.discard)
-        # A reservation serves whoever is first when its slot comes, so it survives this request.
+        # A reservation serves the first request when its slot comes, so it survives this request.
         waiting = {turn, reserving}
         try:
             while not turn.done():
@@ -126,7 +126,7 @@ class OperatorThrottle:
         return loop.time() - due <= LATE_SECS
 
     def _next(self) -> asyncio.Future[None] | None:
-        """Return who gets the slot; None if no request waits any more."""
+        """Return the request that gets the slot; None if none waits any more."""
         for waiting in (self._at_head, self._behind):
             while waiting and waiting[0].done():
                 waiting.popleft()
