@@ -7,10 +7,10 @@ passes as fast as there is nothing to do.
 import asyncio
 import copy
 import selectors
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from redis.exceptions import ConnectionError as ConnectionFailed
 
@@ -22,6 +22,7 @@ KEYS = Keys("")
 STREAM = "lite"
 
 Entry = tuple[bytes, dict[bytes, bytes]]
+T = TypeVar("T")
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -82,14 +83,20 @@ class Data:
 class ModelRedis:
     """The server at one address: the first one, or one that takes over from it.
 
+    Args:
+        latency: returns the seconds that a request takes, and those that its reply takes.
+
     Attributes:
         data: what it holds.
         breaks: counts the times that connections broke.
+        is_reachable: whether requests arrive; if not, they fail.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, latency: Callable[[], float] = lambda: 0) -> None:
         self.data = Data()
         self.breaks = 0
+        self.is_reachable = True
+        self._latency = latency
         self._changed = asyncio.Event()
 
     @property
@@ -107,9 +114,20 @@ class ModelRedis:
     def copy(self) -> Data:
         return copy.deepcopy(self.data)
 
+    async def _execute(self, command: Callable[[], T]) -> T:
+        """Execute a command at one moment between its request and its reply."""
+        breaks = self.breaks
+        await asyncio.sleep(self._latency())
+        if not self.is_reachable:
+            raise ConnectionFailed("it is not reachable")
+        result = command()
+        await asyncio.sleep(self._latency())
+        if self.breaks != breaks:
+            raise ConnectionFailed("it has gone")
+        return result
+
     async def hmget(self, _: str, names: list[str]) -> list[bytes | None]:
-        await asyncio.sleep(0)
-        return self._head(names)
+        return await self._execute(lambda: self._head(names))
 
     def _head(self, names: list[str]) -> list[bytes | None]:
         data = self.data
@@ -127,10 +145,9 @@ class ModelRedis:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + block / 1000
         while True:
-            await asyncio.sleep(0)
+            found = await self._execute(lambda: self._range(f"({start}", count))
             if self.breaks != breaks:
                 raise ConnectionFailed("it has gone")
-            found = self._range(f"({start}", count)
             if found:
                 return [[KEYS.stream(STREAM).encode(), found]]
             if loop.time() >= deadline:
@@ -140,15 +157,14 @@ class ModelRedis:
                     await self._changed.wait()
 
     async def xrange(self, _: str, min: str, max: str = "+", count: int | None = None) -> Any:  # noqa: A002
-        await asyncio.sleep(0)
-        found = self._range(min, None)
+        found = await self._execute(lambda: self._range(min, None))
         if max != "+":
             found = [e for e in found if _id(e) <= parse_entry_id(max)]
         return found[:count]
 
     async def xrevrange(self, _: str, max: str = "+", count: int | None = None) -> Any:  # noqa: A002
-        await asyncio.sleep(0)
-        found = [e for e in self.data.entries if max == "+" or _id(e) <= parse_entry_id(max)]
+        entries = await self._execute(lambda: self._range("-", None))
+        found = [e for e in entries if max == "+" or _id(e) <= parse_entry_id(max)]
         return found[::-1][:count]
 
     def _range(self, start: str, count: int | None) -> list[Entry]:
@@ -165,8 +181,7 @@ class ModelRedis:
 
     def register_script(self, _: str) -> Any:
         async def span(keys: list[str]) -> list[bytes]:
-            await asyncio.sleep(0)
-            ids = self.data.ids
+            ids = await self._execute(lambda: self.data.ids)
             return [ids[0].encode(), ids[-1].encode()] if ids else []
 
         return span
@@ -196,9 +211,8 @@ class _Transaction:
         self._range = min, count
 
     async def execute(self) -> list[Any]:
-        await asyncio.sleep(0)
         redis = self._redis
-        return [redis._head(self._names), redis._range(*self._range)]
+        return await redis._execute(lambda: [redis._head(self._names), redis._range(*self._range)])
 
 
 def _id(entry: Entry) -> EntryId:

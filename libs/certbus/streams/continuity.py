@@ -33,6 +33,7 @@ position's entry id, N the first retained batch above E, *known* the states empt
     E above head.last, known               back to the fork              lost
     E above head.last                      with what is published next   future
     no N, E is head.last, a whole batch    with what is published next   -
+    no N, known                            with what is published next   -
     no N                                   with what is published next   trimmed
     N.prev = E, a whole batch              at N                          -
     N.prev >= E                            at N                          trimmed
@@ -46,6 +47,10 @@ the stream still has, in about log2(KNOWN) reads. Without one, the reader contin
 retained batch: messages may come twice, as the gap states, but none is left out. The range between
 the fork and the reader is recorded (`LostRanges`), so a client with a cursor in it returns to the
 same fork later.
+
+*With what is published next*: after `head.last` of this view, in its epoch. The end of a ring was
+read at another moment, and may be after batches that this view does not have. A known position
+without N needs no gap yet: `prev` of the batch that follows shows whether some were trimmed.
 
 **Limits.** In the states empty and behind, each message that Redis retains is read, or a gap comes
 first. A cursor carries no epoch, so an id of a former epoch that is
@@ -152,7 +157,7 @@ class Action(Enum):
     BACK = "back"
     """With what follows the newest batch that it has read and Redis still has."""
     END = "end"
-    """With what is published next: nothing newer is retained."""
+    """With what is published after `last` of the view: nothing newer is retained."""
 
 
 class Decision(NamedTuple):
@@ -249,7 +254,7 @@ def _by_chain(place: ReaderPosition, view: View) -> Decision:
     known = place.epoch is not None
     if view.after is None:
         at_last = whole and place.entry == view.last
-        return Decision(Action.END, None if at_last else "trimmed")
+        return Decision(Action.END, None if at_last or known else "trimmed")
     prev = view.after.prev
     if prev >= place.entry:
         follows = whole and prev == place.entry

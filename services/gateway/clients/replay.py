@@ -208,21 +208,21 @@ class _ClientReplay:
             self._position = ReaderPosition(lost.fork, None, view.epoch)
 
     def _end(self, decision: Decision, view: View) -> bool:
-        """Continue a client that has everything that Redis retains of the stream."""
+        """Continue a client with what is published after the view.
+
+        The ring may begin, or end, later than the view: batches between are only in Redis.
+        """
         ring = self._client.channel.ring
-        if decision.gap is None:
-            self._send_gap(None)
-            return False
-        if decision.gap == "future":
-            self._send_gap(None)
-            self._client.continue_live(ring.head)
-            return True
-        if ring.first_after.cursor.entry > self._position.entry:
+        first = ring.first_after
+        if decision.gap != "future" and self._position.entry < first.cursor.entry <= view.last:
+            # The ring holds batches that Redis has trimmed.
+            self._add_gap("trimmed")
             self._send_gap(ring.oldest)
-            self._client.continue_live(ring.first_after)
+            self._client.continue_live(first)
             return True
         self._send_gap(None)
-        self._position = ReaderPosition(view.last, None, view.epoch or "")
+        if decision.gap is not None:
+            self._position = ReaderPosition(view.last, None, view.epoch or "")
         return False
 
     def _add_gap(self, reason: Reason) -> None:
