@@ -5,9 +5,11 @@ import signal
 from collections import Counter
 
 import pytest
+from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from certbus.cluster import LogStatus, load_workers
+from certbus.logs.leases import Lease, Leases
 from ctparse.tree_head import TreeHead
 from ingestor.client.rfc6962 import Rfc6962Log
 from tests.ingestor.hostile import NOWHERE, Answer, hostile_server, redirect
@@ -311,6 +313,31 @@ async def test_a_redis_that_hangs_does_not_keep_an_ingestor_from_stopping(site: 
     finally:
         os.kill(site.server.pid, signal.SIGCONT)
     assert "leases not released" in [line["event"] for line in lines]
+
+
+async def test_an_error_of_one_lease_does_not_keep_the_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.simlog.start(rfc6962=2, static_ct=1, preload=100, rate=0)
+    ingestor = await site.ingestor("a", **{"ct_log.start_index": 0})
+    await until(site.complete, what="complete Redis")
+    release, called = Leases.release, list[Lease]()
+
+    async def first_fails(leases: Leases, lease: Lease) -> None:
+        called.append(lease)
+        if len(called) == 1:
+            raise ResponseError("WRONGTYPE not a hash")
+        await release(leases, lease)
+
+    monkeypatch.setattr(Leases, "release", first_fails)
+    with capture_logs() as lines:
+        await ingestor.stop()
+    (line,) = [line for line in lines if line["event"] == "leases not released"]
+    assert "WRONGTYPE" in line["problem"]
+    assert len(called) == 3
+    for log_id in (lease.log_id for lease in called[1:]):
+        assert not await site.redis.exists(site.keys.lease(log_id))
+    assert (await load_workers(site.redis, site.keys)).writes == {}
 
 
 async def test_an_unavailable_list_is_logged_and_configured_logs_are_followed(site: Site) -> None:

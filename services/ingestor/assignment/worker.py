@@ -26,7 +26,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from certbus.cluster import ClusterRegistry, LogDescription, WorkerLoads
-from certbus.errors import UNAVAILABLE
+from certbus.errors import UNAVAILABLE, describe
 from certbus.logs.leases import Lease, Leases
 from certtasks import supervise
 from ingestor.assignment.assigned_log import IDLE_LOAD, AssignedLog, Load, sum_counters
@@ -445,14 +445,27 @@ class Worker:
         return assigned
 
     async def _leave(self) -> None:
-        """Release every lease, so that other workers take the logs. All tasks have ended."""
+        """Release every lease, so that other workers take the logs. All tasks have ended.
+
+        An error of one lease does not keep the others.
+        """
+        releases: list[Callable[[], Awaitable[object]]] = [
+            *(partial(self._stores.leases.release, each.lease) for each in self._assigned.values()),
+            partial(self._stores.cluster.remove_worker, self._id),
+        ]
+        errors: list[Exception] = []
         try:
             async with asyncio.timeout(_STOP_TIMEOUT_SECS):
-                for assigned in self._assigned.values():
-                    await self._stores.leases.release(assigned.lease)
-                await self._stores.cluster.remove_worker(self._id)
-        except (RedisError, TimeoutError) as error:
-            _log.warning("leases not released", problem=str(error), expire_secs=LEASE_TTL_SECS)
+                for release in releases:
+                    try:
+                        await release()
+                    except RedisError as error:
+                        errors.append(error)
+        except TimeoutError as error:
+            errors.append(error)
+        if errors:
+            problem = describe(errors[0])
+            _log.warning("leases not released", problem=problem, expire_secs=LEASE_TTL_SECS)
 
 
 def _description(log: Log, *, excluded: bool = False) -> LogDescription:

@@ -22,6 +22,8 @@ from certbus.streams.publisher import (
     Stale,
     UnsupportedFormat,
 )
+from certbus.streams.reader import read_head
+from certbus.streams.retention import Trimmer
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import (
@@ -92,6 +94,28 @@ async def test_rejected_entries_are_kept_and_the_tree_head_goes_with_next(
     status = await log_status(client)
     assert (status.published, status.duplicates, status.rejected) == (1, 1, 2)
     assert_adds_up(status)
+
+
+async def test_text_that_is_no_id_in_the_head_is_replaced_by_the_newest_id(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    first = await one.publisher.publish(lease, batch(0, ["0"]))
+    assert isinstance(first, Published)
+    last = first.id
+    odd = ("latest", "1-2-3", "\u0661-0", "99999999999999999999-0", "-1-0", "")
+    for index, text in enumerate(odd, 1):
+        await client.hset(KEYS.head, "last", text)
+        await Trimmer(client, KEYS).trim()
+        stale = await one.publisher.publish(lease, batch(index + 7, ["other"]))
+        assert stale == Stale(index)
+        outcome = await one.publisher.publish(lease, batch(index, [str(index)]))
+        assert isinstance(outcome, Published)
+        assert (await stored(client))[-1].prev == last
+        last = outcome.id
+        assert (await read_head(client, KEYS)).last == last
+    assert await stored_names(client) == [str(index) for index in range(len(odd) + 1)]
+    assert_adds_up(await log_status(client))
 
 
 async def test_a_batch_of_duplicates_only_appends_nothing(one: Worker, client: Redis) -> None:

@@ -22,7 +22,7 @@ local now = now_ms()
 local ages_are_valid = is_settled(HEAD, now)
 local head = redis.call('HMGET', HEAD, 'remember', 'last')
 local remember, last = tonumber(head[1] or ARGV[3]), head[2] or '0-0'
-local ahead = math.max(tonumber(string.match(last, '^%d+')) - now, 0)
+local ahead = math.max(tonumber(string.match(last, '^%d+') or 0) - now, 0)
 
 local function id_numbers(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')

@@ -20,6 +20,7 @@ local STREAM_COUNTERS = { '.bytes', '.entries', '.messages' }
 -- less than this for a moment removes no mark.
 local EXPIRY_MARGIN_MS = 60 * 24 * 3600 * 1000
 local ENTRY_OVERHEAD_BYTES = 128 -- memory of an entry beside its payload
+local MAX_EXACT = 2 ^ 53 -- numbers are exact below it; parts of ids are milliseconds or smaller
 
 local HEAD, LOG, REJECTED, WINDOWS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local batch = cjson.decode(ARGV[1])
@@ -47,6 +48,26 @@ local function set_all(key, fields)
   call('HSET', key, unpack(flat))
 end
 
+-- Returns the newest id of all streams. Text in `head` that is no id was written by hand: the streams
+-- show the id.
+local function newest_id(stored)
+  local ms, seq = string.match(stored or '0-0', '^(%d+)-(%d+)$')
+  if ms and tonumber(ms) < MAX_EXACT and tonumber(seq) < MAX_EXACT then
+    return stored or '0-0'
+  end
+  local newest, newest_ms, newest_seq = '0-0', 0, 0
+  for i = 5, #KEYS do
+    for _, entry in ipairs(call('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)) do
+      local ms, seq = string.match(entry[1], '^(%d+)-(%d+)$')
+      ms, seq = tonumber(ms), tonumber(seq)
+      if ms > newest_ms or (ms == newest_ms and seq > newest_seq) then
+        newest, newest_ms, newest_seq = entry[1], ms, seq
+      end
+    end
+  end
+  return newest
+end
+
 ---- Check ---------------------------------------------------------------------------------------
 
 local log = call('HMGET', LOG, 'next', 'start', 'fence', 'renamed')
@@ -62,11 +83,11 @@ if fence ~= batch.fence then
   return { 'fenced' }
 end
 if tonumber(log_next) ~= batch.first then
-  return { 'stale', log_next, call('HGET', HEAD, 'last') or '0-0' }
+  return { 'stale', log_next, newest_id(call('HGET', HEAD, 'last')) }
 end
 
 local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember')
-local epoch, last = head[1] or batch.epoch, head[2] or '0-0'
+local epoch, last = head[1] or batch.epoch, newest_id(head[2])
 local is_first = last == '0-0' -- of this epoch
 local streams, remember = head[3] or batch.streams, tonumber(head[4] or batch.remember)
 if streams ~= batch.streams then
