@@ -1,0 +1,95 @@
+"""No operator receives more requests than its interval allows, whatever happens to ingestors."""
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+
+from simlog.api import request_stats
+from simlog.fault_types import Status
+from tests.e2e.site import Site
+from tests.waiting import until
+
+INTERVAL = 0.1  # seconds between two requests to one operator
+STORM_SECS = 3.0
+LOGS = 6
+
+pytestmark = pytest.mark.slow
+
+
+async def test_each_operator_receives_at_most_one_request_an_interval(site: Site) -> None:
+    """Three ingestors catch up; 429 storms run, one ingestor is killed, another one starts."""
+    await site.start_redis()
+    await site.start_logs(
+        rfc6962=4, static_ct=2, operators=2, preload=9000, rate=20, max_entries=32, seed=3
+    )
+    await site.configure(
+        ct_log={
+            "default_operator_rate_limit_ms": int(1000 * INTERVAL),
+            "poll_interval_ms": 200,
+            "retry_initial_delay_ms": 100,
+            "retry_max_delay_ms": 500,
+        }
+    )
+    for _ in range(3):
+        site.start_ingestor()
+    await until(lambda: all_owned(site), "a worker for each log")
+    storms: list[Status | None] = [Status(code=429, share=0.5), None, Status(code=429), None]
+    for number, storm in enumerate((*storms, Status(code=429, retry_after=1), None)):
+        body = msgspec.json.encode([] if storm is None else [storm])
+        await site.put(f"{site.logs_url}/control/*/faults", body)
+        if number == 1:
+            site.ingestors[0].kill()
+        if number == 3:
+            site.start_ingestor()
+        await asyncio.sleep(STORM_SECS)
+    requests = request_stats.read(await site.get(f"{site.logs_url}/requests"))
+    for name, counted in requests.operators.items():
+        assert counted.statuses.get(429, 0) >= 3, f"{name}: no storm"
+        for span in (1, 10):
+            most = counted.most(span)
+            assert most <= 1 + (span + 0.5) / INTERVAL, (name, span, most)
+        assert counted.most(1) >= 0.5 / INTERVAL, f"{name}: nothing catches up"
+
+
+async def test_a_pause_holds_for_the_next_owner_of_a_log(site: Site) -> None:
+    """The ingestor that received a Retry-After is killed; no other one requests the log."""
+    await site.start_redis()
+    await site.start_logs(rfc6962=2, static_ct=0, operators=2, preload=200, rate=10, seed=4)
+    await site.configure()
+    for _ in range(2):
+        site.start_ingestor()
+    await until(lambda: all_owned(site, 2), "a worker for each log")
+    (paused, owner) = next((log.name, log.owner) for log in await site.logs())
+    fault = msgspec.json.encode([Status(code=429, retry_after=60)])
+    await site.put(f"{site.logs_url}/control/{paused}/faults", fault)
+
+    async def has_paused() -> bool:
+        (log,) = [log for log in await site.logs() if log.name == paused]
+        return log.retry_at is not None
+
+    await until(has_paused, "a pause in Redis")
+    await site.put(f"{site.logs_url}/control/{paused}/faults", b"[]")
+    before = (await requests_to(site, paused)).total
+    began = time.monotonic()
+    for ingestor in site.ingestors:
+        if owner is not None and str(ingestor.pid) in owner:
+            ingestor.kill()
+
+    async def moved() -> bool:
+        (log,) = [log for log in await site.logs() if log.name == paused]
+        return log.owner not in (None, owner)
+
+    await until(moved, "another owner", 40)
+    await asyncio.sleep(2)
+    if time.monotonic() - began < 50:  # otherwise the machine was too slow to tell
+        assert (await requests_to(site, paused)).total == before
+
+
+async def all_owned(site: Site, logs: int = LOGS) -> bool:
+    return sum(log.owner is not None for log in await site.logs()) == logs
+
+
+async def requests_to(site: Site, log: str) -> request_stats.Counts:
+    return request_stats.read(await site.get(f"{site.logs_url}/requests")).logs[log]
