@@ -5,10 +5,11 @@ hour. `PollSchedule` learns the time between two of them:
 
     before a quarter of recent gaps ended      no poll
     up to twice the longest recent gap         a poll each interval, or 1/40 of the silence so far
-    after that, and before gaps are known      a poll each interval, or 1/8 of the silence so far
+    after that, and before the first head      a poll each interval, or 1/8 of the silence so far
 
 A log whose operator has refused requests for long is not polled before a whole page is likely to be
-new: that spends the fewest requests an entry. A log is polled at least every `MAX_SECS`.
+new, and then each 1/8 of the silence: that spends the fewest requests an entry. Each log is polled
+at least every `MAX_SECS`.
 
 If all logs were polled at once, their entries would arrive in one burst. So polls that are one
 interval apart have a phase of their own: phases that are a golden section apart are spread evenly
@@ -70,6 +71,7 @@ class PollSchedule:
         self._phase = phase
         self._size = -1
         self._grown: float | None = None
+        self._has_grown = False  # since the first poll
         self._first: tuple[float, int] | None = None  # time and size of the first poll
         self._gaps: deque[float] = deque(maxlen=MAX_GAPS)
 
@@ -87,6 +89,7 @@ class PollSchedule:
         """
         self._first = self._first or (now, size)
         if size > self._size:
+            self._has_grown = self._grown is not None
             if self._grown is not None and punctual:
                 self._gaps.append(now - self._grown)
             self._size, self._grown = size, now
@@ -95,7 +98,8 @@ class PollSchedule:
 
     def _next(self, now: float, silence: float) -> float:
         gaps = sorted(self._gaps) if len(self._gaps) >= MIN_GAPS else []
-        is_likely = bool(gaps) and silence <= 2 * gaps[-1]
+        is_likely = self._has_grown and (not gaps or silence <= 2 * gaps[-1])
+        is_likely = is_likely and self.worthwhile <= 1
         step = max(self._interval, silence * (_LIKELY_PART if is_likely else _UNLIKELY_PART))
         early = _EARLY * gaps[len(gaps) // 4] - silence if gaps else 0.0
         wait = max(early, self._fill_secs(now) - silence)

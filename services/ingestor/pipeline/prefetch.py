@@ -41,8 +41,9 @@ _FIRST_ESTIMATE_BYTES = 3 << 10  # of an entry, before the first answer
 class InFlight:
     """How many requests of one log are sent at the same time.
 
-    One more after each round of answers while requests wait, half as many after a failure, never
-    more than configured. So a slow log settles where it answers in time, and a fast one is filled.
+    One more after each round of answers in which a request waited, half as many after a failure,
+    never more than configured. So a slow log settles where it answers in time, and a fast one is
+    filled.
     Failures of requests that were sent before the last reduction do not count again.
 
     Args:
@@ -56,19 +57,18 @@ class InFlight:
     def __init__(self, most: int) -> None:
         self.limit = min(_INITIAL_IN_FLIGHT, most)
         self.most = most
-        self._answers = 0
+        self._answers = 0  # of the present round
+        self._waited = False  # whether a request waited in it
         self._ignored = 0  # outcomes of requests sent before the last reduction
 
     def answered(self, *, waiting: bool) -> None:
         """Count an answer; `waiting`: whether a request waits for another one to end."""
         self._ignored = max(0, self._ignored - 1)
-        if not waiting or self.limit >= self.most:
-            self._answers = 0
-            return
         self._answers += 1
+        self._waited = self._waited or waiting
         if self._answers >= self.limit:
-            self.limit += 1
-            self._answers = 0
+            self.limit = min(self.limit + self._waited, self.most)
+            self._answers, self._waited = 0, False
 
     def failed(self) -> None:
         """Count a lost connection, a time-out or another failure of a request."""
@@ -77,7 +77,7 @@ class InFlight:
             return
         self._ignored = self.limit - 1
         self.limit = max(1, self.limit // 2)
-        self._answers = 0
+        self._answers, self._waited = 0, False
 
 
 class FetchedBytes:
