@@ -83,7 +83,7 @@ async def test_a_pause_holds_for_the_next_owner_of_a_log(site: Site) -> None:
 
     await until(moved, "another owner", 40)
     await asyncio.sleep(2)
-    if time.monotonic() - began < 50:  # otherwise the machine was too slow to tell
+    if time.monotonic() - began < 50:  # otherwise the pause may have ended
         assert (await requests_to(site, paused)).total == before
 
 
