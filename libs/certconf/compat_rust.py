@@ -77,12 +77,7 @@ UNUSED: Final[Mapping[str, Unused]] = {
     ),
     "ct_log.max_catchup_lag_entries": Unused(Count, "no entry is left out", idle=0),
     "ct_log.max_catchup_lag_secs": Unused(Count, "no entry is left out", idle=0),
-    "ct_log.user_agent": Unused(
-        Text | None, "contact is added to the product and version in the User-Agent", idle=None
-    ),
-    "ct_log.force_http1_operators": Unused(
-        tuple[Text, ...], "a log is read over HTTP/2 if its server offers that"
-    ),
+    "ct_log.force_http1_operators": Unused(tuple[Text, ...], "every log is read over HTTP/1.1"),
     "ct_logs_url": Unused(Text, _LISTS),
     "additional_log_lists": Unused(tuple[Text, ...], _LISTS),
     "api.cache_capacity": Unused(Count, "certificates are looked up in Redis while retained"),

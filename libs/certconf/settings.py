@@ -26,6 +26,9 @@ BasePath = Annotated[
     str,
     Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", description="a path that begins with /, as /ct"),
 ]
+HeaderText = Annotated[
+    str, Meta(pattern=r"^[!-~]([ -~]*[!-~])?$", description="printable ASCII characters")
+]
 HeaderName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", description="a header's name, as X-Token")
 ]
@@ -141,6 +144,8 @@ class CTLog(msgspec.Struct, frozen=True):
     static_ct_enabled: bool = True
     #: Entries that are not proven are withheld (enforce), published (warn), or not verified (off).
     integrity: Integrity = "enforce"
+    #: The whole header User-Agent; None is product and version, and `contact` if it is set.
+    user_agent: HeaderText | None = None
     #: Shortest milliseconds between two requests to one log operator, over all ingestors; 429
     #: answers lengthen it, up to a second. 0 is no limit.
     default_operator_rate_limit_ms: Count = 25
@@ -373,7 +378,7 @@ class Config(msgspec.Struct, frozen=True):
     state_dir: Path = Path("~/.local/state/certstream-server")
     drain_secs: PositiveFloat = 4
     admin: AdminAddress | None = None
-    contact: Text | None = None
+    contact: HeaderText | None = None
     file: Path | None = None
     notices: tuple[str, ...] = ()
 

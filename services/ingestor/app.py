@@ -36,7 +36,7 @@ from ctparse.certificate import CertificateReader
 from ingestor.assignment.factory import FollowerFactory
 from ingestor.assignment.worker import LEASE_TTL_SECS, RedisStores, Worker
 from ingestor.backoff import LOG_LIST
-from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.http import Fetcher, Retry, http_client, user_agent
 from ingestor.config import publisher_settings, retention, start_settings
 from ingestor.loglists.catalog import Catalog
 from ingestor.metrics import Metrics, TaskName
@@ -104,7 +104,9 @@ async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id
         redis = connect(redis_url, name=f"ingestor-{worker_id}")
         stack.push_async_callback(redis.aclose)
         admin = stack.enter_context(listen(config.admin)) if config.admin else None
-        http = await stack.enter_async_context(http_client(config.contact or ""))
+        if config.contact is None and config.ct_log.user_agent is None:
+            _log.info("contact missing", effect="some log operators limit anonymous clients")
+        http = await stack.enter_async_context(http_client(user_agent(config)))
         keys = Keys(config.redis_prefix)
         redis_retry, metrics, faults = RedisRetry(), Metrics(), Faults(time.monotonic)
         trimmer = Trimmer(redis, keys, retention(config), partial(_on_marks, faults))

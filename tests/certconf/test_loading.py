@@ -287,6 +287,7 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "DEDUP_TTL_SECS": ("10", 10),
     "RFC6962_ENABLED": ("false", False),
     "STATIC_CT_ENABLED": ("false", False),
+    "USER_AGENT": ("Mine/1 (me@example.com)", "Mine/1 (me@example.com)"),
     "CT_LOG_OPERATOR_RATE_LIMITS": ("a=10,b=40", {"a": 10, "b": 40}),
     "CT_LOG_EXCLUDED_OPERATORS": ("Google, Let's Encrypt,", ("Google", "Let's Encrypt")),
     "CT_LOG_EXCLUDED_LOGS": (
@@ -327,7 +328,6 @@ UNUSED_VARIABLES = {
     "CT_LOG_PARTIAL_TILE_WAIT_SECS": "60",
     "CT_LOG_MAX_CATCHUP_LAG_ENTRIES": "10000",
     "CT_LOG_MAX_CATCHUP_LAG_SECS": "300",
-    "USER_AGENT": "me",
     "CT_LOG_FORCE_HTTP1_OPERATORS": "digicert",
     "NATS_ENABLED": "true",
 }
@@ -364,6 +364,19 @@ def test_all_variables_of_an_output_get_one_line() -> None:
     variables = {f"CERTSTREAM_{name}": text for name, text in NATS_VARIABLES.items()}
     assert load(None, variables).notices == ()
     assert len(load(None, {**variables, "CERTSTREAM_NATS_ENABLED": "true"}).notices) == 1
+
+
+def test_operators_over_http_1_are_accepted_with_a_notice() -> None:
+    (notice,) = load(None, {}, {"ct_log.force_http1_operators": ["digicert", "microsec"]}).notices
+    assert "ct_log.force_http1_operators" in notice
+    assert notice.endswith(": every log is read over HTTP/1.1")
+
+
+@pytest.mark.parametrize("setting", ["ct_log.user_agent", "contact"])
+@pytest.mark.parametrize("text", [" x", "x ", "a\nb: c", "ü", "\x7f"])
+def test_a_header_holds_printable_ascii(setting: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"printable ASCII characters"):
+        load(None, {}, {setting: text})
 
 
 @pytest.mark.parametrize("value", [False, "off", "OFF"])

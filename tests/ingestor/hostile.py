@@ -33,12 +33,28 @@ class Request:
 
 
 class HostileServer:
-    """`answers[path]` is a list of answers; the last one repeats. Unknown paths are 404."""
+    """`answers[path]` is a list of answers; the last one repeats. Unknown paths are 404.
+
+    Attributes:
+        accepted: connections so far.
+        open: connections now.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Answer] | Callable[[str], Answer]] = {}
         self.requests: list[Request] = []
         self.url = ""
+        self.accepted = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def open(self) -> int:
+        return len(self._writers)
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        for writer in self._writers:
+            writer.close()
 
     def count(self, path: str) -> int:
         return sum(request.path == path for request in self.requests)
@@ -54,6 +70,8 @@ class HostileServer:
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._writers.add(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -74,6 +92,7 @@ class HostileServer:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self._writers.discard(writer)
             writer.close()
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections import Counter
+from importlib.metadata import version
 
 import pytest
 from redis.exceptions import ResponseError
@@ -50,6 +51,32 @@ async def test_three_ingestors_publish_every_certificate_once(site: Site) -> Non
     logs = await site.logs()
     assert sum(log.duplicates for log in logs.values()) > 0
     assert {log.start for log in logs.values()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "agent", "is_anonymous"),
+    [
+        ({}, f"certstream-server/{version('certstream-server')}", True),
+        (
+            {"contact": "ops@example.com"},
+            f"certstream-server/{version('certstream-server')} (+ops@example.com)",
+            False,
+        ),
+        ({"contact": "x@example.com", "ct_log.user_agent": "Mine/1"}, "Mine/1", False),
+    ],
+)
+async def test_requests_state_who_sends_them(
+    site: Site, settings: dict[str, object], agent: str, is_anonymous: bool
+) -> None:
+    async with hostile_server() as server:
+        logs = {"custom_logs": [{"name": "Log", "url": f"{server.url}/log"}]}
+        with capture_logs() as lines:
+            await site.odd_ingestor(logs, **settings)
+            await until(lambda: len(server.requests) > 1, "requests")
+    assert {request.headers["user-agent"] for request in server.requests} == {agent.lower()}
+    missing = [line for line in lines if line["event"] == "contact missing"]
+    assert len(missing) == is_anonymous
+    assert all("limit anonymous clients" in line["effect"] for line in missing)
 
 
 async def test_logs_move_to_workers_that_join_and_from_workers_that_leave(site: Site) -> None:

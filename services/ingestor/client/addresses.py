@@ -19,13 +19,14 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import httpx
+
+from ingestor.client.connections import ConnectionPool
 
 Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 """What httpcore awaits at each step of a request (its "trace" extension)."""
@@ -45,7 +46,7 @@ class HttpClients:
     """The two connection pools that all logs of a process share.
 
     Args:
-        make: makes a client.
+        make: makes a client with one connection.
 
     Attributes:
         trusted: for URLs that may lead inside.
@@ -53,14 +54,11 @@ class HttpClients:
     """
 
     def __init__(self, make: Callable[[], httpx.AsyncClient]) -> None:
-        self.trusted = make()
-        self.guarded = make()
+        self.trusted = ConnectionPool(make)
+        self.guarded = ConnectionPool(make)
         self._proxies = {urlsplit(proxy).hostname for proxy in getproxies().values()}
-        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self.trusted)
-        await self._stack.enter_async_context(self.guarded)
         return self
 
     async def __aexit__(
@@ -69,7 +67,8 @@ class HttpClients:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._stack.aclose()
+        for pool in (self.trusted, self.guarded):
+            await pool.aclose()
 
     def guard(self, url: str) -> Mapping[str, Trace]:
         """Return the request extensions that check the address of `url`.

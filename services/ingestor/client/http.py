@@ -9,9 +9,9 @@
     status      200 is a body; 5xx and a lost connection are tried again; the rest is an answer
     429         and Retry-After are answers, too, and pause the whole log (`throttle.py`)
 
-httpx speaks HTTP (HTTP/2 where the log offers it) and pools the connections of all logs. The
-fetcher reads raw bytes, because httpx decompresses without a limit: a gzip bomb would be unpacked
-whole before its size is known.
+httpx speaks HTTP/1.1, on one connection for each request in flight (`connections.py`). The fetcher
+reads raw bytes, because httpx decompresses without a limit: a gzip bomb would be unpacked whole
+before its size is known.
 """
 
 import asyncio
@@ -28,9 +28,11 @@ from importlib.metadata import version
 import httpx
 import msgspec
 
+from certconf.settings import Config
 from ingestor.backoff import Backoff
 from ingestor.client.addresses import FILE, ForbiddenAddress, HttpClients, leads_inside
 from ingestor.client.circuit_breaker import MAX_PAUSE_SECS
+from ingestor.client.connections import LIMITS
 from ingestor.client.errors import (
     TOO_MANY_REQUESTS,
     ConnectionFailed,
@@ -99,27 +101,28 @@ class _Redirect(msgspec.Struct, frozen=True):
     trusted: bool
 
 
-def http_client(contact: str = "", connect_timeout: float = 10.0) -> HttpClients:
-    """The connection pools that all logs of a process share.
+def user_agent(config: Config) -> str:
+    """Return the header `User-Agent` of all requests to logs."""
+    product = f"certstream-server/{version('certstream-server')}"
+    if config.ct_log.user_agent is not None:
+        return config.ct_log.user_agent
+    return f"{product} (+{config.contact})" if config.contact else product
+
+
+def http_client(agent: str = "certstream-server", connect_timeout: float = 10.0) -> HttpClients:
+    """Make the connection pools that all logs of a process share.
 
     Args:
-        contact: mail address or URL of the operator of this server, for the User-Agent.
+        agent: the header `User-Agent`.
         connect_timeout: seconds for DNS, TCP and TLS together.
     """
-    agent = f"certstream-server/{version('certstream-server')}"
     make = partial(
         httpx.AsyncClient,
-        http2=True,
-        headers={
-            "user-agent": f"{agent} (+{contact})" if contact else agent,
-            "accept-encoding": "gzip",
-        },
+        verify=httpx.create_ssl_context(),  # one for all: it reads the certificates of all CAs
+        headers={"user-agent": agent, "accept-encoding": "gzip"},
         # Reads are bounded as a whole, by the deadline of an attempt.
         timeout=httpx.Timeout(None, connect=connect_timeout),
-        # Fifty logs with a few requests each; idle connections outlive a poll interval.
-        limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=256, keepalive_expiry=90.0
-        ),
+        limits=LIMITS,
     )
     return HttpClients(make)
 

@@ -5,9 +5,13 @@ import random
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from importlib.metadata import version
 
+import msgspec
 import pytest
 
+from certconf import Config
+from certconf.settings import CTLog
 from ingestor.backoff import Backoff
 from ingestor.client.circuit_breaker import MAX_PAUSE_SECS
 from ingestor.client.errors import (
@@ -17,7 +21,7 @@ from ingestor.client.errors import (
     ResponseTooLarge,
     UnexpectedStatus,
 )
-from ingestor.client.http import Fetcher, Retry, http_client, retry_after
+from ingestor.client.http import Fetcher, Retry, http_client, retry_after, user_agent
 from tests.ingestor.hostile import NOWHERE, Answer, HostileServer, hostile_server, redirect
 
 LIMIT = 100_000
@@ -32,7 +36,7 @@ async def server() -> AsyncIterator[HostileServer]:
 
 @pytest.fixture
 async def fetcher() -> AsyncIterator[Fetcher]:
-    async with http_client("ops@example.com") as http:
+    async with http_client("certstream-server/1 (+ops@example.com)") as http:
         yield Fetcher(http, "Test log", Retry(3, SHORT), timeout=5)
 
 
@@ -48,6 +52,15 @@ async def test_plain_and_gzip_bodies(server: HostileServer, fetcher: Fetcher) ->
     assert headers["user-agent"].startswith("certstream-server/")
     assert headers["user-agent"].endswith("(+ops@example.com)")
     assert headers["accept-encoding"] == "gzip"
+
+
+def test_the_user_agent() -> None:
+    product = f"certstream-server/{version('certstream-server')}"
+    assert user_agent(Config()) == product
+    contact = Config(contact="https://example.com/monitor")
+    assert user_agent(contact) == f"{product} (+https://example.com/monitor)"
+    own = msgspec.structs.replace(contact, ct_log=CTLog(user_agent="monitor/2 (me@example.com)"))
+    assert user_agent(own) == "monitor/2 (me@example.com)"
 
 
 def members(body: bytes, count: int) -> bytes:

@@ -1,0 +1,131 @@
+"""Connections to logs: one for each request in flight, reused while they are fresh, and bounded."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ingestor.backoff import Backoff
+from ingestor.client import connections
+from ingestor.client.addresses import HttpClients
+from ingestor.client.errors import ResponseTooLarge
+from ingestor.client.http import Fetcher, Retry, http_client
+from tests.ingestor.hostile import Answer, HostileServer, hostile_server
+from tests.waiting import until
+
+LIMIT = 1000
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HostileServer]:
+    async with hostile_server() as hostile:
+        hostile.answers["*"] = [Answer(b"a body")]
+        yield hostile
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[HttpClients]:
+    async with http_client() as clients:
+        yield clients
+
+
+def fetcher(http: HttpClients) -> Fetcher:
+    return Fetcher(http, "Test log", Retry(1, Backoff(0.001, 0.01)), timeout=20)
+
+
+async def get(http: HttpClients, server: HostileServer, count: int) -> None:
+    """Send `count` requests at the same time."""
+    requests = [fetcher(http).get_log(f"{server.url}/x", LIMIT) for _ in range(count)]
+    assert set(await asyncio.gather(*requests)) == {b"a body"}
+
+
+async def closed(server: HostileServer, remaining: int = 0) -> None:
+    """Wait until only `remaining` connections are open."""
+
+    async def are_closed() -> bool:
+        return server.open == remaining
+
+    await until(are_closed, f"{remaining} connections")
+
+
+async def test_requests_at_the_same_time_have_a_connection_each(
+    http: HttpClients, server: HostileServer
+) -> None:
+    await get(http, server, 5)
+    assert server.accepted == 5
+    for _ in range(10):
+        await get(http, server, 1)
+        await get(http, server, 4)
+    assert (server.accepted, server.open) == (5, 5)
+
+
+async def test_servers_share_no_connection(http: HttpClients, server: HostileServer) -> None:
+    async with hostile_server() as other:
+        other.answers["*"] = [Answer(b"a body")]
+        for _ in range(3):
+            await get(http, server, 2)
+            await get(http, other, 2)
+        assert (server.accepted, other.accepted) == (2, 2)
+
+
+async def test_a_connection_that_is_idle_is_closed(
+    http: HttpClients, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if no other request follows, and the ones that are used stay open."""
+    monkeypatch.setattr(connections, "MAX_IDLE_SECS", 0.5)
+    await get(http, server, 4)
+    assert http.trusted.idle == 4
+
+    async def surplus_is_closed() -> bool:
+        await get(http, server, 1)
+        return server.open == 1
+
+    await until(surplus_is_closed, "one of four connections is used and stays open")
+    assert server.accepted == 4
+    await closed(server)
+    assert http.trusted.idle == 0
+
+
+async def test_the_number_of_idle_connections_is_bounded(
+    http: HttpClients, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_IDLE", 3)
+    await get(http, server, 10)
+    assert http.trusted.idle == 3
+    await closed(server, remaining=3)
+
+
+async def test_a_request_that_fails_closes_its_connection(
+    http: HttpClients, server: HostileServer
+) -> None:
+    server.answers["/large"] = [Answer(bytes(LIMIT + 1))]
+    server.answers["/silent"] = [Answer(silent=True)]
+    with pytest.raises(ResponseTooLarge):
+        await fetcher(http).get_log(f"{server.url}/large", LIMIT)
+    request = asyncio.create_task(fetcher(http).get_log(f"{server.url}/silent", LIMIT))
+
+    async def received() -> bool:
+        return server.count("/silent") == 1
+
+    await until(received)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    assert http.trusted.idle == 0
+    await closed(server, remaining=1)  # the one that is silent reads nothing, and sees no end
+
+
+async def test_a_connection_that_the_server_has_closed_is_not_used(
+    http: HttpClients, server: HostileServer
+) -> None:
+    await get(http, server, 2)
+    server.hang_up()
+    await closed(server)
+    await get(http, server, 2)
+    assert server.accepted == 4
+
+
+async def test_the_end_closes_all(server: HostileServer) -> None:
+    async with http_client() as http:
+        await get(http, server, 3)
+        assert server.open == 3
+    await closed(server)
