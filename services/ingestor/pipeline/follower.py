@@ -82,7 +82,8 @@ class LogHealth(msgspec.Struct):
     """How the log has been answering.
 
     Attributes:
-        successes: times that all entries up to the tree head were published.
+        successes: times that all entries up to the tree head were published, and no other head had
+            been requested.
         tree_size: of the largest tree head that the log has shown and signed.
         tree_timestamp: the newest time at which it signed that size, ms since the epoch.
         begun: when this process began to follow it, seconds since the epoch.
@@ -411,7 +412,8 @@ class Follower:
 
     async def _record_success(self, head: TreeHead) -> None:
         """Note that all entries up to `head` are published."""
-        self.health.successes += 1
+        # Of two successes, the second is of a tree head requested after the first (`is_drained`).
+        self.health.successes += self._poll is None
         self.health.caught_up = time.time()
         self.verifier.mark_caught_up()
         await self.availability.record_idle(head.size)
