@@ -1,6 +1,6 @@
 """The backlog of the server on logs that answer as the public ones do.
 
-    python -m bench.field [--seconds 150] [--seed 1] [--ingestors 2] [--json FILE]
+    python -m bench.field [--seconds 150] [--seed 1] [--ingestors 2] [--json FILE] [--write]
 
 `simlog --field` serves the world, Redis and the ingestors are the product's own processes with
 default settings and a contact. Every second the bench compares what the tree heads cover that
@@ -28,6 +28,7 @@ import httpx
 import msgspec
 from redis.asyncio import Redis
 
+from bench import page
 from bench.page import table
 from bench.processes import answer, cpu, free_port, redis_cpu, running
 from certbus.cluster import LogStatus, snapshot
@@ -37,6 +38,7 @@ from launcher.runtime.embedded_redis import EmbeddedRedis
 from simlog.api.request_stats import LoadReport, RequestCounts
 from simlog.field.heads import ShownHead
 from simlog.field.operators import LOGS
+from simlog.profile import Budget, Profile
 
 KEYS = Keys()
 GRACE_SECS = 15.0
@@ -51,6 +53,7 @@ LEAD_SECS = 12.0
 MAX_CPU = 0.85
 MAX_LATE_MS = 100.0
 OPERATORS = {name: operator for name, operator, *_ in LOGS}
+PROFILES: dict[str, Profile] = {name: profile for name, _, _, _, profile in LOGS}
 HEADS = msgspec.json.Decoder(dict[str, list[ShownHead]])
 
 
@@ -252,8 +255,39 @@ def operators(
             "refused": counted.statuses.get(429, 0),
             "page": counted.entries / counted.answers if counted.answers else 0.0,
             "delay": median(delays[operator]) if delays.get(operator) else None,
+            "allowed": None if _counts_requests(names) else 1.5 + _answers(names),
+            "unavoidable": unavoidable(names, heads),
         }
     return found
+
+
+def _counts_requests(names: Sequence[str]) -> bool:
+    return any(isinstance(limit, Budget) for name in names for limit in PROFILES[name].limits)
+
+
+def _answers(names: Sequence[str]) -> float:
+    """The longest median answer of a head and one of entries, of these logs, in seconds."""
+    return max(PROFILES[name].head.median + PROFILES[name].entries.median for name in names)
+
+
+def unavoidable(names: Sequence[str], heads: Mapping[str, Sequence[ShownHead]]) -> float:
+    """The share of an operator's entries that its budget does not let anyone read in time.
+
+    The best client sends one request for each page and for each log's newest head, and needs no
+    pause while these are within the budget.
+    """
+    budgets = [
+        (limit, name)
+        for name in names
+        for limit in PROFILES[name].limits
+        if isinstance(limit, Budget)
+    ]
+    if not budgets:
+        return 0.0
+    limit = budgets[0][0]
+    appeared = {name: heads[name][-1].size - heads[name][0].size for _, name in budgets}
+    needed = sum(1 + -(-appeared[name] // PROFILES[name].page) for name in appeared)
+    return max(0.0, 1 - limit.requests / needed) if needed else 0.0
 
 
 def field_table(result: Mapping[str, Any]) -> str:
@@ -267,7 +301,9 @@ def field_table(result: Mapping[str, Any]) -> str:
         "429",
         "mean page",
         "behind",
+        "unavoidable",
         "delay p50",
+        "allowed",
     ]
     rows = [
         [
@@ -279,7 +315,9 @@ def field_table(result: Mapping[str, Any]) -> str:
             f"{row['refused'] / max(1, row['requests']):.1%}",
             f"{row['page']:.0f}",
             f"{result['behind'][name]:.1%}",
+            f"{row['unavoidable']:.1%}" if row["unavoidable"] else "",
             "" if row["delay"] is None else f"{row['delay']:.2f} s",
+            "" if row["allowed"] is None else f"{row['allowed']:.2f} s",
         ]
         for name, row in result["operators"].items()
     ]
@@ -298,7 +336,7 @@ def field_table(result: Mapping[str, Any]) -> str:
             f"{total['refused'] / max(1, total['requests']):.1%}",
             "",
             f"{result['behind']['all']:.1%}",
-            "",
+            *("", "", ""),
         ]
     )
     return table(head, rows)
@@ -310,6 +348,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ingestors", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="SETTING")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     options = parser.parse_args()
     result = asyncio.run(
@@ -318,6 +357,8 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))
     print(field_table(result))
+    if options.write and result["valid"]:
+        page.PAGE.write_text(page.replace(page.PAGE.read_text(), "field", field_table(result)))
     print(
         json.dumps(
             {name: result[name] for name in ("simlog", "valid", "ingestor_cpu", "redis_cpu")}

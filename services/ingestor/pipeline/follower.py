@@ -241,7 +241,8 @@ class Follower:
         is_behind = self._prefetch.missing_requests > self._requests.in_flight.limit
         self._requests.throttle.is_behind = is_behind
         self._record_limit(loop.time(), self._limit() if is_behind else "")
-        if self._poll is None and not is_behind and loop.time() >= self._polls.due:
+        polls = self._poll is None and (self._target is None or not is_behind)
+        if polls and loop.time() >= self._polls.due:
             self._poll = asyncio.create_task(self._request_head())
             self._poll.add_done_callback(lambda _: self._prefetch.interrupt())
         if self._target is None:
@@ -250,8 +251,8 @@ class Follower:
             else:
                 await asyncio.sleep(self._polls.due - loop.time())
             return
-        polls = self._poll is None and not is_behind
-        await self._publish_next(self._target, self._polls.due if polls else None)
+        waits = self._poll is None and not is_behind
+        await self._publish_next(self._target, self._polls.due if waits else None)
 
     def _limit(self) -> str:
         """Return the setting that bounds the requests of a log that is behind; empty if none."""

@@ -1,10 +1,11 @@
-"""The setting that keeps a log behind is named in a log event and in Redis."""
+"""A log with a large backlog: a failure does not stop it, and a setting that limits it is named."""
 
 import pytest
 from structlog.testing import capture_logs
 
 from ingestor.pipeline import follower
-from tests.ingestor.site import Site
+from tests.ingestor.site import ONCE, Site
+from tests.ingestor.verification.proofs import switch
 from tests.waiting import until
 
 BACKLOG = {"ct_log.start_index": 0}
@@ -35,3 +36,17 @@ async def test_the_setting_that_keeps_a_log_behind_is_named(
     (event,) = [event for event in events if event["event"] == "log limited"]
     assert event["setting"] == named
     assert event["behind"] > 0
+
+
+async def test_a_failure_in_a_backlog_is_retried(site: Site) -> None:
+    """The pages after the failed one keep more than a round of requests missing."""
+    await site.simlog.start(rfc6962=1, static_ct=0, preload=4000, rate=0, max_entries=16)
+    await switch(site, "*", {"kind": "status", "code": 503, "index": 2000})
+    await site.ingestor("a", **ONCE)
+
+    async def has_failed() -> bool:
+        return all(log.errors >= 2 for log in (await site.logs()).values())
+
+    await until(has_failed, "failures at one entry")
+    await switch(site, "*")
+    await until(site.complete, "complete Redis")
