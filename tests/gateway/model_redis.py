@@ -90,12 +90,14 @@ class ModelRedis:
         data: what it holds.
         breaks: counts the times that connections broke.
         is_reachable: whether requests arrive; if not, they fail.
+        now: its clock in milliseconds.
     """
 
     def __init__(self, latency: Callable[[], float] = lambda: 0) -> None:
         self.data = Data()
         self.breaks = 0
         self.is_reachable = True
+        self.now = 0
         self._latency = latency
         self._changed = asyncio.Event()
 
@@ -210,9 +212,18 @@ class _Transaction:
     def xrange(self, _: str, min: str, count: int) -> None:  # noqa: A002
         self._range = min, count
 
+    def time(self) -> None:
+        """TIME of the server."""
+
     async def execute(self) -> list[Any]:
         redis = self._redis
-        return await redis._execute(lambda: [redis._head(self._names), redis._range(*self._range)])
+        return await redis._execute(
+            lambda: [
+                redis._head(self._names),
+                redis._range(*self._range),
+                (redis.now // 1000, redis.now % 1000 * 1000),
+            ]
+        )
 
 
 def _id(entry: Entry) -> EntryId:

@@ -165,7 +165,7 @@ class World:
         self._chance = chance
         self._with_first = with_first
         self._used: set[int] = set()
-        self._clock = 10_000
+        self.set_clock(10_000)
         self._snapshots: list[Data] = []  # of the present line
         self._left: list[Data] = []  # the ends of other lines
         self._epochs = 0
@@ -185,7 +185,7 @@ class World:
         while ms in self._used:
             ms += 1
         self._used.add(ms)
-        self._clock = ms + self._chance.choice((1, 1, 10))
+        self.set_clock(ms + self._chance.choice((1, 1, 10)))
         number = len(self.published)
         self.published[number] = number
         data.publish(f"{ms}-0", number, written=self._writes, with_first=self._with_first)
@@ -220,8 +220,11 @@ class World:
         if self._chance.random() < 0.5:
             self.begin_epoch()
 
+    def set_clock(self, ms: int) -> None:
+        self._clock = self.primary.now = self.read.now = ms
+
     def set_clock_back(self) -> None:
-        self._clock = max(self._clock - self._chance.choice((5, 50, 5000)), 1)
+        self.set_clock(max(self._clock - self._chance.choice((5, 50, 5000)), 1))
 
     def switch_stream(self) -> None:
         self._writes = not self._writes
@@ -415,6 +418,11 @@ class Doors:
         )
         self.data = self.replay.data = self.primary.data = self.live.data = Data()
         self.data.epoch = "epoch"
+        self.set_clock(30_000)
+
+    def set_clock(self, ms: int) -> None:
+        for door in (self.replay, self.primary, self.live):
+            door.now = ms
 
     def publish(self, ms: int, number: int) -> None:
         self.data.publish(f"{ms}-0", number, with_first=True)
@@ -511,6 +519,27 @@ def test_the_ring_begins_after_what_a_replay_has_read() -> None:
             await until(lambda: gateway.follows)
             redis.publish(10_020, 3)
             assert [n for n in await came(reader, 3) if n is not None] == [2, 3]
+            gateway.stop([reader])
+
+    with virtual_time() as runner:
+        runner.run(scenario())
+
+
+def test_an_id_that_was_issued_while_the_clock_was_ahead_is_lost() -> None:
+    """Redis was emptied then; the gateway has seen neither. All new ids are below the client's."""
+
+    async def scenario() -> None:
+        redis, reader = Doors(), Reader()
+        redis.publish(10_000, 0)
+        redis.publish(10_010, 1)
+        redis.set_clock(10_015)
+        async with asyncio.TaskGroup() as group:
+            gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+            await until(lambda: gateway.follows)
+            reader.cursor = "20000-0-0"
+            reader.connect(gateway, 0)
+            redis.publish(10_020, 2)
+            assert await came(reader, 4) == [None, 0, 1, 2]
             gateway.stop([reader])
 
     with virtual_time() as runner:

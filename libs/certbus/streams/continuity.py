@@ -31,6 +31,7 @@ position's entry id, N the first retained batch above E, *known* the states empt
     E in a range recorded as emptied       at the oldest batch           reset
     E in a range recorded as lost          back to the fork              lost
     E above head.last, known               back to the fork              lost
+    E above head.last and TIME, a message  at the oldest batch           lost
     E above head.last                      with what is published next   future
     no N, E is head.last, a whole batch    with what is published next   -
     no N, known                            with what is published next   -
@@ -51,6 +52,10 @@ same fork later.
 *With what is published next*: after `head.last` of this view, in its epoch. The end of a ring was
 read at another moment, and may be after batches that this view does not have. A known position
 without N needs no gap yet: `prev` of the batch that follows shows whether some were trimmed.
+
+*Above TIME*, by less than a year: Redis issued the id while its clock was ahead, and has lost it.
+What it issued after that has lower ids, so it is not known which of these the client has. While
+clocks are right, an id above `head.last` is below TIME: then nothing was published since the loss.
 
 **Limits.** In the states empty and behind, each message that Redis retains is read, or a gap comes
 first. A cursor carries no epoch, so an id of a former epoch that is
@@ -73,6 +78,7 @@ from certbus.ids import FIRST_ID, MAX_PART, Cursor, EntryId, parse_entry_id
 KNOWN: Final = 1024
 """Links that are kept of each stream."""
 
+_MAX_CLOCK_AHEAD_MS: Final = 366 * 86_400_000  # an id further ahead of TIME is invented
 _RANGES: Final = 16  # of what was lost, kept of each stream
 
 NOTHING: Final = parse_entry_id(FIRST_ID)
@@ -134,6 +140,7 @@ class View(msgspec.Struct, frozen=True):
         last: id of the newest batch of all streams.
         at: the batch that has the place's id, if the stream retains it.
         after: the first batch above the place's id, if the stream retains any.
+        now: TIME of that Redis, milliseconds since the epoch; None if it was not read.
     """
 
     epoch: str | None
@@ -141,6 +148,7 @@ class View(msgspec.Struct, frozen=True):
     last: EntryId
     at: Link | None = None
     after: Link | None = None
+    now: int | None = None
 
 
 class Action(Enum):
@@ -243,9 +251,14 @@ def _by_id(place: ReaderPosition, view: View, losses: LostRanges) -> Decision | 
         return Decision(Action.INSIDE) if same else Decision(Action.BACK, "lost")
     if not known and (lost := losses.find(entry)) is not None:
         return Decision(Action.OLDEST, "reset") if lost.emptied else Decision(Action.BACK, "lost")
-    if entry > view.last:
-        return Decision(Action.BACK, "lost") if known else Decision(Action.END, "future")
-    return None
+    if entry <= view.last:
+        return None
+    if known:
+        return Decision(Action.BACK, "lost")
+    is_message = place.position is not None
+    if is_message and view.now is not None and 0 < entry.ms - view.now < _MAX_CLOCK_AHEAD_MS:
+        return Decision(Action.OLDEST, "lost")
+    return Decision(Action.END, "future")
 
 
 def _by_chain(place: ReaderPosition, view: View) -> Decision:

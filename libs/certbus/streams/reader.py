@@ -132,10 +132,12 @@ class Piece(msgspec.Struct, frozen=True):
     Attributes:
         head: the state.
         entries: the oldest first.
+        now: TIME of that Redis, milliseconds since the epoch.
     """
 
     head: Head
     entries: list[Entry]
+    now: int
 
     def view(self, entry: EntryId) -> View:
         """What it shows to a reader at an entry id, if it was read from there on."""
@@ -148,6 +150,7 @@ class Piece(msgspec.Struct, frozen=True):
             parse_entry_id(self.head.last),
             at,
             after,
+            self.now,
         )
 
     def links(self) -> list[Link]:
@@ -175,8 +178,9 @@ async def read_piece(client: Redis, keys: Keys, stream: str, start: str, count: 
     async with client.pipeline(transaction=True) as transaction:
         transaction.hmget(keys.head, list(_HEAD))
         transaction.xrange(keys.stream(stream), min=start, count=count)
-        values, entries = await transaction.execute()
-    return Piece(_head(keys, values), entries)
+        transaction.time()
+        values, entries, (seconds, microseconds) = await transaction.execute()
+    return Piece(_head(keys, values), entries, seconds * 1000 + microseconds // 1000)
 
 
 class StreamReader:

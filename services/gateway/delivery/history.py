@@ -138,7 +138,7 @@ class HistoryPage:
                 after = link
                 break
         view = self._view
-        return View(view.epoch, view.first, view.last, at, after)
+        return View(view.epoch, view.first, view.last, at, after, view.now)
 
     def reader_position(self, position: RingPosition) -> ReaderPosition:
         """Return the stream position of a reader at a position of the ring."""
@@ -238,7 +238,8 @@ class HistoryReader:
         head = raw.head
         first = None if head.first is None else parse_entry_id(head.first)
         oldest = entries[0].link if entries else None
-        view = View(head.epoch, first_of(first, oldest), parse_entry_id(head.last))
+        last = parse_entry_id(head.last)
+        view = View(head.epoch, first_of(first, oldest), last, now=raw.now)
         page = HistoryPage(stream, before, entries, view)
         if page.links:
             self._cache(page, None if start == "-" else position.entry)

@@ -29,9 +29,13 @@ def link(ms: int, prev: int, what: str = "log:0") -> Link:
 
 
 def view(
-    last: int, here: Link | None = None, after: Link | None = None, first: int | None = 10
+    last: int,
+    here: Link | None = None,
+    after: Link | None = None,
+    first: int | None = 10,
+    now: int | None = None,
 ) -> View:
-    return View("one", None if first is None else at(first), at(last), here, after)
+    return View("one", None if first is None else at(first), at(last), here, after, now)
 
 
 EMPTY = ReaderPosition(NOTHING, None, "one")
@@ -56,6 +60,12 @@ MOMENT = ReaderPosition(at(20))
         (BEHIND, view(19), Action.BACK, "lost"),
         (CURSOR, view(19), Action.END, "future"),
         (MOMENT, view(19), Action.END, "future"),
+        (CURSOR, view(19, now=20), Action.END, "future"),
+        (CURSOR, view(19, now=19), Action.OLDEST, "lost"),
+        (MOMENT, view(19, now=19), Action.END, "future"),
+        (ReaderPosition(at(10**14), 0), view(19, now=19), Action.END, "future"),
+        (BEHIND, view(19, now=19), Action.BACK, "lost"),
+        (CURSOR, view(50, None, link(30, 19), now=19), Action.NEXT, "unknown"),
         (BEHIND, view(20), Action.END, None),
         (CURSOR, view(20), Action.END, "trimmed"),
         (BEHIND, view(21), Action.END, None),
