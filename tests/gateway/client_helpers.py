@@ -138,6 +138,15 @@ class Raw:
                 found: Message = json.loads(event["data"])
                 return found
 
+    async def data_events(self, count: int) -> list[dict[str, str]]:
+        """Read this many events with data; a comment may come at any time."""
+        events: list[dict[str, str]] = []
+        while len(events) < count:
+            event = await self.event()
+            if "data" in event:
+                events.append(event)
+        return events
+
     async def event(self) -> dict[str, str]:
         """Read a server-sent event; comments are under ""."""
         async with asyncio.timeout(10):

@@ -50,7 +50,7 @@ async def test_sse_sends_the_same_messages(start: Start, press: Press, stream: s
         assert (status, headers["content-type"]) == (200, "text/event-stream")
         assert headers["access-control-allow-origin"] == "*"
         entry = await press.print(2)
-        events = [await client.event() for _ in range(2)]
+        events = await client.data_events(2)
     assert [event["id"] for event in events] == [f"{entry}-0", f"{entry}-1"]
     messages = [json.loads(event["data"]) for event in events]
     assert [message["id"] for message in messages] == [f"{entry}-0", f"{entry}-1"]

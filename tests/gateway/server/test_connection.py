@@ -404,9 +404,7 @@ async def test_event_ids_in_the_query(
         headers = {} if header is None else {"Last_Event_ID": header}
         client.send(request(f"/sse?{query}", **headers))
         assert (await client.head())[0] == 200
-        event = await client.event()
-        while "data" not in event:
-            event = await client.event()
+        (event,) = await client.data_events(1)
         gap = json.loads(event["data"])
         assert (gap["message_type"], gap["data"]["requested"]) == ("gap", requested)
 
