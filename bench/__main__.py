@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import fanout, lookup, page, pipeline
+from bench import fanout, filters, lookup, page, pipeline
 from bench.plots import plot
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
@@ -59,6 +59,7 @@ def benchmarks(*, full: bool) -> Iterator[tuple[str, str]]:
         plot(swept, page.PAGE.parent)
     yield "ingest", ingest("rfc6962", 100_000 if full else 50_000)
     yield "proving", proving_table(json.loads(run(["bench.proving"]).splitlines()[-1]))
+    yield "filters", filters.measure()
     yield "parse", code(["bench.parse"])
     yield "codec", code(["bench.redis_cost", "--only", "codec"])
     if full:

@@ -1,0 +1,277 @@
+"""The index finds exactly what the naive evaluator finds."""
+
+import random
+import tracemalloc
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+
+from ctfilter import Certificate, Filter, Index, IndexFull, parse_filter, parse_line
+from ctfilter.index import MAX_SCANS, size_of
+from ctfilter.matching import holds
+from ctfilter.names import registrable_label
+from ctfilter.words import WordIndex
+from tests.ctfilter import naive
+from tests.ctfilter.naive import Cert, Term
+
+FAST = settings(
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+)
+"""Without the phase that explains a failure, which traces every line."""
+
+BRANDS = ("paypal", "amazon", "münchen", "dhl", "walmart", "яндекс", "b0oking", "pay-pal")
+LABELS = (
+    *BRANDS, "www", "login", "secure-login", "paypa1", "arnazon", "paypl", "amzaon", "vvalmart",
+    "a", "xn--80ak6aa92e", "xn--mnchen-3ya", "xn--", "xn--a_b", "rnunchen", "\u0430mazon", "WWW",
+    "mail_1", "m",
+    "i0", "\ufb00", "x" * 63, "y" * 64,
+)  # fmt: skip
+SUFFIXES = (
+    "com", "co.uk", "github.io", "ck", "www.ck", "foo.ck", "kobe.jp", "city.kobe.jp", "c.kobe.jp",
+    "example", "xn--p1ai", "рф", "compute.amazonaws.com", "de",
+)  # fmt: skip
+REGEXES = (
+    "paypal", "^www", r"pay\w*l", "(login|secure)-", "a|b", r"\d", "[a-c]+$", "amazon.*com",
+    "(?i)PAY(pal|pl)", "secure(-login)?", r"x{3,}", "log(in)+", r"\x70aypal", ".", "^$", "[^a-z]",
+)  # fmt: skip
+ISSUERS = ("Let's Encrypt", "R10", "Google  Trust Services", "GTS", "", "DigiCert Inc", "\u017f CA")
+OPERATORS = ("Google", "Let's Encrypt", "Cloudflare, Inc.", "")
+
+labels = st.sampled_from(LABELS) | st.text("abpy01lmrnw-ä", min_size=1, max_size=8)
+hosts = st.builds(
+    lambda parts, suffix: ".".join([*parts, suffix]),
+    st.lists(labels, max_size=3),
+    st.sampled_from(SUFFIXES),
+)
+names = (
+    hosts
+    | hosts.map("*.{}".format)
+    | hosts.map(str.upper)
+    | hosts.map("{}.".format)
+    | st.sampled_from(
+        ["", ".", "*", "*.", "a..b", "*.*.com", "x\ny.com", "a b", "1.2.3.4", "l" * 254]
+    )
+)
+certs = st.builds(
+    Cert,
+    st.lists(names, max_size=6).map(tuple),
+    st.sampled_from(ISSUERS),
+    st.sampled_from(ISSUERS),
+    st.sampled_from(OPERATORS),
+    st.booleans(),
+)
+host_values = hosts.filter(lambda host: parses("domain", host))
+words = st.sampled_from(BRANDS) | st.text("abpyl.-", min_size=3, max_size=5)
+terms = st.one_of(
+    st.builds(Term, st.just("domain"), host_values, st.booleans()),
+    st.builds(Term, st.just("name"), host_values, st.booleans()),
+    st.builds(Term, st.just("contains"), words, st.booleans()),
+    st.builds(Term, st.just("like"), st.sampled_from(BRANDS), st.booleans()),
+    st.builds(Term, st.just("regex"), st.sampled_from(REGEXES), st.booleans()),
+    st.builds(Term, st.just("idn"), st.sampled_from(["yes", "no"]), st.booleans()),
+    st.builds(Term, st.just("wildcard"), st.sampled_from(["yes", "no"]), st.booleans()),
+    st.builds(
+        Term, st.just("issuer"), st.sampled_from(["let's", "R10", "inc", "s"]), st.booleans()
+    ),
+    st.builds(Term, st.just("operator"), st.sampled_from(OPERATORS[:3]), st.booleans()),
+    st.builds(Term, st.just("type"), st.sampled_from(["precert", "final"]), st.booleans()),
+)
+lines = st.lists(terms, min_size=1, max_size=4).filter(
+    lambda line: not all(term.negated for term in line)
+)
+groups = st.lists(st.lists(lines, min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+def parses(key: str, value: str) -> bool:
+    try:
+        parse_line(naive.quoted(Term(key, value)))
+    except ValueError:
+        return False
+    return True
+
+
+def text(line: Sequence[Term]) -> str:
+    return " ".join(map(naive.quoted, line))
+
+
+def filter_of(grouped: list[list[list[Term]]]) -> Filter:
+    return Filter([[parse_line(text(line)) for line in group] for group in grouped])
+
+
+def certificate(cert: Cert) -> Certificate:
+    return Certificate(
+        cert.names, cert.issuer_name, cert.issuer_organization, cert.operator,
+        precertificate=cert.precertificate,
+    )  # fmt: skip
+
+
+@settings(FAST, max_examples=100)
+@given(
+    st.lists(groups, min_size=1, max_size=12), st.lists(certs, min_size=1, max_size=6), st.data()
+)
+def test_index_equals_the_naive_evaluator(
+    filters: list[list[list[list[Term]]]], seen: list[Cert], data: st.DataObject
+) -> None:
+    index = Index()
+    present: dict[Filter, list[list[list[Term]]]] = {}
+    for grouped in filters:
+        made = filter_of(grouped)
+        index.add(made)
+        present[made] = grouped
+    for cert in seen:
+        passed = index.lookup(certificate(cert))
+        expected = {made for made, grouped in present.items() if naive.passes(grouped, cert)}
+        assert set(passed) == expected, (set(passed) ^ expected,)
+        for made, matches in passed.items():
+            grouped = present[made]
+            of_names = sorted(
+                (name, parse_line(text(line)).text)
+                for line in {parse_line(text(li)).text: li for g in grouped for li in g}.values()
+                for name in naive.names_held(line, cert)
+                if naive.line_holds(line, cert)
+            )
+            assert sorted(pair for pair in matches if pair[0] is not None) == of_names, (
+                matches,
+                of_names,
+            )
+        leaving = data.draw(st.lists(st.sampled_from(sorted(present, key=repr_of)), max_size=3))
+        for made in leaving:
+            index.remove(made)
+            present.pop(made, None)
+        if not present:
+            break
+
+
+def repr_of(made: Filter) -> str:
+    return repr(sorted(sorted(group) for group in made.key))
+
+
+@settings(FAST, max_examples=200)
+@given(lines, certs)
+def test_definition_equals_the_naive_evaluator(line: list[Term], cert: Cert) -> None:
+    assert holds(parse_line(text(line)), certificate(cert)) == naive.line_holds(line, cert)
+
+
+@settings(FAST, max_examples=200)
+@given(hosts)
+@example("www.ck")
+@example("a.b.kobe.jp")
+def test_registrable_label(host: str) -> None:
+    assert registrable_label(host) == naive.registrable(host)
+
+
+def test_thousands_of_filters_that_join_and_leave() -> None:
+    chance = random.Random(7)
+    alphabet = "abcde"
+
+    def word() -> str:
+        return "".join(chance.choices(alphabet, k=chance.randint(3, 5)))
+
+    index = Index()
+    present: dict[Filter, list[list[list[Term]]]] = {}
+    for step in range(6000):
+        if chance.random() < 0.6:
+            key = chance.choice(["domain", "contains", "like", "name", "regex"])
+            value = f"{word()}.{word()}" if key in ("domain", "name") else word()
+            grouped = [[[Term(key, value)]]]
+            made = filter_of(grouped)
+            index.add(made)
+            present[made] = grouped
+        elif present:
+            made = chance.choice(list(present))
+            index.remove(made)
+            del present[made]
+        if step % 60 == 0:
+            cert = Cert(tuple(f"{word()}{word()}.{word()}.{word()}" for _ in range(3)))
+            expected = {made for made, g in present.items() if naive.passes(g, cert)}
+            assert set(index.lookup(certificate(cert))) == expected
+    for made in list(present):
+        index.remove(made)
+    assert index.lookup(certificate(Cert(("abc.example",)))) == {}
+    remaining = {
+        name: value for name, value in vars(index).items() if not isinstance(value, WordIndex)
+    }
+    remaining.pop("_longest_edited")
+    assert not any(remaining.values()), remaining
+
+
+def test_many_names_that_contain_many_words_are_found_in_parts() -> None:
+    index = Index()
+    wanted = parse_filter(match=[f"contains:{'a' * size}" for size in range(3, 60)])
+    assert wanted is not None
+    index.add(wanted)
+    cert = Cert(tuple(f"{'a' * 60}.{number}.example" for number in range(300)))
+    matches = index.lookup(certificate(cert))[wanted]
+    assert len(matches) == 57 * 300
+    assert [name for name, _ in matches] == [name for name in cert.names for _ in range(57)]
+
+
+def test_a_domain_and_an_issuer_must_both_hold() -> None:
+    index = Index()
+    made = parse_filter("a.com, b.com", "encrypt", ["type:final", "type:precert wildcard:yes"])
+    assert made is not None
+    index.add(made)
+    cert = Cert(("x.b.com", "*.c.com"), "R3", "Let's Encrypt", "", True)
+    assert index.lookup(certificate(cert)) == {
+        made: [
+            ("x.b.com", "domain:b.com"),
+            ("*.c.com", "wildcard:yes type:precert"),
+            (None, "issuer:encrypt"),
+        ]
+    }
+    for other in (cert._replace(issuer_organization=""), cert._replace(names=("x.b.com",))):
+        assert index.lookup(certificate(other)) == {}
+
+
+def test_regexes_without_literals_are_limited() -> None:
+    index = Index()
+    for number in range(MAX_SCANS):
+        index.add(filter_of([[[Term("regex", f"^a{number}?$")]]]))
+    first = next(iter(index.filters))
+    more = filter_of([[[Term("regex", "z$")]]])
+    with pytest.raises(IndexFull, match="100"):
+        index.add(more)
+    assert more not in index.filters
+    index.add(filter_of([[[Term("regex", "^literal")]]]))
+    index.remove(first)
+    index.add(more)
+    assert index.scans == MAX_SCANS
+
+
+def test_two_filters_share_a_line() -> None:
+    index = Index()
+    one, two = parse_filter("a.com"), parse_filter(match=["domain:a.com", "domain:b.com"])
+    assert one is not None
+    assert two is not None
+    index.add(one)
+    index.add(two)
+    index.add(one)
+    index.remove(one)
+    assert set(index.lookup(certificate(Cert(("a.com",))))) == {two}
+
+
+@pytest.mark.parametrize("count", [1, 100, 10_000])
+def test_size_of_a_filter_is_an_upper_estimate(count: int) -> None:
+    made: list[Any] = []
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        index = Index()
+        given_filter = parse_filter(
+            match=[
+                f"like:brandname{number} -domain:brand{number}.example" for number in range(count)
+            ]
+        )
+        assert given_filter is not None
+        index.add(given_filter)
+        made.append(index)
+        index.lookup(certificate(Cert(("a.example",))))
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used <= size_of(given_filter) + 200_000
