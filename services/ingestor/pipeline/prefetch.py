@@ -34,7 +34,7 @@ MAX_PROCESS_BYTES = 256 << 20
 WINDOW_ENTRIES = 1024
 """Of a window: one lookup of known certificates, and a few batches."""
 
-_INITIAL_IN_FLIGHT = 8
+_INITIAL_IN_FLIGHT = 12
 _FIRST_ESTIMATE_BYTES = 3 << 10  # of an entry, before the first answer
 
 

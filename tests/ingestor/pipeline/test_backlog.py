@@ -38,8 +38,11 @@ async def test_the_setting_that_keeps_a_log_behind_is_named(
     assert event["behind"] > 0
 
 
-async def test_a_failure_in_a_backlog_is_retried(site: Site) -> None:
-    """The pages after the failed one keep more than a round of requests missing."""
+async def test_a_failure_in_a_backlog_is_retried(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound on entries fetched ahead keeps more than a round of requests missing."""
+    monkeypatch.setattr("ingestor.pipeline.prefetch.MAX_LOG_BYTES", 1 << 19)
     await site.simlog.start(rfc6962=1, static_ct=0, preload=4000, rate=0, max_entries=16)
     await switch(site, "*", {"kind": "status", "code": 503, "index": 2000})
     await site.ingestor("a", **ONCE)

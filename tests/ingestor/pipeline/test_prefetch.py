@@ -275,17 +275,17 @@ async def test_an_interruption_returns_no_run() -> None:
 
 
 def test_requests_in_flight_follow_the_answers() -> None:
-    in_flight = InFlight(10)
-    assert in_flight.limit == 8
-    for limit in (9, 10, 10, 10):
+    in_flight = InFlight(14)
+    assert in_flight.limit == 12
+    for limit in (13, 14, 14, 14):
         for _ in range(in_flight.limit):
             in_flight.answered(waiting=True)
         assert in_flight.limit == limit
-    for _ in range(10):  # all that were in flight fail: one reduction
+    for _ in range(14):  # all that were in flight fail: one reduction
         in_flight.failed()
-    assert in_flight.limit == 5
+    assert in_flight.limit == 7
     in_flight.failed()
-    assert in_flight.limit == 2
+    assert in_flight.limit == 3
     assert InFlight(2).limit == 2
 
 
@@ -293,7 +293,7 @@ def test_answers_of_a_log_that_is_not_behind_raise_no_limit() -> None:
     in_flight = InFlight(16)
     for _ in range(100):
         in_flight.answered(waiting=False)
-    assert in_flight.limit == 8
+    assert in_flight.limit == 12
 
 
 async def test_small_pages_are_joined_to_windows() -> None:
