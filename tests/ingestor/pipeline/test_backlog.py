@@ -48,7 +48,7 @@ async def test_a_failure_in_a_backlog_is_retried(
     await site.ingestor("a", **ONCE)
 
     async def has_failed() -> bool:
-        return all(log.errors >= 2 for log in (await site.logs()).values())
+        return [log.errors >= 2 for log in (await site.logs()).values()] == [True]
 
     await until(has_failed, "failures at one entry")
     await switch(site, "*")
