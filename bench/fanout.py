@@ -27,8 +27,8 @@ from bench.processes import Clients, cpu, free_port, gateway, running
 from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.logs.leases import Leases
-from certbus.streams.batch import Batch, Published
-from certbus.streams.publisher import MAX_MESSAGES, Publisher, PublisherSettings
+from certbus.streams.batch import MAX_MESSAGES, Batch, Published
+from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.retention import Trimmer
 from ctparse.entry import Entry
 from ctparse.rfc6962 import chain_certificates, decode_entries

@@ -31,9 +31,10 @@ from redis.asyncio import Redis
 from certbus.connection import connect
 from certbus.keys import STREAMS, WINDOW_MS, Keys
 from certbus.logs.leases import Leases
-from certbus.scripts import script_text
+from certbus.store import script_text
+from certbus.streams.batch import Batch, Published
 from certbus.streams.codec import LEVEL, Codec, Name
-from certbus.streams.publisher import Batch, Published, Publisher, PublisherSettings
+from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.retention import Trimmer
 from ctparse import rfc6962
 from ctparse.entry import Entry

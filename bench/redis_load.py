@@ -29,8 +29,8 @@ from bench.redis_cost import DISTINCT, RATE, distinct_messages, fill_windows
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
 from certbus.logs.leases import Lease, Leases
-from certbus.streams.batch import Batch
-from certbus.streams.publisher import Published, Publisher, PublisherSettings
+from certbus.streams.batch import Batch, Published
+from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.reader import COUNT
 from certbus.streams.retention import Trimmer
 from ctparse.wire_messages import Message

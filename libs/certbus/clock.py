@@ -1,4 +1,4 @@
-"""This machine's time, in the unit that Redis holds times in."""
+"""Time: of this machine, and of Redis, by whose clock all stored times are."""
 
 import time
 
@@ -6,11 +6,21 @@ from redis.asyncio import Redis
 
 
 def now_ms() -> int:
-    """Milliseconds since the epoch."""
+    """Milliseconds since the epoch, by the clock of this machine."""
     return int(time.time() * 1000)
 
 
+def to_ms(reply: tuple[int, int]) -> int:
+    """Convert a reply to TIME to milliseconds since the epoch."""
+    seconds, microseconds = reply
+    return seconds * 1000 + microseconds // 1000
+
+
+async def redis_ms(client: Redis) -> int:
+    """Return the time of Redis, milliseconds since the epoch."""
+    return to_ms(await client.time())
+
+
 async def redis_time(client: Redis) -> float:
-    """Return the time of Redis, seconds since the epoch: the one that stored times are in."""
-    seconds, microseconds = await client.time()
-    return float(seconds) + float(microseconds) / 1_000_000
+    """Return the time of Redis, seconds since the epoch."""
+    return await redis_ms(client) / 1000

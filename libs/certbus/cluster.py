@@ -12,11 +12,22 @@ import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
+from certbus.clock import redis_ms
 from certbus.errors import UNAVAILABLE
 from certbus.ids import parse_entry_id
-from certbus.keys import STREAMS, Keys
+from certbus.keys import STREAMS, Keys, Kind
 from certbus.logs.tree_state import ALARMS_OF
-from certbus.scripts import register_script
+from certbus.store import (
+    Change,
+    Store,
+    read_json,
+    read_struct,
+    register_script,
+    round_trip,
+    script,
+    text,
+    texts,
+)
 
 MAX_TTL = 15.0
 """Longest lifetime of a heartbeat in seconds."""
@@ -223,7 +234,7 @@ class Rate:
         self.per_second = (count - before) / (now - then) if now > then else 0.0
 
 
-class ClusterRegistry:
+class ClusterRegistry(Store):
     """What a worker or gateway reports of itself and its logs.
 
     Args:
@@ -233,13 +244,12 @@ class ClusterRegistry:
             `MAX_TTL`.
     """
 
+    _describe = script("lua/save_log_descriptions.lua")
+    _heartbeat = script("lua/heartbeat.lua")
+
     def __init__(self, client: Redis, keys: Keys, ttl: float = MAX_TTL) -> None:
-        self._redis = client
-        self._keys = keys
+        super().__init__(client, keys)
         self._ttl_ms = int(ttl * 1000)
-        self._describe = register_script(client, "lua/save_log_descriptions.lua")
-        self._heartbeat = register_script(client, "lua/heartbeat.lua")
-        self._update_fields = register_script(client, "lua/update_fields.lua")
 
     async def describe(self, logs: Sequence[LogDescription]) -> None:
         """Store the descriptions of logs, except of those that have a better id."""
@@ -255,52 +265,28 @@ class ClusterRegistry:
             ],
         )
 
-    async def record_success(self, log_id: str) -> None:
-        """Record that a log has just given a valid response."""
-        await self._update_fields(keys=[self._keys.log(log_id)], args=["time", "last_success", 0])
-
-    async def record_newest_head(self, log_id: str, size: int, timestamp: int) -> None:
-        """Store size and timestamp (ms) of the largest tree head that a log has shown."""
-        fields: list[str | int] = ["newest", size, "newest_timestamp", timestamp]
-        await self._redis.hset(self._keys.log(log_id), items=fields)
-
-    async def record_limited_by(self, log_id: str, setting: str) -> None:
-        """Store the setting that keeps a log behind its tree head; empty if none does."""
-        key = self._keys.log(log_id)
-        if setting:
-            await self._redis.hset(key, "limited_by", setting)
-        else:
-            await self._redis.hdel(key, "limited_by")
-
-    async def log_barren(self, log_id: str, entries: int) -> None:
-        """Store the number of entries of a log rejected in a row."""
-        await self._redis.hset(self._keys.log(log_id), "barren", entries)
-
-    async def record_integrity(self, log_id: str, state: str) -> None:
-        """Store the integrity of a log: `proven`, `unsigned`, `unproven`, `lying` or `off`."""
-        await self._redis.hset(self._keys.log(log_id), "integrity", state)
-
-    async def heartbeat_worker(self, worker: str, fields: Mapping[str, str | float]) -> None:
-        """Send the heartbeat of a worker, with its fields."""
-        await self._alive(self._keys.workers, worker, self._keys.worker(worker), fields)
-
-    async def remove_worker(self, worker: str) -> None:
-        """Remove a worker that stops."""
-        await self._gone(self._keys.workers, worker, self._keys.worker(worker))
-
-    async def heartbeat_gateway(self, gateway: str, fields: Mapping[str, str | float]) -> None:
-        """Send the heartbeat of a gateway, with its fields."""
-        await self._alive(self._keys.gateways, gateway, self._keys.gateway(gateway), fields)
-
-    async def remove_gateway(self, gateway: str) -> None:
-        """Remove a gateway that stops."""
-        await self._gone(self._keys.gateways, gateway, self._keys.gateway(gateway))
-
-    async def _alive(
-        self, index: str, member: str, key: str, fields: Mapping[str, str | float]
+    async def record_status(
+        self, log_id: str, fields: Mapping[str, str | int], *, succeeded: bool = False
     ) -> None:
+        """Store what its owner knows of a log.
+
+        Args:
+            log_id: the log.
+            fields: `integrity`, `newest`, `newest_timestamp`, `barren` and `limited_by` (see
+                `keys.py`), those that have changed; an empty one is deleted.
+            succeeded: whether the log has just given a valid response.
+        """
+        changes: list[Change] = [
+            ("delete" if value == "" else "set", name, value) for name, value in fields.items()
+        ]
+        if succeeded:
+            changes.append(("time", "last_success", 0))
+        await self._update(self._keys.log(log_id), *changes)
+
+    async def heartbeat(self, kind: Kind, member: str, fields: Mapping[str, str | float]) -> None:
+        """Send the heartbeat of a worker or gateway, with its fields."""
         await self._heartbeat(
-            keys=[index, key],
+            keys=[self._keys.members(kind), self._keys.member(kind, member)],
             args=[
                 member,
                 self._ttl_ms,
@@ -309,17 +295,12 @@ class ClusterRegistry:
             ],
         )
 
-    async def _gone(self, index: str, member: str, key: str) -> None:
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.zrem(index, member)
-            pipeline.delete(key)
-            await pipeline.execute()
-
-
-async def _time(client: Redis) -> int:
-    """TIME of Redis in milliseconds since the epoch."""
-    seconds, microseconds = await client.time()
-    return int(seconds * 1000 + microseconds // 1000)
+    async def remove(self, kind: Kind, member: str) -> None:
+        """Remove a worker or gateway that stops."""
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.zrem(self._keys.members(kind), member)
+            transaction.delete(self._keys.member(kind, member))
+            await transaction.execute()
 
 
 def _alive_between(now: int) -> tuple[int, int]:
@@ -333,33 +314,24 @@ async def load_workers(client: Redis, keys: Keys) -> WorkerLoads:
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    alive = _alive_between(await _time(client))
-    async with client.pipeline(transaction=False) as pipeline:
-        pipeline.hget(keys.head, "epoch")
-        pipeline.zrangebyscore(keys.workers, *alive)
-        epoch, members = await pipeline.execute()
-        workers = sorted(map(_decoded, members))
-        for worker in workers:
-            pipeline.hmget(keys.worker(worker), "loads", "knows", "writes")
-        replies = await pipeline.execute() if workers else []
-    held = {
-        worker: _loads(loads)
-        for worker, (loads, knows, _) in zip(workers, replies, strict=True)
-        if knows != b"0"
-    }
-    writes = {
-        worker: streams.decode("utf-8", "replace")
-        for worker, (_, _, streams) in zip(workers, replies, strict=True)
-        if streams is not None
-    }
-    return WorkerLoads(epoch and _decoded(epoch), held, writes)
-
-
-def _loads(field: bytes | None) -> dict[str, float]:
-    try:
-        return msgspec.json.decode(field or b"{}", type=dict[str, float])
-    except msgspec.DecodeError:
-        return {}
+    alive = _alive_between(await redis_ms(client))
+    epoch, members = await round_trip(
+        client,
+        [("HGET", keys.head, "epoch"), ("ZRANGEBYSCORE", keys.members("worker"), *alive)],
+    )
+    workers = sorted(map(text, members))
+    commands = [
+        ("HMGET", keys.member("worker", worker), "loads", "knows", "writes") for worker in workers
+    ]
+    replies = await round_trip(client, commands)
+    loads: dict[str, dict[str, float]] = {}
+    writes: dict[str, str] = {}
+    for worker, (held, knows, streams) in zip(workers, replies, strict=True):
+        if knows != b"0":
+            loads[worker] = read_json(held, dict[str, float]) or {}
+        if streams is not None:
+            writes[worker] = text(streams)
+    return WorkerLoads(epoch and text(epoch), loads, writes)
 
 
 async def snapshot(client: Redis, keys: Keys) -> Snapshot:
@@ -368,35 +340,33 @@ async def snapshot(client: Redis, keys: Keys) -> Snapshot:
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    now = await _time(client)
+    now = await redis_ms(client)
     alive = _alive_between(now)
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.hgetall(keys.head)
         pipeline.smembers(keys.logs)
-        pipeline.zrangebyscore(keys.workers, *alive)
-        pipeline.zrangebyscore(keys.gateways, *alive)
-        head, logs, workers, gateways = await pipeline.execute()
-        log_ids, worker_ids, gateway_ids = (
-            sorted(map(_decoded, members)) for members in (logs, workers, gateways)
-        )
+        pipeline.zrangebyscore(keys.members("worker"), *alive)
+        pipeline.zrangebyscore(keys.members("gateway"), *alive)
+        head, *members = await pipeline.execute()
+        log_ids, workers, gateways = (sorted(map(text, found)) for found in members)
         for log_id in log_ids:
             pipeline.get(keys.lease(log_id))
             pipeline.hgetall(keys.log(log_id))
-        for member in worker_ids:
-            pipeline.hgetall(keys.worker(member))
-        for member in gateway_ids:
-            pipeline.hgetall(keys.gateway(member))
+        for worker in workers:
+            pipeline.hgetall(keys.member("worker", worker))
+        for gateway in gateways:
+            pipeline.hgetall(keys.member("gateway", gateway))
         replies = map(_usable, await pipeline.execute(raise_on_error=False))
-    head = _text(head)
+    head = _fields(head)
     return Snapshot(
         now,
         head.get("epoch"),
         head.get("last"),
-        [_log_status(log_id, next(replies), _text(next(replies))) for log_id in log_ids],
-        [ProcessInfo(member, _text(next(replies))) for member in worker_ids],
-        [ProcessInfo(member, _text(next(replies))) for member in gateway_ids],
+        [_log_status(log_id, next(replies), _fields(next(replies))) for log_id in log_ids],
+        [ProcessInfo(worker, _fields(next(replies))) for worker in workers],
+        [ProcessInfo(gateway, _fields(next(replies))) for gateway in gateways],
         [_stream_status(name, head) for name in (*STREAMS, "rejected")],
-        int(head["window"]) if head.get("window", "").isdecimal() else None,
+        read_json(head.get("window"), int),
     )
 
 
@@ -418,37 +388,20 @@ async def stream_ranges(client: Redis, keys: Keys) -> dict[str, StreamRange]:
 
 def _log_status(log_id: str, lease: bytes | None, fields: dict[str, str]) -> LogStatus:
     known: dict[str, Any] = {
-        name: fields[name] for name in LogStatus.__struct_fields__ if name in fields
+        **fields,
+        "alarms_by_kind": {
+            name.removeprefix(ALARMS_OF): count
+            for name, count in fields.items()
+            if name.startswith(ALARMS_OF)
+        },
+        # `owner` in the hash is whose the newest lease was, even if that worker was killed.
+        "owner": None if lease is None else text(lease),
     }
-    # Redis knows only text; strict=False reads numbers from it.
-    by_kind = {
-        name.removeprefix(ALARMS_OF): count
-        for name, count in fields.items()
-        if name.startswith(ALARMS_OF)
-    }
-    # `owner` in the hash is whose the newest lease was, even if that worker was killed.
-    owner = None if lease is None else _decoded(lease)
-    known |= {"log_id": log_id, "alarms_by_kind": by_kind, "owner": owner}
     if "retiring" in fields:
         known["state"] = "retired" if "retired" in fields else "draining"
-    if fields.get("excluded") == "1" and owner is None and "retired" not in fields:
+    if fields.get("excluded") == "1" and lease is None and "retired" not in fields:
         known["state"] = EXCLUDED
-    try:
-        return msgspec.convert(known, LogStatus, strict=False)
-    except msgspec.ValidationError:
-        return msgspec.convert(_readable(known), LogStatus, strict=False)
-
-
-def _readable(known: dict[str, Any]) -> dict[str, Any]:
-    """Those fields of a log that hold what belongs there; the others are as if absent."""
-    readable = {"log_id": known["log_id"]}
-    for name, value in known.items():
-        try:
-            msgspec.convert({**readable, name: value}, LogStatus, strict=False)
-        except msgspec.ValidationError:
-            continue
-        readable[name] = value
-    return readable
+    return read_struct(LogStatus, known, log_id=log_id)
 
 
 def _usable(reply: Any) -> Any:
@@ -475,14 +428,10 @@ def _age(timestamp: int, now: int) -> float:
     return (now - min(max(timestamp, 0), now)) / 1000
 
 
-def _count(text: str | None) -> int:
+def _count(number: str | None) -> int:
     """A number of things; 0 for text that is none."""
-    return int(text) if text is not None and text.isascii() and text.isdigit() else 0
+    return max(read_json(number, int) or 0, 0)
 
 
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "replace")
-
-
-def _text(reply: dict[bytes, bytes] | None) -> dict[str, Any]:
-    return {_decoded(name): _decoded(value) for name, value in (reply or {}).items()}
+def _fields(reply: dict[bytes, bytes] | None) -> dict[str, str]:
+    return texts(reply.keys(), reply.values()) if reply else {}

@@ -96,6 +96,8 @@ command for 256 digests; most digests are in none. At 700 certificates a second 
 """  # noqa: E501  (a table)
 # ruff: noqa: D102  (the table describes each key)
 
+from typing import Literal
+
 import msgspec
 
 FORMAT = 1
@@ -103,6 +105,9 @@ FORMAT = 1
 
 STREAMS = ("full", "lite", "domains")
 """Names of the streams, in the order in which they are written."""
+
+Kind = Literal["worker", "gateway"]
+"""The processes that send heartbeats."""
 
 WINDOW_MS = 30 * 60 * 1000
 """Length of a window of marks. Part of the contract; lua/marks.lua has it too."""
@@ -174,19 +179,12 @@ class Keys(msgspec.Struct, frozen=True):
     def lease(self, log_id: str) -> str:
         return f"{self.prefix}lease:{log_id}"
 
-    @property
-    def workers(self) -> str:
-        return f"{self.prefix}workers"
+    def members(self, kind: Kind) -> str:
+        """The ids of all workers, or gateways."""
+        return f"{self.prefix}{kind}s"
 
-    def worker(self, worker_id: str) -> str:
-        return f"{self.prefix}worker:{worker_id}"
-
-    @property
-    def gateways(self) -> str:
-        return f"{self.prefix}gateways"
-
-    def gateway(self, gateway_id: str) -> str:
-        return f"{self.prefix}gateway:{gateway_id}"
+    def member(self, kind: Kind, member_id: str) -> str:
+        return f"{self.prefix}{kind}:{member_id}"
 
     def rate(self, client: str) -> str:
         return f"{self.prefix}limit:rate:{client}"

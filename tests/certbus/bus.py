@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
 from certbus.logs.leases import Lease, Leases
-from certbus.streams.publisher import Batch, Publisher, PublisherSettings
+from certbus.streams.batch import Batch
+from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.reader import Event, StreamBatch, StreamReader, history
 from certbus.streams.retention import DEFAULT_RETENTION, Retention, Trimmer
 from ctparse.entry import Rejected

@@ -21,9 +21,10 @@ from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certbus.logs.registry import LogRegistry
 from certbus.logs.tree_state import TreeStateStore
+from certbus.streams.batch import AlreadyPublished, Published
 from certbus.streams.cert_index import find_by_fingerprint
 from certbus.streams.events import FORGOTTEN, Gap, StreamBatch
-from certbus.streams.publisher import AlreadyPublished, Published, PublisherSettings
+from certbus.streams.publisher import PublisherSettings
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import (
@@ -73,10 +74,10 @@ class TestMembers:
     ) -> None:
         server.shift(shift)
         directory = ClusterRegistry(client, KEYS)
-        await directory.heartbeat_worker("w1", {"loads": "{}"})
-        await directory.heartbeat_worker("w2", {"loads": "{}"})
-        await directory.heartbeat_gateway("g1", {})
-        await directory.record_success(LOG)
+        await directory.heartbeat("worker", "w1", {"loads": "{}"})
+        await directory.heartbeat("worker", "w2", {"loads": "{}"})
+        await directory.heartbeat("gateway", "g1", {})
+        await directory.record_status(LOG, {}, succeeded=True)
         await client.sadd(KEYS.logs, LOG)
         seen = await snapshot(client, KEYS)
         assert [member.id for member in seen.workers] == ["w1", "w2"]
@@ -91,26 +92,26 @@ class TestMembers:
         self, client: Redis, server: ShiftedRedisServer, shift: float
     ) -> None:
         directory = ClusterRegistry(client, KEYS)
-        await directory.heartbeat_worker("w1", {})
+        await directory.heartbeat("worker", "w1", {})
         server.shift(shift)
-        await directory.heartbeat_worker("w1", {})
+        await directory.heartbeat("worker", "w1", {})
         assert [member.id for member in (await snapshot(client, KEYS)).workers] == ["w1"]
 
     async def test_a_clock_set_back_keeps_no_dead_member(
         self, client: Redis, server: ShiftedRedisServer
     ) -> None:
         server.shift(30 * DAYS)
-        await ClusterRegistry(client, KEYS).heartbeat_worker("dead", {})
+        await ClusterRegistry(client, KEYS).heartbeat("worker", "dead", {})
         server.shift(0)
         assert (await snapshot(client, KEYS)).workers == []
         assert (await load_workers(client, KEYS)).loads == {}
-        await ClusterRegistry(client, KEYS).heartbeat_worker("living", {})
-        assert await client.zrange(KEYS.workers, 0, -1) == [b"living"]
+        await ClusterRegistry(client, KEYS).heartbeat("worker", "living", {})
+        assert await client.zrange(KEYS.members("worker"), 0, -1) == [b"living"]
 
     async def test_a_member_that_dies_before_a_small_step_back_is_gone_soon(
         self, client: Redis, server: ShiftedRedisServer
     ) -> None:
-        await ClusterRegistry(client, KEYS, ttl=0.2).heartbeat_worker("dead", {})
+        await ClusterRegistry(client, KEYS, ttl=0.2).heartbeat("worker", "dead", {})
         server.shift(-1)
 
         async def has_no_workers() -> bool:

@@ -42,7 +42,7 @@ async def test_a_log_is_described_and_followed(one: Worker, client: Redis) -> No
 
     lease = await one.take(start=3)
     await one.publisher.publish(lease, batch(3, ["a"]))
-    await directory.record_success(LOG)
+    await directory.record_status(LOG, {}, succeeded=True)
     status = await log_status(client)
     assert (status.start, status.next, status.published, status.owner) == (3, 4, 1, "one")
     assert status.last_success is not None
@@ -67,7 +67,7 @@ async def test_ages_are_bounded_by_the_clock_of_redis(one: Worker, client: Redis
 
     assert await ages() == (None, None)
     now = (await snapshot(client, KEYS)).now
-    await directory.record_newest_head(LOG, 100, now - 90_000)
+    await directory.record_status(LOG, {"newest": 100, "newest_timestamp": now - 90_000})
     await client.hset(key, "entry_timestamp", now - 30_000)
     head, delay = await ages()
     assert head is not None
@@ -88,17 +88,17 @@ async def test_ages_are_bounded_by_the_clock_of_redis(one: Worker, client: Redis
 
 async def test_members_come_and_go(client: Redis) -> None:
     directory = ClusterRegistry(client, KEYS)
-    await directory.heartbeat_worker("w1", {"rate": 1.5, "host": "höst"})
-    await directory.heartbeat_worker("w2", {})
-    await directory.heartbeat_gateway("g1", {"clients": 7})
+    await directory.heartbeat("worker", "w1", {"rate": 1.5, "host": "höst"})
+    await directory.heartbeat("worker", "w2", {})
+    await directory.heartbeat("gateway", "g1", {"clients": 7})
     seen = await snapshot(client, KEYS)
     assert seen.workers == [
         ProcessInfo("w1", {"id": "w1", "rate": "1.5", "host": "höst"}),
         ProcessInfo("w2", {"id": "w2"}),
     ]
     assert seen.gateways == [ProcessInfo("g1", {"id": "g1", "clients": "7"})]
-    await directory.remove_worker("w1")
-    await directory.remove_gateway("g1")
+    await directory.remove("worker", "w1")
+    await directory.remove("gateway", "g1")
     seen = await snapshot(client, KEYS)
     assert [member.id for member in seen.workers] == ["w2"]
     assert seen.gateways == []
@@ -106,18 +106,18 @@ async def test_members_come_and_go(client: Redis) -> None:
 
 async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
     silent, living = ClusterRegistry(client, KEYS, ttl=0.1), ClusterRegistry(client, KEYS)
-    await silent.heartbeat_worker("silent", {})
-    await living.heartbeat_worker("living", {})
+    await silent.heartbeat("worker", "silent", {})
+    await living.heartbeat("worker", "living", {})
 
     async def alone() -> bool:
         return len((await snapshot(client, KEYS)).workers) == 1
 
     await until(alone, "one worker left")
-    await living.heartbeat_worker("living", {})
-    assert await client.zrange(KEYS.workers, 0, -1) == [b"living"]
+    await living.heartbeat("worker", "living", {})
+    assert await client.zrange(KEYS.members("worker"), 0, -1) == [b"living"]
 
     async def forgotten() -> bool:
-        return await client.exists(KEYS.worker("silent")) == 0
+        return await client.exists(KEYS.member("worker", "silent")) == 0
 
     await until(forgotten, "its heartbeat has expired")
 
@@ -125,10 +125,10 @@ async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
 async def test_workers_see_the_leases_of_each_other(one: Worker, client: Redis) -> None:
     assert await load_workers(client, KEYS) == WorkerLoads(None, {})
     directory = ClusterRegistry(client, KEYS)
-    await directory.heartbeat_worker("w1", {"loads": '{"log":1.5,"other":20}'})
-    await directory.heartbeat_worker("w2", {"loads": "what?"})
-    await directory.heartbeat_worker("w3", {"knows": 3})
-    await directory.heartbeat_worker("w4", {"knows": 0})
+    await directory.heartbeat("worker", "w1", {"loads": '{"log":1.5,"other":20}'})
+    await directory.heartbeat("worker", "w2", {"loads": "what?"})
+    await directory.heartbeat("worker", "w3", {"knows": 3})
+    await directory.heartbeat("worker", "w4", {"knows": 0})
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
     seen = await load_workers(client, KEYS)
@@ -138,13 +138,13 @@ async def test_workers_see_the_leases_of_each_other(one: Worker, client: Redis) 
 
 async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:
     directory = ClusterRegistry(client, KEYS)
-    await directory.heartbeat_worker("w1", {"rate": 1})
-    await client.pexpire(KEYS.worker("w1"), 1000)
+    await directory.heartbeat("worker", "w1", {"rate": 1})
+    await client.pexpire(KEYS.member("worker", "w1"), 1000)
     await allow(client, TOO_LITTLE)
-    await directory.heartbeat_worker("w1", {"rate": 2})
-    await directory.heartbeat_gateway("g1", {"clients": 7})
-    await directory.record_success(LOG)
-    assert await client.pttl(KEYS.worker("w1")) > 1000
+    await directory.heartbeat("worker", "w1", {"rate": 2})
+    await directory.heartbeat("gateway", "g1", {"clients": 7})
+    await directory.record_status(LOG, {}, succeeded=True)
+    assert await client.pttl(KEYS.member("worker", "w1")) > 1000
     seen = await snapshot(client, KEYS)
     assert seen.workers == [ProcessInfo("w1", {"id": "w1", "rate": "2"})]
     assert seen.gateways == [ProcessInfo("g1", {"id": "g1", "clients": "7"})]
@@ -152,9 +152,9 @@ async def test_a_full_redis_still_hears_heartbeats(client: Redis) -> None:
 
 
 async def test_another_refusal_than_a_full_redis_is_raised(client: Redis) -> None:
-    await client.set(KEYS.worker("w1"), "no hash")
+    await client.set(KEYS.member("worker", "w1"), "no hash")
     with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
-        await ClusterRegistry(client, KEYS).heartbeat_worker("w1", {"rate": 1})
+        await ClusterRegistry(client, KEYS).heartbeat("worker", "w1", {"rate": 1})
 
 
 async def test_an_unusable_record_hides_no_other(one: Worker, client: Redis) -> None:
@@ -162,10 +162,10 @@ async def test_an_unusable_record_hides_no_other(one: Worker, client: Redis) -> 
     await directory.describe([ARGON])
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
-    await directory.heartbeat_worker("w1", {"rate": 1})
-    await directory.heartbeat_worker("w2", {"rate": 2})
-    await client.delete(KEYS.worker("w1"))
-    await client.set(KEYS.worker("w1"), "no hash")
+    await directory.heartbeat("worker", "w1", {"rate": 1})
+    await directory.heartbeat("worker", "w2", {"rate": 2})
+    await client.delete(KEYS.member("worker", "w1"))
+    await client.set(KEYS.member("worker", "w1"), "no hash")
     await client.sadd(KEYS.logs, OTHER_LOG, "ef" * 32)
     await client.set(KEYS.log(OTHER_LOG), "no hash")
     await client.hset(KEYS.log("ef" * 32), mapping={"name": "Odd", "next": "many"})
@@ -182,10 +182,10 @@ async def test_odd_members_spoil_nothing_but_themselves(one: Worker, client: Red
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
     directory = ClusterRegistry(client, KEYS)
-    await directory.heartbeat_worker("good", {"logs": 1})
-    await directory.heartbeat_gateway("odd", {"clients": "many", "sent": "nan"})
-    await directory.heartbeat_worker("typed", {})
-    await client.set(KEYS.worker("typed"), "no hash")
+    await directory.heartbeat("worker", "good", {"logs": 1})
+    await directory.heartbeat("gateway", "odd", {"clients": "many", "sent": "nan"})
+    await directory.heartbeat("worker", "typed", {})
+    await client.set(KEYS.member("worker", "typed"), "no hash")
     await client.hset(
         KEYS.log(LOG), mapping={b"errors": b"lots", b"name\xff": b"\xff", "name": "A"}
     )

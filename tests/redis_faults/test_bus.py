@@ -31,8 +31,8 @@ from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certbus.logs.skip import Skipped, skip
 from certbus.logs.tree_state import TreeStateStore
+from certbus.streams.batch import Published, Stale
 from certbus.streams.events import Rewind, StreamBatch
-from certbus.streams.publisher import Published, Stale
 from certbus.streams.reader import StreamReader, history
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import (
@@ -110,7 +110,7 @@ async def reading(lossy: Redis, client: Redis) -> None:
 async def skipping(lossy: Redis, client: Redis) -> None:
     worker = Worker(client, "sound")
     await worker.take()
-    await ClusterRegistry(client, KEYS).record_newest_head(LOG, 100, 1)
+    await ClusterRegistry(client, KEYS).record_status(LOG, {"newest": 100})
     assert await skip(lossy, KEYS, LOG, 10, "gone") == Skipped(0, 10)
     assert await skip(lossy, KEYS, LOG, 12, "gone: 3-4") == Skipped(10, 12)
     status = await log_status(client)
@@ -202,11 +202,11 @@ async def taking_turns(lossy: Redis, client: Redis) -> None:
 
 async def announcing(lossy: Redis, client: Redis) -> None:
     directory = ClusterRegistry(lossy, KEYS)
-    await directory.heartbeat_gateway("g", {"clients": 1})
-    await directory.heartbeat_worker("w", {"logs": 1})
+    await directory.heartbeat("gateway", "g", {"clients": 1})
+    await directory.heartbeat("worker", "w", {"logs": 1})
     seen = await snapshot(lossy, KEYS)
     assert [member.id for member in (*seen.gateways, *seen.workers)] == ["g", "w"]
-    await directory.remove_gateway("g")
+    await directory.remove("gateway", "g")
     assert (await snapshot(lossy, KEYS)).gateways == []
 
 

@@ -47,7 +47,7 @@ async def published(server: RedisServer) -> str:
         url = "https://log.example/"
         log = LogDescription(LOG, "Example log", url, "Example", "rfc6962", "usable")
         await registry.describe([log])
-        await registry.record_newest_head(LOG, 100, 1)
+        await registry.record_status(LOG, {"newest": 100})
         return await press.print(3)
 
 

@@ -8,13 +8,11 @@ minutes. `get` compares each certificate with its fingerprint.
 import random
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
 
 import redis.exceptions
-from redis.asyncio import Redis
 
 from certbus.connection import is_out_of_memory
-from certbus.keys import Keys
+from certbus.store import Store, round_trip
 
 MAX_COUNT = 4096
 """Issuers in the cache: several times as many as all logs name."""
@@ -30,27 +28,13 @@ PARTS = 16
 """By the first four bits of the fingerprint. Each is one key with its own expiry."""
 
 
-class IssuerCache:
-    """The issuers in Redis.
-
-    Args:
-        client: the primary.
-        keys: names of the keys.
-    """
-
-    def __init__(self, client: Redis, keys: Keys) -> None:
-        self._redis = client
-        self._keys = keys
+class IssuerCache(Store):
+    """The issuers in Redis."""
 
     async def get(self, fingerprints: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the DER of the cached ones, by fingerprint."""
-        if not fingerprints:
-            return {}
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for fingerprint in fingerprints:
-                pipeline.hget(self._keys.issuers(_part(fingerprint)), fingerprint)
-            values: list[Any] = await pipeline.execute()
-        found = zip(fingerprints, values, strict=True)
+        commands = (("HGET", self._keys.issuers(_part(each)), each) for each in fingerprints)
+        found = zip(fingerprints, await round_trip(self._redis, commands), strict=True)
         return {key: der for key, der in found if der and sha256(der).digest() == key}
 
     async def put(self, fingerprint: bytes, der: bytes) -> None:

@@ -9,16 +9,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
-from certbus.ids import new_event
-from certbus.keys import Keys
-from certbus.scripts import register_script
+from certbus.clock import redis_ms
+from certbus.store import (
+    MAX_TEXT_CHARS,
+    Store,
+    counted_once,
+    read_struct,
+    round_trip,
+    script,
+    texts,
+)
 
-_MAX_LINE = 500  # characters of a text
 _MAX_DUE_SECS = 2 * 3600.0
 _ABANDONED_MS = 10 * 60 * 1000  # due for this long: no ingestor uses the list
-_TEXTS = ("name", "url", "version", "digest", "etag", "modified", "problem")
 
 
 class RawList(msgspec.Struct, frozen=True):
@@ -82,35 +86,24 @@ class ListStatus(msgspec.Struct, frozen=True):
     modified: str = ""
 
 
-class LogListCache:
-    """The log lists in Redis.
+class LogListCache(Store):
+    """The log lists in Redis."""
 
-    Args:
-        client: the primary.
-        keys: names of the keys.
-    """
-
-    def __init__(self, client: Redis, keys: Keys) -> None:
-        self._redis = client
-        self._keys = keys
-        self._save = register_script(client, "caches/lua/save_log_list.lua")
-        self._update_fields = register_script(client, "lua/update_fields.lua")
-        self._claim = register_script(client, "caches/lua/claim_log_list_refresh.lua")
+    _save = script("caches/lua/save_log_list.lua")
+    _claim = script("caches/lua/claim_log_list_refresh.lua")
 
     async def statuses(self, list_ids: Iterable[str] | None = None) -> list[ListStatus]:
         """Read the state of these lists, or of all lists."""
         if list_ids is None:
             members: Any = await self._redis.smembers(self._keys.log_lists)
             list_ids = sorted(member.decode() for member in members)
-        ids = list(list_ids)
-        if not ids:
-            return []
-        names = list(ListStatus.__struct_encode_fields__[1:])
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for list_id in ids:
-                pipeline.hmget(self._keys.log_list(list_id), names)
-            rows = await pipeline.execute()
-        return [_status(list_id, names, row) for list_id, row in zip(ids, rows, strict=True)]
+        ids, names = list(list_ids), ListStatus.__struct_encode_fields__[1:]
+        commands = (("HMGET", self._keys.log_list(list_id), *names) for list_id in ids)
+        rows = await round_trip(self._redis, commands)
+        return [
+            read_struct(ListStatus, texts(names, row), list_id=list_id)
+            for list_id, row in zip(ids, rows, strict=True)
+        ]
 
     async def load(self, list_id: str) -> RawList | None:
         """Read the copy of a list, if there is one."""
@@ -132,7 +125,7 @@ class LogListCache:
             args=[
                 *(list_id, version.rank, raw.body, raw.signature),
                 *("name", name, "url", url, "digest", version.digest),
-                *("version", version.version[:_MAX_LINE], "made", made),
+                *("version", version.version[:MAX_TEXT_CHARS], "made", made),
             ],
         )
         return bool(reply)
@@ -173,14 +166,14 @@ class LogListCache:
             etag: validator of the copy, for a conditional request.
             modified: the other validator.
         """
-        changes: list[str | int] = [
-            *("time", "checked", 0),
-            *("time", "due", _ms(next_in)),
-            *("set", "failures", 0),
-            *("set", "etag", etag[:_MAX_LINE]),
-            *("set", "modified", modified[:_MAX_LINE]),
-        ]
-        await self._update_fields(keys=[self._keys.log_list(list_id)], args=changes)
+        await self._update(
+            self._keys.log_list(list_id),
+            ("time", "checked", 0),
+            ("time", "due", _ms(next_in)),
+            ("set", "failures", 0),
+            ("set", "etag", etag[:MAX_TEXT_CHARS]),
+            ("set", "modified", modified[:MAX_TEXT_CHARS]),
+        )
 
     async def record_failure(self, list_id: str, next_in: float, problem: str) -> None:
         """Record that the server returned no usable list.
@@ -190,40 +183,22 @@ class LogListCache:
             next_in: seconds until it is due again.
             problem: one line.
         """
-        changes: list[str | int] = [
-            *("once", "failure_event", new_event()),
-            *("add", "failures", 1),
-            *("set", "problem", problem[:_MAX_LINE]),
-            *("time", "problem_at", 0),
-            *("time", "due", _ms(next_in)),
-        ]
-        await self._update_fields(keys=[self._keys.log_list(list_id)], args=changes)
+        await self._update(
+            self._keys.log_list(list_id),
+            counted_once("failure_event"),
+            ("add", "failures", 1),
+            ("set", "problem", problem[:MAX_TEXT_CHARS]),
+            ("time", "problem_at", 0),
+            ("time", "due", _ms(next_in)),
+        )
 
     async def request_refresh(self) -> list[str]:
         """Make every list due that an ingestor still uses; return their ids."""
-        now = await self._now()
+        now = await redis_ms(self._redis)
         lists = [one.list_id for one in await self.statuses() if now - one.due < _ABANDONED_MS]
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for list_id in lists:
-                pipeline.hset(self._keys.log_list(list_id), "due", now)
-            await pipeline.execute()
+        changes = (("HSET", self._keys.log_list(list_id), "due", now) for list_id in lists)
+        await round_trip(self._redis, changes)
         return lists
-
-    async def _now(self) -> int:
-        """TIME of Redis in milliseconds since the epoch."""
-        seconds, microseconds = await self._redis.time()
-        return int(seconds * 1000 + microseconds // 1000)
-
-
-def _status(list_id: str, names: list[str], row: list[bytes | None]) -> ListStatus:
-    fields: dict[str, Any] = {
-        name: value.decode("utf-8", "replace")
-        for name, value in zip(names, row, strict=True)
-        if value
-    }
-    for name in fields.keys() - set(_TEXTS):
-        fields[name] = int(fields[name]) if fields[name].isdecimal() else 0
-    return msgspec.convert({"list_id": list_id, **fields}, ListStatus)
 
 
 def _ms(seconds: float) -> int:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from certbus.connection import once
 from certbus.keys import Keys
-from certbus.scripts import register_script
+from certbus.store import Store, script
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -58,19 +58,13 @@ class Decision(msgspec.Struct, frozen=True):
     retry_after: float
 
 
-class RateLimits:
-    """The request rates of all clients, in Redis.
+class RateLimits(Store):
+    """The request rates of all clients, in Redis."""
 
-    Args:
-        client: the primary.
-        keys: names of the keys.
-    """
+    _take = script("limits/lua/rate_limit.lua")
 
     def __init__(self, client: Redis, keys: Keys) -> None:
-        self._keys = keys
-        self._take = register_script(
-            once(client), "limits/lua/rate_limit.lua"
-        )  # a request counts once
+        super().__init__(once(client), keys)  # a request counts once
 
     async def acquire(self, requests: Sequence[tuple[str, Rate]]) -> list[Decision]:
         """Count one request for each item; a client may appear more than once.
@@ -130,7 +124,7 @@ class AdmittedCount(msgspec.Struct, frozen=True):
     full: bool
 
 
-class ConnectionCounts:
+class ConnectionCounts(Store):
     """The connections of one gateway, among those of all.
 
     The counts of a gateway that does not call `apply` for `ttl` are deleted.
@@ -142,17 +136,15 @@ class ConnectionCounts:
         ttl: seconds.
     """
 
+    _count = script("lua/connection_counts.lua", "limits/lua/admit_connections.lua")
+    _recount = script("lua/connection_counts.lua", "limits/lua/reset_gateway_connections.lua")
+
     def __init__(self, client: Redis, keys: Keys, gateway: str, ttl: float) -> None:
+        super().__init__(client, keys)
         self._gateway = gateway
         self._reported = 0  # connections, as in the last reply
         self._ttl_ms = int(ttl * 1000)
-        self._keys = [keys.limit_gateways, keys.connections]
-        self._count = register_script(
-            client, "lua/connection_counts.lua", "limits/lua/admit_connections.lua"
-        )
-        self._recount = register_script(
-            client, "lua/connection_counts.lua", "limits/lua/reset_gateway_connections.lua"
-        )
+        self._hashes = [keys.limit_gateways, keys.connections]
 
     async def reset(self) -> None:
         """Start to count, with no connections.
@@ -160,7 +152,7 @@ class ConnectionCounts:
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
-        await self._recount(keys=self._keys, args=[self._gateway, self._ttl_ms])
+        await self._recount(keys=self._hashes, args=[self._gateway, self._ttl_ms])
         self._reported = 0
 
     async def remove(self) -> None:
@@ -169,7 +161,7 @@ class ConnectionCounts:
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
-        await self._recount(keys=self._keys, args=[self._gateway, 0])
+        await self._recount(keys=self._hashes, args=[self._gateway, 0])
 
     async def apply(
         self, limit: int | None, address_limit: int | None, deltas: Sequence[ConnectionDelta]
@@ -189,7 +181,7 @@ class ConnectionCounts:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
         replies: Any = await self._count(
-            keys=self._keys,
+            keys=self._hashes,
             args=[
                 self._gateway,
                 self._ttl_ms,

@@ -18,10 +18,8 @@ the later one ends, at most `MAX_PAUSE_SECS`: one log alone cannot stop the othe
 from typing import Final
 
 import msgspec
-from redis.asyncio import Redis
 
-from certbus.keys import Keys
-from certbus.scripts import register_script
+from certbus.store import Store, script
 
 MAX_PAUSE_SECS: Final = 300.0
 SLOWEST_SECS: Final = 1.0
@@ -40,22 +38,11 @@ class Slot(msgspec.Struct, frozen=True):
     interval: float
 
 
-class OperatorSlots:
-    """The slots of all operators, in Redis.
+class OperatorSlots(Store):
+    """The slots of all operators, in Redis."""
 
-    Args:
-        client: the primary.
-        keys: names of the keys.
-    """
-
-    def __init__(self, client: Redis, keys: Keys) -> None:
-        self._keys = keys
-        self._reserve = register_script(
-            client, "lua/operator_slots.lua", "limits/lua/reserve_request_slot.lua"
-        )
-        self._refused = register_script(
-            client, "lua/operator_slots.lua", "limits/lua/record_rate_limited.lua"
-        )
+    _reserve = script("lua/operator_slots.lua", "limits/lua/reserve_request_slot.lua")
+    _refused = script("lua/operator_slots.lua", "limits/lua/record_rate_limited.lua")
 
     async def reserve(self, operator: str, interval: float, answered: int = 0) -> Slot:
         """Reserve the next free slot, even if Redis is full.

@@ -11,14 +11,20 @@ from typing import Literal
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.ids import new_event
+from certbus.clock import to_ms
 from certbus.keys import Keys
-from certbus.scripts import register_script
+from certbus.store import (
+    MAX_TEXT_CHARS,
+    Change,
+    Store,
+    counted_once,
+    read_struct,
+    round_trip,
+    texts,
+)
 
 State = Literal["closed", "half-open", "open"]
 """Requests as usual; a few requests as a probe; no requests until `retry_at`."""
-
-_FIELDS = ("circuit", "failures", "retry_at")
 
 _MAX_PAUSE_MS = 3600 * 1000
 """The longest pause of a circuit. A stored one that ends later was stored before the clock of Redis
@@ -35,12 +41,12 @@ class CircuitStatus(msgspec.Struct, frozen=True):
             process; None: at any time. Redis stores it by its own clock.
     """
 
-    state: State = "closed"
+    state: State = msgspec.field(default="closed", name="circuit")
     failures: int = 0
     retry_at: int | None = None
 
 
-class CircuitStore:
+class CircuitStore(Store):
     """The circuits in Redis.
 
     Args:
@@ -50,31 +56,23 @@ class CircuitStore:
     """
 
     def __init__(self, client: Redis, keys: Keys, clock: Callable[[], float] = time.time) -> None:
-        self._redis = client
-        self._keys = keys
+        super().__init__(client, keys)
         self._clock = clock
-        self._update_fields = register_script(client, "lua/update_fields.lua")
 
     async def load(self, log_id: str) -> CircuitStatus:
         """Read the circuit of a log; closed, if nothing readable is stored."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            pipeline.hmget(self._keys.log(log_id), _FIELDS)
-            (seconds, microseconds), values = await pipeline.execute()
-        state, failures, retry_at = (value and value.decode() for value in values)
-        known = {"state": state or "closed", "failures": failures or 0, "retry_at": retry_at}
-        try:
-            stored = msgspec.convert(known, CircuitStatus, strict=False)
-        except msgspec.ValidationError:
-            return CircuitStatus()
+        names = CircuitStatus.__struct_encode_fields__
+        commands = ("TIME",), ("HMGET", self._keys.log(log_id), *names)
+        now, values = await round_trip(self._redis, commands)
+        stored = read_struct(CircuitStatus, texts(names, values))
         if stored.retry_at is None:
             return stored
-        pause = min(stored.retry_at - (seconds * 1000 + microseconds // 1000), _MAX_PAUSE_MS)
+        pause = min(stored.retry_at - to_ms(now), _MAX_PAUSE_MS)
         return msgspec.structs.replace(stored, retry_at=int(self._clock() * 1000) + pause)
 
     async def save(self, log_id: str, status: CircuitStatus) -> None:
         """Store the circuit of a log."""
-        await self._update_fields(keys=[self._keys.log(log_id)], args=self._changes(status))
+        await self._update(self._keys.log(log_id), *self._changes(status))
 
     async def failed(
         self, log_id: str, status: CircuitStatus, reason: str, event: str = ""
@@ -87,23 +85,28 @@ class CircuitStore:
             reason: what is wrong, one line.
             event: identifies the failure: it is counted once, however often this is repeated.
         """
-        changes: list[str | int] = [
-            *("once", "error_event", event or new_event()),
-            *("add", "errors", 1),
-            *("set", "last_error", reason[:500]),
-            *("time", "last_error_at", 0),
+        await self._update(
+            self._keys.log(log_id),
+            counted_once("error_event", event),
+            ("add", "errors", 1),
+            *last_error(reason),
             *self._changes(status),
-        ]
-        await self._update_fields(keys=[self._keys.log(log_id)], args=changes)
+        )
 
     async def noted(self, log_id: str, reason: str) -> None:
         """Store what is wrong with a log that can still be read."""
-        error: list[str | int] = ["set", "last_error", reason[:500], "time", "last_error_at", 0]
-        await self._update_fields(keys=[self._keys.log(log_id)], args=error)
+        await self._update(self._keys.log(log_id), *last_error(reason))
 
-    def _changes(self, status: CircuitStatus) -> list[str | int]:
-        """Return the changes of update_fields.lua that store a circuit."""
-        pause: list[str | int] = ["delete", "retry_at", ""]
+    def _changes(self, status: CircuitStatus) -> tuple[Change, ...]:
+        """Return the changes that store a circuit."""
+        pause: Change = ("delete", "retry_at", "")
         if status.retry_at is not None:
-            pause = ["time", "retry_at", status.retry_at - int(self._clock() * 1000)]
-        return ["set", "circuit", status.state, "set", "failures", status.failures, *pause]
+            pause = ("time", "retry_at", status.retry_at - int(self._clock() * 1000))
+        return ("set", "circuit", status.state), ("set", "failures", status.failures), pause
+
+
+def last_error(reason: str) -> tuple[Change, ...]:
+    """Return the changes that store what is wrong with a log; none for an empty reason."""
+    if not reason:
+        return ()
+    return ("set", "last_error", reason[:MAX_TEXT_CHARS]), ("time", "last_error_at", 0)

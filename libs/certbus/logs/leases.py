@@ -13,7 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from certbus.keys import Keys
-from certbus.scripts import register_script
+from certbus.store import Store, script
 
 RETIRED_VISIBLE_MS = 30 * 24 * 3600 * 1000
 """How long a retired log and its position stay visible."""
@@ -38,7 +38,7 @@ class Lease(msgspec.Struct, frozen=True):
     entry_timestamp: int | None = None
 
 
-class Leases:
+class Leases(Store):
     """The leases of one worker.
 
     Args:
@@ -48,17 +48,17 @@ class Leases:
         ttl: seconds after which a lease that is not renewed is free.
     """
 
+    _acquire = script("logs/lua/acquire.lua")
+    _renew = script("logs/lua/renew.lua")
+    _release = script("logs/lua/release.lua")
+    _drop = script("logs/lua/finish_retirement.lua")
+    _restore = script("logs/lua/restore.lua")
+    _set_start = script("logs/lua/set_start.lua")
+
     def __init__(self, client: Redis, keys: Keys, worker: str, ttl: float) -> None:
-        self._redis = client
-        self._keys = keys
+        super().__init__(client, keys)
         self._worker = worker
         self._ttl_ms = int(ttl * 1000)
-        self._acquire = register_script(client, "logs/lua/acquire.lua")
-        self._renew = register_script(client, "logs/lua/renew.lua")
-        self._release = register_script(client, "logs/lua/release.lua")
-        self._drop = register_script(client, "logs/lua/finish_retirement.lua")
-        self._restore = register_script(client, "logs/lua/restore.lua")
-        self._set_start = register_script(client, "logs/lua/set_start.lua")
 
     async def acquire(self, log_id: str, start: int | None) -> Lease | None:
         """Take a log that no worker owns.

@@ -14,13 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from redis.asyncio import Redis
 
 from certbus.clock import redis_time
-from certbus.keys import Keys
 from certbus.logs.leases import RETIRED_VISIBLE_MS
 from certbus.logs.tree_state import MAX_EVIDENCE
-from certbus.scripts import register_script
+from certbus.store import Store, read_json, round_trip, script, text
 
 
 class ListedEntry(msgspec.Struct, frozen=True):
@@ -67,21 +65,13 @@ class LogState(msgspec.Struct, frozen=True):
     is_dropped: bool
 
 
-class LogRegistry:
-    """The registry in Redis.
+class LogRegistry(Store):
+    """The registry in Redis."""
 
-    Args:
-        client: the primary.
-        keys: names of the keys.
-    """
-
-    def __init__(self, client: Redis, keys: Keys) -> None:
-        self._redis = client
-        self._keys = keys
-        self._rename = register_script(client, "logs/lua/rename.lua")
-        self._retire = register_script(client, "logs/lua/retire.lua")
-        self._unretire = register_script(client, "logs/lua/unretire.lua")
-        self._remove_expired = register_script(client, "logs/lua/remove_expired_logs.lua")
+    _rename = script("logs/lua/rename.lua")
+    _retire = script("logs/lua/retire.lua")
+    _unretire = script("logs/lua/unretire.lua")
+    _remove_expired = script("logs/lua/remove_expired_logs.lua")
 
     async def now(self) -> float:
         """Return the time of Redis, seconds since the epoch: the one that retirements are in."""
@@ -89,13 +79,8 @@ class LogRegistry:
 
     async def aliases(self, log_ids: Sequence[str]) -> dict[str, str]:
         """Return the aliases among these ids -> the id of the log."""
-        if not log_ids:
-            return {}
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for log_id in log_ids:
-                pipeline.hget(self._keys.log(log_id), "renamed")
-            replies = await pipeline.execute()
-        better = zip(log_ids, replies, strict=True)
+        commands = (("HGET", self._keys.log(log_id), "renamed") for log_id in log_ids)
+        better = zip(log_ids, await round_trip(self._redis, commands), strict=True)
         return {log_id: reply.decode() for log_id, reply in better if reply is not None}
 
     async def rename(self, old: str, new: str) -> bool:
@@ -123,12 +108,9 @@ class LogRegistry:
         """Read the state of every log, by id; remove logs whose state has expired."""
         members: Any = await self._redis.smembers(self._keys.logs)
         ids = sorted(member.decode() for member in members)
-        if not ids:
-            return {}
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for log_id in ids:
-                pipeline.hmget(self._keys.log(log_id), ["next", "retiring", "retired", "name"])
-            rows = await pipeline.execute()
+        fields = "next", "retiring", "retired", "name"
+        commands = (("HMGET", self._keys.log(log_id), *fields) for log_id in ids)
+        rows = await round_trip(self._redis, commands)
         expired = [log_id for log_id, row in zip(ids, rows, strict=True) if not any(row)]
         if expired:
             keys = [self._keys.logs, *map(self._keys.log, expired)]
@@ -142,13 +124,9 @@ class LogRegistry:
     async def listed(self, list_id: str) -> dict[str, ListedEntry]:
         """Read the logs that a list names, or named last, to be followed."""
         found: Any = await self._redis.hgetall(self._keys.listed_logs(list_id))
-        entries = {}
-        for log_id, entry in found.items():
-            try:
-                entries[log_id.decode()] = msgspec.json.decode(entry, type=ListedEntry)
-            except msgspec.DecodeError:
-                continue  # of another release; it is stored again
-        return entries
+        entries = ((log_id, read_json(entry, ListedEntry)) for log_id, entry in found.items())
+        # One that is unreadable, of another release, is stored again.
+        return {text(log_id): entry for log_id, entry in entries if entry is not None}
 
     async def record_listed(self, list_id: str, entries: Mapping[str, ListedEntry]) -> None:
         """Store the entries of a list for logs to follow, by log id."""
@@ -191,10 +169,10 @@ class LogRegistry:
         return bool(await self._unretire(keys=keys, args=[by]))
 
 
-def _retirement(text: bytes | None) -> Retirement | None:
-    if text is None:
+def _retirement(stored: bytes | None) -> Retirement | None:
+    if stored is None:
         return None
     try:
-        return msgspec.json.decode(text, type=Retirement)
+        return msgspec.json.decode(stored, type=Retirement)
     except msgspec.DecodeError as error:  # of another release: the log is retired all the same
         return Retirement("list", f"unreadable: {error}", 0.0, 0.0)

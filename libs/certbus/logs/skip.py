@@ -10,9 +10,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from certbus.keys import Keys
-from certbus.scripts import register_script
-
-_MAX_REASON = 500  # characters
+from certbus.store import MAX_TEXT_CHARS, register_script
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -47,7 +45,7 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
         args=[
             log_id,
             end,
-            " ".join(reason.split())[:_MAX_REASON],
+            " ".join(reason.split())[:MAX_TEXT_CHARS],
             secrets.token_hex(8),
         ],
     )

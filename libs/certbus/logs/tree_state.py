@@ -7,11 +7,10 @@ Evidence: the signed tree heads that prove that a log contradicted itself.
 from collections.abc import Sequence
 
 import msgspec
-from redis.asyncio import Redis
 
-from certbus.ids import new_event
-from certbus.keys import Keys
-from certbus.scripts import register_script
+from certbus.clock import to_ms
+from certbus.logs.circuit_state import last_error
+from certbus.store import MAX_TEXT_CHARS, Change, Store, counted_once, round_trip
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 
@@ -39,18 +38,8 @@ class TreeState(msgspec.Struct, frozen=True):
     below_for: float | None
 
 
-class TreeStateStore:
-    """The tree states in Redis.
-
-    Args:
-        client: the primary.
-        keys: names of the keys.
-    """
-
-    def __init__(self, client: Redis, keys: Keys) -> None:
-        self._redis = client
-        self._keys = keys
-        self._update_fields = register_script(client, "lua/update_fields.lua")
+class TreeStateStore(Store):
+    """The tree states in Redis."""
 
     async def load(self, log_id: str, next_index: int) -> TreeState | None:
         """Read the tree state of a log at `next_index`; None if that is not known.
@@ -58,22 +47,19 @@ class TreeStateStore:
         It is not known if nothing was verified, if `next` was moved without a frontier, or if the
         stored values contradict each other, which is no fault of the log.
         """
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            pipeline.hmget(self._keys.log(log_id), _FIELDS)
-            (seconds, microseconds), values = await pipeline.execute()
+        commands = ("TIME",), ("HMGET", self._keys.log(log_id), *_FIELDS)
+        now, values = await round_trip(self._redis, commands)
         frontier, size, timestamp, root, signature, below = values
         if frontier is None:
             return None
         try:
             restored = Frontier.from_bytes(frontier)
             head = size and TreeHead(int(size), int(timestamp), root, signature)
-            now = seconds + microseconds / 1_000_000
-            below_for = None if below is None else now - int(below) / 1000
+            below_for = None if below is None else (to_ms(now) - int(below)) / 1000
             if below_for is not None and head:
                 # The clock of Redis may have been wrong then or may be now. The log has signed the
                 # verified tree head before it showed a smaller one.
-                below_for = min(below_for, now - head.timestamp / 1000)
+                below_for = min(below_for, (to_ms(now) - head.timestamp) / 1000)
         except (ValueError, TypeError):
             return None
         if restored.size != next_index:
@@ -104,13 +90,16 @@ class TreeStateStore:
             event: identifies the violation: repeated calls count it once.
             error: the new `last_error` of the log; empty: unchanged.
         """
-        changes = self._once(event)
-        if keep:
-            changes += self._evidence(log_id, kind, problem, heads)
-        changes += ["add", f"{ALARMS_OF}{kind}", 1, "add", "alarms", 1]
-        changes += ["set", "alarm", f"{kind}: {problem[:500]}", "time", "alarm_at", 0]
-        changes += _last_error(error)
-        await self._update(log_id, changes)
+        await self._count(
+            log_id,
+            event,
+            *([_evidence(log_id, kind, problem, heads)] if keep else ()),
+            ("add", f"{ALARMS_OF}{kind}", 1),
+            ("add", "alarms", 1),
+            ("set", "alarm", f"{kind}: {problem[:MAX_TEXT_CHARS]}"),
+            ("time", "alarm_at", 0),
+            *last_error(error),
+        )
 
     async def record_missing_proof(
         self,
@@ -124,43 +113,30 @@ class TreeStateStore:
 
         `event` and `error` are as for `record_violation`.
         """
-        evidence = self._evidence(log_id, "no_proof", problem, heads)
-        count: list[str | int] = ["add", f"{ALARMS_OF}no_proof", 1]
-        changes = [*self._once(event), *evidence, *count, *_last_error(error)]
-        await self._update(log_id, changes)
+        evidence = _evidence(log_id, "no_proof", problem, heads)
+        count: Change = ("add", f"{ALARMS_OF}no_proof", 1)
+        await self._count(log_id, event, evidence, count, *last_error(error))
 
     async def record_stale_head(self, log_id: str, event: str = "") -> None:
         """Count a tree head older than the verified one; `event` as for `record_violation`."""
-        change: list[str | int] = ["add", "stale", 1, "time_once", _BELOW, 0]
-        await self._update(log_id, [*self._once(event), *change])
+        await self._count(log_id, event, ("add", "stale", 1), ("time_once", _BELOW, 0))
 
     async def clear_stale_head(self, log_id: str) -> None:
         """Record that a log shows a tree head that is not smaller than the verified one."""
         await self._redis.hdel(self._keys.log(log_id), _BELOW)
 
-    async def _update(self, log_id: str, changes: list[str | int]) -> None:
-        keys = [self._keys.log(log_id), self._keys.evidence(log_id)]
-        await self._update_fields(keys=keys, args=changes)
-
-    def _once(self, event: str) -> list[str | int]:
-        """Return the change of update_fields.lua that makes a repeated call do nothing."""
-        return ["once", "alarm_event", event or new_event()]
-
-    def _evidence(
-        self, log_id: str, kind: str, problem: str, heads: Sequence[TreeHead]
-    ) -> list[str | int]:
-        """Return the change of update_fields.lua that stores evidence."""
-        fields = {
-            "kind": kind,
-            "problem": problem[:500],
-            "log": log_id,
-            "tree_heads": msgspec.json.encode(heads).decode(),
-        }
-        return ["evidence", MAX_EVIDENCE, msgspec.json.encode(fields).decode()]
+    async def _count(self, log_id: str, event: str, *changes: Change) -> None:
+        evidence = self._keys.evidence(log_id)
+        once = counted_once("alarm_event", event)
+        await self._update(self._keys.log(log_id), once, *changes, evidence=evidence)
 
 
-def _last_error(error: str) -> list[str | int]:
-    """Return the changes of update_fields.lua that store an error; none if it is empty."""
-    if not error:
-        return []
-    return ["set", "last_error", error[:500], "time", "last_error_at", 0]
+def _evidence(log_id: str, kind: str, problem: str, heads: Sequence[TreeHead]) -> Change:
+    """Return the change that stores evidence."""
+    fields = {
+        "kind": kind,
+        "problem": problem[:MAX_TEXT_CHARS],
+        "log": log_id,
+        "tree_heads": msgspec.json.encode(heads).decode(),
+    }
+    return "evidence", MAX_EVIDENCE, msgspec.json.encode(fields).decode()

@@ -1,4 +1,4 @@
--- Purpose: what every script needs. `register_script` puts it before each script.
+-- Purpose: what every script needs. `script_text` puts it before each script.
 -- KEYS: none.
 -- ARGV: none.
 -- Returns: nothing; it defines functions.

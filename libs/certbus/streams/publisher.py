@@ -25,10 +25,8 @@ from certbus.connection import is_out_of_memory
 from certbus.ids import FIRST_ID, parse_entry_id
 from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, Keys
 from certbus.logs.leases import Lease
-from certbus.scripts import register_script
+from certbus.store import MAX_TEXT_CHARS, Store, script
 from certbus.streams.batch import (
-    MAX_BYTES,
-    MAX_MESSAGES,
     AlreadyPublished,
     Batch,
     Fenced,
@@ -43,22 +41,6 @@ from certbus.streams.codec import LEVEL, Codec, Name
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
 
-__all__ = [
-    "MAX_BYTES",
-    "MAX_MESSAGES",
-    "AlreadyPublished",
-    "Batch",
-    "Fenced",
-    "Missing",
-    "Outcome",
-    "Published",
-    "Publisher",
-    "PublisherSettings",
-    "Stale",
-    "UnsupportedFormat",
-]
-
-_MAX_REASON = 500  # characters
 _MAX_RAW = 16 * 1024  # bytes kept of one unreadable entry
 _MAX_RAW_BATCH = 1024 * 1024
 _OOM_PAUSES_SECS = (0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the last one is repeated
@@ -83,33 +65,7 @@ class PublisherSettings(msgspec.Struct, frozen=True):
     level: int = LEVEL
 
 
-class _RejectedEntry(msgspec.Struct, frozen=True):
-    index: int
-    reason: str
-    size: int
-
-
-class _Header(msgspec.Struct, frozen=True):
-    """What publish.lua gets as JSON."""
-
-    format: int
-    epoch: str
-    floor: str
-    streams: str
-    remember: int
-    marks: str
-    sha1_marks: str
-    fence: str
-    log: str
-    first: int
-    next: int
-    n: int
-    codec: str
-    duplicates: int
-    rejected: list[_RejectedEntry]
-
-
-class Publisher:
+class Publisher(Store):
     """Publishes batches of any number of logs. Not for use by several threads.
 
     Args:
@@ -121,6 +77,9 @@ class Publisher:
         rejected: called each time that Redis is full, with the error and how often in a row.
     """
 
+    _publish = script("lua/marks.lua", "streams/lua/publish.lua")
+    _find_marks = script("lua/marks.lua", "streams/lua/find_marks.lua")
+
     def __init__(
         self,
         client: Redis,
@@ -129,15 +88,12 @@ class Publisher:
         free_memory: Callable[[], Awaitable[int]],
         rejected: Callable[[redis.exceptions.RedisError, int], None] = lambda _, __: None,
     ) -> None:
+        super().__init__(client, keys)
         self._rejected = rejected
-        self._redis = client
-        self._keys = keys
         self._settings = settings
         self._free_memory = free_memory
         self._codec = Codec(settings.codec, settings.level)
         self._encode = msgspec.json.Encoder().encode
-        self._publish = register_script(client, "lua/marks.lua", "streams/lua/publish.lua")
-        self._find_marks = register_script(client, "lua/marks.lua", "streams/lua/find_marks.lua")
         self._streams = settings.streams
         # The greatest id this worker was ever given: a Redis that lost its last second must not
         # give it to another batch.
@@ -232,23 +188,26 @@ class Publisher:
 
     async def _send(self, lease: Lease, batch: Batch) -> list[Any]:
         messages = batch.messages
-        header = _Header(
-            format=FORMAT,
-            epoch=_new_epoch(),
-            floor=self._floor,
-            streams=" ".join(self._streams),
-            remember=self._settings.remember_ms,
-            marks=self._keys.marks,
-            sha1_marks=self._keys.sha1_marks,
-            fence=lease.fence,
-            log=lease.log_id,
-            first=batch.first,
-            next=batch.next,
-            n=len(messages),
-            codec=self._codec.name,
-            duplicates=batch.duplicates,
-            rejected=[_RejectedEntry(r.index, _line(r.reason), len(r.raw)) for r in batch.rejected],
-        )
+        header = {
+            "format": FORMAT,
+            "epoch": _new_epoch(),
+            "floor": self._floor,
+            "streams": " ".join(self._streams),
+            "remember": self._settings.remember_ms,
+            "marks": self._keys.marks,
+            "sha1_marks": self._keys.sha1_marks,
+            "fence": lease.fence,
+            "log": lease.log_id,
+            "first": batch.first,
+            "next": batch.next,
+            "n": len(messages),
+            "codec": self._codec.name,
+            "duplicates": batch.duplicates,
+            "rejected": [
+                {"index": each.index, "reason": _line(each.reason), "size": len(each.raw)}
+                for each in batch.rejected
+            ],
+        }
         streams = self._streams
         digests = b"".join([digest for m in messages for digest in (m.sha256, m.sha1)])
         blobs = [self._codec.pack([getattr(m, name) for m in messages]) for name in streams]
@@ -304,7 +263,7 @@ def _new_epoch() -> str:
 
 def _line(reason: str) -> str:
     """Return a reason, which may quote unreadable bytes, as one line."""
-    return " ".join(reason[:_MAX_REASON].encode("utf-8", "replace").decode().split())
+    return " ".join(reason[:MAX_TEXT_CHARS].encode("utf-8", "replace").decode().split())
 
 
 def _cut_short(rejected: list[Rejected]) -> list[bytes]:

@@ -19,7 +19,7 @@ from certbus.connection import connects
 from certbus.errors import UNAVAILABLE
 from certbus.ids import FIRST_ID, EntryId, parse_entry_id
 from certbus.keys import STREAMS, Keys
-from certbus.scripts import register_script
+from certbus.store import register_script
 from certbus.streams.codec import Codec
 from certbus.streams.continuity import (
     NOTHING,

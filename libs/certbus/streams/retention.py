@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from certbus.errors import UNAVAILABLE
 from certbus.keys import DEFAULT_REMEMBER_MS, STREAMS, Keys
-from certbus.scripts import register_script
+from certbus.store import Store, script
 
 TRIM_INTERVAL_SECS = 1.0
 _MAX_CALL_BYTES = 1024 * 1024  # inspected by one script call: about a millisecond of Redis
@@ -51,7 +51,7 @@ DEFAULT_RETENTION: Mapping[str, Retention] = {
 }
 
 
-class Trimmer:
+class Trimmer(Store):
     """Removes the oldest entries of the streams.
 
     Args:
@@ -68,6 +68,9 @@ class Trimmer:
         marks_bytes: estimated memory of deduplication marks; None before the first round.
     """
 
+    _trim = script("lua/ages.lua", "streams/lua/trim.lua")
+    _expire_marks = script("lua/ages.lua", "streams/lua/expire_marks.lua")
+
     def __init__(
         self,
         client: Redis,
@@ -75,11 +78,8 @@ class Trimmer:
         retention: Mapping[str, Retention] = DEFAULT_RETENTION,
         reached: Callable[[float, float], None] = lambda _, __: None,
     ) -> None:
-        self._redis = client
-        self._keys = keys
+        super().__init__(client, keys)
         self.set_limits(retention)
-        self._trim = register_script(client, "lua/ages.lua", "streams/lua/trim.lua")
-        self._expire_marks = register_script(client, "lua/ages.lua", "streams/lua/expire_marks.lua")
         self._reached = reached
         self.remembered: float | None = None
         self.configured: float | None = None

@@ -76,12 +76,12 @@ async def register(
                     "sent_per_second": round(sent.per_second, 1),
                     "sent_bytes_per_second": round(sent_bytes.per_second),
                 }
-                await registry.heartbeat_gateway(name, fields)
+                await registry.heartbeat("gateway", name, fields)
             await asyncio.sleep(_HEARTBEAT_SECS if following else _FIRST_HEARTBEAT_SECS)
     finally:
         with suppress(*UNAVAILABLE, TimeoutError):
             async with asyncio.timeout(_REMOVE_TIMEOUT_SECS):
-                await registry.remove_gateway(name)
+                await registry.remove("gateway", name)
 
 
 def _counts(hub: Hub) -> dict[str, int]:

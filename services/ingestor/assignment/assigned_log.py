@@ -67,24 +67,14 @@ class StoredStatus(msgspec.Struct):
     """What Redis has of a log's status, as far as this worker has written it.
 
     Attributes:
+        fields: of the hash of the log.
         successes: of the follower's health.
-        at: loop time of the last success that was written.
-        integrity: state of the verifier.
-        tree_size: of the largest tree head shown.
-        tree_timestamp: of the same, ms since the epoch.
-        head_at: loop time at which these two were written.
-        barren: entries rejected since the last that was not.
-        limited_by: the setting that keeps it behind; empty if none does, None if that is unknown.
+        at: loop time at which what changes with each poll was last written.
     """
 
+    fields: dict[str, str | int] = {}
     successes: int = 0
     at: float = 0.0
-    integrity: str = ""
-    tree_size: int = 0
-    tree_timestamp: int = 0
-    head_at: float = 0.0
-    barren: int | None = None
-    limited_by: str | None = None
 
 
 class DrainProgress(msgspec.Struct):
@@ -187,30 +177,29 @@ class AssignedLog(msgspec.Struct):
     async def publish_status(self, cluster: ClusterRegistry) -> None:
         """Write to Redis what has changed of the log's status since the last call."""
         follower, stored = self.follower, self.stored
-        health, log_id = follower.health, follower.log.id
+        publisher, health = follower.publisher, follower.health
         now = asyncio.get_running_loop().time()
-        state = follower.verifier.state
-        if state != stored.integrity:
-            await cluster.record_integrity(log_id, state)
-            stored.integrity = state
-        head = health.tree_size, health.tree_timestamp
+        is_due = now - stored.at >= _STATUS_INTERVAL_SECS
+        fields: dict[str, str | int] = {
+            "integrity": follower.verifier.state,
+            "limited_by": follower.limited_by,
+        }
+        if publisher.barren is not None:
+            fields["barren"] = publisher.barren
         # At once if it shows that entries are missing, otherwise not at each poll.
-        missing = health.tree_size > max(follower.publisher.next, stored.tree_size)
-        due = missing or now - stored.head_at >= _STATUS_INTERVAL_SECS
-        if due and head != (stored.tree_size, stored.tree_timestamp):
-            await cluster.record_newest_head(log_id, *head)
-            (stored.tree_size, stored.tree_timestamp), stored.head_at = head, now
-        barren = follower.publisher.barren
-        if barren != stored.barren and barren is not None:
-            await cluster.log_barren(log_id, barren)
-            stored.barren = barren
-        if follower.limited_by != stored.limited_by:
-            await cluster.record_limited_by(log_id, follower.limited_by)
-            stored.limited_by = follower.limited_by
-        due = now - stored.at >= _STATUS_INTERVAL_SECS
-        if health.successes != stored.successes and due:
-            await cluster.record_success(log_id)
-            stored.successes, stored.at = health.successes, now
+        missing = health.tree_size > max(publisher.next, int(stored.fields.get("newest", 0)))
+        if missing or (is_due and health.tree_size):
+            fields |= {"newest": health.tree_size, "newest_timestamp": health.tree_timestamp}
+        changed = dict(fields.items() - stored.fields.items())
+        succeeded = is_due and health.successes != stored.successes
+        if not changed and not succeeded:
+            return
+        await cluster.record_status(self.log.id, changed, succeeded=succeeded)
+        stored.fields |= fields
+        if succeeded:
+            stored.successes = health.successes
+        if is_due:
+            stored.at = now
 
 
 def sum_counters(

@@ -176,7 +176,7 @@ class Worker:
         counters = sum_counters(self._assigned.values(), self._own_loads())
         knows = {"knows": len(self._logs)}
         fields = {**self._process_fields, **self._status_fields(), **counters, **knows}
-        await self._stores.cluster.heartbeat_worker(self._id, fields)
+        await self._stores.cluster.heartbeat("worker", self._id, fields)
 
     async def _renew(self) -> None:
         """Renew all leases; stop following the logs whose leases were lost."""
@@ -451,7 +451,7 @@ class Worker:
         """
         releases: list[Callable[[], Awaitable[object]]] = [
             *(partial(self._stores.leases.release, each.lease) for each in self._assigned.values()),
-            partial(self._stores.cluster.remove_worker, self._id),
+            partial(self._stores.cluster.remove, "worker", self._id),
         ]
         errors: list[Exception] = []
         try:

@@ -4,7 +4,7 @@ from unittest.mock import ANY
 from redis.asyncio import Redis
 
 from certbus.logs.registry import LogRegistry, Retirement
-from certbus.streams.publisher import Fenced, Published, Stale
+from certbus.streams.batch import Fenced, Published, Stale
 from tests.certbus.bus import (
     KEYS,
     LOG,

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from certbus.cluster import ClusterRegistry, LogDescription, snapshot
 from certbus.logs.registry import LogRegistry
 from certbus.logs.tree_state import TreeStateStore
-from certbus.streams.publisher import Fenced, Published
+from certbus.streams.batch import Fenced, Published
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import KEYS, LOG, Worker, assert_adds_up, batch, log_status, stored_names

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from certbus.cluster import ClusterRegistry, snapshot
 from certbus.logs.skip import Skipped, SkipRejected, skip
 from certbus.logs.tree_state import TreeStateStore
-from certbus.streams.publisher import Fenced, Published
+from certbus.streams.batch import Fenced, Published
 from certbus.streams.rejected import read_rejected
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import KEYS, LOG, Worker, assert_adds_up, batch, log_status, rejected
@@ -36,7 +36,7 @@ async def test_skipped_entries_are_counted_and_recorded(one: Worker, client: Red
 
 async def test_the_owner_before_a_skip_is_fenced(one: Worker, two: Worker, client: Redis) -> None:
     lease = await one.take()
-    await ClusterRegistry(client, KEYS).record_newest_head(LOG, 100, 1)
+    await ClusterRegistry(client, KEYS).record_status(LOG, {"newest": 100})
     assert await skip(client, KEYS, LOG, 5, "") == Skipped(0, 5)
     for first in (0, 5):
         assert await one.publisher.publish(lease, batch(first, ["a"])) == Fenced()

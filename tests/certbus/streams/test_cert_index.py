@@ -2,8 +2,8 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from certbus.streams.batch import Batch, Published
 from certbus.streams.cert_index import StreamLocation, find_by_fingerprint, message_at
-from certbus.streams.publisher import Batch, Published
 from tests.certbus.bus import KEYS, Worker, batch, message, retain
 
 

@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from certbus.connection import connect, is_out_of_memory
 from certbus.errors import WriteRefused
 from certbus.keys import STREAMS
-from certbus.streams.publisher import Batch, Publisher, PublisherSettings
+from certbus.streams.batch import Batch
+from certbus.streams.publisher import Publisher, PublisherSettings
 from tests.certbus.bus import (
     KEYS,
     LOG,

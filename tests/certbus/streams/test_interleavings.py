@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.streams.publisher import AlreadyPublished, Fenced, Missing, Published, Stale
+from certbus.streams.batch import AlreadyPublished, Fenced, Missing, Published, Stale
 from tests.certbus.bus import (
     KEYS,
     LOG,

@@ -8,7 +8,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect, once
-from certbus.streams.publisher import AlreadyPublished, Fenced, Missing, Published, Stale
+from certbus.streams.batch import AlreadyPublished, Fenced, Missing, Published, Stale
 from tests.certbus.bus import (
     LOG,
     OTHER_LOG,

@@ -9,8 +9,7 @@ from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.ids import EntryId, parse_entry_id
-from certbus.streams.cert_index import StreamLocation, find_by_fingerprint
-from certbus.streams.publisher import (
+from certbus.streams.batch import (
     MAX_BYTES,
     AlreadyPublished,
     Batch,
@@ -18,10 +17,10 @@ from certbus.streams.publisher import (
     Missing,
     Outcome,
     Published,
-    PublisherSettings,
     Stale,
-    UnsupportedFormat,
 )
+from certbus.streams.cert_index import StreamLocation, find_by_fingerprint
+from certbus.streams.publisher import PublisherSettings, UnsupportedFormat
 from certbus.streams.reader import read_head
 from certbus.streams.retention import Trimmer
 from ctparse.entry import Rejected

@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from certbus.connection import connect
 from certbus.keys import STREAMS
 from certbus.logs.leases import Lease
-from certbus.streams.publisher import Published, PublisherSettings
+from certbus.streams.batch import Published
+from certbus.streams.publisher import PublisherSettings
 from certbus.streams.reader import (
     COUNT,
     EpochChanged,

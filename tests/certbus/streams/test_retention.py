@@ -5,7 +5,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.cluster import snapshot
-from certbus.streams.publisher import Batch
+from certbus.streams.batch import Batch
 from certbus.streams.reader import oldest
 from tests.certbus.bus import KEYS, Worker, batch, rejected, retain, stored
 from tests.certbus.servers import RedisServer

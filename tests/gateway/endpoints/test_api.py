@@ -125,12 +125,12 @@ async def test_logs_and_their_health(client: httpx.AsyncClient, press: Press) ->
         ]
     )
     for name in ("well", "slow", "down"):
-        await directory.record_success(ids[name])
+        await directory.record_status(ids[name], {}, succeeded=True)
     await circuits.failed(ids["slow"], CircuitStatus("closed", 1), "HTTP 500")
     await circuits.failed(ids["down"], CircuitStatus("open", 9, 4_000_000_000_000), "timed out")
 
     now = (await snapshot(press.redis, press.keys)).now
-    await directory.record_newest_head(ids["well"], 7, now - 90_000)
+    await directory.record_status(ids["well"], {"newest": 7, "newest_timestamp": now - 90_000})
     await press.redis.hset(press.keys.log(ids["well"]), "entry_timestamp", now - 30_000)
 
     over = LogDescription("e" * 64, "over", "https://over.example/", "Op", "rfc6962", "usable")

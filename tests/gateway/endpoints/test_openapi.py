@@ -153,8 +153,8 @@ async def filled(redis_url: str, prefix: str, **configured: Any) -> AsyncIterato
 async def beat(directory: ClusterRegistry) -> None:
     """Send heartbeats as an ingestor does whose one log answers."""
     while True:
-        await directory.record_success(LOG)
-        await directory.heartbeat_worker("worker", {"logs": 1})
+        await directory.record_status(LOG, {}, succeeded=True)
+        await directory.heartbeat("worker", "worker", {"logs": 1})
         await asyncio.sleep(1)
 
 

@@ -130,7 +130,7 @@ async def test_a_hung_gateway_is_not_waited_for(
     path = tmp_path / "hung.sock"
     with listen(f"unix:{path}"):  # it accepts connections and sends nothing
         fields = {"host": socket.gethostname(), "admin": f"unix:{path}"}
-        await ClusterRegistry(press.redis, press.keys).heartbeat_gateway("hung", fields)
+        await ClusterRegistry(press.redis, press.keys).heartbeat("gateway", "hung", fields)
 
         async def seen() -> bool:
             return (UP, "hung") in await numbers(second)
@@ -154,8 +154,8 @@ async def test_health_counts_clients_and_logs(
 
     await until(unhealthy)
     await circuits.save(LOG, CircuitStatus())
-    await directory.record_success(LOG)
-    await directory.heartbeat_worker("worker", {"logs": 1})
+    await directory.record_status(LOG, {}, succeeded=True)
+    await directory.heartbeat("worker", "worker", {"logs": 1})
     async with websocket(first.ws), websocket(second.ws) as client:
         await press.print(1)
         await receive(client, 1)

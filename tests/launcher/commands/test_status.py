@@ -250,9 +250,9 @@ async def test_of_a_real_redis(redis: RedisServer) -> None:
         assert (code, json.loads(out)["status"]) == (1, "unhealthy"), "no ingestor reads the logs"
 
         async def heartbeats() -> None:
-            await directory.record_success(LOG)
-            await directory.heartbeat_worker("worker-1", {"logs": 1, "published": 5})
-            await directory.heartbeat_gateway("gateway-1", {"clients": 3, "sent": 9})
+            await directory.record_status(LOG, {}, succeeded=True)
+            await directory.heartbeat("worker", "worker-1", {"logs": 1, "published": 5})
+            await directory.heartbeat("gateway", "gateway-1", {"clients": 3, "sent": 9})
 
         await heartbeats()
         code, out, _ = await status(redis.url, "--json")
