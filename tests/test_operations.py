@@ -105,7 +105,7 @@ async def provide_what_a_demo_has_not(redis_url: str) -> None:
 
         await until(known, "four logs", 60)
         for log in (await snapshot(redis, KEYS)).logs:
-            await TreeStateStore(redis, KEYS).record_violation(log.log_id, "split", "two trees", ())
+            await TreeStateStore(redis, KEYS).record_alarm(log.log_id, "split", "two trees", ())
             await OperatorSlots(redis, KEYS).record_429(log.operator, log.log_id, 1)
         await redis.xadd(KEYS.rejected, {"log": "x", "index": 1, "reason": "odd", "size": 0})
 

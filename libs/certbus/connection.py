@@ -17,9 +17,7 @@ from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnect
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
-from certbus.errors import ConnectionFailed, TimedOut, is_out_of_memory, of_reply
-
-__all__ = ["UnsuitableServer", "check_server", "connect", "connects", "is_out_of_memory", "once"]
+from certbus.errors import ConnectionFailed, TimedOut, of_reply
 
 OLDEST_REDIS = (6, 2)
 

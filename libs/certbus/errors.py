@@ -17,18 +17,9 @@ import re
 from typing import Final
 
 import redis.exceptions
-from redis.exceptions import ConnectionError as ConnectionFailed
-from redis.exceptions import TimeoutError as TimedOut
 
-__all__ = [
-    "UNAVAILABLE",
-    "ConnectionFailed",
-    "TimedOut",
-    "WriteRefused",
-    "describe",
-    "is_out_of_memory",
-    "of_reply",
-]
+ConnectionFailed = redis.exceptions.ConnectionError
+TimedOut = redis.exceptions.TimeoutError
 
 
 class WriteRefused(redis.exceptions.ResponseError):

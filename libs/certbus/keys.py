@@ -98,8 +98,6 @@ command for 256 digests; most digests are in none. At 700 certificates a second 
 
 from typing import Literal
 
-import msgspec
-
 FORMAT = 1
 """Version of this contract, in `head.format`."""
 
@@ -123,39 +121,23 @@ def operator_key(name: str) -> str:
     return " ".join(kept.split()) or name.casefold()
 
 
-class Keys(msgspec.Struct, frozen=True):
+class Keys:
     """Names of the keys under one prefix."""
 
-    prefix: str = "certstream:"
-
-    @property
-    def head(self) -> str:
-        return f"{self.prefix}head"
+    def __init__(self, prefix: str = "certstream:") -> None:
+        self.prefix = prefix
+        self.head = f"{prefix}head"
+        self.rejected = self.stream("rejected")
+        self.marks = f"{prefix}cert:"  # prefix of the keys of the SHA-256 marks
+        self.sha1_marks = f"{prefix}sha1:"  # prefix of the keys of the SHA-1 index
+        self.windows = f"{prefix}windows"
+        self.logs = f"{prefix}logs"
+        self.log_lists = f"{prefix}lists"
+        self.limit_gateways = f"{prefix}limit:gateways"
+        self.connections = f"{prefix}limit:connections"
 
     def stream(self, name: str) -> str:
         return f"{self.prefix}stream:{name}"
-
-    @property
-    def rejected(self) -> str:
-        return self.stream("rejected")
-
-    @property
-    def marks(self) -> str:
-        """Prefix of the keys of the SHA-256 marks."""
-        return f"{self.prefix}cert:"
-
-    @property
-    def sha1_marks(self) -> str:
-        """Prefix of the keys of the SHA-1 index."""
-        return f"{self.prefix}sha1:"
-
-    @property
-    def windows(self) -> str:
-        return f"{self.prefix}windows"
-
-    @property
-    def logs(self) -> str:
-        return f"{self.prefix}logs"
 
     def log(self, log_id: str) -> str:
         return f"{self.prefix}log:{log_id}"
@@ -163,9 +145,8 @@ class Keys(msgspec.Struct, frozen=True):
     def evidence(self, log_id: str) -> str:
         return f"{self.prefix}evidence:{log_id}"
 
-    @property
-    def log_lists(self) -> str:
-        return f"{self.prefix}lists"
+    def lease(self, log_id: str) -> str:
+        return f"{self.prefix}lease:{log_id}"
 
     def log_list(self, list_id: str) -> str:
         return f"{self.prefix}list:{list_id}"
@@ -176,11 +157,8 @@ class Keys(msgspec.Struct, frozen=True):
     def issuers(self, part: int) -> str:
         return f"{self.prefix}issuers:{part:x}"
 
-    def lease(self, log_id: str) -> str:
-        return f"{self.prefix}lease:{log_id}"
-
     def members(self, kind: Kind) -> str:
-        """The ids of all workers, or gateways."""
+        """Return the key of the ids of all workers, or gateways."""
         return f"{self.prefix}{kind}s"
 
     def member(self, kind: Kind, member_id: str) -> str:
@@ -191,11 +169,3 @@ class Keys(msgspec.Struct, frozen=True):
 
     def operator(self, name: str) -> str:
         return f"{self.prefix}limit:operator:{operator_key(name)}"
-
-    @property
-    def limit_gateways(self) -> str:
-        return f"{self.prefix}limit:gateways"
-
-    @property
-    def connections(self) -> str:
-        return f"{self.prefix}limit:connections"

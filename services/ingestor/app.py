@@ -161,7 +161,7 @@ async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id
             measured = metrics_page(metrics, worker, catalog, redis_retry, present.reloads, trimmer)
             pages = _pages(Health(redis, redis_retry, worker), measured)
             await stack.enter_async_context(serve_pages(admin, pages))
-        await redis_retry(partial(check_server, redis))
+        await redis_retry(check_server, redis)
         await redis_retry(publisher.configure)
         async with asyncio.TaskGroup() as tasks:
             background: dict[TaskName, Callable[[], Awaitable[None]]] = {
@@ -189,7 +189,7 @@ async def _reload(
     while True:
         config = await present.wait_for_change(than=config)
         trimmer.set_limits(retention(config))
-        await redis_retry(partial(publisher.configure, publisher_settings(config)))
+        await redis_retry(publisher.configure, publisher_settings(config))
 
 
 def _on_full(metrics: Metrics, faults: Faults) -> Callable[[RedisError, int], None]:

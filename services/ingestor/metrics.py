@@ -4,13 +4,14 @@
 are those that are followed, all other labels have fixed sets of values.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, get_args
 
 import redis.exceptions
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from certbus.connection import is_out_of_memory
+from certbus.errors import ConnectionFailed, TimedOut, is_out_of_memory
 from certbus.streams.batch import (
     AlreadyPublished,
     Batch,
@@ -55,67 +56,53 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.entries = Counter(
-            f"{PREFIX}_entries",
-            "Processed log entries by outcome.",
-            ["log", "outcome"],
-            registry=registry,
-        )
-        self._fetch_seconds = Histogram(
-            f"{PREFIX}_fetch_seconds",
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, namespace=PREFIX, registry=self.registry)
+        histogram = partial(Histogram, namespace=PREFIX, registry=self.registry)
+        self.entries = counter("entries", "Processed log entries by outcome.", ["log", "outcome"])
+        self._fetch_seconds = histogram(
+            "fetch_seconds",
             "Time of HTTP requests to logs, including the body.",
             ["operator"],
             buckets=_FETCH_BUCKETS,
-            registry=registry,
         )
-        self._fetches = Counter(
-            f"{PREFIX}_fetches",
-            "HTTP requests to logs by outcome.",
-            ["operator", "outcome"],
-            registry=registry,
+        self._fetches = counter(
+            "fetches", "HTTP requests to logs by outcome.", ["operator", "outcome"]
         )
         self._rate_limited = Counter(
             f"{LOG_PREFIX}_rate_limited",
             "Requests to the log that were answered by 429.",
             ["log"],
-            registry=registry,
+            registry=self.registry,
         )
-        self._publish_seconds = Histogram(
-            f"{PREFIX}_publish_seconds",
-            "Time to publish one batch to Redis.",
-            buckets=_PUBLISH_BUCKETS,
-            registry=registry,
+        self._publish_seconds = histogram(
+            "publish_seconds", "Time to publish one batch to Redis.", buckets=_PUBLISH_BUCKETS
         )
-        self._publish_failures = Counter(
-            f"{PREFIX}_publish_failures",
+        self._publish_failures = counter(
+            "publish_failures",
             "Batches that Redis did not accept; this or another ingestor retries them.",
             ["reason"],
-            registry=registry,
         )
-        for reason in get_args(FailureReason):  # zero too: alerts need an increase
-            self._publish_failures.labels(reason)
-        self._task_failures = Counter(
-            f"{PREFIX}_task_failures",
+        self._task_failures = counter(
+            "task_failures",
             "Tasks that ended with an unexpected error and were restarted.",
             ["task"],
-            registry=registry,
         )
-        for task in get_args(TaskName):
-            self._task_failures.labels(task)
-        self._log_failures = Counter(
-            f"{PREFIX}_log_failures",
+        self._log_failures = counter(
+            "log_failures",
             "Unexpected errors while following the log: bugs, or unusable data of the log in "
             "Redis. The ingestor retries after a pause.",
             ["log"],
-            registry=registry,
         )
-        self.operator_wait = Counter(
-            f"{PREFIX}_operator_wait_seconds",
+        self.operator_wait = counter(
+            "operator_wait_seconds",
             "Time that requests waited for the rate limit of an operator.",
             ["operator"],
-            registry=registry,
         )
+        for reason in get_args(FailureReason):  # zero too: alerts need an increase
+            self._publish_failures.labels(reason)
+        for task in get_args(TaskName):
+            self._task_failures.labels(task)
 
     def task_failed(self, task: TaskName) -> None:
         """Count a task that ended by an unexpected error."""
@@ -152,11 +139,10 @@ class Metrics:
 
     def observe_publish(self, outcome: Outcome | Exception, spent: float) -> None:
         """Count one attempt to publish a batch, with its outcome and seconds."""
-        match outcome:
-            case Published() | AlreadyPublished():
-                self._publish_seconds.observe(spent)
-            case _:
-                self._publish_failures.labels(_reason(outcome)).inc()
+        if isinstance(outcome, Published | AlreadyPublished):
+            self._publish_seconds.observe(spent)
+        else:
+            self._publish_failures.labels(_reason(outcome)).inc()
 
 
 class LogMetrics:
@@ -180,23 +166,17 @@ class LogMetrics:
         self._rejected.inc(len(batch.rejected))
 
 
-_OUTCOMES: Final[Mapping[type, FailureReason]] = {
-    Fenced: "fenced",
-    Missing: "missing",
-    Stale: "stale",
-}
+_REASONS: Sequence[tuple[type | tuple[type, ...], FailureReason]] = (
+    (Fenced, "fenced"),
+    (Missing, "missing"),
+    (Stale, "stale"),
+    (TimedOut, "timeout"),
+    ((ConnectionFailed, OSError), "away"),
+)
 
 
 def _reason(outcome: Outcome | Exception) -> FailureReason:
     """Return why a batch was not accepted."""
-    match outcome:
-        case Fenced() | Missing() | Stale():
-            return _OUTCOMES[type(outcome)]
-        case redis.exceptions.RedisError() if is_out_of_memory(outcome):
-            return "full"
-        case redis.exceptions.TimeoutError():
-            return "timeout"
-        case redis.exceptions.ConnectionError() | OSError():
-            return "away"
-        case _:
-            return "refused"
+    if isinstance(outcome, Exception) and is_out_of_memory(outcome):
+        return "full"
+    return next((reason for kind, reason in _REASONS if isinstance(outcome, kind)), "refused")

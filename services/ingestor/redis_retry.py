@@ -7,13 +7,14 @@ outage: it is raised, and fails the log that it concerns.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import structlog
 
 from certbus.errors import UNAVAILABLE, WriteRefused, describe
 from ingestor.backoff import REDIS
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
@@ -32,12 +33,14 @@ class RedisRetry:
         self.reached = False
         self._away_since: float | None = None  # loop time
 
-    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `call()`, repeated while Redis is unavailable; it is idempotent."""
+    async def __call__(
+        self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return `call(...)`, which is idempotent, repeated while Redis is unavailable."""
         attempt = 0
         while True:
             try:
-                answer = await call()
+                answer = await call(*args, **kwargs)
             except UNAVAILABLE as error:
                 self._record_failure(error)
             else:

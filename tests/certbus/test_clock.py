@@ -224,7 +224,7 @@ async def test_times_of_a_log_are_those_of_redis(
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
     ledger = TreeStateStore(client, KEYS)
-    await ledger.record_violation(LOG, "split_view", "two trees", [])
+    await ledger.record_alarm(LOG, "split_view", "two trees", [])
     await ledger.record_stale_head(LOG)
     await CircuitStore(client, KEYS).failed(LOG, CircuitStatus("closed", 1), "HTTP 500")
     now = (await snapshot(client, KEYS)).now

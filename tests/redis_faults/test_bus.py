@@ -124,10 +124,10 @@ async def counting_failures(lossy: Redis, client: Redis) -> None:
     circuits, ledger = CircuitStore(lossy, KEYS), TreeStateStore(lossy, KEYS)
     for _ in range(2):
         await repeated(partial(circuits.failed, LOG, CircuitStatus(), "away", new_event()))
+        await repeated(partial(ledger.record_alarm, LOG, "split", "x", [HEAD], event=new_event()))
         await repeated(
-            partial(ledger.record_violation, LOG, "split", "x", [HEAD], event=new_event())
+            partial(ledger.record_alarm, LOG, "no_proof", "x", [HEAD], event=new_event())
         )
-        await repeated(partial(ledger.record_missing_proof, LOG, "x", [HEAD], new_event()))
         await repeated(partial(ledger.record_stale_head, LOG, new_event()))
     fields = ["errors", "alarms", "alarms.split", "alarms.no_proof", "stale"]
     assert await client.hmget(KEYS.log(LOG), fields) == [b"2"] * 5

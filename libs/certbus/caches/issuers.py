@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import redis.exceptions
 
-from certbus.connection import is_out_of_memory
+from certbus.errors import is_out_of_memory
 from certbus.store import Store, round_trip
 
 MAX_COUNT = 4096

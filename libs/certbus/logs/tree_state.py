@@ -68,7 +68,7 @@ class TreeStateStore(Store):
             return None
         return TreeState(restored, head, None if below_for is None else max(below_for, 0.0))
 
-    async def record_violation(
+    async def record_alarm(
         self,
         log_id: str,
         kind: str,
@@ -79,46 +79,30 @@ class TreeStateStore(Store):
         event: str = "",
         error: str = "",
     ) -> None:
-        """Count a violation, and store its evidence.
+        """Count a violation, or a missing proof, which is none; store its evidence.
 
         Args:
             log_id: the log.
-            kind: of violation, one word (docs/integrity.md).
+            kind: of violation, one word (docs/integrity.md), or `no_proof`.
             problem: one line.
             heads: the tree heads that prove it.
             keep: whether evidence is stored; if not, the violation is only counted.
             event: identifies the violation: repeated calls count it once.
             error: the new `last_error` of the log; empty: unchanged.
         """
-        await self._count(
-            log_id,
-            event,
-            *([_evidence(log_id, kind, problem, heads)] if keep else ()),
-            ("add", f"{ALARMS_OF}{kind}", 1),
-            ("add", "alarms", 1),
-            ("set", "alarm", f"{kind}: {problem[:MAX_TEXT_CHARS]}"),
-            ("time", "alarm_at", 0),
-            *last_error(error),
-        )
-
-    async def record_missing_proof(
-        self,
-        log_id: str,
-        problem: str,
-        heads: Sequence[TreeHead],
-        event: str = "",
-        error: str = "",
-    ) -> None:
-        """Record that a log returned no proof, which is no violation.
-
-        `event` and `error` are as for `record_violation`.
-        """
-        evidence = _evidence(log_id, "no_proof", problem, heads)
-        count: Change = ("add", f"{ALARMS_OF}no_proof", 1)
-        await self._count(log_id, event, evidence, count, *last_error(error))
+        changes: list[Change] = [("add", f"{ALARMS_OF}{kind}", 1), *last_error(error)]
+        if keep:
+            changes.append(_evidence(log_id, kind, problem, heads))
+        if kind != "no_proof":
+            changes += [
+                ("add", "alarms", 1),
+                ("set", "alarm", f"{kind}: {problem[:MAX_TEXT_CHARS]}"),
+                ("time", "alarm_at", 0),
+            ]
+        await self._count(log_id, event, *changes)
 
     async def record_stale_head(self, log_id: str, event: str = "") -> None:
-        """Count a tree head older than the verified one; `event` as for `record_violation`."""
+        """Count a tree head older than the verified one; `event` as for `record_alarm`."""
         await self._count(log_id, event, ("add", "stale", 1), ("time_once", _BELOW, 0))
 
     async def clear_stale_head(self, log_id: str) -> None:

@@ -21,7 +21,7 @@ import redis.exceptions
 import structlog
 from redis.asyncio import Redis
 
-from certbus.connection import is_out_of_memory
+from certbus.errors import is_out_of_memory
 from certbus.ids import FIRST_ID, parse_entry_id
 from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, Keys
 from certbus.logs.leases import Lease

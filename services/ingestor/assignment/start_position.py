@@ -86,7 +86,7 @@ async def find_start(
         except LogError as error:
             await availability.record_failure(error)
             if isinstance(error, IntegrityViolation):
-                await alerts.violation(error, 0)
+                await alerts.report(error, 0)
         else:
             await availability.record_progress()
             return choose_start(log, head.size, settings)

@@ -18,7 +18,7 @@ its leases; those of one that dies expire after `LEASE_TTL_SECS`.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -203,24 +203,19 @@ class Worker:
         """
         try:
             return await self._stores.leases.renew(leases)
-        except RedisError as error:
-            if isinstance(error, UNAVAILABLE):
-                raise
-        lost: list[Lease] = []
-        for lease in leases:
-            try:
-                lost += await self._stores.leases.renew([lease])
-            except RedisError as error:
-                if isinstance(error, UNAVAILABLE):
-                    raise
+        except UNAVAILABLE:
+            raise
+        except RedisError:
+            lost: list[Lease] = []
+            for lease in leases:
                 if (assigned := self._assigned.get(lease.log_id)) is not None:
-                    self._failed(assigned.follower.log, error, "renewing its lease")
-                    await self._end(lease.log_id)
-        return lost
+                    async with self._only_affecting(assigned.log, "renewing its lease"):
+                        lost += await self._stores.leases.renew([lease])
+            return lost
 
     async def _keep_assigning(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            await self._redis_retry(lambda: self._assign(tasks))
+            await self._redis_retry(self._assign, tasks)
             # Not wait_for: in Python 3.11 it may swallow the cancellation.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_SECS):
@@ -303,31 +298,34 @@ class Worker:
         new = [each for log_id, each in known.items() if self._described.get(log_id) != each]
         try:
             await self._stores.cluster.describe(new)
-        except RedisError as error:
-            if isinstance(error, UNAVAILABLE):
-                raise
-            await self._describe_each(new)
+        except UNAVAILABLE:
+            raise
+        except RedisError:
+            for description in new:
+                log = self._logs.get(description.log_id)  # None: excluded
+                async with self._only_affecting(log, "describing it"):
+                    await self._stores.cluster.describe([description])
         self._described, self._epoch = known, workers.epoch
 
-    async def _describe_each(self, descriptions: Sequence[LogDescription]) -> None:
-        """Write descriptions one by one: what Redis holds of one of the logs is unusable."""
-        for description in descriptions:
-            try:
-                await self._stores.cluster.describe([description])
-            except RedisError as error:
-                if isinstance(error, UNAVAILABLE):
-                    raise
-                if (log := self._logs.get(description.log_id)) is not None:
-                    self._failed(log, error, "describing it")
-
     async def _publish_status(self, assigned: AssignedLog) -> None:
-        try:
+        async with self._only_affecting(assigned.log, "reporting its state"):
             await assigned.publish_status(self._stores.cluster)
+
+    @contextlib.asynccontextmanager
+    async def _only_affecting(self, log: Log | None, doing: str) -> AsyncIterator[None]:
+        """Stop following a log for a while if Redis rejects a command: its data there is unusable.
+
+        Raises:
+            redis.exceptions.RedisError: Redis is unavailable, for all logs.
+        """
+        try:
+            yield
+        except UNAVAILABLE:
+            raise
         except RedisError as error:
-            if isinstance(error, UNAVAILABLE):
-                raise
-            self._failed(assigned.log, error, "reporting its state")
-            await self._end(assigned.log.id)
+            if log is not None:
+                self._failed(log, error, doing)
+                await self._end(log.id)
 
     async def _take(self, log_id: str, tasks: asyncio.TaskGroup) -> bool:
         """Take a log if it is free; if it has no position, look up where it starts."""
@@ -335,19 +333,14 @@ class Worker:
         if log_id in self._start_lookups or self._retry_after.get(log_id, now) > now:
             return False
         log = self._logs[log_id]
-        try:
+        async with self._only_affecting(log, "taking it"):
             lease = await self._stores.leases.acquire(log_id, None)
-            is_new = lease is None and await self._stores.leases.next_index(log_id) is None
-        except RedisError as error:
-            if isinstance(error, UNAVAILABLE):
-                raise
-            self._failed(log, error, "taking it")
-            return False
-        if lease is not None:
-            self._begin(log, lease, tasks)
-        elif is_new:
-            self._start_lookups[log_id] = tasks.create_task(self._find_start(log))
-        return lease is not None
+            if lease is not None:
+                self._begin(log, lease, tasks)
+                return True
+            if await self._stores.leases.next_index(log_id) is None:
+                self._start_lookups[log_id] = tasks.create_task(self._find_start(log))
+        return False
 
     def _begin(self, log: Log, lease: Lease, tasks: asyncio.TaskGroup) -> None:
         """Follow a log."""
@@ -387,7 +380,7 @@ class Worker:
             alerts = self._factory.alerts(log)
             start = await find_start(log, client, availability, self._starts, alerts, check)
             self._found_starts[log.id] = start
-            await self._redis_retry(partial(self._stores.leases.set_start, log.id, start.index))
+            await self._redis_retry(self._stores.leases.set_start, log.id, start.index)
         except Exception as error:  # noqa: BLE001  (one log's trouble must not end the others)
             self._failed(log, error, "finding where it starts")
         else:

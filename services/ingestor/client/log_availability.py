@@ -8,7 +8,6 @@ and stores the circuit, for the log's next worker and for the status of the clus
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 
@@ -73,7 +72,7 @@ class LogAvailability:
 
     async def load(self) -> None:
         """Continue with the circuit of the log's last worker."""
-        self.circuit.restore(await self._redis_retry(partial(self._circuits.load, self._log.id)))
+        self.circuit.restore(await self._redis_retry(self._circuits.load, self._log.id))
 
     async def can_poll(self) -> None:
         """Wait until the log may be requested."""
@@ -140,9 +139,13 @@ class LogAvailability:
                 failures=self.circuit.status.failures,
                 next_attempt_secs=wait,
             )
-        failed = partial(self._circuits.failed, self._log.id)
-        event = new_event()  # it is counted once, however often Redis is called
-        await self._redis_retry(partial(failed, self.circuit.status, error.summary, event))
+        await self._redis_retry(
+            self._circuits.failed,
+            self._log.id,
+            self.circuit.status,
+            error.summary,
+            new_event(),  # counted once, however often Redis is called
+        )
 
     async def noted(self, error: LogError) -> None:
         """Record a problem of a log that can be read."""
@@ -151,7 +154,7 @@ class LogAvailability:
         if now >= self._silent_until:
             self._silent_until = now + LOG_INTERVAL_SECS
             _log.warning("log degraded", log=self._log.name, url=error.url, problem=error.problem)
-        await self._redis_retry(partial(self._circuits.noted, self._log.id, error.summary))
+        await self._redis_retry(self._circuits.noted, self._log.id, error.summary)
 
     async def record_progress(self) -> None:
         """Record that entries of the log were published."""
@@ -184,4 +187,4 @@ class LogAvailability:
 
     async def _save(self) -> None:
         status = self.circuit.status
-        await self._redis_retry(partial(self._circuits.save, self._log.id, status))
+        await self._redis_retry(self._circuits.save, self._log.id, status)

@@ -9,7 +9,6 @@ renames the log (`certbus.logs.registry`).
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 
 import msgspec
 import structlog
@@ -90,7 +89,7 @@ class Catalog:
                         await asyncio.sleep(_START_POLL_INTERVAL_SECS)
                         await self._redis_retry(self.lists.load)
             while True:
-                await self._redis_retry(partial(self._update, config))
+                await self._redis_retry(self._update, config)
                 newer = await self._wait(config)
                 if newer.log_lists != config.log_lists:
                     self.lists = self._open(newer)

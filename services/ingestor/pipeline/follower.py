@@ -222,7 +222,7 @@ class Follower:
                     self._polls.poll_now()
                     await self.availability.record_failure(error)
                     if isinstance(error, IntegrityViolation):
-                        await self.verifier.alerts.violation(error, self.publisher.next)
+                        await self.verifier.alerts.report(error, self.publisher.next)
                     await self.availability.can_poll()
                 except PositionChanged as changed:
                     _log.info("log position changed", log=self.log.name, next=changed.next)
@@ -370,7 +370,7 @@ class Follower:
         """Report missing issuers, and note that the log could be read."""
         for error in self._client.lacking():
             if isinstance(error, IntegrityViolation):
-                await self.verifier.alerts.violation(error, self.publisher.next)
+                await self.verifier.alerts.report(error, self.publisher.next)
             else:
                 await self.availability.noted(error)
         await self.availability.record_progress()

@@ -13,7 +13,6 @@ share of the CPU ends, or an entry is large (`cpu.py`).
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from hashlib import sha256
 
 import msgspec
@@ -150,7 +149,7 @@ class WindowPublisher:
         digests = await self._cpu.run(size, _digests, entries)
         # One lookup for the window, with each certificate once.
         distinct = [digest for digest in dict.fromkeys(digests) if digest]
-        known = await self._redis_retry(partial(self._publisher.find_known, distinct))
+        known = await self._redis_retry(self._publisher.find_known, distinct)
         done = {digest for digest, is_known in zip(distinct, known, strict=True) if is_known}
         frontier = window.frontier_before and window.frontier_before.copy()
         reaches_head = window.first + len(entries) >= window.tree_head.size
@@ -235,7 +234,7 @@ class WindowPublisher:
         """Publish one batch, in as many attempts as it takes; raises as `publish` does."""
         while True:
             lease = self.lease
-            match await self._redis_retry(partial(self._try, lease, batch)):
+            match await self._redis_retry(self._try, lease, batch):
                 case Published():
                     break
                 case AlreadyPublished(positions=positions):
@@ -284,7 +283,7 @@ class WindowPublisher:
         async with self._restoring:
             if lease is not self.lease:
                 return
-            restored = await self._redis_retry(partial(self._leases.restore, lease, self.next))
+            restored = await self._redis_retry(self._leases.restore, lease, self.next)
             if restored is None:
                 raise LeaseLost
             _log.warning("log state restored", log_id=lease.log_id, next=self.next)

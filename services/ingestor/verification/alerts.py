@@ -1,13 +1,13 @@
 """The integrity alerts of one log: logged once while they last, counted by kind, kept as evidence.
 
     violation   logged, counted, stored as evidence; active until entries are proven again
-    no proof    the same, without a violation
+    no proof    the same; it is no violation
     stale       a tree head older than one before: only counted
 
 A rewound log remains rewound while its entries are proven, so that alert ends with a tree head as
 large as the verified one.
 
-A violation that comes and goes is counted each time. One of each kind in `REPEAT_AFTER_SECS` is
+What comes and goes is counted each time. One of each kind in `REPEAT_AFTER_SECS` is
 logged and stored: otherwise a few odd entries in each window would flood the log output and
 displace other evidence.
 """
@@ -15,7 +15,6 @@ displace other evidence.
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import structlog
@@ -100,63 +99,43 @@ class IntegrityAlerts:
             "ct_log.integrity, publishes them unproven"
         )
 
-    async def violation(self, violation: IntegrityViolation, next_index: int) -> None:
-        """Report a violation, found when entry `next_index` was the next to publish."""
-        kind = violation.kind
+    async def report(self, error: IntegrityViolation | ProofUnavailable, next_index: int) -> None:
+        """Report what was found when entry `next_index` was the next to publish."""
+        way_out = self.way_out(error, next_index)
+        kind: AlarmKind = "no_proof"
+        problem = error.problem + way_out
+        if isinstance(error, IntegrityViolation):
+            kind, problem = error.kind, error.what
         if kind in self._active:
             return
-        self._activate(kind)
+        self._active.add(kind)
+        self.counts[kind] += 1
         now = self._clock()
         new = now >= self._silent_until.get(kind, now)
         if new:
             self._silent_until[kind] = now + REPEAT_AFTER_SECS
-            _log.error(
-                "log verification failed",
-                log=self._log.name,
-                kind=kind,
-                problem=violation.what,
-                entries=self._effect(kind),
-            )
-        store = partial(
-            self._tree_states.record_violation,
+            fields = {"log": self._log.name, "problem": problem, "entries": self._effect(kind)}
+            if kind == "no_proof":
+                _log.warning("log proof missing", **fields)
+            else:
+                _log.error("log verification failed", kind=kind, **fields)
+        await self._redis_retry(
+            self._tree_states.record_alarm,
             self._log.id,
             kind,
-            violation.what,
-            violation.heads,
-            keep=new,
-            event=new_event(),
-            error=violation.summary + self.way_out(violation, next_index),
-        )
-        await self._redis_retry(store)
-
-    async def no_proof(self, error: ProofUnavailable, next_index: int) -> None:
-        """Report that the log returns no proofs."""
-        if "no_proof" in self._active:
-            return
-        self._activate("no_proof")
-        way_out = self.way_out(error, next_index)
-        _log.warning(
-            "log proof missing",
-            log=self._log.name,
-            problem=error.problem + way_out,
-            entries=self._effect("no_proof"),
-        )
-        store = partial(
-            self._tree_states.record_missing_proof,
-            self._log.id,
-            error.problem + way_out,
+            problem,
             error.heads,
+            keep=new,
             event=new_event(),
             error=error.summary + way_out,
         )
-        await self._redis_retry(store)
 
     async def stale(self) -> None:
         """Count a tree head older than one before."""
         self.stale_heads += 1
         self._regression_stored = True
-        store = partial(self._tree_states.record_stale_head, self._log.id, new_event())
-        await self._redis_retry(store)
+        record = self._tree_states.record_stale_head
+        await self._redis_retry(record, self._log.id, new_event())
 
     def recovered(self) -> None:
         """End the alerts that a proof ends."""
@@ -166,7 +145,7 @@ class IntegrityAlerts:
         """End `rewound`: the log has shown a tree head as large as the verified one."""
         self._active.discard("rewound")
         if self._regression_stored:
-            await self._redis_retry(partial(self._tree_states.clear_stale_head, self._log.id))
+            await self._redis_retry(self._tree_states.clear_stale_head, self._log.id)
             self._regression_stored = False
 
     def _effect(self, kind: AlarmKind) -> str:
@@ -176,7 +155,3 @@ class IntegrityAlerts:
         if not self._enforced:
             return "published"
         return "rejected" if kind == "forged_precert" else "withheld"
-
-    def _activate(self, kind: AlarmKind) -> None:
-        self._active.add(kind)
-        self.counts[kind] += 1

@@ -15,7 +15,6 @@ returns no proofs.
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from certbus.logs.tree_state import TreeStateStore
 from certconf.settings import Integrity
@@ -124,7 +123,7 @@ class Verifier:
         """Continue from the tree state in Redis."""
         if self._mode == "off":
             return
-        stored = await self._redis_retry(partial(self._tree_states.load, self._log.id, next_index))
+        stored = await self._redis_retry(self._tree_states.load, self._log.id, next_index)
         self._frontier = self._two_pass = None
         if stored is None:
             return
@@ -270,14 +269,12 @@ class Verifier:
         """
         if isinstance(error, IntegrityViolation):
             self._two_pass = None
-            self._heads.drop_target()
-            await self.alerts.violation(error, self._next)
         elif not error.certain:
             raise error
         else:
             self._missing.reset()
-            self._heads.drop_target()
-            await self.alerts.no_proof(error, self._next)
+        self._heads.drop_target()
+        await self.alerts.report(error, self._next)
         if self._mode == "enforce":
             error.problem += self.alerts.way_out(error, self._next)
             raise error
@@ -304,7 +301,7 @@ class Verifier:
         for each in found:
             if each.is_certain:
                 violation = self._violation("forged_precert", each.rejected.reason)
-                await self.alerts.violation(violation, self._next)
+                await self.alerts.report(violation, self._next)
         if not found or self._mode != "enforce":
             return entries
         entries = entries.copy()
@@ -331,7 +328,7 @@ class Verifier:
                         f"more than {self._log.mmd:g} s ago"
                     )
                     violation = self._violation("rewound", problem, verified, head)
-                    await self.alerts.violation(violation, self._next)
+                    await self.alerts.report(violation, self._next)
             case Advanced() | Unchanged():
                 await self.alerts.size_recovered()
 

@@ -10,7 +10,8 @@ import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certbus.connection import connect, is_out_of_memory
+from certbus.connection import connect
+from certbus.errors import is_out_of_memory
 from certbus.limits.clients import (
     AdmittedCount,
     ConnectionCounts,

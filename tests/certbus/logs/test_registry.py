@@ -31,7 +31,7 @@ async def test_all_state_of_a_log_continues_under_its_new_id(
     lease = await one.take(OLD, 7)
     await one.publisher.publish(lease, batch(7, ["a", "b"], duplicates=1))
     await client.hset(KEYS.log(OLD), mapping={"frontier": Frontier().to_bytes(), "stale": 3})
-    await TreeStateStore(client, KEYS).record_violation(OLD, "split", "two trees", [HEAD])
+    await TreeStateStore(client, KEYS).record_alarm(OLD, "split", "two trees", [HEAD])
     before = await client.hgetall(KEYS.log(OLD))
     assert await roll.rename(OLD, LOG)
 
@@ -121,7 +121,7 @@ async def test_a_log_that_was_followed_under_both_ids_is_one_and_loses_nothing(
     for worker, log_id, (start, end) in ((one, OLD, old), (two, LOG, new)):
         lease = await worker.take(log_id, start)
         await worker.publisher.publish(lease, batch(start, [], duplicates=end - start))
-        await TreeStateStore(client, KEYS).record_violation(log_id, "split", "two trees", [HEAD])
+        await TreeStateStore(client, KEYS).record_alarm(log_id, "split", "two trees", [HEAD])
         leases.append(lease)
     assert await roll.rename(OLD, LOG)
     status = await log_status(client)

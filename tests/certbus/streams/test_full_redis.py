@@ -10,8 +10,8 @@ import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certbus.connection import connect, is_out_of_memory
-from certbus.errors import WriteRefused
+from certbus.connection import connect
+from certbus.errors import WriteRefused, is_out_of_memory
 from certbus.keys import STREAMS
 from certbus.streams.batch import Batch
 from certbus.streams.publisher import Publisher, PublisherSettings

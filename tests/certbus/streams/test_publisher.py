@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.ids import EntryId, parse_entry_id
+from certbus.keys import Keys
 from certbus.streams.batch import (
     MAX_BYTES,
     AlreadyPublished,
@@ -380,7 +381,7 @@ async def test_prefixes_are_independent(one: Worker, server: RedisServer) -> Non
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
     async with connect(server.url) as client:
-        other = Worker(client, "other", keys=msgspec.structs.replace(KEYS, prefix="test:"))
+        other = Worker(client, "other", keys=Keys("test:"))
         assert await other.publisher.find_known([message("a").sha256]) == [False]
         assert await other.leases.next_index(LOG) is None
 
