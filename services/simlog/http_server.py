@@ -6,7 +6,7 @@ A response also states its delay, and its body may break off, so faults need no 
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -41,6 +41,13 @@ class Response(msgspec.Struct, frozen=True):
 
 class BrokenOff(server.AbortResponse):
     """A body ends here, in the middle."""
+
+
+def broken_off(body: bytes, after: int | None = None) -> Iterator[bytes]:
+    """Yield a body that breaks off after `after` bytes; None: in the middle."""
+    if kept := body[: len(body) // 2 if after is None else after]:
+        yield kept
+    raise BrokenOff
 
 
 class Refused(Exception):

@@ -13,6 +13,7 @@ from hashlib import sha256
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from simlog.ctlog.log import Entry, ServedLog, opaque
 from simlog.ctlog.tree import TILE
@@ -155,6 +156,14 @@ class _NoteKey:
 def origin(log: LogSpec) -> str:
     """The submission prefix without its scheme, which names the log in its checkpoints."""
     return f"{SUBMISSION_HOST}/{log.name}"
+
+
+def dropped_partial(path: str, size: int) -> Response | None:
+    """Return the 404 of a partial tile that a log of `size` entries has as a full one, or None."""
+    tile = named_tile(path)
+    if tile is None or tile.width == TILE or not replace(tile, width=TILE).exists(size):
+        return None
+    return Refused(404, f"no /{path}: the full tile is there").response
 
 
 def named_tile(path: str) -> NamedTile | None:

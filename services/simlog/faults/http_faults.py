@@ -5,17 +5,16 @@ bytes, late or endless as they are.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from msgspec.structs import replace
 
 from simlog import fault_types
 from simlog.ctlog.request_target import RequestTarget
-from simlog.ctlog.static_ct import named_tile
-from simlog.ctlog.tree import TILE
+from simlog.ctlog.static_ct import dropped_partial
 from simlog.fault_types import AnyFault
-from simlog.http_server import BrokenOff, Refused, Response
+from simlog.http_server import Response, broken_off
 
 PAGE = b"<!DOCTYPE html><title>Maintenance</title><p>We will be back shortly.</p>\n"
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
@@ -52,9 +51,9 @@ def broken(
             response = replace(response, delay=response.delay + seconds + luck * jitter)
         case fault_types.Status(code=code, retry_after=retry_after):
             response = replace(_refusal(code, retry_after), delay=response.delay)
-        case fault_types.NoPartials() if _is_superseded(target.path, size):
-            gone = Refused(404, f"no /{target.path}: the full tile is there").response
-            response = replace(gone, delay=response.delay)
+        case fault_types.NoPartials():
+            gone = dropped_partial(target.path, size)
+            response = replace(gone, delay=response.delay) if gone else response
         case fault_types.WrongContent():
             response = Response(PAGE, "text/html", delay=response.delay)
         case fault_types.Bomb(size=zeros):
@@ -71,7 +70,7 @@ def _rewritten(
 ) -> bytes | Iterable[bytes]:
     match fault:
         case fault_types.Reset(after=after):
-            return _breaking_off(body, after)
+            return broken_off(body, after)
         case fault_types.Truncated():
             return body[: len(body) // 2]
         case fault_types.Oversized(size=size):
@@ -84,19 +83,6 @@ def _rewritten(
 def _refusal(code: int, retry_after: int | None) -> Response:
     headers = () if retry_after is None else (("retry-after", str(retry_after)),)
     return Response(b"simulated fault\n", status=code, headers=headers)
-
-
-def _is_superseded(path: str, size: int) -> bool:
-    tile = named_tile(path)
-    if tile is None or tile.width == TILE:
-        return False
-    return replace(tile, width=TILE).exists(size)
-
-
-def _breaking_off(body: bytes, after: int | None) -> Iterator[bytes]:
-    if kept := body[: len(body) // 2 if after is None else after]:
-        yield kept
-    raise BrokenOff
 
 
 def _padded(body: bytes, size: int | None) -> Iterable[bytes]:

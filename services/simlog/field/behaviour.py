@@ -2,16 +2,14 @@
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 from email.utils import formatdate
 
 from msgspec.structs import replace
 
 from certhttp.protocol import Request
 from simlog.ctlog.request_target import RequestTarget
-from simlog.ctlog.static_ct import named_tile
-from simlog.ctlog.tree import TILE
-from simlog.http_server import BrokenOff, Refused, Response
+from simlog.ctlog.static_ct import dropped_partial, named_tile
+from simlog.http_server import Response, broken_off
 from simlog.profile import (
     AnonymousRate,
     Budget,
@@ -104,12 +102,7 @@ class Behaviour:
 
     def gone(self, target: RequestTarget, size: int) -> Response | None:
         """Return the 404 of a partial tile that no longer exists, or None."""
-        tile = named_tile(target.path)
-        if tile is None or tile.width == TILE or not self.profile.drops_partials:
-            return None
-        if not replace(tile, width=TILE).exists(size):
-            return None
-        return Refused(404, f"no /{target.path}: the full tile is there").response
+        return dropped_partial(target.path, size) if self.profile.drops_partials else None
 
     def late(self, target: RequestTarget, response: Response, now: float) -> Response:
         """Return the answer with its latency, or one that breaks off."""
@@ -119,7 +112,7 @@ class Behaviour:
         above = self.profile.resets_above
         if above is not None and named_tile(target.path) is not None:
             if len(self._under_way) >= above and isinstance(response.body, bytes):
-                response = replace(response, body=_breaking_off(response.body))
+                response = replace(response, body=broken_off(response.body))
             self._under_way.append(now + delay)
         return replace(response, delay=response.delay + delay)
 
@@ -195,8 +188,3 @@ def _too_many(pause: float, retry_after: RetryAfter | None, delay: float) -> Res
         "date": (("retry-after", formatdate(time.time() + seconds, usegmt=True)),),
     }[retry_after]
     return Response(b"too many requests\n", status=429, headers=headers, delay=delay)
-
-
-def _breaking_off(body: bytes) -> Iterator[bytes]:
-    yield body[: len(body) // 2]
-    raise BrokenOff
