@@ -21,6 +21,7 @@ from certbus.cluster import EXCLUDED, LogStatus, ProcessInfo, Snapshot
 from certbus.ids import parse_entry_id
 from certbus.keys import STREAMS
 from certbus.server_state import ServerState
+from certbus.store import read_json
 
 Health = Literal["healthy", "degraded", "unhealthy"]
 LogHealth = Literal["healthy", "degraded", "unhealthy", "excluded"]
@@ -235,49 +236,29 @@ def number(fields: Mapping[str, str], name: str) -> float:
 
 def rates_of(member: ProcessInfo, name: str) -> dict[str, float]:
     """A JSON object of numbers from a heartbeat; empty if it is missing or something else."""
-    try:
-        return msgspec.json.decode(member.fields.get(name) or b"{}", type=dict[str, float])
-    except msgspec.DecodeError:
-        return {}
+    return read_json(member.fields.get(name), dict[str, float]) or {}
 
 
 def _of_server(server: ServerState, seen: Snapshot | None) -> Iterable[tuple[str, str]]:
     if server.is_full:
-        yield (
-            "redis_full",
-            (
-                f"Redis uses {server.used_memory:,} of {server.max_memory:,} bytes of maxmemory "
-                "and rejects batches; see maxmemory and retention"
-            ),
-        )
+        text = f"Redis uses {server.used_memory:,} of {server.max_memory:,} bytes of maxmemory and"
+        yield "redis_full", f"{text} rejects batches; see maxmemory and retention"
     if server.disk_error is not None:
-        yield (
-            "redis_misconf",
-            f"Redis rejects all writes (MISCONF): {server.disk_error}; see its disk and its log",
-        )
+        text = f"Redis rejects all writes (MISCONF): {server.disk_error}; see its disk and its log"
+        yield "redis_misconf", text
     if server.is_replica:
         yield "redis_read_only", "redis_url names a replica, which rejects all writes (READONLY)"
     if server.lacks_replicas:
-        yield (
-            "redis_lacks_replicas",
-            (
-                "Redis rejects all writes (NOREPLICAS): fewer replicas than min-replicas-to-write "
-                "are connected and up to date"
-            ),
-        )
+        text = "Redis rejects all writes (NOREPLICAS): fewer replicas than min-replicas-to-write"
+        yield "redis_lacks_replicas", f"{text} are connected and up to date"
     if abs(server.ahead) > CLOCK_TOLERANCE_MS:
         code = "redis_clock_ahead" if server.ahead > 0 else "redis_clock_behind"
         side = "ahead of" if server.ahead > 0 else "behind"
         yield code, f"the clock of Redis is {_seconds(abs(server.ahead))} {side} this host's clock"
     last = _milliseconds(seen.last if seen else None)
-    if last is not None and last - server.now > CLOCK_TOLERANCE_MS:
-        yield (
-            "stream_ids_ahead",
-            (
-                f"the newest entry id {seen.last if seen else ''} is {_seconds(last - server.now)} "
-                "ahead of the clock of Redis, which was set back"
-            ),
-        )
+    if seen is not None and last is not None and last - server.now > CLOCK_TOLERANCE_MS:
+        text = f"the newest entry id {seen.last} is {_seconds(last - server.now)} ahead of"
+        yield "stream_ids_ahead", f"{text} the clock of Redis, which was set back"
 
 
 def _of_members(seen: Snapshot, *, starting: bool) -> Iterable[tuple[str, str]]:
@@ -301,13 +282,9 @@ def _of_streams(seen: Snapshot) -> Iterable[tuple[str, str]]:
         }
         for stream in STREAMS:
             if stream in served and stream not in written:
-                yield (
-                    "stream_not_written",
-                    (
-                        f"gateway {served[stream]} serves the stream {stream}, which no ingestor "
-                        "writes; see streams in the configuration of the ingestors"
-                    ),
-                )
+                text = f"gateway {served[stream]} serves the stream {stream}, which no ingestor"
+                setting = "see streams in the configuration of the ingestors"
+                yield "stream_not_written", f"{text} writes; {setting}"
     streams_of = {
         member.id: member.fields[STREAMS_WRITTEN]
         for member in seen.workers
@@ -344,10 +321,7 @@ def _of_logs(
 
 def _reported(members: Iterable[ProcessInfo]) -> Iterable[tuple[str, str]]:
     for member in members:
-        try:
-            faults = msgspec.json.decode(member.fields.get(FAULTS) or b"{}", type=dict[str, str])
-        except msgspec.DecodeError:
-            continue
+        faults = read_json(member.fields.get(FAULTS), dict[str, str]) or {}
         for code, text in faults.items():
             if code in CODES:
                 yield code, f"{member.id}: {text}"

@@ -11,8 +11,10 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 
+from certbus.clock import to_ms
 from certbus.ids import EntryId, parse_cursor, parse_entry_id
 from certbus.keys import WINDOW_MS, Keys
+from certbus.store import round_trip, text
 from certbus.streams.codec import Codec, UndecodableBatch
 
 _SHA1_KEPT: Final = 10  # bytes, as in publish.lua
@@ -51,12 +53,9 @@ async def find_by_fingerprint(client: Redis, keys: Keys, digest: bytes) -> Strea
     """
     if len(digest) not in (_SHA256_SIZE, _SHA1_SIZE):
         raise ValueError(f"a digest of {len(digest)} bytes is neither a SHA-256 nor a SHA-1")
-    async with client.pipeline(transaction=False) as pipeline:
-        pipeline.time()
-        pipeline.hget(keys.head, "remember")
-        pipeline.hgetall(keys.windows)
-        (seconds, _), remember, stored = await pipeline.execute()
-    now = seconds * 1000
+    commands = ("TIME",), ("HGET", keys.head, "remember"), ("HGETALL", keys.windows)
+    time, remember, stored = await round_trip(client, commands)
+    now = to_ms(time)
     oldest = (now - int(remember or 0)) // WINDOW_MS
     # As in lua/marks.lua: windows whose number is ahead of TIME are found by the hash alone.
     newest_ids = {
@@ -71,7 +70,7 @@ async def find_by_fingerprint(client: Redis, keys: Keys, digest: bytes) -> Strea
     place = await find(client, keys, windows, digest)
     if place is None:
         return None
-    cursor = parse_cursor(place.decode())
+    cursor = parse_cursor(text(place))
     return StreamLocation(str(cursor.entry), cursor.position or 0)
 
 
@@ -79,24 +78,17 @@ async def _find_sha256(
     client: Redis, keys: Keys, windows: Sequence[int], digest: bytes
 ) -> bytes | None:
     bucket = digest[0] << 6 | digest[1] >> 2
-    async with client.pipeline(transaction=False) as pipeline:
-        for window in windows:
-            pipeline.hget(f"{keys.marks}{window}:{bucket}", digest[1:])
-        places: list[bytes | None] = await pipeline.execute()
-    return next((place for place in places if place is not None), None)
+    commands = (("HGET", f"{keys.marks}{window}:{bucket}", digest[1:]) for window in windows)
+    return next((place for place in await round_trip(client, commands) if place is not None), None)
 
 
 async def _find_sha1(
     client: Redis, keys: Keys, windows: Sequence[int], digest: bytes
 ) -> bytes | None:
     lists = [f"{keys.sha1_marks}{window}:{digest[0]}" for window in windows]
-    # A location is never taken for a digest: it is longer. (The type of lpos() is text only.)
-    rest: Any = digest[1:_SHA1_KEPT]
-    async with client.pipeline(transaction=False) as pipeline:
-        for key in lists:
-            pipeline.lpos(key, rest, rank=-1)
-        found: list[int | None] = await pipeline.execute()
-    for key, at in zip(lists, found, strict=True):
+    # A location is never taken for a digest: it is longer.
+    commands = (("LPOS", key, digest[1:_SHA1_KEPT], "RANK", -1) for key in lists)
+    for key, at in zip(lists, await round_trip(client, commands), strict=True):
         if at is not None:
             place: Any = await client.lindex(key, at + 1)
             return None if place is None else bytes(place)
