@@ -33,7 +33,8 @@ from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.ids import parse_entry_id
 from certbus.keys import Keys
-from certbus.streams.reader import history
+from certbus.streams.codec import Codec
+from certbus.streams.reader import read_piece
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier
 from ctparse.precert import is_committed
@@ -188,13 +189,13 @@ def prove(run: Sequence[Window]) -> None:
 async def all_delays(redis: Redis, mode: str) -> list[float]:
     """Seconds from the log to the stream, of each certificate."""
     found = []
-    after = "0-0"
-    while batches := await history(redis, keys(mode), "lite", after, 100):
-        for batch in batches:
-            at = parse_entry_id(batch.id)[0] / 1000
-            appeared = (decode(message).data.submission_timestamp for message in batch.messages)
-            found += [at - timestamp for timestamp in appeared]
-        after = batches[-1].id
+    after, codec = "0-0", Codec()
+    while entries := (await read_piece(redis, keys(mode), "lite", f"({after}", 100)).entries:
+        for entry_id, fields in entries:
+            after = entry_id.decode()
+            at = parse_entry_id(after).ms / 1000
+            messages = codec.unpack(fields[b"codec"].decode(), fields[b"m"])
+            found += [at - decode(message).data.submission_timestamp for message in messages]
     return found
 
 

@@ -24,7 +24,6 @@ import msgspec
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
-from certbus.streams.reader import newest
 from tests.adversity.clients import transcripts
 from tests.adversity.faults import GATEWAYS, INGESTORS, REDIS, Plan
 from tests.adversity.invariants import Trouble
@@ -33,6 +32,7 @@ from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer, exe
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port
 from tests.e2e.site import Site
 from tests.paths import ROOT
+from tests.retained import newest
 from tests.waiting import until
 
 LINES = "lines"

@@ -12,11 +12,13 @@ from certbus.cluster import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
 from certbus.logs.leases import Lease, Leases
 from certbus.streams.batch import Batch
+from certbus.streams.events import Event, StreamBatch
 from certbus.streams.publisher import Publisher, PublisherSettings
-from certbus.streams.reader import Event, StreamBatch, StreamReader, history
+from certbus.streams.reader import StreamReader
 from certbus.streams.retention import DEFAULT_RETENTION, Retention, Trimmer
 from ctparse.entry import Rejected
 from ctparse.wire_messages import Message
+from tests.retained import history
 from tests.waiting import until
 
 KEYS = Keys()

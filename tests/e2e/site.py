@@ -13,13 +13,13 @@ from certbus.cluster import LogStatus, snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
 from certbus.logs.registry import LogRegistry
-from certbus.streams.reader import history
 from simlog.api.log_list import Edition
 from simlog.oracle import ground_truth
 from simlog.oracle.check_message import MessageForm
 from simlog.oracle.ground_truth import TruthEntry
 from simlog.oracle.oracle import Delivery, Tally
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port, redis_server
+from tests.retained import history
 from tests.waiting import until
 
 START = 60.0

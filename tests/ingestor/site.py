@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 from certbus.caches.log_lists import LogListCache
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
-from certbus.streams.reader import history
 from certconf import Config, ConfigHolder, load
 from ingestor.app import serve
 from launcher.runtime.embedded_redis import EmbeddedRedis
 from tests.e2e.processes import Process, free_port
+from tests.retained import history
 from tests.waiting import until
 
 HURRIED: Mapping[str, object] = {

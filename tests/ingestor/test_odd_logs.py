@@ -9,12 +9,12 @@ import pytest
 from certbus.clock import now_ms
 from certbus.cluster import LogStatus, load_workers
 from certbus.cluster_health import active_logs, log_health
-from certbus.streams.reader import history
 from tests.ctparse.derbuild import certificate, common_name
 from tests.ingestor.hostile import Answer
 from tests.ingestor.odd import ISSUER, NOT_FOUND, OddLog, OddStaticLog, entries, odd_logs
 from tests.ingestor.pipeline.test_skip import command
 from tests.ingestor.site import Site
+from tests.retained import history
 from tests.waiting import until
 
 

@@ -2,9 +2,10 @@
 
 import msgspec
 
-from certbus.streams.reader import newest, read_head
+from certbus.streams.reader import read_head
 from certconf import CustomLog
 from tests.ingestor.site import Site
+from tests.retained import newest
 from tests.waiting import until
 
 

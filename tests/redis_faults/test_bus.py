@@ -33,7 +33,7 @@ from certbus.logs.skip import Skipped, skip
 from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.batch import Published, Stale
 from certbus.streams.events import Rewind, StreamBatch
-from certbus.streams.reader import StreamReader, history
+from certbus.streams.reader import StreamReader
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import (
     KEYS,
@@ -47,6 +47,7 @@ from tests.certbus.bus import (
     message,
 )
 from tests.certbus.proxy import How, Proxy, When
+from tests.retained import history
 
 HEAD = TreeHead(100, 1_790_000_000_000, bytes(32), b"signature")
 RATE = Rate(capacity=10, refill=0.001, burst=0, burst_window=60, window=60, window_requests=100)

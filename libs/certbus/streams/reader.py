@@ -41,31 +41,10 @@ from certbus.streams.events import (
     Event,
     Gap,
     Rewind,
-    StreamBatch,
     Unreadable,
     decode_entry,
     read_link,
 )
-
-__all__ = [
-    "COUNT",
-    "EpochChanged",
-    "Event",
-    "Gap",
-    "Head",
-    "Malformed",
-    "Piece",
-    "Rewind",
-    "StreamBatch",
-    "StreamReader",
-    "history",
-    "newest",
-    "oldest",
-    "oldest_id",
-    "read_batch",
-    "read_head",
-    "read_piece",
-]
 
 COUNT = 16
 """Batches of a stream in one read."""
@@ -457,60 +436,9 @@ def _behind(entry: str, epoch: str | None = None) -> ReaderPosition:
     return ReaderPosition(parse_entry_id(entry), None, epoch or "")
 
 
-async def history(
-    client: Redis, keys: Keys, stream: str, after: str, count: int
-) -> list[StreamBatch]:
-    """Read what a stream retains after an entry id, at most `count` batches, oldest first.
-
-    An entry that is no batch is left out and logged, and the next ones are read instead: an empty
-    list means that nothing follows.
-    """
-    batches: list[StreamBatch] = []
-    while len(batches) < count:
-        wanted = count - len(batches)
-        entries: Any = await client.xrange(keys.stream(stream), min=f"({after}", count=wanted)
-        batches += _decode_all(stream, entries)
-        if len(entries) < wanted:
-            break
-        after = entries[-1][0].decode()
-    return batches
-
-
 async def oldest_id(client: Redis, keys: Keys, stream: str) -> EntryId | None:
     """Read the id of the oldest entry that a stream retains, without the entry."""
     ids: Any = await register_script(client, "streams/lua/stream_range.lua")(
         keys=[keys.stream(stream)]
     )
     return parse_entry_id(ids[0].decode()) if ids else None
-
-
-async def read_batch(client: Redis, keys: Keys, stream: str, entry: str) -> StreamBatch | None:
-    """Read one batch by its id; None if the stream does not retain it."""
-    entries: Any = await client.xrange(keys.stream(stream), min=entry, max=entry)
-    batches = _decode_all(stream, entries)
-    return batches[0] if batches else None
-
-
-async def oldest(client: Redis, keys: Keys, stream: str) -> StreamBatch | None:
-    """Read the oldest batch that a stream retains."""
-    batches = await history(client, keys, stream, FIRST_ID, 1)
-    return batches[0] if batches else None
-
-
-async def newest(client: Redis, keys: Keys, stream: str) -> StreamBatch | None:
-    """Read the newest batch of a stream."""
-    entries: Any = await client.xrevrange(keys.stream(stream), count=1)
-    batches = _decode_all(stream, entries)
-    return batches[0] if batches else None
-
-
-def _decode_all(stream: str, entries: list[Entry]) -> list[StreamBatch]:
-    codec = Codec()
-    batches = []
-    for entry_id, fields in entries:
-        batch = decode_entry(codec, stream, entry_id.decode(), fields)
-        if isinstance(batch, Unreadable):
-            log.error("unreadable batch", stream=stream, id=str(batch.link.id), error=batch.error)
-        else:
-            batches.append(batch)
-    return batches

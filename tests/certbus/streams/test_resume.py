@@ -4,10 +4,11 @@ from redis.asyncio import Redis
 
 from certbus.ids import parse_cursor
 from certbus.streams.events import CURSOR_AHEAD_REASON, NOT_RETAINED_REASON, RESET
-from certbus.streams.reader import oldest, read_head
+from certbus.streams.reader import read_head
 from certbus.streams.resume import UNKNOWN, ResumePoint, resolve_cursor
 from tests.certbus.bus import KEYS, Worker, following, retain
 from tests.certbus.streams.test_reader import names, published
+from tests.retained import oldest
 
 
 async def start(client: Redis, cursor: str) -> ResumePoint:

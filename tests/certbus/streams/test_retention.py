@@ -6,9 +6,9 @@ from redis.asyncio import Redis
 
 from certbus.cluster import snapshot
 from certbus.streams.batch import Batch
-from certbus.streams.reader import oldest
 from tests.certbus.bus import KEYS, Worker, batch, rejected, retain, stored
 from tests.certbus.servers import RedisServer
+from tests.retained import oldest
 
 
 async def held(client: Redis) -> dict[str, tuple[int, int, int]]:

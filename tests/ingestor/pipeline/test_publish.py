@@ -14,7 +14,6 @@ from certbus.keys import Keys
 from certbus.logs.leases import Lease, Leases
 from certbus.streams.batch import MAX_BYTES, MAX_MESSAGES, Batch, Outcome
 from certbus.streams.publisher import Publisher, PublisherSettings
-from certbus.streams.reader import history
 from certbus.streams.retention import Trimmer
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier, leaf_hash
@@ -26,6 +25,7 @@ from ingestor.pipeline.publish import LeaseLost, PositionChanged, WindowPublishe
 from ingestor.redis_retry import RedisRetry
 from ingestor.window import VerifiedWindow
 from tests.paths import FIXTURES
+from tests.retained import history
 
 LOG = "ab" * 32
 KEYS = Keys()

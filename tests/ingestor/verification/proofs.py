@@ -6,11 +6,11 @@ from typing import Any
 import httpx
 
 from certbus.cluster import LogStatus
-from certbus.streams.reader import history
 from ctparse.merkle import Frontier
 from simlog.oracle import ground_truth
 from simlog.oracle.oracle import Delivery, Findings, judge
 from tests.ingestor.site import Site
+from tests.retained import history
 from tests.waiting import until
 
 FROM_START = {"ct_log.start_index": 0, "ct_log.retry_max_attempts": 1}

@@ -14,13 +14,13 @@ import httpx
 import pytest
 import yaml
 
-from certbus.streams.reader import history
 from ctparse.entry import Entry
 from ctparse.merkle import leaf_hash
 from ctparse.static_ct import decode_tile
 from tests.ingestor.site import Site
 from tests.ingestor.verification.proofs import FROM_START
 from tests.paths import ROOT
+from tests.retained import history
 from tests.waiting import until
 
 PAGE = ROOT / "docs" / "integrity.md"
