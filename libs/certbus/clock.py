@@ -19,8 +19,3 @@ def to_ms(reply: tuple[int, int]) -> int:
 async def redis_ms(client: Redis) -> int:
     """Return the time of Redis, milliseconds since the epoch."""
     return to_ms(await client.time())
-
-
-async def redis_time(client: Redis) -> float:
-    """Return the time of Redis, seconds since the epoch."""
-    return await redis_ms(client) / 1000

@@ -302,36 +302,33 @@ class ClusterRegistry(Store):
             transaction.delete(self._keys.member(kind, member))
             await transaction.execute()
 
+    async def load_workers(self) -> WorkerLoads:
+        """Read the workers that are alive, and their logs."""
+        alive = _alive_between(await redis_ms(self._redis))
+        keys, redis = self._keys, self._redis
+        commands = ("HGET", keys.head, "epoch"), ("ZRANGEBYSCORE", keys.members("worker"), *alive)
+        epoch, members = await round_trip(redis, commands)
+        workers = sorted(map(text, members))
+        replies = await round_trip(
+            redis,
+            (
+                ("HMGET", keys.member("worker", each), "loads", "knows", "writes")
+                for each in workers
+            ),
+        )
+        loads: dict[str, dict[str, float]] = {}
+        writes: dict[str, str] = {}
+        for worker, (held, knows, streams) in zip(workers, replies, strict=True):
+            if knows != b"0":
+                loads[worker] = read_json(held, dict[str, float]) or {}
+            if streams is not None:
+                writes[worker] = text(streams)
+        return WorkerLoads(epoch and text(epoch), loads, writes)
+
 
 def _alive_between(now: int) -> tuple[int, int]:
     """Return the scores of members that are alive; see heartbeat.lua about the upper bound."""
     return now, now + _AHEAD_MS
-
-
-async def load_workers(client: Redis, keys: Keys) -> WorkerLoads:
-    """Read the workers that are alive, and their logs.
-
-    Raises:
-        redis.exceptions.RedisError: Redis cannot be reached.
-    """
-    alive = _alive_between(await redis_ms(client))
-    epoch, members = await round_trip(
-        client,
-        [("HGET", keys.head, "epoch"), ("ZRANGEBYSCORE", keys.members("worker"), *alive)],
-    )
-    workers = sorted(map(text, members))
-    commands = [
-        ("HMGET", keys.member("worker", worker), "loads", "knows", "writes") for worker in workers
-    ]
-    replies = await round_trip(client, commands)
-    loads: dict[str, dict[str, float]] = {}
-    writes: dict[str, str] = {}
-    for worker, (held, knows, streams) in zip(workers, replies, strict=True):
-        if knows != b"0":
-            loads[worker] = read_json(held, dict[str, float]) or {}
-        if streams is not None:
-            writes[worker] = text(streams)
-    return WorkerLoads(epoch and text(epoch), loads, writes)
 
 
 async def snapshot(client: Redis, keys: Keys) -> Snapshot:

@@ -21,6 +21,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from certbus.clock import redis_ms
 from certbus.ids import new_event
 from certbus.keys import Keys
 
@@ -71,6 +72,10 @@ class Store:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._redis = client
         self._keys = keys
+
+    async def now(self) -> float:
+        """Return the time of Redis, seconds since the epoch: the one that stored times are in."""
+        return await redis_ms(self._redis) / 1000
 
     async def _update(self, key: str, *changes: Change, evidence: str = "") -> None:
         """Make changes of one hash in one step; a change `evidence` is to the key of this name."""

@@ -14,8 +14,7 @@ from redis.exceptions import RedisError
 
 from certbus.caches.issuers import IssuerCache
 from certbus.caches.log_lists import LogListCache
-from certbus.clock import redis_time
-from certbus.cluster import ClusterRegistry, load_workers
+from certbus.cluster import ClusterRegistry
 from certbus.cluster_health import FAULTS, STREAMS_WRITTEN, Faults
 from certbus.connection import check_server, connect
 from certbus.keys import Keys
@@ -34,7 +33,7 @@ from certhttp.server import Page, Response, serve_pages
 from certtasks import supervise
 from ctparse.certificate import CertificateReader
 from ingestor.assignment.factory import FollowerFactory
-from ingestor.assignment.worker import LEASE_TTL_SECS, RedisStores, Worker
+from ingestor.assignment.worker import LEASE_TTL_SECS, Worker
 from ingestor.backoff import LOG_LIST
 from ingestor.client.http import Fetcher, Retry, http_client, user_agent
 from ingestor.config import publisher_settings, retention, start_settings
@@ -127,12 +126,6 @@ async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id
             redis_retry=redis_retry,
             metrics=metrics,
         )
-        stores = RedisStores(
-            leases,
-            ClusterRegistry(redis, keys, LEASE_TTL_SECS),
-            partial(load_workers, redis, keys),
-            partial(redis_time, redis),
-        )
         process_fields = {
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
@@ -146,7 +139,8 @@ async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id
 
         worker = Worker(
             worker_id,
-            stores,
+            leases,
+            ClusterRegistry(redis, keys, LEASE_TTL_SECS),
             factory,
             redis_retry,
             start_settings(config),

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from certbus.caches.log_lists import LogListCache
-from certbus.cluster import ClusterRegistry, load_workers, snapshot
+from certbus.cluster import ClusterRegistry, snapshot
 from certbus.limits.clients import (
     AdmittedCount,
     ConnectionCounts,
@@ -82,7 +82,7 @@ class TestMembers:
         seen = await snapshot(client, KEYS)
         assert [member.id for member in seen.workers] == ["w1", "w2"]
         assert [member.id for member in seen.gateways] == ["g1"]
-        assert (await load_workers(client, KEYS)).loads == {"w1": {}, "w2": {}}
+        assert (await ClusterRegistry(client, KEYS).load_workers()).loads == {"w1": {}, "w2": {}}
         last_success = (await log_status(client)).last_success
         assert last_success is not None
         assert 0 <= seen.now - last_success < 10_000
@@ -104,7 +104,7 @@ class TestMembers:
         await ClusterRegistry(client, KEYS).heartbeat("worker", "dead", {})
         server.shift(0)
         assert (await snapshot(client, KEYS)).workers == []
-        assert (await load_workers(client, KEYS)).loads == {}
+        assert (await ClusterRegistry(client, KEYS).load_workers()).loads == {}
         await ClusterRegistry(client, KEYS).heartbeat("worker", "living", {})
         assert await client.zrange(KEYS.members("worker"), 0, -1) == [b"living"]
 

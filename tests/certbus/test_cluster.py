@@ -10,7 +10,6 @@ from certbus.cluster import (
     Snapshot,
     StreamStatus,
     WorkerLoads,
-    load_workers,
     snapshot,
 )
 from certbus.cluster_health import number
@@ -123,7 +122,7 @@ async def test_a_member_that_falls_silent_is_gone(client: Redis) -> None:
 
 
 async def test_workers_see_the_leases_of_each_other(one: Worker, client: Redis) -> None:
-    assert await load_workers(client, KEYS) == WorkerLoads(None, {})
+    assert await ClusterRegistry(client, KEYS).load_workers() == WorkerLoads(None, {})
     directory = ClusterRegistry(client, KEYS)
     await directory.heartbeat("worker", "w1", {"loads": '{"log":1.5,"other":20}'})
     await directory.heartbeat("worker", "w2", {"loads": "what?"})
@@ -131,7 +130,7 @@ async def test_workers_see_the_leases_of_each_other(one: Worker, client: Redis) 
     await directory.heartbeat("worker", "w4", {"knows": 0})
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
-    seen = await load_workers(client, KEYS)
+    seen = await ClusterRegistry(client, KEYS).load_workers()
     assert seen.loads == {"w1": {"log": 1.5, "other": 20}, "w2": {}, "w3": {}}
     assert seen.epoch == (await snapshot(client, KEYS)).epoch is not None
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from certbus.clock import now_ms
-from certbus.cluster import LogStatus, load_workers
+from certbus.cluster import ClusterRegistry, LogStatus
 from certbus.cluster_health import active_logs, log_health
 from tests.ctparse.derbuild import certificate, common_name
 from tests.ingestor.hostile import Answer
@@ -221,7 +221,7 @@ async def test_a_log_entered_by_mistake_can_be_retired(site: Site) -> None:
 
         async def quiet() -> bool:
             """Whether no worker determines its start any more."""
-            loads = (await load_workers(site.redis, site.keys)).loads.values()
+            loads = (await ClusterRegistry(site.redis, site.keys).load_workers()).loads.values()
             return all(len(each) == 1 for each in loads)
 
         await until(quiet, "the end of its task")

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
-from certbus.cluster import LogStatus, load_workers
+from certbus.cluster import ClusterRegistry, LogStatus
 from certbus.logs.leases import Lease, Leases
 from ctparse.tree_head import TreeHead
 from ingestor.client.rfc6962 import Rfc6962Log
@@ -215,7 +215,7 @@ async def test_a_new_owner_keeps_the_circuit(site: Site) -> None:
 
 async def held_by(site: Site, name: str, logs: int) -> bool:
     """Whether this worker alone holds `logs` logs, including those whose start it determines."""
-    loads = (await load_workers(site.redis, site.keys)).loads
+    loads = (await ClusterRegistry(site.redis, site.keys).load_workers()).loads
     return {worker.rpartition("-")[0]: len(held) for worker, held in loads.items()} == {name: logs}
 
 
@@ -364,7 +364,7 @@ async def test_an_error_of_one_lease_does_not_keep_the_others(
     assert len(called) == 3
     for log_id in (lease.log_id for lease in called[1:]):
         assert not await site.redis.exists(site.keys.lease(log_id))
-    assert (await load_workers(site.redis, site.keys)).writes == {}
+    assert (await ClusterRegistry(site.redis, site.keys).load_workers()).writes == {}
 
 
 async def test_an_unavailable_list_is_logged_and_configured_logs_are_followed(site: Site) -> None:

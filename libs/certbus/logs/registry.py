@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from certbus.clock import redis_time
 from certbus.logs.leases import RETIRED_VISIBLE_MS
 from certbus.logs.tree_state import MAX_EVIDENCE
 from certbus.store import Store, read_json, round_trip, script, text
@@ -72,10 +71,6 @@ class LogRegistry(Store):
     _retire = script("logs/lua/retire.lua")
     _unretire = script("logs/lua/unretire.lua")
     _remove_expired = script("logs/lua/remove_expired_logs.lua")
-
-    async def now(self) -> float:
-        """Return the time of Redis, seconds since the epoch: the one that retirements are in."""
-        return await redis_time(self._redis)
 
     async def aliases(self, log_ids: Sequence[str]) -> dict[str, str]:
         """Return the aliases among these ids -> the id of the log."""

@@ -1,7 +1,6 @@
 """Makes the parts that follow one log: client, writer, publisher, verifier, follower."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,8 +17,8 @@ from certbus.streams.publisher import Publisher
 from certconf.settings import Config, CTLog, Integrity
 from ctparse.certificate import CertificateReader
 from ctparse.signatures import BadKey, LogKey, load_log_key
-from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import MessageWriter, Source
+from ingestor.assignment.start_position import StartPosition, StartSettings, find_start
 from ingestor.backoff import Backoff
 from ingestor.client.addresses import HttpClients
 from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
@@ -39,7 +38,6 @@ from ingestor.pipeline.prefetch import FetchedBytes, InFlight
 from ingestor.pipeline.publish import WindowPublisher
 from ingestor.redis_retry import RedisRetry
 from ingestor.verification.alerts import IntegrityAlerts
-from ingestor.verification.tree_heads import check_signature
 from ingestor.verification.verifier import Verifier
 
 _log = structlog.get_logger(__name__)
@@ -216,14 +214,13 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             Requests(in_flight, throttle, self.fetched),
         )
 
-    def alerts(self, log: Log) -> IntegrityAlerts:
-        """Make the integrity alerts of `log` before it is followed."""
+    async def find_start(self, log: Log, settings: StartSettings) -> StartPosition:
+        """Find where to start `log`, which Redis does not know, once it answers."""
+        client, availability, _ = self.client(log)
         enforced = self._mode(log) == "enforce"
-        return IntegrityAlerts(log, self.tree_states, self.redis_retry, enforced=enforced)
-
-    def signature_check(self, log: Log) -> Callable[[TreeHead], None] | None:
-        """Make what rejects tree heads that `log` did not sign; None if that is not enforced."""
-        return partial(check_signature, log, _key(log)) if self._mode(log) == "enforce" else None
+        alerts = IntegrityAlerts(log, self.tree_states, self.redis_retry, enforced=enforced)
+        key = _key(log) if enforced else None
+        return await find_start(log, client, key, availability, settings, alerts)
 
     def _mode(self, log: Log) -> Integrity:
         return log.integrity or self.config.ct_log.integrity

@@ -3,19 +3,20 @@
 Once Redis has the log, every worker continues from its `next`, and these settings have no effect.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from certconf.compat_rust import read_state_file
-from ctparse.tree_head import TreeHead
+from ctparse.signatures import LogKey
 from ingestor.client.errors import IntegrityViolation, LogError
 from ingestor.client.interface import LogClient
 from ingestor.client.log_availability import LogAvailability
 from ingestor.log import Log, normalise
 from ingestor.verification.alerts import IntegrityAlerts
+from ingestor.verification.tree_heads import check_signature
 
 _log = structlog.get_logger(__name__)
 
@@ -61,28 +62,27 @@ def choose_start(log: Log, size: int, settings: StartSettings) -> StartPosition:
 async def find_start(
     log: Log,
     client: LogClient,
+    key: LogKey | None,
     availability: LogAvailability,
     settings: StartSettings,
     alerts: IntegrityAlerts,
-    check: Callable[[TreeHead], None] | None = None,
 ) -> StartPosition:
     """Request a log's tree head until it answers, and return where to start.
 
     Args:
         log: the log.
         client: reads it.
+        key: verifies its tree heads; None if they need not be signed.
         availability: decides when to retry it.
         settings: those of the operator.
         alerts: of the log.
-        check: raises LogError for a tree head that is not the log's.
     """
     await availability.load()
     while True:
         await availability.can_poll()
         try:
             head = await client.tree_head()
-            if check is not None:
-                check(head)
+            check_signature(log, key, head)
         except LogError as error:
             await availability.record_failure(error)
             if isinstance(error, IntegrityViolation):

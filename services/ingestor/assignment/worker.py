@@ -21,7 +21,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
-import msgspec
 import structlog
 from redis.exceptions import RedisError
 
@@ -32,7 +31,7 @@ from certtasks import supervise
 from ingestor.assignment.assigned_log import IDLE_LOAD, AssignedLog, Load, sum_counters
 from ingestor.assignment.balancer import OrphanTracker, plan_releases, plan_takeovers
 from ingestor.assignment.factory import FollowerFactory
-from ingestor.assignment.start_position import StartPosition, StartSettings, find_start
+from ingestor.assignment.start_position import StartPosition, StartSettings
 from ingestor.backoff import Backoff
 from ingestor.log import Log
 from ingestor.pipeline.follower import Follower
@@ -55,22 +54,6 @@ _STOP_TIMEOUT_SECS = 2.0
 _log = structlog.get_logger(__name__)
 
 
-class RedisStores(msgspec.Struct, frozen=True):
-    """What a worker uses of Redis.
-
-    Attributes:
-        leases: this worker's.
-        cluster: stores workers and logs.
-        load_workers: reads the workers that are alive.
-        now: reads the time of Redis, seconds since the epoch.
-    """
-
-    leases: Leases
-    cluster: ClusterRegistry
-    load_workers: Callable[[], Awaitable[WorkerLoads]]
-    now: Callable[[], Awaitable[float]]
-
-
 class Worker:
     """Takes its share of the logs and follows them.
 
@@ -79,7 +62,8 @@ class Worker:
 
     Args:
         worker_id: unique, also among processes that have ended.
-        stores: Redis.
+        leases: those of this worker.
+        cluster: stores workers and logs.
         factory: makes followers.
         redis_retry: repeats Redis calls while Redis is away.
         starts: where logs start that Redis does not know.
@@ -92,7 +76,8 @@ class Worker:
     def __init__(
         self,
         worker_id: str,
-        stores: RedisStores,
+        leases: Leases,
+        cluster: ClusterRegistry,
         factory: FollowerFactory,
         redis_retry: RedisRetry,
         starts: StartSettings,
@@ -101,7 +86,8 @@ class Worker:
         on_log_fault: Callable[[str, Exception, float], None] = lambda *_: None,
     ) -> None:
         self._id = worker_id
-        self._stores = stores
+        self._leases = leases
+        self._cluster = cluster
         self._factory = factory
         self._redis_retry = redis_retry
         self._starts = starts
@@ -176,7 +162,7 @@ class Worker:
         counters = sum_counters(self._assigned.values(), self._own_loads())
         knows = {"knows": len(self._logs)}
         fields = {**self._process_fields, **self._status_fields(), **counters, **knows}
-        await self._stores.cluster.heartbeat("worker", self._id, fields)
+        await self._cluster.heartbeat("worker", self._id, fields)
 
     async def _renew(self) -> None:
         """Renew all leases; stop following the logs whose leases were lost."""
@@ -185,7 +171,7 @@ class Worker:
             assigned = self._assigned.get(lease.log_id)
             if assigned is None or assigned.lease is not lease:
                 continue  # ended or restored since
-            if await self._stores.leases.next_index(lease.log_id) is None:
+            if await self._leases.next_index(lease.log_id) is None:
                 # Redis lost its data, and only this worker knows the log's position.
                 try:
                     await assigned.follower.publisher.restore(lease)
@@ -202,7 +188,7 @@ class Worker:
         Redis rejects it if what it holds of one log is unusable.
         """
         try:
-            return await self._stores.leases.renew(leases)
+            return await self._leases.renew(leases)
         except UNAVAILABLE:
             raise
         except RedisError:
@@ -210,7 +196,7 @@ class Worker:
             for lease in leases:
                 if (assigned := self._assigned.get(lease.log_id)) is not None:
                     async with self._only_affecting(assigned.log, "renewing its lease"):
-                        lost += await self._stores.leases.renew([lease])
+                        lost += await self._leases.renew([lease])
             return lost
 
     async def _keep_assigning(self, tasks: asyncio.TaskGroup) -> None:
@@ -229,7 +215,7 @@ class Worker:
 
     async def _assign(self, tasks: asyncio.TaskGroup) -> None:
         """Release and take logs until this worker has its share; then write their status."""
-        workers = await self._stores.load_workers()
+        workers = await self._cluster.load_workers()
         self._compare(workers.writes)
         await self._describe(workers)
         own = self._own_loads()
@@ -297,19 +283,19 @@ class Worker:
         }
         new = [each for log_id, each in known.items() if self._described.get(log_id) != each]
         try:
-            await self._stores.cluster.describe(new)
+            await self._cluster.describe(new)
         except UNAVAILABLE:
             raise
         except RedisError:
             for description in new:
                 log = self._logs.get(description.log_id)  # None: excluded
                 async with self._only_affecting(log, "describing it"):
-                    await self._stores.cluster.describe([description])
+                    await self._cluster.describe([description])
         self._described, self._epoch = known, workers.epoch
 
     async def _publish_status(self, assigned: AssignedLog) -> None:
         async with self._only_affecting(assigned.log, "reporting its state"):
-            await assigned.publish_status(self._stores.cluster)
+            await assigned.publish_status(self._cluster)
 
     @contextlib.asynccontextmanager
     async def _only_affecting(self, log: Log | None, doing: str) -> AsyncIterator[None]:
@@ -334,11 +320,11 @@ class Worker:
             return False
         log = self._logs[log_id]
         async with self._only_affecting(log, "taking it"):
-            lease = await self._stores.leases.acquire(log_id, None)
+            lease = await self._leases.acquire(log_id, None)
             if lease is not None:
                 self._begin(log, lease, tasks)
                 return True
-            if await self._stores.leases.next_index(log_id) is None:
+            if await self._leases.next_index(log_id) is None:
                 self._start_lookups[log_id] = tasks.create_task(self._find_start(log))
         return False
 
@@ -375,12 +361,9 @@ class Worker:
     async def _find_start(self, log: Log) -> None:
         """Look up where an unknown log starts, and store it."""
         try:
-            client, availability, _ = self._factory.client(log)
-            check = self._factory.signature_check(log)
-            alerts = self._factory.alerts(log)
-            start = await find_start(log, client, availability, self._starts, alerts, check)
+            start = await self._factory.find_start(log, self._starts)
             self._found_starts[log.id] = start
-            await self._redis_retry(self._stores.leases.set_start, log.id, start.index)
+            await self._redis_retry(self._leases.set_start, log.id, start.index)
         except Exception as error:  # noqa: BLE001  (one log's trouble must not end the others)
             self._failed(log, error, "finding where it starts")
         else:
@@ -408,7 +391,7 @@ class Worker:
             await self._release_lease(assigned)
 
     async def _release_lease(self, assigned: AssignedLog) -> None:
-        await self._stores.leases.release(assigned.lease)
+        await self._leases.release(assigned.lease)
         _log.info("log released", log=assigned.log.name, at=assigned.follower.publisher.next)
 
     async def _retire_drained(self) -> None:
@@ -416,12 +399,12 @@ class Worker:
         draining = [each for each in self._assigned.values() if each.log.drain is not None]
         if not draining:
             return
-        now = await self._stores.now()
+        now = await self._cluster.now()
         for assigned in draining:
             log_id = assigned.log.id
             if not assigned.is_drained(now) or await self._end(log_id) is None:
                 continue
-            if await self._stores.leases.drop(assigned.lease):
+            if await self._leases.drop(assigned.lease):
                 self._logs.pop(log_id, None)
                 self._described.pop(log_id, None)  # if it is reinstated, describe it again
                 at = assigned.follower.publisher.next
@@ -443,8 +426,8 @@ class Worker:
         An error of one lease does not keep the others.
         """
         releases: list[Callable[[], Awaitable[object]]] = [
-            *(partial(self._stores.leases.release, each.lease) for each in self._assigned.values()),
-            partial(self._stores.cluster.remove, "worker", self._id),
+            *(partial(self._leases.release, each.lease) for each in self._assigned.values()),
+            partial(self._cluster.remove, "worker", self._id),
         ]
         errors: list[Exception] = []
         try:
