@@ -106,10 +106,7 @@ class LogAvailability:
                     problem=error.problem,
                     pause_secs=round(self.circuit.wait(now), 1),
                 )
-            failed = partial(self._circuits.failed, self._log.id)
-            await self._redis_retry(
-                partial(failed, self.circuit.status, error.summary, new_event())
-            )
+            await self._count(error)
         while (wait := self.circuit.wait(self._clock())) > 0:  # noqa: ASYNC110  (for the clock)
             await asyncio.sleep(wait)
 
@@ -139,13 +136,7 @@ class LogAvailability:
                 failures=self.circuit.status.failures,
                 next_attempt_secs=wait,
             )
-        await self._redis_retry(
-            self._circuits.failed,
-            self._log.id,
-            self.circuit.status,
-            error.summary,
-            new_event(),  # counted once, however often Redis is called
-        )
+        await self._count(error)
 
     async def noted(self, error: LogError) -> None:
         """Record a problem of a log that can be read."""
@@ -184,6 +175,11 @@ class LogAvailability:
             problem=error.problem,
             next_attempt_secs=wait,
         )
+
+    async def _count(self, error: LogError) -> None:
+        count, status = self._circuits.failed, self.circuit.status
+        event = new_event()  # counted once, however often Redis is called
+        await self._redis_retry(count, self._log.id, status, error.summary, event)
 
     async def _save(self) -> None:
         status = self.circuit.status
