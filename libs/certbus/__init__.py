@@ -16,8 +16,9 @@ Guarantees:
 
 How:
 
-- `keys` lists every key, its type and its lifetime. `scripts` loads the Lua scripts: each state
-  change is one script, so there is no state in between.
+- `keys` lists every key, its type and its lifetime. `store` is the base of all modules that keep
+  something: scripts, round trips, values. Each state change is one script, so there is no state in
+  between.
 - `connection` makes clients, `errors` names the kinds of errors that they raise.
 - `streams` publishes, reads and trims; `logs` has leases, positions and states of logs; `limits`
   counts requests and connections over all processes; `caches` has log lists and issuers.

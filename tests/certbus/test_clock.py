@@ -423,7 +423,7 @@ class TestShareOfMemory:
         yield server
         server.kill()
 
-    async def test_the_oldest_window_goes_unless_a_retained_message_needs_it(
+    async def test_the_oldest_window_expires_unless_a_retained_message_needs_it(
         self, client: Redis, server: ShiftedRedisServer
     ) -> None:
         """A window takes 4 MiB at least: half of 32 MiB has room for three."""

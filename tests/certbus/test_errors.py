@@ -107,7 +107,7 @@ async def test_a_disk_that_does_not_take_the_data(
 
 
 @each_way
-async def test_a_user_who_may_not(client: Redis, server: RedisServer, write: Write) -> None:
+async def test_a_user_without_permission(client: Redis, server: RedisServer, write: Write) -> None:
     await client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", "-hset")  # type: ignore[no-untyped-call]
     async with connect(server.url.replace("unix://", "unix://u:p@")) as limited:
         with pytest.raises(WriteRefused, match=r"no permissions|can't run this command") as error:

@@ -69,7 +69,7 @@ async def test_it_follows_the_configured_logs_and_no_others(site: Site, tmp_path
     assert up.stop(signal.SIGINT, 5) == 0, str(up)
 
 
-async def test_a_restart_goes_on_where_it_stopped(site: Site, tmp_path: Path) -> None:
+async def test_a_restart_continues_where_it_stopped(site: Site, tmp_path: Path) -> None:
     environment, address = await configured(site, tmp_path / "state")
     fingerprints: list[str] = []
     ids: list[tuple[int, ...]] = []

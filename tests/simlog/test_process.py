@@ -26,7 +26,7 @@ def url_of(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_it_is_and_ends_cleanly(number: signal.Signals) -> None:
+def test_it_prints_its_address_and_ends_cleanly(number: signal.Signals) -> None:
     with start("--port", "0", "--seed", "3", "--preload", "20") as process:
         url = url_of(process)
         assert httpx.get(f"{url}/world.json").json()["spec"]["seed"] == 3
@@ -47,7 +47,7 @@ def test_the_same_world_again_after_a_kill() -> None:
     assert len(records[0]) > 100_000
 
 
-def test_a_taken_port_and_a_senseless_world_are_told() -> None:
+def test_a_port_in_use_and_an_invalid_world_are_errors() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         process = subprocess.run(

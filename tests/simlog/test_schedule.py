@@ -34,7 +34,7 @@ def test_preloaded_certificates_lie_before_time_zero_and_the_others_after() -> N
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
-def test_the_share_of_repeated_entries_is_the_one_asked_for(share: float) -> None:
+def test_the_share_of_repeated_entries_is_the_requested_one(share: float) -> None:
     spec = small(rate=100.0, preload=0, total=20_000, duplicates=share, logs=spread(10, 10, 5))
     everything = schedule(spec, 1_000_000)
     distinct = len({each.certificate for each in everything})

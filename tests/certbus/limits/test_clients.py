@@ -69,7 +69,7 @@ async def test_a_request_is_allowed_after_retry_after(rates: RateLimits) -> None
     assert again.allowed
 
 
-async def test_a_burst_goes_beyond_the_bucket_once(rates: RateLimits) -> None:
+async def test_a_burst_exceeds_the_bucket_once(rates: RateLimits) -> None:
     rate = Rate(2, 0.001, 3, 60, 3600, 1000)
     decisions = await rates.acquire(requests(rate, 6))
     assert [decision.allowed for decision in decisions] == [True] * 5 + [False]

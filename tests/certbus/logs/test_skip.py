@@ -47,7 +47,7 @@ async def test_the_owner_before_a_skip_is_fenced(one: Worker, two: Worker, clien
     assert_adds_up(await log_status(client))
 
 
-async def test_it_goes_forward_and_not_beyond_the_tree(one: Worker, client: Redis) -> None:
+async def test_a_skip_moves_forward_and_not_beyond_the_tree(one: Worker, client: Redis) -> None:
     with pytest.raises(SkipRejected, match="not been started"):
         await skip(client, KEYS, LOG, 1, "")
     lease = await one.take(start=3)

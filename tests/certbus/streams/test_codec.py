@@ -22,7 +22,7 @@ def test_each_message_is_picked_by_its_position(messages: list[bytes], name: Nam
     assert Codec().pick(name, blob, len(messages)) is None
 
 
-def test_a_bomb_is_refused_before_it_goes_off() -> None:
+def test_a_bomb_is_rejected_before_it_is_decompressed() -> None:
     bomb = zstandard.ZstdCompressor().compress(b"\0" * (MAX_UNPACKED + 1))
     assert len(bomb) < 10_000
     with pytest.raises(UndecodableBatch, match=f"unpacks to {MAX_UNPACKED + 1} bytes"):

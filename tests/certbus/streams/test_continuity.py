@@ -127,7 +127,7 @@ def test_the_fork_is_found_in_few_questions(kept: int, trimmed: int) -> None:
     assert questions <= 4
 
 
-def test_a_trail_is_bounded_and_goes_back() -> None:
+def test_a_trail_is_bounded_and_rewinds() -> None:
     trail = Trail(EMPTY)
     for ms in range(1, KNOWN + 100):
         trail.advance(link(ms, ms - 1), "one")

@@ -69,7 +69,7 @@ async def test_a_batch_is_one_entry_of_the_same_id_in_each_stream(
     assert_adds_up(status)
 
 
-async def test_rejected_entries_are_kept_and_the_tree_head_goes_with_next(
+async def test_rejected_entries_and_the_tree_head_are_stored_with_next(
     one: Worker, client: Redis
 ) -> None:
     lease = await one.take()

@@ -112,7 +112,7 @@ def test_loads_that_go_up_and_down_move_nothing(workers: int) -> None:
     assert moves == 0
 
 
-def test_what_is_being_taken_is_not_given_up_for() -> None:
+def test_no_log_is_released_for_one_that_is_being_taken() -> None:
     held: Held = {"a": {f"a{n}": 1.0 for n in range(10)}, "b": {}}
     free = {f"free{n}": 1.0 for n in range(10)}
     assert plan_releases(held, free, "a") == []

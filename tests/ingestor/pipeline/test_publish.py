@@ -217,7 +217,7 @@ async def with_sizes(bench: Bench, size: Callable[[int], int]) -> WindowPublishe
     )
 
 
-async def test_batches_hold_only_so_many_bytes(bench: Bench) -> None:
+async def test_batches_have_a_maximum_of_bytes(bench: Bench) -> None:
     pipeline = await with_sizes(bench, lambda _: MAX_BYTES // 3)
     await pipeline.publish(verified(0, [entry(index) for index in range(8)]))
     assert [len(batch) for batch in await bench.batches()] == [3, 3, 2]

@@ -97,7 +97,7 @@ def test_the_head_followed_comes_before_any_newer_one() -> None:
     assert heads.select_target(head(9), known=6) == head(7)
 
 
-def test_a_head_that_is_given_up_makes_way_for_the_newest() -> None:
+def test_a_dropped_target_is_replaced_by_the_newest_head() -> None:
     heads = following(5)
     heads.select_target(head(7), known=5)
     heads.drop_target()

@@ -87,7 +87,7 @@ async def test_an_invalid_request_is_rejected_and_changes_nothing(
     assert (await world.http.get("/control")).json()["rfc1"] == [{"kind": "fewer"}]
 
 
-async def test_a_body_beyond_reason_ends_its_connection_only(world: Served) -> None:
+async def test_a_body_that_is_too_large_ends_only_its_connection(world: Served) -> None:
     with pytest.raises(httpx.TransportError):
         await world.http.put("/control/rfc1/faults", content=b" " * 1_000_000)
     assert (await world.http.get("/control")).status_code == 200
@@ -146,7 +146,7 @@ def test_an_invalid_fault_is_an_error(text: str, text_part: str) -> None:
     assert text_part in str(error.value)
 
 
-def test_help_says_how_every_fault_is_written() -> None:
+def test_help_shows_how_every_fault_is_written() -> None:
     command = [sys.executable, "-m", "simlog", "--help"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for line in fault_types.described():

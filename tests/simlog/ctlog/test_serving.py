@@ -121,7 +121,7 @@ async def test_a_static_log_serves_what_its_checkpoint_signs(client: httpx.Async
         assert sha256(issuer).digest() == fingerprint
 
 
-async def test_data_tiles_come_compressed_whether_asked_for_or_not(
+async def test_data_tiles_are_compressed_whether_requested_or_not(
     client: httpx.AsyncClient,
 ) -> None:
     answer = await client.get("/static1/tile/data/000", headers={"accept-encoding": "identity"})
@@ -243,7 +243,7 @@ async def test_a_live_world_grows_and_ends() -> None:
         (b"GET //[?a=%zz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"HTTP/1.1 404"),
     ],
 )
-async def test_nonsense_ends_its_own_connection_only(
+async def test_invalid_http_ends_only_its_connection(
     client: httpx.AsyncClient, sent: bytes, answered: bytes
 ) -> None:
     reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)

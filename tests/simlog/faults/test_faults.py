@@ -97,7 +97,7 @@ async def test_an_index_that_can_never_be_read(world: Served) -> None:
     assert list(statuses.values()) == [200, 500, 500, 200, 500, 200, 500, 200, 500, 200]
 
 
-async def test_no_proofs_at_all(world: Served) -> None:
+async def test_a_log_without_proofs(world: Served) -> None:
     await world.set("*", fault_types.Status(code=404, only="proofs"))
     for path in (
         "/rfc1/ct/v1/get-proof-by-hash?hash=x&tree_size=1",
@@ -167,7 +167,7 @@ async def test_wrong_content(world: Served) -> None:
         rfc6962.decode_entries(await world.get(ENTRIES), 0)
 
 
-async def test_fewer_entries_than_asked_for(world: Served) -> None:
+async def test_fewer_entries_than_requested(world: Served) -> None:
     await world.set("rfc1", fault_types.Fewer(entries=5))
     lengths = set()
     for start in range(40):
@@ -262,7 +262,7 @@ async def test_a_schedule_by_seconds() -> None:
             pass
 
 
-async def test_faults_that_meet_are_all_felt(world: Served) -> None:
+async def test_faults_that_meet_all_apply(world: Served) -> None:
     await world.set(
         "rfc1", fault_types.Latency(seconds=0.2), fault_types.Status(code=429), fault_types.Stale()
     )

@@ -23,7 +23,7 @@ async def world() -> AsyncIterator[Served]:
 
 
 @both_kinds
-async def test_without_lies_the_root_is_that_of_the_entries(world: Served, log: str) -> None:
+async def test_an_honest_root_is_that_of_the_entries(world: Served, log: str) -> None:
     head = await world.verified_head(log)
     assert root(await world.entries(log, head.size)) == head.root
     assert await world.uncommitted(log) == {}
@@ -50,7 +50,7 @@ async def test_a_swapped_leaf(world: Served, log: str) -> None:
 
 
 @both_kinds
-async def test_every_so_many_leaves_swapped(world: Served, log: str) -> None:
+async def test_leaves_swapped_at_an_interval(world: Served, log: str) -> None:
     await world.set(log, fault_types.SwappedLeaf(every=10))
     await world.entries(log, 35)
     assert {9, 19, 29} <= (await world.uncommitted(log)).keys()
@@ -215,14 +215,14 @@ async def test_wrong_issuers(world: Served) -> None:
     assert (await world.http.get("/static1/issuer/00")).status_code == 404
 
 
-async def test_one_log_lies_and_the_others_do_not(world: Served) -> None:
+async def test_one_log_misbehaves_and_the_others_do_not(world: Served) -> None:
     await world.set("rfc1", fault_types.WrongRoot(), fault_types.SwappedLeaf(every=2))
     for log in ("rfc2", "static1", "static2"):
         head = await world.verified_head(log)
         assert root(await world.entries(log, head.size)) == head.root
 
 
-async def test_lies_can_be_told_together(world: Served) -> None:
+async def test_kinds_of_misbehaviour_combine(world: Served) -> None:
     await world.set(
         "rfc1", fault_types.Rewind(entries=20), fault_types.Fork(at=5), fault_types.BadSignature()
     )

@@ -122,7 +122,7 @@ def test_messages_in_another_order(form: MessageForm) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_told_gap(form: MessageForm) -> None:
+def test_a_reported_gap(form: MessageForm) -> None:
     gap = (
         b'{"message_type":"gap","data":{"requested":"1-0-0","oldest":"2-0-0","reason":"retention"}}'
     )
