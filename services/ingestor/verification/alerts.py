@@ -114,11 +114,13 @@ class IntegrityAlerts:
         new = now >= self._silent_until.get(kind, now)
         if new:
             self._silent_until[kind] = now + REPEAT_AFTER_SECS
-            fields = {"log": self._log.name, "problem": problem, "entries": self._effect(kind)}
+            name, entries = self._log.name, self._effect(kind)
             if kind == "no_proof":
-                _log.warning("log proof missing", **fields)
+                _log.warning("log proof missing", log=name, problem=problem, entries=entries)
             else:
-                _log.error("log verification failed", kind=kind, **fields)
+                _log.error(
+                    "log verification failed", log=name, kind=kind, problem=problem, entries=entries
+                )
         await self._redis_retry(
             self._tree_states.record_alarm,
             self._log.id,
