@@ -6,7 +6,7 @@ are those that are followed, all other labels have fixed sets of values.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import redis.exceptions
 from prometheus_client import CollectorRegistry, Counter, Histogram

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from certbus.caches.log_lists import ListStatus, LogListCache, RawList
@@ -34,6 +35,22 @@ _MAX_SIGNATURE_BYTES = 16 << 10
 _log = structlog.get_logger(__name__)
 
 
+class _List(msgspec.Struct):
+    """One configured list.
+
+    Attributes:
+        source: where it comes from.
+        status: in Redis, as last read.
+        current: the accepted copy.
+        rejection: reason of the last rejection, until a copy is accepted.
+    """
+
+    source: Source
+    status: ListStatus
+    current: VerifiedList | None
+    rejection: Reason | None = None
+
+
 class LogListStore:
     """The configured lists. The catalog's tasks own it.
 
@@ -45,6 +62,7 @@ class LogListStore:
         interval: seconds between two requests to a list's server; 0: on request only.
 
     Attributes:
+        sources: where the lists come from.
         rejections: number of lists rejected or not obtained, by list and reason.
     """
 
@@ -55,41 +73,31 @@ class LogListStore:
         fetcher: Callable[[str], Fetcher],
         interval: float = 3600.0,
     ) -> None:
-        self.sources = tuple(Source(setting) for setting in settings)
+        self.sources = [Source(setting) for setting in settings]
         self.rejections: Counter[tuple[str, Reason]] = Counter(
             {(source.name, reason): 0 for source in self.sources for reason in REASONS}
         )
+        self._lists = [_List(each, ListStatus(each.id), each.bundled()) for each in self.sources]
         self._cache = cache
         self._fetcher = fetcher
         interval = interval or _NEVER_SECS
         self._refresh_after = Backoff(interval, interval)
-        self._current: dict[Source, VerifiedList] = {}
-        self._statuses: dict[Source, ListStatus] = {}
-        self._logged: dict[Source, Reason] = {}  # of the last rejection, until one is accepted
-        for source in self.sources:
-            if (bundled := source.bundled()) is not None:
-                self._current[source] = bundled
 
     @property
     def lists(self) -> list[tuple[Source, LogList]]:
         """The current lists, the signed ones first."""
-        current = [
-            (source, self._current[source].content)
-            for source in self.sources
-            if source in self._current
-        ]
+        current = [(one.source, one.current.content) for one in self._lists if one.current]
         return sorted(current, key=lambda each: not each[0].is_signed)
 
     @property
     def has_all(self) -> bool:
         """Whether every list has a current copy."""
-        return len(self._current) == len(self.sources)
+        return all(one.current for one in self._lists)
 
     @property
     def is_ready(self) -> bool:
         """Whether every list has a current copy, or its last request failed."""
-        failed = {source for source, status in self._statuses.items() if status.failures}
-        return failed | self._current.keys() >= set(self.sources)
+        return all(one.current or one.status.failures for one in self._lists)
 
     def ages(self, now: float | None = None) -> dict[str, float]:
         """Return the seconds since each list, by name, was known to be its publisher's newest.
@@ -98,11 +106,12 @@ class LogListStore:
         """
         now = time.time() if now is None else now
         ages = {}
-        for source, current in self._current.items():
-            checked = self._statuses[source].checked if source in self._statuses else None
-            since = current.version.published_at if checked is None else checked / 1000
-            if since is not None:
-                ages[source.name] = max(0.0, now - since)
+        for one in self._lists:
+            if one.current is not None:
+                checked = one.status.checked
+                since = one.current.version.published_at if checked is None else checked / 1000
+                if since is not None:
+                    ages[one.source.name] = max(0.0, now - since)
         return ages
 
     async def load(self) -> None:
@@ -111,17 +120,13 @@ class LogListStore:
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
-        statuses = await self._cache.statuses(source.id for source in self.sources)
-        for source, status in zip(self.sources, statuses, strict=True):
-            self._statuses[source] = status
-            current = self._current.get(source)
-            if current is not None and status.digest == current.version.digest:
-                continue
-            if status.digest:
-                await self._load(source, status)
-                current = self._current.get(source)
-            if current is not None and status.digest != current.version.digest:
-                await self._store(source, current)
+        statuses = await self._cache.statuses([one.source.id for one in self._lists])
+        for one, status in zip(self._lists, statuses, strict=True):
+            one.status = status
+            if one.status.digest and not _is_current(one):
+                await self._load(one)
+            if one.current is not None and not _is_current(one):
+                await self._store(one, one.current)
 
     async def refresh(self) -> None:
         """Request the lists that are due from their servers.
@@ -129,43 +134,42 @@ class LogListStore:
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
-        await asyncio.gather(*(self._refresh(source) for source in self.sources))
+        await asyncio.gather(*map(self._refresh, self._lists))
 
-    async def _load(self, source: Source, status: ListStatus) -> None:
-        raw = await self._cache.load(source.id)
+    async def _load(self, one: _List) -> None:
+        raw = await self._cache.load(one.source.id)
         if raw is None:
             return
         try:
-            verified = source.verify(raw)
+            verified = one.source.verify(raw)
         except ListRejected as rejection:
             # It was damaged in Redis, or another release accepts more.
-            self._reject(source, rejection, "redis")
-            await self._cache.delete(source.id, status.digest)
+            self._reject(one, rejection, "redis")
+            await self._cache.delete(one.source.id, one.status.digest)
             return
-        current = self._current.get(source)
-        if current is None or verified.version.rank >= current.version.rank:
-            self._use(source, verified, "redis")
+        if one.current is None or verified.version.rank >= one.current.version.rank:
+            self._use(one, verified, "redis")
 
-    async def _refresh(self, source: Source) -> None:
-        latest = 2 * self._refresh_after.maximum
+    async def _refresh(self, one: _List) -> None:
+        source, latest = one.source, 2 * self._refresh_after.maximum
         if not await self._cache.claim_refresh(source.id, _CLAIM_TTL_SECS, latest):
             return
-        status = self._statuses.get(source, ListStatus(source.id))
-        current = self._current.get(source)
+        status = one.status
         # The validators are those of the cached copy; they are useful only if it is current here.
-        same = current is not None and current.version.digest == status.digest
+        same = _is_current(one)
         validators = Validators(status.etag, status.modified) if same else Validators()
         try:
             found = await self._fetch(source, validators)
             if found is not None:
                 verified, validators = found
-                await self._accept(source, verified)
+                await self._accept(one, verified)
         except ListRejected as rejection:
-            self._reject(source, rejection, source.url)
+            self._reject(one, rejection, source.url)
             again = max(LOG_LIST(status.failures), rejection.wait)
             await self._cache.record_failure(source.id, again, f"{rejection.reason}: {rejection}")
             return
-        if self._logged.pop(source, None) is not None:
+        if one.rejection is not None:
+            one.rejection = None
             _log.info("log list recovered", list=source.name)
         await self._cache.record_success(
             source.id, self._refresh_after(0), validators.etag, validators.modified
@@ -190,28 +194,29 @@ class LogListStore:
             signature = signed.body if signed is not None else b""
         return source.verify(RawList(version.body, signature)), version.validators
 
-    async def _accept(self, source: Source, verified: VerifiedList) -> None:
-        current = self._current.get(source)
-        if current is not None and verified.version.rank < current.version.rank:
-            older, newer = verified.version.version, current.version.version
-            raise ListRejected("older", f"version {older!r} is older than the current {newer!r}")
-        if not await self._store(source, verified):
-            older = verified.version.version
-            raise ListRejected("older", f"version {older!r} is older than Redis' copy")
-        if current is None or current.version.digest != verified.version.digest:
-            self._use(source, verified, source.url)
+    async def _accept(self, one: _List, verified: VerifiedList) -> None:
+        version, current = verified.version, one.current
+        if current is not None and version.rank < current.version.rank:
+            newer = current.version.version
+            problem = f"version {version.version!r} is older than the current {newer!r}"
+            raise ListRejected("older", problem)
+        if not await self._store(one, verified):
+            raise ListRejected("older", f"version {version.version!r} is older than Redis' copy")
+        if current is None or current.version.digest != version.digest:
+            self._use(one, verified, one.source.url)
 
-    async def _store(self, source: Source, verified: VerifiedList) -> bool:
+    async def _store(self, one: _List, verified: VerifiedList) -> bool:
+        source = one.source
         return await self._cache.store(
             source.id, source.name, source.url, verified.raw, verified.version
         )
 
-    def _use(self, source: Source, verified: VerifiedList, origin: str) -> None:
-        self._current[source] = verified
+    def _use(self, one: _List, verified: VerifiedList, origin: str) -> None:
+        one.current = verified
         unreadable = verified.content.unreadable
         _log.info(
             "log list accepted",
-            list=source.name,
+            list=one.source.name,
             version=verified.version.version,
             logs=len(verified.content.logs),
             origin=origin,
@@ -219,26 +224,30 @@ class LogListStore:
         if unreadable:
             _log.warning(
                 "log list entries rejected",
-                list=source.name,
+                list=one.source.name,
                 entries=len(unreadable),
                 first=unreadable[0],
             )
 
-    def _reject(self, source: Source, rejection: ListRejected, origin: str) -> None:
+    def _reject(self, one: _List, rejection: ListRejected, origin: str) -> None:
         """Count a rejection, and log it unless the last one had the same reason."""
-        self.rejections[source.name, rejection.reason] += 1
-        if self._logged.get(source) == rejection.reason:
+        self.rejections[one.source.name, rejection.reason] += 1
+        if one.rejection == rejection.reason:
             return
-        self._logged[source] = rejection.reason
-        current = self._current.get(source)
+        one.rejection = rejection.reason
         _log.warning(
             "log list rejected",
-            list=source.name,
+            list=one.source.name,
             origin=origin,
             reason=rejection.reason,
             problem=str(rejection),
-            current=None if current is None else current.version.version,
+            current=None if one.current is None else one.current.version.version,
         )
+
+
+def _is_current(one: _List) -> bool:
+    """Return whether the copy in Redis is the current one."""
+    return one.current is not None and one.current.version.digest == one.status.digest
 
 
 class ListMissing(ListRejected):
