@@ -105,9 +105,8 @@ class Frontier:
         Raises:
             BadProof: it does not lead to this root.
         """
-        index = size - 1
-        verify_inclusion(index, tree_size, last_leaf_hash, proof, root)
-        frontier = cls._of(index, _left_siblings(index, tree_size, proof)[::-1])
+        lefts = verify_inclusion(size - 1, tree_size, last_leaf_hash, proof, root)
+        frontier = cls._of(size - 1, lefts[::-1])
         frontier.append(last_leaf_hash)
         return frontier
 
@@ -121,8 +120,11 @@ class Frontier:
 
 def verify_inclusion(
     index: int, size: int, leaf_hash: bytes, proof: Sequence[bytes], root: bytes
-) -> None:
+) -> list[bytes]:
     """Check an audit path (RFC 6962 section 2.1.1): leaf `index` is in the tree with this root.
+
+    Returns:
+        The siblings to the left of the path, from the leaf up.
 
     Raises:
         BadProof: the path does not show it.
@@ -130,8 +132,10 @@ def verify_inclusion(
     what = f"inclusion proof of leaf {index} in {size}"
     if not 0 <= index < size:
         raise BadProof(f"{what}: there is no such leaf")
-    if _climb(index, size - 1, leaf_hash, proof, what)[1] != root:
+    _, found, lefts = _climb(index, size - 1, leaf_hash, proof, what)
+    if found != root:
         raise BadProof(f"{what} leads to another root")
+    return lefts
 
 
 def verify_consistency(
@@ -157,28 +161,13 @@ def verify_consistency(
     while node & 1:
         node >>= 1
         last >>= 1
-    if _climb(node, last, proof[0], proof[1:], what) != (first_root, second_root):
+    if _climb(node, last, proof[0], proof[1:], what)[:2] != (first_root, second_root):
         raise BadProof(f"{what} leads to other roots")
-
-
-def _left_siblings(node: int, size: int, siblings: Sequence[bytes]) -> list[bytes]:
-    """Return the hashes of an audit path left of the node, from the leaf up."""
-    last = size - 1
-    lefts = []
-    for sibling in siblings:
-        if node & 1 or node == last:
-            lefts.append(sibling)
-            while not node & 1 and node:
-                node >>= 1
-                last >>= 1
-        node >>= 1
-        last >>= 1
-    return lefts
 
 
 def _climb(
     node: int, last: int, seed: bytes, siblings: Sequence[bytes], what: str
-) -> tuple[bytes, bytes]:
+) -> tuple[bytes, bytes, list[bytes]]:
     """Go up from a node to the root (RFC 9162 sections 2.1.3.2 and 2.1.4.2).
 
     Args:
@@ -189,13 +178,16 @@ def _climb(
         what: names the proof in errors.
 
     Returns:
-        The root of the tree that ends with this node, and that of the whole tree.
+        The root of the tree that ends with this node, that of the whole tree, and the siblings to
+        the left, from the seed up.
     """
     old = new = seed
+    lefts = []
     for sibling in siblings:
         if last == 0:
             raise BadProof(f"{what} is too long")
         if node & 1 or node == last:
+            lefts.append(sibling)
             old = node_hash(sibling, old)
             new = node_hash(sibling, new)
             while not node & 1 and node:
@@ -207,4 +199,4 @@ def _climb(
         last >>= 1
     if last:
         raise BadProof(f"{what} is too short")
-    return old, new
+    return old, new, lefts
