@@ -63,7 +63,7 @@ def grown(size: int) -> Frontier:
     return frontier
 
 
-def assert_bad(check: Callable[..., None], *given: object) -> None:
+def assert_bad(check: Callable[..., object], *given: object) -> None:
     with pytest.raises(BadProof):
         check(*given)
 
