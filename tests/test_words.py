@@ -63,7 +63,6 @@ NAMES: Mapping[str, str] = {
 """Regular expression of a constant's part or of a variable -> what to call it instead."""
 
 EXCEPTIONS: Mapping[tuple[str, str], str] = {
-    ("README.md", "ask"): "operators, who are people, ask for an address",
     ("services/simlog/api/log_list.py", "lie"): "a field of the control API",
     ("tests/simlog/api/test_control.py", "lie"): "the same",
 }

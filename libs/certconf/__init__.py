@@ -5,7 +5,7 @@
     yaml_document.py YAML text -> nodes with file and line
     env_vars.py      CERTSTREAM_* variables -> nodes with their variable
     compat_rust.py   keys of certstream-server-rust's file: older names, and unused settings
-    hosts.py         syntax of host names
+    addresses.py     syntax of networks and host names
     build.py         nodes -> frozen structs; collects every problem
     loading.py       merges the sources, and checks settings that depend on each other
 
@@ -16,10 +16,10 @@ Nothing here starts, connects or logs anything: `Config.notices` has what to log
 `ConfigError` has every problem. Tests: tests/certconf.
 """
 
+from certconf.addresses import Network
 from certconf.current import ConfigHolder
 from certconf.errors import ConfigError, ConfigProblem
 from certconf.loading import find_config_file, load
-from certconf.network import Network
 from certconf.secret import RedisURL, Secret
 from certconf.settings import (
     APPLE_LIST,

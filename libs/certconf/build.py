@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 
 import msgspec
 
+from certconf.addresses import Network
 from certconf.errors import ConfigProblem, WrongForm
-from certconf.network import Network
 from certconf.secret import RedisURL, Secret
 from certconf.settings import FACTS, Config
 from certconf.yaml_document import YamlNode

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from certconf import compat_rust, env_vars
+from certconf.addresses import is_host
 from certconf.build import build
 from certconf.errors import ConfigError, ConfigProblem, SourceLocation
-from certconf.hosts import is_host
 from certconf.secret import RedisURL
 from certconf.settings import GOOGLE_LIST, Config, CTLog, LogList
 from certconf.yaml_document import DocumentError, YamlNode, iter_nodes, parse, to_builtin

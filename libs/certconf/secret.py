@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
+from certconf.addresses import is_host
 from certconf.errors import WrongForm
-from certconf.hosts import is_host
 
 MASK: Final = "***"
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix")

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from certconf.network import Network
+from certconf.addresses import Network
 from certconf.secret import RedisURL, Secret
 
 MIB: Final = 1024 * 1024
@@ -259,21 +259,13 @@ class CustomLog(msgspec.Struct, frozen=True):
     poll_interval_ms: Positive | None = None
 
 
-class StaticLog(msgspec.Struct, frozen=True):
+class StaticLog(CustomLog, frozen=True):
     """Static-ct log to follow in addition to the listed logs; `url` is its monitoring prefix."""
 
-    name: Text
-    url: WebURL
-    operator: Text | None = None
     #: Origin line of the checkpoint; None is the URL without scheme and trailing slash.
     log_origin: Text | None = None
-    expected_log_id: LogId | None = None
-    key: PublicKey | None = None
-    integrity: Integrity | None = None
     #: Where the size of the tree comes from.
     tree_size_source: Literal["checkpoint"] = "checkpoint"
-    batch_size: Positive | None = None
-    poll_interval_ms: Positive | None = None
 
 
 class LogList(msgspec.Struct, frozen=True):

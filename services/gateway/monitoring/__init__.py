@@ -11,8 +11,7 @@ How:
 
 collector      gauges and counters that are read at scrape time
 report_cache   the report of the cluster (`certbus.cluster_report`), for /api, /health/deep, metrics
-host_metrics   collect the metrics of the processes of this host
-merge_metrics  join expositions, with a label for the process
+host_metrics   collect the metrics of the processes of this host, and label them
 admin          the pages of the admin address
 registration   the heartbeat of this gateway in Redis
 

@@ -15,7 +15,7 @@ from certconf.errors import ConfigProblem, SourceLocation
 from certconf.flatten import flatten
 from certhttp.address import UNIX
 from launcher import options
-from launcher.commands.up.port_check import unusable
+from launcher.commands.up.addresses import unusable
 
 _DEFAULT = "default"
 _COMMENT_COLUMN = 44

@@ -13,7 +13,7 @@ from certbus.limits.clients import Rate, RateLimits
 from certconf import Auth, Network, Secret, TokenHolder
 from gateway.admission.client_identity import address_group, client_address
 from gateway.admission.credentials import find_owner, presented_token, token_table
-from gateway.admission.local_rate_limiter import LocalRateLimiter
+from gateway.admission.rate_limiter import LocalRateLimiter
 from tests.certbus.servers import RedisServer
 
 PROXIES = (Network("10.0.0.0/8"), Network("fd00::/8"))

@@ -13,7 +13,7 @@ from certbus.cluster import ClusterRegistry
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certhttp.address import listen
 from gateway.config import Settings
-from gateway.monitoring.merge_metrics import Scrape, merge_scrapes
+from gateway.monitoring.host_metrics import Scrape, merge_scrapes
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission import gateways
 from tests.gateway.client_helpers import Raw, certificates, receive, serials, websocket

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from certconf.network import Network
+from certconf.addresses import Network
 from certhttp.client import fetch as ask_admin
 from certhttp.tls import load_certificate
 from gateway.admission.policy import Policy

@@ -6,7 +6,7 @@
 --
 -- The sliding window is estimated from two fixed ones: the count of the previous window, weighted by the
 -- share of it that the sliding window still covers, plus the count of the current one.
--- gateway/admission/local_rate_limiter.py implements the same in Python; a test compares them.
+-- gateway/admission/rate_limiter.py implements the same in Python; a test compares them.
 
 local now = now_ms()
 

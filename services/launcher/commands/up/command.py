@@ -19,10 +19,9 @@ from certconf import Config, ConfigHolder, RedisURL
 from certconf.settings import DRAIN_MARGIN_SECS
 from certhttp.tls import UnusableCertificate, load_certificate
 from launcher import options
+from launcher.commands.up.addresses import ProbeAddress, check_port_free, urls
 from launcher.commands.up.dashboard import Dashboard
 from launcher.commands.up.demo import Demo
-from launcher.commands.up.liveness import ProbeAddress
-from launcher.commands.up.port_check import check_port_free, urls
 from launcher.runtime import run_service
 from launcher.runtime.config_reload import ConfigReloader
 from launcher.runtime.embedded_redis import MAX_MEMORY_BYTES, EmbeddedRedis

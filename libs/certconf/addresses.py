@@ -1,6 +1,11 @@
-"""Networks of allow-lists and lists of proxies."""
+"""Networks and host names in settings."""
 
-from ipaddress import IPv4Address, IPv6Address, ip_network
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_MAX_CHARS: Final = 253  # RFC 1035 section 2.3.4
 
 
 class Network:
@@ -30,3 +35,17 @@ class Network:
 
     def __repr__(self) -> str:
         return f"Network({str(self)!r})"
+
+
+def is_host(text: str) -> bool:
+    """Return whether a text is an address (IPv6 without brackets) or a host name in ASCII.
+
+    Underscores are valid, as names of containers have them. A name that is not ASCII needs the form
+    of the DNS (`xn--…`).
+    """
+    try:
+        ip_address(text)
+    except ValueError:
+        labels = text.removesuffix(".").split(".")
+        return len(text) <= _MAX_CHARS and all(_LABEL.fullmatch(label) for label in labels)
+    return True

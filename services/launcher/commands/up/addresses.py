@@ -1,14 +1,19 @@
-"""The address for clients: whether it is free, and its URLs."""
+"""The address for clients, with its URLs; the address at which `up` probes a child."""
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from certconf import Config
-from certhttp.address import resolve
+from certhttp.address import UNIX, resolve
+from certhttp.client import fetch
 from launcher.runtime.supervisor import StartError
 
+_PROBE_TIMEOUT_SECS: Final = 5.0
+_MAX_PATH_BYTES: Final = 100  # the kernel's limit is 108 on Linux, 104 elsewhere
 #: Addresses that mean "every interface" -> a host name for clients on this machine.
 _WILDCARDS: Final = {"0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104
 
@@ -72,3 +77,31 @@ def urls(config: Config) -> Iterator[tuple[str, str]]:
         yield f"http{secure}://{base}/sse", f"server-sent events; ?stream={names}"
     if config.protocols.health:
         yield f"http{secure}://{base}/health", "for load balancers"
+
+
+class ProbeAddress:
+    """The admin address of one process.
+
+    Args:
+        path: of its unix socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the path is short enough for the kernel."""
+        return len(os.fsencode(self._path)) <= _MAX_PATH_BYTES
+
+    @property
+    def as_argument(self) -> str:
+        """The option of `certstream-server gateway` and `ingest`."""
+        return f"--admin={UNIX}{self._path}"
+
+    async def responds(self) -> bool:
+        """Return whether the process answers a request for /health, with any status.
+
+        A restart would not help one that is unhealthy because Redis is unavailable.
+        """
+        return await fetch(f"{UNIX}{self._path}", "/health", _PROBE_TIMEOUT_SECS) is not None
