@@ -26,7 +26,11 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-OWN_DEFAULTS = {"fetch_concurrency": 4, "default_operator_rate_limit_ms": 500}
+OWN_DEFAULTS = {
+    "fetch_concurrency": 4,
+    "default_operator_rate_limit_ms": 500,
+    "operator_rate_limits": {"digicert": 1000},
+}
 """Defaults of the peer's first release that fall behind the public logs; here they differ."""
 
 
