@@ -356,7 +356,14 @@ class StreamReader:
                 trail.place = msgspec.structs.replace(trail.place, epoch=head.epoch)
                 await self._remember_preceding(name, trail)
             if self._check_all or name == suspect or trail.place.entry > last:
-                events += await self._check(name, trail)
+                try:
+                    events += await self._check(name, trail)
+                except redis.exceptions.RedisError:
+                    if not events:
+                        raise
+                    # These trails have been rewound already: their events must not get lost.
+                    self._check_all = True
+                    return events
         self._check_all = False
         return events
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import redis.exceptions
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
@@ -12,9 +13,10 @@ from certbus.connection import connect
 from certbus.keys import STREAMS
 from certbus.logs.leases import Lease
 from certbus.streams.batch import Published
+from certbus.streams.continuity import Link, Trail
 from certbus.streams.events import EpochChanged, Event, Gap, Rewind, StreamBatch
 from certbus.streams.publisher import PublisherSettings
-from certbus.streams.reader import COUNT, Head, Malformed, read_head
+from certbus.streams.reader import COUNT, Head, Malformed, StreamReader, read_head
 from ctparse.wire_messages import Message
 from tests.certbus.bus import KEYS, Worker, batch, following, message, retain
 from tests.certbus.servers import RedisServer
@@ -369,3 +371,29 @@ async def test_a_key_of_another_type_is_an_error_and_no_outage(client: Redis) ->
     assert line["log_level"] == "error"
     assert "WRONGTYPE" in line["error"]
     assert "redis read failed" not in [line["event"] for line in lines]
+
+
+async def test_redis_breaks_between_the_checks_of_two_streams(
+    one: Worker, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first stream is rewound by then; its event is given out nevertheless."""
+    lease = await one.take()
+    await published(one, lease, 0, "a")
+    find, checked = StreamReader._fork, list[str]()
+
+    async def breaks_once(reader: StreamReader, stream: str, trail: Trail) -> Link | None:
+        checked.append(stream)
+        if len(checked) == 2:
+            raise redis.exceptions.ConnectionError("it has gone")
+        return await find(reader, stream, trail)
+
+    monkeypatch.setattr(StreamReader, "_fork", breaks_once)
+    begin = {"full": "0-0", "lite": "0-0"}
+    async with following(client, ["full", "lite"], after=begin) as reading:
+        await reading.until(lambda events: len(events) == 2)
+        await client.hset(KEYS.head, "last", "1-0")
+        for stream in STREAMS:
+            await client.delete(KEYS.stream(stream))
+        await reading.until(
+            lambda events: {e.stream for e in events if isinstance(e, Rewind)} == {"full", "lite"}
+        )
