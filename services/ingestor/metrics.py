@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final, Literal, get_args
 
 import redis.exceptions
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from certbus.errors import ConnectionFailed, TimedOut, is_out_of_memory
 from certbus.streams.batch import (
@@ -53,6 +53,7 @@ class Metrics:
         registry: has all of them.
         entries: by log and outcome.
         operator_wait: by operator, seconds for which requests were throttled.
+        request_interval: by operator, milliseconds between two requests at present.
     """
 
     def __init__(self) -> None:
@@ -98,6 +99,13 @@ class Metrics:
             "operator_wait_seconds",
             "Time that requests waited for the rate limit of an operator.",
             ["operator"],
+        )
+        self.request_interval = Gauge(
+            "certstream_operator_request_interval_ms",
+            "Present interval between two requests to an operator, of all ingestors together; "
+            "0 without a limit.",
+            ["operator"],
+            registry=self.registry,
         )
         for reason in get_args(FailureReason):  # zero too: alerts need an increase
             self._publish_failures.labels(reason)

@@ -166,6 +166,8 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             interval = _interval(log.operator, self.config.ct_log)
             throttle = OperatorThrottle(operator, interval, self.operators, self.redis_retry)
             self.throttles[operator] = throttle
+            interval_ms = self.metrics.request_interval.labels(log.operator or "unknown")
+            interval_ms.set_function(lambda: 1000 * throttle.current)
         return throttle
 
     def follower(self, log: Log, lease: Lease) -> Follower:

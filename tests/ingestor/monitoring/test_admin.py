@@ -73,6 +73,7 @@ async def test_what_is_done_is_counted(site: Site, tmp_path: Path) -> None:
     fetches = found["certstream_ingestor_fetches_total", "Simulated Operator 1", "ok"]
     assert fetches == found["certstream_ingestor_fetch_seconds_count", "Simulated Operator 1"] > 0
     assert found["certstream_ingestor_operator_wait_seconds_total", "Simulated Operator 1"] == 0
+    assert found["certstream_operator_request_interval_ms", "Simulated Operator 1"] == 0
     assert found["certstream_ingestor_publish_seconds_count",] > 0
     assert found["certstream_ingestor_logs", "followed"] == 2
     assert found["certstream_ingestor_logs", "held"] == 0
@@ -87,7 +88,7 @@ async def test_429_answers_are_counted_by_log(site: Site, tmp_path: Path) -> Non
         preload=20, rfc6962=2, static_ct=0, rate=0, fault="rfc1:status:code=429,share=0.5"
     )
     admin = f"unix:{tmp_path}/admin.sock"
-    await site.ingestor("a", admin=admin, **{"ct_log.start_index": 0})
+    await site.ingestor("a", admin=admin, **{"ct_log.default_operator_rate_limit_ms": 7})
     names = await site.simlog.sizes()
     limited, other = sorted(names)
 
@@ -96,7 +97,9 @@ async def test_429_answers_are_counted_by_log(site: Site, tmp_path: Path) -> Non
         return found.get(("certstream_ct_log_rate_limited_total", limited), 0) > 2
 
     await until(counted)
-    assert (await samples(admin))["certstream_ct_log_rate_limited_total", other] == 0
+    found = await samples(admin)
+    assert found["certstream_ct_log_rate_limited_total", other] == 0
+    assert found["certstream_operator_request_interval_ms", "Simulated Operator 1"] >= 7
 
 
 async def test_an_old_tree_head_shows_its_age(site: Site, tmp_path: Path) -> None:
