@@ -43,6 +43,8 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     release = tmp_path_factory.mktemp("previous")
     with tarfile.open(fileobj=BytesIO(archive)) as files:
         files.extractall(release, filter="data")
+    # The previous release required h2, and negotiates HTTP/2 only with TLS, which no log has here.
+    (release / "libs" / "h2.py").touch()
     return {"PYTHONPATH": os.pathsep.join(str(release / part) for part in ("libs", "services"))}
 
 

@@ -40,7 +40,6 @@ MEANINGLESS = {
     "ct_log.partial_tile_wait_secs",
     "ct_log.max_catchup_lag_entries",
     "ct_log.max_catchup_lag_secs",
-    "ct_log.user_agent",
     "ct_log.force_http1_operators",
     "streams.v2",
     "nats.enabled",

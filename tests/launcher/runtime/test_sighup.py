@@ -19,6 +19,8 @@ ENOUGH = 60.0
 IMPORTING = """
 import runpy, signal, sys
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+
 class Finder:
     hang_ups = 0
 
