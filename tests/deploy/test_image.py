@@ -38,7 +38,8 @@ async def test_without_a_command_it_is_a_whole_server_with_its_data_in_the_volum
         assert docker("diff", container) == ""
         docker("start", container)
         await until(lambda: health(container) == "healthy", "it is healthy again", 60)
-        assert "appendonly.aof" in docker("exec", container, "ls", "/data").split()
+        # Redis 7 keeps a directory of append-only files.
+        assert "appendonlydir" in docker("exec", container, "ls", "/data").split()
     finally:
         docker("rm", "--force", "--volumes", container)
 
