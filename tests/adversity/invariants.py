@@ -9,7 +9,9 @@ Of what Redis held (`lines.py`) and of each client:
   has reached the client, or its certificate has under another id, or the client got a `gap` at the
   place where it is missing: after everything that the client has from before it, and before
   anything after it.
-* A certificate comes a second time only after a `gap` with another reason than trimming.
+* A certificate comes a second time only after a `gap`: one with another reason than trimming, or
+  any once Redis has lost something. A gateway that began after the loss and finds an id trimmed
+  cannot know that the id was lost, too.
 * Between two gaps, ids ascend.
 * What clients get was in Redis, and agrees with its certificate.
 * No line has a certificate twice, unless the clock of Redis was ahead, which lets marks expire.
@@ -161,7 +163,7 @@ def of_client(
     found: dict[str, list[str]] = {
         "unknown to Redis": [],
         "altered": [],
-        "repeated without a gap before": _repeated(one.items),
+        "repeated without a gap before": _repeated(one.items, may_be_lost_since),
         "out of order": _disordered(one.items),
         "lost although Redis holds them": [],
         "lost without a gap": [],
@@ -178,13 +180,14 @@ def of_client(
     return [Trouble(one.name, kind, tuple(what)) for kind, what in found.items() if what]
 
 
-def _repeated(items: Sequence[Message | Gap]) -> list[str]:
+def _repeated(items: Sequence[Message | Gap], may_be_lost_since: float | None) -> list[str]:
     seen: dict[str, int] = {}
     announced = -1
     repeated = []
     for index, item in enumerate(items):
         if isinstance(item, Gap):
-            if item.announces_repeats:
+            lost = may_be_lost_since is not None and item.at >= may_be_lost_since
+            if item.announces_repeats or lost:
                 announced = index
             continue
         before = seen.get(item.sha256) if item.sha256 else None

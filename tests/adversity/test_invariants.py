@@ -56,6 +56,7 @@ def kinds(received: str, lines: tuple[Line, ...], lost_since: float | None = 0) 
         ("1a 2b 3c lost 5c 6d 7e", REWOUND),
         ("1a 2b 3c lost 2b 5c 6d 7e", REWOUND),
         ("1a 2b lost 6e", EMPTIED_AND_TRIMMED),
+        ("1a 2b 3c trimmed 5c 6d 7e", REWOUND),  # from a gateway that began after the loss
     ],
 )
 def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
@@ -78,7 +79,6 @@ def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
         ("1a 2b 3c 4d lost 6d 7e", SKIPPED, "lost although Redis holds them"),
         ("1a 2b 2b 3c 4d", ONE, "repeated without a gap before"),
         ("1a 2b 3c 4d 5c 6d 7e", REWOUND, "repeated without a gap before"),
-        ("1a 2b 3c trimmed 5c 6d 7e", REWOUND, "repeated without a gap before"),
         ("1a 2b 4d 3c", ONE, "out of order"),
         ("1a 2b 3c 4d 9z", ONE, "unknown to Redis"),
     ],
@@ -95,6 +95,11 @@ def test_a_gap_within_a_batch_is_for_nothing() -> None:
     lines = (Line("0", (Held("1-0-0", "a", ("a",)), Held("1-0-1", "b", ("b",))), RETAINED),)
     troubles = of_client(msgspec.structs.replace(one, items=(first, gap, same)), lines, 0)
     assert [trouble.kind for trouble in troubles] == ["gaps for nothing"]
+
+
+def test_a_gap_of_trimming_before_the_loss_announces_no_repeats() -> None:
+    found = kinds("1a 2b 3c trimmed 5c 6d 7e", REWOUND, lost_since=3.5)
+    assert "repeated without a gap before" in found
 
 
 def test_a_gap_before_anything_was_lost_is_for_nothing() -> None:
