@@ -16,6 +16,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.commands.core import AsyncScript
 
 from certbus.errors import ConnectionFailed, TimedOut, of_reply
 
@@ -95,10 +96,27 @@ class _Client(Redis):
         async with _in_time(str(args[0]), self.connection_pool, self.sends_once):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
+    def register_script(self, script: Any) -> Any:
+        return _Script(self, script)
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
         pipeline.sends_once = self.sends_once
         return pipeline
+
+
+class _Script(AsyncScript):
+    """A script, which redis-py loads where Redis does not know it.
+
+    A Redis that restarts between the loading and the call does not know it again: that is a lost
+    connection, and the script has not run.
+    """
+
+    async def __call__(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().__call__(*args, **options)
+        except redis.exceptions.NoScriptError as error:
+            raise ConnectionFailed("Redis restarted during the call of a script") from error
 
 
 class _SendsOnce(_Client):

@@ -185,3 +185,22 @@ async def test_a_script_that_quotes_data_is_a_bug(client: Redis, text: str) -> N
 def test_every_error_has_a_line_of_its_own() -> None:
     assert describe(TimedOut()) == "TimeoutError"
     assert describe(ConnectionFailed("no\nanswer ")) == "no answer"
+
+
+async def test_a_redis_that_restarts_before_a_loaded_script_is_called(
+    client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = client.script_load
+
+    async def load_and_restart(text: str) -> object:
+        sha = await load(text)
+        await client.script_flush()
+        return sha
+
+    monkeypatch.setattr(client, "script_load", load_and_restart)
+    script = client.register_script("return redis.call('INCR', KEYS[1])")
+    with pytest.raises(ConnectionFailed, match="restarted"):
+        await script(keys=["n"])
+    assert await client.get("n") is None
+    monkeypatch.undo()
+    assert await script(keys=["n"]) == 1
