@@ -1,7 +1,6 @@
 """Processes that the tests start, watch and kill, and nothing else."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -90,11 +89,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def redis_server() -> str:
-    """The redis-server of this machine, else the one that `make` installs."""
-    own = Path(sys.executable).parent / "redis-server"
-    found = shutil.which("redis-server") or (str(own) if own.exists() else None)
-    assert found, "no redis-server on PATH, and none in the virtual environment"
-    return found

@@ -13,12 +13,13 @@ from certbus.cluster import LogStatus, snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
 from certbus.logs.registry import LogRegistry
+from launcher.runtime.embedded_redis import find_executable
 from simlog.api.log_list import Edition
 from simlog.oracle import ground_truth
 from simlog.oracle.check_message import MessageForm
 from simlog.oracle.ground_truth import TruthEntry
 from simlog.oracle.oracle import Delivery, Tally
-from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port, redis_server
+from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port
 from tests.retained import history
 from tests.waiting import until
 
@@ -58,7 +59,7 @@ class Site:
         port = free_port()
         settings = {"port": port, "bind": "127.0.0.1", "save": "", "maxmemory-policy": "noeviction"}
         options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-        process = self._start("redis", [redis_server(), *options])
+        process = self._start("redis", [find_executable(), *options])
         self.redis_url = f"redis://127.0.0.1:{port}/0"
         await self._ready(process, lambda: "Ready to accept connections" in process.log.read_text())
 

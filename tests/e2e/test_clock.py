@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from launcher.runtime.embedded_redis import find_executable
 from simlog.oracle.oracle import judge
 from tests.certbus.servers import FAKETIME, ShiftedRedisServer
 from tests.e2e.clients import all_received, connected
-from tests.e2e.processes import redis_server
 from tests.e2e.site import HURRIED, Site
 from tests.waiting import until
 
@@ -27,7 +27,7 @@ def redis(tmp_path: Path) -> Iterator[ShiftedRedisServer]:
         pytest.skip(f"no {FAKETIME}")
     directory = tmp_path / "redis"
     directory.mkdir()
-    server = ShiftedRedisServer(redis_server(), directory)
+    server = ShiftedRedisServer(find_executable(), directory)
     server.start()
     yield server
     server.kill()

@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from certbus.cluster_report import read_report
 from certbus.connection import connect
 from certbus.keys import Keys
+from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer
-from tests.e2e.processes import CERTSTREAM_SERVER, Process, redis_server
+from tests.e2e.processes import CERTSTREAM_SERVER, Process
 from tests.e2e.site import Site
 from tests.gateway.client_helpers import websocket
 from tests.waiting import until
@@ -105,7 +106,7 @@ async def watched(site: Site, tmp_path: Path) -> AsyncIterator[Watched]:
     """Two logs that grow, an ingestor and a gateway, all of them well."""
     # A file that may not grow gives the error of a full disk, if the signal is ignored.
     wrapper = tmp_path / "redis-server"
-    wrapper.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {redis_server()} \"$@\"\n")
+    wrapper.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {find_executable()} \"$@\"\n")
     wrapper.chmod(0o700)
     server = ShiftedRedisServer if FAKETIME.exists() else RedisServer
     redis = server(str(wrapper), tmp_path, appendfsync="everysec")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher.runtime.embedded_redis import find_executable
 from simlog.oracle.oracle import judge
 from tests.certbus.proxy import Proxy
 from tests.certbus.servers import RedisServer
 from tests.e2e.clients import all_received, connected
-from tests.e2e.processes import redis_server
 from tests.e2e.site import FORMS, Site
 from tests.waiting import until
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
-    server = RedisServer(redis_server(), tmp_path)
+    server = RedisServer(find_executable(), tmp_path)
     server.start()
     try:
         async with Proxy(server.socket) as proxy:

@@ -17,9 +17,10 @@ import pytest
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
+from launcher.runtime.embedded_redis import find_executable
 from launcher.runtime.runtime_dir import runtime_dir
 from launcher.runtime.supervisor import StartError
-from tests.e2e.processes import Process, free_port, redis_server
+from tests.e2e.processes import Process, free_port
 from tests.launcher.up_process import SCRIPT, START, STOP, UNREACHABLE, Begin, Up, following
 from tests.waiting import until
 
@@ -73,7 +74,7 @@ async def test_a_client_that_does_not_answer_does_not_prevent_an_orderly_stop(
     begin: Begin, tmp_path: Path
 ) -> None:
     port = free_port()
-    command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    command = [find_executable(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     process = Process("redis", command, tmp_path)
     url = f"redis://127.0.0.1:{port}/0"
     up = begin(*following(UNREACHABLE), f"--redis-url={url}", "--set=drain_secs=5")

@@ -12,8 +12,7 @@ import structlog
 from certbus import connection
 from certbus.connection import connect
 from launcher.runtime import embedded_redis, supervisor
-from launcher.runtime.embedded_redis import EmbeddedRedis
-from tests.e2e.processes import redis_server
+from launcher.runtime.embedded_redis import EmbeddedRedis, find_executable
 from tests.waiting import until
 
 #: A redis-server: the first run is real, the second accepts connections and answers nothing, the
@@ -41,7 +40,9 @@ async def test_a_start_that_fails_is_retried(
 ) -> None:
     monkeypatch.setattr(supervisor, "MIN_RESTART_DELAY_SECS", 0.01)
     executable = tmp_path / "redis-server"
-    text = SERVER.format(python=sys.executable, runs=str(tmp_path / "runs"), server=redis_server())
+    text = SERVER.format(
+        python=sys.executable, runs=str(tmp_path / "runs"), server=find_executable()
+    )
     executable.write_text(text)
     executable.chmod(0o755)
     async with EmbeddedRedis(tmp_path / "state", executable=str(executable)) as server:

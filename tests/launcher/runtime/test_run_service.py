@@ -17,7 +17,8 @@ import pytest
 import redis.exceptions
 
 from certbus.connection import connect
-from tests.e2e.processes import Process, free_port, redis_server
+from launcher.runtime.embedded_redis import find_executable
+from tests.e2e.processes import Process, free_port
 from tests.launcher.up_process import SCRIPT
 from tests.waiting import until
 
@@ -232,7 +233,7 @@ signal.raise_signal(signal.SIGHUP)
 def evicting_redis(tmp_path: Path) -> Iterator[str]:
     port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    command = [redis_server(), *options, "--maxmemory-policy", "allkeys-lru"]
+    command = [find_executable(), *options, "--maxmemory-policy", "allkeys-lru"]
     process = Process("redis", command, tmp_path)
     yield f"redis://127.0.0.1:{port}/0"
     process.kill()
