@@ -6,6 +6,7 @@ visits every value, so that one invalid value does not hide the next, and writes
 
 import difflib
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
@@ -148,7 +149,8 @@ def _scalar(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem]) 
     if node.value is False and get_origin(kind) is Literal and "off" in get_args(kind):
         value = "off"  # in YAML of the command line, `off` is false
     try:
-        return msgspec.convert(value, kind, strict=False, dec_hook=_custom)
+        # In lax mode, a number would be a time, too.
+        return msgspec.convert(value, kind, strict=_base(kind) is datetime, dec_hook=_custom)
     except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
         # For our own types, the cause is the reason, without a secret.
         why = f": {error.__cause__}" if isinstance(error.__cause__, WrongForm) else ""
@@ -231,7 +233,11 @@ def _base(kind: Any) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    return get_origin(kind) is Literal or _base(kind) in {str, Path, Network} or _is_secret(kind)
+    return (
+        get_origin(kind) is Literal
+        or _base(kind) in {str, datetime, Path, Network}
+        or _is_secret(kind)
+    )
 
 
 def _is_secret(kind: Any) -> bool:

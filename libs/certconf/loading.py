@@ -102,11 +102,8 @@ def _read(file: Path, problems: list[ConfigProblem]) -> YamlNode:
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield settings that contradict each other: the keys, and a message."""
-    ct_log = config.ct_log
-    yield from _unreadable_state(ct_log)
-    if ct_log.retry_initial_delay_ms > ct_log.retry_max_delay_ms:
-        keys = ("ct_log.retry_initial_delay_ms", "ct_log.retry_max_delay_ms")
-        yield keys, f"is above retry_max_delay_ms, {ct_log.retry_max_delay_ms}"
+    yield from _unreadable_state(config.ct_log)
+    yield from _wrong_delays(config.ct_log)
     if not is_host(config.host):
         yield ("host",), f"{config.host[:60]!r} is neither an address nor the name of a host"
     if config.admin is not None and not config.admin.startswith("unix:"):
@@ -116,6 +113,11 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if (config.tls_cert is None) != (config.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if config.tls_cert else ("tls_key", "tls_cert")
         yield (given, missing), f"needs {missing} as well"
+    for number, holder in enumerate(config.auth.holders):
+        if (holder.token is None) == (holder.sha256 is None):
+            key = f"auth.holders[{number}]"
+            keys = (key, "auth.holders", f"{key}.token", f"{key}.sha256")
+            yield keys, "needs either token or sha256"
     for setting in ("custom_logs", "static_logs", "log_lists"):
         for number, item in enumerate(getattr(config, setting) or ()):
             if _has_credentials(item.url):
@@ -124,6 +126,12 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     for number, log_list in enumerate(config.log_lists or ()):
         if (problem := _untrustworthy(log_list)) is not None:
             yield (f"log_lists[{number}]", "log_lists"), problem
+
+
+def _wrong_delays(ct_log: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:
+    if ct_log.retry_initial_delay_ms > ct_log.retry_max_delay_ms:
+        keys = ("ct_log.retry_initial_delay_ms", "ct_log.retry_max_delay_ms")
+        yield keys, f"is above retry_max_delay_ms, {ct_log.retry_max_delay_ms}"
 
 
 def _unreadable_state(settings: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -157,6 +157,12 @@ COMMANDS: Final = (
   certstream-server config --json | jq '.settings["port"]'
   certstream-server config --check                          exit status 2 on an error""",
     ),
+    Command(
+        "token",
+        "token",
+        "make a token for a client, and its setting for auth.holders",
+        "  certstream-server token --name alice",
+    ),
     Command("version", "version", "print the version", "  certstream-server version"),
 )
 

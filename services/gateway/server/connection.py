@@ -281,10 +281,19 @@ class HTTPConnection(asyncio.Protocol):
         if admission.is_blocking(request):
             self._respond_from(self._handle_admitted(admission, client, refusal, request))
             return
-        outcome = refusal or self._routes.handle(request)
+        outcome = refusal or self._handle(admission, client, request)
         if isinstance(outcome, Subscription) and request.method != "HEAD":
             self._slot = admission.acquire_unlimited(client)
         self._proceed(request, outcome)
+
+    def _handle(
+        self, admission: AdmissionController, client: ClientIdentity, request: Request
+    ) -> Outcome:
+        """Handle a request of a client; a stream needs a token that permits it."""
+        outcome = self._routes.handle(request)
+        if isinstance(outcome, Subscription):
+            return admission.check_stream(client, outcome.stream) or outcome
+        return outcome
 
     def _respond_from(self, handling: Coroutine[Any, Any, None]) -> None:
         """Respond from a task."""
@@ -328,7 +337,7 @@ class HTTPConnection(asyncio.Protocol):
         if isinstance(admitted, Response):
             outcome = admitted
         else:
-            outcome = refusal or self._routes.handle(request)
+            outcome = refusal or self._handle(admission, client, request)
             if not isinstance(outcome, Subscription):
                 headers = (*outcome.headers, *admitted)
                 outcome = msgspec.structs.replace(outcome, headers=headers)
