@@ -184,6 +184,8 @@ def _oddities(config: Config, file: Path | None) -> Iterator[str]:
         auth.tokens or auth.standard_tokens or auth.premium_tokens or auth.holders
     ):
         yield "auth.enabled: without a token, no client can connect: add some to auth.holders"
+    if config.access_log and config.log_level not in {"trace", "debug", "info"}:
+        yield f"access_log: log_level {config.log_level} suppresses it; it needs info"
     if config.hot_reload.enabled and not (config.hot_reload.watch_path or file):
         yield "hot_reload.enabled: there is no file to watch; SIGHUP reloads the configuration"
 

@@ -333,6 +333,7 @@ class Config(msgspec.Struct, frozen=True):
         port: port for clients.
         base_path: path prefix of a reverse proxy; requests are accepted with and without it.
         log_level: lowest level of log events.
+        access_log: log each request and each stream when it ends, at the level info.
         tls_cert: PEM file; together with `tls_key` the port serves TLS.
         tls_key: PEM file with the private key of `tls_cert`.
         trusted_proxies: networks whose X-Forwarded-For header states the client address.
@@ -361,6 +362,7 @@ class Config(msgspec.Struct, frozen=True):
     port: Port = 8080
     base_path: BasePath = ""
     log_level: LogLevel = "info"
+    access_log: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     protocols: Protocols = Protocols()
