@@ -104,7 +104,7 @@ def convert_value(
     kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem], default: object = None
 ) -> Any:
     """Return the value of one setting, or UNSET after reporting its problem."""
-    inner, optional = _without_none(kind)
+    inner, optional = without_none(kind)
     if node.value is None and optional:
         return None
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
@@ -205,7 +205,7 @@ def _hint(name: str, fields: Mapping[str, object]) -> str:
 
 def allowed_values(kind: Any) -> str:
     """Return a description of the values that a type and its constraints allow."""
-    kind, _ = _without_none(kind)
+    kind, _ = without_none(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -221,7 +221,8 @@ def allowed_values(kind: Any) -> str:
     return f"{name} above {meta.gt}" if meta.gt is not None else f"{name} of at least {meta.ge}"
 
 
-def _without_none(kind: Any) -> tuple[Any, bool]:
+def without_none(kind: Any) -> tuple[Any, bool]:
+    """Return a type without None, and whether it had None."""
     if get_origin(kind) in {UnionType, Union}:
         kinds = [member for member in get_args(kind) if member is not type(None)]
         return kinds[0], len(kinds) < len(get_args(kind))

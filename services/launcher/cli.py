@@ -155,7 +155,8 @@ COMMANDS: Final = (
         """\
   certstream-server config --config /etc/certstream/config.yaml
   certstream-server config --json | jq '.settings["port"]'
-  certstream-server config --check                          exit status 2 on an error""",
+  certstream-server config --check                          exit status 2 on an error
+  certstream-server config --schema > config.schema.json    for an editor""",
     ),
     Command(
         "token",
