@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     world.add_argument("--seed", type=int, default=0, help="same seed, same logs (%(default)s)")
     world.add_argument("--rfc6962", type=int, default=2, metavar="N", help="logs (%(default)s)")
     world.add_argument("--static-ct", type=int, default=2, metavar="N", help="logs (%(default)s)")
+    world.add_argument(
+        "--hybrid",
+        type=int,
+        default=0,
+        metavar="N",
+        help="RFC 6962 logs that also serve full data tiles, without and with another leaf (0)",
+    )
     world.add_argument("--operators", type=int, default=2, metavar="N", help="(%(default)s)")
     world.add_argument(
         "--rate",
@@ -124,7 +131,7 @@ def spec_from_args(arguments: argparse.Namespace) -> Spec:
         )
     return Spec(
         logs=_with_faults(
-            spread(arguments.rfc6962, arguments.static_ct, arguments.operators),
+            spread(arguments.rfc6962, arguments.static_ct, arguments.operators, arguments.hybrid),
             [fault_types.parse(text) for text in arguments.fault],
             arguments.troubles,
         ),

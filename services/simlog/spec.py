@@ -8,6 +8,7 @@ from simlog.fault_types import AnyFault
 from simlog.profile import Profile
 
 Kind = Literal["rfc6962", "static-ct"]
+DataTiles = Literal["none", "same", "indexed"]
 
 
 class LogSpec(msgspec.Struct, frozen=True):
@@ -20,6 +21,9 @@ class LogSpec(msgspec.Struct, frozen=True):
         faults: what is wrong with it, and when.
         growth: its share of all entries, relative to the other logs.
         profile: how it answers; None: at once, without limits, heads at the world's interval.
+        data_tiles: whether an RFC 6962 log also serves full data tiles and issuers, but no
+            checkpoint, no partial and no hash tiles: `same` if the leaf of its tree has the
+            `leaf_index` of the tile's leaf, `indexed` if only the tile's leaf has it.
     """
 
     name: str
@@ -28,6 +32,14 @@ class LogSpec(msgspec.Struct, frozen=True):
     faults: tuple[AnyFault, ...] = ()
     growth: float = 1.0
     profile: Profile | None = None
+    data_tiles: DataTiles = "none"
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether it serves both APIs."""
+        return self.data_tiles != "none" or (
+            self.profile is not None and self.profile.has_data_tiles
+        )
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +107,17 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         return 86_400 if kind == "rfc6962" else 60
 
 
-def spread(rfc6962: int, static_ct: int, operators: int) -> tuple[LogSpec, ...]:
-    """Name that many logs of each kind and assign them to the operators in turn."""
-    kinds: list[tuple[str, Kind]] = [(f"rfc{n}", "rfc6962") for n in range(1, rfc6962 + 1)]
-    kinds += [(f"static{n}", "static-ct") for n in range(1, static_ct + 1)]
+def spread(rfc6962: int, static_ct: int, operators: int, hybrid: int = 0) -> tuple[LogSpec, ...]:
+    """Name that many logs of each kind and assign them to the operators in turn.
+
+    Hybrid logs have the two forms of leaves in turn.
+    """
+    kinds: list[tuple[str, Kind, DataTiles]] = [
+        *((f"rfc{n}", "rfc6962", "none") for n in range(1, rfc6962 + 1)),
+        *((f"static{n}", "static-ct", "none") for n in range(1, static_ct + 1)),
+        *((f"hybrid{n}", "rfc6962", "same" if n % 2 else "indexed") for n in range(1, hybrid + 1)),
+    ]
     return tuple(
-        LogSpec(name, kind, f"Simulated Operator {n % operators + 1}")
-        for n, (name, kind) in enumerate(kinds)
+        LogSpec(name, kind, f"Simulated Operator {n % operators + 1}", data_tiles=data_tiles)
+        for n, (name, kind, data_tiles) in enumerate(kinds)
     )

@@ -138,11 +138,20 @@ class LogList:
     def config(self) -> bytes:
         """A config.yaml for a server that follows exactly the logs of this world, at any rate."""
         logs = self._world.logs.values()
-        custom = [self._configured(log) for log in logs if log.spec.kind == "rfc6962"]
+        custom = [
+            self._configured(log)
+            for log in logs
+            if log.spec.kind == "rfc6962" and log.spec.data_tiles == "none"
+        ]
         static = [
             {**self._configured(log), "log_origin": origin(log.spec)}
             for log in logs
             if log.spec.kind == "static-ct"
+        ]
+        static += [
+            {**self._configured(log), "tree_size_source": "get_sth"}
+            for log in logs
+            if log.spec.data_tiles != "none"
         ]
         content = {
             "log_lists": [],

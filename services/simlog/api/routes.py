@@ -29,7 +29,6 @@ from simlog.faults.inject import FaultInjector
 from simlog.faults.misbehaviour import Misbehaviour
 from simlog.http_server import Refused, Response
 from simlog.oracle import ground_truth
-from simlog.spec import LogSpec
 from simlog.world import World
 
 Endpoint = Callable[[Request], Response]
@@ -56,7 +55,7 @@ class Routes:
         self._static = {
             name: StaticLog(log.spec, world.spec, issuers)
             for name, log in world.logs.items()
-            if log.spec.kind == "static-ct" or _has_data_tiles(log.spec)
+            if log.spec.kind == "static-ct" or log.spec.is_hybrid
         }
         self._endpoints: dict[str, Endpoint] = {
             "": lambda _: self._overview(),
@@ -131,10 +130,6 @@ class Routes:
             *(f"{self._url}/{name}" for name in self._endpoints if name),
         ]
         return Response(("\n".join(lines) + "\n").encode())
-
-
-def _has_data_tiles(log: LogSpec) -> bool:
-    return log.profile is not None and log.profile.has_data_tiles
 
 
 def _known(request: Request) -> str:

@@ -24,6 +24,7 @@ ECDSA = ec.ECDSA(SHA256(), deterministic_signing=True)
 X509_ENTRY = b"\0\0"
 PRECERT_ENTRY = b"\0\1"
 LEAF_VERSION_AND_TYPE = b"\0\0"
+NO_EXTENSIONS = b"\0\0"
 SHA256_ECDSA = b"\4\3"
 
 
@@ -74,16 +75,26 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         certificate: what was submitted.
         timestamp: milliseconds since the epoch.
         timestamped: the TimestampedEntry (RFC 6962 section 3.4).
+        tile_extensions: CtExtensions that a data tile has where the tree has none; empty if both
+            have the same.
     """
 
     certificate: Certificate
     timestamp: int
     timestamped: bytes
+    tile_extensions: bytes = b""
 
     @property
     def leaf(self) -> bytes:
         """The MerkleTreeLeaf."""
         return LEAF_VERSION_AND_TYPE + self.timestamped
+
+    @property
+    def tiled(self) -> bytes:
+        """The TimestampedEntry that a data tile has."""
+        if not self.tile_extensions:
+            return self.timestamped
+        return self.timestamped.removesuffix(NO_EXTENSIONS) + self.tile_extensions
 
 
 class Provable(Protocol):
@@ -180,16 +191,20 @@ class Log:
 
     def _entry(self, index: int, certificate: Certificate) -> Entry:
         timestamp = self._timestamps[index]
-        extensions = b""
-        if self.spec.kind == "static-ct":
-            leaf_index = b"\0"
-            extensions = leaf_index + opaque(2, index.to_bytes(5))
+        leaf_index = opaque(2, b"\0" + opaque(2, index.to_bytes(5)))
+        has_index = has_leaf_index(self.spec)
         if certificate.is_precert:
             signed = PRECERT_ENTRY + certificate.issuer.key_hash + opaque(3, certificate.tbs)
         else:
             signed = X509_ENTRY + opaque(3, certificate.der)
-        timestamped = timestamp.to_bytes(8) + signed + opaque(2, extensions)
-        return Entry(certificate, timestamp, timestamped)
+        timestamped = timestamp.to_bytes(8) + signed + (leaf_index if has_index else NO_EXTENSIONS)
+        is_only_in_tiles = not has_index and self.spec.is_hybrid
+        return Entry(certificate, timestamp, timestamped, leaf_index if is_only_in_tiles else b"")
+
+
+def has_leaf_index(spec: LogSpec) -> bool:
+    """Return whether the leaves of a log's tree have the extension `leaf_index`."""
+    return spec.kind == "static-ct" or spec.data_tiles == "same"
 
 
 def opaque(size: int, contents: bytes) -> bytes:

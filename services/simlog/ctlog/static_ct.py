@@ -91,13 +91,15 @@ class StaticLog:
         raise Refused(404, f"no /{path} in a static-ct log of {log.head.size} entries")
 
     def full_data_tile(self, log: ServedLog, path: str) -> Response | None:
-        """Answer with a full data tile, or return None for any other path.
+        """Answer with a full data tile or an issuer, or return None for any other path.
 
         Some RFC 6962 logs serve these beside their own API, and nothing else of static-ct.
 
         Raises:
             Refused: 404 for a tile that the tree does not fill yet.
         """
+        if path.startswith("issuer/") and (issuer := self._issuers.get(path[7:])):
+            return Response(issuer, "application/pkix-cert", headers=(IMMUTABLE,))
         tile = named_tile(path)
         is_full = tile is not None and tile.level == "data" and tile.width == TILE
         return self._tile(log, tile) if tile is not None and is_full else None
@@ -192,7 +194,7 @@ def tile_leaf(entry: Entry) -> bytes:
     """The TileLeaf of an entry."""
     certificate = entry.certificate
     submitted = opaque(3, certificate.der) if certificate.is_precert else b""
-    return entry.timestamped + submitted + _fingerprints(certificate.issuer.chain)
+    return entry.tiled + submitted + _fingerprints(certificate.issuer.chain)
 
 
 def tile_index(n: int) -> str:

@@ -12,7 +12,15 @@ from functools import lru_cache
 import msgspec
 
 from simlog import fault_types
-from simlog.ctlog.log import Entry, Head, Log, LogKey, Provable, ServedLog
+from simlog.ctlog.log import (
+    Entry,
+    Head,
+    Log,
+    LogKey,
+    Provable,
+    ServedLog,
+    has_leaf_index,
+)
 from simlog.ctlog.tree import HASH, Tree, leaf_hash
 from simlog.faults.active import ActiveFault
 from simlog.oracle.ground_truth import TruthEntry, truth_entry
@@ -226,7 +234,7 @@ class Misbehaviour:
                 rest = entry.timestamped[TIMESTAMP + len(UNKNOWN_ENTRY_TYPE) :]
                 garbled = entry.timestamped[:TIMESTAMP] + UNKNOWN_ENTRY_TYPE + rest
                 return msgspec.structs.replace(entry, timestamped=garbled)
-            case fault_types.WrongLeafIndex() if log.spec.kind == "static-ct":
+            case fault_types.WrongLeafIndex() if has_leaf_index(log.spec):
                 wrong = entry.timestamped[:-LEAF_INDEX] + (index + 1).to_bytes(LEAF_INDEX)
                 return msgspec.structs.replace(entry, timestamped=wrong)
         return entry
