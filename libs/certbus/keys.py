@@ -56,6 +56,8 @@ Fields of `log:<log id>`:
 - `tree_size`, `tree_timestamp` (ms), `tree_root`, `tree_signature`: the verified tree head
 - `frontier`: `next` in 8 bytes, then the roots of the perfect subtrees of the first `next` entries;
   written in the same step as `next`, and valid only while both numbers are equal
+- `bare_leaves`: of a hybrid log: 1 if the leaves of its tree lack the extensions of its tiles, 0 if
+  they have them; absent until that is proven
 - `integrity`: `proven`, `unsigned`, `unproven`, `lying` or `off`
 - `alarms`, `alarms.<kind>`: number of violations, in all and by kind (docs/integrity.md)
 - `alarm`, `alarm_at` (ms): the newest violation

@@ -8,7 +8,8 @@ Guarantees:
 
 How: `leases` acquires, renews and releases logs. `registry` has aliases, listed logs and
 retirements. `tree_state` stores the tree head, the frontier and evidence of violations,
-`circuit_state` the circuit breaker. `skip` advances a log past entries it cannot serve.
+`circuit_state` the circuit breaker. `skip` advances a log past entries it cannot serve; a worker
+that is too far behind skips under its lease.
 
 The tests are in tests/certbus/logs.
 """

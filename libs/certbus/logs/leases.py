@@ -8,12 +8,15 @@ distinguishes leases to which a Redis that lost its last second gave the same nu
 
 import secrets
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 from redis.asyncio import Redis
 
 from certbus.keys import Keys
 from certbus.store import Store, script
+from ctparse.merkle import Frontier
+from ctparse.tree_head import TreeHead
 
 RETIRED_VISIBLE_MS = 30 * 24 * 3600 * 1000
 """How long a retired log and its position stay visible."""
@@ -38,6 +41,24 @@ class Lease(msgspec.Struct, frozen=True):
     entry_timestamp: int | None = None
 
 
+class SkipAhead(msgspec.Struct, frozen=True):
+    """Entries to skip because their log is further behind than permitted.
+
+    Attributes:
+        first: the next entry to publish.
+        end: the entry to continue at.
+        reason: stored with the skip, one line.
+        tree_head: covers `end`.
+        frontier: of all leaves before `end`, proven in that tree; None if nothing is verified.
+    """
+
+    first: int
+    end: int
+    reason: str
+    tree_head: TreeHead
+    frontier: Frontier | None
+
+
 class Leases(Store):
     """The leases of one worker.
 
@@ -54,6 +75,7 @@ class Leases(Store):
     _drop = script("logs/lua/finish_retirement.lua")
     _restore = script("logs/lua/restore.lua")
     _set_start = script("logs/lua/set_start.lua")
+    _skip_ahead = script("logs/lua/record_skip.lua", "logs/lua/skip_ahead.lua")
 
     def __init__(self, client: Redis, keys: Keys, worker: str, ttl: float) -> None:
         super().__init__(client, keys)
@@ -148,6 +170,45 @@ class Leases(Store):
             args=[self._worker, self._ttl_ms, secrets.token_hex(8), lease.log_id, next_index],
         )
         return self._lease(lease.log_id, reply)
+
+    async def skip_ahead(
+        self,
+        lease: Lease,
+        skip: SkipAhead,
+        event: str,
+    ) -> Literal["skipped", "fenced", "missing"] | int:
+        """Skip entries of a log under its lease, which stays.
+
+        Args:
+            lease: the right to publish the log.
+            skip: what to skip.
+            event: names the skip: a repeated call changes nothing.
+
+        Returns:
+            "skipped"; "fenced": another worker owns the log; "missing": Redis does not know it;
+            or its position, if that is not `skip.first`.
+
+        Raises:
+            redis.exceptions.RedisError: Redis cannot be reached, or is full.
+        """
+        head = skip.tree_head
+        fields: list[Any] = ["tree_size", head.size, "tree_timestamp", head.timestamp]
+        fields += ["tree_root", head.root, "tree_signature", head.signature]
+        if skip.frontier is not None:
+            fields += ["frontier", skip.frontier.to_bytes()]
+        kind, *rest = await self._skip_ahead(
+            keys=[self._keys.log(lease.log_id), self._keys.rejected, self._keys.head],
+            args=[
+                *(lease.log_id, lease.fence, skip.first, skip.end),
+                *(skip.reason, event, *fields),
+            ],
+        )
+        return int(rest[0]) if kind == b"stale" else kind.decode()
+
+    async def last_success(self, log_id: str) -> float | None:
+        """Return when all entries of a log were last published, seconds since the epoch."""
+        value = await self._redis.hget(self._keys.log(log_id), "last_success")
+        return int(value) / 1000 if value is not None and value.isdigit() else None
 
     async def next_index(self, log_id: str) -> int | None:
         """Index of the next entry to publish, None if Redis does not know the log."""

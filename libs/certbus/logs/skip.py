@@ -39,7 +39,7 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
                 is smaller.
         redis.exceptions.RedisError: Redis cannot be reached, or is full.
     """
-    script = register_script(client, "logs/lua/skip.lua")
+    script = register_script(client, "logs/lua/record_skip.lua", "logs/lua/skip.lua")
     reply = await script(
         keys=[keys.log(log_id), keys.lease(log_id), keys.rejected, keys.head],
         args=[

@@ -21,6 +21,7 @@ ALARMS_OF = "alarms."
 """Prefix of the counters by kind, in the hash of a log."""
 
 _BELOW = "below_since"
+_BARE_LEAVES = "bare_leaves"
 _FIELDS = ("frontier", "tree_size", "tree_timestamp", "tree_root", "tree_signature", _BELOW)
 
 
@@ -67,6 +68,18 @@ class TreeStateStore(Store):
         if head and head.size == restored.size and head.root != restored.root():
             return None
         return TreeState(restored, head, None if below_for is None else max(below_for, 0.0))
+
+    async def bare_leaves(self, log_id: str) -> bool | None:
+        """Whether the leaves of a hybrid log's tree lack the extensions of its tiles.
+
+        None if neither was proven.
+        """
+        value = await self._redis.hget(self._keys.log(log_id), _BARE_LEAVES)
+        return value == b"1" if value in (b"0", b"1") else None
+
+    async def record_bare_leaves(self, log_id: str, bare: bool) -> None:
+        """Store which form the leaves of a hybrid log's tree have, once it was proven."""
+        await self._update(self._keys.log(log_id), ("set", _BARE_LEAVES, int(bare)))
 
     async def record_alarm(
         self,

@@ -8,8 +8,6 @@
 -- leaves are not known: the next owner computes it from a proof. The failures of the log are reset. A
 -- repeated call, whose reply was lost, changes nothing and returns the same.
 
-local ENTRY_OVERHEAD_BYTES = 128 -- as in publish.lua
-
 local LOG, LEASE, REJECTED, HEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local log_id, to, reason, random = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 
@@ -31,16 +29,8 @@ if to > size then
   return { 'beyond', size }
 end
 local fence = string.format('%d:%s', tonumber(string.match(log[4] or '0:', '^(%d+):')) + 1, random)
-local skipped = tonumber(log[5] or 0) + to - next_index
-
-redis.call('XADD', REJECTED, '*', 'log', log_id, 'index', text(next_index), 'last', text(to - 1),
-  'reason', reason, 'raw', '', 'size', '0')
-redis.call('HINCRBY', HEAD, 'rejected.bytes', #reason + ENTRY_OVERHEAD_BYTES)
-redis.call('HINCRBY', HEAD, 'rejected.entries', 1)
-redis.call('HINCRBY', HEAD, 'rejected.messages', 1)
-redis.call('HSET', LOG, 'next', text(to), 'skipped', text(skipped), 'fence', fence,
-  'skip', text(next_index) .. '-' .. text(to - 1) .. ': ' .. reason, 'skip_at', text(now_ms()),
-  'skip_event', random)
+record_skip({ log = LOG, rejected = REJECTED, head = HEAD }, log_id, next_index, to, reason, random,
+  tonumber(log[5] or 0), { 'fence', fence })
 redis.call('HDEL', LOG, 'frontier', 'circuit', 'failures', 'retry_at', 'last_error', 'last_error_at')
 redis.call('DEL', LEASE)
 return { 'skipped', next_index, to }
