@@ -62,7 +62,9 @@ class LogReport(msgspec.Struct, frozen=True):
         published: new certificates. published + duplicates + rejected + skipped = next - start.
         duplicates: entries with a certificate that was already published.
         rejected: entries that could not be decoded.
-        skipped: entries skipped by an operator.
+        skipped: entries skipped, by an operator or because the log was too far behind.
+        skip: the range skipped last, and the reason.
+        skip_at: time of that skip.
         published_per_second: over the last ten seconds.
         circuit: state of its circuit breaker: closed, half-open or open.
         failures: consecutive failures.
@@ -96,6 +98,8 @@ class LogReport(msgspec.Struct, frozen=True):
     duplicates: int
     rejected: int
     skipped: int
+    skip: str | None
+    skip_at: int | None
     published_per_second: float
     circuit: str
     failures: int
@@ -355,6 +359,7 @@ def _log(log: LogStatus, now: int, status: LogHealth, rate: float) -> LogReport:
             "retry_at": _seconds(log.retry_at) if log.circuit == "open" else None,
             "last_success": _seconds(log.last_success),
             "last_error_at": _seconds(log.last_error_at),
+            "skip_at": _seconds(log.skip_at),
         }
     )
 

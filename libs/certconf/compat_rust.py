@@ -7,7 +7,7 @@ notice where nothing takes the place of a value: an output that is off.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -72,11 +72,6 @@ UNUSED: Final[Mapping[str, Unused]] = {
         "names tiles are not read: names that no tree head proves are never published",
         idle="off",
     ),
-    "ct_log.partial_tile_wait_secs": Unused(
-        Annotated[float, msgspec.Meta(ge=0, le=600)], "the newest tile is read at once", idle=0
-    ),
-    "ct_log.max_catchup_lag_entries": Unused(Count, "no entry is left out", idle=0),
-    "ct_log.max_catchup_lag_secs": Unused(Count, "no entry is left out", idle=0),
     "ct_log.force_http1_operators": Unused(tuple[Text, ...], "every log is read over HTTP/1.1"),
     "ct_logs_url": Unused(Text, _LISTS),
     "additional_log_lists": Unused(tuple[Text, ...], _LISTS),

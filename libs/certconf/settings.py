@@ -6,7 +6,6 @@ constraints: build.py reads them to check values and to describe the accepted on
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -57,13 +56,6 @@ LogURL = Annotated[
         description="the URL of a log, as /api/logs shows it",
     ),
 ]
-TokenDigest = Annotated[
-    str, Meta(pattern=r"^[0-9A-Fa-f]{64}$", description="a SHA-256 in hex: 64 digits")
-]
-Moment = Annotated[
-    datetime, Meta(tz=True, description="a date and time with its zone, as 2027-01-31T00:00:00Z")
-]
-StreamName = Literal["full", "lite", "domains"]
 AdminAddress = Annotated[
     str,
     Meta(pattern=r"^(unix:.+|.+:[0-9]{1,5})$", description="host:port, or unix:<path>"),
@@ -146,6 +138,16 @@ class CTLog(msgspec.Struct, frozen=True):
     excluded_operators: tuple[Text, ...] = ()
     #: Logs of log lists that are not followed, by URL (static-ct: the monitoring prefix).
     excluded_logs: tuple[LogURL, ...] = ()
+    #: Seconds for which the entries after the last full data tile wait for their tile to be full.
+    #: 0 reads the newest tile at every width.
+    partial_tile_wait_secs: Annotated[float, Meta(ge=0, le=600)] = 1
+    #: A log that is more entries behind its newest tree head than this skips to
+    #: `start_overlap_leaves` before it; the range is recorded. 0 is no limit, others are 10000 or
+    #: more.
+    max_catchup_lag_entries: Count = 0
+    #: The same, if the newest entry read and the last time at any tree head are older than this
+    #: many seconds. 0 is no limit, others are 300 or more.
+    max_catchup_lag_secs: Count = 0
     #: Follow RFC 6962 logs.
     rfc6962_enabled: bool = True
     #: Follow static-ct logs.
@@ -215,15 +217,8 @@ class TokenHolder(msgspec.Struct, frozen=True):
 
     #: Identifies the owner in Redis and in the log.
     name: Text
-    #: The token; or `sha256` instead.
-    token: Secret | None = None
+    token: Secret
     tier: Literal["free", "standard", "premium"] = "free"
-    #: SHA-256 of a token that `certstream-server token` made.
-    sha256: TokenDigest | None = None
-    #: Time from which the token is invalid; its connections are closed within 30 s.
-    expires: Moment | None = None
-    #: Streams to which the token may subscribe; [] is every stream.
-    streams: tuple[StreamName, ...] = ()
 
 
 class Auth(msgspec.Struct, frozen=True):
@@ -279,8 +274,9 @@ class StaticLog(CustomLog, frozen=True):
 
     #: Origin line of the checkpoint; None is the URL without scheme and trailing slash.
     log_origin: Text | None = None
-    #: Where the size of the tree comes from.
-    tree_size_source: Literal["checkpoint"] = "checkpoint"
+    #: Where tree heads come from: the log's checkpoint, or get-sth, if the log answers by RFC 6962
+    #: and also serves full data tiles.
+    tree_size_source: Literal["checkpoint", "get_sth"] = "checkpoint"
 
 
 class LogList(msgspec.Struct, frozen=True):
@@ -333,7 +329,6 @@ class Config(msgspec.Struct, frozen=True):
         port: port for clients.
         base_path: path prefix of a reverse proxy; requests are accepted with and without it.
         log_level: lowest level of log events.
-        access_log: log each request and each stream when it ends, at the level info.
         tls_cert: PEM file; together with `tls_key` the port serves TLS.
         tls_key: PEM file with the private key of `tls_cert`.
         trusted_proxies: networks whose X-Forwarded-For header states the client address.
@@ -362,7 +357,6 @@ class Config(msgspec.Struct, frozen=True):
     port: Port = 8080
     base_path: BasePath = ""
     log_level: LogLevel = "info"
-    access_log: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     protocols: Protocols = Protocols()

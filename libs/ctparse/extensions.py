@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from ctparse import der, names
-from ctparse.bounded import add
+from ctparse.parse_warnings import add
 
 _KEY_USAGES = (
     "Digital Signature",

@@ -14,7 +14,7 @@ import re
 import msgspec
 
 from ctparse import der
-from ctparse.bounded import add
+from ctparse.parse_warnings import add
 
 # Attribute type (contents of its OID) -> field.
 _ATTRIBUTES = {

@@ -43,6 +43,7 @@ _PRECERT_ENTRY = 1
 _ISSUER_KEY_HASH_BYTES = 32
 # A MerkleTreeLeaf is version and leaf_type, both 0, and the TimestampedEntry.
 _LEAF_PREFIX = b"\0\0"
+_ENTRY_TYPE_AT = len(_LEAF_PREFIX) + 8
 
 _LEAF_INDEX = 0
 _LEAF_INDEX_BYTES = 5
@@ -140,12 +141,14 @@ def tree_head(
     raise Malformed("checkpoint has no RFC 6962 signature by the log")
 
 
-def decode_tile(tile: bytes, first: int) -> list[Entry | Rejected]:
+def decode_tile(tile: bytes, first: int, *, requires_index: bool = True) -> list[Entry | Rejected]:
     """Decode a data tile.
 
     Args:
         tile: its bytes, without any Content-Encoding.
         first: index in the log of the tile's first entry.
+        requires_index: reject an entry without the `leaf_index` extension. Logs of RFC 6962 that
+            also serve data tiles may leave it out.
 
     Raises:
         Malformed: the tile ends inside an entry, or holds one of an unknown type.
@@ -154,14 +157,16 @@ def decode_tile(tile: bytes, first: int) -> list[Entry | Rejected]:
     at = 0
     try:
         while at < len(tile):
-            entry, at = _decode_entry(tile, at, first + len(entries))
+            entry, at = _decode_entry(tile, at, first + len(entries), requires_index)
             entries.append(entry)
     except StructureError as error:
         raise Malformed(f"data tile: entry {first + len(entries)}: {error}") from error
     return entries
 
 
-def _decode_entry(tile: bytes, at: int, index: int) -> tuple[Entry | Rejected, int]:
+def _decode_entry(
+    tile: bytes, at: int, index: int, requires_index: bool
+) -> tuple[Entry | Rejected, int]:
     """Decode the TileLeaf at `at`; also return where it ends."""
     if at + _TIMESTAMPED_ENTRY.size > len(tile):
         raise StructureError(f"data ends inside the header at byte {at}")
@@ -178,7 +183,7 @@ def _decode_entry(tile: bytes, at: int, index: int) -> tuple[Entry | Rejected, i
         chain, end = vector(tile, stop, 2, "certificate_chain")
     else:
         raise StructureError(f"unknown type {entry_type} at byte {at}")
-    wrong = _wrong_index(tile[extensions:leaf_stop], index)
+    wrong = _wrong_index(tile[extensions:leaf_stop], index, requires_index)
     leaf = _LEAF_PREFIX + tile[at:leaf_stop]
     if wrong:
         return Rejected(index, wrong, tile[at:end], leaf), end
@@ -199,7 +204,7 @@ def _decode_entry(tile: bytes, at: int, index: int) -> tuple[Entry | Rejected, i
     return entry, end
 
 
-def _wrong_index(extensions: bytes, index: int) -> str | None:
+def _wrong_index(extensions: bytes, index: int, requires_index: bool) -> str | None:
     """Return what is wrong with the leaf_index in CtExtensions; other extensions are allowed."""
     found: list[bytes] = []
     at = 0
@@ -211,12 +216,26 @@ def _wrong_index(extensions: bytes, index: int) -> str | None:
                 found.append(extensions[start:at])
     except StructureError as error:
         return str(error)
+    if not found and not requires_index:
+        return None
     if len(found) != 1 or len(found[0]) != _LEAF_INDEX_BYTES:
         sizes = f", of {len(found[0])} bytes" if len(found) == 1 else ""
         return f"expected one leaf_index of {_LEAF_INDEX_BYTES} bytes, found {len(found)}{sizes}"
     if (leaf_index := int.from_bytes(found[0])) != index:
         return f"leaf_index is {leaf_index} at the position of entry {index}"
     return None
+
+
+def without_extensions(leaf: bytes) -> bytes:
+    """Return a MerkleTreeLeaf with empty CtExtensions (RFC 6962 section 3.4).
+
+    Args:
+        leaf: of a decoded entry, so its framing is valid.
+    """
+    entry_type = int.from_bytes(leaf[_ENTRY_TYPE_AT : _ENTRY_TYPE_AT + 2])
+    at = _ENTRY_TYPE_AT + 2 + _ISSUER_KEY_HASH_BYTES * (entry_type == _PRECERT_ENTRY)
+    _, stop = vector(leaf, at, 3, "signed_entry")
+    return leaf[:stop] + b"\0\0"
 
 
 def fingerprints(chain: bytes) -> tuple[bytes, ...]:

@@ -68,6 +68,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
         mmd: its maximum merge delay, seconds.
         listed_at: scheme and authority of the URL of the list that names it, or "file"; None if
             it is configured. A listed log may not lead to addresses that its list could not.
+        is_hybrid: whether it answers by RFC 6962 and its entries are read from its full data tiles.
         integrity: how unproven entries are handled, if this log has its own setting.
         batch_size: entries a request, if this log has its own setting.
         poll_interval_ms: milliseconds between tree heads, if this log has its own setting.
@@ -87,6 +88,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     mmd: float = 86400.0
     listed_at: str | None = None
     integrity: Integrity | None = None
+    is_hybrid: bool = False
     batch_size: int | None = None
     poll_interval_ms: int | None = None
     drain: Drain | None = None

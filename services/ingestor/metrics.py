@@ -52,6 +52,7 @@ class Metrics:
     Attributes:
         registry: has all of them.
         entries: by log and outcome.
+        skipped: entries skipped, by log.
         operator_wait: by operator, seconds for which requests were throttled.
         request_interval: by operator, milliseconds between two requests at present.
     """
@@ -94,6 +95,12 @@ class Metrics:
             "Unexpected errors while following the log: bugs, or unusable data of the log in "
             "Redis. The ingestor retries after a pause.",
             ["log"],
+        )
+        self.skipped = Counter(
+            f"{LOG_PREFIX}_skipped_entries",
+            "Entries skipped because the log was too far behind (ct_log.max_catchup_lag_*).",
+            ["log"],
+            registry=self.registry,
         )
         self.operator_wait = counter(
             "operator_wait_seconds",
@@ -166,6 +173,7 @@ class LogMetrics:
         self._published = metrics.entries.labels(log, "published")
         self._duplicates = metrics.entries.labels(log, "duplicate")
         self._rejected = metrics.entries.labels(log, "rejected")
+        self.count_skipped = metrics.skipped.labels(log).inc
 
     def count_batch(self, batch: Batch) -> None:
         """Count a batch that Redis has accepted."""

@@ -1,15 +1,27 @@
 """Where settings come from, and what peers' files and variables become."""
 
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import yaml
 from msgspec.structs import replace
 
-from certconf import GOOGLE_LIST, Config, ConfigError, Network, RedisURL, Secret, env_vars, load
+from certconf import (
+    GOOGLE_LIST,
+    Config,
+    ConfigError,
+    Network,
+    RedisURL,
+    Secret,
+    compat_rust,
+    env_vars,
+    find_config_file,
+    load,
+)
+from launcher.commands.config import as_json
 from tests.paths import FIXTURES
 
 PEER_FILE = FIXTURES / "peer_config.yaml"
@@ -27,7 +39,7 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-OWN_DEFAULTS = {
+OWN_DEFAULTS: dict[str, Any] = {
     "fetch_concurrency": 4,
     "default_operator_rate_limit_ms": 500,
     "operator_rate_limits": {"digicert": 1000},
@@ -76,7 +88,6 @@ def test_the_newest_peer_file_loads_unchanged() -> None:
         "ct_log.catalog_authority_overrides",
         "ct_log.checkpoint_signature_mode",
         "ct_log.merkle_verification",
-        "ct_log.partial_tile_wait_secs",
         "ct_log.force_http1_operators",
     }
     assert config.ct_log.integrity == "enforce"
@@ -85,6 +96,21 @@ def test_the_newest_peer_file_loads_unchanged() -> None:
     for field in Config.__struct_fields__:
         if field not in {"custom_logs", "static_logs", "notices", "file", "protocols", "ct_log"}:
             assert getattr(config, field) == getattr(default, field), field
+
+
+@pytest.mark.parametrize("file", [PEER_FILE, NEWEST_PEER_FILE])
+def test_every_value_has_its_source(file: Path) -> None:
+    """`certstream-server config` shows them: the line of the file, or the variable."""
+    shown = as_json(*find_config_file(file, {}))["settings"]
+    for section, members in yaml.safe_load(file.read_text()).items():
+        keys = [f"{section}.{name}" for name in members] if isinstance(members, dict) else [section]
+        for key in set(keys) & shown.keys():
+            assert shown[key]["origin"].startswith(f"{file}:"), key
+        assert set(keys) - shown.keys() <= compat_rust.UNUSED.keys()
+    environ = {f"CERTSTREAM_{name}": text for name, (text, _) in VARIABLES.items()}
+    shown = as_json(*find_config_file(file, environ))["settings"]
+    for name in VARIABLES:
+        assert shown[env_vars.SETTINGS[name]]["origin"].removesuffix(":1") == f"CERTSTREAM_{name}"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +142,9 @@ def test_an_output_that_does_not_exist_is_named_with_its_replacement(
         ("ct_log: {removed_log_policy: drop}", "'drop' is not one of stop, keep"),
         ("ct_log: {state_recovery: x}", "'x' is not one of fresh, fail"),
         ("ct_log: {log_refresh_interval_secs: -1}", "-1 is not a whole number from 0 to 31536000"),
+        ("ct_log: {partial_tile_wait_secs: 601}", "601 is not a number from 0 to 600"),
+        ("ct_log: {max_catchup_lag_entries: 9999}", "9999 is neither 0 nor at least 10000"),
+        ("ct_log: {max_catchup_lag_secs: 299}", "max_catchup_lag_secs: 299 is neither 0 nor at"),
         ("ct_log: {excluded_operators: Google}", "'Google' is not a list"),
         ("ct_log: {excluded_logs: ['https://[']}", "is not the URL of a log"),
         ("buffer_size: big", "config.yaml:1: buffer_size: 'big' is not a whole number"),
@@ -299,6 +328,9 @@ VARIABLES: dict[str, tuple[str, object]] = {
         "https://a.example/x/,b.example",
         ("https://a.example/x/", "b.example"),
     ),
+    "CT_LOG_PARTIAL_TILE_WAIT_SECS": ("0", 0),
+    "CT_LOG_MAX_CATCHUP_LAG_ENTRIES": ("10000", 10_000),
+    "CT_LOG_MAX_CATCHUP_LAG_SECS": ("300", 300),
     "CT_LOG_REFRESH_INTERVAL_SECS": ("0", 0),
     "CT_LOG_REMOVED_POLICY": ("Keep", "keep"),
     "CT_LOG_STATE_RECOVERY": ("fail", "fail"),
@@ -330,9 +362,6 @@ UNUSED_VARIABLES = {
     "DEDUP_CAPACITY": "3",
     "CT_LOGS_URL": "https://lists.example/list.json",
     "ADDITIONAL_LOG_LISTS": "https://a.example, https://b.example",
-    "CT_LOG_PARTIAL_TILE_WAIT_SECS": "60",
-    "CT_LOG_MAX_CATCHUP_LAG_ENTRIES": "10000",
-    "CT_LOG_MAX_CATCHUP_LAG_SECS": "300",
     "CT_LOG_FORCE_HTTP1_OPERATORS": "digicert",
     "NATS_ENABLED": "true",
 }
@@ -473,15 +502,13 @@ def test_who_may_come_from_where() -> None:
         "  query_token: true\n"
         "  holders:\n"
         "  - {name: alice, token: 0123, tier: premium}\n"
-        "  - {name: bob, token: s3cret, expires: 2027-01-31T01:00:00+01:00, streams: [lite]}\n"
+        "  - {name: bob, token: s3cret}\n"
         "trusted_proxies: [10.1.2.3/8, '::1']\n"
         "allow: {metrics: [127.0.0.1], api: []}\n"
     )
     config = load(None, {})
     alice, bob = config.auth.holders
-    assert (alice.name, alice.token, alice.tier) == ("alice", Secret("0123"), "premium")
-    assert (alice.expires, alice.streams) == (None, ())
-    assert (bob.expires, bob.streams) == (datetime(2027, 1, 31, tzinfo=UTC), ("lite",))
+    assert (alice.name, alice.token.reveal(), alice.tier) == ("alice", "0123", "premium")
     assert (bob.name, bob.token, bob.tier) == ("bob", Secret("s3cret"), "free")
     assert [str(network) for network in config.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
     assert ip_address("10.255.0.1") in config.trusted_proxies[0]

@@ -27,6 +27,7 @@ HURRIED: Mapping[str, object] = {
     "ct_log.retry_max_delay_ms": 200,
     "ct_log.health_check_interval_secs": 0.5,
     "ct_log.integrity": "enforce",
+    "ct_log.partial_tile_wait_secs": 0,
 }
 ONCE: Mapping[str, object] = {
     "ct_log.start_index": 0,

@@ -30,8 +30,6 @@ class SSEClient(Client):
 
     __slots__ = ("_received_bytes",)
 
-    status = 200
-
     def __init__(
         self, registry: ClientRegistry, channel: Channel[Client], transport: asyncio.Transport
     ) -> None:
@@ -40,7 +38,7 @@ class SSEClient(Client):
 
     def attach(self, cursor: Cursor | None) -> None:
         """Send the response head, and subscribe."""
-        self.write(HEAD)
+        self.transport.write(HEAD)
         self.registry.sse_timers.add(self)
         super().attach(cursor)
 
@@ -53,13 +51,13 @@ class SSEClient(Client):
         """Discard the data; abort the connection above the limit."""
         self._received_bytes += len(data)
         if self._received_bytes > _MAX_RECEIVED_BYTES:
-            self.abort("too much data received")
+            self.transport.abort()
 
     def tick(self, now: int) -> None:  # noqa: ARG002
         """Send a comment line, which keeps proxies from closing an idle connection."""
         self._received_bytes = 0
         if not self.paused:
-            self.write(_COMMENT)
+            self.transport.write(_COMMENT)
 
     def close(self, code: int, reason: str) -> None:
         """End the response; the client reconnects with its Last-Event-ID.
@@ -68,8 +66,7 @@ class SSEClient(Client):
             code: of the WebSocket closing handshake; part of the comment.
             reason: sent as a comment.
         """
-        self._ended(code, reason)
         self.detach()
-        self.write(b": %d %b\n\n" % (code, reason.encode()))
+        self.transport.write(b": %d %b\n\n" % (code, reason.encode()))
         self.transport.close()
         self._abort_later()

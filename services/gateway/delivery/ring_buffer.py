@@ -44,7 +44,8 @@ class RingPosition(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def __str__(self) -> str:
         """Return the id to resume from."""
-        return str(self.cursor)
+        entry, position = self.cursor
+        return str(entry) if position is None else message_id(str(entry), position)
 
 
 class BehindRing(Exception):

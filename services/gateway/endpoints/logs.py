@@ -51,7 +51,9 @@ class Log(msgspec.Struct, frozen=True):
         published: new certificates.
         duplicates: entries with a certificate that was already published.
         rejected: entries that could not be decoded.
-        skipped: entries skipped by an operator.
+        skipped: entries skipped, by an operator or because the log was too far behind.
+        skip: the range skipped last, and the reason; null if there is none.
+        skip_at: time of that skip.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Log(msgspec.Struct, frozen=True):
     duplicates: int
     rejected: int
     skipped: int
+    skip: str | None
+    skip_at: int | None
 
 
 class Logs(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from ingestor.backoff import Backoff
 from ingestor.client.addresses import HttpClients
 from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
 from ingestor.client.http import Fetcher, Retry
+from ingestor.client.hybrid import HybridLog
 from ingestor.client.interface import LogClient
 from ingestor.client.issuers import Issuers, IssuerStore
 from ingestor.client.log_availability import LogAvailability
@@ -32,6 +33,7 @@ from ingestor.client.throttle import LogThrottle, OperatorThrottle
 from ingestor.cpu import Cpu
 from ingestor.log import Kind, Log
 from ingestor.metrics import FAILED_FETCHES, FetchOutcome, Metrics
+from ingestor.pipeline.catch_up import CatchUpLimits
 from ingestor.pipeline.follower import Follower, PollSettings, Requests
 from ingestor.pipeline.poll_schedule import poll_phases
 from ingestor.pipeline.prefetch import FetchedBytes, InFlight
@@ -153,8 +155,11 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         )
         if log.kind is Kind.RFC6962:
             return LogAccess(Rfc6962Log(log.base, fetcher, self.cpu), availability, throttle)
-        identity = Identity(log.key_sha256, log.origin)
         issuers = Issuers(log.base, fetcher, IssuerStore(self.issuers, self.redis_retry))
+        if log.is_hybrid:
+            hybrid = HybridLog(log.base, fetcher, issuers, self.cpu)
+            return LogAccess(hybrid, availability, throttle)
+        identity = Identity(log.key_sha256, log.origin)
         client = StaticCtLog(log.base, fetcher, issuers, identity, self.cpu)
         return LogAccess(client, availability, throttle)
 
@@ -186,6 +191,12 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             batch_size=log.batch_size or ct_log.batch_size,
             interval=(log.poll_interval_ms or ct_log.poll_interval_ms) / 1000,
             phase=next(self.phases),
+            partial_tile_wait=ct_log.partial_tile_wait_secs,
+            limits=CatchUpLimits(
+                ct_log.max_catchup_lag_entries,
+                ct_log.max_catchup_lag_secs,
+                ct_log.start_overlap_leaves,
+            ),
         )
         publisher = WindowPublisher(
             self.publisher,

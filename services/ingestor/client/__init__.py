@@ -9,7 +9,8 @@ Guarantees, and the tests that hold them:
     both APIs return the same entries, proofs and errors               test_clients.py
 
 `interface.py` is the Protocol of a client; `rfc6962.py` and `static_ct.py` implement it, with
-`issuers.py` for the issuers of static-ct entries. `http.py` sends the requests, `addresses.py`
-checks where they lead, `errors.py` has the failures. `throttle.py` spaces the requests to an
-operator; `circuit_breaker.py` and `log_availability.py` decide when a log is requested at all.
+`issuers.py` for the issuers of static-ct entries, and `hybrid.py` for logs with both APIs.
+`http.py` sends the requests, `addresses.py` checks where they lead, `errors.py` has the failures.
+`throttle.py` spaces the requests to an operator; `circuit_breaker.py` and `log_availability.py`
+decide when a log is requested at all.
 """

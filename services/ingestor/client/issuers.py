@@ -13,7 +13,7 @@ less and less often, while entries name it.
 import asyncio
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import httpx
@@ -135,6 +135,12 @@ class Issuers:
                 for task in fetching:
                     task.cancel()
                 await asyncio.gather(*fetching, return_exceptions=True)
+
+    def add(self, certificates: Mapping[bytes, bytes]) -> None:
+        """Add issuers that the log has returned otherwise: SHA-256 -> DER."""
+        self._certificates.update(certificates)
+        self._used.update(dict.fromkeys(certificates, self._window))
+        self._drop_unused()
 
     def certificates(self, chain: bytes) -> list[bytes]:
         """The DER certificates of a chain that `ensure` was given lately, issuer first.

@@ -5,6 +5,7 @@ drop it once the full tile is there, so a missing partial tile means: take the f
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -50,6 +51,7 @@ class StaticCtLog:
         issuers: issuers of this log.
         identity: identifies its checkpoints.
         cpu: shared by the logs of this process.
+        requires_index: reject entries without the `leaf_index` extension.
     """
 
     tile = TILE
@@ -61,13 +63,17 @@ class StaticCtLog:
         issuers: Issuers,
         identity: Identity,
         cpu: Cpu | None = None,
+        *,
+        requires_index: bool = True,
     ) -> None:
         self._base = base
         self._fetcher = fetcher
         self._issuers = issuers
         self._identity = identity
         self._cpu = cpu or Cpu()
+        self._decode = partial(decode_tile, requires_index=requires_index)
         self._kept: dict[HashTile, bytes] = {}
+        self._size = 0  # of the largest tree head shown
 
     async def tree_head(self) -> TreeHead:
         """Read the checkpoint."""
@@ -76,23 +82,31 @@ class StaticCtLog:
         body = await self._fetcher.get_log(url, _MAX_CHECKPOINT)
         identity = self._identity
         try:
-            return tree_head(parse_checkpoint(body), identity.log_id, identity.origin)
+            head = tree_head(parse_checkpoint(body), identity.log_id, identity.origin)
         except Malformed as error:
             raise InvalidResponse(self._fetcher.log, url, str(error)) from error
+        self.note_size(head.size)
+        return head
+
+    def note_size(self, size: int) -> None:
+        """Note the size of a tree head that the log has shown: which tiles are full."""
+        self._size = max(self._size, size)
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         """Read the part of [start, end) that is in the tile of `start`, with its issuers."""
         number, offset = divmod(start, TILE)
-        width = min(end - number * TILE, TILE)
+        stop = min(end - number * TILE, TILE)
+        is_full = (number + 1) * TILE <= self._size
+        width = TILE if is_full else stop
         url, body = await self._tile("data", number, width, _MAX_TILE)
         try:
-            entries = await self._cpu.run(len(body), decode_tile, body, number * TILE)
+            entries = await self._cpu.run(len(body), self._decode, body, number * TILE)
         except Malformed as error:
             raise InvalidResponse(self._fetcher.log, url, str(error)) from error
         if len(entries) < width:
             problem = f"tile has {len(entries)} entries, but the tree head covers {width}"
             raise InvalidResponse(self._fetcher.log, url, problem)
-        entries = entries[offset:width]
+        entries = entries[offset:stop]
         await self._issuers.ensure({e.chain for e in entries if isinstance(e, Entry)})
         return entries
 

@@ -81,9 +81,11 @@ def _configured(setting: CustomLog | StaticLog, ids: Mapping[str, str]) -> Log:
     if isinstance(setting, StaticLog):
         kind = Kind.STATIC_CT
         origin = setting.log_origin
+        is_hybrid = setting.tree_size_source == "get_sth"
     else:
         kind = Kind.RFC6962
         origin = None
+        is_hybrid = False
     return Log(
         id=resolve_log_id(key, setting.expected_log_id, setting.url, ids),
         name=setting.name,
@@ -92,6 +94,7 @@ def _configured(setting: CustomLog | StaticLog, ids: Mapping[str, str]) -> Log:
         operator=setting.operator or "",
         key=key,
         origin=origin,
+        is_hybrid=is_hybrid,
         integrity=setting.integrity,
         batch_size=setting.batch_size,
         poll_interval_ms=setting.poll_interval_ms,

@@ -11,5 +11,6 @@ Guarantees, and the tests that hold them:
 
 `follower.py` is the loop: head -> fetch -> verify -> publish -> mark verified. `prefetch.py`
 fetches entries ahead, in the pages that `page_size.py` has learned. `publish.py` makes batches of
-a verified window and publishes them. `poll_schedule.py` decides when to poll.
+a verified window and publishes them. `poll_schedule.py` decides when to poll, `partial_tile.py`
+when the newest tile is read, and `catch_up.py` when a log that is too far behind skips.
 """

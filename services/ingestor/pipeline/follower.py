@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from certbus.cluster_health import BARREN
+from certbus.logs.leases import SkipAhead
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
 from ingestor.client.errors import (
@@ -31,7 +32,9 @@ from ingestor.client.interface import LogClient
 from ingestor.client.log_availability import LogAvailability
 from ingestor.client.throttle import LogThrottle
 from ingestor.log import Log
+from ingestor.pipeline.catch_up import CatchUpLimits
 from ingestor.pipeline.page_size import PageSize
+from ingestor.pipeline.partial_tile import PartialTile
 from ingestor.pipeline.poll_schedule import PollSchedule
 from ingestor.pipeline.prefetch import FetchedBytes, InFlight, Prefetch
 from ingestor.pipeline.publish import PositionChanged, WindowPublisher
@@ -57,11 +60,15 @@ class PollSettings(msgspec.Struct, frozen=True):
         batch_size: entries a request.
         interval: shortest time from one poll of the tree head to the next, seconds.
         phase: of the polls, as a fraction of the interval.
+        partial_tile_wait: seconds for which entries wait for their tile to be full.
+        limits: how far the log may be behind.
     """
 
     batch_size: int
     interval: float
     phase: float
+    partial_tile_wait: float = 0.0
+    limits: CatchUpLimits = CatchUpLimits()
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -82,13 +89,13 @@ class LogHealth(msgspec.Struct):
     """How the log has been answering.
 
     Attributes:
-        successes: times that all entries up to the tree head were published, and no other head had
-            been requested.
+        successes: times that all entries up to the tree head were published, or wait for their
+            tile to be full, and no other head had been requested.
         tree_size: of the largest tree head that the log has shown and signed.
         tree_timestamp: the newest time at which it signed that size, ms since the epoch.
         begun: when this process began to follow it, seconds since the epoch.
-        caught_up: when all entries up to the tree head were last published, seconds since the
-            epoch; 0 if never.
+        caught_up: when all entries up to a tree head were last published, seconds since the epoch;
+            0 if never.
     """
 
     successes: int = 0
@@ -175,9 +182,15 @@ class Follower:
         self._limited_since: float | None = None
         self._polls = PollSchedule(settings.interval, settings.phase)
         self._poll: asyncio.Task[TreeHead] | None = None
+        self._polled = 0.0  # when the last poll was sent, loop time
         self._target: TreeHead | None = None  # to reach; None at the head and after a failure
         self._later: list[TreeHead] = []  # larger ones that the log has shown, by size
         self._unread = Backlog()
+        self._partial_tile = PartialTile(client.tile, settings.partial_tile_wait)
+        self._limits = settings.limits
+        self._judged = 0  # size of the largest tree head at which the delay was judged
+        # Until when nothing was left to read and no poll was due, seconds since the epoch.
+        self._reached = time.time()
 
     @property
     def missing_issuers(self) -> int:
@@ -213,6 +226,7 @@ class Follower:
         """
         await self.availability.load()
         await self.verifier.load(self.publisher.next)
+        self._reached = await self.publisher.last_success() or self._reached
         try:
             await self.availability.can_poll()
             while True:
@@ -241,15 +255,20 @@ class Follower:
         is_behind = self._prefetch.missing_requests > self._requests.in_flight.limit
         self._requests.throttle.is_behind = is_behind
         self._record_limit(loop.time(), self._limit() if is_behind else "")
+        due = self._polls.due
+        tile_due = self._partial_tile.due(self.publisher.next)
+        if self._target is None and tile_due is not None and tile_due > self._polled:
+            due = min(due, tile_due)
         polls = self._poll is None and (self._target is None or not is_behind)
-        if polls and loop.time() >= self._polls.due:
+        if polls and loop.time() >= due:
+            self._polled = loop.time()
             self._poll = asyncio.create_task(self._request_head())
             self._poll.add_done_callback(lambda _: self._prefetch.interrupt())
         if self._target is None:
             if self._poll is not None:
                 await asyncio.wait([self._poll])
             else:
-                await asyncio.sleep(self._polls.due - loop.time())
+                await asyncio.sleep(due - loop.time())
             return
         waits = self._poll is None and not is_behind
         await self._publish_next(self._target, self._polls.due if waits else None)
@@ -281,7 +300,7 @@ class Follower:
             self._polls.record(head.size, loop.time(), punctual=punctual)
             self.health.record_head(head)
             if self._target is not None:
-                self._prefetch.extend(head.size)
+                self._prefetch.extend(self._readable(head.size))
         return head
 
     async def _select(self, head: TreeHead) -> None:
@@ -290,6 +309,7 @@ class Follower:
         Raises:
             LogError: the head must not be used.
         """
+        await self._skip_ahead(head)
         target = self._target
         if target is not None and head.size > target.size and self.verifier.is_signed(head):
             if len(self._later) >= _MAX_HEADS:
@@ -302,7 +322,12 @@ class Follower:
 
     async def _aim(self, target: TreeHead) -> None:
         """Reach a tree head, or those after it if there is nothing to read up to it."""
-        while self.publisher.next >= target.size:
+        while self.publisher.next >= self._end(target):
+            # Neither entries that wait for their tile nor the time to the next poll are a delay.
+            until_poll = max(self._polls.due - asyncio.get_running_loop().time(), 0.0)
+            self._reached = time.time() + until_poll
+            if self.publisher.next >= target.size:
+                self.health.caught_up = time.time()
             while self._later and self._later[0].size <= self.publisher.next:
                 self._later.pop(0)
             self._target = None
@@ -311,7 +336,48 @@ class Follower:
                 return
             target = await self.verifier.select_tree_head(self._later.pop(0), self.publisher.next)
         self._target = target
-        self._prefetch.extend(target.size)
+        self._prefetch.extend(self._readable(target.size))
+
+    def _readable(self, size: int) -> int:
+        """Return up to where to request entries, of a tree of `size` or of all trees shown.
+
+        A piece of a tile is requested with the rest of the tile, if that exists by now.
+        """
+        if self.verifier.reads_twice or self._client.tile is None:
+            return size
+        now, shown = asyncio.get_running_loop().time(), max(self.health.tree_size, size)
+        return self._partial_tile.limit(self.publisher.next, shown, now)
+
+    def _end(self, target: TreeHead) -> int:
+        """Return up to where to read now: `target`, or the last full tile before it."""
+        return min(target.size, self._readable(target.size))
+
+    async def _skip_ahead(self, head: TreeHead) -> None:
+        """Skip entries if the log is further behind a new head than permitted.
+
+        The log continues where a new one starts. Without a proof of that position nothing is
+        skipped, unless unproven entries are published.
+
+        Raises:
+            LogError: the log contradicts what it signed before.
+        """
+        if head.size <= self._judged or not self.verifier.is_signed(head):
+            return
+        self._judged = head.size
+        first, end = self.publisher.next, head.size - self._limits.overlap
+        since_head = time.time() - self._reached
+        reason = self._limits.exceeded(head.size - first, self.ingest_delay, since_head)
+        if reason is None or end <= first:
+            return
+        try:
+            frontier = await self.verifier.prove_start(end, head)
+        except ProofUnavailable as error:
+            _log.warning("skip rejected", log=self.log.name, why=reason, problem=error.problem)
+            return
+        await self.publisher.skip_ahead(SkipAhead(first, end, reason, head, frontier))
+        self._reached = time.time()
+        await self.verifier.load(end)
+        await self._restart()
 
     async def _restart(self) -> None:
         """Drop what was fetched and shown; poll the tree head next."""
@@ -326,8 +392,12 @@ class Follower:
 
     async def _publish_next(self, target: TreeHead, deadline: float | None) -> None:
         """Publish the next run below `target`, unless a poll is due or ends before it arrives."""
+        end = self._end(target)
+        if self.publisher.next >= end:
+            await self._aim(target)
+            return
         try:
-            run = await self._prefetch.run(target.size, deadline)
+            run = await self._prefetch.run(end, deadline)
         except (IntegrityViolation, ProofUnavailable):  # of an issuer
             await self._restart()
             raise
@@ -344,14 +414,21 @@ class Follower:
             return
         try:
             await self._publish(run, target)
-        except (IntegrityViolation, ProofUnavailable):
+        except ProofUnavailable:
+            if end < target.size:
+                self._partial_tile.release()
+                self._prefetch.extend(self._readable(target.size))
+                return
             await self._restart()
             raise
-        if self.publisher.next >= target.size:
+        except IntegrityViolation:
+            await self._restart()
+            raise
+        if self.publisher.next >= self._end(target):
             await self._aim(target)
-        elif self._prefetch.next >= target.size:  # a `TwoPassCheck` has read all of it once
+        elif self._prefetch.next >= end:  # a `TwoPassCheck` has read all of it once
             await self._prefetch.restart(self.publisher.next)
-            self._prefetch.extend(target.size)
+            self._prefetch.extend(self._readable(target.size))
 
     async def _publish(self, run: list[Window], target: TreeHead) -> None:
         """Verify, publish and mark the windows of a run."""
@@ -412,11 +489,11 @@ class Follower:
         return f" (entry {first}, {failures} times; if it never can be read, {hint})"
 
     async def _record_success(self, head: TreeHead) -> None:
-        """Note that all entries up to `head` are published."""
+        """Note that all entries up to `head` are published, but those that wait for their tile."""
         # Of two successes, the second is of a tree head requested after the first (`is_drained`).
         self.health.successes += self._poll is None
-        self.health.caught_up = time.time()
-        self.verifier.mark_caught_up()
+        if self.publisher.next >= head.size:
+            self.verifier.mark_caught_up()
         await self.availability.record_idle(head.size)
 
 

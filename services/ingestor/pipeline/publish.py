@@ -19,7 +19,8 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from certbus.logs.leases import Lease, Leases
+from certbus.ids import new_event
+from certbus.logs.leases import Lease, Leases, SkipAhead
 from certbus.streams.batch import (
     MAX_BYTES,
     MAX_MESSAGES,
@@ -270,6 +271,39 @@ class WindowPublisher:
             raise
         self._metrics.observe_publish(outcome, time.perf_counter() - began)
         return outcome
+
+    async def last_success(self) -> float | None:
+        """Return when all entries of the log were last published, seconds since the epoch."""
+        return await self._redis_retry(self._leases.last_success, self.lease.log_id)
+
+    async def skip_ahead(self, skip: SkipAhead) -> None:
+        """Skip entries, from `next` on.
+
+        Raises:
+            PositionChanged, LeaseLost: as `publish`.
+        """
+        event = new_event()
+        while True:
+            lease = self.lease
+            match await self._redis_retry(self._leases.skip_ahead, lease, skip, event):
+                case "skipped":
+                    break
+                case int() as next_index:
+                    self.next = next_index
+                    raise PositionChanged(next_index)
+                case "missing":
+                    await self.restore(lease)
+                case "fenced" if self.lease is lease:
+                    raise LeaseLost
+        _log.warning(
+            "entries skipped",
+            log_id=lease.log_id,
+            first=skip.first,
+            last=skip.end - 1,
+            why=skip.reason,
+        )
+        self.next = skip.end
+        self._metrics.count_skipped(skip.end - skip.first)
 
     async def restore(self, lease: Lease) -> None:
         """Restore the log from `next` in a Redis that lost its data.

@@ -14,6 +14,7 @@ from typing import Literal
 
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import HASH_BYTES, Frontier, leaf_hash
+from ctparse.static_ct import without_extensions
 from ctparse.tree_head import TreeHead
 from ingestor.window import Window
 
@@ -24,6 +25,14 @@ MAX_TWO_PASS_ENTRIES = 1 << 20
 def leaf_hashes(entries: Sequence[Entry | Rejected]) -> list[bytes]:
     """Return the hash of each entry's leaf (RFC 6962, section 2.1)."""
     return [leaf_hash(entry.leaf) for entry in entries]
+
+
+def bare_leaf_hashes(entries: Sequence[Entry | Rejected]) -> list[bytes]:
+    """Return the hash of each entry's leaf without extensions.
+
+    A data tile may have a `leaf_index` extension that the leaf in the log's tree lacks.
+    """
+    return [leaf_hash(without_extensions(entry.leaf)) for entry in entries]
 
 
 def extended_frontiers(frontier: Frontier, hashes: Sequence[Sequence[bytes]]) -> list[Frontier]:

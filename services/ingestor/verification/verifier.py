@@ -31,6 +31,7 @@ from ingestor.verification.alerts import IntegrityAlerts, State
 from ingestor.verification.entry_proofs import (
     MAX_TWO_PASS_ENTRIES,
     TwoPassCheck,
+    bare_leaf_hashes,
     describe_rejected,
     extended_frontiers,
     first_unparsed,
@@ -101,6 +102,8 @@ class Verifier:
         self._next = 0  # index of the next entry to publish
         self._unreachable = False  # whether the entries up to the target cannot be read
         self._is_proven = False  # whether the last published entries are proven
+        # Whether the leaves of the tree lack the extensions of its tiles; None: not proven yet.
+        self._bare_leaves: bool | None = None if log.is_hybrid else False
         self._missing = MissingProofPolicy(min_refusal_secs, enforced=mode == "enforce")
 
     @property
@@ -125,6 +128,8 @@ class Verifier:
             return
         stored = await self._redis_retry(self._tree_states.load, self._log.id, next_index)
         self._frontier = self._two_pass = None
+        if self._log.is_hybrid:
+            self._bare_leaves = await self._redis_retry(self._tree_states.bare_leaves, self._log.id)
         if stored is None:
             return
         self._frontier = stored.frontier
@@ -132,6 +137,11 @@ class Verifier:
             self._heads.accept(stored.tree_head)
         if stored.below_for is not None:
             self._heads.restore_regressed_since(stored.below_for, self._clock())
+
+    @property
+    def reads_twice(self) -> bool:
+        """Whether all entries up to the selected tree head must be read before any is proven."""
+        return self._two_pass is not None
 
     def is_signed(self, head: TreeHead) -> bool:
         """Return whether the log has signed a tree head; True if that is not verified."""
@@ -177,6 +187,32 @@ class Verifier:
             return head
         return target
 
+    async def prove_start(self, next_index: int, head: TreeHead) -> Frontier | None:
+        """Return the frontier of the leaves before an entry, proven in a tree.
+
+        The tree must continue the verified one. In `warn` mode a missing proof is accepted.
+
+        Args:
+            next_index: the entry, above 0.
+            head: of the tree, signed by the log.
+
+        Returns:
+            The frontier; None if the entries are published unproven.
+
+        Raises:
+            IntegrityViolation: the log contradicts what it signed before.
+            ProofUnavailable: there is no proof.
+        """
+        if self._mode == "off":
+            return None
+        try:
+            await self._check_continues(head)
+            return await self._frontier_before(next_index, head)
+        except ProofUnavailable:
+            if self._mode == "enforce":
+                raise
+            return None
+
     async def verify(self, run: Sequence[Window], head: TreeHead) -> list[VerifiedWindow]:
         """Verify consecutive windows, the first of which begins where the frontier ends.
 
@@ -198,18 +234,15 @@ class Verifier:
         self._next = run[0].first
         if self._mode == "off" or frontier is None:
             return [_unproven(window, head) for window in run]
-        hashes = []
-        for window in run:
-            size = sum([len(entry.leaf) for entry in window.entries])
-            hashes.append(await self._cpu.run(size, leaf_hashes, window.entries))
-        frontiers = [frontier, *extended_frontiers(frontier, hashes)]
         try:
             self._check_leaves_known(run)
-            if not await self._prove(run, hashes, frontiers, head):
-                return []
+            proven = await self._prove_either_form(run, frontier, head)
         except (IntegrityViolation, ProofUnavailable) as error:
             await self._handle_failure(error)
             return [_unproven(window, head) for window in run]
+        if proven is None:
+            return []
+        hashes, frontiers = proven
         self._note_proof()
         return [
             VerifiedWindow(
@@ -342,18 +375,82 @@ class Verifier:
 
     async def _start(self, next_index: int, target: TreeHead) -> None:
         """Derive the frontier from the inclusion proof of the last entry before it."""
+        self._frontier = await self._frontier_before(next_index, target)
+        self._heads.accept(target)
+        self._is_proven = True
+        self._note_proof()
+
+    async def _frontier_before(self, next_index: int, target: TreeHead) -> Frontier:
+        """Return the frontier of all leaves before an entry, from the proof of the last of them."""
         proof = await self._inclusion(
             f"no proof of entry {next_index - 1} to start from", next_index, target
         )
         try:
-            self._frontier = Frontier.from_inclusion_proof(
+            return Frontier.from_inclusion_proof(
                 next_index, target.size, proof.leaf, proof.path, target.root
             )
         except BadProof as error:
             raise await self._disproved(target, "wrong_proof", str(error)) from error
-        self._heads.accept(target)
-        self._is_proven = True
-        self._note_proof()
+
+    async def _check_continues(self, head: TreeHead) -> None:
+        """Prove that a tree is the verified one, or continues it.
+
+        Raises:
+            IntegrityViolation: it does not.
+            ProofUnavailable: it is smaller, or there is no proof.
+        """
+        verified = self._heads.verified
+        if verified is None or not verified.size or verified == head:
+            return
+        if verified.size < head.size:
+            is_split = await check_split_view(self._client, verified, head)
+            if is_split:
+                raise self._split_view(verified, head)
+            if is_split is False:
+                return
+        problem = f"no proof that the tree of {head.size} continues that of {verified.size}"
+        raise ProofUnavailable(
+            self._log.name, self._log.base, problem, (verified, head), certain=False
+        )
+
+    async def _prove_either_form(
+        self, run: Sequence[Window], frontier: Frontier, head: TreeHead
+    ) -> tuple[Sequence[Sequence[bytes]], Sequence[Frontier]] | None:
+        """Prove windows with their leaves as served; of a hybrid log, else without extensions.
+
+        The form that was proven last comes first; Redis remembers it. A two-pass check keeps to one
+        form, and begins only once a form was proven.
+
+        Returns:
+            The leaf hashes of each window, and the frontiers before the first and after each; None
+            if all entries up to `head` must be read first.
+        """
+        forms = [bool(self._bare_leaves)]
+        if self._log.is_hybrid and self._two_pass is None:
+            forms.append(not forms[0])
+        failure: IntegrityViolation | ProofUnavailable | None = None
+        for bare in forms:
+            hashes = [await self._leaf_hashes(window, bare=bare) for window in run]
+            frontiers = [frontier, *extended_frontiers(frontier, hashes)]
+            try:
+                if not await self._prove(run, hashes, frontiers, head):
+                    return None
+            except (IntegrityViolation, ProofUnavailable) as error:
+                # Leaves of the other form are unknown to the log: it has no proof of them.
+                if failure is None or isinstance(failure, ProofUnavailable):
+                    failure = error
+            else:
+                if self._bare_leaves is not bare:
+                    self._bare_leaves = bare
+                    record = self._tree_states.record_bare_leaves
+                    await self._redis_retry(record, self._log.id, bare)
+                return hashes, frontiers
+        assert failure is not None
+        raise failure
+
+    async def _leaf_hashes(self, window: Window, *, bare: bool) -> Sequence[bytes]:
+        size = sum([len(entry.leaf) for entry in window.entries])
+        return await self._cpu.run(size, bare_leaf_hashes if bare else leaf_hashes, window.entries)
 
     async def _prove(
         self,
@@ -369,7 +466,9 @@ class Verifier:
                 await self._prove_prefix(run, after, hashes[-1][-1], target)
             except ProofUnavailable as error:
                 too_many = target.size - before.size > MAX_TWO_PASS_ENTRIES
-                if too_many or not error.certain or self._mode != "enforce":
+                knows_form = self._bare_leaves is not None
+                can_read_twice = knows_form and not too_many and self._mode == "enforce"
+                if not (error.certain and can_read_twice):
                     raise
                 self._two_pass, self._missing.mute = TwoPassCheck(before, target), True
             else:

@@ -17,6 +17,7 @@ from ctparse.signatures import load_log_key, verify_tree_head
 from ingestor.backoff import LOG_LIST
 from ingestor.client.errors import InvalidResponse, ResponseTooLarge, UnexpectedStatus
 from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.hybrid import HybridLog
 from ingestor.client.interface import Inclusion
 from ingestor.client.issuers import CAPACITY, RECENT, WINDOW, Issuers
 from ingestor.client.rfc6962 import MAX_ALONE, Rfc6962Log
@@ -281,6 +282,44 @@ async def test_proofs_of_a_real_static_ct_log(sunlight: StaticCtLog) -> None:
         proof_hashes = await sunlight.consistency(frontier.size, head.size)
         verify_consistency(frontier.size, head.size, frontier.root(), head.root, proof_hashes)
     assert frontier.root() == head.root
+
+
+async def test_a_hybrid_log_without_proofs_is_proven_by_hash_tiles(
+    sunlight: StaticCtLog, server: HostileServer, fetcher: Fetcher
+) -> None:
+    """Its get-proof-by-hash and get-sth-consistency answer 404."""
+    head = await sunlight.tree_head()
+    hybrid = HybridLog(server.url, fetcher, Issuers(server.url, fetcher))
+    proof = await hybrid.inclusion(300, head.size, bytes(32))
+    expected = await sunlight.inclusion(300, head.size)
+    assert (proof.leaf, proof.path) == (expected.leaf, expected.path)
+    Frontier.from_inclusion_proof(301, head.size, proof.leaf, proof.path, head.root)
+    assert await hybrid.consistency(256, head.size) == await sunlight.consistency(256, head.size)
+    del server.answers["*"]
+    with pytest.raises(UnexpectedStatus, match="get-entry-and-proof"):
+        await hybrid.inclusion(300, head.size, bytes(32))
+
+
+async def test_a_hybrid_log_links_an_entry_to_the_url_it_was_read_from(
+    sunlight: StaticCtLog, server: HostileServer, fetcher: Fetcher
+) -> None:
+    """An entry that get-entries returned keeps its link when the rest of its tile is read."""
+    hybrid = HybridLog(server.url, fetcher, Issuers(server.url, fetcher))
+    sth = {"timestamp": 1, "sha256_root_hash": "A" * 43 + "=", "tree_head_signature": "BAMAAA=="}
+    sizes = (260, (await sunlight.tree_head()).size)
+    heads = [Answer(json.dumps({**sth, "tree_size": size}).encode()) for size in sizes]
+    server.answers["/ct/v1/get-sth"] = heads
+    server.answers["/ct/v1/get-entries?start=256&end=259"] = [Answer(entries_body(4))]
+    await hybrid.tree_head()
+    assert len(await hybrid.entries(256, 260)) == 4
+    by_request = f"{server.url}/ct/v1/get-entries?start=256&end=256"
+    assert hybrid.entry_url(256) == by_request
+    await hybrid.tree_head()
+    assert [entry.index for entry in await hybrid.entries(260, 512)] == list(range(260, 512))
+    assert hybrid.entry_url(256) == by_request
+    assert hybrid.entry_url(260) == f"{server.url}/tile/data/001"
+    await hybrid.entries(256, 512)  # again, by the tile
+    assert hybrid.entry_url(256) == f"{server.url}/tile/data/001"
 
 
 async def test_rfc6962_proofs(server: HostileServer, rfc6962: Rfc6962Log) -> None:

@@ -79,9 +79,7 @@ def _run(
         "up", ConfigHolder(config), options.reader(args, config), forward=services.reload
     )
     everything = _run_everything(args, config, overrides, dashboard, services)
-    run_service.run(
-        lambda stop: run_service.run_until_signal(stop, everything), reloader, services.answers
-    )
+    run_service.run(lambda stop: run_service.run_until_signal(stop, everything), reloader)
 
 
 async def _run_everything(
