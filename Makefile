@@ -38,6 +38,9 @@ bench: $(VENV)/.dev  ## measure for five minutes and update docs/performance.md
 bench-full: $(VENV)/.dev  ## measure everything, with plots
 	$(BIN)/python -m bench --full $(ARGS)
 
+fuzz: $(VENV)/.dev  ## run mutated inputs for 30 seconds (ARGS="--inputs 1000000 certificate")
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 adversity: $(VENV)/.dev  ## run the server under random faults (SEED=1 RUNS=1 SECONDS=60 PARALLEL=1)
 	$(BIN)/python -m tests.adversity --seed $(or $(SEED),1) --runs $(or $(RUNS),1) \
 		--seconds $(or $(SECONDS),60) --parallel $(or $(PARALLEL),1) $(ARGS)
@@ -83,4 +86,4 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
-.PHONY: help up demo test test-deploy check format bench bench-full adversity rules docs lock tables clean
+.PHONY: help up demo test test-deploy check format bench bench-full fuzz adversity rules docs lock tables clean

@@ -1,20 +1,17 @@
 """Every setting: types and defaults from certconf's structs, descriptions from their source."""
 
-import ast
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
-from types import ModuleType
 from typing import Any, Final, get_args, get_origin
 
 import msgspec
 
-import certconf.settings
 from certconf import env_vars
 from certconf.build import allowed_values
 from certconf.compat_rust import UNUSED
 from certconf.reload_policy import policy_of
+from certconf.schema import field_notes
 from certconf.settings import FACTS, Config
 from docs.generate.tables import code, table
 
@@ -26,7 +23,7 @@ _DEFAULT: Final = Config()
 
 def settings() -> str:
     """Return a table of each section, after one of the settings without a section."""
-    notes = _notes(certconf.settings)
+    notes = field_notes()
     parts = []
     own: list[list[str]] = []
     for field in msgspec.structs.fields(Config):
@@ -43,7 +40,7 @@ def settings() -> str:
 
 def items() -> str:
     """Return a table of each list, with the settings of its items."""
-    notes = _notes(certconf.settings)
+    notes = field_notes()
     parts = []
     for _, field, path in _settings(Config, ""):
         for kind in _item_types(field.type):
@@ -147,27 +144,3 @@ def _about(cls: Any) -> str:
 def _note(notes: Mapping[tuple[str, str], str], cls: type, field: Any) -> str:
     text = notes.get((cls.__name__, field.name), "")
     return f"{text[:1].upper()}{text[1:]}".replace("None ", "none ").removesuffix(".")
-
-
-def _notes(module: ModuleType) -> dict[tuple[str, str], str]:
-    """Return the comments (`#:`) and `Attributes:` of fields, by class and field."""
-    source = inspect.getsource(module)
-    lines = source.splitlines()
-    notes = {}
-    for cls in ast.parse(source).body:
-        if not isinstance(cls, ast.ClassDef):
-            continue
-        for name, text in re.findall(
-            r"^ {4}(\w+): (.*(?:\n {8}.*)*)", ast.get_docstring(cls) or "", re.MULTILINE
-        ):
-            notes[cls.name, name] = " ".join(text.split())
-        for field in cls.body:
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                comment: list[str] = []
-                for line in reversed(lines[: field.lineno - 1]):
-                    if not line.strip().startswith("#:"):
-                        break
-                    comment.insert(0, line.strip().removeprefix("#:").strip())
-                if comment:
-                    notes[cls.name, field.target.id] = " ".join(comment)
-    return notes

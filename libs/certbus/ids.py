@@ -40,6 +40,10 @@ class Cursor(NamedTuple):
     entry: EntryId
     position: int | None
 
+    def __str__(self) -> str:
+        """Return the text that `parse_cursor` reads."""
+        return str(self.entry) if self.position is None else f"{self.entry}-{self.position}"
+
 
 def parse_entry_id(text: str) -> EntryId:
     """Read `<ms>-<seq>`.

@@ -6,6 +6,7 @@
     env_vars.py      CERTSTREAM_* variables -> nodes with their variable
     compat_rust.py   keys of certstream-server-rust's file: older names, and unused settings
     addresses.py     syntax of networks and host names
+    schema.py        JSON Schema of the file
     build.py         nodes -> frozen structs; collects every problem
     loading.py       merges the sources, and checks settings that depend on each other
 

@@ -6,6 +6,7 @@ visits every value, so that one invalid value does not hide the next, and writes
 
 import difflib
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
@@ -103,7 +104,7 @@ def convert_value(
     kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem], default: object = None
 ) -> Any:
     """Return the value of one setting, or UNSET after reporting its problem."""
-    inner, optional = _without_none(kind)
+    inner, optional = without_none(kind)
     if node.value is None and optional:
         return None
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
@@ -148,7 +149,8 @@ def _scalar(kind: Any, node: YamlNode, key: str, problems: list[ConfigProblem]) 
     if node.value is False and get_origin(kind) is Literal and "off" in get_args(kind):
         value = "off"  # in YAML of the command line, `off` is false
     try:
-        return msgspec.convert(value, kind, strict=False, dec_hook=_custom)
+        # In lax mode, a number would be a time, too.
+        return msgspec.convert(value, kind, strict=_base(kind) is datetime, dec_hook=_custom)
     except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
         # For our own types, the cause is the reason, without a secret.
         why = f": {error.__cause__}" if isinstance(error.__cause__, WrongForm) else ""
@@ -203,7 +205,7 @@ def _hint(name: str, fields: Mapping[str, object]) -> str:
 
 def allowed_values(kind: Any) -> str:
     """Return a description of the values that a type and its constraints allow."""
-    kind, _ = _without_none(kind)
+    kind, _ = without_none(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -219,7 +221,8 @@ def allowed_values(kind: Any) -> str:
     return f"{name} above {meta.gt}" if meta.gt is not None else f"{name} of at least {meta.ge}"
 
 
-def _without_none(kind: Any) -> tuple[Any, bool]:
+def without_none(kind: Any) -> tuple[Any, bool]:
+    """Return a type without None, and whether it had None."""
     if get_origin(kind) in {UnionType, Union}:
         kinds = [member for member in get_args(kind) if member is not type(None)]
         return kinds[0], len(kinds) < len(get_args(kind))
@@ -231,7 +234,11 @@ def _base(kind: Any) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    return get_origin(kind) is Literal or _base(kind) in {str, Path, Network} or _is_secret(kind)
+    return (
+        get_origin(kind) is Literal
+        or _base(kind) in {str, datetime, Path, Network}
+        or _is_secret(kind)
+    )
 
 
 def _is_secret(kind: Any) -> bool:

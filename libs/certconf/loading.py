@@ -103,12 +103,8 @@ def _read(file: Path, problems: list[ConfigProblem]) -> YamlNode:
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield settings that contradict each other: the keys, and a message."""
-    ct_log = config.ct_log
-    yield from _unreadable_state(ct_log)
-    yield from _short_lags(ct_log)
-    if ct_log.retry_initial_delay_ms > ct_log.retry_max_delay_ms:
-        keys = ("ct_log.retry_initial_delay_ms", "ct_log.retry_max_delay_ms")
-        yield keys, f"is above retry_max_delay_ms, {ct_log.retry_max_delay_ms}"
+    yield from _unreadable_state(config.ct_log)
+    yield from _wrong_delays(config.ct_log)
     if not is_host(config.host):
         yield ("host",), f"{config.host[:60]!r} is neither an address nor the name of a host"
     if config.admin is not None and not config.admin.startswith("unix:"):
@@ -118,6 +114,11 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if (config.tls_cert is None) != (config.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if config.tls_cert else ("tls_key", "tls_cert")
         yield (given, missing), f"needs {missing} as well"
+    for number, holder in enumerate(config.auth.holders):
+        if (holder.token is None) == (holder.sha256 is None):
+            key = f"auth.holders[{number}]"
+            keys = (key, "auth.holders", f"{key}.token", f"{key}.sha256")
+            yield keys, "needs either token or sha256"
     for setting in ("custom_logs", "static_logs", "log_lists"):
         for number, item in enumerate(getattr(config, setting) or ()):
             if _has_credentials(item.url):
@@ -128,10 +129,12 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield (f"log_lists[{number}]", "log_lists"), problem
 
 
-def _short_lags(settings: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield bounds on the delay of a log that its ordinary delay would exceed."""
+def _wrong_delays(ct_log: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:
+    if ct_log.retry_initial_delay_ms > ct_log.retry_max_delay_ms:
+        keys = ("ct_log.retry_initial_delay_ms", "ct_log.retry_max_delay_ms")
+        yield keys, f"is above retry_max_delay_ms, {ct_log.retry_max_delay_ms}"
     for name, least in _MIN_CATCHUP_LAG.items():
-        if 0 < (value := getattr(settings, name)) < least:
+        if 0 < (value := getattr(ct_log, name)) < least:
             yield (f"ct_log.{name}",), f"{value} is neither 0 nor at least {least}"
 
 
@@ -185,6 +188,8 @@ def _oddities(config: Config, file: Path | None) -> Iterator[str]:
         auth.tokens or auth.standard_tokens or auth.premium_tokens or auth.holders
     ):
         yield "auth.enabled: without a token, no client can connect: add some to auth.holders"
+    if config.access_log and config.log_level not in {"trace", "debug", "info"}:
+        yield f"access_log: log_level {config.log_level} suppresses it; it needs info"
     if config.hot_reload.enabled and not (config.hot_reload.watch_path or file):
         yield "hot_reload.enabled: there is no file to watch; SIGHUP reloads the configuration"
 

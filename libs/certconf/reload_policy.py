@@ -36,6 +36,7 @@ POLICIES: Final[Mapping[str, ReloadPolicy]] = {
     "host": ReloadPolicy(restart=("gateway", "up")),
     "port": ReloadPolicy(restart=("gateway", "up")),
     "log_level": ReloadPolicy(live=("gateway", "ingestor", "up")),
+    "access_log": _GATEWAY,
     "tls_cert": ReloadPolicy(restart=("gateway",)),
     "tls_key": ReloadPolicy(restart=("gateway",)),
     "base_path": _GATEWAY,

@@ -6,6 +6,7 @@ constraints: build.py reads them to check values and to describe the accepted on
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -56,6 +57,13 @@ LogURL = Annotated[
         description="the URL of a log, as /api/logs shows it",
     ),
 ]
+TokenDigest = Annotated[
+    str, Meta(pattern=r"^[0-9A-Fa-f]{64}$", description="a SHA-256 in hex: 64 digits")
+]
+Moment = Annotated[
+    datetime, Meta(tz=True, description="a date and time with its zone, as 2027-01-31T00:00:00Z")
+]
+StreamName = Literal["full", "lite", "domains"]
 AdminAddress = Annotated[
     str,
     Meta(pattern=r"^(unix:.+|.+:[0-9]{1,5})$", description="host:port, or unix:<path>"),
@@ -217,8 +225,15 @@ class TokenHolder(msgspec.Struct, frozen=True):
 
     #: Identifies the owner in Redis and in the log.
     name: Text
-    token: Secret
+    #: The token; or `sha256` instead.
+    token: Secret | None = None
     tier: Literal["free", "standard", "premium"] = "free"
+    #: SHA-256 of a token that `certstream-server token` made.
+    sha256: TokenDigest | None = None
+    #: Time from which the token is invalid; its connections are closed within 30 s.
+    expires: Moment | None = None
+    #: Streams to which the token may subscribe; [] is every stream.
+    streams: tuple[StreamName, ...] = ()
 
 
 class Auth(msgspec.Struct, frozen=True):
@@ -329,6 +344,7 @@ class Config(msgspec.Struct, frozen=True):
         port: port for clients.
         base_path: path prefix of a reverse proxy; requests are accepted with and without it.
         log_level: lowest level of log events.
+        access_log: log each request and each stream when it ends, at the level info.
         tls_cert: PEM file; together with `tls_key` the port serves TLS.
         tls_key: PEM file with the private key of `tls_cert`.
         trusted_proxies: networks whose X-Forwarded-For header states the client address.
@@ -357,6 +373,7 @@ class Config(msgspec.Struct, frozen=True):
     port: Port = 8080
     base_path: BasePath = ""
     log_level: LogLevel = "info"
+    access_log: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     protocols: Protocols = Protocols()

@@ -17,11 +17,10 @@ import msgspec
 
 from ctparse import der
 from ctparse.algorithms import signature_algorithm
-from ctparse.cache import remember
+from ctparse.bounded import add, remember
 from ctparse.entry import Unreadable
 from ctparse.general_names import ExtensionReader
 from ctparse.names import Name, is_dns_name, read_name
-from ctparse.parse_warnings import add
 from ctparse.times import read_time
 
 MAX_BYTES = 512 * 1024

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from ctparse import der, names
-from ctparse.parse_warnings import add
+from ctparse.bounded import add
 
 _KEY_USAGES = (
     "Digital Signature",

@@ -8,9 +8,8 @@ certstream does not show are remembered as well, as nothing.
 import msgspec
 
 from ctparse import der
-from ctparse.cache import remember
+from ctparse.bounded import add, remember
 from ctparse.extensions import EXTENSIONS, SUBJECT_ALT_NAME, subject_alt_name
-from ctparse.parse_warnings import add
 
 # Of extensions that are not shown. Lists of SCTs, which never come again, are longer.
 _MAX_REMEMBERED_UNKNOWN = 128

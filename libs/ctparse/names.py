@@ -14,7 +14,7 @@ import re
 import msgspec
 
 from ctparse import der
-from ctparse.parse_warnings import add
+from ctparse.bounded import add
 
 # Attribute type (contents of its OID) -> field.
 _ATTRIBUTES = {

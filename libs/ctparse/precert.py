@@ -1,8 +1,9 @@
-"""Whether a submitted precertificate is the one that its log entry commits to.
+"""Precertificates: the one a log entry commits to, and the certificate issued for it.
 
-The tree covers the leaf, which holds the TBSCertificate without the poison extension (RFC 6962
-section 3.2); the precertificate as submitted is beside it, covered by nothing. So it is
-compared byte by byte with the leaf: taking out the poison changes only the lengths around it.
+**Commitment.** The tree covers the leaf, which holds the TBSCertificate without the poison
+extension (RFC 6962 section 3.2); the precertificate as submitted is beside it, covered by nothing.
+So it is compared byte by byte with the leaf: taking out the poison changes only the lengths around
+it.
 
 Logs that write the TBSCertificate anew, rather than cut the poison out, correct what the CA has
 encoded otherwise than in DER (an explicit FALSE, an explicit version 1, a number or a length with
@@ -10,20 +11,30 @@ zeros before it, a year in another form, a UTCTime without seconds). So what dif
 once more, value by value.
 
 What a Precertificate Signing Certificate signed has another issuer in the leaf: not compared.
+
+**Issuance.** A precertificate and the certificate issued for it have one TBSCertificate, apart from
+the poison extension of the one and the list of SCTs of the other (RFC 6962 sections 3.1 and 3.3).
+The leaf of the precertificate holds it, with the issuer of the certificate also where a
+Precertificate Signing Certificate signed; it is what the SCTs sign.
 """
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 
 from ctparse import der
-from ctparse.entry import Entry
+from ctparse.entry import Entry, Unreadable
 
 # Extension: id 1.3.6.1.4.1.11129.2.4.3, critical, NULL. DER allows no other bytes.
 _POISON = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
 # Extended key usage of a Precertificate Signing Certificate, 1.3.6.1.4.1.11129.2.4.4.
 _PRECERT_SIGNING = bytes.fromhex("060a2b06010401d679020404")
+# OBJECT IDENTIFIER 1.3.6.1.4.1.11129.2.4.2, SignedCertificateTimestampList.
+_SCT_LIST = bytes.fromhex("060a2b06010401d679020402")
 _SEQUENCE = 0x30
+_VERSION = 0xA0
 _EXTENSIONS = 0xA3
 _CONSTRUCTED = 0x20
+_KEY_FIELD = 5  # of a TBSCertificate: after serial number, signature, issuer, validity, subject
 # [0] EXPLICIT INTEGER: version of a TBSCertificate, as `_values` shows it.
 _VERSION_1 = (0xA0, [(der.INTEGER, 0)])
 # YYMMDDhhmmZ, which RFC 5280 section 4.1.2.5.1 forbids.
@@ -133,3 +144,85 @@ def _contents(data: bytes, at: int) -> tuple[int, int]:
         return at + 2, at + 2 + length
     start = at + 2 + (length & 0x7F)
     return start, start + int.from_bytes(data[at + 2 : start])
+
+
+def tbs_sha256(entry: Entry) -> bytes:
+    """Return the SHA-256 of an entry's TBSCertificate without poison and SCTs: of its issuance.
+
+    Raises:
+        Unreadable: the certificate has no TBSCertificate.
+    """
+    if entry.is_precert:
+        end = _TBS + int.from_bytes(entry.leaf[_TBS - 3 : _TBS])
+        return sha256(entry.leaf[_TBS:end]).digest()
+    return sha256(tbs_without_scts(entry.certificate)).digest()
+
+
+def pubkey_sha256(certificate: bytes) -> bytes:
+    """Return the SHA-256 of the SubjectPublicKeyInfo of a certificate or precertificate.
+
+    Raises:
+        Unreadable: the certificate has none.
+    """
+    try:
+        _, at, end = _tbs(certificate)
+    except der.DerError as error:
+        raise Unreadable(str(error)) from error
+    fields, _ = der.children(certificate, at, end)
+    if fields and fields[0][0] == _VERSION:  # version 1 has none
+        del fields[0]
+    if len(fields) <= _KEY_FIELD:
+        raise Unreadable(f"TBSCertificate ends after {len(fields)} of its fields")
+    return sha256(certificate[fields[_KEY_FIELD - 1][2] : fields[_KEY_FIELD][2]]).digest()
+
+
+def tbs_without_scts(certificate: bytes) -> bytes:
+    """Return a certificate's TBSCertificate, DER, without the SCT list extension.
+
+    An extensions field that becomes empty is left out. A TBSCertificate without the list, or with
+    extensions that cannot be read, is returned as it is.
+
+    Raises:
+        Unreadable: the certificate has no TBSCertificate.
+    """
+    try:
+        start, at, end = _tbs(certificate)
+    except der.DerError as error:
+        raise Unreadable(str(error)) from error
+    if certificate.find(_SCT_LIST, at, end) < 0:
+        return certificate[start:end]
+    fields, stop = der.children(certificate, at, end)
+    if stop != end or not fields or fields[-1][0] != _EXTENSIONS:
+        return certificate[start:end]
+    _, outer, _ = fields[-1]
+    before = fields[-2][2] if len(fields) > 1 else at
+    try:
+        first, last = der.expect(certificate, outer, end, der.SEQUENCE, "Extensions")
+    except der.DerError:
+        return certificate[start:end]
+    kept = []
+    at_extension = first
+    for tag, contents, stop in der.children(certificate, first, last)[0]:
+        if tag != der.SEQUENCE or not certificate.startswith(_SCT_LIST, contents):
+            kept.append(certificate[at_extension:stop])
+        at_extension = stop
+    if at_extension != last or last != end:
+        return certificate[start:end]
+    listed = b"".join(kept)
+    extensions = _element(_EXTENSIONS, _element(der.SEQUENCE, listed)) if listed else b""
+    return _element(der.SEQUENCE, certificate[at:before] + extensions)
+
+
+def _tbs(certificate: bytes) -> tuple[int, int, int]:
+    """Find where TBSCertificate begins, and where its contents begin and end."""
+    start, end = der.expect(certificate, 0, len(certificate), der.SEQUENCE, "Certificate")
+    at, end = der.expect(certificate, start, end, der.SEQUENCE, "TBSCertificate")
+    return start, at, end
+
+
+def _element(tag: int, contents: bytes) -> bytes:
+    size = len(contents)
+    if size < 0x80:
+        return bytes((tag, size)) + contents
+    length = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes((tag, 0x80 | len(length))) + length + contents

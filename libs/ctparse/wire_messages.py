@@ -19,9 +19,9 @@ from hashlib import sha1, sha256
 
 import msgspec
 
+from ctparse.bounded import add
 from ctparse.certificate import Certificate, CertificateReader
 from ctparse.entry import Entry, IncompleteChain, Malformed, Unreadable
-from ctparse.parse_warnings import add
 
 # These bytes include the first certificate's serial number; for static-ct, two fingerprints.
 _CHAIN_HEAD = 64

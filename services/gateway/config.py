@@ -24,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True):
         health: whether /health and /health/deep are enabled.
         example_json: whether the examples are enabled.
         api: whether /latest.json and /api/… are enabled.
+        access_log: whether each request and stream is logged when it ends.
         base_path: path prefix that requests may have; without a slash at its end.
         unhealthy_threshold: failures in a row that make a log unhealthy.
         retained: maximum bytes of each stream in Redis.
@@ -49,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True):
     health: bool = True
     example_json: bool = True
     api: bool = False
+    access_log: bool = False
     base_path: str = ""
     unhealthy_threshold: int = 5
     retained: Mapping[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
@@ -82,6 +84,7 @@ def settings_of(config: Config, base: Settings | None = None) -> Settings:
         health=protocols.health,
         example_json=protocols.example_json,
         api=protocols.api,
+        access_log=config.access_log,
         base_path=config.base_path.rstrip("/"),
         unhealthy_threshold=config.ct_log.unhealthy_threshold,
         retained={stream: getattr(config.retention, stream).max_bytes for stream in STREAMS},

@@ -16,13 +16,14 @@ from certconf import Config, ConfigHolder
 from gateway.admission.controller import AdmissionController
 from gateway.admission.policy import policy_of
 from gateway.clients.base import Client
-from gateway.config import Settings, settings_of
+from gateway.config import settings_of
 from gateway.delivery.channel import Channel
 from gateway.delivery.encoding import SSE
 from gateway.hub import Hub
 
 _GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
 _POLICY_VIOLATION: Final = 1008
+_CHECK_SECS: Final = 10.0  # longest time between two reads of the clock while tokens expire
 _YIELD_AFTER_CLIENTS: Final = 100  # closed before other tasks run
 
 log = structlog.get_logger(__name__)
@@ -49,16 +50,27 @@ class Reload(msgspec.Struct, frozen=True):
             config: the configuration in effect.
         """
         while True:
-            config = await present.wait_for_change(than=config)
-            await self._apply(config)
+            expiry = self.admission.secs_to_expiry()
+            pause = expiry if expiry is None or 0 < expiry < _CHECK_SECS else _CHECK_SECS
+            try:
+                async with asyncio.timeout(pause):
+                    config = await present.wait_for_change(than=config)
+            except TimeoutError:
+                if expiry is not None and expiry <= _CHECK_SECS:
+                    await self._close_disallowed([])
+            else:
+                await self._apply(config)
 
     async def _apply(self, config: Config) -> None:
         settings = settings_of(config, self.hub.settings)
         self.admission.set_policy(policy_of(config))
         removed = self.hub.apply_settings(settings)
         self.reader.set_streams(settings.streams)
+        await self._close_disallowed(removed)
+
+    async def _close_disallowed(self, removed: list[Channel[Client]]) -> None:
         closed = 0
-        for client, code, reason in list(self._disallowed(removed, settings)):
+        for client, code, reason in list(self._disallowed(removed)):
             if client.closed:
                 continue
             client.close(code, reason)
@@ -68,10 +80,9 @@ class Reload(msgspec.Struct, frozen=True):
         if closed:
             log.info("clients closed", clients=closed)
 
-    def _disallowed(
-        self, removed: list[Channel[Client]], settings: Settings
-    ) -> Iterator[tuple[Client, int, str]]:
+    def _disallowed(self, removed: list[Channel[Client]]) -> Iterator[tuple[Client, int, str]]:
         """Yield each client that may not stay, with the code and the reason."""
+        settings = self.hub.settings
         for channel in (*removed, *self.hub.channels.values()):
             reason = None
             if channel in removed:
@@ -81,7 +92,7 @@ class Reload(msgspec.Struct, frozen=True):
             for client in channel.clients:
                 if reason is not None:
                     yield client, _GOING_AWAY, f"{reason}; ?cursor={client.position} elsewhere"
-                elif client.slot is not None and not self.admission.still_allowed(
-                    client.slot.client
+                elif client.slot is not None and (
+                    why := self.admission.why_disallowed(client.slot.client, channel.ring.stream)
                 ):
-                    yield client, _POLICY_VIOLATION, "token revoked"
+                    yield client, _POLICY_VIOLATION, why

@@ -155,7 +155,14 @@ COMMANDS: Final = (
         """\
   certstream-server config --config /etc/certstream/config.yaml
   certstream-server config --json | jq '.settings["port"]'
-  certstream-server config --check                          exit status 2 on an error""",
+  certstream-server config --check                          exit status 2 on an error
+  certstream-server config --schema > config.schema.json    for an editor""",
+    ),
+    Command(
+        "token",
+        "token",
+        "make a token for a client, and its setting for auth.holders",
+        "  certstream-server token --name alice",
     ),
     Command("version", "version", "print the version", "  certstream-server version"),
 )

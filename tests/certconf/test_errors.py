@@ -110,6 +110,22 @@ def problems(
             "auth: {holders: [{name: a, token: t, tier: gold}]}",
             "auth.holders[0].tier: 'gold' is not one of free, standard, premium",
         ),
+        (
+            "auth: {holders: [{name: a}]}",
+            "config.yaml:1: auth.holders[0]: needs either token or sha256",
+        ),
+        (
+            "auth: {holders: [{name: a, sha256: abc}]}",
+            "auth.holders[0].sha256: 'abc' is not a SHA-256 in hex: 64 digits",
+        ),
+        (
+            "auth: {holders: [{name: a, token: t, expires: 2027-01-31}]}",
+            "auth.holders[0].expires: 2027-01-31 is not a date and time with its zone",
+        ),
+        (
+            "auth: {holders: [{name: a, token: t, streams: [all]}]}",
+            "auth.holders[0].streams[0]: 'all' is not one of full, lite, domains",
+        ),
         ("tls_key: k.pem", "config.yaml:1: tls_key: needs tls_cert as well"),
         (
             "ct_log: {retry_initial_delay_ms: 9, retry_max_delay_ms: 8}",

@@ -1,5 +1,6 @@
 """Where settings come from, and what peers' files and variables become."""
 
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -502,13 +503,15 @@ def test_who_may_come_from_where() -> None:
         "  query_token: true\n"
         "  holders:\n"
         "  - {name: alice, token: 0123, tier: premium}\n"
-        "  - {name: bob, token: s3cret}\n"
+        "  - {name: bob, token: s3cret, expires: 2027-01-31T01:00:00+01:00, streams: [lite]}\n"
         "trusted_proxies: [10.1.2.3/8, '::1']\n"
         "allow: {metrics: [127.0.0.1], api: []}\n"
     )
     config = load(None, {})
     alice, bob = config.auth.holders
-    assert (alice.name, alice.token.reveal(), alice.tier) == ("alice", "0123", "premium")
+    assert (alice.name, alice.token, alice.tier) == ("alice", Secret("0123"), "premium")
+    assert (alice.expires, alice.streams) == (None, ())
+    assert (bob.expires, bob.streams) == (datetime(2027, 1, 31, tzinfo=UTC), ("lite",))
     assert (bob.name, bob.token, bob.tier) == ("bob", Secret("s3cret"), "free")
     assert [str(network) for network in config.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
     assert ip_address("10.255.0.1") in config.trusted_proxies[0]

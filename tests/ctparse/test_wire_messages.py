@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ctparse import cache
+from ctparse import bounded
 from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry, Malformed, Unreadable
 from ctparse.wire_messages import MessageWriter, Source
@@ -197,7 +197,7 @@ class TestReader:
     def test_full_caches_start_over(
         self, certificates: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cache, "_MAX_ENTRIES", 5)
+        monkeypatch.setattr(bounded, "_MAX_ENTRIES", 5)
         writer = new_writer()
         for _ in range(3):
             for der in certificates:

@@ -6,6 +6,9 @@ import time
 import msgspec
 import pytest
 
+from certbus.connection import connect
+from certbus.keys import Keys
+from certbus.logs.leases import Leases
 from simlog.api import request_stats
 from simlog.fault_types import Status
 from tests.e2e.site import Site
@@ -85,6 +88,30 @@ async def test_a_pause_holds_for_the_next_owner_of_a_log(site: Site) -> None:
     await asyncio.sleep(2)
     if time.monotonic() - began < 50:  # otherwise the pause may have ended
         assert (await requests_to(site, paused)).total == before
+
+
+async def test_a_log_whose_start_another_ingestor_found_does_not_wait_for_its_own_lookup(
+    site: Site,
+) -> None:
+    """The ingestor waits for a Retry-After while it looks up where the log starts."""
+    await site.start_redis()
+    await site.start_logs(rfc6962=1, static_ct=0, preload=200, rate=10, seed=5)
+    fault = msgspec.json.encode([Status(code=429, retry_after=600)])
+    await site.put(f"{site.logs_url}/control/*/faults", fault)
+    await site.configure()
+    ingestor = site.start_ingestor()
+    await until(lambda: "log rate limited" in ingestor.log.read_text(), "a lookup that waits")
+    (log,) = await site.logs()
+    client = connect(site.redis_url)
+    try:
+        await Leases(client, Keys(), "another", ttl=5).set_start(log.log_id, 0)
+    finally:
+        await client.aclose()
+
+    async def is_owned() -> bool:
+        return await all_owned(site, 1)
+
+    await until(is_owned, "an owner")
 
 
 async def all_owned(site: Site, logs: int = LOGS) -> bool:

@@ -31,6 +31,7 @@ SECRET = "sesame"  # they all begin with it
 CONFIG = {
     "log_lists": [],
     "log_level": "debug",
+    "access_log": True,
     "custom_logs": [UNREACHABLE],
     "protocols": {"api": True},
     "rate_limit": {"enabled": True},
@@ -38,6 +39,7 @@ CONFIG = {
     "auth": {
         "enabled": True,
         "query_token": True,
+        "header_name": "X-Token",
         "tokens": [TOKENS[0]],
         "holders": [{"name": "Alice", "token": TOKENS[1]}],
     },
@@ -85,6 +87,7 @@ async def test_no_output_contains_them(directory: Path, port: int) -> None:
         await up.all_gone()
     outputs.append(up.process.log.read_text())
     assert up.lines("logs selected")
+    assert {line["token"] for line in up.lines("request ended")} == {None, "tokens[0]", "Alice"}
     assert all(outputs), "each has some output"
     found = [line for text in outputs for line in text.splitlines() if SECRET in line]
     assert found == []
@@ -99,6 +102,7 @@ async def request_all(port: int) -> str:
             headers = {} if token is None else {"Authorization": f"Bearer {token}"}
             answers += [await client.get(path, headers=headers) for path in PATHS]
             answers.append(await client.get("/api/stats", params={"token": token or ""}))
+            answers.append(await client.get("/api/stats", headers={"X-Token": token or ""}))
     # 503 is /health/deep, once the server no longer counts as starting.
     assert {answer.status_code for answer in answers} - {503} == {200, 401}
     for token in (TOKENS[1], WRONG[1]):

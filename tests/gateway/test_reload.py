@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import time
 from contextlib import suppress
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -61,6 +64,34 @@ async def test_a_revoked_token_ends_its_clients_and_no_others(start: Start, pres
         await press.print(5)
         assert serials(await certificates(good, 5)) == list(range(5, 10))
     assert (await handshake(gateway.port, Authorization="old"))[0] == 401
+
+
+async def test_an_expired_token_ends_its_clients_and_no_others(start: Start, press: Press) -> None:
+    """It expires while a client is connected, and permits only one stream."""
+    gateway = await (await start()).following()
+    expires = datetime.fromtimestamp(time.time() + 2, UTC)
+    digest = sha256(b"short").hexdigest()
+    short = {"name": "a", "sha256": digest, "expires": expires, "streams": ["lite"]}
+    reload(gateway, auth={"enabled": True, "holders": [short, {"name": "b", "token": "long"}]})
+
+    async def needs_a_token() -> bool:
+        return (await handshake(gateway.port))[0] == 401
+
+    await until(needs_a_token)
+    async with (
+        connect(gateway.ws, additional_headers={"Authorization": "Bearer short"}) as client,
+        connect(gateway.ws, additional_headers={"Authorization": "Bearer long"}) as other,
+    ):
+        for path in ("/sse?stream=full", "/sse?stream=domains"):
+            status, _, body = await ask(gateway.port, path, Authorization="short")
+            assert (status, json.loads(body)["code"]) == (403, "forbidden")
+        assert (await handshake(gateway.port, "/full-stream", Authorization="short"))[0] == 403
+        assert await closed(client) == (1008, "token expired")
+        assert time.time() >= expires.timestamp()
+        await press.print(5)
+        assert serials(await certificates(other, 5)) == list(range(5))
+    status, _, body = await ask(gateway.port, "/sse", Authorization="short")
+    assert (status, json.loads(body)["error"]) == (401, "Token expired")
 
 
 async def test_streams_are_switched_off_and_on(start: Start, press: Press) -> None:

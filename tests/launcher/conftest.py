@@ -14,8 +14,8 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     # tmp_path is too long for the sockets that are put there.
     with tempfile.TemporaryDirectory(prefix="up-", ignore_cleanup_errors=True) as temporary:
 
-        def _begin(*arguments: str) -> Up:
-            begun.append(Up(tmp_path, temporary, *arguments))
+        def _begin(*arguments: str, **environment: str) -> Up:
+            begun.append(Up(tmp_path, temporary, *arguments, **environment))
             return begun[-1]
 
         yield _begin

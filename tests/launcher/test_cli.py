@@ -2,16 +2,20 @@
 
 import os
 import subprocess
+from base64 import urlsafe_b64decode
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from certconf import load
+from gateway.admission.credentials import find_owner, token_table
+from launcher.cli import main
 from tests.e2e.processes import CERTSTREAM_SERVER
 
 COMMANDS = (
     *("up", "ingest", "gateway", "simlog", "status", "tail", "rejected", "skip", "retire"),
-    *("refresh-lists", "config", "version"),
+    *("refresh-lists", "config", "token", "version"),
 )
 
 
@@ -55,6 +59,22 @@ def test_a_service_needs_a_redis(command: str, tmp_path: Path) -> None:
     result = run(command, cwd=tmp_path)
     assert result.returncode == 2
     assert "  command line: redis_url: is needed (or CERTSTREAM_REDIS_URL" in result.stderr
+
+
+def test_a_token_and_its_setting(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    made = set()
+    for _ in range(2):
+        assert main(["token", "--name", "alice"]) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        token, holder = first.rpartition(": ")[2], second.partition(": ")[2]
+        config = tmp_path / "config.yaml"
+        config.write_text(f"auth:\n  holders:\n  - {holder}\n")
+        owner = find_owner(token, token_table(load(config, {}).auth))
+        assert owner is not None
+        assert owner.name == "alice"
+        assert len(urlsafe_b64decode(f"{token}=")) == 32
+        made.add(token)
+    assert len(made) == 2
 
 
 def test_version(tmp_path: Path) -> None:

@@ -221,8 +221,25 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
         taken |= cells
         for target in panel.get("targets", ()):
             assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-    (variable,) = dashboard["templating"]["list"]
-    assert (variable["name"], variable["type"]) == ("datasource", "datasource")
+    variables = {each["name"]: each for each in dashboard["templating"]["list"]}
+    assert [(name, each["type"]) for name, each in variables.items()] == [
+        ("datasource", "datasource"),
+        ("namespace", "query"),
+        ("job", "query"),
+    ]
+    for name in ("namespace", "job"):  # in Compose, there is no label `namespace`
+        assert variables[name]["allValue"] == ".*"
+        assert names([variables[name]["definition"]]) or "redis_up" in variables[name]["definition"]
+
+
+def test_every_panel_is_of_the_chosen_namespace_and_job() -> None:
+    """Except that Redis has a job of its own."""
+    for expression in dashboard_expressions():
+        for name in names([expression]):
+            own = 'namespace=~"$namespace"' + ("" if name.startswith("redis_") else ',job=~"$job"')
+            found = re.findall(rf"\b{name}\b(.*?)[}}\s]", expression)
+            assert found, expression
+            assert all(labels.startswith(f"{{{own}") for labels in found), expression
 
 
 def test_prometheus_takes_the_dashboards_expressions(tmp_path: Path) -> None:

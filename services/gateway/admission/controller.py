@@ -5,8 +5,9 @@ streams the connection limits (Redis).
 """
 
 import math
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -27,6 +28,7 @@ from gateway.http.errors import ErrorCode, error_response, retry_after
 from gateway.http.messages import Response
 
 _RETRY_AFTER_SECS: Final = 30  # with jitter, after a connection limit
+_EXPIRED_SECS: Final = 60.0
 
 
 class AdmissionController:
@@ -37,6 +39,7 @@ class AdmissionController:
         rates: in Redis.
         counts: in Redis.
         heartbeat_secs: between two calls that keep the counts from expiring.
+        now: returns the Unix time in seconds.
 
     Attributes:
         refused: rejected requests by reason: "token", "network", "rate", "site" (connections per
@@ -47,8 +50,14 @@ class AdmissionController:
     """
 
     def __init__(
-        self, policy: Policy, rates: RateLimits, counts: ConnectionCounts, heartbeat_secs: float
+        self,
+        policy: Policy,
+        rates: RateLimits,
+        counts: ConnectionCounts,
+        heartbeat_secs: float,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        self._now = now
         self.refused: Counter[str] = Counter()
         self.rates = RateLimiter(rates)
         self.connections = ConnectionLimiter(counts, heartbeat_secs, policy)
@@ -62,14 +71,35 @@ class AdmissionController:
     def set_policy(self, policy: Policy) -> None:
         """Replace the policy. Established connections stay."""
         self._policy = policy
-        self._known = frozenset(owner.digest for owner in policy.owners or ())
+        self._known = {owner.digest: owner for owner in policy.owners or ()}
         self.connections.policy = policy
 
-    def still_allowed(self, client: ClientIdentity) -> bool:
-        """Whether the token of a client is still valid, or none is needed."""
+    def why_disallowed(self, client: ClientIdentity, stream: str) -> str | None:
+        """Return why a client may no longer have a stream; None if it may."""
         if self._policy.owners is None:
-            return True
-        return client.owner is not None and client.owner.digest in self._known
+            return None
+        owner = None if client.owner is None else self._known.get(client.owner.digest)
+        if owner is None:
+            return "token revoked"
+        if owner.has_expired(self._now()):
+            return "token expired"
+        return None if _permits(owner, stream) else f"stream {stream} not permitted for this token"
+
+    def secs_to_expiry(self) -> float | None:
+        """Return the seconds until the next token expires; None if none will.
+
+        For a minute after, the value is negative: a client may have connected at that moment.
+        """
+        times = [owner.expires for owner in self._known.values() if owner.expires is not None]
+        secs = (expires - self._now() for expires in times)
+        return min((left for left in secs if left > -_EXPIRED_SECS), default=None)
+
+    def check_stream(self, client: ClientIdentity, stream: str) -> Response | None:
+        """Return an error response if the token of a client does not permit a stream."""
+        if client.owner is None or _permits(client.owner, stream):
+            return None
+        error = f"Forbidden: this token permits only {', '.join(sorted(client.owner.streams))}"
+        return self._refuse("token", ErrorCode.FORBIDDEN, error)
 
     def restricts(self, request: Request) -> bool:
         """Whether only some networks may send a request: no CORS headers then."""
@@ -166,6 +196,9 @@ class AdmissionController:
         if owner is None:
             challenge = _challenge("invalid_token")
             return self._refuse("token", ErrorCode.INVALID_TOKEN, "Invalid token", challenge)
+        if owner.has_expired(self._now()):
+            challenge = _challenge("invalid_token")
+            return self._refuse("token", ErrorCode.INVALID_TOKEN, "Token expired", challenge)
         return owner
 
     def _wrong_network(self, what: str) -> Response:
@@ -196,6 +229,10 @@ class ConnectionSlot(msgspec.Struct, frozen=True, gc=False):
 def is_free(request: Request) -> bool:
     """Whether a request is exempt from limits: those of load balancers, and CORS preflights."""
     return request.path == HEALTH or request.method == "OPTIONS"
+
+
+def _permits(owner: TokenOwner, stream: str) -> bool:
+    return not owner.streams or stream in owner.streams
 
 
 def _challenge(error: str | None = None) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import msgspec
 
-from certconf import Auth
+from certconf import Auth, Secret
 
 
 class TokenOwner(msgspec.Struct, frozen=True):
@@ -20,30 +20,42 @@ class TokenOwner(msgspec.Struct, frozen=True):
         digest: SHA-256 of the token.
         name: for logs and Redis.
         tier: "free", "standard" or "premium".
+        expires: Unix time in seconds from which the token is invalid; None: never.
+        streams: to which the token may subscribe; empty: every stream.
     """
 
     digest: bytes
     name: str
     tier: str
+    expires: float | None = None
+    streams: frozenset[str] = frozenset()
+
+    def has_expired(self, now: float) -> bool:
+        """Whether the token is invalid at a Unix time in seconds."""
+        return self.expires is not None and self.expires <= now
 
 
 def token_table(auth: Auth) -> tuple[TokenOwner, ...]:
     """Return all configured token owners."""
-    return tuple(
-        TokenOwner(sha256(token.encode()).digest(), name, tier) for name, token, tier in _all(auth)
-    )
+    return tuple(_all(auth))
 
 
-def _all(auth: Auth) -> Iterator[tuple[str, str, str]]:
-    for owner in auth.holders:
-        yield owner.name, owner.token.reveal(), owner.tier
+def _all(auth: Auth) -> Iterator[TokenOwner]:
+    for holder in auth.holders:
+        digest = _digest(holder.token) if holder.token else bytes.fromhex(holder.sha256 or "")
+        expires = None if holder.expires is None else holder.expires.timestamp()
+        yield TokenOwner(digest, holder.name, holder.tier, expires, frozenset(holder.streams))
     for tier, key, tokens in (
         ("free", "tokens", auth.tokens),
         ("standard", "standard_tokens", auth.standard_tokens),
         ("premium", "premium_tokens", auth.premium_tokens),
     ):
         for number, token in enumerate(tokens):
-            yield f"{key}[{number}]", token.reveal(), tier
+            yield TokenOwner(_digest(token), f"{key}[{number}]", tier)
+
+
+def _digest(token: Secret) -> bytes:
+    return sha256(token.reveal().encode()).digest()
 
 
 def find_owner(token: str, known: Sequence[TokenOwner]) -> TokenOwner | None:

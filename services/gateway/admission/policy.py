@@ -41,6 +41,11 @@ class Policy(msgspec.Struct, frozen=True):
     max_per_address: int | None = None
 
 
+def restricts_streams(policy: Policy) -> bool:
+    """Whether some token may not subscribe to every stream."""
+    return any(owner.streams for owner in policy.owners or ())
+
+
 def is_public_path(path: str, policy: Policy) -> bool:
     """Whether requests need no token, from everywhere or from some networks."""
     if policy.owners is None or path == HEALTH:

@@ -23,12 +23,16 @@ from gateway.timer_wheel import TimerWheel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.access_log import AccessRecord
     from gateway.admission.controller import ConnectionSlot
 
 log = structlog.get_logger(__name__)
 
 _CLOSED: Final = RingPosition(1 << 62, Cursor(parse_entry_id(FIRST_ID), None), 0)
 """Sentinel position of disconnected clients."""
+
+_ABNORMAL_CLOSURE: Final = 1006  # RFC 6455 section 7.4.1
+_CONNECTION_LOST: Final = (_ABNORMAL_CLOSURE, "connection lost")
 
 
 class ClientRegistry:
@@ -87,16 +91,23 @@ class Client(asyncio.Protocol, ABC):
         connection_id: for the log.
         timer_slot: of the timer wheel, which alone writes it.
         slot: of admission; released when the connection ends.
+        access: the record that the access log gets when the connection ends; None: none.
+        sent_bytes: bytes written to the connection, before TLS.
     """
 
     __slots__ = (
         "_drain_waiter",
+        "_end",
+        "_live_from",
+        "_messages",
         "_replaying",
+        "access",
         "channel",
         "connection_id",
         "paused",
         "position",
         "registry",
+        "sent_bytes",
         "slot",
         "timer_slot",
         "transport",
@@ -115,6 +126,14 @@ class Client(asyncio.Protocol, ABC):
         self.slot: ConnectionSlot | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self._replaying = False  # while a replay runs, nothing else writes messages
+        self.access: AccessRecord | None = None
+        self.sent_bytes = 0
+        self._messages = 0  # sent before the position had the total `_live_from`
+        self._live_from = self.position.total
+        self._end: tuple[int, str] | None = None  # code and reason
+
+    status: int
+    """HTTP status of the response that began the stream."""
 
     @property
     def closed(self) -> bool:
@@ -152,12 +171,12 @@ class Client(asyncio.Protocol, ABC):
     def continue_live(self, position: RingPosition) -> None:
         """Continue from a position of the ring."""
         self._replaying = False
-        self.position = position
+        self._move(position)
         self.flush()
 
     def send_notice(self, notice: bytes) -> None:
         """Write a message that has no id."""
-        self.transport.write(self.channel.encoding.notice(notice))
+        self.write(self.channel.encoding.notice(notice))
 
     def send(self, data: bytes, position: RingPosition, messages: int) -> bool:
         """Write messages and advance.
@@ -173,13 +192,19 @@ class Client(asyncio.Protocol, ABC):
         channel = self.channel
         channel.sent += messages
         channel.sent_bytes += len(data)
-        self.position = position
-        self.transport.write(data)
+        self._move(position, messages)
+        self.write(data)
         return not self.paused
+
+    def write(self, data: bytes) -> None:
+        """Write to the connection."""
+        self.sent_bytes += len(data)
+        self.transport.write(data)
 
     def detach(self) -> None:
         """Unsubscribe."""
-        self.position = _CLOSED
+        if not self.closed:
+            self._move(_CLOSED)
         self.channel.clients.discard(self)
         self.channel.ready.discard(self)
         self.registry.paused.discard(self)
@@ -245,6 +270,10 @@ class Client(asyncio.Protocol, ABC):
         log.debug("client gone", connection=self.connection_id, stream=self.channel.ring.stream)
         self.detach()
         self.registry.mark_closed(self)
+        if self.access is not None:
+            self.access.end(
+                self.status, self.sent_bytes, self._messages, self._end or _CONNECTION_LOST
+            )
         if self.slot is not None:
             self.slot.release()
 
@@ -252,7 +281,26 @@ class Client(asyncio.Protocol, ABC):
         """Abort this client alone after an unexpected error."""
         self.registry.errors.report(error, connection=self.connection_id)
         self.channel.ready.discard(self)
+        self.abort("internal error")
+
+    def abort(self, reason: str) -> None:
+        """Abort the connection.
+
+        Args:
+            reason: for the access log.
+        """
+        self._ended(_ABNORMAL_CLOSURE, reason)
         self.transport.abort()
+
+    def _ended(self, code: int, reason: str) -> None:
+        """Keep the first code and reason for the access log."""
+        self._end = self._end or (code, reason)
+
+    def _move(self, position: RingPosition, messages: int = 0) -> None:
+        """Change the position, and count `messages` and those that flushes have written."""
+        self._messages += self.position.total - self._live_from + messages
+        self.position = position
+        self._live_from = position.total
 
     def _abort_later(self) -> None:
         """Abort the connection if the client does not end it within the close timeout."""

@@ -228,7 +228,7 @@ class _ClientReplay:
     def _add_gap(self, reason: Reason) -> None:
         """Have a gap message precede the next messages."""
         if self._pending_gap is None:
-            self._pending_gap = _text(self._position.cursor), reason
+            self._pending_gap = str(self._position.cursor), reason
 
     def _send_gap(self, oldest: str | None) -> None:
         """Send the pending gap message, if there is one."""
@@ -257,8 +257,3 @@ def _next_of(page: HistoryPage, at: RingPosition) -> EntryId | None:
 
 def _entry_of(text: str) -> EntryId:
     return parse_entry_id("-".join(text.split("-")[:2]))
-
-
-def _text(cursor: Cursor) -> str:
-    entry, position = cursor
-    return str(entry) if position is None else f"{entry}-{position}"

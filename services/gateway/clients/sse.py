@@ -30,6 +30,8 @@ class SSEClient(Client):
 
     __slots__ = ("_received_bytes",)
 
+    status = 200
+
     def __init__(
         self, registry: ClientRegistry, channel: Channel[Client], transport: asyncio.Transport
     ) -> None:
@@ -38,7 +40,7 @@ class SSEClient(Client):
 
     def attach(self, cursor: Cursor | None) -> None:
         """Send the response head, and subscribe."""
-        self.transport.write(HEAD)
+        self.write(HEAD)
         self.registry.sse_timers.add(self)
         super().attach(cursor)
 
@@ -51,13 +53,13 @@ class SSEClient(Client):
         """Discard the data; abort the connection above the limit."""
         self._received_bytes += len(data)
         if self._received_bytes > _MAX_RECEIVED_BYTES:
-            self.transport.abort()
+            self.abort("too much data received")
 
     def tick(self, now: int) -> None:  # noqa: ARG002
         """Send a comment line, which keeps proxies from closing an idle connection."""
         self._received_bytes = 0
         if not self.paused:
-            self.transport.write(_COMMENT)
+            self.write(_COMMENT)
 
     def close(self, code: int, reason: str) -> None:
         """End the response; the client reconnects with its Last-Event-ID.
@@ -66,7 +68,8 @@ class SSEClient(Client):
             code: of the WebSocket closing handshake; part of the comment.
             reason: sent as a comment.
         """
+        self._ended(code, reason)
         self.detach()
-        self.transport.write(b": %d %b\n\n" % (code, reason.encode()))
+        self.write(b": %d %b\n\n" % (code, reason.encode()))
         self.transport.close()
         self._abort_later()

@@ -90,6 +90,8 @@ class WebSocketClient(Client):
         extensions: that decode received messages.
     """
 
+    status = 101
+
     __slots__ = ("_frames", "_pending_pong", "_protocol", "_unanswered")
 
     def __init__(
@@ -127,8 +129,7 @@ class WebSocketClient(Client):
                     self.close(CloseCode.POLICY_VIOLATION, "too many frames")
                     return
         except Exception as error:  # noqa: BLE001
-            self.registry.errors.report(error, connection=self.connection_id)
-            self.transport.abort()
+            self.fail(error)
 
     def eof_received(self) -> None:
         """Note that the client has closed its side; asyncio closes the other one."""
@@ -143,25 +144,26 @@ class WebSocketClient(Client):
         if self.paused:
             return
         if self._unanswered >= _MAX_UNANSWERED_PINGS:
-            self.transport.abort()
+            self.abort("no answer to pings")
             return
         self._unanswered += 1
-        self.transport.write(heartbeat_frames(now))
+        self.write(heartbeat_frames(now))
 
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake; abort a client that does not answer it in time."""
         if self._protocol.state is not OPEN:
             return
+        self._ended(code, reason)
         self.detach()
         self._protocol.send_close(code, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
-        self.transport.write(b"".join(self._protocol.data_to_send()))
+        self.write(b"".join(self._protocol.data_to_send()))
         self._abort_later()
 
     def resume_writing(self) -> None:
         """Send the pong that is due, and continue: the send buffer is empty."""
         pong, self._pending_pong = self._pending_pong, None
         if pong is not None:
-            self.transport.write(pong)
+            self.write(pong)
         super().resume_writing()
 
     def _parse(self, data: bytes) -> None:
@@ -183,9 +185,12 @@ class WebSocketClient(Client):
                     -1
                 ]  # the newest pong answers all pings (RFC 6455 section 5.5.3)
             else:
-                self.transport.write(b"".join(data))
+                self.write(b"".join(data))
             return
+        close = self._protocol.close_rcvd or self._protocol.close_sent
+        if close is not None:
+            self._ended(close.code, close.reason)
         self.detach()
-        self.transport.write(b"".join(data))
+        self.write(b"".join(data))
         self.transport.close()
         self._abort_later()

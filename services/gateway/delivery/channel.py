@@ -38,11 +38,13 @@ class Subscriber(Protocol):
         position: the subscriber has everything before it.
         paused: whether the transport's buffer is full.
         transport: where messages are written.
+        sent_bytes: bytes written to it.
     """
 
     position: RingPosition
     paused: bool
     transport: asyncio.Transport
+    sent_bytes: int
 
     def flush(self) -> None:
         """Write what follows `position`. A subscriber that fell behind the ring replays it."""
@@ -113,6 +115,7 @@ class Channel(Generic[S]):
                     client.position = end
                     if data:
                         client.transport.write(data)
+                        client.sent_bytes += len(data)
                     served += 1
                 elif client.position.number < end.number:
                     client.flush()

@@ -44,8 +44,7 @@ class RingPosition(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def __str__(self) -> str:
         """Return the id to resume from."""
-        entry, position = self.cursor
-        return str(entry) if position is None else message_id(str(entry), position)
+        return str(self.cursor)
 
 
 class BehindRing(Exception):

@@ -11,7 +11,13 @@ from typing import Any, Final
 import msgspec
 
 from certhttp.protocol import Request
-from gateway.admission.policy import METRICS, Policy, is_api_path, is_public_path
+from gateway.admission.policy import (
+    METRICS,
+    Policy,
+    is_api_path,
+    is_public_path,
+    restricts_streams,
+)
 from gateway.config import Settings
 from gateway.endpoints.router import ResponseSpec, Route, error_spec
 from gateway.http.errors import ErrorBody, ErrorCode
@@ -35,7 +41,9 @@ _BAD_REQUEST: Final = error_spec(
 _UNAUTHORIZED: Final = error_spec(
     "The token is missing or invalid.", ErrorCode.TOKEN_REQUIRED, ErrorCode.INVALID_TOKEN
 )
-_FORBIDDEN: Final = error_spec("The client's network is not allowed.", ErrorCode.FORBIDDEN)
+_FORBIDDEN: Final = error_spec(
+    "The client's network, or the stream for its token, is not allowed.", ErrorCode.FORBIDDEN
+)
 _TOO_MANY: Final = error_spec(
     "Too many requests or connections; see Retry-After.",
     ErrorCode.RATE_LIMITED,
@@ -130,6 +138,8 @@ def _responses(route: Route, policy: Policy) -> dict[int, ResponseSpec]:
     if policy.metrics is not None and route.path == METRICS:
         specs[403] = _FORBIDDEN
     if policy.api is not None and is_api_path(route.path):
+        specs[403] = _FORBIDDEN
+    if restricts_streams(policy) and (route.stream or route.path == "/sse"):
         specs[403] = _FORBIDDEN
     if policy.rates is not None or policy.limits_connections:
         specs[429] = _TOO_MANY

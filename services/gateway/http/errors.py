@@ -36,8 +36,12 @@ class ErrorCode(StrEnum):
     UNKNOWN_STREAM = "unknown_stream", 400, "`stream` is not `full`, `lite` or `domains`."
     INVALID_HASH = "invalid_hash", 400, "The path does not end with a SHA-256 or SHA-1 in hex."
     TOKEN_REQUIRED = "token_required", 401, "The request has no token."
-    INVALID_TOKEN = "invalid_token", 401, "The token is not one of `auth.tokens`."
-    FORBIDDEN = "forbidden", 403, "The client's network is not in `allow`."
+    INVALID_TOKEN = "invalid_token", 401, "The token is unknown or has expired."
+    FORBIDDEN = (
+        "forbidden",
+        403,
+        "The client's network is not in `allow`, or its token does not permit the stream.",
+    )
     NOT_FOUND = "not_found", 404, "No endpoint has this path."
     DISABLED = "disabled", 404, "The configuration disables this endpoint or stream."
     CERTIFICATE_NOT_FOUND = "certificate_not_found", 404, "No retained certificate has this hash."

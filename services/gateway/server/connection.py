@@ -16,7 +16,8 @@ import msgspec
 import structlog
 
 from certhttp.protocol import Request, RequestError, ServerProtocol
-from gateway.admission.client_identity import ClientIdentity
+from gateway.access_log import AccessRecord
+from gateway.admission.client_identity import ClientIdentity, client_address
 from gateway.admission.controller import AdmissionController, ConnectionSlot
 from gateway.clients.sse import SSEClient
 from gateway.clients.websocket import WebSocketClient, accept
@@ -78,6 +79,7 @@ class HTTPConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_access",
         "_admission",
         "_arrival",
         "_flow",
@@ -114,6 +116,7 @@ class HTTPConnection(asyncio.Protocol):
         self._routes = routes
         self._route = NO_ROUTE  # of the current request
         self._restricted = False  # whether only some networks may read the response
+        self._access: AccessRecord | None = None  # of the current request
         self._admission = admission
         self._arrival = arrival
         self._refusal = refusal
@@ -141,6 +144,8 @@ class HTTPConnection(asyncio.Protocol):
         """Free everything that the connection holds."""
         if self._handler_task is not None:
             self._handler_task.cancel()
+        if self._access is not None:
+            self._access.end(None)
         self._return_ticket()
         self._unregister()
 
@@ -268,6 +273,8 @@ class HTTPConnection(asyncio.Protocol):
                 return
 
     def _respond(self, request: Request) -> None:
+        if self._hub.settings.access_log:
+            self._access = self._record(request)
         if self._refusal is not None:
             self._answer(self._refusal, close=True)
             return
@@ -278,13 +285,24 @@ class HTTPConnection(asyncio.Protocol):
             return
         self._restricted = admission.restricts(request)
         client, refusal = admission.identify(request, self._peer())
+        if self._access is not None:
+            self._access.identify(client)
         if admission.is_blocking(request):
             self._respond_from(self._handle_admitted(admission, client, refusal, request))
             return
-        outcome = refusal or self._routes.handle(request)
+        outcome = refusal or self._handle(admission, client, request)
         if isinstance(outcome, Subscription) and request.method != "HEAD":
             self._slot = admission.acquire_unlimited(client)
         self._proceed(request, outcome)
+
+    def _handle(
+        self, admission: AdmissionController, client: ClientIdentity, request: Request
+    ) -> Outcome:
+        """Handle a request of a client; a stream needs a token that permits it."""
+        outcome = self._routes.handle(request)
+        if isinstance(outcome, Subscription):
+            return admission.check_stream(client, outcome.stream) or outcome
+        return outcome
 
     def _respond_from(self, handling: Coroutine[Any, Any, None]) -> None:
         """Respond from a task."""
@@ -328,7 +346,7 @@ class HTTPConnection(asyncio.Protocol):
         if isinstance(admitted, Response):
             outcome = admitted
         else:
-            outcome = refusal or self._routes.handle(request)
+            outcome = refusal or self._handle(admission, client, request)
             if not isinstance(outcome, Subscription):
                 headers = (*outcome.headers, *admitted)
                 outcome = msgspec.structs.replace(outcome, headers=headers)
@@ -361,6 +379,12 @@ class HTTPConnection(asyncio.Protocol):
         else:
             channel = self._hub.channels[outcome.stream, SSE]
             self._become(SSEClient(self._hub.clients, channel, self._transport), outcome)
+
+    def _record(self, request: Request | None) -> AccessRecord:
+        """Begin the line of a request in the access log; of a malformed one without `request`."""
+        forwarded = request.headers.get("x-forwarded-for") if request else None
+        trusted = self._admission.policy.trusted_proxies if self._admission else ()
+        return AccessRecord(self._number, client_address(self._peer(), forwarded, trusted), request)
 
     def _peer(self) -> str:
         """Return the address of the client; the unspecified one if it has left already."""
@@ -408,6 +432,9 @@ class HTTPConnection(asyncio.Protocol):
         )
         client.connection_id = self._number
         client.slot, self._slot = self._slot, None
+        client.access, self._access = self._access, None
+        if client.access is not None:
+            client.access.subscription = subscription
         self._transport.set_protocol(client)
         # Previous responses and the head of this one may have paused the transport.
         self._flow.end()
@@ -429,6 +456,9 @@ class HTTPConnection(asyncio.Protocol):
         data = self._http.encode(answer.status, headers, answer.body, close=close)
         self._route = NO_ROUTE
         self._restricted = False
+        if self._hub.settings.access_log:
+            (self._access or self._record(None)).end(answer.status, len(data))
+        self._access = None
         self.phase = Phase.IDLE  # before the write, which may change the phase
         self._transport.write(data)
         if not self._http.next_cycle():

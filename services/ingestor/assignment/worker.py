@@ -236,7 +236,8 @@ class Worker:
         for log_id in self._to_release(held, free, pinned):
             await self._release(log_id)
         share = plan_takeovers(held, free, self._id)
-        for log_id in share:
+        # Another worker may have found the start of a log whose lookup here still waits.
+        for log_id in (*self._start_lookups, *share):
             await self._take(log_id, tasks)
         for log_id in set(orphans) - set(share):
             if await self._take(log_id, tasks):
@@ -316,15 +317,21 @@ class Worker:
     async def _take(self, log_id: str, tasks: asyncio.TaskGroup) -> bool:
         """Take a log if it is free; if it has no position, look up where it starts."""
         now = asyncio.get_running_loop().time()
-        if log_id in self._start_lookups or self._retry_after.get(log_id, now) > now:
+        log = self._logs.get(log_id)
+        if log is None or self._retry_after.get(log_id, now) > now:
             return False
-        log = self._logs[log_id]
         async with self._only_affecting(log, "taking it"):
             lease = await self._leases.acquire(log_id, None)
+            lookup = self._start_lookups.get(log_id)
             if lease is not None:
                 self._begin(log, lease, tasks)
+                if lookup is not None:
+                    lookup.cancel()
                 return True
-            if await self._leases.next_index(log_id) is None:
+            if await self._leases.next_index(log_id) is not None:
+                if lookup is not None:
+                    lookup.cancel()
+            elif lookup is None:
                 self._start_lookups[log_id] = tasks.create_task(self._find_start(log))
         return False
 

@@ -13,6 +13,7 @@ from rich.syntax import Syntax
 from certconf import Config, ConfigError, find_config_file
 from certconf.errors import ConfigProblem, SourceLocation
 from certconf.flatten import flatten
+from certconf.schema import json_schema
 from certhttp.address import UNIX
 from launcher import options
 from launcher.commands.up.addresses import unusable
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only check it and print notices; exit status 2 if it is invalid",
     )
+    group.add_argument(
+        "--schema", action="store_true", help="the JSON Schema of config.yaml, for editors"
+    )
     options.add_listening(parser)
     options.add_start(parser)
     options.add_configuration(parser)
@@ -41,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         certconf.ConfigError: with every problem.
     """
+    if args.schema:
+        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        return 0
     config, origins = find_config_file(args.config, os.environ, options.overrides_of(args))
     if args.check:
         _check_addresses(config, origins)

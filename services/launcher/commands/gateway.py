@@ -24,5 +24,7 @@ def run(args: argparse.Namespace) -> int:
     supervised = args.parent_pid is not None
     reload = ConfigReloader("gateway", current, options.reader(args, config), quiet=supervised)
     return run_service.run_reporting_errors(
-        lambda stop: serve(config, stop, admin=config.admin, present=current), reload
+        lambda stop: serve(config, stop, admin=config.admin, present=current),
+        reload,
+        run_service.health_of(config.admin),
     )

@@ -6,6 +6,7 @@
     file_watch.py     notices a change of a file
     supervisor.py     child processes: restarted, probed, stopped in time, none left behind
     embedded_redis.py the redis-server of one machine, a child that is locked to its data
+    systemd.py        notifications to systemd: ready, reloading, stopping, watchdog
     runtime_dir.py    a private directory with the lifetime of one `up`
 
 Tests: tests/launcher/runtime.

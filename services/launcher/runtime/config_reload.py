@@ -18,6 +18,7 @@ from certconf import Config, ConfigError, ConfigHolder
 from certconf.reload_policy import Service, diff
 from launcher.runtime import logging_setup
 from launcher.runtime.file_watch import watch
+from launcher.runtime.systemd import Notifier
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ class ConfigReloader:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_sighup)
         unblock_sighup()
 
-    async def run(self) -> None:
+    async def run(self, notifier: Notifier) -> None:
         """Read the configuration on each SIGHUP and change of its file, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             settings, file = self._current.config.hot_reload, self._current.config.file
@@ -77,11 +78,13 @@ class ConfigReloader:
             while True:
                 await self._requested.wait()
                 self._requested.clear()
+                notifier.reloading()
                 try:
                     await self.reload()
                 except Exception:  # the service keeps its configuration
                     self._current.reloads["refused"] += 1
                     log.exception("configuration reload failed")
+                notifier.reloaded()
 
     async def reload(self) -> None:
         """Read the configuration, and replace the current one by it."""

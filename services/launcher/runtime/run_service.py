@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvloop
@@ -16,16 +16,20 @@ from certbus.connection import UnsuitableServer
 from certbus.streams.publisher import UnsupportedFormat
 from certconf import Config
 from certconf.flatten import flatten
+from certhttp.client import fetch
 from launcher.runtime import logging_setup
 from launcher.runtime.config_reload import ConfigReloader, block_sighup
 from launcher.runtime.supervisor import exit_with_parent
+from launcher.runtime.systemd import Notifier, Probe, always
 
 log = structlog.get_logger(__name__)
+
+_PROBE_TIMEOUT_SECS: Final = 5.0
 
 Serve = Callable[[asyncio.Event], Awaitable[object]]
 
 
-def run(serve: Serve, reloader: ConfigReloader | None = None) -> None:
+def run(serve: Serve, reloader: ConfigReloader | None = None, probe: Probe = always) -> None:
     """Run `serve` until it returns; SIGINT and SIGTERM set its event.
 
     A second signal ends the process at once.
@@ -33,11 +37,14 @@ def run(serve: Serve, reloader: ConfigReloader | None = None) -> None:
     Args:
         serve: the work.
         reloader: runs concurrently.
+        probe: returns whether the service works, for systemd.
     """
-    uvloop.run(_until_signalled(serve, reloader))
+    uvloop.run(_until_signalled(serve, reloader, probe))
 
 
-def run_reporting_errors(serve: Serve, reloader: ConfigReloader | None = None) -> int:
+def run_reporting_errors(
+    serve: Serve, reloader: ConfigReloader | None = None, probe: Probe = always
+) -> int:
     """`run` for a process of its own, which exits when `serve` returns.
 
     It does not wait for threads: a name look-up that hangs in one would delay the exit until the
@@ -55,7 +62,7 @@ def run_reporting_errors(serve: Serve, reloader: ConfigReloader | None = None) -
 
     reasons: list[str] = []
     try:
-        run(serve_and_exit, reloader)
+        run(serve_and_exit, reloader, probe)
     except* (UnsuitableServer, UnsupportedFormat, OSError) as group:
         reasons += map(str, _leaves(group))
     for reason in reasons:
@@ -71,11 +78,24 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def _until_signalled(serve: Serve, reloader: ConfigReloader | None) -> None:
+def health_of(admin: str | None) -> Probe:
+    """Return a probe that requests /health at an admin address; any status is an answer."""
+    if admin is None:
+        return always
+
+    async def answers() -> bool:
+        return await fetch(admin, "/health", _PROBE_TIMEOUT_SECS) is not None
+
+    return answers
+
+
+async def _until_signalled(serve: Serve, reloader: ConfigReloader | None, probe: Probe) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    notifier = Notifier(os.environ)
 
     def on_signal() -> None:
+        notifier.stopping()
         stop.set()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
@@ -87,11 +107,15 @@ async def _until_signalled(serve: Serve, reloader: ConfigReloader | None) -> Non
         await serve(stop)
         return
     reloader.install_handlers()
-    reloading = asyncio.create_task(reloader.run())
+    tasks = [
+        asyncio.create_task(reloader.run(notifier)),
+        asyncio.create_task(notifier.run(probe)),
+    ]
     try:
         await serve(stop)
     finally:
-        reloading.cancel()
+        for task in tasks:
+            task.cancel()
         block_sighup()  # the loop removes its handler when it closes
 
 

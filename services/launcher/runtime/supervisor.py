@@ -8,6 +8,7 @@ children (`exit_with_parent`).
 import asyncio
 import contextlib
 import ctypes
+import math
 import os
 import re
 import signal
@@ -68,7 +69,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
 
 
 class ProcessGroup:
-    """The running children that read their configuration again on SIGHUP.
+    """The children that read their configuration again on SIGHUP, and when they last answered.
 
     SIGHUP ends a process that has no handler for it, and a child inherits none. So a child that is
     still starting gets the signal once it has its handler.
@@ -76,6 +77,7 @@ class ProcessGroup:
 
     def __init__(self) -> None:
         self._requested: set[asyncio.Event] = set()
+        self._answered: dict[str, float | None] = {}  # by name of the child; None: never
 
     @contextlib.contextmanager
     def member(self) -> Iterator[asyncio.Event]:
@@ -86,6 +88,21 @@ class ProcessGroup:
             yield requested
         finally:
             self._requested.discard(requested)
+
+    def expect(self, name: str) -> None:
+        """Expect answers of a child."""
+        self._answered[name] = None
+
+    def on_answer(self, name: str, at: float) -> None:
+        """Keep the time of an answer, of `time.monotonic()`."""
+        self._answered[name] = at
+
+    async def answers(self) -> bool:
+        """Whether each expected child, also one that restarts, has answered lately."""
+        oldest = time.monotonic() - PROBE_TIMEOUT_SECS
+        return bool(self._answered) and all(
+            answered is not None and answered > oldest for answered in self._answered.values()
+        )
 
     def reload(self) -> None:
         """Send SIGHUP to each child, as soon as it has a handler."""
@@ -109,6 +126,7 @@ async def keep_running(
         group: has the child as a member while it runs.
     """
     group = group or ProcessGroup()
+    group.expect(child.name)
     await restart(child.name, lambda: _run(child, on_line, stop_timeout, group))
 
 
@@ -184,7 +202,7 @@ async def _run(
             if process.stderr is not None and on_line is not None:
                 tasks.create_task(_relay(process.stderr, on_line))
             background = (
-                tasks.create_task(_stop_if_unresponsive(child, process, stop_timeout)),
+                tasks.create_task(_stop_if_unresponsive(child, process, stop_timeout, group)),
                 tasks.create_task(_forward_reloads(process, reload_requested)),
             )
             try:
@@ -227,15 +245,20 @@ def _handles(pid: int, number: signal.Signals, age: float) -> bool:
 
 
 async def _stop_if_unresponsive(
-    child: ChildSpec, process: asyncio.subprocess.Process, stop_timeout: float
+    child: ChildSpec,
+    process: asyncio.subprocess.Process,
+    stop_timeout: float,
+    group: ProcessGroup,
 ) -> None:
     if child.probe is None:
+        group.on_answer(child.name, math.inf)
         return
     answered = time.monotonic()
     while time.monotonic() - answered < PROBE_TIMEOUT_SECS:
         await asyncio.sleep(PROBE_INTERVAL_SECS)
         if await child.probe():
             answered = time.monotonic()
+            group.on_answer(child.name, answered)
     log.error("child unresponsive", child=child.name, child_pid=process.pid)
     await stop_process(process, child.name, stop_timeout)
 

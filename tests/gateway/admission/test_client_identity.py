@@ -1,6 +1,7 @@
 """Identity of clients: addresses, tokens, and rates without Redis."""
 
 import time
+from hashlib import sha256
 from ipaddress import ip_address
 
 import pytest
@@ -64,7 +65,10 @@ AUTH = Auth(
     tokens=(Secret("plain"), Secret("Grüße")),
     standard_tokens=(Secret("std"),),
     premium_tokens=(Secret("gold"),),
-    holders=(TokenHolder("alice", Secret("s3cret"), "premium"),),
+    holders=(
+        TokenHolder("alice", Secret("s3cret"), "premium"),
+        TokenHolder("bob", sha256=sha256(b"hashed").hexdigest().upper(), streams=("domains",)),
+    ),
 )
 
 
@@ -76,6 +80,7 @@ AUTH = Auth(
         ("std", "standard_tokens[0]", "standard"),
         ("gold", "premium_tokens[0]", "premium"),
         ("s3cret", "alice", "premium"),
+        ("hashed", "bob", "free"),
     ],
 )
 def test_tokens_have_names_and_tiers(token: str, name: str, tier: str) -> None:

@@ -89,8 +89,8 @@ async def test_a_revoked_token_may_not_stay(door: AdmissionController) -> None:
     (moved,) = token_table(Auth(tokens=(Secret("second"),)))
     assert moved.name == first.name
     door.set_policy(Policy(owners=(moved,)))
-    assert not door.still_allowed(ClientIdentity("192.0.2.1", first))
-    assert door.still_allowed(ClientIdentity("192.0.2.1", second))
-    assert not door.still_allowed(VISITOR), "a token is needed now"
+    assert door.why_disallowed(ClientIdentity("192.0.2.1", first), "lite") == "token revoked"
+    assert door.why_disallowed(ClientIdentity("192.0.2.1", second), "lite") is None
+    assert door.why_disallowed(VISITOR, "lite") == "token revoked", "a token is needed now"
     door.set_policy(msgspec.structs.replace(door.policy, owners=None))
-    assert door.still_allowed(ClientIdentity("192.0.2.1", first))
+    assert door.why_disallowed(ClientIdentity("192.0.2.1", first), "lite") is None

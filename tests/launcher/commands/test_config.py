@@ -88,7 +88,10 @@ def test_each_value_and_where_it_was_said(directory: Path) -> None:
         "streams.lite": (True, "default"),
         "rate_limit.max_tokens": (7, "config.yaml:3"),
         "auth.enabled": (True, "config.yaml:5"),
-        "auth.holders": ([{"name": "alice", "token": "***", "tier": "free"}], "config.yaml:6"),
+        "auth.holders": (
+            [{"name": "alice", "token": "***", "tier": "free", "streams": []}],
+            "config.yaml:6",
+        ),
         "custom_logs": ([{"name": "One", "url": "https://one.example"}], "config.yaml:8"),
         "redis_url": ("redis://:***@redis/0", "CERTSTREAM_REDIS_URL"),
         "tls_cert": (None, "default"),

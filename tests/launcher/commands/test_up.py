@@ -21,6 +21,7 @@ from launcher.runtime.embedded_redis import find_executable
 from launcher.runtime.runtime_dir import runtime_dir
 from launcher.runtime.supervisor import StartError
 from tests.e2e.processes import Process, free_port
+from tests.launcher.service_manager import ServiceManager
 from tests.launcher.up_process import SCRIPT, START, STOP, UNREACHABLE, Begin, Up, following
 from tests.waiting import until
 
@@ -29,7 +30,8 @@ async def test_without_a_network_it_logs_that_and_serves(begin: Begin, tmp_path:
     (tmp_path / "redis.py").write_text(
         "raise SystemExit('not ours: only in the working directory')"
     )
-    up = begin(*following(UNREACHABLE), "--gateways=2")
+    manager = ServiceManager(tmp_path / "notify")
+    up = begin(*following(UNREACHABLE), "--gateways=2", **manager.environment)
     await up.ready()
 
     async def told() -> bool:
@@ -43,10 +45,14 @@ async def test_without_a_network_it_logs_that_and_serves(begin: Begin, tmp_path:
     assert up.lines("child started", child="gateway-2")
     up.remember_descendants()
     assert len(up.descendants) == 4, "redis, an ingestor, two gateways"
+    await until(lambda: "WATCHDOG=1" in manager.received(), "every process answers", START)
+    assert manager.received()[0] == "READY=1"
     started = time.monotonic()
     assert up.process.stop(signal.SIGINT) == 0
     assert time.monotonic() - started < STOP
     await up.all_gone()
+    assert manager.received()[-1] == "STOPPING=1"
+    assert manager.received().count("READY=1") == 1, "children send nothing"
     assert "Traceback" not in up.process.log.read_text()
 
 

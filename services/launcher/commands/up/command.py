@@ -79,7 +79,9 @@ def _run(
         "up", ConfigHolder(config), options.reader(args, config), forward=services.reload
     )
     everything = _run_everything(args, config, overrides, dashboard, services)
-    run_service.run(lambda stop: run_service.run_until_signal(stop, everything), reloader)
+    run_service.run(
+        lambda stop: run_service.run_until_signal(stop, everything), reloader, services.answers
+    )
 
 
 async def _run_everything(
