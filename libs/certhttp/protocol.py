@@ -6,7 +6,7 @@ request value for all servers. The owner of the socket reads, writes and keeps t
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from http.client import responses as PHRASES  # noqa: N812
@@ -39,6 +39,7 @@ class Request(msgspec.Struct, frozen=True):
         body: empty if the server does not keep bodies.
         peer: address of the client; empty if it is unknown.
         connection: number of the connection.
+        fields: the query, with all values of each field.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes = b""
     peer: str = ""
     connection: int = 0
+    fields: Sequence[tuple[str, str]] = ()
 
     @property
     def websocket(self) -> bool:
@@ -212,7 +214,8 @@ def parse_request(head: h11.Request, body: bytes = b"") -> Request:
         raise RequestError(400, "invalid_query", text) from None
     for name, value in pairs:
         fields.setdefault(name, value)
-    return Request(head.method.decode(), unquote(path), fields, headers, body)
+    method = head.method.decode()
+    return Request(method, unquote(path), fields, headers, body, fields=pairs)
 
 
 def _check(head: h11.Request) -> None:

@@ -32,6 +32,7 @@ from gateway.config import Settings, settings_of
 from gateway.delivery.channel import Flusher
 from gateway.delivery.consumer import consume_streams
 from gateway.delivery.history import HistoryReader
+from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.cert import Certificates
 from gateway.endpoints.router import Router
 from gateway.endpoints.table import table
@@ -147,7 +148,12 @@ async def _serve(
         replay = Replayer(history, primary, keys, reader, group, recorded)
         hub = Hub(settings, replay.start, recorded)
         rings = hub.rings
-        flusher = Flusher(hub.channels.values(), recorded)
+        flusher = Flusher(hub.due_channels, recorded)
+
+        def grown(ring: Ring) -> None:
+            hub.filters.advance(ring)
+            flusher.wake()
+
         name = random_gateway_id()
         sources = MetricsSources(
             hub,
@@ -195,7 +201,7 @@ async def _serve(
         tasks = [
             # A gateway without these two cannot serve: their errors end the process.
             group.create_task(_check(replica)),
-            group.create_task(consume_streams(reader, rings, history, flusher.wake, recorded)),
+            group.create_task(consume_streams(reader, rings, history, grown, recorded)),
             *(
                 group.create_task(supervise(task, work, partial(recorded.failed, task)))
                 for task, work in supervised.items()

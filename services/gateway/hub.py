@@ -11,6 +11,7 @@ from gateway.config import Settings
 from gateway.delivery.channel import Channel
 from gateway.delivery.compression import DEFLATED
 from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
+from gateway.delivery.filtering import FilterSet
 from gateway.delivery.ring_buffer import Ring
 from gateway.error_log import ErrorLog
 from gateway.metrics import Metrics
@@ -42,7 +43,8 @@ class Hub:
     Attributes:
         settings: as they are now; `apply_settings` alone replaces them.
         rings: by stream.
-        channels: by stream and encoding.
+        channels: by stream and encoding, without filters.
+        filters: the channels with filters.
         clients: what WebSocket and SSE clients share.
         errors: unexpected errors, each of one connection.
         connection_ids: numbers connections for the log.
@@ -55,6 +57,7 @@ class Hub:
         self.rings: dict[str, Ring] = {}
         self.channels: dict[tuple[str, Encoding], Channel[Client]] = {}
         self.metrics = metrics
+        self.filters = FilterSet(metrics)
         self.apply_settings(settings)
         self.errors = ErrorLog()
         self.clients = ClientRegistry(settings, replay, self.errors)
@@ -74,8 +77,12 @@ class Hub:
             if stream not in settings.streams
         ]
         for channel in removed:
-            self.rings.pop(channel.ring.stream, None)
-            del self.channels[channel.ring.stream, channel.encoding]
+            self.rings.pop(channel.stream, None)
+            self.channels.pop((channel.stream, channel.encoding), None)
+        for narrowed in list(self.filters.channels.values()):
+            if not {narrowed.stream, narrowed.ring.stream} <= set(settings.streams):
+                self.filters.remove(narrowed)
+                removed.append(narrowed)
         encodings = (WEBSOCKET, SSE, *((DEFLATED,) if settings.websocket_compression else ()))
         for stream in settings.streams:
             ring = self.rings.setdefault(stream, Ring(stream, settings.ring_bytes))
@@ -83,6 +90,15 @@ class Hub:
                 if (stream, encoding) not in self.channels:
                     self.channels[stream, encoding] = Channel(ring, encoding, self.metrics)
         return removed
+
+    @property
+    def all_channels(self) -> list[Channel[Client]]:
+        """The channels of all clients, with those that have a filter."""
+        return [*self.channels.values(), *self.filters.channels.values()]
+
+    def due_channels(self) -> list[Channel[Client]]:
+        """Return the channels that a flush visits."""
+        return [*self.channels.values(), *self.filters.due]
 
     @property
     def is_answering(self) -> bool:

@@ -83,16 +83,17 @@ class Reload(msgspec.Struct, frozen=True):
     def _disallowed(self, removed: list[Channel[Client]]) -> Iterator[tuple[Client, int, str]]:
         """Yield each client that may not stay, with the code and the reason."""
         settings = self.hub.settings
-        for channel in (*removed, *self.hub.channels.values()):
+        for channel in (*removed, *self.hub.all_channels):
             reason = None
             if channel in removed:
-                reason = f"stream {channel.ring.stream} disabled"
-            elif not (settings.sse if channel.encoding is SSE else settings.websocket):
-                reason = f"{'SSE' if channel.encoding is SSE else 'WebSocket'} disabled"
-            for client in channel.clients:
+                disabled = {channel.stream, channel.ring.stream} - set(settings.streams)
+                reason = f"stream {min(disabled)} disabled"
+            elif not (settings.sse if channel.encoding.name == SSE.name else settings.websocket):
+                reason = f"{'SSE' if channel.encoding.name == SSE.name else 'WebSocket'} disabled"
+            for client in tuple(channel.clients):
                 if reason is not None:
-                    yield client, _GOING_AWAY, f"{reason}; ?cursor={client.position} elsewhere"
+                    yield client, _GOING_AWAY, f"{reason}; ?cursor={client.resumes_after} elsewhere"
                 elif client.slot is not None and (
-                    why := self.admission.why_disallowed(client.slot.client, channel.ring.stream)
+                    why := self.admission.why_disallowed(client.slot.client, channel.stream)
                 ):
                     yield client, _POLICY_VIOLATION, why

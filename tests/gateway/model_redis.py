@@ -44,6 +44,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
 
+def model_message(number: int) -> str:
+    """The message with a number; its name shows whether the number is even."""
+    name = f"{number}.{'odd' if number % 2 else 'even'}"
+    return f'{{"n":{number},"data":{{"leaf_cert":{{"all_domains":["{name}"]}}}}}}'
+
+
 class Data:
     """What a Redis holds.
 
@@ -69,7 +75,7 @@ class Data:
                 "last": number,
                 "n": 1,
                 "codec": "none",
-                "m": f'{{"n":{number}}}',
+                "m": model_message(number),
             }
             made = {name.encode(): str(value).encode() for name, value in fields.items()}
             self.entries.append((entry.encode(), made))

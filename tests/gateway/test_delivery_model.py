@@ -1,7 +1,8 @@
 """Whatever happens to Redis, whenever clients read: what Redis holds arrives, or a gap before it.
 
 The real reader, rings, history, replays and clients, on a model of Redis. The judge compares what
-each client got with what Redis holds in the end.
+each client got with what Redis holds in the end. A client with a filter is judged by what of it
+passes the filter.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from certbus.ids import parse_cursor, parse_entry_id
 from certbus.streams.reader import StreamReader
+from ctfilter import parse_filter
 from gateway.clients.replay import Replayer
 from gateway.clients.sse import SSEClient
 from gateway.config import Settings
@@ -26,12 +28,11 @@ from gateway.delivery.channel import Flusher
 from gateway.delivery.consumer import consume_streams
 from gateway.delivery.encoding import SSE
 from gateway.delivery.history import HistoryReader
+from gateway.delivery.ring_buffer import Ring
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from tests.gateway.model_redis import KEYS, STREAM, Data, ModelRedis, VirtualLoop
 from tests.waiting import until
-
-CLIENTS = 4
 
 
 class Transport(asyncio.Transport):
@@ -80,10 +81,15 @@ class Gateway:
         history = HistoryReader(client, KEYS, 2000)
         replay = Replayer(history, cast("Any", primary), KEYS, self.follower, group, meter)
         self.service = Hub(Settings(streams=(STREAM,), ring_bytes=ring), replay.start, meter)
-        fanout = Flusher(self.service.channels.values(), meter)
+        fanout = Flusher(self.service.due_channels, meter)
+
+        def grown(ring: Ring) -> None:
+            self.service.filters.advance(ring)
+            fanout.wake()
+
         self.tasks = [
             group.create_task(
-                consume_streams(self.follower, self.service.rings, history, fanout.wake, meter)
+                consume_streams(self.follower, self.service.rings, history, grown, meter)
             ),
             group.create_task(fanout.run()),
         ]
@@ -102,9 +108,15 @@ class Gateway:
 
 
 class Reader:
-    """Who uses a client, connects again with the last id it has, and remembers everything."""
+    """Who uses a client, connects again with the last id it has, and remembers everything.
 
-    def __init__(self) -> None:
+    Args:
+        domain: of the filter, "even" or "odd"; None without a filter.
+    """
+
+    def __init__(self, domain: str | None = None) -> None:
+        self.domain = domain
+        self._filter = parse_filter(domain or "")
         self.got: list[tuple[str, int] | None] = []  # (id, number), None for a gap
         self.cursor: str | None = None
         self.owed_from: int | None = 0  # from this number on; None: from the first one received
@@ -118,8 +130,11 @@ class Reader:
         if self.cursor is None:
             self.owed_from = published if gateway.follows else None
         self._transport = Transport()
-        lane = gateway.service.channels[STREAM, SSE]
-        self._client = SSEClient(gateway.service.clients, lane, self._transport)
+        hub = gateway.service
+        lane = hub.channels[STREAM, SSE]
+        if self._filter is not None:
+            lane = hub.filters.channel(lane, self._filter, hub.rings[STREAM])
+        self._client = SSEClient(hub.clients, lane, self._transport)
         self._client.attach(None if self.cursor is None else parse_cursor(self.cursor))
 
     def pause(self) -> None:
@@ -267,7 +282,7 @@ async def run(
 ) -> None:
     chance = random.Random(seed)
     world = World(chance, replica=replica, with_first=with_first, slow=slow)
-    readers = [Reader() for _ in range(CLIENTS)]
+    readers = [Reader(domain) for domain in (None, None, None, "even", "odd")]
     for reader in readers[::2]:
         reader.cursor = "0"
     async with asyncio.TaskGroup() as group:
@@ -290,7 +305,7 @@ async def run(
         for reader in readers:
             reader.connect(chance.choice(gateways), len(world.published))
         await asyncio.sleep(5)
-        for _ in range(2):
+        for _ in range(3):  # after the first one, a number of each parity
             world.end()
             await asyncio.sleep(20)
         for gateway in gateways:
@@ -319,9 +334,14 @@ def judge(reader: Reader, world: World, *, is_simple: bool) -> None:
         is_simple: whether Redis went back on one line only and each id is above all before it.
             Then an id shows what its client has, and what Redis holds was received, gap or no gap.
     """
-    held = {entry.decode(): int(fields[b"first"]) for entry, fields in world.primary.data.entries}
+    held = {
+        entry.decode(): int(fields[b"first"])
+        for entry, fields in world.primary.data.entries
+        if reader.domain in (None, PARITIES[int(fields[b"first"]) % 2])
+    }
     order = {number: at for at, number in enumerate(held.values())}
     numbers = [item[1] for item in reader.got if item is not None]
+    assert all(reader.domain in (None, PARITIES[number % 2]) for number in numbers)
     received = set(numbers)
     owed_from = numbers[0] if reader.owed_from is None else reader.owed_from
     for entry, number in held.items():
@@ -348,6 +368,7 @@ def is_reported(got: list[tuple[str, int] | None], order: dict[int, int], number
     return bool(got) and got[-1] is None
 
 
+PARITIES = ("even", "odd")
 AMBIGUOUS = {"set_clock_back", "change_line"}
 """Steps after which a batch can have a lower id than one that Redis lost before."""
 
@@ -386,7 +407,7 @@ def silent() -> Iterator[None]:
 @given(
     seed=st.integers(0, 1 << 30),
     sequences=st.lists(st.sampled_from(SEQUENCES), max_size=60),
-    ring=st.sampled_from((1, 100, 100_000)),
+    ring=st.sampled_from((1, 500, 100_000)),
     replica=st.booleans(),
     with_first=st.booleans(),
     slow=st.booleans(),

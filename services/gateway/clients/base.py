@@ -140,6 +140,11 @@ class Client(asyncio.Protocol, ABC):
         """Whether the client has left its channel."""
         return self.position is _CLOSED
 
+    @property
+    def resumes_after(self) -> RingPosition:
+        """The position from which another connection continues without loss."""
+        return self.channel.position_of(self)
+
     def attach(self, cursor: Cursor | None) -> None:
         """Subscribe to the channel.
 
@@ -155,10 +160,17 @@ class Client(asyncio.Protocol, ABC):
             self._start_replay(cursor)
 
     def resume(self, cursor: Cursor) -> bool:
-        """Continue from the ring; return False if it does not hold everything after `cursor`."""
+        """Continue from the ring.
+
+        Returns:
+            False if the ring does not hold everything after `cursor`, or the filter of the channel
+            must first be applied to it.
+        """
         channel = self.channel
         if cursor.entry > channel.ring.head.cursor.entry:
             return False  # of a gateway that is ahead, or of none: Redis decides
+        if channel.unseen(cursor):
+            return False
         try:
             data, position, messages = channel.ring.read_from_cursor(cursor, channel.encoding)
         except BehindRing:
@@ -190,11 +202,15 @@ class Client(asyncio.Protocol, ABC):
             Whether the transport accepts more.
         """
         channel = self.channel
-        channel.sent += messages
-        channel.sent_bytes += len(data)
-        self._move(position, messages)
+        count = channel.count(messages)
+        channel.add_sent(count, len(data))
+        self._move(position, count)
         self.write(data)
         return not self.paused
+
+    def count_sent(self, messages: int) -> None:
+        """Count messages that a flush of a filtered channel has written."""
+        self._messages += messages
 
     def write(self, data: bytes) -> None:
         """Write to the connection."""
@@ -205,8 +221,7 @@ class Client(asyncio.Protocol, ABC):
         """Unsubscribe."""
         if not self.closed:
             self._move(_CLOSED)
-        self.channel.clients.discard(self)
-        self.channel.ready.discard(self)
+        self.channel.leave(self)
         self.registry.paused.discard(self)
         self._wake()
 
@@ -223,7 +238,7 @@ class Client(asyncio.Protocol, ABC):
         if not self.send(data, position, position.total - self.position.total):
             return
         if position.number == channel.ring.head.number:
-            channel.ready.add(self)
+            channel.join(self)
         else:  # the event loop serves other connections before the next write
             asyncio.get_running_loop().call_soon(self.flush)
 
@@ -253,8 +268,8 @@ class Client(asyncio.Protocol, ABC):
 
     def pause_writing(self) -> None:
         """Stop writing: the send buffer is full."""
+        self.channel.part(self)
         self.paused = True
-        self.channel.ready.discard(self)
         if not self.closed:
             self.registry.paused.add(self)
 
@@ -267,7 +282,7 @@ class Client(asyncio.Protocol, ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Unsubscribe and release the admission ticket."""
-        log.debug("client gone", connection=self.connection_id, stream=self.channel.ring.stream)
+        log.debug("client gone", connection=self.connection_id, stream=self.channel.stream)
         self.detach()
         self.registry.mark_closed(self)
         if self.access is not None:
@@ -280,7 +295,7 @@ class Client(asyncio.Protocol, ABC):
     def fail(self, error: BaseException) -> None:
         """Abort this client alone after an unexpected error."""
         self.registry.errors.report(error, connection=self.connection_id)
-        self.channel.ready.discard(self)
+        self.channel.part(self)
         self.abort("internal error")
 
     def abort(self, reason: str) -> None:
@@ -297,8 +312,13 @@ class Client(asyncio.Protocol, ABC):
         self._end = self._end or (code, reason)
 
     def _move(self, position: RingPosition, messages: int = 0) -> None:
-        """Change the position, and count `messages` and those that flushes have written."""
-        self._messages += self.position.total - self._live_from + messages
+        """Change the position, and count `messages` and those that flushes have written.
+
+        A filtered channel counts the latter with `count_sent`.
+        """
+        if self.channel.encoding.selection is None:
+            self._messages += self.position.total - self._live_from
+        self._messages += messages
         self.position = position
         self._live_from = position.total
 
@@ -311,7 +331,7 @@ class Client(asyncio.Protocol, ABC):
     def _start_replay(self, cursor: Cursor) -> None:
         """Have a replay serve this client until the ring can; one replay runs at a time."""
         self._replaying = True
-        self.channel.ready.discard(self)
+        self.channel.part(self)
         self.registry.start_replay(self, cursor)
 
     def _wake(self) -> None:

@@ -7,6 +7,7 @@ message reports what is missing or repeated, before what follows.
 
 import asyncio
 from functools import partial
+from time import perf_counter
 from typing import Final, Protocol
 
 from redis.asyncio import Redis
@@ -33,6 +34,7 @@ from gateway.delivery.ring_buffer import BehindRing, RingPosition
 from gateway.metrics import Metrics
 
 _RETRY_SECS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # before the next read of ring and Redis
+_SCAN_PAUSE: Final = 3.0  # pause after a scan for a filter / its duration
 _LOSS_REASONS: Final = ("reset", "lost", "future")  # a lagging replica resembles these
 
 
@@ -63,6 +65,7 @@ class Replayer:
 
     Attributes:
         primary: reads the state of the primary, once for concurrent callers.
+        scanning: held by the one client whose filter is applied to a page.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Replayer:
         self.primary = SharedRead(partial(read_head, primary, keys))
         self._reader = reader
         self._group = group
+        self.scanning = asyncio.Lock()
 
     def start(self, client: Client, cursor: Cursor) -> None:
         """Serve a client that has everything up to `cursor`, until the ring can."""
@@ -131,6 +135,7 @@ class _ClientReplay:
         while await client.writable():
             if not ring.has_begun and (entry := self._reader.positions.get(self._stream)):
                 ring.begin_after(entry)
+            await self._scan_ring()
             if self._pending_gap is None and client.resume(self._position.cursor):
                 return
             before = self._position
@@ -171,9 +176,39 @@ class _ClientReplay:
                 self._position = OLDEST
             case Action.END:
                 return self._end(decision, view)
-            case _:
+            case _ if self._client.channel.encoding.selection is None:
                 self._write(page, position)
+            case _:
+                return await self._scan(page, position)
         return False
+
+    async def _scan_ring(self) -> None:
+        """Apply the filter of the client to what the ring holds, like `_scan`."""
+        channel = self._client.channel
+        selection = channel.encoding.selection
+        if selection is None:
+            return
+        for slot in channel.unseen(self._position.cursor):
+            async with self._replay.scanning:
+                if self._client.closed:
+                    return
+                began = perf_counter()
+                if selection.must_look_up(slot):  # another client may have had it looked up
+                    selection.look_up(slot)
+                await asyncio.sleep(_SCAN_PAUSE * (perf_counter() - began))
+
+    async def _scan(self, page: HistoryPage, position: ReaderPosition) -> bool:
+        """Write what passes the filter of the client; all clients together use a quarter of a core.
+
+        Returns:
+            Whether the client has left.
+        """
+        async with self._replay.scanning:
+            if not self._client.closed:
+                began = perf_counter()
+                self._write(page, position)
+                await asyncio.sleep(_SCAN_PAUSE * (perf_counter() - began))
+        return self._client.closed
 
     def _write(self, page: HistoryPage, position: ReaderPosition) -> None:
         """Write what follows a position in a page."""

@@ -10,12 +10,13 @@ subscribers, `MAX_PAUSE_SECS` with thousands.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from certbus.ids import Cursor
 from gateway.delivery.encoding import Encoding
-from gateway.delivery.ring_buffer import BehindRing, Ring, RingPosition
+from gateway.delivery.ring_buffer import BehindRing, Ring, RingPosition, Slot
 from gateway.metrics import Metrics
 
 MAX_WRITE_BYTES: Final = 128 * 1024
@@ -49,6 +50,9 @@ class Subscriber(Protocol):
     def flush(self) -> None:
         """Write what follows `position`. A subscriber that fell behind the ring replays it."""
 
+    def count_sent(self, messages: int) -> None:
+        """Count messages that a flush of a filtered channel has written."""
+
     def fail(self, error: BaseException) -> None:
         """Close this subscriber after an unexpected error."""
 
@@ -67,6 +71,7 @@ class Channel(Generic[S]):
         metrics: observes the delivery delay.
 
     Attributes:
+        stream: the name of the stream for clients.
         clients: all subscribers.
         ready: the subscribers that a flush writes to.
         flushed_to: the ring position that the last flush reached.
@@ -76,6 +81,7 @@ class Channel(Generic[S]):
 
     def __init__(self, ring: Ring, encoding: Encoding, metrics: Metrics) -> None:
         self.ring = ring
+        self.stream = ring.stream
         self.encoding = encoding
         self.clients: set[S] = set()
         self.ready: set[S] = set()
@@ -98,6 +104,40 @@ class Channel(Generic[S]):
             spent += await self._flush_once()
         return spent
 
+    def join(self, client: S) -> None:
+        """Add a client that has everything to the ready ones."""
+        self.ready.add(client)
+
+    def part(self, client: S) -> None:
+        """Remove a client from the ready ones."""
+        self.ready.discard(client)
+
+    def leave(self, client: S) -> None:
+        """Remove a client."""
+        self.clients.discard(client)
+        self.ready.discard(client)
+
+    def position_of(self, client: S) -> RingPosition:
+        """Return the position before which a client has everything."""
+        return client.position
+
+    def unseen(self, cursor: Cursor) -> Sequence[Slot]:  # noqa: ARG002
+        """Return the slots of the ring after a message that a filter has not been applied to."""
+        return ()
+
+    def count(self, messages: int) -> int:
+        """Return the number of messages in what was read from the ring.
+
+        Args:
+            messages: number of messages that the ring holds there.
+        """
+        return messages
+
+    def add_sent(self, messages: int, size: int) -> None:
+        """Count what was written: messages, and their bytes."""
+        self.sent += messages
+        self.sent_bytes += size
+
     async def _flush_once(self) -> float:
         began = perf_counter()
         spent = 0.0
@@ -108,6 +148,8 @@ class Channel(Generic[S]):
             data, end = b"", self.ring.head
             start = end
         self.flushed_to = end
+        messages = self.count(end.total - start.total)
+        is_filtered = self.encoding.selection is not None
         served = 0
         for number, client in enumerate(tuple(self.ready), 1):
             try:
@@ -116,6 +158,8 @@ class Channel(Generic[S]):
                     if data:
                         client.transport.write(data)
                         client.sent_bytes += len(data)
+                        if is_filtered:
+                            client.count_sent(messages)
                     served += 1
                 elif client.position.number < end.number:
                     client.flush()
@@ -125,8 +169,7 @@ class Channel(Generic[S]):
                 spent += perf_counter() - began
                 await asyncio.sleep(0)
                 began = perf_counter()
-        self.sent += served * (end.total - start.total)
-        self.sent_bytes += served * len(data)
+        self.add_sent(served * messages, served * len(data))
         if served and end.cursor != start.cursor:  # notices have no publication time
             self._metrics.observe_delivery(end.cursor.entry)
         return spent + perf_counter() - began
@@ -136,11 +179,11 @@ class Flusher:
     """Flush all channels when a ring has grown.
 
     Args:
-        channels: a live view.
+        channels: returns the channels to visit.
         metrics: observes the duration of each flush.
     """
 
-    def __init__(self, channels: Collection[Channel[Any]], metrics: Metrics) -> None:
+    def __init__(self, channels: Callable[[], list[Channel[Any]]], metrics: Metrics) -> None:
         self._channels = channels
         self._metrics = metrics
         self._grown = asyncio.Event()
@@ -155,7 +198,7 @@ class Flusher:
             await self._grown.wait()
             self._grown.clear()
             spent = 0.0
-            for channel in tuple(self._channels):
+            for channel in self._channels():
                 spent += await channel.flush()
             self._metrics.observe_flush(spent)
             await asyncio.sleep(min(_PAUSE_RATIO * spent, MAX_PAUSE_SECS))

@@ -19,7 +19,7 @@ async def consume_streams(
     reader: StreamReader,
     rings: Mapping[str, Ring],
     history: HistoryReader,
-    notify: Callable[[], None],
+    notify: Callable[[Ring], None],
     metrics: Metrics,
 ) -> None:
     """Append all published batches to the rings, until cancelled.
@@ -28,7 +28,7 @@ async def consume_streams(
         reader: of the streams of the rings.
         rings: by stream; a reload may remove one while its stream is read.
         history: cleared when Redis has lost data.
-        notify: called after each change.
+        notify: called with each ring that has grown.
         metrics: observes the read delay and counts gaps.
     """
     appended = 0
@@ -41,6 +41,8 @@ async def consume_streams(
                         ring.begin_after(FIRST_ID)
                     ring.append_notice(gap_message_for(event), resets=True)
                     metrics.observe_event(event)
+                    notify(ring)
+                continue
             case _ if event.stream not in rings:
                 continue
             case StreamBatch():
@@ -61,7 +63,7 @@ async def consume_streams(
                     ring.begin_after(event.seen)
                 ring.append_notice(gap_message_for(event))
                 metrics.observe_event(event)
-        notify()
+        notify(rings[event.stream])
         if appended > _YIELD_AFTER_BYTES:
             appended = 0
             await asyncio.sleep(0)

@@ -4,9 +4,9 @@ A batch is encoded once for all clients of one encoding. So the encoders work on
 message gets its id as first member: `{"id":"<entry id>-<position>",...}`. A gap message has no id.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import Struct
-from typing import Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -41,6 +41,19 @@ GAP_REASONS: Final[Mapping[Reason, str]] = {
 """Reason of a gap in a replay -> the text of the gap message."""
 
 
+class Selection(Protocol):
+    """Which messages of a slot of the ring an encoding has."""
+
+    def must_look_up(self, slot: Any) -> bool:
+        """Whether `select` has to evaluate all messages of the slot."""
+
+    def look_up(self, slot: Any) -> None:
+        """Evaluate all messages of the slot."""
+
+    def select(self, slot: Any, skip: int) -> Iterator[tuple[int, bytes]]:
+        """Yield number and text of the selected messages after the first `skip` ones."""
+
+
 class Encoding(msgspec.Struct, frozen=True, eq=False):
     """An encoding of messages on the wire.
 
@@ -48,11 +61,13 @@ class Encoding(msgspec.Struct, frozen=True, eq=False):
         name: for logs and metrics.
         batch: entry id, position of the first message, messages -> bytes.
         notice: a message without an id -> bytes.
+        selection: of the messages of a filter; None for all messages.
     """
 
     name: str
     batch: Callable[[str, int, Sequence[bytes]], bytes]
     notice: Callable[[bytes], bytes]
+    selection: Selection | None = None
 
 
 def text_header(length: int, first: int = _TEXT) -> bytes:

@@ -15,13 +15,16 @@ client that stops reading keeps the bytes of one write in memory.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from certbus.ids import FIRST_ID, Cursor, EntryId, message_id, parse_entry_id
 from certbus.streams.continuity import NOTHING
 from gateway.delivery.encoding import Encoding
+
+if TYPE_CHECKING:
+    from ctfilter import Filter, Match
 
 SLOT_BYTES: Final = 64 * 1024
 """A slot ends with the message that reaches this size."""
@@ -62,9 +65,14 @@ class Slot:
         after: the position after the slot.
         notice: whether the slot is a message without an id.
         encodings: the bytes in each encoding that has been requested.
+        hits: filter -> numbers of the messages that pass it, and what matched; see `filtering`.
+        generation: of the filters that `hits` has.
     """
 
-    __slots__ = ("after", "before", "encodings", "entry", "first", "messages", "notice")
+    __slots__ = (
+        "after", "before", "encodings", "entry", "first", "generation", "hits", "messages",
+        "notice",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -83,11 +91,18 @@ class Slot:
         self.after = after
         self.notice = notice
         self.encodings: dict[Encoding, bytes] = {}
+        self.hits: dict[Filter, list[tuple[int, list[Match]]]] | None = None
+        self.generation = -1
 
     def encode(self, encoding: Encoding, skip: int = 0) -> bytes:
         """Encode the slot without its first `skip` messages."""
         if self.notice:
             return b"".join(map(encoding.notice, self.messages))
+        if encoding.selection is not None:
+            return b"".join(
+                encoding.batch(self.entry, self.first + number, (text,))
+                for number, text in encoding.selection.select(self, skip)
+            )
         return encoding.batch(self.entry, self.first + skip, self.messages[skip:])
 
     @property
@@ -154,6 +169,10 @@ class Ring:
     def oldest(self) -> str | None:
         """Entry id of the oldest batch."""
         return next((slot.entry for slot in self._slots if not slot.notice), None)
+
+    def slots_from(self, number: int) -> Iterator[Slot]:
+        """Return the slots from a number on."""
+        return islice(self._slots, max(0, number - self.first_after.number), None)
 
     def begin_after(self, entry: str) -> None:
         """Set the batch after which an empty ring begins."""
@@ -232,8 +251,13 @@ class Ring:
         for slot in islice(self._slots, skip, None):
             data = slot.encodings.get(encoding)
             if data is None:
-                data = slot.encodings[encoding] = slot.encode(encoding)
-                self.size += len(data)
+                if encoding.selection is not None:
+                    if encoding.selection.must_look_up(slot):
+                        size += sum(map(len, slot.messages))  # bounds the time of one read
+                    data = slot.encode(encoding)
+                else:
+                    data = slot.encodings[encoding] = slot.encode(encoding)
+                    self.size += len(data)
             parts.append(data)
             position = slot.after
             size += len(data)
@@ -258,10 +282,31 @@ class Ring:
         Raises:
             BehindRing: the ring does not hold everything after the message, or not its batch.
         """
+        slot, skip, position = self._locate(cursor)
+        if slot is None:
+            return b"", position, 0
+        return slot.encode(encoding, skip), position, len(slot.messages) - skip
+
+    def find(self, cursor: Cursor) -> int:
+        """Return the number of the slot that has what follows a message.
+
+        Raises:
+            BehindRing: the ring does not hold everything after the message, or not its batch.
+        """
+        slot, _, position = self._locate(cursor)
+        return position.number if slot is None else slot.before.number
+
+    def _locate(self, cursor: Cursor) -> tuple[Slot | None, int, RingPosition]:
+        """Find what follows a message.
+
+        Returns:
+            The slot with messages that follow, the number of its messages before them, and the
+            position after the slot; without a slot, the position after the message.
+        """
         if not self.has_begun:
             raise BehindRing
         if cursor.entry == NOTHING:
-            return b"", self._epoch_start(), 0
+            return None, 0, self._epoch_start()
         requested = _order(cursor)
         if requested < _order(self.first_after.cursor):
             raise BehindRing
@@ -274,12 +319,12 @@ class Ring:
                 break
             if slot.entry == entry and _order(slot.after.cursor) > requested:
                 skip = requested[1] + 1 - slot.first
-                return slot.encode(encoding, skip), slot.after, len(slot.messages) - skip
+                return slot, skip, slot.after
         if position.cursor.entry != cursor.entry or (
             position is self.first_after and self._is_cut_at_notice
         ):
             raise BehindRing
-        return b"", position, 0
+        return None, 0, position
 
     def _epoch_start(self) -> RingPosition:
         """Return the position before the first slot of the present epoch."""

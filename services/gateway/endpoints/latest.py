@@ -5,10 +5,13 @@ from typing import Final
 
 import msgspec
 
+from certhttp.protocol import Request
+from ctfilter import FilterError
 from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.schemas import LiteMessage
-from gateway.http.errors import disabled_response
+from gateway.endpoints.subscribe import unknown_parameter
+from gateway.http.errors import disabled_response, filter_response
 from gateway.http.messages import CORS_HEADERS, JSON, Response
 
 _COUNT: Final = 25
@@ -28,10 +31,16 @@ class Latest(msgspec.Struct, frozen=True):
     messages: list[LiteMessage]
 
 
-def latest(ring: Ring | None) -> Response:
+def latest(ring: Ring | None, request: Request) -> Response:
     """Return the newest messages in a ring; None: the stream is disabled."""
     if ring is None:
         return disabled_response("streams.lite")
+    if (refusal := unknown_parameter(request)) is not None:
+        return refusal
+    for name, value in request.fields:
+        if name in ("domain", "issuer", "match"):
+            reason = "filters apply to streams, not to this page"
+            return filter_response(FilterError(reason, value, value, 0, "", name))
     texts = [with_id(number, text) for number, text in ring.latest(_COUNT)]
     return Response(200, (JSON, *CORS_HEADERS), b'{"messages":[%b]}' % b",".join(texts))
 

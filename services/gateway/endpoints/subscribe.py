@@ -1,5 +1,6 @@
 """The endpoints that subscribe: over WebSocket, or over server-sent events."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -7,13 +8,25 @@ from msgspec import UNSET, UnsetType
 
 from certbus.ids import parse_cursor
 from certhttp.protocol import Request
-from gateway.http.errors import ErrorCode, disabled_response, error_response
+from ctfilter import Filter, FilterError, parse_filter
+from ctfilter.grammar import CERTIFICATE_KEYS
+from ctfilter.lookalike import within_one_edit
+from gateway.http.errors import ErrorCode, disabled_response, error_response, filter_response
 from gateway.http.messages import Response, Subscription
 from gateway.hub import Hub
 
 LAST_EVENT_ID: Final = ("lastEventId", "Last-Event-ID")
 """Fields of the query in which clients that cannot set headers put the header Last-Event-ID:
 polyfills of EventSource, and clients of the Mercure protocol."""
+
+_PARAMETERS: Final = ("domain", "issuer", "match", "cursor", "stream", "token", *LAST_EVENT_ID)
+
+_MEANT_AS_FILTER: Final = frozenset({
+    "cn", "contains", "dns", "domains", "exclude", "filter", "filters", "host", "hostname", "idn",
+    "include", "like", "name", "names", "operator", "org", "pattern", "q", "query", "regex", "san",
+    "search", "type", "wildcard",
+})  # fmt: skip
+"""Names of parameters that other services have, or that keys of terms suggest."""
 
 _SETTINGS: Final = {"full": "full", "lite": "lite", "domains": "domains_only"}
 
@@ -34,11 +47,15 @@ class Event(msgspec.Struct, frozen=True):
 
 def websocket(hub: Hub, stream: str, request: Request) -> Response | Subscription:
     """Answer a request for a WebSocket."""
-    return _subscription(hub, stream, request, request.query.get("cursor"))
+    cursor = request.query.get("cursor")
+    return _subscription(hub, stream, request, [] if cursor is None else [cursor])
 
 
 def upgrade_required(request: Request) -> Response:
     """Answer a request for a page at a path that serves only WebSockets."""
+    wanted = filter_of(request)
+    if isinstance(wanted, Response):
+        return wanted
     return invalid_cursor(request) or error_response(
         ErrorCode.UPGRADE_REQUIRED,
         f"{request.path} is a WebSocket; connect with ws:// or wss://",
@@ -59,26 +76,98 @@ def invalid_cursor(request: Request) -> Response | None:
 def events(hub: Hub, request: Request) -> Response | Subscription:
     """Answer a request for server-sent events."""
     stream = request.query.get("stream", "lite")
+    stream = "domains" if stream == "domains-only" else stream
     if stream not in _SETTINGS:
         return error_response(
             ErrorCode.UNKNOWN_STREAM,
             f"Unknown stream {stream[:40]!r}; expected full, lite or domains",
         )
     # A client that reconnects repeats the URL; what it adds is newer.
-    cursors = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
-    cursor = next(filter(None, cursors), request.query.get("cursor"))
-    return _subscription(hub, stream, request, cursor)
+    given = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
+    cursors = [text for text in given if text]
+    if (cursor := request.query.get("cursor")) is not None:
+        cursors.append(cursor)
+    return _subscription(hub, stream, request, cursors)
 
 
 def _subscription(
-    hub: Hub, stream: str, request: Request, cursor: str | None
+    hub: Hub, stream: str, request: Request, cursors: Sequence[str]
 ) -> Response | Subscription:
+    """Return the subscription of a request, or the error response.
+
+    Args:
+        hub: the streams.
+        stream: its name.
+        request: the request.
+        cursors: where to resume; the first one counts, but all must be valid.
+    """
     if request.websocket and not hub.settings.websocket:
         return disabled_response("protocols.websocket")
     if stream not in hub.rings:
         return disabled_response(f"streams.{_SETTINGS[stream]}")
     try:
-        parsed = None if cursor is None else parse_cursor(cursor)
+        parsed = [parse_cursor(cursor) for cursor in cursors]
     except ValueError as error:
         return error_response(ErrorCode.INVALID_CURSOR, f"Invalid cursor: {error}")
-    return Subscription(stream, request.websocket, parsed)
+    wanted = filter_of(request)
+    if isinstance(wanted, Response):
+        return wanted
+    source = _source(hub, stream, wanted)
+    if isinstance(source, Response):
+        return source
+    resumed = parsed[0] if parsed else None
+    return Subscription(stream, request.websocket, resumed, wanted, source)
+
+
+def _source(hub: Hub, stream: str, wanted: Filter | None) -> str | Response:
+    """Return the stream that has what a filter compares."""
+    if stream != "domains" or wanted is None:
+        return stream
+    terms = (term for group in wanted.groups for line in group for term in line.terms)
+    term = next((term for term in terms if term.key in CERTIFICATE_KEYS), None)
+    if term is None:
+        return stream
+    for other in ("lite", "full"):
+        if other in hub.rings:
+            return other
+    error = f"{term.text!r} needs the stream lite or full, which is disabled (streams.lite)"
+    return error_response(ErrorCode.INVALID_FILTER, error)
+
+
+def filter_of(request: Request) -> Filter | Response | None:
+    """Return the filter of a request; None without one, or the response if it is not valid."""
+    if (refusal := unknown_parameter(request)) is not None:
+        return refusal
+    try:
+        return _parse(request.fields)
+    except FilterError as error:
+        return filter_response(error)
+
+
+def _parse(fields: Sequence[tuple[str, str]]) -> Filter | None:
+    given: dict[str, list[str]] = {"domain": [], "issuer": [], "match": []}
+    for name, value in fields:
+        if name in given:
+            given[name].append(value)
+    for name in ("domain", "issuer"):
+        if len(given[name]) > 1:
+            second = given[name][1]
+            raise FilterError("the parameter is given twice", second, second, 0, parameter=name)
+    return parse_filter("".join(given["domain"]), "".join(given["issuer"]), given["match"])
+
+
+def unknown_parameter(request: Request) -> Response | None:
+    """Refuse a parameter that may be meant as a filter, so that no client gets all messages."""
+    for name, _ in request.fields:
+        plain = name.lower().removesuffix("[]")
+        if name in _PARAMETERS or (plain not in _MEANT_AS_FILTER and not _near(plain)):
+            continue
+        near = f"; did you mean {_near(plain)}?" if _near(plain) else ""
+        error = f"Unknown parameter {name[:40]!r}; filters are domain, issuer and match{near}"
+        return error_response(ErrorCode.UNKNOWN_PARAMETER, error)
+    return None
+
+
+def _near(name: str) -> str:
+    """Return the parameter of which a name is at most one edit away; "" if there is none."""
+    return next((known for known in _PARAMETERS if within_one_edit(known, name)), "")

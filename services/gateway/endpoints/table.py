@@ -31,6 +31,32 @@ _CURSOR: Final = ParameterSpec(
     "Id of the last message seen: what followed comes first. 0: from the oldest kept.",
     {"type": "string", "pattern": f"^{_ID}$"},
 )
+_FILTERS: Final = (
+    ParameterSpec(
+        "domain",
+        "query",
+        "Names, separated by commas: certificates for one of them or a name below it.",
+        {"type": "string", "examples": ["example.com,example.org"]},
+    ),
+    ParameterSpec(
+        "issuer",
+        "query",
+        "Parts of issuers' names, separated by commas.",
+        {"type": "string", "examples": ["Let's Encrypt"]},
+    ),
+    ParameterSpec(
+        "match",
+        "query",
+        "A line of terms, as docs/filters.md describes; several are alternatives.",
+        {
+            "type": "array",
+            "items": {"type": "string"},
+            "examples": [["contains:acme -domain:acme.com"]],
+        },
+    ),
+)
+_FILTER_CODES: Final = ErrorCode.INVALID_FILTER, ErrorCode.UNKNOWN_PARAMETER
+_FILTER_LIMIT: Final = error_spec("The server is at its limit of filters.", ErrorCode.FILTER_LIMIT)
 _EXAMPLES: Final = {
     "/example.json": "full",
     "/full-stream/example.json": "full",
@@ -40,9 +66,13 @@ _SCHEMA: Final = ("Content-Type", "application/schema+json")
 _NO_REDIS: Final = error_spec("Redis does not answer.", ErrorCode.REDIS_UNAVAILABLE)
 _WEBSOCKET_ERRORS: Final = {
     400: error_spec(
-        "Invalid cursor or handshake.", ErrorCode.INVALID_CURSOR, ErrorCode.INVALID_HANDSHAKE
+        "Invalid cursor, filter or handshake.",
+        ErrorCode.INVALID_CURSOR,
+        ErrorCode.INVALID_HANDSHAKE,
+        *_FILTER_CODES,
     ),
     404: error_spec("The stream is disabled.", ErrorCode.DISABLED),
+    503: _FILTER_LIMIT,
 }
 _UPGRADE: Final = error_spec("The endpoint is a WebSocket.", ErrorCode.UPGRADE_REQUIRED)
 
@@ -73,7 +103,7 @@ def table(
             "Landing page; as a WebSocket: the stream lite, without DER and chain",
             page.respond,
             _WEBSOCKET_ERRORS | {200: ResponseSpec("The page.", media=("text/html", "text/plain"))},
-            (_CURSOR,),
+            (_CURSOR, *_FILTERS),
             stream="lite",
             revalidates=True,
         ),
@@ -92,8 +122,11 @@ def table(
         Route(
             "/latest.json",
             "The 25 newest messages of the stream lite",
-            lambda _: latest(rings.get("lite")),
-            {200: ResponseSpec("Messages, the newest first.", Latest)},
+            lambda request: latest(rings.get("lite"), request),
+            {
+                200: ResponseSpec("Messages, the newest first.", Latest),
+                400: error_spec("A parameter is meant as a filter.", *_FILTER_CODES),
+            },
             setting="protocols.api",
             revalidates=True,
         ),
@@ -188,7 +221,7 @@ def subscriptions(hub: Hub) -> list[Route]:
                 f"WebSocket: the stream {stream}, {content}",
                 upgrade_required,
                 _WEBSOCKET_ERRORS | {426: _UPGRADE},
-                (_CURSOR,),
+                (_CURSOR, *_FILTERS),
                 stream=stream,
                 aliases=(f"{path}/",),
             )
@@ -204,20 +237,23 @@ def subscriptions(hub: Hub) -> list[Route]:
             {
                 200: ResponseSpec("An endless event stream.", Event, ("text/event-stream",)),
                 400: error_spec(
-                    "Unknown stream or invalid cursor.",
+                    "Unknown stream, invalid cursor or invalid filter.",
                     ErrorCode.UNKNOWN_STREAM,
                     ErrorCode.INVALID_CURSOR,
+                    *_FILTER_CODES,
                 ),
                 404: _WEBSOCKET_ERRORS[404],
+                503: _FILTER_LIMIT,
             },
             (
                 ParameterSpec(
                     "stream",
                     "query",
                     "Which stream.",
-                    {"enum": ["lite", "full", "domains"], "default": "lite"},
+                    {"enum": ["lite", "full", "domains", "domains-only"], "default": "lite"},
                 ),
                 _CURSOR,
+                *_FILTERS,
                 ParameterSpec(
                     "Last-Event-ID", "header", "A cursor; takes precedence over `cursor`.", _LAST
                 ),

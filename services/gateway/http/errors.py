@@ -5,7 +5,9 @@ from enum import StrEnum, unique
 from typing import Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from ctfilter import FilterError
 from gateway.http.messages import CORS_HEADERS, JSON, NO_STORE, Response
 
 
@@ -32,6 +34,8 @@ class ErrorCode(StrEnum):
     BAD_REQUEST = "bad_request", 400, "The request line, a header or the framing is malformed."
     INVALID_HANDSHAKE = "invalid_handshake", 400, "The WebSocket handshake is malformed."
     INVALID_QUERY = "invalid_query", 400, "The query has too many fields."
+    INVALID_FILTER = "invalid_filter", 400, "A filter is malformed, or not possible here."
+    UNKNOWN_PARAMETER = "unknown_parameter", 400, "A parameter resembles one of a filter."
     INVALID_CURSOR = "invalid_cursor", 400, "`cursor` or `Last-Event-ID` is not a message id."
     UNKNOWN_STREAM = "unknown_stream", 400, "`stream` is not `full`, `lite` or `domains`."
     INVALID_HASH = "invalid_hash", 400, "The path does not end with a SHA-256 or SHA-1 in hex."
@@ -57,6 +61,7 @@ class ErrorCode(StrEnum):
     UNREADABLE_MESSAGE = "unreadable_message", 500, "A message in Redis could not be decoded."
     NOT_IMPLEMENTED = "not_implemented", 501, "The transfer coding is not supported."
     REDIS_UNAVAILABLE = "redis_unavailable", 503, "Redis does not answer."
+    FILTER_LIMIT = "filter_limit", 503, "The server is at its limit of filters."
     CONNECTION_LIMIT = "connection_limit", 503, "The server is at its connection limit."
     RESPONSE_TIMEOUT = "response_timeout", 503, "The response took longer than `answer_timeout`."
     SHUTTING_DOWN = "shutting_down", 503, "The server is shutting down; connect to another one."
@@ -69,10 +74,16 @@ class ErrorBody(msgspec.Struct, frozen=True):
     Attributes:
         error: what failed and what is accepted, for people; the text may change.
         code: what failed, for programs; stable.
+        term: the part of a filter that is wrong.
+        position: of `term` in the value of its parameter, in characters.
+        suggestion: what may be meant instead.
     """
 
     error: str
     code: ErrorCode
+    term: str | UnsetType = UNSET
+    position: int | UnsetType = UNSET
+    suggestion: str | UnsetType = UNSET
 
 
 def error_response(code: ErrorCode, error: str, *headers: tuple[str, str]) -> Response:
@@ -88,6 +99,14 @@ def error_response(code: ErrorCode, error: str, *headers: tuple[str, str]) -> Re
         (JSON, *CORS_HEADERS, NO_STORE, *headers),
         msgspec.json.encode(ErrorBody(error, code)),
     )
+
+
+def filter_response(error: FilterError) -> Response:
+    """Return the response to a filter that is not valid."""
+    suggestion = error.suggestion or UNSET
+    code = ErrorCode.INVALID_FILTER
+    body = ErrorBody(f"Invalid filter: {error}", code, error.term, error.position, suggestion)
+    return Response(code.status, (JSON, *CORS_HEADERS, NO_STORE), msgspec.json.encode(body))
 
 
 def internal_error() -> Response:

@@ -7,6 +7,7 @@ import msgspec
 
 from certbus.ids import Cursor
 from certhttp.protocol import Request
+from ctfilter import Filter
 
 JSON: Final = ("Content-Type", "application/json")
 TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
@@ -44,11 +45,15 @@ class Subscription(msgspec.Struct, frozen=True):
         stream: its name.
         websocket: whether over WebSocket; else over server-sent events.
         cursor: where to resume; None: begin with the next message.
+        filter: which messages the client receives; None for all.
+        source: the stream that has what the filter compares; "" for `stream`.
     """
 
     stream: str
     websocket: bool
     cursor: Cursor | None
+    filter: Filter | None = None
+    source: str = ""
 
 
 class DeferredResponse(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """The metrics of a gateway that are read at scrape time."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
@@ -66,10 +67,22 @@ class GatewayCollector(Collector):
         size = CounterMetricFamily(
             f"{PREFIX}_bytes_sent", "Bytes of the messages sent, with framing.", labels=labels
         )
+        filtered: Counter[tuple[str, str]] = Counter()
+        for narrowed in hub.filters.channels.values():
+            filtered[narrowed.stream, narrowed.encoding.name] += len(narrowed.clients)
         for (stream, encoding), channel in hub.channels.items():
-            clients.add_metric([stream, encoding.name], len(channel.clients))
+            connected = len(channel.clients) + filtered[stream, encoding.name]
+            clients.add_metric([stream, encoding.name], connected)
             sent.add_metric([stream, encoding.name], channel.sent)
             size.add_metric([stream, encoding.name], channel.sent_bytes)
+        yield GaugeMetricFamily(
+            f"{PREFIX}_filters", "Distinct filters of clients, for each stream.", hub.filters.count
+        )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_filter_bytes",
+            "Memory of the filters, an upper estimate; the limit is 256 MiB.",
+            hub.filters.size,
+        )
         ring = GaugeMetricFamily(
             f"{PREFIX}_ring_bytes",
             "Memory of the ring buffer in all encodings.",

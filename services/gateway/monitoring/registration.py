@@ -86,20 +86,17 @@ async def register(
 
 def _counts(hub: Hub) -> dict[str, int]:
     """Return the counters of a heartbeat."""
-    channels = hub.channels
-    clients = sum(len(channel.clients) for channel in channels.values())
-    events = sum(
-        len(channel.clients) for (_, encoding), channel in channels.items() if encoding is SSE
-    )
-    streams = {
-        stream: sum(len(channels[key].clients) for key in channels if key[0] == stream)
-        for stream in STREAMS
-    }
+    channels = hub.all_channels
+    clients = sum(len(channel.clients) for channel in channels)
+    events = sum(len(channel.clients) for channel in channels if channel.encoding.name == SSE.name)
+    streams = dict.fromkeys(STREAMS, 0)
+    for channel in channels:
+        streams[channel.stream] += len(channel.clients)
     return {
         "clients": clients,
         WEBSOCKET.name: clients - events,  # compressed or not
         SSE.name: events,
         **streams,
-        "sent": sum(channel.sent for channel in channels.values()),
-        "sent_bytes": sum(channel.sent_bytes for channel in channels.values()),
+        "sent": sum(channel.sent for channel in channels),
+        "sent_bytes": sum(channel.sent_bytes for channel in channels),
     }

@@ -16,13 +16,16 @@ import msgspec
 import structlog
 
 from certhttp.protocol import Request, RequestError, ServerProtocol
+from ctfilter import IndexFull
 from gateway.access_log import AccessRecord
 from gateway.admission.client_identity import ClientIdentity, client_address
 from gateway.admission.controller import AdmissionController, ConnectionSlot
+from gateway.clients.base import Client
 from gateway.clients.sse import SSEClient
 from gateway.clients.websocket import WebSocketClient, accept
+from gateway.delivery.channel import Channel
 from gateway.delivery.compression import DEFLATED
-from gateway.delivery.encoding import SSE, WEBSOCKET
+from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
 from gateway.endpoints.router import NO_ROUTE, Router
 from gateway.http.errors import (
     ErrorCode,
@@ -377,8 +380,30 @@ class HTTPConnection(asyncio.Protocol):
         elif outcome.websocket:
             self._become_websocket(outcome)
         else:
-            channel = self._hub.channels[outcome.stream, SSE]
-            self._become(SSEClient(self._hub.clients, channel, self._transport), outcome)
+            channel = self._channel(outcome, SSE)
+            if isinstance(channel, Response):
+                self._answer(channel)
+            else:
+                self._become(SSEClient(self._hub.clients, channel, self._transport), outcome)
+
+    def _channel(
+        self, subscription: Subscription, encoding: Encoding
+    ) -> Channel[Client] | Response:
+        """Return the channel of a client, or the response if the filter has no place."""
+        channel = self._hub.channels[subscription.stream, encoding]
+        if subscription.filter is None:
+            return channel
+        filters = self._hub.filters
+        try:
+            if (channel, subscription.filter) in filters.channels or filters.has_place(
+                subscription.filter
+            ):
+                ring = self._hub.rings[subscription.source or subscription.stream]
+                return filters.channel(channel, subscription.filter, ring)
+            error = "Server is at its limit of filters"
+        except IndexFull as full:
+            error = f"Server is at its limit of filters: {full}"
+        return error_response(ErrorCode.FILTER_LIMIT, error, retry_after(_RETRY_AFTER_SECS))
 
     def _record(self, request: Request | None) -> AccessRecord:
         """Begin the line of a request in the access log; of a malformed one without `request`."""
@@ -408,8 +433,11 @@ class HTTPConnection(asyncio.Protocol):
             code = _HANDSHAKE_CODES[response.status_code]
             self._answer(error_response(code, text, *kept))
             return
+        channel = self._channel(subscription, DEFLATED if extensions else WEBSOCKET)
+        if isinstance(channel, Response):
+            self._answer(channel)
+            return
         self._transport.write(response.serialize())
-        channel = self._hub.channels[subscription.stream, DEFLATED if extensions else WEBSOCKET]
         client = WebSocketClient(self._hub.clients, channel, self._transport, extensions)
         early = self._http.unread
         self._become(client, subscription)
@@ -426,7 +454,7 @@ class HTTPConnection(asyncio.Protocol):
         log.debug(
             "client connected",
             connection=self._number,
-            stream=channel.ring.stream,
+            stream=channel.stream,
             form=channel.encoding.name,
             resumes=subscription.cursor is not None,
         )

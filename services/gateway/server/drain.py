@@ -40,14 +40,14 @@ async def drain(listener: Listener, hub: Hub, code: int, reason: str) -> None:
     listener.close()
     for connection in tuple(hub.pending_connections):
         connection.close()
-    clients = [client for channel in hub.channels.values() for client in channel.clients]
+    clients = [client for channel in hub.all_channels for client in channel.clients]
     spread = _SPREAD * hub.settings.stop_timeout
     closed = 0
     while closed < len(clients):
         due = max(int(len(clients) * (loop.time() - began) / spread), closed + _MIN_BATCH)
         for number, client in enumerate(clients[closed:due], 1):
             if not client.closed:
-                client.close(code, f"{reason}; resume with ?cursor={client.position}")
+                client.close(code, f"{reason}; resume with ?cursor={client.resumes_after}")
             if not number % _MAX_PER_ITERATION:
                 await asyncio.sleep(0)
         closed = due
