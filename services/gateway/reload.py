@@ -92,7 +92,7 @@ class Reload(msgspec.Struct, frozen=True):
                 reason = f"{'SSE' if channel.encoding.name == SSE.name else 'WebSocket'} disabled"
             for client in tuple(channel.clients):
                 if reason is not None:
-                    yield client, _GOING_AWAY, f"{reason}; ?cursor={client.resumes_after} elsewhere"
+                    yield client, _GOING_AWAY, f"{reason}; {client.resume_hint} elsewhere"
                 elif client.slot is not None and (
                     why := self.admission.why_disallowed(client.slot.client, channel.stream)
                 ):

@@ -36,7 +36,7 @@ async def certificates(client: ClientConnection, count: int) -> list[Message]:
         found: list[Message] = []
         while len(found) < count:
             message = json.loads(await client.recv())
-            if "id" in message:
+            if "id" in message and message["message_type"] != "heartbeat":
                 found.append(message)
         return found
 
@@ -134,7 +134,7 @@ class Raw:
         """Read the next message that has an id, as an SSE client."""
         while True:
             event = await self.event()
-            if "id" in event:
+            if "id" in event and "data" in event:
                 found: Message = json.loads(event["data"])
                 return found
 

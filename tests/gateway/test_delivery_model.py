@@ -145,6 +145,11 @@ class Reader:
         if self._client is not None and self._client.paused:
             self._client.resume_writing()
 
+    def beat(self) -> None:
+        """Receive what keeps the connection open, and shows what the client has."""
+        if self._client is not None:
+            self._client.tick(0)
+
     def leave(self) -> None:
         self.take()
         if self._client is not None:
@@ -157,6 +162,8 @@ class Reader:
         for event in text.split("\n\n"):
             data = next((line[6:] for line in event.split("\n") if line.startswith("data: ")), None)
             if data is None:
+                number = event.removeprefix(":\nid: ")
+                self.cursor = self.cursor if number == event else number
                 continue
             found = json.loads(data)
             if "id" in found:
@@ -319,7 +326,7 @@ def take(step: str, world: World, reader: Reader, gateway: Gateway) -> None:
     match step:
         case "connect":
             reader.connect(gateway, len(world.published))
-        case "pause" | "resume" | "leave":
+        case "pause" | "resume" | "leave" | "beat":
             getattr(reader, step)()
         case _:
             getattr(world, step)()
@@ -376,7 +383,7 @@ STEPS = (
     *("publish",) * 6,
     *("wait",) * 5,
     *("connect",) * 4,
-    *("pause", "resume", "resume", "leave"),
+    *("pause", "resume", "resume", "leave", "beat", "beat"),
     *("trim", "rewind", "rewind", "empty", "switch_stream", "set_clock_back", "change_line"),
     *("sync", "sync", "sync", "restore_replica"),
     *("restart", "restart", "refuse", "accept", "accept"),

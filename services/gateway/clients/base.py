@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from certbus.ids import FIRST_ID, Cursor, parse_entry_id
+from certbus.streams.continuity import NOTHING
 from gateway.config import Settings
 from gateway.delivery.channel import MAX_WRITE_BYTES, Channel
 from gateway.delivery.ring_buffer import BehindRing, RingPosition
@@ -100,6 +101,7 @@ class Client(asyncio.Protocol, ABC):
         "_end",
         "_live_from",
         "_messages",
+        "_read",
         "_replaying",
         "access",
         "channel",
@@ -126,6 +128,7 @@ class Client(asyncio.Protocol, ABC):
         self.slot: ConnectionSlot | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self._replaying = False  # while a replay runs, nothing else writes messages
+        self._read: Cursor | None = None  # in a replay: what the client has; None if unknown
         self.access: AccessRecord | None = None
         self.sent_bytes = 0
         self._messages = 0  # sent before the position had the total `_live_from`
@@ -141,9 +144,24 @@ class Client(asyncio.Protocol, ABC):
         return self.position is _CLOSED
 
     @property
-    def resumes_after(self) -> RingPosition:
-        """The position from which another connection continues without loss."""
-        return self.channel.position_of(self)
+    def resumes_after(self) -> str | None:
+        """The id after which another connection continues without loss.
+
+        Everything up to it was sent, did not pass the filter, or was reported by a gap. None while
+        a replay has read nothing yet, or before anything is known of the stream.
+        """
+        cursor = self._read if self._replaying else self.channel.position_of(self).cursor
+        return None if cursor is None or cursor.entry == NOTHING else str(cursor)
+
+    @property
+    def resume_hint(self) -> str:
+        """How another connection continues, for a person."""
+        cursor = self.resumes_after
+        return "the same cursor" if cursor is None else f"?cursor={cursor}"
+
+    def read_up_to(self, cursor: Cursor) -> None:
+        """Note what a replay has read and sent; messages that do not pass the filter count."""
+        self._read = cursor
 
     def attach(self, cursor: Cursor | None) -> None:
         """Subscribe to the channel.
@@ -234,6 +252,7 @@ class Client(asyncio.Protocol, ABC):
             data, position = channel.ring.read(self.position, channel.encoding, MAX_WRITE_BYTES)
         except BehindRing:
             self._start_replay(self.position.cursor)
+            self._read = self.position.cursor
             return
         if not self.send(data, position, position.total - self.position.total):
             return
@@ -330,7 +349,7 @@ class Client(asyncio.Protocol, ABC):
 
     def _start_replay(self, cursor: Cursor) -> None:
         """Have a replay serve this client until the ring can; one replay runs at a time."""
-        self._replaying = True
+        self._replaying, self._read = True, None
         self.channel.part(self)
         self.registry.start_replay(self, cursor)
 

@@ -229,6 +229,7 @@ class _ClientReplay:
         if data:
             client.send(data, at, messages)
         self._position = page.reader_position(at)
+        client.read_up_to(self._position.cursor)
 
     def _rewind(self, view: View) -> None:
         """Move to the newest batch that both the client and Redis have."""

@@ -1,6 +1,7 @@
 """An SSE client: an HTTP response without an end (HTML standard, section 9.2)."""
 
 import asyncio
+from functools import lru_cache
 from typing import Final
 
 from certbus.ids import Cursor
@@ -19,10 +20,16 @@ HEAD: Final = (
     b"\r\n"
 )
 
-_COMMENT: Final = b":\n\n"
-"""A comment line, which clients ignore."""
-
 _MAX_RECEIVED_BYTES: Final = 64 * 1024  # per comment interval; clients need not send anything
+
+
+@lru_cache(maxsize=16)
+def comment(cursor: str | None) -> bytes:
+    """Encode a comment line, which clients ignore, and the id up to which a client has everything.
+
+    An event without data is not dispatched, but sets the last event id (HTML, section 9.2.6).
+    """
+    return b":\n\n" if cursor is None else b":\nid: %b\n\n" % cursor.encode()
 
 
 class SSEClient(Client):
@@ -56,10 +63,10 @@ class SSEClient(Client):
             self.abort("too much data received")
 
     def tick(self, now: int) -> None:  # noqa: ARG002
-        """Send a comment line, which keeps proxies from closing an idle connection."""
+        """Send a comment, which keeps proxies from closing an idle connection."""
         self._received_bytes = 0
         if not self.paused:
-            self.write(_COMMENT)
+            self.write(comment(self.resumes_after))
 
     def close(self, code: int, reason: str) -> None:
         """End the response; the client reconnects with its Last-Event-ID.

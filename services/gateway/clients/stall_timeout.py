@@ -72,7 +72,7 @@ async def close_stalled_clients(registry: ClientRegistry, timeout_secs: float) -
                 windows[client] = _Window(now, client.position, left)
             else:
                 reason = f"client too slow: read {read} bytes in {timeout_secs:g} s"
-                reason = f"{reason}; resume with ?cursor={client.position}"
+                reason = f"{reason}; resume with {client.resume_hint}"
                 log.debug("client closed", connection=client.connection_id, reason=reason)
                 client.close(_POLICY_VIOLATION, reason)
 

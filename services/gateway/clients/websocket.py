@@ -70,14 +70,16 @@ def _is_empty_list(name: str, value: str) -> bool:
     return name in _LIST_HEADERS and not value.strip(" \t,")
 
 
-@lru_cache(maxsize=1)
-def heartbeat_frames(now: int) -> bytes:
-    """Encode a heartbeat message and a ping, once for the clients of one second.
+@lru_cache(maxsize=16)
+def heartbeat_frames(now: int, cursor: str | None) -> bytes:
+    """Encode a heartbeat message and a ping, once for the clients that have the same.
 
     Args:
         now: Unix time in seconds.
+        cursor: the id up to which the client has everything; None if it is unknown.
     """
-    return websocket_frame(b'{"message_type":"heartbeat","timestamp":%d}' % now) + _PING
+    number = b"" if cursor is None else b',"id":"%b"' % cursor.encode()
+    return websocket_frame(b'{"message_type":"heartbeat","timestamp":%d%b}' % (now, number)) + _PING
 
 
 class WebSocketClient(Client):
@@ -147,7 +149,7 @@ class WebSocketClient(Client):
             self.abort("no answer to pings")
             return
         self._unanswered += 1
-        self.write(heartbeat_frames(now))
+        self.write(heartbeat_frames(now, self.resumes_after))
 
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake; abort a client that does not answer it in time."""

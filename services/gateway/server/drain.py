@@ -47,7 +47,7 @@ async def drain(listener: Listener, hub: Hub, code: int, reason: str) -> None:
         due = max(int(len(clients) * (loop.time() - began) / spread), closed + _MIN_BATCH)
         for number, client in enumerate(clients[closed:due], 1):
             if not client.closed:
-                client.close(code, f"{reason}; resume with ?cursor={client.resumes_after}")
+                client.close(code, f"{reason}; resume with {client.resume_hint}")
             if not number % _MAX_PER_ITERATION:
                 await asyncio.sleep(0)
         closed = due
