@@ -30,7 +30,16 @@ MAY_IMPORT = {
     "simlog": {"certhttp"},
     "ingestor": {"certbus", "certconf", "certhttp", "certtasks", "ctparse"},
     "gateway": {"certbus", "certconf", "certhttp", "certtasks", "ctfilter", "ctparse"},
-    "launcher": {"certbus", "certconf", "certhttp", "ctparse", "gateway", "ingestor", "simlog"},
+    "launcher": {
+        "certbus",
+        "certconf",
+        "certhttp",
+        "ctfilter",
+        "ctparse",
+        "gateway",
+        "ingestor",
+        "simlog",
+    },
 }
 """Package -> the packages of this repository that it may import."""
 

@@ -108,7 +108,7 @@ COMMANDS: Final = (
         "print the messages of a server: domain names, or JSON",
         """\
   certstream-server tail                                    names from ws://localhost:8080
-  certstream-server tail --since 10m --match '(^|\\.)paypal'   from the last minutes on
+  certstream-server tail --since 10m --match contains:paypal   from the last minutes on
   certstream-server tail --format '{seen} {issuer} {domains}'
   certstream-server tail wss://certs.example.com --lite --limit 10 | jq .data.cert_link
   certstream-server tail http://localhost:8080 --json       by server-sent events

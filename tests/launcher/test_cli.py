@@ -120,7 +120,7 @@ def test_every_error_of_a_configuration_is_printed_before_anything_starts(
             "--cursor: not allowed with argument --since",
         ),
         (("tail", "--since", "soon"), "invalid --since 'soon': expected a duration"),
-        (("tail", "--match", "("), "invalid regular expression '('"),
+        (("tail", "--match", "("), "not a filter line: match: '(' at character 0"),
         (
             ("tail", "--format", "{seen} {serial.x}"),
             "unknown field {serial.x}: expected one of id, seen",

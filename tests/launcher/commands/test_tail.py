@@ -305,23 +305,66 @@ async def test_only_names_that_match_are_printed() -> None:
     none = '{"message_type":"dns_entries","data":["other.example"]}'
     async with (
         sending(none, several, none, several) as (url, _),
-        tailing(url, "--match=(^|[.])pay", "--limit=2") as process,
+        tailing(url, "--match=regex:(^|[.])pay", "--limit=2") as process,
     ):
         code, out, err = await finish(process)
     assert (code, out) == (0, ["pay.example", "1.Pay.example"] * 2)
     assert "tail: 2 of 4 certificates in " in err
 
 
+async def test_a_server_filters_by_all_lines() -> None:
+    """Its messages name what matched; those without a name match as a whole."""
+    by_name = '{"message_type":"dns_entries","data":["pay.x","y.z"],"matched":[{"name":"pay.x"}]}'
+    whole = '{"message_type":"dns_entries","data":["a.b","c.d"],"matched":[{"name":null}]}'
+    newer = '{"message_type":"dns_entries","data":["e.f","g.h"],"matched":[{"name":"g.h"}]}'
+    async with (
+        sending(by_name, whole, newer) as (url, clients),
+        tailing(url, "--match=contains:pay", "--match=domain:x idn:no", "--limit=3") as process,
+    ):
+        assert (await finish(process))[:2] == (0, ["pay.x", "a.b", "c.d", "g.h"])
+    assert [client.request.path for client in clients if client.request] == [
+        "/domains-only?match=contains%3Apay&match=domain%3Ax+idn%3Ano"
+    ]
+
+
+async def test_terms_of_the_certificate_need_its_message() -> None:
+    """Also for names, and for messages of the domains stream."""
+    other = certificate(1, "a.example").replace("Issuing CA", "Other CA")
+    async with sending(other, certificate(2, "b.example", "c.example")) as (url, clients):
+        match = "--match=issuer:issuing -domain:b.example"
+        async with tailing(url, match, "--limit=1") as process:
+            assert (await finish(process))[:2] == (0, ["c.example"])
+        async with tailing(url, match, "--limit=1", "--json") as process:
+            code, out, _ = await finish(process)
+    names = ["b.example", "c.example"]
+    assert code == 0
+    assert json.loads(out[0]) == {"id": "2-0-0", "message_type": "dns_entries", "data": names}
+    paths = {client.request.path.partition("?")[0] for client in clients if client.request}
+    assert paths == {"/"}
+
+
+async def test_parameters_of_the_url_stay() -> None:
+    async with sending(names(1), names(2)) as (url, clients):
+        arguments = (f"{url}/domains-only?match=idn:no&match=idn:yes&cursor=1-0-0", "--since=2-0-0")
+        async with tailing(*arguments, "--limit=1") as process:
+            assert (await finish(process))[0] == 0
+    assert [client.request.path for client in clients if client.request] == [
+        "/domains-only?match=idn%3Ano&match=idn%3Ayes&cursor=2-0-0"
+    ]
+
+
 async def test_a_template_says_what_is_printed() -> None:
     form = r"{id}\t{seen} {cn} {domains} {issuer} {not_after} {sha256} {log} {{}}"
     async with (
         sending(certificate(1, "a.example", "b.example"), certificate(2, "c.example")) as server,
-        tailing(server[0], f"--format={form}", "--match=^b", "--limit=1") as process,
+        tailing(server[0], f"--format={form}", "--match=domain:b.example", "--limit=1") as process,
     ):
         code, out, _ = await finish(process)
     first = "1-0-0\t2023-11-14T22:13:20Z a.example a.example b.example Issuing CA"
     assert (code, out) == (0, [rf"{first} 2027-01-15T08:00:00Z aa0b Log\n1 {{}}"])
-    assert [client.request.path for client in server[1] if client.request] == ["/"]
+    assert [client.request.path for client in server[1] if client.request] == [
+        "/?match=domain%3Ab.example"
+    ]
 
 
 async def test_odd_dates_end_nothing() -> None:
@@ -341,7 +384,7 @@ async def test_json_of_what_matches() -> None:
     wanted = certificate(2, "b.example")
     async with (
         sending(certificate(1, "a.example"), wanted) as (url, _),
-        tailing(url, "--lite", "--match=^b", "--limit=1") as process,
+        tailing(url, "--lite", "--match=domain:b.example", "--limit=1") as process,
     ):
         assert (await finish(process))[:2] == (0, [wanted])
 
@@ -364,7 +407,7 @@ async def test_colours_are_for_terminals_and_can_be_switched_off() -> None:
             ({"FORCE_COLOR": "1"}, "\x1b[1;31mpay\x1b[0m.example"),
             ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, "pay.example"),
         ):
-            arguments = (url, "--match=pay", "--limit=1")
+            arguments = (url, "--match=contains:pay", "--limit=1")
             async with tailing(*arguments, TERM="xterm", **environment) as process:
                 assert (await finish(process))[1] == [expected]
 
@@ -408,6 +451,14 @@ async def test_a_token_is_sent_in_utf_8(tmp_path: Path, scheme: str) -> None:
     ("arguments", "message"),
     [
         (["--since", "soon"], "invalid --since 'soon': expected a duration (90s"),
+        (
+            ["--match", "paypal"],
+            "contains:paypal?; a regular expression is regex:paypal",
+        ),
+        (["--match", "brand:pay"], "unknown key 'brand'"),
+        (["--match=-domain:a.example"], "a line needs a term that is not negated"),
+        (["--cursor-file", "empty"], "cursor file empty: '' is not a cursor"),
+        (["--cursor-file", "."], "cursor file .: Is a directory"),
         (["--token-file", "empty"], "empty must have one token, on one line"),
         (["--token-file", "two"], "two must have one token, on one line"),
         (["--token-file", "binary"], "binary is not text in UTF-8"),
@@ -421,8 +472,8 @@ async def test_an_invalid_option_is_an_error(
     monkeypatch.chdir(tmp_path)
     async with tailing(*arguments) as process:
         code, _, err = await finish(process)
-    assert code == 2
-    assert message in err
+    assert code == (1 if "--cursor-file" in arguments else 2)
+    assert message in " ".join(err.split())
 
 
 async def test_for_ever_ago_is_the_beginning() -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from certbus.ids import parse_cursor
 from certbus.keys import Keys
 from certconf import RedisURL
+from ctfilter import FilterError, Line, parse_line
 from launcher.commands.tail import formats
 from launcher.options import count
 
@@ -56,10 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     begin.add_argument("--cursor", metavar="ID", type=_cursor, help=argparse.SUPPRESS)
     parser.add_argument(
+        "--cursor-file",
+        metavar="FILE",
+        type=Path,
+        help="resume after the id in this file, and keep it up to date: at least once",
+    )
+    parser.add_argument(
         "--match",
-        metavar="REGEX",
-        type=_pattern,
-        help="only certificates with a matching name; of names, only those that match",
+        metavar="LINE",
+        action="append",
+        default=[],
+        type=_line,
+        help="only certificates that match this filter line, such as contains:paypal, "
+        "domain:example.com or regex:^pay; repeatable: one of several",
     )
     parser.add_argument(
         "--format",
@@ -126,11 +136,12 @@ def _since(text: str) -> str:
         ) from None
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def _line(text: str) -> Line:
     try:
-        return re.compile(text, re.IGNORECASE)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"invalid regular expression {text!r}: {error}") from None
+        return parse_line(text)
+    except FilterError as error:
+        former = "" if ":" in text else f"; a regular expression is regex:{text}"
+        raise argparse.ArgumentTypeError(f"not a filter line: {error}{former}") from None
 
 
 def _format(text: str) -> str:

@@ -1,11 +1,13 @@
 """Print messages, and a summary at the end."""
 
 import argparse
+import asyncio
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
 
 import msgspec
 import redis.exceptions
@@ -14,12 +16,19 @@ from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 from certconf import RedisURL
+from ctfilter import Line
 from launcher.commands.tail import formats
 from launcher.commands.tail.arguments import add_arguments
+from launcher.commands.tail.cursor_file import CursorFile, end_cut_line
 from launcher.commands.tail.reconnect import stream_http, stream_redis, strip_query
 from launcher.commands.tail.transports import RefusedError, Stream
 from launcher.runtime import logging_setup, run_service
-from launcher.terminal import escape_control_chars, escape_json, silence_broken_pipe
+from launcher.terminal import (
+    CommandError,
+    escape_control_chars,
+    escape_json,
+    silence_broken_pipe,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,24 +36,27 @@ __all__ = ["add_arguments", "run"]
 def run(args: argparse.Namespace) -> int:
     """Print until the limit, Ctrl-C, or until the reader of the output closes it."""
     logging_setup.configure("warning", "console", "tail")
-    as_json = args.json or args.lite or args.full
-    form: str = args.format or (formats.JSON if as_json else formats.NAMES)
+    match = formats.Matcher(args.match) if args.match else None
+    form: str = args.format or (
+        formats.JSON if args.json or args.lite or args.full else formats.NAMES
+    )
     needs_lite = args.lite or form not in {formats.NAMES, formats.JSON}
+    needs_lite = needs_lite or (match is not None and match.needs_certificate)
     stream: Stream = "full" if args.full else "lite" if needs_lite else "domains"
-    summary = TailSummary(matching=args.match is not None)
-    if args.redis:
-        url = RedisURL(args.redis)
-        if args.redis_password:
-            url = url.with_password(args.redis_password)
-        texts = stream_redis(url.reveal(), args.prefix, stream, args.cursor, _note, summary.gap)
-    else:
-        texts = stream_http(args.url, stream, args.cursor, args.token, _note, summary.gap)
-    write = _writer(form, args.match)
-    printing = _print(texts, formats.make_formatter(form, args.match), write, summary, args.limit)
+    lines_of = formats.make_formatter(form, match, only_names=not (args.lite or args.full))
+    cursor, file = args.cursor, None
+    if args.cursor_file is not None:
+        file = CursorFile(args.cursor_file, sys.stdout.fileno())
+        cursor = file.load() or cursor
+        end_cut_line(sys.stdout.fileno())
+    summary = TailSummary(matching=match is not None)
+    texts = _messages(args, stream, cursor, summary)
+    printing = _print(texts, lines_of, _writer(form, match), summary, file, args.limit)
     code = 0
     try:
-        run_service.run(lambda stop: run_service.run_until_signal(stop, printing))
-    except RefusedError as error:
+        work = printing if file is None else _until_first([printing, file.keep()])
+        run_service.run(lambda stop: run_service.run_until_signal(stop, work))
+    except (RefusedError, CommandError) as error:
         _note(str(error))
         code = 1
     except redis.exceptions.RedisError as error:
@@ -56,8 +68,45 @@ def run(args: argparse.Namespace) -> int:
         code = 1
     except BrokenPipeError:
         silence_broken_pipe()
+    except OSError as error:  # of the output: those of connections are handled
+        silence_broken_pipe()
+        _note(f"output: {error.strerror}")
+        code = 1
+    if file is not None:
+        try:
+            file.save()
+        except CommandError as error:
+            _note(str(error))
+            code = 1
     _note(summary.line())
     return code
+
+
+def _messages(
+    args: argparse.Namespace, stream: Stream, cursor: str | None, summary: "TailSummary"
+) -> AsyncGenerator[bytes]:
+    """Return the messages of the server or the Redis that the options name."""
+    if not args.redis:
+        lines = [line.text for line in args.match]
+        return stream_http(args.url, stream, cursor, args.token, lines, _note, summary.gap)
+    url = RedisURL(args.redis)
+    if args.redis_password:
+        url = url.with_password(args.redis_password)
+    return stream_redis(url.reveal(), args.prefix, stream, cursor, _note, summary.gap)
+
+
+async def _until_first(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all at the same time until one ends or fails; cancel the others, and raise its error."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 class TailSummary:
@@ -105,28 +154,33 @@ async def _print(
     lines_of: formats.Formatter,
     write: Callable[[Sequence[str]], None],
     summary: TailSummary,
+    file: CursorFile | None,
     limit: int | None,
 ) -> None:
     async with aclosing(texts):
         try:
             async for text in texts:
                 message = formats.decode(text)
-                if not message.is_certificate:
-                    continue
-                lines = lines_of(text, message)
-                summary.certificates += 1
-                if lines is None:
-                    continue
-                summary.printed += 1
-                write(lines)
+                if message.is_certificate:
+                    lines = lines_of(text, message)
+                    if lines is not None:
+                        write(lines)
+                    summary.certificates += 1
+                    summary.printed += lines is not None
+                if file is not None and message.id is not None:
+                    file.last = message.id
                 if summary.printed == limit:
                     return
         finally:
             summary.end()
 
 
-def _writer(form: str, match: re.Pattern[str] | None) -> Callable[[Sequence[str]], None]:
-    """Return a function that prints lines: in colours on a terminal, unless NO_COLOR is set."""
+def _writer(form: str, match: formats.Matcher | None) -> Callable[[Sequence[str]], None]:
+    """Return a function that prints lines, and flushes them.
+
+    They are in colours on a terminal, unless NO_COLOR is set.
+    """
+    marked = None if match is None else _marked(match.lines)
     console = Console(highlight=False, markup=False, emoji=False)
 
     def plain(lines: Sequence[str]) -> None:
@@ -142,13 +196,24 @@ def _writer(form: str, match: re.Pattern[str] | None) -> Callable[[Sequence[str]
             text = Text(escape_json(line) if form == formats.JSON else line)
             if form == formats.JSON:
                 JSONHighlighter().highlight(text)
-            if match is not None:
-                text.highlight_regex(match, "bold red")
+            if marked is not None:
+                text.highlight_regex(marked, "bold red")
             console.print(text, soft_wrap=True)
 
     if console.is_terminal and not console.no_color:
         return coloured
     return plain_on_a_terminal if console.is_terminal and form == formats.JSON else plain
+
+
+def _marked(lines: Sequence[Line]) -> re.Pattern[str]:
+    """Return a pattern of the words of lines that names contain."""
+    terms = [term for line in lines for term in line.terms if not term.negated]
+    words = [re.escape(t.value) for t in terms if t.key in {"name", "domain", "contains", "like"}]
+    for term in terms:
+        if term.key == "regex":
+            with suppress(re.error):  # RE2 has a few forms that `re` has not
+                words.append(re.compile(term.value).pattern)
+    return re.compile("|".join(words) or r"(?!)", re.IGNORECASE)
 
 
 def _note(text: str) -> None:

@@ -1,6 +1,5 @@
 """A message as lines to print: names, JSON, or a template."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from string import Formatter as TemplateParser
@@ -8,18 +7,31 @@ from typing import Final
 
 import msgspec
 
+from ctfilter import Certificate, Filter, Index, Line
+from ctfilter.grammar import CERTIFICATE_KEYS
 from launcher.terminal import escape_control_chars
 
 NAMES: Final = "names"
 JSON: Final = "json"
 
 
+class _Matched(msgspec.Struct, frozen=True):
+    """What matched the filter of a client: a name, or None for the whole certificate."""
+
+    name: str | None = None
+
+
 class Message(msgspec.Struct, frozen=True):
-    """The fields of every message; `data` is decoded only when it is needed."""
+    """The fields of every message; `data` is decoded only when it is needed.
+
+    Attributes:
+        matched: by a server that filtered; at most 10.
+    """
 
     message_type: str
     id: str | None = None
     data: msgspec.Raw = msgspec.Raw(b"null")
+    matched: list[_Matched] | None = None
 
     @property
     def is_certificate(self) -> bool:
@@ -45,6 +57,7 @@ class _Leaf(msgspec.Struct, frozen=True):
 
 class _Source(msgspec.Struct, frozen=True):
     name: str = ""
+    operator: str = ""
 
 
 class _Certificate(msgspec.Struct, frozen=True):
@@ -103,28 +116,72 @@ def validate_template(text: str) -> str:
     return text
 
 
-def make_formatter(form: str, match: re.Pattern[str] | None) -> Formatter:
+class Matcher:
+    """Filter lines, one of which must match.
+
+    The server filters if it can: its messages then have `matched`. All others are matched here.
+
+    Args:
+        lines: the lines.
+
+    Attributes:
+        lines: the lines.
+        needs_certificate: whether they compare more than names.
+    """
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.lines = lines
+        self.needs_certificate = any(
+            term.key in CERTIFICATE_KEYS for line in lines for term in line.terms
+        )
+        self._filter = Filter([lines])
+        self._index = Index()
+        self._index.add(self._filter)
+
+    def names(self, message: Message) -> Sequence[str] | None:
+        """Return the names that match, all if the whole certificate does; None if it does not."""
+        certificate = _to_filter(message)
+        found = self._index.lookup(certificate).get(self._filter, ())
+        names = [name for name, _ in found]
+        if message.matched is not None and not names:
+            names = [each.name for each in message.matched]
+        elif not names:
+            return None
+        if None in names:
+            return certificate.names
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+    def passes(self, message: Message) -> bool:
+        """Return whether a message matches."""
+        return message.matched is not None or self.names(message) is not None
+
+
+def make_formatter(form: str, match: Matcher | None, *, only_names: bool = False) -> Formatter:
     """Return a function that turns messages into lines.
 
     Args:
         form: `NAMES`, `JSON` or a template.
-        match: pattern that a name of the certificate contains; `NAMES` prints only such names.
+        match: what certificates must match; `NAMES` prints only the names that do.
+        only_names: whether JSON is that of the domains stream, also of other messages.
     """
 
-    def matching(names: Sequence[str]) -> Sequence[str]:
-        return names if match is None else [name for name in names if match.search(name)]
-
     def print_names(_: bytes, message: Message) -> Sequence[str] | None:
-        found = matching(_domains(message))
-        return [escape_control_chars(name) for name in found] if found or match is None else None
+        names = _domains(message) if match is None else match.names(message)
+        return None if names is None else [escape_control_chars(name) for name in names]
 
     def print_json(text: bytes, message: Message) -> Sequence[str] | None:
-        return [text.decode()] if match is None or matching(_domains(message)) else None
+        if match is not None and not match.passes(message):
+            return None
+        if only_names and message.message_type != "dns_entries":
+            text = msgspec.json.encode(
+                {"id": message.id, "message_type": "dns_entries", "data": _domains(message)}
+            )
+        return [text.decode()]
 
     def print_template(_: bytes, message: Message) -> Sequence[str] | None:
-        data = _certificate(message.data)
-        if match is not None and not matching(data.leaf_cert.all_domains):
+        if match is not None and not match.passes(message):
             return None
+        data = _certificate(message.data)
         values = {
             name: escape_control_chars(value(message.id or "", data))
             for name, value in FIELDS.items()
@@ -138,6 +195,21 @@ def _domains(message: Message) -> list[str]:
     if message.message_type == "dns_entries":
         return _names(message.data)
     return _certificate(message.data).leaf_cert.all_domains
+
+
+def _to_filter(message: Message) -> Certificate:
+    """Return what filter lines compare of a message."""
+    if message.message_type == "dns_entries":
+        return Certificate(_names(message.data))
+    data = _certificate(message.data)
+    issuer = data.leaf_cert.issuer
+    return Certificate(
+        data.leaf_cert.all_domains,
+        issuer.CN or "",
+        issuer.O or "",
+        data.source.operator,
+        precertificate=data.update_type == "PrecertLogEntry",
+    )
 
 
 def _time(seconds: float | None) -> str:

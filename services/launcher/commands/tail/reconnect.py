@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -33,7 +33,13 @@ Print = Callable[[str], None]
 
 
 async def stream_http(
-    url: str, stream: Stream, cursor: str | None, token: str | None, note: Print, gap: Print
+    url: str,
+    stream: Stream,
+    cursor: str | None,
+    token: str | None,
+    match: Sequence[str],
+    note: Print,
+    gap: Print,
 ) -> AsyncGenerator[bytes]:
     """Yield the messages of one connection after the other, each resuming after the last.
 
@@ -42,13 +48,14 @@ async def stream_http(
         stream: its name.
         cursor: id of the message to begin after; None: begin with the next message.
         token: bearer token.
+        match: alternative lines of a filter.
         note: gets the state of the connection.
         gap: gets each gap.
     """
     delays, noted, shown = _delays(), "", strip_query(url)
     while True:
         try:
-            async with aclosing(messages(url, stream, cursor, token)) as connection:
+            async with aclosing(messages(url, stream, cursor, token, match)) as connection:
                 async for text in connection:
                     message = decode(text)
                     cursor = message.id or cursor

@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
+import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -29,7 +30,11 @@ class RefusedError(Exception):
 
 
 def messages(
-    url: str, stream: Stream, cursor: str | None, token: str | None = None
+    url: str,
+    stream: Stream,
+    cursor: str | None,
+    token: str | None = None,
+    match: Sequence[str] = (),
 ) -> AsyncGenerator[bytes]:
     """Return the JSON messages of one connection to a server.
 
@@ -39,25 +44,35 @@ def messages(
         stream: its name.
         cursor: id of the last message received.
         token: bearer token.
+        match: alternative lines of a filter.
 
     Raises:
         RefusedError: the server answered with a client error.
         FAILURES: the connection could not be made or broke.
     """
     headers = {} if token is None else {b"Authorization": f"Bearer {token}".encode()}
+    added = [("match", line) for line in match]
+    if cursor is not None:
+        added.append(("cursor", cursor))
     if urlsplit(url).scheme in {"ws", "wss"}:
-        return _websocket(_address(url, _PATHS[stream], {}, cursor), headers)
-    return _sse(_address(url, "/sse", {"stream": stream}, cursor), headers)
+        return _websocket(_address(url, _PATHS[stream], {}, added), headers)
+    return _sse(_address(url, "/sse", {"stream": stream}, added), headers)
 
 
-def _address(url: str, path: str, query: dict[str, str], cursor: str | None) -> str:
+def _address(
+    url: str, path: str, query: Mapping[str, str], added: Sequence[tuple[str, str]]
+) -> str:
+    """Return the URL to request: with a path and its query unless it has a path, and `added`."""
     parts = urlsplit(url)
+    given = parse_qsl(parts.query, keep_blank_values=True)
     if parts.path not in {"", "/"}:
         path, query = parts.path, {}
-    query = {**query, **dict(parse_qsl(parts.query))}
-    if cursor is not None:
-        query["cursor"] = cursor
-    return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))
+    names = {name for name, _ in given}
+    pairs = [(name, value) for name, value in query.items() if name not in names]
+    if any(name == "cursor" for name, _ in added):
+        given = [(name, value) for name, value in given if name != "cursor"]
+    text = urlencode([*pairs, *given, *added])
+    return urlunsplit((parts.scheme, parts.netloc, path, text, ""))
 
 
 async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
@@ -100,7 +115,10 @@ async def _close(connection: ClientConnection) -> None:
 
 
 async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
-    """Yield the data lines of each server-sent event (WHATWG HTML section 9.2.6)."""
+    """Yield the data lines of each server-sent event (WHATWG HTML section 9.2.6).
+
+    An event with an id and no data moves the position of a client: it becomes a heartbeat.
+    """
     timeout = httpx.Timeout(_CONNECT_TIMEOUT_SECS, read=_READ_TIMEOUT_SECS)
     async with (
         httpx.AsyncClient(timeout=timeout) as client,
@@ -109,12 +127,21 @@ async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes
         _check_status(response.status_code, url)
         response.raise_for_status()
         data: list[bytes] = []
+        event_id = b""
         async for line in _lines(response.aiter_bytes()):
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
-            elif not line and data:
-                yield b"\n".join(data)
+            elif line.startswith(b"id:"):
+                event_id = line[3:].removeprefix(b" ")
+            elif not line:
+                if data:
+                    yield b"\n".join(data)
+                elif event_id:
+                    yield msgspec.json.encode(
+                        {"message_type": "heartbeat", "id": event_id.decode("utf-8", "replace")}
+                    )
                 data.clear()
+                event_id = b""
 
 
 async def _lines(parts: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
