@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import redis.exceptions
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
@@ -18,7 +19,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.commands.core import AsyncScript
 
-from certbus.errors import ConnectionFailed, TimedOut, of_reply
+from certbus.errors import ConnectionFailed, TimedOut, WriteRefused, describe, of_reply
+from certbus.sentinel import Sentinels, SentinelURL
 
 OLDEST_REDIS = (6, 2)
 
@@ -42,15 +44,20 @@ def connect(url: str, *, password: str | None = None, name: str | None = None) -
     executed it: see `once` for those that must not be executed twice.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: `redis://`, `rediss://`, `unix://`, or with `+sentinel`: see `certbus.sentinel`.
         password: unless it is part of the URL.
         name: of this process, for CLIENT LIST; no spaces.
 
     Raises:
         ValueError: the URL is none of these.
     """
+    sentinels = None
+    if urlsplit(url).scheme.endswith("+sentinel"):
+        parts = SentinelURL(url)
+        url, sentinels = parts.redis, Sentinels(parts, connect)
     pool = _Pool.from_url(
         url,
+        sentinels=sentinels,
         password=password,
         protocol=2,
         decode_responses=False,
@@ -168,6 +175,8 @@ class _Retry(Retry):
 class _Reliable(AbstractConnection):
     """A connection that notices its own end, and raises the errors of the family.
 
+    With sentinels, it connects where they state, and ends when its Redis is not the primary.
+
     redis-py reads `StreamReader.at_eof()` before it uses a connection again, which is false if
     the connection ended by an error: a reset, or a time-out of TCP. uvloop then raises RuntimeError
     from writing to it.
@@ -176,9 +185,16 @@ class _Reliable(AbstractConnection):
     made: Callable[[], None]
     """Called for each connection that is made."""
 
+    sentinels: Sentinels | None = None
+
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         self.made()
         await super().on_connect_check_health(check_health)
+        if self.sentinels is not None and self.sentinels.wants_primary:
+            await self.send_command("ROLE")
+            role, *_ = await self.read_response()
+            if role != b"master":  # sentinels learn of a failover one after the other
+                raise ConnectionFailed("the Redis that the sentinels named is not the primary")
 
     async def can_read(self) -> bool:
         """Return whether it cannot be used again: it has ended, or has unrequested data."""
@@ -206,12 +222,26 @@ class _Reliable(AbstractConnection):
         try:
             response = await super().read_response(*args, **options)
         except redis.exceptions.ResponseError as error:
-            raise of_reply(error) from None
+            answer = of_reply(error)
+            if self._is_demoted(answer):
+                await self.disconnect()
+                raise ConnectionFailed(f"{describe(answer)}: no longer the primary") from None
+            raise answer from None
         if isinstance(response, list):  # EXEC gives errors among the replies
             for at, reply in enumerate(response):
                 if isinstance(reply, redis.exceptions.ResponseError):
                     response[at] = of_reply(reply)
+                    if self._is_demoted(response[at]):
+                        await self.disconnect()
         return response
+
+    def _is_demoted(self, answer: Exception) -> bool:
+        """Whether sentinels made the Redis a replica: nothing was executed."""
+        return (
+            self.sentinels is not None
+            and isinstance(answer, WriteRefused)
+            and answer.status_code == "READONLY"
+        )
 
     @property
     def _has_ended(self) -> bool:
@@ -221,10 +251,13 @@ class _Reliable(AbstractConnection):
 
 
 class _TCPConnection(_Reliable, Connection):
-    pass
+    async def _connect(self) -> None:
+        if self.sentinels is not None:
+            self.host, self.port = await self.sentinels.locate()
+        await super()._connect()  # type: ignore[no-untyped-call]
 
 
-class _TLSConnection(_Reliable, SSLConnection):
+class _TLSConnection(_TCPConnection, SSLConnection):
     pass
 
 
@@ -249,9 +282,13 @@ class _Pool(ConnectionPool):
     """
 
     def __init__(
-        self, connection_class: type[AbstractConnection] = Connection, **options: Any
+        self,
+        connection_class: type[AbstractConnection] = Connection,
+        sentinels: Sentinels | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(_CLASSES[connection_class], **options)
+        self._sentinels = sentinels
         self.places = asyncio.Semaphore(min(CONNECTIONS, self.max_connections))
         self.connects = 0
 
@@ -259,6 +296,7 @@ class _Pool(ConnectionPool):
         connection = super().make_connection()  # type: ignore[no-untyped-call]
         assert isinstance(connection, _Reliable)
         connection.made = self._count
+        connection.sentinels = self._sentinels
         return connection
 
     def _count(self) -> None:

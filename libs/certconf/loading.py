@@ -72,7 +72,7 @@ def find_config_file(
             given = [key for key in keys if key in origins]
             origin = origins.get(given[0] if given else "", COMMAND_LINE)
             problems.append(ConfigProblem(origin, keys[0], message))
-    config = _with_redis_password(config, origins, problems)
+    config = _with_redis_passwords(config, origins, problems)
     if problems:
         raise ConfigError(tuple(problems))
     config = msgspec.structs.replace(
@@ -194,23 +194,31 @@ def _oddities(config: Config, file: Path | None) -> Iterator[str]:
         yield "hot_reload.enabled: there is no file to watch; SIGHUP reloads the configuration"
 
 
-def _with_redis_password(
+def _with_redis_passwords(
     config: Config, origins: Mapping[str, SourceLocation], problems: list[ConfigProblem]
 ) -> Config:
-    """Add the password from its file to the URLs without one."""
-    if config.redis_password_file is None:
-        return config
-    try:
-        password = config.redis_password_file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        origin = origins["redis_password_file"]
-        message = f"'{config.redis_password_file}' cannot be read: {reason}"
-        problems.append(ConfigProblem(origin, "redis_password_file", message))
-        return config
+    """Add the passwords from their files to the URLs without them."""
+
+    def read(setting: str, file: Path | None) -> str | None:
+        if file is None:
+            return None
+        try:
+            return file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            message = f"'{file}' cannot be read: {reason}"
+            problems.append(ConfigProblem(origins[setting], setting, message))
+            return None
+
+    password = read("redis_password_file", config.redis_password_file)
+    sentinel = read("redis_sentinel_password_file", config.redis_sentinel_password_file)
 
     def complete(url: RedisURL | None) -> RedisURL | None:
-        return url.with_password(password) if url else None
+        if url is not None and password is not None:
+            url = url.with_password(password)
+        if url is not None and sentinel is not None:
+            url = url.with_sentinel_password(sentinel)
+        return url
 
     return msgspec.structs.replace(
         config,

@@ -64,6 +64,7 @@ POLICIES: Final[Mapping[str, ReloadPolicy]] = {
     "redis_url": _REDIS,
     "redis_read_url": ReloadPolicy(restart=("gateway",)),
     "redis_password_file": _REDIS,
+    "redis_sentinel_password_file": _REDIS,
     "redis_prefix": _REDIS,
     "codec": ReloadPolicy(restart=("ingestor",)),
     "retention": ReloadPolicy(live=("gateway", "ingestor")),

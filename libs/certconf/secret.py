@@ -9,7 +9,7 @@ from certconf.addresses import is_host
 from certconf.errors import WrongForm
 
 MASK: Final = "***"
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
 _DATABASE: Final = re.compile(r"(/\d{0,9})?", re.ASCII)
 _ANY: Final = re.compile(r".+", re.DOTALL)
@@ -29,6 +29,13 @@ _TLS_OPTIONS: Final[Mapping[str, re.Pattern[str]]] = {
     "ssl_keyfile": _ANY,
     "ssl_password": _ANY,
 }
+#: Additional options for `redis+sentinel://`.
+_SENTINEL_OPTIONS: Final[Mapping[str, re.Pattern[str]]] = {
+    "role": re.compile(r"primary|replica"),
+    "sentinel_username": _ANY,
+    "sentinel_password": _ANY,
+}
+_SERVICE: Final = re.compile(r"/[A-Za-z0-9._-]+(/\d{0,9})?", re.ASCII)
 
 
 class Secret:
@@ -60,7 +67,10 @@ class Secret:
 
 
 class RedisURL(Secret):
-    """A URL of Redis: `redis://`, `rediss://` (TLS) or `unix://`; `str()` masks its password."""
+    """A URL of Redis: `redis://`, `rediss://` (TLS) or `unix://`; `str()` masks its password.
+
+    With sentinels: `redis+sentinel://host1:26379,host2/service/0`, `rediss+sentinel://` for TLS.
+    """
 
     __slots__ = ()
 
@@ -70,6 +80,10 @@ class RedisURL(Secret):
         Raises:
             WrongForm: it is invalid. The message has no part of the text except names of options.
         """
+        if text.partition("://")[0].endswith("+sentinel"):
+            _check_sentinels(text)
+            super().__init__(text)
+            return
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
@@ -79,7 +93,9 @@ class RedisURL(Secret):
                 "a port is a number, and / and [ in a password are %2F and %5B"
             ) from None
         if parts.scheme not in REDIS_SCHEMES:
-            raise WrongForm("it begins with none of redis://, rediss:// and unix://")
+            raise WrongForm(
+                "it begins with none of redis://, rediss://, unix:// and redis+sentinel://"
+            )
         if parts.scheme == "unix":
             if not parts.path.startswith("/") or "\0" in text:
                 raise WrongForm("a socket's path is absolute: unix:///run/redis.sock")
@@ -87,8 +103,13 @@ class RedisURL(Secret):
             raise WrongForm("a host is missing or not a name or address, or the port is 0")
         elif not _DATABASE.fullmatch(unquote(parts.path)):
             raise WrongForm("after the host comes the number of a database, as in redis://host/0")
-        _check_options(parts.query, tls=parts.scheme == "rediss")
+        _check_options(parts.query, _options_of(parts.scheme))
         super().__init__(text)
+
+    @property
+    def has_sentinels(self) -> bool:
+        """Whether sentinels name the address of Redis."""
+        return self._text.partition("://")[0].endswith("+sentinel")
 
     def with_password(self, password: str) -> "RedisURL":
         """Return the URL with `password`, unless it has one already."""
@@ -97,6 +118,15 @@ class RedisURL(Secret):
             return self
         user, _, host = parts.netloc.rpartition("@")
         return RedisURL(urlunsplit(parts._replace(netloc=f"{user}:{quote(password, '')}@{host}")))
+
+    def with_sentinel_password(self, password: str) -> "RedisURL":
+        """Return the URL with the password of the sentinels; the same if it names none."""
+        parts = urlsplit(self._text)
+        if not self.has_sentinels or "sentinel_password=" in parts.query:
+            return self
+        option = f"sentinel_password={quote(password, '')}"
+        query = f"{parts.query}&{option}" if parts.query else option
+        return RedisURL(urlunsplit(parts._replace(query=query)))
 
     def __str__(self) -> str:
         parts = urlsplit(self._text)
@@ -107,8 +137,37 @@ class RedisURL(Secret):
         return urlunsplit((parts.scheme, host, parts.path, MASK if parts.query else "", ""))
 
 
-def _check_options(query: str, *, tls: bool) -> None:
-    options = {**_OPTIONS, **(_TLS_OPTIONS if tls else {})}
+def _check_sentinels(text: str) -> None:
+    """Check a URL with sentinels.
+
+    Raises:
+        WrongForm: it is invalid.
+    """
+    scheme = text.partition("://")[0]
+    if scheme not in REDIS_SCHEMES:
+        raise WrongForm("sentinels need redis+sentinel:// or rediss+sentinel://")
+    try:
+        parts = urlsplit(text)
+        text.encode()
+        hosts = [urlsplit(f"//{each}") for each in parts.netloc.rpartition("@")[2].split(",")]
+        valid = all(each.hostname and is_host(each.hostname) and each.port != 0 for each in hosts)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise WrongForm("sentinels are host:port, separated by commas, and one has another form")
+    if not _SERVICE.fullmatch(unquote(parts.path)):
+        raise WrongForm(
+            "after the sentinels come the service and the number of a database: "
+            "redis+sentinel://host1,host2/service/0"
+        )
+    _check_options(parts.query, {**_options_of(scheme), **_SENTINEL_OPTIONS})
+
+
+def _options_of(scheme: str) -> Mapping[str, re.Pattern[str]]:
+    return {**_OPTIONS, **(_TLS_OPTIONS if scheme.startswith("rediss") else {})}
+
+
+def _check_options(query: str, options: Mapping[str, re.Pattern[str]]) -> None:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in options:
             needs = "needs rediss://" if name in _TLS_OPTIONS else "is none of its options"

@@ -353,10 +353,12 @@ class Config(msgspec.Struct, frozen=True):
         log_lists: log lists to follow; None is Google's and Apple's, [] follows only configured
             logs.
         redis_url: None makes `certstream-server up` start an embedded Redis. Query options are db,
-            username and password; for rediss:// also ssl_cert_reqs, ssl_check_hostname,
+            username and password; for redis+sentinel:// also role, sentinel_username and
+            sentinel_password; for rediss:// also ssl_cert_reqs, ssl_check_hostname,
             ssl_ca_certs, ssl_ca_path, ssl_certfile, ssl_keyfile and ssl_password.
         redis_read_url: replica from which gateways read the streams.
         redis_password_file: file with the password of Redis, unless the URL has one.
+        redis_sentinel_password_file: file with the password of the sentinels of redis+sentinel://.
         redis_prefix: prefix of all Redis keys.
         codec: compression of batches in Redis.
         state_dir: data of the embedded Redis.
@@ -392,6 +394,7 @@ class Config(msgspec.Struct, frozen=True):
     redis_url: RedisURL | None = None
     redis_read_url: RedisURL | None = None
     redis_password_file: Path | None = None
+    redis_sentinel_password_file: Path | None = None
     redis_prefix: Text = "certstream:"
     codec: Literal["zstd", "none"] = "zstd"
     retention: Retention = Retention()

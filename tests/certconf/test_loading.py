@@ -10,6 +10,7 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
+from certbus.sentinel import SentinelURL
 from certconf import (
     GOOGLE_LIST,
     Config,
@@ -556,6 +557,11 @@ def test_state_dir() -> None:
         ("redis://me@h", "redis://me:p%40%2Fss@h", "redis://me:***@h"),
         ("redis://:own@h", "redis://:own@h", "redis://:***@h"),
         ("unix:///s.sock", "unix://:p%40%2Fss@/s.sock", "unix://:***@/s.sock"),
+        (
+            "redis+sentinel://a:1,[::1]:2,c/name/3",
+            "redis+sentinel://:p%40%2Fss@a:1,[::1]:2,c/name/3",
+            "redis+sentinel://:***@a:1,[::1]:2,c/name/3",
+        ),
     ],
 )
 def test_redis_password_from_a_file(tmp_path: Path, url: str, complete: str, shown: str) -> None:
@@ -564,6 +570,29 @@ def test_redis_password_from_a_file(tmp_path: Path, url: str, complete: str, sho
     assert config.redis_url is not None
     assert config.redis_url.reveal() == complete
     assert str(config.redis_url) == shown
+
+
+def test_the_password_of_the_sentinels_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p@/ss\n")
+    config = load(
+        None,
+        {},
+        {
+            "redis_url": "rediss+sentinel://me:own@a,b/name?ssl_ca_certs=/ca.pem",
+            "redis_read_url": "redis://replica",
+            "redis_sentinel_password_file": str(tmp_path / "password"),
+        },
+    )
+    assert config.redis_url is not None
+    assert config.redis_read_url is not None
+    parts = SentinelURL(config.redis_url.reveal())
+    assert parts.sentinels == [
+        f"rediss://:p%40%2Fss@{host}:26379?ssl_ca_certs=%2Fca.pem" for host in "ab"
+    ]
+    assert parts.redis == "rediss://me:own@sentinels/?ssl_ca_certs=%2Fca.pem"
+    assert (parts.service, parts.replica) == ("name", False)
+    assert str(config.redis_url) == "rediss+sentinel://me:***@a,b/name?***"
+    assert config.redis_read_url.reveal() == "redis://replica"
 
 
 def test_secrets_do_not_show() -> None:

@@ -155,6 +155,10 @@ class Site:
         self.gateways.append(address)
         return address
 
+    def start_process(self, name: str, command: list[str]) -> Process:
+        """Start any program."""
+        return self._start(name, command)
+
     def start_up(self, environment: Mapping[str, str], *arguments: str) -> Process:
         """Start `certstream-server up`."""
         number = sum(process.name.startswith("up") for process in self.processes)

@@ -1,7 +1,9 @@
 """The command: one report, or a new one every second."""
 
 import argparse
+import sys
 import time
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -13,6 +15,7 @@ from certbus.cluster import Snapshot
 from certbus.cluster_report import cluster_report, read_report
 from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
+from certbus.sentinel import requires_replicas
 from launcher import options
 from launcher.commands.redis_target import run_with_redis
 from launcher.commands.status.render import view
@@ -58,6 +61,19 @@ def run(args: argparse.Namespace) -> int:
             print_json(msgspec.json.encode(report))
         else:
             console.print(Printable(view(report, console.width)))
+            if config.redis_url and config.redis_url.has_sentinels:
+                await _check_replication(client)
         return int(report.status == "unhealthy")
 
     return run_with_redis(args, "status", work)
+
+
+async def _check_replication(client: Redis) -> None:
+    with suppress(*UNAVAILABLE):
+        if not await requires_replicas(client):
+            print(
+                "warning: the primary has no min-replicas-to-write: a fail-over loses what it "
+                "accepts until it is demoted. Set min-replicas-to-write 1 and "
+                "min-replicas-max-lag 10",
+                file=sys.stderr,
+            )

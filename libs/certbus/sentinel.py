@@ -1,0 +1,144 @@
+"""Addresses of a Redis that sentinels watch.
+
+Sentinels choose a new primary when the old one fails. Each new connection requests the address
+from them, and a connection ends when its Redis is no longer the primary, so that the next command
+finds the new one.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from certbus.errors import ConnectionFailed, describe
+
+DEFAULT_PORT: Final = 26379
+ANSWER_TIMEOUT_SECS: Final = 2.0
+_FAILED: Final = frozenset({"s_down", "o_down", "disconnected"})
+
+Address = tuple[str, int]
+
+
+class SentinelURL:
+    """The parts of `redis+sentinel://user:password@host1:26379,host2/service/db?role=replica`.
+
+    Attributes:
+        sentinels: URLs of the sentinels.
+        service: the name under which they watch the Redis.
+        replica: whether a replica is wanted; else the primary.
+        redis: URL of the Redis; its host is a placeholder.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        scheme = parts.scheme.removesuffix("+sentinel")
+        user, at, hosts = parts.netloc.rpartition("@")
+        _, service, *db = parts.path.split("/")
+        options = dict(parse_qsl(parts.query))
+        self.service = unquote(service)
+        self.replica = options.pop("role", "primary") == "replica"
+        own = options.pop("sentinel_username", ""), options.pop("sentinel_password", "")
+        credentials = ":".join(quote(part, "") for part in own) + "@" if any(own) else ""
+        tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+        query = f"?{urlencode(tls)}" if tls else ""
+        addresses = [
+            host if _has_port(host) else f"{host}:{DEFAULT_PORT}" for host in hosts.split(",")
+        ]
+        self.sentinels = [f"{scheme}://{credentials}{each}{query}" for each in addresses]
+        query = f"?{urlencode(options)}" if options else ""
+        self.redis = f"{scheme}://{user}{at}sentinels/{''.join(db)}{query}"
+
+
+class Sentinels:
+    """Requests the address of the Redis.
+
+    Args:
+        url: of the sentinels.
+        connect: makes a client of the sentinel at a URL.
+    """
+
+    def __init__(self, url: SentinelURL, connect: Callable[[str], Redis]) -> None:
+        self.wants_primary = not url.replica
+        self._service = url.service
+        self._urls = list(url.sentinels)  # the one that answered last comes first
+        self._connect = connect
+
+    async def locate(self) -> Address:
+        """Return the address of the primary; of a replica if one is wanted and works.
+
+        Raises:
+            ConnectionFailed: no sentinel answers, or none knows the service.
+        """
+        problems: list[str] = []
+        for url in tuple(self._urls):
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_SECS), self._connect(url) as client:
+                    address = await self._request(client)
+            except TimeoutError:
+                problems.append(f"{_host(url)} did not answer")
+            except redis.exceptions.RedisError as error:
+                problems.append(f"{_host(url)}: {describe(error)}")
+            else:
+                if address is not None:
+                    self._urls.remove(url)
+                    self._urls.insert(0, url)
+                    return address
+                problems.append(f"{_host(url)} does not know the service {self._service!r}")
+        raise ConnectionFailed(f"no sentinel knows the primary: {'; '.join(problems)}")
+
+    async def _request(self, client: Redis) -> Address | None:
+        if not self.wants_primary and (address := await self._replica(client)) is not None:
+            return address
+        reply = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)  # type: ignore[no-untyped-call, unused-ignore]
+        return None if reply is None else (reply[0].decode(), int(reply[1]))
+
+    async def _replica(self, client: Redis) -> Address | None:
+        try:
+            replies = await _sentinel(client, "REPLICAS", self._service)
+        except redis.exceptions.ResponseError:  # it does not know the service
+            return None
+        working = [
+            each for each in map(_fields, replies) if not _FAILED & set(each["flags"].split(","))
+        ]
+        linked = [each for each in working if each.get("master-link-status") == "ok"]
+        if not linked:
+            return None
+        chosen = random.choice(linked)  # noqa: S311
+        return chosen["ip"], int(chosen["port"])
+
+
+async def requires_replicas(client: Redis) -> bool:
+    """Whether the primary rejects writes while no replica has recent data (min-replicas-to-write).
+
+    Otherwise a primary that sentinels replaced accepts writes until it learns of that, and loses
+    them.
+    """
+    # Redis reports this field only where a minimum is set.
+    return "min_slaves_good_slaves" in await client.info("replication")
+
+
+async def _sentinel(client: Redis, *arguments: str) -> Any:
+    return await client.execute_command("SENTINEL", *arguments)  # type: ignore[no-untyped-call]
+
+
+def _fields(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, str]:
+    pairs = (
+        reply.items() if isinstance(reply, Mapping) else zip(reply[::2], reply[1::2], strict=True)
+    )
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(value: bytes | str | object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _has_port(host: str) -> bool:
+    return host.rpartition("]")[2].count(":") == 1
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
