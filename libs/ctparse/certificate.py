@@ -55,6 +55,8 @@ class Certificate(msgspec.Struct, frozen=True, gc=False):
             subjectAltName; no repeats.
         extensions: name in a message -> member of a JSON object, key and value.
         problems: what could not be read, a line each.
+        tbs: where the contents of TBSCertificate begin and end.
+        fields: tag, begin and end of the contents of its fields, from the serial number on.
     """
 
     subject: str
@@ -67,6 +69,8 @@ class Certificate(msgspec.Struct, frozen=True, gc=False):
     domains: list[str]
     extensions: dict[str, str]
     problems: list[str]
+    tbs: tuple[int, int]
+    fields: list[tuple[int, int, int]]
 
 
 class CertificateReader:
@@ -94,10 +98,10 @@ class CertificateReader:
     def _outline(self, data: bytes) -> Certificate:
         """Take Certificate and TBSCertificate apart (RFC 5280 section 4.1)."""
         problems: list[str] = []
-        at, tbs_end, end = _frames(data)
+        begin, tbs_end, end = _frames(data)
         if end != len(data):
             add(problems, f"{len(data) - end} bytes follow the certificate")
-        fields, at = der.children(data, at, tbs_end)
+        fields, at = der.children(data, begin, tbs_end)
         if at != tbs_end:
             add(problems, f"TBSCertificate: no value at byte {at}")
         if fields and fields[0][0] == _VERSION:  # version 1 has none
@@ -138,6 +142,8 @@ class CertificateReader:
             _domains(None if is_ca else subject.common_name, dns_names),
             members,
             problems,
+            (begin, tbs_end),
+            fields,
         )
 
     def _new_issuer(self, raw: bytes) -> Name:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from ctparse import der
+from ctparse.certificate import Certificate
 from ctparse.entry import Entry, Unreadable
 
 # Extension: id 1.3.6.1.4.1.11129.2.4.3, critical, NULL. DER allows no other bytes.
@@ -158,6 +159,20 @@ def tbs_sha256(entry: Entry) -> bytes:
     return sha256(tbs_without_scts(entry.certificate)).digest()
 
 
+def issuance_hashes(entry: Entry, certificate: Certificate) -> tuple[bytes, bytes]:
+    """Return `tbs_sha256` and `pubkey_sha256` of an entry, whose certificate was read.
+
+    Args:
+        entry: the entry.
+        certificate: what `CertificateReader.read` made of `entry.certificate`.
+    """
+    data, fields = entry.certificate, certificate.fields
+    key = sha256(data[fields[_KEY_FIELD - 1][2] : fields[_KEY_FIELD][2]]).digest()
+    if entry.is_precert:
+        return tbs_sha256(entry), key
+    return sha256(_without_scts(data, *certificate.tbs, fields)).digest(), key
+
+
 def pubkey_sha256(certificate: bytes) -> bytes:
     """Return the SHA-256 of the SubjectPublicKeyInfo of a certificate or precertificate.
 
@@ -186,31 +201,54 @@ def tbs_without_scts(certificate: bytes) -> bytes:
         Unreadable: the certificate has no TBSCertificate.
     """
     try:
-        start, at, end = _tbs(certificate)
+        _, at, end = _tbs(certificate)
     except der.DerError as error:
         raise Unreadable(str(error)) from error
-    if certificate.find(_SCT_LIST, at, end) < 0:
-        return certificate[start:end]
-    fields, stop = der.children(certificate, at, end)
-    if stop != end or not fields or fields[-1][0] != _EXTENSIONS:
-        return certificate[start:end]
-    _, outer, _ = fields[-1]
+    return _without_scts(certificate, at, end, der.children(certificate, at, end)[0])
+
+
+def _without_scts(
+    certificate: bytes, at: int, end: int, fields: Sequence[tuple[int, int, int]]
+) -> bytes:
+    """The same, given where the contents of TBSCertificate are, and its last fields."""
+    listed = _extensions_without_scts(certificate, end, fields)
+    if listed is None:
+        return certificate[_tbs(certificate)[0] : end]
     before = fields[-2][2] if len(fields) > 1 else at
-    try:
-        first, last = der.expect(certificate, outer, end, der.SEQUENCE, "Extensions")
-    except der.DerError:
-        return certificate[start:end]
-    kept = []
-    at_extension = first
-    for tag, contents, stop in der.children(certificate, first, last)[0]:
-        if tag != der.SEQUENCE or not certificate.startswith(_SCT_LIST, contents):
-            kept.append(certificate[at_extension:stop])
-        at_extension = stop
-    if at_extension != last or last != end:
-        return certificate[start:end]
-    listed = b"".join(kept)
     extensions = _element(_EXTENSIONS, _element(der.SEQUENCE, listed)) if listed else b""
     return _element(der.SEQUENCE, certificate[at:before] + extensions)
+
+
+def _extensions_without_scts(
+    certificate: bytes, end: int, fields: Sequence[tuple[int, int, int]]
+) -> bytes | None:
+    """Return the extensions without the SCT list; None if they have none, or cannot be read."""
+    if not fields or fields[-1][0] != _EXTENSIONS or fields[-1][2] != end:
+        return None
+    outer = fields[-1][1]
+    found = certificate.find(_SCT_LIST, outer, end)
+    if found < 0:
+        return None
+    try:
+        at, last = der.expect(certificate, outer, end, der.SEQUENCE, "Extensions")
+        if last != end:
+            return None
+        kept = b""
+        begin = at  # of the extensions that stay
+        while at < end:
+            start = at + 2
+            stop = start + certificate[at + 1]
+            if certificate[at + 1] > 0x7F or stop > end:
+                _, start, stop = der.header(certificate, at, end)
+            if start == found and certificate[at] == der.SEQUENCE:
+                kept += certificate[begin:at]
+                begin = stop
+            if 0 <= found < stop:
+                found = certificate.find(_SCT_LIST, stop, end)
+            at = stop
+    except (der.DerError, IndexError):
+        return None
+    return kept + certificate[begin:end]
 
 
 def _tbs(certificate: bytes) -> tuple[int, int, int]:

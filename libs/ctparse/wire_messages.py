@@ -1,7 +1,8 @@
 """An entry -> its message, in the three forms the streams carry. One encode makes all three.
 
-    full     {"message_type":"certificate_update","data":{... ,"as_der":...},"chain":[...], ...}}
-    lite     the same without as_der and chain
+    full     {"message_type":"certificate_update","data":{... ,"as_der":...,"tbs_sha256":...,
+             "pubkey_sha256":...},"chain":[...], ...}}
+    lite     the same without these and without chain
     domains  {"message_type":"dns_entries","data":[...]}
 
 Each is one line of JSON (encoders escape control characters, and every text that came out of a
@@ -22,6 +23,7 @@ import msgspec
 from ctparse.bounded import add
 from ctparse.certificate import Certificate, CertificateReader
 from ctparse.entry import Entry, IncompleteChain, Malformed, Unreadable
+from ctparse.precert import issuance_hashes
 
 # These bytes include the first certificate's serial number; for static-ct, two fingerprints.
 _CHAIN_HEAD = 64
@@ -137,11 +139,15 @@ class MessageWriter:
             f'"source":{self._source}}}}}'
         ).encode()
         as_der = b2a_base64(der, newline=False)
+        tbs, key = issuance_hashes(entry, certificate)
+        hashes = f'"tbs_sha256":"{tbs.hex()}","pubkey_sha256":"{key.hex()}"'.encode()
         chain = self._chain(entry.chain)
         return Message(
             sha256,
             digest,
-            b"".join((head, b',"as_der":"', as_der, b'"},"chain":', chain.json, tail)),
+            b"".join(
+                (head, b',"as_der":"', as_der, b'",', hashes, b'},"chain":', chain.json, tail)
+            ),
             b"".join((head, b"}", tail)),
             f'{{"message_type":"dns_entries","data":{domains}}}'.encode(),
             (*certificate.problems, *chain.problems, *((entry.problem,) if entry.problem else ())),

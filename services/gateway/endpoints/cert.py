@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 import structlog
-from msgspec import Meta
+from msgspec import UNSET, Meta
 from redis.asyncio import Redis
 
 from certbus.errors import UNAVAILABLE
@@ -16,9 +16,12 @@ from certbus.streams.cert_index import StreamLocation, find_by_fingerprint, mess
 from certhttp.protocol import Request
 from gateway.endpoints.latest import with_id
 from gateway.endpoints.schemas import (
+    PUBKEY,
+    TBS,
     Base64,
     ChainCertificate,
     FullMessage,
+    HexSha256,
     LeafCertificate,
     LiteMessage,
     MessageId,
@@ -52,6 +55,8 @@ class CertificateDetail(LeafCertificate, frozen=True, kw_only=True):
     submission_timestamp: Annotated[float, Meta(description="Time of the log, Unix seconds.")]
     log: Source
     as_der: Annotated[Base64 | None, _ONLY_FULL] = None
+    tbs_sha256: Annotated[HexSha256 | None, TBS, _ONLY_FULL] = None
+    pubkey_sha256: Annotated[HexSha256 | None, PUBKEY, _ONLY_FULL] = None
     chain: Annotated[list[ChainCertificate] | None, _ONLY_FULL] = None
 
 
@@ -126,8 +131,9 @@ def _detail(
     data, leaf = message.data, message.data.leaf_cert
     if digest.hex(":").upper() not in (leaf.sha256, leaf.sha1):
         return None
+    fields = msgspec.structs.asdict(leaf)
     return CertificateDetail(
-        **msgspec.structs.asdict(leaf),
+        **{name: value for name, value in fields.items() if value is not UNSET},
         seen=data.seen,
         source=data.source.name,
         cert_index=data.cert_index,

@@ -24,7 +24,14 @@ Sha256 = Annotated[
     str, Meta(pattern="^([0-9A-F]{2}:){31}[0-9A-F]{2}$", description="SHA-256 of the DER.")
 ]
 Base64 = Annotated[str, Meta(pattern="^[A-Za-z0-9+/]+={0,2}$", description="DER in base64.")]
+HexSha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Text = str | UnsetType
+
+TBS: Final = Meta(
+    description="SHA-256 of the TBSCertificate without poison and SCT list: the same for a "
+    "precertificate and its certificate."
+)
+PUBKEY: Final = Meta(description="SHA-256 of the SubjectPublicKeyInfo.")
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -88,6 +95,8 @@ class FullLeafCertificate(LeafCertificate, frozen=True, kw_only=True):
     """The certificate that a log has received, with its DER."""
 
     as_der: Base64
+    tbs_sha256: Annotated[HexSha256 | UnsetType, TBS] = UNSET
+    pubkey_sha256: Annotated[HexSha256 | UnsetType, PUBKEY] = UNSET
 
 
 class Source(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from simlog.oracle.ground_truth import TruthEntry
@@ -117,7 +118,8 @@ class GroundTruth:
         )
         if form == "full":
             problems += _against_der(leaf)
-        leaf.pop("as_der", None)
+        for name in ("as_der", "tbs_sha256", "pubkey_sha256"):
+            leaf.pop(name, None)
         data.pop("chain", None)
         core = sha256(msgspec.json.encode(content, order="deterministic")).digest()
         return MessageResult(
@@ -149,7 +151,10 @@ def _against_der(leaf: Mapping[str, Any]) -> tuple[str, ...]:
     certificate = x509.load_der_x509_certificate(der)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     san = ", ".join(f"DNS:{name}" for name in names.get_values_for_type(x509.DNSName))
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    right = sha256(key).hexdigest()
     return differences(
+        ("pubkey_sha256", leaf.get("pubkey_sha256", right), right),  # the release before has none
         ("sha256", leaf["sha256"], _colons(sha256(der).digest())),
         ("sha1", leaf["sha1"], _colons(sha1(der, usedforsecurity=False).digest())),
         ("serial_number", int(leaf["serial_number"], 16), certificate.serial_number),
