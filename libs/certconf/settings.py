@@ -239,7 +239,7 @@ class TokenHolder(msgspec.Struct, frozen=True):
 class Auth(msgspec.Struct, frozen=True):
     """Tokens that clients must send."""
 
-    #: Require a token for everything except /health.
+    #: Require a token for everything except /health and the page at / for browsers.
     enabled: bool = False
     #: Tokens of the free tier; each is named by its position in the list.
     tokens: tuple[Secret, ...] = ()

@@ -131,7 +131,7 @@ class AdmissionController:
         outside = policy.api is not None and not is_within(address, policy.api)
         if outside and is_api_path(request.path):
             return anonymous, self._wrong_network("api")
-        if policy.owners is None:
+        if policy.owners is None or is_page(request):
             return anonymous, None
         owner = self._find_owner(request, policy.owners)
         if isinstance(owner, Response):
@@ -233,6 +233,12 @@ def is_free(request: Request) -> bool:
 
 def _permits(owner: TokenOwner, stream: str) -> bool:
     return not owner.streams or stream in owner.streams
+
+
+def is_page(request: Request) -> bool:
+    """Whether a browser requests the page at `/`, where a person can enter a token."""
+    at_root = request.path in ("", "/") and not request.websocket
+    return at_root and "text/html" in request.headers.get("accept", "")
 
 
 def _challenge(error: str | None = None) -> tuple[str, str]:

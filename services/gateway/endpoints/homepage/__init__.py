@@ -1,10 +1,10 @@
 """The landing page at `/`: endpoints and how to connect.
 
-HTML for browsers, text for other clients. It loads nothing, and its links are relative, so that it
-works with every path prefix; an inline script inserts the address it was loaded from.
+HTML for browsers, text for other clients. The page shows the stream live, with a filter. It loads
+nothing but that stream, and its links are relative, so that it works with every path prefix; an
+inline script inserts the address it was loaded from.
 """
 
-import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -18,7 +18,17 @@ from gateway.endpoints.subscribe import invalid_cursor
 from gateway.http.messages import TEXT, Response
 from gateway.hub import Hub
 
-_TEMPLATE: Final = (files("gateway.endpoints.homepage") / "index.html").read_text("utf-8")
+
+def _read(name: str) -> str:
+    return (files("gateway.endpoints.homepage") / name).read_text("utf-8")
+
+
+_STYLE: Final = _read("style.css")
+_SCRIPT: Final = _read("script.js")
+_LIVE: Final = _read("live.html")
+_TEMPLATE: Final = (
+    _read("index.html").replace("/* style.css */", _STYLE).replace("/* script.js */", _SCRIPT)
+)
 
 _SNIPPETS: Final = (
     (
@@ -33,7 +43,7 @@ def on_message(message, context):
 
 certstream.listen_for_events(on_message, url="ws://localhost:8080/")""",
     ),
-    ("Command line, WebSocket", "websocket", "websocat ws://localhost:8080/domains-only"),
+    ("Command line, WebSocket", "websocket", "websocat 'ws://localhost:8080/domains-only'"),
     (
         "Command line, server-sent events",
         "sse",
@@ -50,16 +60,14 @@ events.onmessage = (event) => console.log(JSON.parse(event.data).data);""",
 """Title, what of the settings it needs, code."""
 
 
-def _source(element: str) -> str:
-    """What Content-Security-Policy calls an inline style or script: its hash."""
-    found = re.search(f"<{element}>(.*?)</{element}>", _TEMPLATE, re.DOTALL)
-    assert found is not None
-    return f"'sha256-{b64encode(sha256(found[1].encode()).digest()).decode()}'"
+def _source(text: str) -> str:
+    """Return what Content-Security-Policy calls an inline style or script: its hash."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
 _POLICY: Final = (
-    f"default-src 'none'; style-src {_source('style')}; script-src {_source('script')}; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; style-src {_source(_STYLE)}; script-src {_source(_SCRIPT)}; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS: Final = (
     ("Content-Type", "text/html; charset=utf-8"),
@@ -118,8 +126,18 @@ class Page:
             f"<tr><td>{_link(route)}</td><td>{escape(route.summary)}</td></tr>"
             for route in self._offered()
         )
-        page = _TEMPLATE.replace("<!-- snippets -->", snippets)
+        page = _TEMPLATE.replace("<!-- snippets -->", snippets).replace(
+            "<!-- live -->", self._live()
+        )
         return page.replace("<!-- endpoints -->", rows)
+
+    def _live(self) -> str:
+        """Return the live list, of the best stream that is written; "" without SSE."""
+        settings = self._hub.settings
+        stream = next(
+            (each for each in ("lite", "full", "domains") if each in settings.streams), None
+        )
+        return _LIVE.replace("{stream}", stream) if settings.sse and stream else ""
 
 
 def _link(route: Route) -> str:

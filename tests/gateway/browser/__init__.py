@@ -1,0 +1,1 @@
+"""The page at `/` in Chromium, against a real gateway."""
