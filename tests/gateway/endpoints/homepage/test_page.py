@@ -11,8 +11,8 @@ from ctparse.wire_messages import Message
 from gateway.config import Settings
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway
-from tests.gateway.browser.chromium import EXECUTABLE, Tab, chromium
 from tests.gateway.conftest import Start
+from tests.gateway.endpoints.homepage.chromium import EXECUTABLE, Tab, chromium
 from tests.gateway.publishing import Press
 from tests.waiting import until
 
