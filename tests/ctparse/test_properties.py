@@ -217,7 +217,7 @@ def test_real_certificates_are_read_like_the_reference() -> None:
 
 
 @given(st.sampled_from(REAL_DER).flatmap(spoiled))
-@settings(prompt, max_examples=3000)
+@settings(prompt, max_examples=600)
 def test_real_certificates_spoiled(der: bytes) -> None:
     assert_reads_like_the_reference(der)
 
@@ -247,7 +247,7 @@ def assert_entries(decoded: list[Entry | Rejected], first: int) -> None:
 
 
 @given(st.data())
-@settings(prompt, max_examples=500)
+@settings(prompt, max_examples=150)
 def test_get_entries_spoiled_below_base64(data: st.DataObject) -> None:
     real = data.draw(st.sampled_from(REAL))
     parts = {

@@ -127,7 +127,7 @@ def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
     server.kill()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(first=CERTIFICATES, second=CERTIFICATES, steps=st.lists(STEP, min_size=10, max_size=80))
 def test_counts_add_up_after_any_interleaving(
     module_server: RedisServer,
