@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import fanout, filters, lookup, page, pipeline
+from bench import fanout, filters, lookup, page, pipeline, wire
 from bench.plots import plot
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
@@ -63,6 +63,7 @@ def benchmarks(*, full: bool) -> Iterator[tuple[str, str]]:
     yield "parse", code(["bench.parse"])
     yield "codec", code(["bench.redis_cost", "--only", "codec"])
     if full:
+        yield "wire", asyncio.run(wire.measure(60, 300, 15))
         yield "redis", code(["bench.redis_cost", "--only", "redis"])
         yield "load", load()
         yield "lookup", asyncio.run(lookup.measure(120_000))

@@ -3,7 +3,8 @@
 One epoll loop over plain sockets. One client in fifty reads all it gets: counts messages, checks
 that ids ascend, takes the latency from `seen`. The others let the kernel drop what it received
 (MSG_TRUNC, see tcp(7)) and count bytes: clients of one stream get the same bytes, apart from signs
-of life, so the bytes show whether a message is missing.
+of life, so the bytes show whether a message is missing. With `--offer permessage-deflate` the
+sampled clients decompress what they read.
 
 Speaks JSON lines on stdout: `{"connected": ...}` once all are, the results when stdin is closed.
 """
@@ -16,13 +17,17 @@ import signal
 import socket
 import sys
 import time
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 READ_BYTES = 256 * 1024  # bytes read at once
 DROP_BYTES = 4 * 1024 * 1024  # bytes dropped at once
 TEXT = 0x81  # first byte of a text frame
 MAX_SIGN = 128  # bytes of a sign of life: heartbeat and ping, or a comment; with an id
+COMPRESSED = 0x40  # its bit RSV1
 CONNECTING = 64
+NEWLINE = "\r\n"
 SAMPLED = 50  # one client in 50 has its latencies measured
 
 _ID = b'{"id":"'
@@ -37,6 +42,7 @@ class Client:
     Attributes:
         latencies: seconds from `seen` to receipt.
         appeared: seconds from the entry's timestamp in the log to receipt.
+        inflate: decompresses messages that refer to earlier ones.
     """
 
     socket: socket.socket
@@ -55,14 +61,16 @@ class Client:
     appeared: list[float] = field(default_factory=list)
     joined: float = 0.0
     closed: bool = False
+    inflate: "zlib._Decompress" = field(default_factory=lambda: zlib.decompressobj(-15))
 
 
-def request(path: str, host: str, *, sse: bool) -> bytes:
+def request(path: str, host: str, *, sse: bool, offer: str = "") -> bytes:
     if sse:
         return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n".encode()
     return (
         f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        f"{f'Sec-WebSocket-Extensions: {offer}{NEWLINE}' if offer else ''}\r\n"
     ).encode()
 
 
@@ -86,7 +94,21 @@ def note(client: Client, payload: bytes, now: float) -> None:
 
 def take_frames(client: Client, data: bytes, now: float) -> None:
     """Read whole text frames; keep what is not whole yet."""
-    data = client.rest + data
+    client.rest += data
+    for first, size, payload in frames(client):
+        text = payload
+        if first & COMPRESSED:
+            text = client.inflate.decompress(payload + b"\0\0\xff\xff")
+        if first & ~COMPRESSED == TEXT and text.startswith(_ID):
+            client.messages += 1
+            note(client, text, now)
+        else:
+            client.signs += size
+
+
+def frames(client: Client) -> Iterator[tuple[int, int, bytes]]:
+    """Remove the whole frames from `client.rest`; yield first byte, size and payload of each."""
+    data = client.rest
     position, size = 0, len(data)
     while position + 2 <= size:
         length = data[position + 1]
@@ -99,11 +121,7 @@ def take_frames(client: Client, data: bytes, now: float) -> None:
             length = int.from_bytes(data[position + 2 : start], "big")
         if start + length > size:
             break
-        if data[position] == TEXT and data.startswith(_ID, start):
-            client.messages += 1
-            note(client, data[start : start + length], now)
-        else:
-            client.signs += start + length - position
+        yield data[position], start + length - position, data[start : start + length]
         position = start + length
     client.rest = data[position:]
 
@@ -235,13 +253,13 @@ class Crowd:
         self._poll.register(connection.fileno(), select.EPOLLOUT)
 
     def _receive(self, timeout: float) -> bool:
-        ended = False
+        ended, options = False, self._options
         for descriptor, events in self._poll.poll(timeout):
             client = self._clients.get(descriptor)
             if client is None:
                 ended = True
             elif events & select.EPOLLOUT:
-                head = request(self._options.path, "bench", sse=client.sse)
+                head = request(options.path, "bench", sse=client.sse, offer=options.offer)
                 client.socket.send(head)
                 self._poll.modify(descriptor, select.EPOLLIN)
             else:
@@ -319,6 +337,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/")
     parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--offer", default="", help="extensions of WebSocket")
     parser.add_argument("--slow", type=int, default=0, help="number of clients that read slowly")
     parser.add_argument("--slow-rate", type=float, default=150_000, help="bytes a second of those")
     parser.add_argument("--stuck", type=int, default=0, help="number of clients that read nothing")

@@ -80,7 +80,7 @@ class Protocols(msgspec.Struct, frozen=True):
     #: Streams over WebSocket.
     websocket: bool = True
     #: Compress messages for WebSocket clients that offer permessage-deflate.
-    websocket_compression: bool = False
+    websocket_compression: bool = True
     #: Streams over server-sent events at /sse.
     sse: bool = True
     #: /metrics.

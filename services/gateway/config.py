@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     streams: tuple[str, ...] = STREAMS
     websocket: bool = True
-    websocket_compression: bool = False
+    websocket_compression: bool = True
     sse: bool = True
     metrics: bool = True
     health: bool = True

@@ -9,7 +9,7 @@ from certbus.ids import Cursor
 from gateway.clients.base import Client, ClientRegistry
 from gateway.config import Settings
 from gateway.delivery.channel import Channel
-from gateway.delivery.compression import DEFLATED
+from gateway.delivery.compression import DEFLATED, SHARED, SharedContext
 from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
 from gateway.delivery.filtering import FilterSet
 from gateway.delivery.ring_buffer import Ring
@@ -83,12 +83,15 @@ class Hub:
             if not {narrowed.stream, narrowed.ring.stream} <= set(settings.streams):
                 self.filters.remove(narrowed)
                 removed.append(narrowed)
-        encodings = (WEBSOCKET, SSE, *((DEFLATED,) if settings.websocket_compression else ()))
+        deflate = (DEFLATED, SHARED) if settings.websocket_compression else ()
         for stream in settings.streams:
             ring = self.rings.setdefault(stream, Ring(stream, settings.ring_bytes))
-            for encoding in encodings:
+            for encoding in (WEBSOCKET, SSE, *deflate):
                 if (stream, encoding) not in self.channels:
-                    self.channels[stream, encoding] = Channel(ring, encoding, self.metrics)
+                    channel = Channel[Client](ring, encoding, self.metrics)
+                    self.channels[stream, encoding] = channel
+                    if encoding is SHARED:
+                        ring.context = SharedContext(channel.clients, _loop_time)
         return removed
 
     @property
@@ -121,3 +124,7 @@ class Hub:
         for transport in transports:
             transport.abort()
         return len(transports)
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()

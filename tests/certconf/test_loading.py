@@ -301,7 +301,7 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "TLS_CERT": ("/c.pem", Path("/c.pem")),
     "TLS_KEY": ("/k.pem", Path("/k.pem")),
     "WS_ENABLED": ("false", False),
-    "WS_COMPRESSION_ENABLED": ("true", True),
+    "WS_COMPRESSION_ENABLED": ("false", False),
     "SSE_ENABLED": ("0", False),
     "METRICS_ENABLED": ("FALSE", False),
     "HEALTH_ENABLED": ("no", False),

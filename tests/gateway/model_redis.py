@@ -9,6 +9,7 @@ import copy
 import selectors
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -45,9 +46,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def model_message(number: int) -> str:
-    """The message with a number; its name shows whether the number is even."""
+    """The message with a number; its name shows whether the number is even.
+
+    It repeats a part of the message before, so that a compressed one depends on that.
+    """
     name = f"{number}.{'odd' if number % 2 else 'even'}"
-    return f'{{"n":{number},"data":{{"leaf_cert":{{"all_domains":["{name}"]}}}}}}'
+    parts = " ".join(sha256(b"%d" % n).hexdigest()[:16] for n in (number - 1, number))
+    leaf = f'{{"leaf_cert":{{"all_domains":["{name}"]}}}}'
+    return f'{{"n":{number},"parts":"{parts}","data":{leaf}}}'
 
 
 class Data:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import structlog
@@ -23,16 +23,22 @@ from certbus.streams.reader import StreamReader
 from ctfilter import parse_filter
 from gateway.clients.replay import Replayer
 from gateway.clients.sse import SSEClient
+from gateway.clients.websocket import WebSocketClient
 from gateway.config import Settings
 from gateway.delivery.channel import Flusher
+from gateway.delivery.compression import SHARED
 from gateway.delivery.consumer import consume_streams
 from gateway.delivery.encoding import SSE
 from gateway.delivery.history import HistoryReader
 from gateway.delivery.ring_buffer import Ring
 from gateway.hub import Hub
 from gateway.metrics import Metrics
-from tests.gateway.model_redis import KEYS, STREAM, Data, ModelRedis, VirtualLoop
+from tests.gateway.inflater import Inflater
+from tests.gateway.model_redis import KEYS, STREAM, Data, ModelRedis, VirtualLoop, model_message
 from tests.waiting import until
+
+if TYPE_CHECKING:
+    from gateway.clients.base import Client
 
 
 class Transport(asyncio.Transport):
@@ -78,9 +84,10 @@ class Gateway:
         other = None if primary is redis or live else cast("Any", primary)
         meter = Metrics()
         self.follower = StreamReader(cast("Any", live or redis), KEYS, [STREAM], primary=other)
-        history = HistoryReader(client, KEYS, 2000)
+        history = HistoryReader(client, KEYS, 10_000)
         replay = Replayer(history, cast("Any", primary), KEYS, self.follower, group, meter)
-        self.service = Hub(Settings(streams=(STREAM,), ring_bytes=ring), replay.start, meter)
+        offered = Settings(streams=(STREAM,), ring_bytes=ring, websocket_compression=True)
+        self.service = Hub(offered, replay.start, meter)
         fanout = Flusher(self.service.due_channels, meter)
 
         def grown(ring: Ring) -> None:
@@ -112,17 +119,25 @@ class Reader:
 
     Args:
         domain: of the filter, "even" or "odd"; None without a filter.
+        compressed: whether over WebSocket with a shared context; else server-sent events.
     """
 
-    def __init__(self, domain: str | None = None) -> None:
+    def __init__(self, domain: str | None = None, *, compressed: bool = False) -> None:
         self.domain = domain
         self._filter = parse_filter(domain or "")
+        self._compressed = compressed
+        self._inflater = Inflater()
         self.got: list[tuple[str, int] | None] = []  # (id, number), None for a gap
         self.cursor: str | None = None
         self.owed_from: int | None = 0  # from this number on; None: from the first one received
         self.gateway: Gateway | None = None
-        self._client: SSEClient | None = None
+        self._client: Client | None = None
         self._transport = Transport()
+
+    @property
+    def compressed(self) -> int:
+        """Compressed messages since it connected."""
+        return self._inflater.compressed
 
     def connect(self, gateway: Gateway, published: int) -> None:
         self.leave()
@@ -130,11 +145,13 @@ class Reader:
         if self.cursor is None:
             self.owed_from = published if gateway.follows else None
         self._transport = Transport()
+        self._inflater = Inflater()
         hub = gateway.service
-        lane = hub.channels[STREAM, SSE]
+        lane = hub.channels[STREAM, SHARED if self._compressed else SSE]
         if self._filter is not None:
             lane = hub.filters.channel(lane, self._filter, hub.rings[STREAM])
-        self._client = SSEClient(hub.clients, lane, self._transport)
+        make = WebSocketClient if self._compressed else SSEClient
+        self._client = make(hub.clients, lane, self._transport)
         self._client.attach(None if self.cursor is None else parse_cursor(self.cursor))
 
     def pause(self) -> None:
@@ -158,16 +175,25 @@ class Reader:
 
     def take(self) -> None:
         """Read what was written."""
-        text, self._transport.written = self._transport.written.decode(), b""
-        for event in text.split("\n\n"):
-            data = next((line[6:] for line in event.split("\n") if line.startswith("data: ")), None)
-            if data is None:
-                number = event.removeprefix(":\nid: ")
-                self.cursor = self.cursor if number == event else number
-                continue
+        written, self._transport.written = self._transport.written, b""
+        if self._compressed:
+            texts = [text.decode() for text in self._inflater.feed(written)]
+        else:
+            texts = []
+            for event in written.decode().split("\n\n"):
+                lines = [line for line in event.split("\n") if line.startswith("data: ")]
+                if lines:
+                    texts.append(lines[0][6:])
+                elif (number := event.removeprefix(":\nid: ")) != event:
+                    texts.append(f'{{"message_type":"heartbeat","id":"{number}"}}')
+        for data in texts:
             found = json.loads(data)
-            if "id" in found:
+            if found.get("message_type") == "heartbeat":
+                self.cursor = found.get("id", self.cursor)
+            elif "id" in found:
                 self.cursor = found["id"]
+                if self._filter is None:
+                    assert data.partition(",")[2] == model_message(found["n"])[1:]
                 self.got.append((found["id"].rpartition("-")[0], found["n"]))
             elif found["message_type"] == "gap":
                 self.got.append(None)
@@ -289,7 +315,8 @@ async def run(
 ) -> None:
     chance = random.Random(seed)
     world = World(chance, replica=replica, with_first=with_first, slow=slow)
-    readers = [Reader(domain) for domain in (None, None, None, "even", "odd")]
+    readers = [Reader(domain) for domain in (None, None, "even", "odd")]
+    readers += [Reader(compressed=True) for _ in range(2)]
     for reader in readers[::2]:
         reader.cursor = "0"
     async with asyncio.TaskGroup() as group:
@@ -594,6 +621,31 @@ def test_a_stream_that_is_not_written_gives_one_gap() -> None:
             got = await came(reader, 2)
             assert got[-1] == 200
             assert got.count(None) <= 2, "one when it comes, one before what follows"
+            gateway.stop([reader])
+
+    with virtual_time() as runner:
+        runner.run(scenario())
+
+
+@pytest.mark.parametrize("ring", [1, 500])
+def test_a_compressed_client_that_fell_behind_the_ring_is_not_in_step(ring: int) -> None:
+    """It receives uncompressed messages until the compressor restarts."""
+
+    async def scenario() -> None:
+        redis, reader = Doors(), Reader(compressed=True)
+        async with asyncio.TaskGroup() as group:
+            gateway = Gateway(redis.replay, redis.primary, ring, group, redis.live)
+            await until(lambda: gateway.follows)
+            reader.connect(gateway, 0)
+            for number in range(60):
+                if number % 20 == 5:
+                    reader.pause()
+                redis.publish(10_000 + number, number)
+                await asyncio.sleep(0.2)
+                if number % 20 == 15:
+                    reader.resume()
+            assert await came(reader, 60) == list(range(60))
+            assert 10 < reader.compressed < 50
             gateway.stop([reader])
 
     with virtual_time() as runner:

@@ -16,7 +16,6 @@ import structlog
 from certbus.ids import FIRST_ID, Cursor, parse_entry_id
 from certbus.streams.continuity import NOTHING
 from gateway.config import Settings
-from gateway.delivery.channel import MAX_WRITE_BYTES, Channel
 from gateway.delivery.ring_buffer import BehindRing, RingPosition
 from gateway.error_log import ErrorLog
 from gateway.timer_wheel import TimerWheel
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.access_log import AccessRecord
     from gateway.admission.controller import ConnectionSlot
+    from gateway.delivery.channel import Channel
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +88,8 @@ class Client(asyncio.Protocol, ABC):
 
     Attributes:
         position: everything before it has been written. The flusher and the replay write it, too.
+        in_step: whether it can decompress what the shared context of its channel makes next; see
+            `gateway.delivery.compression`. The flusher writes it, too.
         paused: whether the send buffer is full.
         connection_id: for the log.
         timer_slot: of the timer wheel, which alone writes it.
@@ -106,6 +108,7 @@ class Client(asyncio.Protocol, ABC):
         "access",
         "channel",
         "connection_id",
+        "in_step",
         "paused",
         "position",
         "registry",
@@ -122,6 +125,7 @@ class Client(asyncio.Protocol, ABC):
         self.channel = channel
         self.transport = transport
         self.position = channel.ring.head
+        self.in_step = False
         self.paused = False
         self.timer_slot = 0
         self.connection_id = 0
@@ -249,7 +253,7 @@ class Client(asyncio.Protocol, ABC):
             return
         channel = self.channel
         try:
-            data, position = channel.ring.read(self.position, channel.encoding, MAX_WRITE_BYTES)
+            data, position, self.in_step = channel.read(self.position, in_step=self.in_step)
         except BehindRing:
             self._start_replay(self.position.cursor)
             self._read = self.position.cursor
@@ -350,6 +354,7 @@ class Client(asyncio.Protocol, ABC):
     def _start_replay(self, cursor: Cursor) -> None:
         """Have a replay serve this client until the ring can; one replay runs at a time."""
         self._replaying, self._read = True, None
+        self.in_step = False
         self.channel.part(self)
         self.registry.start_replay(self, cursor)
 

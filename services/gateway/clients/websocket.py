@@ -21,7 +21,7 @@ from websockets.server import ServerProtocol
 from certbus.ids import Cursor
 from gateway.clients.base import Client, ClientRegistry
 from gateway.delivery.channel import Channel
-from gateway.delivery.compression import SharedDeflate
+from gateway.delivery.compression import DeflateFactory
 from gateway.delivery.encoding import websocket_frame
 
 _MAX_MESSAGE_BYTES: Final = 4096  # clients need not send messages
@@ -56,7 +56,7 @@ def accept(
         The 101 or the error response; and permessage-deflate if it was negotiated.
     """
     given = [(name, value) for name, value in headers if not _is_empty_list(name, value)]
-    factories = [SharedDeflate()] if compression else None
+    factories = [DeflateFactory()] if compression else None
     handshake = ServerProtocol(extensions=factories, logger=_logger)
     response = handshake.accept(Request(path, Headers(given), method, f"HTTP/{version}"))
     handshake.parser.close()  # its frame refers to `handshake`: a cycle for the garbage collector

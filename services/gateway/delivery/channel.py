@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from certbus.ids import Cursor
+from gateway.delivery.compression import SHARED
 from gateway.delivery.encoding import Encoding
 from gateway.delivery.ring_buffer import BehindRing, Ring, RingPosition, Slot
 from gateway.metrics import Metrics
@@ -37,12 +38,14 @@ class Subscriber(Protocol):
 
     Attributes:
         position: the subscriber has everything before it.
+        in_step: whether it can decompress what the channel's shared context makes next.
         paused: whether the transport's buffer is full.
         transport: where messages are written.
         sent_bytes: bytes written to it.
     """
 
     position: RingPosition
+    in_step: bool
     paused: bool
     transport: asyncio.Transport
     sent_bytes: int
@@ -88,6 +91,7 @@ class Channel(Generic[S]):
         self.flushed_to = ring.head
         self.sent = 0
         self.sent_bytes = 0
+        self._is_shared = encoding is SHARED
         self._metrics = metrics
 
     async def flush(self) -> float:
@@ -138,14 +142,32 @@ class Channel(Generic[S]):
         self.sent += messages
         self.sent_bytes += size
 
+    def read(self, position: RingPosition, *, in_step: bool) -> tuple[bytes, RingPosition, bool]:
+        """Read one write for a subscriber.
+
+        Args:
+            position: of the subscriber.
+            in_step: as its attribute.
+
+        Returns:
+            The bytes, empty if nothing follows, the position after them, and `in_step` after them.
+
+        Raises:
+            BehindRing: the ring has dropped what follows.
+        """
+        if self._is_shared:
+            return self.ring.read_shared(position, self.encoding, MAX_WRITE_BYTES, in_step=in_step)
+        return *self.ring.read(position, self.encoding, MAX_WRITE_BYTES), False
+
     async def _flush_once(self) -> float:
         began = perf_counter()
         spent = 0.0
         start = self.flushed_to
+        shared = self._is_shared  # those that are not in step read for themselves
         try:
-            data, end = self.ring.read(start, self.encoding, MAX_WRITE_BYTES)
+            data, end, in_step = self.read(start, in_step=shared)
         except BehindRing:  # a burst larger than the ring: each subscriber replays it
-            data, end = b"", self.ring.head
+            data, end, in_step = b"", self.ring.head, shared
             start = end
         self.flushed_to = end
         messages = self.count(end.total - start.total)
@@ -153,8 +175,9 @@ class Channel(Generic[S]):
         served = 0
         for number, client in enumerate(tuple(self.ready), 1):
             try:
-                if client.position is start and not client.paused:
+                if client.position is start and not client.paused and client.in_step is shared:
                     client.position = end
+                    client.in_step = in_step
                     if data:
                         client.transport.write(data)
                         client.sent_bytes += len(data)

@@ -13,7 +13,7 @@ client that stops reading keeps the bytes of one write in memory.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,7 @@ from gateway.delivery.encoding import Encoding
 
 if TYPE_CHECKING:
     from ctfilter import Filter, Match
+    from gateway.delivery.compression import SharedContext, SharedFrames
 
 SLOT_BYTES: Final = 64 * 1024
 """A slot ends with the message that reaches this size."""
@@ -64,14 +65,15 @@ class Slot:
         before: the position before the slot.
         after: the position after the slot.
         notice: whether the slot is a message without an id.
-        encodings: the bytes in each encoding that has been requested.
+        encodings: the bytes in each encoding that has been requested, by its `batch`.
+        shared: the bytes for clients in step; None if no client had negotiated them.
         hits: filter -> numbers of the messages that pass it, and what matched; see `filtering`.
         generation: of the filters that `hits` has.
     """
 
     __slots__ = (
         "after", "before", "encodings", "entry", "first", "generation", "hits", "messages",
-        "notice",
+        "notice", "shared",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +92,8 @@ class Slot:
         self.before = before
         self.after = after
         self.notice = notice
-        self.encodings: dict[Encoding, bytes] = {}
+        self.encodings: dict[Callable[..., bytes], bytes] = {}
+        self.shared: SharedFrames | None = None
         self.hits: dict[Filter, list[tuple[int, list[Match]]]] | None = None
         self.generation = -1
 
@@ -108,7 +111,13 @@ class Slot:
     @property
     def size(self) -> int:
         """Bytes held."""
-        return sum(map(len, self.messages)) + sum(map(len, self.encodings.values()))
+        shared = 0 if self.shared is None else len(self.shared.data)
+        return self.text_bytes + shared + sum(map(len, self.encodings.values()))
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of the messages as they came from Redis."""
+        return sum(map(len, self.messages))
 
 
 class Ring:
@@ -124,6 +133,7 @@ class Ring:
         head: the position after the newest slot.
         has_begun: whether the batch before the first slot is known.
         size: bytes held, encoded ones included.
+        context: compresses each slot that is appended; None: nothing does.
     """
 
     def __init__(self, stream: str, max_bytes: int, first: int = 0) -> None:
@@ -131,6 +141,7 @@ class Ring:
         self.head = RingPosition(first, Cursor(NOTHING, None), 0)
         self.has_begun = False
         self.size = 0
+        self.context: SharedContext | None = None
         self._origin: int | None = None  # number of the first slot of the present epoch
         self._is_cut_at_notice = False  # the slot dropped last was a notice
         self._max_bytes = max_bytes
@@ -207,7 +218,10 @@ class Ring:
             after = RingPosition(
                 self.head.number + 1, Cursor(entry_id, end - 1), self.head.total + end - first
             )
-            self._add(Slot(entry, first, messages[first:end], self.head, after))
+            slot = Slot(entry, first, messages[first:end], self.head, after)
+            if self.context is not None:
+                slot.shared = self.context.frames(entry, first, slot.messages)
+            self._add(slot)
             first = end
 
     def append_notice(
@@ -249,21 +263,54 @@ class Ring:
         parts: list[bytes] = []
         size = 0
         for slot in islice(self._slots, skip, None):
-            data = slot.encodings.get(encoding)
-            if data is None:
-                if encoding.selection is not None:
-                    if encoding.selection.must_look_up(slot):
-                        size += sum(map(len, slot.messages))  # bounds the time of one read
-                    data = slot.encode(encoding)
-                else:
-                    data = slot.encodings[encoding] = slot.encode(encoding)
-                    self.size += len(data)
+            if encoding.selection is None:
+                data = self._encoded(slot, encoding)
+            else:
+                if encoding.selection.must_look_up(slot):
+                    size += slot.text_bytes  # bounds the time of one read
+                data = slot.encode(encoding)
             parts.append(data)
             position = slot.after
             size += len(data)
             if size >= limit:
                 break
-        return (parts[0] if len(parts) == 1 else b"".join(parts)), position
+        return _join(parts), position
+
+    def read_shared(
+        self, position: RingPosition, encoding: Encoding, limit: int, *, in_step: bool
+    ) -> tuple[bytes, RingPosition, bool]:
+        """Read what follows a position, in the compressed form as far as a client can use it.
+
+        Args:
+            position: of this ring.
+            encoding: of slots that are not in the compressed form.
+            limit: bytes, uncompressed; the slot that reaches the limit is the last one.
+            in_step: whether the client is in step; see `compression`.
+
+        Returns:
+            The bytes, empty if nothing follows, the position after them, and whether the client is
+            in step after them.
+
+        Raises:
+            BehindRing: the ring has dropped what follows.
+        """
+        skip = position.number - self.first_after.number
+        if skip < 0:
+            raise BehindRing
+        parts: list[bytes] = []
+        size = 0
+        for slot in islice(self._slots, skip, None):
+            if slot.shared is not None and (in_step or slot.shared.restarts):
+                in_step = True
+                parts.append(slot.shared.data)
+            else:
+                in_step = in_step and slot.notice  # a notice is no part of the context
+                parts.append(self._encoded(slot, encoding))
+            position = slot.after
+            size += slot.text_bytes
+            if size >= limit:
+                break
+        return _join(parts), position, in_step
 
     def read_from_cursor(
         self, cursor: Cursor, encoding: Encoding
@@ -326,6 +373,14 @@ class Ring:
             raise BehindRing
         return None, 0, position
 
+    def _encoded(self, slot: Slot, encoding: Encoding) -> bytes:
+        """Return a whole slot in an encoding, made once."""
+        data = slot.encodings.get(encoding.batch)
+        if data is None:
+            data = slot.encodings[encoding.batch] = slot.encode(encoding)
+            self.size += len(data)
+        return data
+
     def _epoch_start(self) -> RingPosition:
         """Return the position before the first slot of the present epoch."""
         if self._origin is None or self._origin < self.first_after.number:
@@ -358,6 +413,10 @@ class Ring:
             slot = self._slots.popleft()
             self.size -= slot.size
             self._is_cut_at_notice = slot.notice
+
+
+def _join(parts: list[bytes]) -> bytes:
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _order(cursor: Cursor) -> tuple[EntryId, int]:

@@ -24,8 +24,8 @@ from gateway.clients.base import Client
 from gateway.clients.sse import SSEClient
 from gateway.clients.websocket import WebSocketClient, accept
 from gateway.delivery.channel import Channel
-from gateway.delivery.compression import DEFLATED
-from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
+from gateway.delivery.compression import encoding_of
+from gateway.delivery.encoding import SSE, Encoding
 from gateway.endpoints.router import NO_ROUTE, Router
 from gateway.http.errors import (
     ErrorCode,
@@ -433,7 +433,9 @@ class HTTPConnection(asyncio.Protocol):
             code = _HANDSHAKE_CODES[response.status_code]
             self._answer(error_response(code, text, *kept))
             return
-        channel = self._channel(subscription, DEFLATED if extensions else WEBSOCKET)
+        channel = self._channel(
+            subscription, encoding_of(extensions, filtered=subscription.filter is not None)
+        )
         if isinstance(channel, Response):
             self._answer(channel)
             return

@@ -120,9 +120,11 @@ class Authority(msgspec.Struct, frozen=True):
     extensions: tuple[bytes, ...]
 
 
-def create_authorities(seed: int, now: int) -> tuple[Authority, ...]:
+def create_authorities(
+    seed: int, now: int, styles: Sequence[Style] = STYLES
+) -> tuple[Authority, ...]:
     """Set up the authorities of a world whose time zero is `now`, in seconds since the epoch."""
-    return tuple(_establish(seed, number, style, now) for number, style in enumerate(STYLES))
+    return tuple(_establish(seed, number, style, now) for number, style in enumerate(styles))
 
 
 def _establish(seed: int, number: int, style: Style, now: int) -> Authority:

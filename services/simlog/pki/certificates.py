@@ -86,7 +86,7 @@ class Certificates:
         chance = generator(self._spec.seed, "certificate", pair, 1024)
         issued = issued_at(self._spec, 2 * pair)
         issuer = self._by_weight[chance.read(1)[0] % len(self._by_weight)]
-        domain, *others = _domains(chance, pair)
+        domain, *others = self._names(chance, pair)
         alternative_names = sorted([domain, *others])
         has_subject = issuer.style.subject != "empty"
         usage, key = self._key(issuer, chance)
@@ -122,6 +122,24 @@ class Certificates:
             sha256=sha256(der).digest(),
         )
 
+    def _names(self, chance: BytesIO, pair: int) -> tuple[str, ...]:
+        """1 to 5 names mostly, 100 at times, first the domain that no other pair has."""
+        first, second, suffix, kind, more = chance.read(5)
+        domain = (
+            f"{WORDS[first % len(WORDS)]}-{WORDS[second % len(WORDS)]}-{pair:x}"
+            f".{SUFFIXES[suffix % len(SUFFIXES)]}"
+        )
+        if kind < 90:
+            return (domain,)
+        if kind < 150:
+            return (domain, f"www.{domain}")
+        if kind < 200:
+            return (domain, f"*.{domain}")
+        count = 100 if kind == 255 else 2 + more % 4
+        labels = chance.read(count - 1)
+        subdomains = (f"{WORDS[at % len(WORDS)]}{n}.{domain}" for n, at in enumerate(labels))
+        return (domain, *subdomains)
+
     def _key(self, issuer: Authority, chance: BytesIO) -> tuple[bytes, bytes]:
         """Key usage and SubjectPublicKeyInfo: what the issuer has itself, mostly."""
         pick = chance.read(1)[0]
@@ -152,25 +170,6 @@ def malformed_certificate(certificate: Certificate, label: str) -> Certificate:
     noise = choose(certificate.number, f"damage {label}", 0, 16)
     der = certificate.der[: 8 + noise[0]] + noise
     return msgspec.structs.replace(certificate, der=der, names=(), sha256=sha256(der).digest())
-
-
-def _domains(chance: BytesIO, pair: int) -> tuple[str, ...]:
-    """1 to 5 names mostly, 100 at times, first the domain that no other pair has."""
-    first, second, suffix, kind, more = chance.read(5)
-    domain = (
-        f"{WORDS[first % len(WORDS)]}-{WORDS[second % len(WORDS)]}-{pair:x}"
-        f".{SUFFIXES[suffix % len(SUFFIXES)]}"
-    )
-    if kind < 90:
-        return (domain,)
-    if kind < 150:
-        return (domain, f"www.{domain}")
-    if kind < 200:
-        return (domain, f"*.{domain}")
-    count = 100 if kind == 255 else 2 + more % 4
-    labels = chance.read(count - 1)
-    subdomains = (f"{WORDS[at % len(WORDS)]}{n}.{domain}" for n, at in enumerate(labels))
-    return (domain, *subdomains)
 
 
 def _subject(issuer: Authority, name: str, chance: BytesIO) -> bytes:

@@ -4,7 +4,7 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -13,7 +13,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 
 from certbus.cluster import snapshot
 from gateway.config import Settings
-from gateway.delivery.compression import DEFLATED, deflated_frames
+from gateway.delivery.compression import DEFLATED, SharedContext, SharedFrames, deflated_frames
 from gateway.delivery.encoding import Encoding
 from gateway.delivery.ring_buffer import Slot
 from tests.gateway.client_helpers import (
@@ -30,7 +30,11 @@ from tests.gateway.publishing import Press
 from tests.waiting import until
 
 CLOSE = 8
+CLIENT = "client_no_context_takeover"
+BOTH = f"server_no_context_takeover; {CLIENT}"
+WITHOUT_CONTEXT = ClientPerMessageDeflateFactory(server_no_context_takeover=True)
 COMPRESSING = Settings(websocket_compression=True, stop_timeout=1)
+PLAIN = Settings(websocket_compression=False, stop_timeout=1)
 
 
 @asynccontextmanager
@@ -59,7 +63,7 @@ async def test_every_message_of_all_streams_arrives_whole(start: Start, press: P
             plain = await stack.enter_async_context(websocket(url))
             packed = await stack.enter_async_context(compressed(url))
             assert negotiated(plain) is None
-            assert "server_no_context_takeover" in (negotiated(packed) or "")
+            assert negotiated(packed) == "permessage-deflate; client_no_context_takeover"
             if path == "/":
                 await press.print(20, padding=3000)
                 await press.print(20)
@@ -67,7 +71,7 @@ async def test_every_message_of_all_streams_arrives_whole(start: Start, press: P
 
 
 async def test_without_the_setting_an_offer_is_not_accepted(start: Start, press: Press) -> None:
-    gateway = await (await start()).following()
+    gateway = await (await start(PLAIN)).following()
     async with compressed(gateway.ws + "/") as client:
         assert negotiated(client) is None
         await press.print(2)
@@ -75,6 +79,33 @@ async def test_without_the_setting_an_offer_is_not_accepted(start: Start, press:
 
 
 async def test_a_batch_is_compressed_once_for_all(
+    start: Start, press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed_slots: list[str] = []
+    frames = SharedContext.frames
+
+    def counting(
+        context: SharedContext, entry: str, first: int, messages: Sequence[bytes]
+    ) -> SharedFrames | None:
+        made = frames(context, entry, first, messages)
+        if made is not None:
+            compressed_slots.append(entry)
+        return made
+
+    monkeypatch.setattr(SharedContext, "frames", counting)
+    gateway = await (await start(COMPRESSING)).following()
+    async with websocket(gateway.ws + "/") as client:  # one that does not compress
+        await press.print(4)
+        await receive(client, 4)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(compressed(gateway.ws + "/")) for _ in range(30)]
+        entries = [await press.print(4) for _ in range(3)]
+        for client in clients:
+            assert serials(await certificates(client, 12)) == list(range(4, 16))
+    assert compressed_slots == entries
+
+
+async def test_a_batch_is_compressed_once_for_all_without_context(
     start: Start, press: Press, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[tuple[Encoding, str]] = []
@@ -87,7 +118,10 @@ async def test_a_batch_is_compressed_once_for_all(
     monkeypatch.setattr(Slot, "encode", counting)
     gateway = await (await start(COMPRESSING)).following()
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(compressed(gateway.ws + "/")) for _ in range(30)]
+        clients = [
+            await stack.enter_async_context(compressed(gateway.ws + "/", WITHOUT_CONTEXT))
+            for _ in range(30)
+        ]
         entries = [await press.print(4) for _ in range(3)]
         for client in clients:
             assert serials(await certificates(client, 12)) == list(range(12))
@@ -97,17 +131,25 @@ async def test_a_batch_is_compressed_once_for_all(
 @pytest.mark.parametrize(
     ("offer", "answer"),
     [
-        ("", "server_no_context_takeover; client_no_context_takeover"),
-        ("; client_no_context_takeover", "client_no_context_takeover"),
-        ("; client_max_window_bits", "server_no_context_takeover"),
-        ("; client_max_window_bits=10", "client_max_window_bits=10"),
-        ("; server_max_window_bits=15", "server_max_window_bits=15"),
-        ("; server_max_window_bits=12", "server_max_window_bits=12"),
+        ("", CLIENT),
+        ("; client_no_context_takeover", CLIENT),
+        ("; client_max_window_bits", CLIENT),
+        ("; client_max_window_bits=10", f"{CLIENT}; client_max_window_bits=10"),
+        ("; server_max_window_bits=15", f"{CLIENT}; server_max_window_bits=15"),
+        ("; server_no_context_takeover", BOTH),
+        ("; server_no_context_takeover, permessage-deflate", BOTH),  # the first acceptable one
+        (
+            "; server_max_window_bits=15; server_no_context_takeover",
+            f"{BOTH}; server_max_window_bits=15",
+        ),
+        ("; server_max_window_bits=14", f"{BOTH}; server_max_window_bits=14"),
+        ("; server_max_window_bits=12", f"{BOTH}; server_max_window_bits=12"),
         ("; server_max_window_bits=11", None),  # smaller than what all others get
         ("; server_max_window_bits=8", None),
         ("; server_max_window_bits=16", None),
         ("; window=1", None),
-        ("; server_max_window_bits=9, permessage-deflate", "server_no_context_takeover"),
+        ("; server_max_window_bits=9, permessage-deflate", CLIENT),
+        ("; server_no_context_takeover; window=1, permessage-deflate", CLIENT),
     ],
 )
 async def test_what_offers_are_answered(start: Start, offer: str, answer: str | None) -> None:
@@ -116,12 +158,7 @@ async def test_what_offers_are_answered(start: Start, offer: str, answer: str | 
         status, headers = await client.head()
         assert status == 101
         given = headers.get("sec-websocket-extensions")
-        if answer is None:
-            assert given is None
-        else:
-            assert given is not None
-            assert given.startswith("permessage-deflate; server_no_context_takeover")
-            assert answer in given
+        assert given == (None if answer is None else f"permessage-deflate; {answer}")
 
 
 @pytest.mark.parametrize("bits", [12, 15])
@@ -174,10 +211,19 @@ async def test_resuming_from_memory_and_from_redis(
         await press.print(4)
     async with compressed(gateway.ws + "/?cursor=0") as client:
         messages = await receive(client, 40)
-    assert serials(messages) == list(range(40))
-    for seen in (0, 2, 17):
-        async with compressed(f"{gateway.ws}/?cursor={messages[seen]['id']}") as client:
-            assert await receive(client, 39 - seen) == messages[seen + 1 :]
+        assert serials(messages) == list(range(40))
+        async with AsyncExitStack() as stack:
+            resumed = {
+                seen: await stack.enter_async_context(
+                    compressed(f"{gateway.ws}/?cursor={messages[seen]['id']}")
+                )
+                for seen in (0, 2, 17)
+            }
+            for _ in range(80):  # beyond the next restart
+                await press.print(4)
+            messages += await receive(client, 320)
+            for seen, other in resumed.items():
+                assert await receive(other, 359 - seen) == messages[seen + 1 :]
 
 
 async def test_a_gap_is_reported_between_messages(start: Start, press: Press) -> None:
