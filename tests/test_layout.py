@@ -43,7 +43,7 @@ MAY_IMPORT = {
 }
 """Package -> the packages of this repository that it may import."""
 
-SERVICE_ENTRY_POINTS = {"gateway.app", "ingestor.app", "simlog.cli"}
+SERVICE_ENTRY_POINTS = {"gateway.app", "ingestor.app", "ingestor.backfill.app", "simlog.cli"}
 """The modules of the services that the launcher may import."""
 
 IMPURE_MODULES = {

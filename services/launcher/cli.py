@@ -115,6 +115,22 @@ COMMANDS: Final = (
   certstream-server tail --redis redis://localhost:6379/0   without a gateway""",
     ),
     Command(
+        "backfill",
+        "backfill",
+        "write the certificates of one log between two entries or dates as JSON Lines",
+        """\
+  certstream-server backfill 'Example 2026h1' --from 1000 --to 1999
+  certstream-server backfill 'Example 2026h1' --from 2026-05-01 --output may.jsonl
+  certstream-server backfill https://ct.example/2026h1 --from 0 --match domain:example.com""",
+    ),
+    Command(
+        "entry",
+        "entry",
+        "print one entry of a log, proven against its tree",
+        """\
+  certstream-server entry 'Example 2026h1' 620 | jq .data.cert.all_domains""",
+    ),
+    Command(
         "rejected",
         "rejected",
         "list the entries of logs that could not be decoded or were skipped",

@@ -159,6 +159,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def index(text: str) -> int:
+    """Parse the index of an entry: the type of an argument, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the index of an entry, 0 or more")
+    return int(text)
+
+
 def _admin_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not text.startswith("unix:") and not (host and port.isdecimal()):

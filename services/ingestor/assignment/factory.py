@@ -14,7 +14,7 @@ from certbus.logs.circuit_state import CircuitStore
 from certbus.logs.leases import Lease, Leases
 from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.publisher import Publisher
-from certconf.settings import Config, CTLog, Integrity
+from certconf.settings import Config, Integrity
 from ctparse.certificate import CertificateReader
 from ctparse.signatures import BadKey, LogKey, load_log_key
 from ctparse.wire_messages import MessageWriter, Source
@@ -22,14 +22,14 @@ from ingestor.assignment.start_position import StartPosition, StartSettings, fin
 from ingestor.backoff import Backoff
 from ingestor.client.addresses import HttpClients
 from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
-from ingestor.client.http import Fetcher, Retry
+from ingestor.client.http import Fetcher, Retry, retry_policy
 from ingestor.client.hybrid import HybridLog
 from ingestor.client.interface import LogClient
 from ingestor.client.issuers import Issuers, IssuerStore
 from ingestor.client.log_availability import LogAvailability
 from ingestor.client.rfc6962 import Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
-from ingestor.client.throttle import LogThrottle, OperatorThrottle
+from ingestor.client.throttle import LogThrottle, OperatorThrottle, request_interval
 from ingestor.cpu import Cpu
 from ingestor.log import Kind, Log
 from ingestor.metrics import FAILED_FETCHES, FetchOutcome, Metrics
@@ -99,13 +99,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
     @property
     def retry(self) -> Retry:
         """How often a request is repeated (`ct_log.retry_*`)."""
-        settings = self.config.ct_log
-        return Retry(
-            attempts=max(1, settings.retry_max_attempts),
-            backoff=Backoff(
-                settings.retry_initial_delay_ms / 1000, settings.retry_max_delay_ms / 1000
-            ),
-        )
+        return retry_policy(self.config)
 
     @property
     def circuit_policy(self) -> CircuitPolicy:
@@ -168,7 +162,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         operator = operator_key(log.operator or urlsplit(log.url).hostname or log.id)
         throttle = self.throttles.get(operator)
         if throttle is None:
-            interval = _interval(log.operator, self.config.ct_log)
+            interval = request_interval(log.operator, self.config.ct_log)
             throttle = OperatorThrottle(operator, interval, self.operators, self.redis_retry)
             self.throttles[operator] = throttle
             interval_ms = self.metrics.request_interval.labels(log.operator or "unknown")
@@ -247,9 +241,3 @@ def _key(log: Log) -> LogKey | None:
     except BadKey as error:
         _log.warning("log key rejected", log=log.name, problem=str(error))
         return None
-
-
-def _interval(operator: str, settings: CTLog) -> float:
-    """Return the seconds between two requests to an operator."""
-    limits = {operator_key(name): ms for name, ms in settings.operator_rate_limits.items()}
-    return limits.get(operator_key(operator), settings.default_operator_rate_limit_ms) / 1000

@@ -127,6 +127,15 @@ def http_client(agent: str = "certstream-server", connect_timeout: float = 10.0)
     return HttpClients(make)
 
 
+def retry_policy(config: Config) -> Retry:
+    """Return how often a request is repeated (`ct_log.retry_*`)."""
+    settings = config.ct_log
+    return Retry(
+        attempts=max(1, settings.retry_max_attempts),
+        backoff=Backoff(settings.retry_initial_delay_ms / 1000, settings.retry_max_delay_ms / 1000),
+    )
+
+
 class Fetcher:
     """GETs URLs of one log.
 

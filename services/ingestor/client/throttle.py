@@ -16,7 +16,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from certbus.keys import operator_key
 from certbus.limits.operators import OperatorSlots, Slot
+from certconf.settings import CTLog
 from ingestor.client.circuit_breaker import CircuitBreaker
 from ingestor.client.errors import TOO_MANY_REQUESTS, Throttled, UnexpectedStatus
 from ingestor.log import Log
@@ -27,6 +29,12 @@ PAUSE_SECS: Final = 5.0
 """How long a log pauses that answered 429 without a Retry-After."""
 
 CATCH_UP_SHARE: Final = 10
+
+
+def request_interval(operator: str, settings: CTLog) -> float:
+    """Return the configured seconds between two requests to an operator."""
+    limits = {operator_key(name): ms for name, ms in settings.operator_rate_limits.items()}
+    return limits.get(operator_key(operator), settings.default_operator_rate_limit_ms) / 1000
 
 
 class OperatorThrottle:

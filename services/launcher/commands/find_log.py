@@ -2,12 +2,31 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
-from certbus.cluster import LogStatus
 from launcher.terminal import CommandError
 
 
-def find_log(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
+class NamedLog(Protocol):
+    """What identifies a log."""
+
+    @property
+    def log_id(self) -> str:
+        """Its id."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for people."""
+
+    @property
+    def url(self) -> str:
+        """Where its entries are read."""
+
+
+L = TypeVar("L", bound=NamedLog)
+
+
+def find_log(logs: Sequence[L], wanted: str) -> L:
     """Return the log with this name (in any case), URL or id.
 
     Raises:
@@ -21,7 +40,7 @@ def find_log(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
         ids = ", ".join(log.log_id for log in found)
         raise CommandError(f"{len(found)} logs are named {wanted!r}; use an id: {ids}")
     if not logs:
-        raise CommandError("this Redis has no logs yet")
+        raise CommandError("no logs are known yet")
     near = {name: log for log in logs for name in _names(log)}
     guesses = difflib.get_close_matches(wanted.casefold(), near, n=3, cutoff=0.5)
     candidates = [near[guess] for guess in guesses] or logs
@@ -30,5 +49,5 @@ def find_log(logs: Sequence[LogStatus], wanted: str) -> LogStatus:
     raise CommandError(f"no log named {wanted!r}; {hint}")
 
 
-def _names(log: LogStatus) -> tuple[str, str, str]:
+def _names(log: NamedLog) -> tuple[str, str, str]:
     return log.name.casefold(), log.url.rstrip("/").casefold(), log.log_id.casefold()

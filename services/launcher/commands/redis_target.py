@@ -34,7 +34,7 @@ def run_with_redis(
         CommandError: Redis does not run or is unavailable; or raised by `work`.
     """
     config, _ = options.configuration(args)
-    url = config.redis_url.reveal() if config.redis_url else _embedded(config)
+    url = find_redis(config)
     if url is None:
         raise CommandError(
             f"no `up` runs with the state directory {config.state_dir}, and no `up --demo` listens "
@@ -53,8 +53,13 @@ def run_with_redis(
         raise CommandError(f"Redis: {error}") from error
 
 
-def _embedded(config: Config) -> str | None:
-    """Return the Redis of a running `up`, or of an `up --demo`, which has its state elsewhere."""
+def find_redis(config: Config) -> str | None:
+    """Return the URL of the configured Redis, or of a running `up`; None if there is none.
+
+    The state of an `up --demo` is elsewhere.
+    """
+    if config.redis_url:
+        return config.redis_url.reveal()
     return find_running(config.state_dir) or find_running(
         runtime_dir_path(config.host, config.port) / DEMO_STATE
     )

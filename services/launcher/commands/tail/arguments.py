@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LINE",
         action="append",
         default=[],
-        type=_line,
+        type=filter_line,
         help="only certificates that match this filter line, such as contains:paypal, "
         "domain:example.com or regex:^pay; repeatable: one of several",
     )
@@ -136,7 +136,8 @@ def _since(text: str) -> str:
         ) from None
 
 
-def _line(text: str) -> Line:
+def filter_line(text: str) -> Line:
+    """Parse a filter line: the type of an option, for argparse."""
     try:
         return parse_line(text)
     except FilterError as error:
