@@ -34,6 +34,7 @@ from gateway.delivery.consumer import consume_streams
 from gateway.delivery.history import HistoryReader
 from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.cert import Certificates
+from gateway.endpoints.filter_change import FilterChanges
 from gateway.endpoints.router import Router
 from gateway.endpoints.table import table
 from gateway.hub import Hub
@@ -147,6 +148,7 @@ async def _serve(
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         replay = Replayer(history, primary, keys, reader, group, recorded)
         hub = Hub(settings, replay.start, recorded)
+        hub.clients.receive = FilterChanges(hub).receive
         rings = hub.rings
         flusher = Flusher(hub.due_channels, recorded)
 

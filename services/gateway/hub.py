@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Final, Protocol
 
-from certbus.ids import Cursor
-from gateway.clients.base import Client, ClientRegistry
+from ctfilter import Filter, IndexFull
+from ctfilter.grammar import CERTIFICATE_KEYS
+from gateway.clients.base import Client, ClientRegistry, StartReplay
 from gateway.config import Settings
 from gateway.delivery.channel import Channel
 from gateway.delivery.compression import DEFLATED, SHARED, SharedContext
@@ -14,7 +15,22 @@ from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
 from gateway.delivery.filtering import FilterSet
 from gateway.delivery.ring_buffer import Ring
 from gateway.error_log import ErrorLog
+from gateway.http.errors import ErrorCode
 from gateway.metrics import Metrics
+
+_FULL: Final = "Server is at its limit of filters"
+
+
+class FilterRefused(Exception):
+    """A filter that this gateway cannot have.
+
+    Attributes:
+        code: why.
+    """
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class Closable(Protocol):
@@ -51,9 +67,7 @@ class Hub:
         pending_connections: connections without a stream; they add and remove themselves.
     """
 
-    def __init__(
-        self, settings: Settings, replay: Callable[[Client, Cursor], None], metrics: Metrics
-    ) -> None:
+    def __init__(self, settings: Settings, replay: StartReplay, metrics: Metrics) -> None:
         self.rings: dict[str, Ring] = {}
         self.channels: dict[tuple[str, Encoding], Channel[Client]] = {}
         self.metrics = metrics
@@ -93,6 +107,46 @@ class Hub:
                     if encoding is SHARED:
                         ring.context = SharedContext(channel.clients, _loop_time)
         return removed
+
+    def channel(self, stream: str, encoding: Encoding, given: Filter | None) -> Channel[Client]:
+        """Return the channel of a client.
+
+        Args:
+            stream: its name.
+            encoding: without a filter.
+            given: the filter; None for all messages.
+
+        Raises:
+            FilterRefused: there is no place for the filter, or no stream has what it compares.
+        """
+        base = self.channels[stream, encoding]
+        if given is None:
+            return base
+        source = self.source_of(stream, given)
+        if (base, given) not in self.filters.channels and not self.filters.has_place(given):
+            raise FilterRefused(ErrorCode.FILTER_LIMIT, _FULL)
+        try:
+            return self.filters.channel(base, given, self.rings[source])
+        except IndexFull as full:
+            raise FilterRefused(ErrorCode.FILTER_LIMIT, f"{_FULL}: {full}") from None
+
+    def source_of(self, stream: str, given: Filter | None) -> str:
+        """Return the stream that has what a filter compares.
+
+        Raises:
+            FilterRefused: no stream has it.
+        """
+        if stream != "domains" or given is None:
+            return stream
+        terms = (term for group in given.groups for line in group for term in line.terms)
+        term = next((term for term in terms if term.key in CERTIFICATE_KEYS), None)
+        if term is None:
+            return stream
+        for other in ("lite", "full"):
+            if other in self.rings:
+                return other
+        error = f"{term.text!r} needs the stream lite or full, which is disabled (streams.lite)"
+        raise FilterRefused(ErrorCode.INVALID_FILTER, error)
 
     @property
     def all_channels(self) -> list[Channel[Client]]:

@@ -4,6 +4,7 @@ Guarantees:
 
 * A client that reconnects with a cursor receives what follows it, or first a gap message.
 * A client that does not read costs one shared write, and is closed after `client_timeout`.
+* A filter changes between two messages: none is lost, sent twice or judged by both filters.
 * An unexpected error ends the connection of one client only.
 
 How:

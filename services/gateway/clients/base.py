@@ -9,6 +9,7 @@ behind the ring starts a replay, which serves it from Redis until the ring can.
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -21,11 +22,12 @@ from gateway.error_log import ErrorLog
 from gateway.timer_wheel import TimerWheel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gateway.access_log import AccessRecord
     from gateway.admission.controller import ConnectionSlot
     from gateway.delivery.channel import Channel
+    from gateway.delivery.encoding import Encoding
+
+    _Switch = tuple[Channel["Client"], Callable[[str | None], bytes]]
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,13 @@ _CLOSED: Final = RingPosition(1 << 62, Cursor(parse_entry_id(FIRST_ID), None), 0
 
 _ABNORMAL_CLOSURE: Final = 1006  # RFC 6455 section 7.4.1
 _CONNECTION_LOST: Final = (_ABNORMAL_CLOSURE, "connection lost")
+
+
+StartReplay = Callable[["Client", Cursor], asyncio.Task[None] | None]
+
+
+def _ignore(client: "Client", message: bytes) -> None:
+    """Ignore a message of a client."""
 
 
 class ClientRegistry:
@@ -45,6 +54,8 @@ class ClientRegistry:
         errors: counts and logs unexpected errors.
 
     Attributes:
+        receive: handles a message of a WebSocket client.
+        unfinished_bytes: received of messages that are not complete.
         close_timeout_secs: from the start of a closing handshake to the end of the connection.
         websocket_timers: tick each WebSocket client once per heartbeat interval.
         sse_timers: tick each SSE client once per comment interval.
@@ -53,10 +64,10 @@ class ClientRegistry:
         all_closed: set while `closing` is empty.
     """
 
-    def __init__(
-        self, settings: Settings, replay: "Callable[[Client, Cursor], None]", errors: ErrorLog
-    ) -> None:
+    def __init__(self, settings: Settings, replay: "StartReplay", errors: ErrorLog) -> None:
         self.start_replay = replay
+        self.receive: Callable[[Client, bytes], None] = _ignore
+        self.unfinished_bytes = 0
         self.errors = errors
         self.close_timeout_secs = settings.close_timeout
         self.websocket_timers = TimerWheel(settings.heartbeat, errors)
@@ -92,6 +103,7 @@ class Client(asyncio.Protocol, ABC):
             `gateway.delivery.compression`. The flusher writes it, too.
         paused: whether the send buffer is full.
         connection_id: for the log.
+        may_change_at: when the client may change its filter again, in the time of the loop.
         timer_slot: of the timer wheel, which alone writes it.
         slot: of admission; released when the connection ends.
         access: the record that the access log gets when the connection ends; None: none.
@@ -103,12 +115,16 @@ class Client(asyncio.Protocol, ABC):
         "_end",
         "_live_from",
         "_messages",
+        "_pending_switch",
         "_read",
+        "_replay",
+        "_replay_from",
         "_replaying",
         "access",
         "channel",
         "connection_id",
         "in_step",
+        "may_change_at",
         "paused",
         "position",
         "registry",
@@ -133,6 +149,10 @@ class Client(asyncio.Protocol, ABC):
         self._drain_waiter: asyncio.Future[None] | None = None
         self._replaying = False  # while a replay runs, nothing else writes messages
         self._read: Cursor | None = None  # in a replay: what the client has; None if unknown
+        self._replay_from: Cursor | None = None
+        self._replay: asyncio.Task[None] | None = None
+        self._pending_switch: _Switch | None = None  # until the transport accepts more
+        self.may_change_at = 0.0
         self.access: AccessRecord | None = None
         self.sent_bytes = 0
         self._messages = 0  # sent before the position had the total `_live_from`
@@ -230,6 +250,39 @@ class Client(asyncio.Protocol, ABC):
         self.write(data)
         return not self.paused
 
+    def switch(self, channel: "Channel[Client]", answer: Callable[[str | None], bytes]) -> None:
+        """Continue on another channel, now or as soon as the transport accepts more.
+
+        Args:
+            channel: of the same encoding.
+            answer: returns a message without an id, which is written between the last message of
+                the old channel and the first one of the new; given the id of the former, if known.
+        """
+        self._drop_pending_switch()
+        if self.paused:
+            channel.clients.add(self)
+            self._pending_switch = channel, answer
+            return
+        old, position = self.channel, self.channel.position_of(self)
+        message = channel.encoding.notice(answer(self.resumes_after))
+        if channel is old:
+            self.write(message)
+            return
+        self._move(position)
+        channel.clients.add(self)
+        old.leave(self)
+        self.in_step = False
+        self.channel = channel
+        self.write(message)
+        if self._replaying:
+            if self._replay is not None:
+                self._replay.cancel()
+            self._continue_from(self._read or self._replay_from, self._read)
+        elif channel.ring is old.ring:
+            self.flush()
+        else:
+            self._continue_from(position.cursor, position.cursor)
+
     def count_sent(self, messages: int) -> None:
         """Count messages that a flush of a filtered channel has written."""
         self._messages += messages
@@ -243,6 +296,7 @@ class Client(asyncio.Protocol, ABC):
         """Unsubscribe."""
         if not self.closed:
             self._move(_CLOSED)
+        self._drop_pending_switch()
         self.channel.leave(self)
         self.registry.paused.discard(self)
         self._wake()
@@ -271,6 +325,10 @@ class Client(asyncio.Protocol, ABC):
             self._drain_waiter = asyncio.get_running_loop().create_future()
             await self._drain_waiter
         return not self.closed
+
+    def encoding(self, *, filtered: bool) -> "Encoding":  # noqa: ARG002
+        """Return the encoding for this client, with or without a filter."""
+        return self.channel.base.encoding
 
     @abstractmethod
     def tick(self, now: int) -> None:
@@ -301,6 +359,9 @@ class Client(asyncio.Protocol, ABC):
         self.paused = False
         self.registry.paused.discard(self)
         self._wake()
+        pending, self._pending_switch = self._pending_switch, None
+        if pending is not None:
+            self.switch(*pending)
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -353,10 +414,30 @@ class Client(asyncio.Protocol, ABC):
 
     def _start_replay(self, cursor: Cursor) -> None:
         """Have a replay serve this client until the ring can; one replay runs at a time."""
-        self._replaying, self._read = True, None
+        self._replaying, self._read, self._replay_from = True, None, cursor
         self.in_step = False
         self.channel.part(self)
-        self.registry.start_replay(self, cursor)
+        self._replay = self.registry.start_replay(self, cursor)
+
+    def _continue_from(self, cursor: Cursor | None, read: Cursor | None) -> None:
+        """Continue after a message on a channel that was switched to.
+
+        Args:
+            cursor: the message; without one, or before any is known, the next message is the first.
+            read: what the client is known to have.
+        """
+        if cursor is None or (cursor.entry == NOTHING and cursor == read):
+            self._replaying = False
+            self._move(self.channel.ring.head)
+            self.flush()
+        elif not self.resume(cursor):
+            self._start_replay(cursor)
+            self._read = read
+
+    def _drop_pending_switch(self) -> None:
+        pending, self._pending_switch = self._pending_switch, None
+        if pending is not None and pending[0] is not self.channel:
+            pending[0].leave(self)
 
     def _wake(self) -> None:
         """Resume the task that waits in `writable`, if there is one."""

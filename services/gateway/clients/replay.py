@@ -84,9 +84,9 @@ class Replayer:
         self._group = group
         self.scanning = asyncio.Lock()
 
-    def start(self, client: Client, cursor: Cursor) -> None:
+    def start(self, client: Client, cursor: Cursor) -> asyncio.Task[None]:
         """Serve a client that has everything up to `cursor`, until the ring can."""
-        self._group.create_task(self._run(client, cursor))
+        return self._group.create_task(self._run(client, cursor))
 
     async def _run(self, client: Client, cursor: Cursor) -> None:
         """Serve a client; an unexpected error ends this client only."""

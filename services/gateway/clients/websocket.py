@@ -9,11 +9,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 
 from websockets.datastructures import Headers
 from websockets.extensions import Extension
-from websockets.frames import CloseCode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
 from websockets.server import ServerProtocol
@@ -21,14 +21,19 @@ from websockets.server import ServerProtocol
 from certbus.ids import Cursor
 from gateway.clients.base import Client, ClientRegistry
 from gateway.delivery.channel import Channel
-from gateway.delivery.compression import DeflateFactory
-from gateway.delivery.encoding import websocket_frame
+from gateway.delivery.compression import DeflateFactory, encoding_of
+from gateway.delivery.encoding import Encoding, websocket_frame
 
-_MAX_MESSAGE_BYTES: Final = 4096  # clients need not send messages
+MAX_UNFINISHED_BYTES: Final = 64 * 1024 * 1024
+"""Received of incomplete messages of all clients of a gateway."""
+
+_MAX_MESSAGE_BYTES: Final = 1024 * 1024
 _CHUNK_BYTES: Final = 4096  # parsed before frames are counted
 _MAX_FRAMES: Final = 600  # per heartbeat interval
 _MAX_UNANSWERED_PINGS: Final = 2
 _MAX_REASON_BYTES: Final = 123  # (RFC 6455 section 5.5)
+
+_DATA: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 
 _PING: Final = b"\x89\x00"  # without data (RFC 6455 section 5.5.2)
 
@@ -94,7 +99,9 @@ class WebSocketClient(Client):
 
     status = 101
 
-    __slots__ = ("_frames", "_pending_pong", "_protocol", "_unanswered")
+    __slots__ = (
+        "_fragments", "_frames", "_pending_pong", "_protocol", "_unanswered", "_unfinished",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -109,6 +116,12 @@ class WebSocketClient(Client):
         self._pending_pong: bytes | None = None
         self._frames = 0
         self._unanswered = 0
+        self._fragments: list[bytes] = []  # of a message that is not complete
+        self._unfinished = 0  # bytes of it, also of an incomplete frame
+
+    def encoding(self, *, filtered: bool) -> Encoding:
+        """Return the encoding for this client; only without a filter can it share a context."""
+        return encoding_of(self._protocol.extensions, filtered=filtered)
 
     def attach(self, cursor: Cursor | None) -> None:
         """Subscribe and start the heartbeats."""
@@ -118,6 +131,7 @@ class WebSocketClient(Client):
     def detach(self) -> None:
         """Unsubscribe and stop the heartbeats."""
         self.registry.websocket_timers.discard(self)
+        self._set_unfinished(0)
         super().detach()
 
     def data_received(self, data: bytes) -> None:
@@ -170,11 +184,36 @@ class WebSocketClient(Client):
 
     def _parse(self, data: bytes) -> None:
         self._protocol.receive_data(data)
-        frames = len(self._protocol.events_received())
+        frames = cast("list[Frame]", self._protocol.events_received())
         if frames:  # a part of a frame does not count as an answer
             self._unanswered = 0
-        self._frames += frames
+        self._frames += len(frames)
         self._send()
+        if self.closed:
+            return
+        messages = [text for frame in frames if (text := self._message_of(frame)) is not None]
+        held = sum(map(len, self._fragments))
+        self._set_unfinished(held if frames else self._unfinished + len(data))
+        if self.registry.unfinished_bytes > MAX_UNFINISHED_BYTES:
+            self.close(CloseCode.TRY_AGAIN_LATER, "too many incomplete messages at this server")
+        for text in messages:
+            if not self.closed:
+                self.registry.receive(self, text)
+
+    def _message_of(self, frame: Frame) -> bytes | None:
+        """Return the message that a frame completes (RFC 6455 section 5.4)."""
+        if frame.opcode not in _DATA:
+            return None
+        self._fragments.append(bytes(frame.data))
+        if not frame.fin:
+            return None
+        message = b"".join(self._fragments)
+        self._fragments.clear()
+        return message
+
+    def _set_unfinished(self, size: int) -> None:
+        self.registry.unfinished_bytes += size - self._unfinished
+        self._unfinished = size
 
     def _send(self) -> None:
         """Send the pongs and the close frame of the protocol."""

@@ -94,6 +94,11 @@ class Channel(Generic[S]):
         self._is_shared = encoding is SHARED
         self._metrics = metrics
 
+    @property
+    def base(self) -> "Channel[S]":
+        """The channel without a filter."""
+        return self
+
     async def flush(self) -> float:
         """Write everything new to all ready subscribers.
 

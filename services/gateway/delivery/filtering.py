@@ -233,9 +233,14 @@ class FilteredChannel(Channel[Any]):
         encoding = msgspec.structs.replace(base.encoding, selection=selection)
         super().__init__(ring, encoding, metrics)
         self.stream = base.stream
-        self.base = base
+        self._base = base
         self.selection = selection
         self._filters = filters
+
+    @property
+    def base(self) -> Channel[Any]:
+        """The channel without the filter."""
+        return self._base
 
     @property
     def is_due(self) -> bool:

@@ -6,6 +6,7 @@ Every response about the cluster comes from Redis or from the rings, so all gate
 table.py       all routes
 router.py      the route of a request; ETags
 subscribe.py   requests that make the connection a WebSocket or SSE client
+filter_change.py   WebSocket messages that replace a filter
 latest.py      recent messages
 cert.py        one certificate, by its hash
 stats.py logs.py health.py   the cluster snapshot as statistics, logs, and health

@@ -9,11 +9,10 @@ from msgspec import UNSET, UnsetType
 from certbus.ids import parse_cursor
 from certhttp.protocol import Request
 from ctfilter import Filter, FilterError, parse_filter
-from ctfilter.grammar import CERTIFICATE_KEYS
 from ctfilter.lookalike import within_one_edit
 from gateway.http.errors import ErrorCode, disabled_response, error_response, filter_response
 from gateway.http.messages import Response, Subscription
-from gateway.hub import Hub
+from gateway.hub import FilterRefused, Hub
 
 LAST_EVENT_ID: Final = ("lastEventId", "Last-Event-ID")
 """Fields of the query in which clients that cannot set headers put the header Last-Event-ID:
@@ -112,26 +111,11 @@ def _subscription(
     wanted = filter_of(request)
     if isinstance(wanted, Response):
         return wanted
-    source = _source(hub, stream, wanted)
-    if isinstance(source, Response):
-        return source
-    resumed = parsed[0] if parsed else None
-    return Subscription(stream, request.websocket, resumed, wanted, source)
-
-
-def _source(hub: Hub, stream: str, wanted: Filter | None) -> str | Response:
-    """Return the stream that has what a filter compares."""
-    if stream != "domains" or wanted is None:
-        return stream
-    terms = (term for group in wanted.groups for line in group for term in line.terms)
-    term = next((term for term in terms if term.key in CERTIFICATE_KEYS), None)
-    if term is None:
-        return stream
-    for other in ("lite", "full"):
-        if other in hub.rings:
-            return other
-    error = f"{term.text!r} needs the stream lite or full, which is disabled (streams.lite)"
-    return error_response(ErrorCode.INVALID_FILTER, error)
+    try:
+        hub.source_of(stream, wanted)
+    except FilterRefused as refused:
+        return error_response(refused.code, str(refused))
+    return Subscription(stream, request.websocket, parsed[0] if parsed else None, wanted)
 
 
 def filter_of(request: Request) -> Filter | Response | None:

@@ -101,12 +101,17 @@ def error_response(code: ErrorCode, error: str, *headers: tuple[str, str]) -> Re
     )
 
 
+def filter_error(error: FilterError) -> ErrorBody:
+    """Return what is wrong with a filter."""
+    suggestion = error.suggestion or UNSET
+    text = f"Invalid filter: {error}"
+    return ErrorBody(text, ErrorCode.INVALID_FILTER, error.term, error.position, suggestion)
+
+
 def filter_response(error: FilterError) -> Response:
     """Return the response to a filter that is not valid."""
-    suggestion = error.suggestion or UNSET
-    code = ErrorCode.INVALID_FILTER
-    body = ErrorBody(f"Invalid filter: {error}", code, error.term, error.position, suggestion)
-    return Response(code.status, (JSON, *CORS_HEADERS, NO_STORE), msgspec.json.encode(body))
+    body = filter_error(error)
+    return Response(body.code.status, (JSON, *CORS_HEADERS, NO_STORE), msgspec.json.encode(body))
 
 
 def internal_error() -> Response:

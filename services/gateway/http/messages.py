@@ -46,14 +46,12 @@ class Subscription(msgspec.Struct, frozen=True):
         websocket: whether over WebSocket; else over server-sent events.
         cursor: where to resume; None: begin with the next message.
         filter: which messages the client receives; None for all.
-        source: the stream that has what the filter compares; "" for `stream`.
     """
 
     stream: str
     websocket: bool
     cursor: Cursor | None
     filter: Filter | None = None
-    source: str = ""
 
 
 class DeferredResponse(msgspec.Struct, frozen=True):

@@ -83,6 +83,11 @@ class GatewayCollector(Collector):
             "Memory of the filters, an upper estimate; the limit is 256 MiB.",
             hub.filters.size,
         )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_unfinished_bytes",
+            "Received of incomplete messages of WebSocket clients; the limit is 64 MiB.",
+            hub.clients.unfinished_bytes,
+        )
         ring = GaugeMetricFamily(
             f"{PREFIX}_ring_bytes",
             "Memory of the ring buffer in all encodings.",

@@ -16,7 +16,6 @@ import msgspec
 import structlog
 
 from certhttp.protocol import Request, RequestError, ServerProtocol
-from ctfilter import IndexFull
 from gateway.access_log import AccessRecord
 from gateway.admission.client_identity import ClientIdentity, client_address
 from gateway.admission.controller import AdmissionController, ConnectionSlot
@@ -42,7 +41,7 @@ from gateway.http.messages import (
     Subscription,
     without_base_path,
 )
-from gateway.hub import Hub
+from gateway.hub import FilterRefused, Hub
 from gateway.server.flow_control import FlowControl
 from gateway.server.listener import Arrival
 
@@ -390,20 +389,11 @@ class HTTPConnection(asyncio.Protocol):
         self, subscription: Subscription, encoding: Encoding
     ) -> Channel[Client] | Response:
         """Return the channel of a client, or the response if the filter has no place."""
-        channel = self._hub.channels[subscription.stream, encoding]
-        if subscription.filter is None:
-            return channel
-        filters = self._hub.filters
         try:
-            if (channel, subscription.filter) in filters.channels or filters.has_place(
-                subscription.filter
-            ):
-                ring = self._hub.rings[subscription.source or subscription.stream]
-                return filters.channel(channel, subscription.filter, ring)
-            error = "Server is at its limit of filters"
-        except IndexFull as full:
-            error = f"Server is at its limit of filters: {full}"
-        return error_response(ErrorCode.FILTER_LIMIT, error, retry_after(_RETRY_AFTER_SECS))
+            return self._hub.channel(subscription.stream, encoding, subscription.filter)
+        except FilterRefused as refused:
+            again = [retry_after(_RETRY_AFTER_SECS)] if refused.code.status == 503 else []
+            return error_response(refused.code, str(refused), *again)
 
     def _record(self, request: Request | None) -> AccessRecord:
         """Begin the line of a request in the access log; of a malformed one without `request`."""

@@ -78,7 +78,7 @@ async def test_a_closing_handshake_is_answered(start: Start) -> None:
         (b"\x81\x05hello", 1002),  # not masked
         (b"\xf1\x80\x00\x00\x00\x00", 1002),  # reserved bits
         (masked(0, b"continued"), 1002),
-        (masked(TEXT, b"x" * 5000), 1009),
+        (b"\x81\xff" + ((1 << 20) + 1).to_bytes(8, "big") + bytes(4), 1009),
         (b"\x81\xff\x7f" + b"\xff" * 7 + bytes(4), 1009),
     ],
 )

@@ -1,0 +1,131 @@
+"""WebSocket clients that change their filter: `{"type":"subscribe","match":[...]}`.
+
+The answer, `subscribed` with the id after which the new filter holds, is exactly between the last
+message under the old filter and the first one under the new. An error leaves the old filter.
+Messages of other types are ignored.
+"""
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import Final, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ctfilter import Filter, FilterError, parse_filter
+from gateway.clients.base import Client
+from gateway.http.errors import ErrorBody, ErrorCode, filter_error
+from gateway.hub import FilterRefused, Hub
+
+MIN_INTERVAL_SECS: Final = 10.0
+"""Between two requests of one client."""
+
+_MAX_INLINE_LINES: Final = 50  # a thread parses longer lists
+
+_NO_LINES: Final = '"match" needs lines; null requests the unfiltered stream'
+
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
+class _Request(msgspec.Struct):
+    match: list[str] | None
+
+
+class _Subscribed(msgspec.Struct):
+    id: str | None
+    match: list[str] | None
+    message_type: Literal["subscribed"] = "subscribed"
+
+
+class _Error(ErrorBody, frozen=True, kw_only=True):
+    message_type: Literal["error"] = "error"
+    line: str | UnsetType = UNSET
+    retry_after: float | UnsetType = UNSET
+
+
+class FilterChanges:
+    """Handles the messages of WebSocket clients.
+
+    Args:
+        hub: the channels with and without filters.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._parsing: set[asyncio.Task[None]] = set()
+
+    def receive(self, client: Client, text: bytes) -> None:
+        """Handle a message."""
+        kind = None
+        with suppress(msgspec.MsgspecError):
+            kind = msgspec.json.decode(text, type=_Kind).type
+        if kind != "subscribe":
+            return
+        now = asyncio.get_running_loop().time()
+        if (wait := client.may_change_at - now) > 0:
+            error = f"One subscribe per {MIN_INTERVAL_SECS:g} s; retry after {wait:.1f} s"
+            _send(client, _Error(error, ErrorCode.RATE_LIMITED, retry_after=round(wait, 1)))
+            return
+        client.may_change_at = now + MIN_INTERVAL_SECS
+        try:
+            lines = msgspec.json.decode(text, type=_Request).match
+        except msgspec.MsgspecError as problem:
+            _refuse(client, f"Invalid subscribe: {problem}")
+            return
+        if lines is None:
+            self._apply(client, None)
+        elif not lines:
+            _refuse(client, f"Invalid subscribe: {_NO_LINES}")
+        elif len(lines) <= _MAX_INLINE_LINES:
+            try:
+                given = parse_filter(match=lines)
+            except FilterError as problem:
+                _send(client, _filter_error(problem))
+            else:
+                self._apply(client, given)
+        else:
+            task = asyncio.get_running_loop().create_task(self._parse(client, lines))
+            self._parsing.add(task)
+            task.add_done_callback(self._parsing.discard)
+
+    async def _parse(self, client: Client, lines: list[str]) -> None:
+        """Parse a long list beside the event loop."""
+        try:
+            given = await asyncio.to_thread(parse_filter, match=lines)
+            if not client.closed:
+                self._apply(client, given)
+        except FilterError as problem:
+            if not client.closed:
+                _send(client, _filter_error(problem))
+        except Exception as error:  # noqa: BLE001
+            client.fail(error)
+
+    def _apply(self, client: Client, given: Filter | None) -> None:
+        encoding = client.encoding(filtered=given is not None)
+        try:
+            channel = self._hub.channel(client.channel.stream, encoding, given)
+        except FilterRefused as refused:
+            _send(client, _Error(str(refused), refused.code))
+            return
+        lines = None if given is None else [line.text for line in given.groups[0]]
+        client.switch(channel, partial(_subscribed, lines))
+
+
+def _subscribed(lines: list[str] | None, cursor: str | None) -> bytes:
+    return msgspec.json.encode(_Subscribed(cursor, lines))
+
+
+def _refuse(client: Client, error: str) -> None:
+    _send(client, _Error(error, ErrorCode.INVALID_FILTER))
+
+
+def _filter_error(problem: FilterError) -> _Error:
+    return _Error(**msgspec.structs.asdict(filter_error(problem)), line=problem.value)
+
+
+def _send(client: Client, error: _Error) -> None:
+    if not client.paused:  # a client that reads nothing must not fill its buffer with errors
+        client.send_notice(msgspec.json.encode(error))

@@ -1,0 +1,120 @@
+"""WebSocket clients change their filter while they are connected."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from ctfilter.grammar import MAX_LINES
+from gateway.clients import websocket as websocket_client
+from gateway.config import Settings
+from gateway.endpoints import filter_change
+from tests.gateway.client_helpers import Raw, receive, serials, websocket
+from tests.gateway.conftest import Running, Start
+from tests.gateway.publishing import Press
+
+
+@pytest.fixture
+async def gateway(start: Start, monkeypatch: pytest.MonkeyPatch) -> Running:
+    monkeypatch.setattr(filter_change, "MIN_INTERVAL_SECS", 0.0)
+    return await (await start(Settings(stop_timeout=1.0, ring_bytes=20_000))).following()
+
+
+async def subscribe(client: ClientConnection, match: Any) -> dict[str, Any]:
+    await client.send(json.dumps({"type": "subscribe", "match": match}))
+    (answer,) = await receive(client, 1)
+    return answer
+
+
+async def test_the_answer_is_between_the_old_and_the_new_filter(
+    gateway: Running, press: Press
+) -> None:
+    async with websocket(f"{gateway.ws}/?match=domain:1.example") as client:
+        entry = await press.print(3)
+        assert serials(await receive(client, 1)) == [1]
+        answer = await subscribe(client, ["type:final", ":x", "domain:4.example"])
+        assert answer["message_type"] == "error"
+        answer = await subscribe(client, ["domain:4.Example", "domain:5.example"])
+        lines = ["domain:4.example", "domain:5.example"]
+        assert answer == {"message_type": "subscribed", "id": f"{entry}-2", "match": lines}
+        await press.print(4)
+        assert serials(await receive(client, 2)) == [4, 5]
+        answer = await subscribe(client, None)
+        assert (answer["message_type"], answer["match"]) == ("subscribed", None)
+        await press.print(2)
+        assert serials(await receive(client, 2)) == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ([], {"code": "invalid_filter"}),
+        ("domain:a.example", {"code": "invalid_filter"}),
+        (
+            ["contains:abc", "lik:paypal"],
+            {"code": "invalid_filter", "term": "lik:paypal", "position": 0, "line": "lik:paypal"},
+        ),
+        (["contains:abc"] * (MAX_LINES + 1), {"code": "invalid_filter"}),
+        (["-contains:abc"] * 60, {"code": "invalid_filter", "line": "-contains:abc"}),
+    ],
+    ids=["no line", "no list", "invalid", "too many", "invalid, parsed in a thread"],
+)
+async def test_an_error_leaves_the_old_filter(
+    gateway: Running, press: Press, match: Any, expected: dict[str, Any]
+) -> None:
+    async with websocket(f"{gateway.ws}/?match=domain:1.example") as client:
+        answer = await subscribe(client, match)
+        assert answer["message_type"] == "error"
+        assert expected.items() <= answer.items()
+        await client.send("not a request")
+        await client.send('{"type":"other"}')
+        await press.print(3)
+        assert serials(await receive(client, 1)) == [1]
+
+
+async def test_ten_thousand_lines(gateway: Running, press: Press) -> None:
+    """They join while another client receives, and a resumption from Redis continues with them."""
+    lines = [f"domain:{number}.example" for number in range(0, 2 * MAX_LINES, 2)]
+    for _ in range(20):
+        await press.print(5, padding=2000)
+    async with websocket(f"{gateway.ws}/?cursor=0") as client:
+        got: list[Any] = []
+        await client.send(json.dumps({"type": "subscribe", "match": lines}))
+        while not got or got[-1]["message_type"] != "subscribed":
+            got += await receive(client, 1)
+        *before, answer = got
+        assert len(answer["match"]) == MAX_LINES
+        assert serials(before) == list(range(len(before)))
+        assert answer["id"] == (before[-1]["id"] if before else None)
+        rest = [number for number in range(len(before), 100) if number % 2 == 0]
+        assert serials(await receive(client, len(rest))) == rest
+
+
+async def test_one_request_in_ten_seconds(start: Start) -> None:
+    gateway = await (await start()).following()
+    async with websocket(gateway.ws) as client:
+        assert (await subscribe(client, ["contains:abc"]))["message_type"] == "subscribed"
+        answer = await subscribe(client, ["contains:abc"])
+        assert (answer["message_type"], answer["code"]) == ("error", "rate_limited")
+        assert 0 < answer["retry_after"] <= 10
+
+
+async def test_incomplete_messages_are_bounded(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_client, "MAX_UNFINISHED_BYTES", 10_000)
+    head = b"\x81\xff" + (500_000).to_bytes(8, "big") + bytes(4)
+    async with await Raw.open(gateway.port) as first, await Raw.open(gateway.port) as second:
+        await first.upgrade()
+        await second.upgrade()
+        first.send(head + bytes(6000))
+        second.send(head + bytes(3000))
+        await asyncio.sleep(0)
+        second.send(bytes(3000))
+        closed = asyncio.create_task(first.frame()), asyncio.create_task(second.frame())
+        done, waiting = await asyncio.wait(closed, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result()[1][:2] for task in done] == [(1013).to_bytes(2, "big")]
+        for task in waiting:
+            task.cancel()
