@@ -41,6 +41,8 @@ Fields of `head`:
   TIME after the clock was ahead
 - `streams`, `remember`: the streams that ingestors write, and the lifetime of a mark (ms), both as
   in the newest configuration
+- `dedup`: `issuance` if a precertificate and the certificate issued for it count as one, as in the
+  newest configuration; else absent. Each message then has a second mark, of its `tbs_sha256`
 - `clock`, `jumped`: TIME at a recent trimming (ms), and the time of a jump of TIME (ms), until TIME
   was steady for a minute
 - `window`: effective deduplication window (ms)
@@ -105,6 +107,9 @@ FORMAT = 1
 
 STREAMS = ("full", "lite", "domains")
 """Names of the streams, in the order in which they are written."""
+
+DedupBy = Literal["certificate", "issuance"]
+"""What is published once: each certificate, or a precertificate and its certificate together."""
 
 Kind = Literal["worker", "gateway"]
 """The processes that send heartbeats."""

@@ -177,6 +177,9 @@ class Dedup(msgspec.Struct, frozen=True):
     #: A certificate seen again within this time is not published again. The effective minimum is
     #: the longest retention.
     ttl_secs: Positive = 900
+    #: `certificate`: each certificate once. `issuance`: a precertificate and the certificate issued
+    #: for it together once, whichever comes first. All ingestors use the newest value.
+    by: Literal["certificate", "issuance"] = "certificate"
 
 
 class ConnectionLimit(msgspec.Struct, frozen=True):

@@ -57,6 +57,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         lite: certificate_update without them.
         domains: dns_entries.
         problems: what could not be read and was left out, a line each.
+        tbs_sha256: of its TBSCertificate without poison and SCTs, 32 bytes: the same for a
+            precertificate and the certificate issued for it (`precert.tbs_sha256`).
     """
 
     sha256: bytes
@@ -65,6 +67,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     lite: bytes
     domains: bytes
     problems: tuple[str, ...]
+    tbs_sha256: bytes = b""
 
 
 class _Chain(msgspec.Struct, frozen=True, gc=False):
@@ -151,6 +154,7 @@ class MessageWriter:
             b"".join((head, b"}", tail)),
             f'{{"message_type":"dns_entries","data":{domains}}}'.encode(),
             (*certificate.problems, *chain.problems, *((entry.problem,) if entry.problem else ())),
+            tbs,
         )
 
     def size(self, entry: Entry) -> int:

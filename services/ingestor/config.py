@@ -30,6 +30,7 @@ def publisher_settings(config: Config) -> PublisherSettings:
         streams=tuple(name for name in STREAMS if enabled[name]),
         remember_ms=int(max(config.dedup.ttl_secs, longest) * 1000),
         codec=config.codec,
+        dedup=config.dedup.by,
     )
 
 

@@ -108,6 +108,7 @@ def settings(directory: Path, port: int) -> dict[str, Any]:
         "ct_log.catalog_authority_overrides": {"google_v3_all": True},
         "dedup.capacity": 9,
         "dedup.ttl_secs": 7200,
+        "dedup.by": "issuance",
         "connection_limit.enabled": True,
         "connection_limit.max_connections": 50,
         "connection_limit.per_ip_limit": 1,

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from certbus.keys import DedupBy
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import Message
@@ -101,14 +102,15 @@ def check(batch: Batch) -> None:
         )
 
 
-def duplicates_within(batch: Batch) -> list[int]:
-    """Return the positions of certificates that the batch contains a second time."""
-    if len({message.sha256 for message in batch.messages}) == len(batch.messages):
+def duplicates_within(batch: Batch, by: DedupBy) -> list[int]:
+    """Return the positions of certificates, or issuances, that the batch has a second time."""
+    keys = [m.sha256 if by == "certificate" else m.tbs_sha256 for m in batch.messages]
+    if len(set(keys)) == len(keys):
         return []
     seen: set[bytes] = set()
     positions = []
-    for position, message in enumerate(batch.messages):
-        if message.sha256 in seen:
+    for position, key in enumerate(keys):
+        if key in seen:
             positions.append(position)
-        seen.add(message.sha256)
+        seen.add(key)
     return positions

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from certbus.errors import is_out_of_memory
 from certbus.ids import FIRST_ID, parse_entry_id
-from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, Keys
+from certbus.keys import DEFAULT_REMEMBER_MS, FORMAT, STREAMS, DedupBy, Keys
 from certbus.logs.leases import Lease
 from certbus.store import MAX_TEXT_CHARS, Store, script
 from certbus.streams.batch import (
@@ -57,12 +57,14 @@ class PublisherSettings(msgspec.Struct, frozen=True):
             window and the longest retention.
         codec: how batches are packed.
         level: of that codec.
+        dedup: what is published once.
     """
 
     streams: tuple[str, ...] = STREAMS
     remember_ms: int = DEFAULT_REMEMBER_MS
     codec: Name = "zstd"
     level: int = LEVEL
+    dedup: DedupBy = "certificate"
 
 
 class Publisher(Store):
@@ -95,6 +97,7 @@ class Publisher(Store):
         self._codec = Codec(settings.codec, settings.level)
         self._encode = msgspec.json.Encoder().encode
         self._streams = settings.streams
+        self._dedup = settings.dedup
         # The greatest id this worker was ever given: a Redis that lost its last second must not
         # give it to another batch.
         self._floor = FIRST_ID
@@ -127,6 +130,10 @@ class Publisher(Store):
                     "remember": self._settings.remember_ms,
                 },
             )
+            if self._settings.dedup == "certificate":
+                transaction.hdel(self._keys.head, "dedup")
+            else:
+                transaction.hset(self._keys.head, "dedup", self._settings.dedup)
             await transaction.execute()
 
     async def find_known(self, sha256s: Sequence[bytes]) -> list[bool]:
@@ -158,11 +165,10 @@ class Publisher(Store):
             redis.exceptions.RedisError: Redis cannot be reached, or refuses to write.
         """
         check(batch)
-        repeated = duplicates_within(batch)
-        if repeated:
-            return AlreadyPublished(repeated)
         attempt = 0
         while True:
+            if repeated := await self._duplicates_within(batch):
+                return AlreadyPublished(repeated)
             try:
                 reply = await self._send(lease, batch)
             except redis.exceptions.ResponseError as error:
@@ -177,6 +183,9 @@ class Publisher(Store):
                 )
                 await asyncio.sleep(pause)
                 continue
+            if reply[0] == b"dedup":
+                self._dedup = _dedup_by(reply[1])
+                continue
             if reply[0] != b"streams":
                 return self._outcome(reply)
             self._streams = tuple(reply[1].decode().split())
@@ -185,6 +194,15 @@ class Publisher(Store):
                     f"{self._keys.head} wants the streams {' '.join(self._streams)}; this version "
                     f"knows {' '.join(STREAMS)}"
                 )
+
+    async def _duplicates_within(self, batch: Batch) -> list[int]:
+        """Return the positions of what the batch has a second time."""
+        repeated = duplicates_within(batch, self._dedup)
+        if repeated and self._dedup == "issuance":  # unless the configuration has changed
+            known, dedup = await self._redis.hmget(self._keys.head, "epoch", "dedup")
+            self._dedup = _dedup_by(dedup) if known else self._settings.dedup
+            repeated = duplicates_within(batch, self._dedup)
+        return repeated
 
     async def _send(self, lease: Lease, batch: Batch) -> list[Any]:
         messages = batch.messages
@@ -202,6 +220,7 @@ class Publisher(Store):
             "next": batch.next,
             "n": len(messages),
             "codec": self._codec.name,
+            "dedup": self._dedup,
             "duplicates": batch.duplicates,
             "rejected": [
                 {"index": each.index, "reason": _line(each.reason), "size": len(each.raw)}
@@ -210,6 +229,8 @@ class Publisher(Store):
         }
         streams = self._streams
         digests = b"".join([digest for m in messages for digest in (m.sha256, m.sha1)])
+        if self._dedup == "issuance":
+            digests += b"".join([m.tbs_sha256 for m in messages])
         blobs = [self._codec.pack([getattr(m, name) for m in messages]) for name in streams]
         reply: list[Any] = await self._publish(
             keys=[
@@ -255,6 +276,10 @@ class Publisher(Store):
 
 class UnsupportedFormat(Exception):
     """Redis holds data of another version."""
+
+
+def _dedup_by(stored: Any) -> DedupBy:
+    return "issuance" if stored == b"issuance" else "certificate"
 
 
 def _new_epoch() -> str:

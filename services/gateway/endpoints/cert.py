@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from hashlib import sha256
 from typing import Annotated, Final
 
 import msgspec
@@ -129,7 +130,7 @@ def _detail(
 ) -> CertificateDetail | None:
     """Return the certificate of a message; None if its hash differs: the SHA-1 index has half."""
     data, leaf = message.data, message.data.leaf_cert
-    if digest.hex(":").upper() not in (leaf.sha256, leaf.sha1):
+    if digest.hex(":").upper() not in (leaf.sha256, leaf.sha1) and not _is_issuance(leaf, digest):
         return None
     fields = msgspec.structs.asdict(leaf)
     return CertificateDetail(
@@ -144,3 +145,12 @@ def _detail(
         log=data.source,
         chain=chain,
     )
+
+
+def _is_issuance(leaf: LeafCertificate, digest: bytes) -> bool:
+    """Return whether a digest is a `tbs_sha256`, which has marks only with `dedup.by: issuance`.
+
+    The mark of a SHA-256 is exact. Messages of lite do not have this one.
+    """
+    tbs = getattr(leaf, "tbs_sha256", UNSET)
+    return len(digest) == sha256().digest_size and tbs in (UNSET, digest.hex())

@@ -148,7 +148,7 @@ def table(
         ),
         Route(
             "/api/cert/{hash}",
-            "A certificate by its SHA-256 or SHA-1, while it is retained",
+            "A certificate by its SHA-256 or SHA-1 (or tbs_sha256 with dedup.by: issuance)",
             certificates.respond,
             {
                 200: ResponseSpec("The certificate.", CertificateDetail),

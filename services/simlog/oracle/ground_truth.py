@@ -20,6 +20,7 @@ class TruthEntry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         is_precert: which of the two it is.
         timestamp: milliseconds since the epoch.
         names: its DNS names, the common name first if it has one, without repeats.
+        issuance: number of the certificate and its precertificate together.
         malformed: whether these bytes, which the log did commit to, are no certificate.
         misbehaviour: the kind of fault, if the log showed this and never committed to it.
     """
@@ -30,6 +31,7 @@ class TruthEntry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     is_precert: bool
     timestamp: int
     names: tuple[str, ...]
+    issuance: int = -1
     malformed: bool = False
     misbehaviour: str = ""
 
@@ -49,6 +51,7 @@ def truth_entry(
         is_precert=certificate.is_precert,
         timestamp=entry.timestamp,
         names=certificate.names,
+        issuance=certificate.number // 2,
         malformed=malformed,
         misbehaviour=misbehaviour,
     )

@@ -7,11 +7,14 @@ collects the deliveries.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
 from simlog.oracle.check_message import GroundTruth, MessageForm, MessageResult
 from simlog.oracle.ground_truth import TruthEntry
+
+DedupBy = Literal["certificate", "issuance"]
 
 MAX_EXAMPLES = 5
 """Examples of one kind of problem that a verdict prints."""
@@ -111,6 +114,7 @@ def judge(
     deliveries: Sequence[Delivery],
     tallies: Sequence[Tally] = (),
     excused: Mapping[str, range] | None = None,
+    by: DedupBy = "certificate",
 ) -> Verdict:
     """Compare what was delivered with what there was.
 
@@ -125,6 +129,8 @@ def judge(
         excused: by log, the indexes that need not be delivered: withheld because the log
             misbehaved, or skipped because it cannot serve them. They may be delivered, but only as
             the log committed to them.
+        by: what should be delivered once: each certificate, or of a precertificate and its
+            certificate the one that came first.
     """
     truth = GroundTruth(record, excused)
     examined = [
@@ -138,10 +144,10 @@ def judge(
         if message.sha256
     }
     findings = tuple(
-        _find(delivery.where, messages, truth, identities)
+        _find(delivery.where, messages, truth, identities, by)
         for delivery, messages in zip(deliveries, examined, strict=True)
     )
-    return Verdict(findings, tuple(_audit(tallies, truth, excused or {})) if tallies else ())
+    return Verdict(findings, tuple(_audit(tallies, truth, excused or {}, by)) if tallies else ())
 
 
 def _find(
@@ -149,6 +155,7 @@ def _find(
     messages: Iterable[MessageResult],
     truth: GroundTruth,
     identities: Mapping[str, MessageResult],
+    by: DedupBy,
 ) -> Findings:
     counts: Counter[str] = Counter()
     received = 0
@@ -169,7 +176,7 @@ def _find(
         if identity is None:
             unknown.append(f"id {message.id!r}: {message.problems or message.names}")
             continue
-        counts[identity.sha256] += 1
+        counts[_key(truth, identity.sha256, by)] += 1
         if identity.uncommitted:
             uncommitted.append(f"id {message.id}: {identity.uncommitted}")
             continue
@@ -179,11 +186,12 @@ def _find(
         if previous is not None and message.order <= previous.order:
             disordered.append(f"{message.id} after {previous.id}")
         previous = message
+    owed = {_key(truth, sha256, by) for sha256 in truth.owed}
     return Findings(
         where=where,
-        expected=len(truth.owed),
+        expected=len(owed),
         received=received,
-        lost=tuple(truth.owed - counts.keys()),
+        lost=tuple(owed - counts.keys()),
         repeated=tuple(sha256 for sha256, count in counts.items() if count > 1),
         uncommitted=tuple(uncommitted),
         unknown=tuple(unknown),
@@ -194,7 +202,7 @@ def _find(
 
 
 def _audit(
-    tallies: Iterable[Tally], truth: GroundTruth, excused: Mapping[str, range]
+    tallies: Iterable[Tally], truth: GroundTruth, excused: Mapping[str, range], by: DedupBy
 ) -> Iterable[str]:
     """Check that the counters account for every entry of every log, and for nothing else."""
     sizes = Counter(log for log, _ in truth.by_place)
@@ -213,5 +221,13 @@ def _audit(
         if tally.rejected != malformed and not excuse:
             yield f"{tally.log}: {tally.rejected} entries rejected, {malformed} are malformed"
     yield from (f"{log}: nothing accounted of {size} entries" for log, size in sizes.items())
-    if not len(truth.owed) <= published <= len(truth.by_sha256):
-        yield f"{published} published of {len(truth.owed)} certificates"
+    owed, known = ({_key(truth, each, by) for each in s} for s in (truth.owed, truth.by_sha256))
+    if not len(owed) <= published <= len(known):
+        yield f"{published} published of {len(owed)} certificates"
+
+
+def _key(truth: GroundTruth, sha256: str, by: DedupBy) -> str:
+    """Return what identifies a certificate, or its issuance."""
+    if by == "certificate" or sha256 not in truth.by_sha256:
+        return sha256
+    return f"issuance {truth.by_sha256[sha256].issuance}"

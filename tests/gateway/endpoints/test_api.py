@@ -216,6 +216,24 @@ async def test_what_the_full_stream_has_lost_is_found_in_the_lite_one(
     assert (await client.get(path)).status_code == 404
 
 
+async def test_an_issuance_is_found_if_issuances_are_deduplicated(
+    client: httpx.AsyncClient, press: Press
+) -> None:
+    async def status(message: Message) -> int:
+        answer = await client.get(f"/api/cert/{message.tbs_sha256.hex()}")
+        if answer.status_code == 200:
+            assert answer.json()["sha256"] == message.sha256.hex(":").upper()
+        return answer.status_code
+
+    await press.publish(REAL[:1])
+    await press.redis.hset(press.keys.head, "dedup", "issuance")
+    await press.publish(REAL[1:3])
+    assert [await status(message) for message in REAL[:4]] == [404, 200, 200, 404]
+    none, some = Retention(0, 3600), Retention(10**6, 3600)
+    await Trimmer(press.redis, press.keys, {**dict.fromkeys(STREAMS, some), "full": none}).trim()
+    assert await status(REAL[1]) == 200, "in the lite stream"
+
+
 @pytest.mark.parametrize("text", ["", "00", "zz" * 20, "a" * 63, "aa:" * 20, f"{'a' * 40}%0A", "é"])
 async def test_an_invalid_hash_is_reported(client: httpx.AsyncClient, text: str) -> None:
     answer = await client.get(f"/api/cert/{text}")

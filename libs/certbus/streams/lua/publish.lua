@@ -2,7 +2,8 @@
 -- and checks everything first. Its first write is the one that a full Redis rejects; no write after it
 -- can fail.
 -- KEYS: head, log:<id>, stream:rejected, windows, then one stream for each of batch.streams.
--- ARGV: the batch (JSON, `_Header` of publisher.py); the digests, SHA-256 and SHA-1 of each message; the
+-- ARGV: the batch (JSON, `_send` of publisher.py); the digests, SHA-256 and SHA-1 of each message, and with
+-- `dedup` = issuance after them the SHA-256 of each TBSCertificate; the
 -- packed messages of each stream; the raw bytes of each rejected entry; then names and values of more
 -- fields of the log.
 -- Returns: one of
@@ -12,6 +13,7 @@
 --   {'fenced'}                         the lease is lost, perhaps with the log's old id
 --   {'missing'}                        the log does not exist: Redis was emptied
 --   {'streams', names}                 the caller must pack for these streams and retry
+--   {'dedup', what}                    the caller must send the digests for this and retry
 
 local DIGESTS_BYTES = SHA256_BYTES + SHA1_BYTES -- of one message
 local SHA1_KEPT_BYTES = 10 -- with the one in the key; as in cert_index.py
@@ -24,7 +26,10 @@ local MAX_EXACT = 2 ^ 53 -- numbers are exact below it; parts of ids are millise
 
 local HEAD, LOG, REJECTED, WINDOWS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local batch = cjson.decode(ARGV[1])
-local n, digests = batch.n, ARGV[2]
+local n, digests, issuances = batch.n, ARGV[2], nil
+if batch.dedup == 'issuance' then
+  digests, issuances = sub(digests, 1, n * DIGESTS_BYTES), sub(digests, n * DIGESTS_BYTES + 1)
+end
 local blobs = 2 -- ARGV[blobs + i] is for the i-th stream
 local raws = blobs + #KEYS - 4
 local fields = raws + #batch.rejected
@@ -86,21 +91,26 @@ if tonumber(log_next) ~= batch.first then
   return { 'stale', log_next, newest_id(call('HGET', HEAD, 'last')) }
 end
 
-local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember')
+local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember', 'dedup')
 local epoch, last = head[1] or batch.epoch, newest_id(head[2])
 local is_first = last == '0-0' -- of this epoch
 local streams, remember = head[3] or batch.streams, tonumber(head[4] or batch.remember)
 if streams ~= batch.streams then
   return { 'streams', streams }
 end
+local dedup = head[5] or (head[3] and 'certificate') or batch.dedup
+if dedup ~= batch.dedup then
+  return { 'dedup', dedup }
+end
 
 local now = now_ms()
 local windows = read_windows(WINDOWS)
-local marked = find_marks(batch.marks, digests, DIGESTS_BYTES,
-  windows_to_search(windows, now, remember))
+local searched = windows_to_search(windows, now, remember)
+local marked = find_marks(batch.marks, digests, DIGESTS_BYTES, searched)
+local issued = issuances and find_marks(batch.marks, issuances, SHA256_BYTES, searched) or {}
 local repeated = { 'repeated' }
 for position = 0, n - 1 do
-  if marked[position] then
+  if marked[position] or issued[position] then
     repeated[#repeated + 1] = position
   end
 end
@@ -212,6 +222,7 @@ if n > 0 or #batch.rejected > 0 or not head[1] then
     held.first = id
   end
   held.epoch, held.format, held.streams, held.remember = epoch, batch.format, streams, remember
+  held.dedup = issuances and dedup or nil
   set_all(HEAD, held)
 end
 
@@ -225,7 +236,7 @@ if n > 0 then
   local name = string.format('%d', window)
   local known = windows[name] or {}
   call('HSET', WINDOWS, name .. '.at', text(now),
-    name .. '.marks', text(tonumber(known.marks or 0) + n), name .. '.last', id)
+    name .. '.marks', text(tonumber(known.marks or 0) + (issuances and 2 * n or n)), name .. '.last', id)
   if known.gone then
     call('HDEL', WINDOWS, name .. '.gone') -- its removal had begun; it is in use again
   end
@@ -233,15 +244,20 @@ if n > 0 then
   local filter = filter_key(batch.marks, window)
   local sha1_list = filter_key(batch.sha1_marks, window) .. ':'
 
-  local bits = {}
-  for position = 0, n - 1 do
-    local m, offset = #bits, position * DIGESTS_BYTES
-    bits[m + 1], bits[m + 2], bits[m + 3], bits[m + 4] =
-      'SET', 'u1', filter_bit(digests, offset), '1'
-    bits[m + 5], bits[m + 6], bits[m + 7], bits[m + 8] =
-      'SET', 'u1', bucket_bit(digests, offset), '1'
+  -- Sets the filter bits of one SHA-256 of each message, `stride` bytes apart; returns the bits before.
+  local function set_bits(sha256s, stride)
+    local bits = {}
+    for position = 0, n - 1 do
+      local m, offset = #bits, position * stride
+      bits[m + 1], bits[m + 2], bits[m + 3], bits[m + 4] =
+        'SET', 'u1', filter_bit(sha256s, offset), '1'
+      bits[m + 5], bits[m + 6], bits[m + 7], bits[m + 8] =
+        'SET', 'u1', bucket_bit(sha256s, offset), '1'
+    end
+    return call('BITFIELD', filter, unpack(bits))
   end
-  local before = call('BITFIELD', filter, unpack(bits))
+
+  local before = set_bits(digests, DIGESTS_BYTES)
   call('PEXPIREAT', filter, expire)
 
   for position = 0, n - 1 do
@@ -257,6 +273,18 @@ if n > 0 then
     key = sha1_list .. byte(digests, offset + 1)
     if call('RPUSH', key, sub(digests, offset + 2, offset + SHA1_KEPT_BYTES), place) == 2 then
       call('PEXPIREAT', key, expire)
+    end
+  end
+
+  if issuances then
+    before = set_bits(issuances, SHA256_BYTES)
+    for position = 0, n - 1 do
+      local offset = position * SHA256_BYTES
+      local key = filter .. bucket(issuances, offset)
+      call('HSET', key, field(issuances, offset), id .. '-' .. position)
+      if before[2 * position + 2] == 0 then
+        call('PEXPIREAT', key, expire)
+      end
     end
   end
 end

@@ -1,0 +1,109 @@
+"""`dedup.by: issuance`: a precertificate and the certificate issued for it are published once."""
+
+from hashlib import sha256
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from certbus.streams.batch import AlreadyPublished, Batch, Published
+from certbus.streams.cert_index import find_by_fingerprint
+from certbus.streams.publisher import PublisherSettings
+from ctparse.wire_messages import Message
+from tests.certbus.bus import (
+    KEYS,
+    LOG,
+    OTHER_LOG,
+    Worker,
+    assert_adds_up,
+    log_status,
+    message,
+    stored_names,
+)
+from tests.certbus.streams.test_publisher import everything
+
+ISSUANCE = PublisherSettings(dedup="issuance")
+
+
+def of(issuance: str, name: str) -> Message:
+    """The message `name` of a precertificate or certificate."""
+    return msgspec.structs.replace(
+        message(name), tbs_sha256=sha256(f"tbs {issuance}".encode()).digest()
+    )
+
+
+def batch(first: int, *messages: Message, duplicates: int = 0) -> Batch:
+    return Batch(first, first + len(messages) + duplicates, list(messages), duplicates, [])
+
+
+@pytest.fixture
+async def two(client: Redis) -> tuple[Worker, Worker]:
+    workers = Worker(client, "one", ISSUANCE), Worker(client, "two", ISSUANCE)
+    for worker in workers:
+        await worker.publisher.configure()
+    return workers
+
+
+async def test_the_second_of_a_pair_is_a_duplicate(
+    two: tuple[Worker, Worker], client: Redis
+) -> None:
+    one, other = two
+    lease, other_lease = await one.take(LOG), await other.take(OTHER_LOG)
+    pair = batch(0, of("a", "a pre"), of("b", "b pre"), of("a", "a final"))
+    assert await one.publisher.publish(lease, pair) == AlreadyPublished([2]), "in one batch"
+    kept = batch(0, of("a", "a pre"), of("b", "b pre"), duplicates=1)
+    assert isinstance(await one.publisher.publish(lease, kept), Published)
+    before = await everything(client)
+    found = await other.publisher.publish(other_lease, batch(0, of("c", "c"), of("b", "b final")))
+    assert found == AlreadyPublished([1]), "in another log"
+    assert await everything(client) == before, "nothing is written"
+    kept = batch(0, of("c", "c"), duplicates=1)
+    assert isinstance(await other.publisher.publish(other_lease, kept), Published)
+    assert await stored_names(client) == ["a pre", "b pre", "c"]
+    for log in (LOG, OTHER_LOG):
+        assert_adds_up(await log_status(client, log))
+    # Its issuance leads to the one that was published.
+    place = await find_by_fingerprint(client, KEYS, of("b", "b final").tbs_sha256)
+    assert place == await find_by_fingerprint(client, KEYS, of("b", "b pre").sha256)
+    assert place is not None
+    assert await one.publisher.find_known([of("b", "").tbs_sha256, of("b", "b final").sha256]) == [
+        True,
+        False,
+    ]
+
+
+async def test_by_certificate_both_are_published(client: Redis) -> None:
+    worker = Worker(client, "one")
+    await worker.publisher.configure()
+    lease = await worker.take()
+    pair = batch(0, of("a", "a pre"), of("a", "a final"))
+    assert isinstance(await worker.publisher.publish(lease, pair), Published)
+    assert await stored_names(client) == ["a pre", "a final"]
+    assert await find_by_fingerprint(client, KEYS, of("a", "").tbs_sha256) is None
+    assert not await client.hexists(KEYS.head, "dedup")
+
+
+async def test_all_workers_use_the_newest_configuration(client: Redis) -> None:
+    old = Worker(client, "old")
+    await old.publisher.configure()
+    lease = await old.take()
+    pair = batch(0, of("a", "a pre"), of("a", "a final"))
+    await Worker(client, "new", ISSUANCE).publisher.configure()
+    assert await old.publisher.publish(lease, pair) == AlreadyPublished([1])
+    await Worker(client, "newer").publisher.configure()
+    assert isinstance(await old.publisher.publish(lease, pair), Published)
+    assert_adds_up(await log_status(client))
+
+
+async def test_a_redis_that_lost_everything_keeps_it(client: Redis) -> None:
+    worker = Worker(client, "one", ISSUANCE)
+    await worker.publisher.configure()
+    lease = await worker.take()
+    await client.delete(KEYS.head)
+    pair = batch(0, of("b", "pre"), of("b", "final"))
+    assert await worker.publisher.publish(lease, pair) == AlreadyPublished([1])
+    assert isinstance(await worker.publisher.publish(lease, batch(0, of("a", "pre"))), Published)
+    assert await client.hget(KEYS.head, "dedup") == b"issuance"
+    assert await worker.publisher.publish(lease, batch(1, of("a", "final"))) == AlreadyPublished(
+        [0]
+    )
