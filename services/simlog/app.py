@@ -14,8 +14,8 @@ from simlog.world import World
 
 log = structlog.get_logger(__name__)
 
-SUBMISSIONS_PER_STEP = 256
-"""Entries made before the event loop serves requests again: about 10 ms."""
+SUBMISSIONS_PER_STEP = 64
+"""Entries made before the event loop serves requests again: about 5 ms."""
 
 
 async def serve(

@@ -100,6 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="28 logs that grow, answer and limit rates like the public ones; --rate scales them",
     )
+    world.add_argument(
+        "--operator",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --field, only the logs of this operator; can be repeated",
+    )
     wrong = parser.add_argument_group("faults", FAULTS)
     wrong.add_argument(
         "--fault",
@@ -124,7 +131,13 @@ def spec_from_args(arguments: argparse.Namespace) -> Spec:
     """
     start = time.time() if arguments.start is None else arguments.start
     if arguments.field:
-        spec = field_spec(start, arguments.seed, rate=arguments.rate, preload=arguments.preload)
+        spec = field_spec(
+            start,
+            arguments.seed,
+            rate=arguments.rate,
+            preload=arguments.preload,
+            operators=arguments.operator,
+        )
         given = [fault_types.parse(text) for text in arguments.fault]
         return msgspec.structs.replace(
             spec, logs=_with_faults(spec.logs, given, arguments.troubles), total=arguments.total

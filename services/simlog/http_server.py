@@ -29,6 +29,7 @@ class Response(msgspec.Struct, frozen=True):
         headers: further ones.
         delay: seconds until it is sent.
         entries: number of log entries in the body.
+        first: index of the first of them.
     """
 
     body: bytes | Iterable[bytes]
@@ -37,6 +38,7 @@ class Response(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
     delay: float = 0.0
     entries: int = 0
+    first: int = 0
 
 
 class BrokenOff(server.AbortResponse):

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from itertools import islice
 
 import httpx
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from certhttp.protocol import Request
 from ctparse import rfc6962
 from ctparse.entry import Entry
+from simlog.api import request_stats
 from simlog.ctlog.request_target import classify_request
 from simlog.field.behaviour import Behaviour, OperatorBudget
 from simlog.field.operators import LOGS, field_spec
@@ -78,6 +80,25 @@ def test_the_table_holds_at_least_25_logs_of_both_kinds() -> None:
     assert len(LOGS) >= 25
     assert {kind for _, _, kind, _, _ in LOGS} == {"rfc6962", "static-ct"}
     assert len({name for name, *_ in LOGS}) == len(LOGS)
+
+
+def test_a_world_may_have_the_logs_of_some_operators_only() -> None:
+    spec = field_spec(START, seed=3, operators=["Google", "Microsec"])
+    assert {log.operator for log in spec.logs} == {"Google", "Microsec"}
+    with pytest.raises(ValueError, match="operator 'google' is none of"):
+        field_spec(START, seed=3, operators=["google"])
+
+
+async def test_answers_to_a_client_that_is_behind_are_counted() -> None:
+    profile = Profile(page=32, entries=Delay(0.0))
+    async with served(log_with(profile)) as world:
+        for start in (0, 32, 64):
+            await world.get(f"/rfc1/ct/v1/get-entries?start={start}&end=999")
+        size = msgspec.json.decode(await world.get("/rfc1/ct/v1/get-sth"))["tree_size"]
+        await world.get(f"/rfc1/ct/v1/get-entries?start={size - 1}&end={size - 1}")
+        counted = request_stats.read(await world.get("/requests")).logs["rfc1"]
+    assert (counted.answers, counted.entries) == (4, 97)
+    assert (counted.behind_answers, counted.behind_entries) == (3, 96)
 
 
 async def test_a_page_ends_on_a_multiple_of_its_size() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from simlog.ctlog.tree import TILE
 from simlog.http_server import Response
 from simlog.spec import LogSpec
 
@@ -31,6 +32,8 @@ class Counts(msgspec.Struct):
         total: since the start.
         answers: how many held entries.
         entries: that these held.
+        behind_answers, behind_entries: the same of answers after which the client had at least one
+            more whole page to request.
         statuses: how many were answered with which HTTP status.
         buckets: when each tenth of a second with requests began, in milliseconds since the epoch,
             and how many it had; oldest first.
@@ -39,6 +42,8 @@ class Counts(msgspec.Struct):
     total: int = 0
     answers: int = 0
     entries: int = 0
+    behind_answers: int = 0
+    behind_entries: int = 0
     statuses: dict[int, int] = {}
     buckets: list[list[int]] = []
 
@@ -67,13 +72,17 @@ class RequestCounts(msgspec.Struct):
     operators: dict[str, Counts]
     logs: dict[str, Counts]
 
-    def count(self, log: LogSpec, response: Response) -> None:
-        """Count one request."""
+    def count(self, log: LogSpec, size: int, response: Response) -> None:
+        """Count one request to a log of `size` entries."""
+        page = TILE if log.profile is None else log.profile.page
+        is_behind = response.entries > 0 and response.first + 2 * page <= size
         bucket = time.time_ns() // 1_000_000 // BUCKET_MS * BUCKET_MS
         for counted in (self.operators[log.operator], self.logs[log.name]):
             counted.total += 1
             counted.answers += response.entries > 0
             counted.entries += response.entries
+            counted.behind_answers += is_behind
+            counted.behind_entries += response.entries * is_behind
             status = response.status
             counted.statuses[status] = counted.statuses.get(status, 0) + 1
             if counted.buckets and counted.buckets[-1][0] == bucket:

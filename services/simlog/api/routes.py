@@ -84,7 +84,7 @@ class Routes:
             raise Refused(405, f"Method {request.method} not allowed; use GET")
         if log := self._world.logs.get(name):
             response = self._injector.respond(log, path, request, self._endpoints_of_log)
-            self._traffic.count(log.spec, response)
+            self._traffic.count(log.spec, log.head.size, response)
             return response
         if not path and (endpoint := self._endpoints.get(name)):
             return endpoint(request)

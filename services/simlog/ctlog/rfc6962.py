@@ -103,7 +103,8 @@ def _get_entries(log: ServedLog, query: Query, max_entries: int) -> Response:
         % (b64encode(entry.leaf), b64encode(extra_data(entry)))
         for entry in entries
     )
-    return Response(b'{"entries":[%b]}' % body, "application/json", entries=stop - start)
+    body = b'{"entries":[%b]}' % body
+    return Response(body, "application/json", entries=stop - start, first=start)
 
 
 ENDPOINTS: Mapping[str, Callable[[ServedLog, Query], dict[str, object]]] = {

@@ -132,7 +132,8 @@ class StaticLog:
         make = self._full_data_tile if width == TILE else _data_tile
         headers = (("content-encoding", "gzip"), IMMUTABLE)
         body = make(log, n, width)
-        return Response(body, "application/octet-stream", headers=headers, entries=width)
+        answer = Response(body, "application/octet-stream", headers=headers)
+        return replace(answer, entries=width, first=n * TILE)
 
 
 def _data_tile(log: ServedLog, n: int, width: int) -> bytes:

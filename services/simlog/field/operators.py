@@ -4,6 +4,8 @@ One row a log: name, operator, kind, entries a second. The profiles above the ta
 each is what other CT monitors measured. Growth is relative: `field_spec` scales it to a rate.
 """
 
+from collections.abc import Collection
+
 from msgspec.structs import replace
 
 from simlog.profile import (
@@ -117,18 +119,33 @@ REPEATED = 0.7
 """Share of entries whose certificate another log already holds."""
 
 
-def field_spec(start: float, seed: int, *, rate: float | None = None, preload: int = 0) -> Spec:
-    """Make the specification of a world of all these logs.
+def field_spec(
+    start: float,
+    seed: int,
+    *,
+    rate: float | None = None,
+    preload: int = 0,
+    operators: Collection[str] = (),
+) -> Spec:
+    """Make the specification of a world of these logs.
 
     Args:
         start: the world's time zero, seconds since the epoch.
         seed: where everything random comes from.
         rate: entries a second over all logs; None: as in the table.
         preload: certificates that the logs hold at time zero.
+        operators: whose logs; empty: all.
+
+    Raises:
+        ValueError: an operator is unknown.
     """
+    known = {operator for _, operator, *_ in LOGS}
+    if unknown := set(operators) - known:
+        raise ValueError(f"operator {unknown.pop()!r} is none of {', '.join(sorted(known))}")
     logs = tuple(
         LogSpec(name, kind, operator, growth=growth, profile=profile)
         for name, operator, kind, growth, profile in LOGS
+        if not operators or operator in operators
     )
     spec = Spec(logs=logs, start=start, seed=seed, preload=preload, duplicates=REPEATED)
     entries = sum(log.growth for log in logs) if rate is None else rate
