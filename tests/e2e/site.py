@@ -64,9 +64,13 @@ class Site:
         await self._ready(process, lambda: "Ready to accept connections" in process.log.read_text())
 
     async def start_logs(self, **options: object) -> None:
-        """Start simlog with these options (`rate=100` is `--rate=100`)."""
+        """Start simlog with these options (`rate=100` is `--rate=100`, True no value)."""
         port = free_port()
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        arguments = [
+            f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+            for name, given in options.items()
+            for value in (given if isinstance(given, list) else [given])
+        ]
         command = [*CERTSTREAM_SERVER, "simlog", f"--port={port}", *arguments]
         process = self._start("simlog", command)
         self.logs_url = f"http://127.0.0.1:{port}"

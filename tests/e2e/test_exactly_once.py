@@ -8,14 +8,18 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from simlog.field.operators import field_spec
 from simlog.oracle.oracle import judge
+from simlog.schedule import submissions
 from tests.e2e.clients import Client, all_received, connected
 from tests.e2e.processes import Process
 from tests.e2e.site import FORMS, Site
 from tests.waiting import until
 
 CERTIFICATES = 10_000
+FIELD_CERTIFICATES = 1_000
 INGESTORS = 3
 GATEWAYS = 2
 ALL_KILLED_ROUND = 3  # the turn in which not one but every ingestor is killed
@@ -79,6 +83,42 @@ async def test_an_ingestor_killed_every_two_seconds(site: Site) -> None:
             ingestor.kill()
         await everything_delivered(site, clients)
     await assert_flawless(site, clients)
+
+
+async def test_an_ingestor_killed_every_five_seconds_in_the_field_world(site: Site) -> None:
+    """`bench/field_kills.py` in short: default pace, and logs that answer as the public ones."""
+    operators, kills, start = ["Google", "DigiCert", "Let's Encrypt"], 3, time.time() + 4
+    spec = field_spec(start, 3, rate=200, operators=operators)
+    entries = sum(1 for _ in submissions(replace(spec, total=FIELD_CERTIFICATES)))
+    await site.start_redis()
+    await site.start_logs(
+        field=True,
+        operator=operators,
+        rate=200,
+        total=FIELD_CERTIFICATES,
+        seed=3,
+        start=start,
+    )
+    await site.configure(ct_log={})
+    for _ in range(INGESTORS):
+        site.start_ingestor()
+    chance = random.Random(3)
+    for _ in range(kills):
+        await asyncio.sleep(5)
+        victim = chance.choice(site.ingestors)
+        victim.kill()
+        for tally in await site.tallies():
+            accounted = tally.published + tally.duplicates + tally.rejected + tally.skipped
+            assert accounted == tally.next - tally.start, tally
+        victim.restart()
+
+    async def is_ingested() -> bool:
+        return sum(tally.next for tally in await site.tallies()) == entries
+
+    await until(is_ingested, "every entry is ingested", 60)
+    verdict = judge(await site.record(), await site.streams(), await site.tallies())
+    assert verdict.flawless, f"\n{verdict}"
+    assert [each.received for each in verdict.findings] == [FIELD_CERTIFICATES] * 3
 
 
 @asynccontextmanager
