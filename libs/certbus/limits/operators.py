@@ -12,7 +12,9 @@ tenth each second. A Redis that lost the state starts again at the configured in
 
 A log that answers 429 is paused by its owner. When a second log of the same operator answers 429
 with a Retry-After while the first one still waits, the operator pauses for all ingestors until
-the later one ends, at most `MAX_PAUSE_SECS`: one log alone cannot stop the others.
+the later one ends, at most `MAX_PAUSE_SECS`: one log alone cannot stop the others. An operator of
+which a log has requested a pause of 10 s or more is taken to count requests, for half an hour: its
+logs then poll as seldom as whole pages of entries are likely to be new.
 """
 
 from typing import Final
@@ -32,10 +34,12 @@ class Slot(msgspec.Struct, frozen=True):
     Attributes:
         wait: seconds until it comes.
         interval: seconds between two slots at present.
+        counts: seconds for which the operator is taken to count requests.
     """
 
     wait: float
     interval: float
+    counts: float = 0.0
 
 
 class OperatorSlots(Store):
@@ -55,11 +59,11 @@ class OperatorSlots(Store):
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached; a slot may have been reserved.
         """
-        wait, current = await self._reserve(
+        wait, current, counts = await self._reserve(
             keys=[self._keys.operator(operator)],
             args=[*_interval_ms(interval), int(MAX_PAUSE_SECS * 1000), answered],
         )
-        return Slot(wait / 1_000_000, current / 1_000_000)
+        return Slot(wait / 1_000_000, current / 1_000_000, counts / 1_000_000)
 
     async def record_429(
         self,

@@ -5,7 +5,8 @@
 -- Returns: nothing; it defines functions.
 --
 -- `next` is the next free slot, `refused_until` the end of the pause that the log `refused_by`
--- requested, `at` the time of writing. A stored time counts as no further ahead of TIME than it was
+-- requested, `counts_until` the time until which the operator is taken to count requests, `at` the time
+-- of writing. A stored time counts as no further ahead of TIME than it was
 -- ahead of `at`: after the clock of Redis is set back, no worker waits until it catches up.
 
 -- The pace: `interval` is the present one, absent while it is the configured one; `changed` is the
@@ -22,12 +23,13 @@ local function now_us()
   return time[1] * 1000000 + time[2]
 end
 
--- Returns the next free slot, the log that answered 429 last, and the end of its pause.
+-- Returns the next free slot, the log that answered 429 last, the end of its pause, and the time until
+-- which the operator is taken to count requests.
 local function read_operator(key, now)
-  local state = redis.call('HMGET', key, 'next', 'refused_by', 'refused_until', 'at')
+  local state = redis.call('HMGET', key, 'next', 'refused_by', 'refused_until', 'at', 'counts_until')
   local slot, refused_until = tonumber(state[1] or 0), tonumber(state[3] or 0)
   local ahead = math.max(tonumber(state[4] or 0) - now, 0)
-  return slot - ahead, state[2], refused_until - ahead
+  return slot - ahead, state[2], refused_until - ahead, tonumber(state[5] or 0) - ahead
 end
 
 -- Returns the interval after `good` answers and `bad` 429 since the last call, and the fields to

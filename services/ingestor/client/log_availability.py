@@ -21,10 +21,6 @@ from ingestor.redis_retry import RedisRetry
 LOG_INTERVAL_SECS = 60.0
 """For which another outage is not logged, unless it lasts."""
 
-LONG_PAUSE_SECS = 10.0
-LIMITED_SECS = 1800.0
-"""For how long after a 429 with a pause of at least `LONG_PAUSE_SECS` a log saves requests."""
-
 _log = structlog.get_logger(__name__)
 
 
@@ -63,12 +59,6 @@ class LogAvailability:
         self._logged = False  # whether the outage was logged
         self._silent_until = 0.0
         self._limit_silent_until = 0.0
-        self._limited_until = 0.0
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether a 429 has paused the log for long lately: its operator counts requests."""
-        return self._clock() < self._limited_until
 
     async def load(self) -> None:
         """Continue with the circuit of the log's last worker."""
@@ -95,8 +85,6 @@ class LogAvailability:
             self.errors += 1
             self.last_error = error.summary
             now = self._clock()
-            if self.circuit.wait(now) >= LONG_PAUSE_SECS:
-                self._limited_until = now + LIMITED_SECS
             if now >= self._limit_silent_until:
                 self._limit_silent_until = now + LOG_INTERVAL_SECS
                 _log.warning(

@@ -28,6 +28,11 @@ LATE_SECS: Final = 0.3
 PAUSE_SECS: Final = 5.0
 """How long a log pauses that answered 429 without a Retry-After."""
 
+LONG_PAUSE_SECS: Final = 10.0
+COUNTS_SECS: Final = 1800.0
+"""For how long after a 429 with a pause of at least `LONG_PAUSE_SECS` an operator's logs save
+requests."""
+
 CATCH_UP_SHARE: Final = 10
 
 
@@ -64,10 +69,18 @@ class OperatorThrottle:
         self._reserving: set[asyncio.Task[None]] = set()
         self._passed_over = 0  # slots for logs at their head while others waited
         self._answered = 0  # answers other than 429 that Redis does not know of yet
+        self._counts_until = 0.0  # loop time
+
+    @property
+    def counts_requests(self) -> bool:
+        """Whether a log of the operator has requested a long pause lately: it counts requests."""
+        return asyncio.get_running_loop().time() < self._counts_until
 
     async def acquire(self, *, is_behind: bool) -> None:
         """Wait for a slot; `is_behind`: whether the log catches up."""
         if not self.interval:
+            if self._redis_retry.problem is not None:
+                await self._redis_retry(self._slots.now)  # nothing could be published
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         (self._behind if is_behind else self._at_head).append(turn)
@@ -97,6 +110,8 @@ class OperatorThrottle:
             pause: seconds that it pauses.
             requested: whether the answer had a Retry-After.
         """
+        if requested and pause >= LONG_PAUSE_SECS:
+            self._counts_until = asyncio.get_running_loop().time() + COUNTS_SECS
         if not self.interval:
             return
         answered, self._answered = self._answered, 0
@@ -130,6 +145,7 @@ class OperatorThrottle:
 
         due, slot = await self._redis_retry(reserve)
         self.current = slot.interval
+        self._counts_until = max(self._counts_until, loop.time() + slot.counts)
         await asyncio.sleep(due - loop.time())
         return loop.time() - due <= LATE_SECS
 
@@ -183,6 +199,11 @@ class LogThrottle:
         return 0 < self._operator.current <= self._operator.interval
 
     @property
+    def counts_requests(self) -> bool:
+        """Whether the operator counts requests."""
+        return self._operator.counts_requests
+
+    @property
     def unlimited(self) -> bool:
         """Whether a request should not be repeated: the log is only being tried."""
         return not self._circuit.closed
@@ -195,6 +216,7 @@ class LogThrottle:
         """
         self._refuse(url)
         if not self._operator.interval:
+            await self._operator.acquire(is_behind=self.is_behind)
             return
         began = asyncio.get_running_loop().time()
         self.waiting += 1

@@ -45,6 +45,7 @@ from ingestor.window import VerifiedWindow, Window
 # Failures in a row after which entries may be unreadable for ever.
 _HINT_AFTER_FAILURES = 4
 _MAX_HEADS = 64
+_BEHIND_CHECK_SECS = 0.5
 LIMITED_AFTER_SECS = 60.0
 """For which a setting must keep a log behind before it is reported."""
 
@@ -270,8 +271,10 @@ class Follower:
             else:
                 await asyncio.sleep(due - loop.time())
             return
-        waits = self._poll is None and not is_behind
-        await self._publish_next(self._target, self._polls.due if waits else None)
+        deadline = self._polls.due if self._poll is None else None
+        if is_behind:  # until it no longer is: then a poll may be due
+            deadline = loop.time() + _BEHIND_CHECK_SECS
+        await self._publish_next(self._target, deadline)
 
     def _limit(self) -> str:
         """Return the setting that bounds the requests of a log that is behind; empty if none."""
@@ -296,7 +299,8 @@ class Follower:
         punctual = loop.time() - self._polls.due <= 1.0
         head = await self._client.tree_head()
         if self.verifier.is_signed(head):  # otherwise anyone may have made it
-            self._polls.worthwhile = self._page.size if self.availability.is_limited else 1
+            counts_requests = self._requests.throttle.counts_requests
+            self._polls.worthwhile = self._page.size if counts_requests else 1
             self._polls.record(head.size, loop.time(), punctual=punctual)
             self.health.record_head(head)
             if self._target is not None:

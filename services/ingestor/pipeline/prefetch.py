@@ -2,6 +2,8 @@
 
 One request is one page. Requests are sent for the first missing pages, as many at a time as
 `InFlight` allows, and survive new tree heads: a larger head covers all entries of an older one.
+A request for the next entries of a tile returns those before them, too, so the first answer serves
+all requests for that tile.
 Answers that wait for an earlier one are bounded in bytes, per log and per ingestor.
 
 `Prefetch.run` returns a run of consecutive entries that have arrived. Each run needs one proof,
@@ -34,7 +36,8 @@ MAX_PROCESS_BYTES = 256 << 20
 WINDOW_ENTRIES = 1024
 """Of a window: one lookup of known certificates, and a few batches."""
 
-_INITIAL_IN_FLIGHT = 12
+_INITIAL_IN_FLIGHT = 16
+_UNKNOWN_PAGE_IN_FLIGHT = 4
 _FIRST_ESTIMATE_BYTES = 3 << 10  # of an entry, before the first answer
 
 
@@ -277,7 +280,8 @@ class Prefetch:
             self._send(piece)
 
     def _may_send(self, piece: _Piece) -> bool:
-        if self._running >= (self._in_flight.limit if self._page.is_known else 1):
+        limit = self._in_flight.limit
+        if self._running >= (limit if self._page.is_known else min(limit, _UNKNOWN_PAGE_IN_FLIGHT)):
             return False
         expected = self._expected(piece)
         is_first = piece.start <= self.next
@@ -294,21 +298,49 @@ class Prefetch:
             return False
         self._hold(piece, self._expected(piece))
         self._running += 1
+        self._page.record_request(piece.start, piece.end - piece.start)
         piece.task = asyncio.create_task(self._fetch(piece))
         return True
 
     async def _fetch(self, piece: _Piece) -> None:
+        earlier = self._earlier(piece)
+        start = earlier[0].start if earlier else piece.start
         try:
-            entries = await self._client.entries(piece.start, piece.end)
+            entries = await self._client.entries(start, piece.end)
         except Exception as error:  # noqa: BLE001  (the follower handles it, in the order of the log)
             self._failed(piece, error)
         else:
-            self._received(piece, entries)
+            for each in earlier:
+                self._fill_from_tile(each, entries[each.start - start : each.end - start])
+            self._received(piece, entries[piece.start - start :])
         finally:
             piece.task = None
             self._running -= 1
         self._fill()
         self.arrived.set()
+
+    def _earlier(self, piece: _Piece) -> list[_Piece]:
+        """Return the pieces of the same tile, next to each other up to `piece`, in flight."""
+        if self._client.tile is None:
+            return []
+        begin = piece.start - piece.start % self._client.tile
+        found: list[_Piece] = []
+        for each in reversed(self._pieces[: self._pieces.index(piece)]):
+            if each.start < begin or each.task is None:
+                break
+            found.insert(0, each)
+        return found
+
+    def _fill_from_tile(self, piece: _Piece, entries: list[Entry | Rejected]) -> None:
+        """Take over the entries of an earlier piece, and end its request."""
+        if piece.entries is not None or piece not in self._pieces:
+            return
+        if piece.task is not None:
+            piece.task.cancel()
+        piece.entries, piece.error = entries, None
+        self._hold(piece, _bytes(entries))
+        if piece is self._pieces[0]:
+            self._since = asyncio.get_running_loop().time()
 
     def _failed(self, piece: _Piece, error: Exception) -> None:
         requested = piece.end - piece.start

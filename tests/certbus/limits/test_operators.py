@@ -63,6 +63,19 @@ async def test_an_operator_is_paused_for_a_limited_time(client: Redis) -> None:
     assert 290 < (await operators.reserve("Example", 0.001)).wait <= 300
 
 
+async def test_an_operator_that_requests_a_long_pause_is_taken_to_count_requests(
+    client: Redis,
+) -> None:
+    operators = OperatorSlots(client, KEYS)
+    await operators.record_429("Example", LOG, 9)
+    assert (await operators.reserve("Example", 0.001)).counts == 0
+    await operators.record_429("Example", LOG, 10)
+    await operators.record_429("Example", LOG, 5, requested=False)
+    assert 1790 < (await operators.reserve("EXAMPLE", 0.001)).counts <= 1800
+    assert 1790 < await client.ttl(KEYS.operator("example")) <= 1801
+    assert (await operators.reserve("Another", 0.001)).counts == 0
+
+
 async def test_an_expired_429_does_not_count(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 0)

@@ -103,9 +103,10 @@ async def test_operators_do_not_wait_for_each_other(redis: Redis, web: HostileSe
     waiting.cancel()
 
 
-async def test_without_redis_nobody_is_asked(web: HostileServer) -> None:
+@pytest.mark.parametrize("interval", [INTERVAL, 0.0])
+async def test_without_redis_no_request_is_sent(web: HostileServer, interval: float) -> None:
     async with connect("redis://127.0.0.1:1/0") as nowhere:
-        log = Asker(nowhere, "log", "Example")
+        log = Asker(nowhere, "log", "Example", interval)
         with capture_logs() as lines:
             asking = asyncio.create_task(log.fetch(f"{web.url}/calm"))
             await until(lambda: any(line["event"].startswith("redis unav") for line in lines))
@@ -191,6 +192,21 @@ async def test_redis_learns_of_every_answer(redis: Redis, web: HostileServer) ->
     await log.fetch(f"{web.url}/calm")
     answers = str(await redis.hget(Keys().operator("Example"), "answers"))
     assert answers.count("+") >= 1
+
+
+async def test_all_logs_of_an_operator_learn_that_it_counts_requests(
+    redis: Redis, web: HostileServer
+) -> None:
+    log = Asker(redis, "log", "Example", 0.01)
+    web.answers["/busy"] = refusing("429 Too Many Requests", "60")
+    assert [asker.turns.counts_requests for asker in (log,)] == [False]
+    with pytest.raises(UnexpectedStatus):
+        await log.fetch(f"{web.url}/busy")
+    assert log.turns.counts_requests
+    other = Asker(redis, "other", "EXAMPLE", 0.01)
+    assert [asker.turns.counts_requests for asker in (log, other)] == [True, False]
+    await other.fetch(f"{web.url}/calm")
+    assert other.turns.counts_requests
 
 
 async def test_logs_at_their_head_come_first_and_the_others_get_a_tenth(redis: Redis) -> None:

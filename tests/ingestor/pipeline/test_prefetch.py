@@ -20,6 +20,7 @@ def read(page: PageSize, start: int, end: int, answer: Callable[[int, int], int]
     sizes = []
     while start < end:
         requested = page.end(start, end) - start
+        page.record_request(start, requested)
         sizes.append(min(answer(start, requested), requested))
         page.record_answer(start, requested, sizes[-1])
         start += sizes[-1]
@@ -88,7 +89,9 @@ def test_a_page_grows_again_after_full_answers_to_what_is_configured() -> None:
         page.record_unreadable()
     seen = []
     for _ in range(100):
-        page.record_answer(5, page.size, page.size)
+        requested = page.end(19200, 1 << 20) - 19200
+        page.record_request(19200, requested)
+        page.record_answer(19200, requested, requested)
         if page.size not in seen:
             seen.append(page.size)
     assert seen == [1, 2, 4, 8, 16, 32, 64, 100]
@@ -274,26 +277,73 @@ async def test_an_interruption_returns_no_run() -> None:
     assert await take(ahead, 100) == list(range(100))
 
 
+class SlowTiles(MemoryLog):
+    """A log with tiles of 256 entries; each request is answered when a test lets it."""
+
+    tile = 256
+
+    def __init__(self) -> None:
+        super().__init__(1 << 30)
+        self.requested: dict[tuple[int, int], asyncio.Future[None]] = {}
+
+    async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
+        self.requested[start, end] = asyncio.get_running_loop().create_future()
+        await self.requested[start, end]
+        return [Rejected(i, "", b"") for i in range(start, end)]
+
+
+async def test_the_first_answer_serves_all_requests_for_a_tile() -> None:
+    log = SlowTiles()
+    ahead = ahead_of(log, 100, PageSize(1024, tile=256), 8)
+    for head in (150, 200, 300):
+        ahead.extend(head)
+        await asyncio.sleep(0)
+    assert list(log.requested) == [(100, 150), (100, 200), (100, 256), (256, 300)]
+    log.requested[100, 200].set_result(None)
+    (window,) = await ahead.run(200)
+    assert [entry.index for entry in window.entries] == list(range(100, 200))
+    assert log.requested[100, 150].cancelled()
+    log.requested[100, 256].set_result(None)
+    log.requested[256, 300].set_result(None)
+    ahead.take(200)
+    (window,) = await ahead.run(300)
+    assert [entry.index for entry in window.entries] == list(range(200, 300))
+    assert ahead.in_flight == 0
+
+
+def test_one_request_tries_a_larger_page() -> None:
+    page = PageSize(1024)
+    page.record_answer(0, 1024, 32)
+    for start in range(32, 32 * 65, 32):
+        page.record_answer(start, page.end(start, 1 << 20) - start, 32)
+    assert page.end(2048, 1 << 20) == 2048 + 64
+    page.record_request(2048, 64)
+    assert page.end(2112, 1 << 20) == 2112 + 32, "one request only"
+    page.record_answer(2112, 32, 32)
+    page.record_answer(2048, 64, 64)
+    assert page.size == 64
+
+
 def test_requests_in_flight_follow_the_answers() -> None:
-    in_flight = InFlight(14)
-    assert in_flight.limit == 12
-    for limit in (13, 14, 14, 14):
+    in_flight = InFlight(18)
+    assert in_flight.limit == 16
+    for limit in (17, 18, 18, 18):
         for _ in range(in_flight.limit):
             in_flight.answered(waiting=True)
         assert in_flight.limit == limit
-    for _ in range(14):  # all that were in flight fail: one reduction
+    for _ in range(18):  # all that were in flight fail: one reduction
         in_flight.failed()
-    assert in_flight.limit == 7
+    assert in_flight.limit == 9
     in_flight.failed()
-    assert in_flight.limit == 3
+    assert in_flight.limit == 4
     assert InFlight(2).limit == 2
 
 
 def test_answers_of_a_log_that_is_not_behind_raise_no_limit() -> None:
-    in_flight = InFlight(16)
+    in_flight = InFlight(18)
     for _ in range(100):
         in_flight.answered(waiting=False)
-    assert in_flight.limit == 12
+    assert in_flight.limit == 16
 
 
 async def test_small_pages_are_joined_to_windows() -> None:
