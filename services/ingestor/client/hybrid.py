@@ -44,6 +44,7 @@ class HybridLog:
     """
 
     tile = TILE
+    has_partial_tiles = False
 
     def __init__(
         self, base: str, fetcher: Fetcher, issuers: Issuers, cpu: Cpu | None = None

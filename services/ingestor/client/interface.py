@@ -29,6 +29,10 @@ class LogClient(Protocol):
     def tile(self) -> int | None:
         """Size of the log's tiles, at which windows should begin and end; None without tiles."""
 
+    @property
+    def has_partial_tiles(self) -> bool:
+        """Whether `entries` returns all that is requested, if that is in one tile."""
+
     async def tree_head(self) -> TreeHead:
         """Return the log's newest tree head."""
 

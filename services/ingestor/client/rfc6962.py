@@ -45,6 +45,7 @@ class Rfc6962Log:
     """
 
     tile = None
+    has_partial_tiles = False
     missing_issuers = 0
 
     def __init__(self, base: str, fetcher: Fetcher, cpu: Cpu | None = None) -> None:

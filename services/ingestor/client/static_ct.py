@@ -55,6 +55,7 @@ class StaticCtLog:
     """
 
     tile = TILE
+    has_partial_tiles = True
 
     def __init__(
         self,

@@ -321,7 +321,7 @@ class Prefetch:
 
     def _earlier(self, piece: _Piece) -> list[_Piece]:
         """Return the pieces of the same tile, next to each other up to `piece`, in flight."""
-        if self._client.tile is None:
+        if self._client.tile is None or not self._client.has_partial_tiles:
             return []
         begin = piece.start - piece.start % self._client.tile
         found: list[_Piece] = []

@@ -108,6 +108,7 @@ class MemoryLog:
     """A log of integers that answers late, in any order, and at most `most` at a time."""
 
     tile: int | None = None
+    has_partial_tiles = False
     missing_issuers = 0
 
     def __init__(self, most: int, fail_at: int | None = None, too_large: int = 1 << 30) -> None:
@@ -281,6 +282,7 @@ class SlowTiles(MemoryLog):
     """A log with tiles of 256 entries; each request is answered when a test lets it."""
 
     tile = 256
+    has_partial_tiles = True
 
     def __init__(self) -> None:
         super().__init__(1 << 30)
