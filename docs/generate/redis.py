@@ -15,6 +15,7 @@ OPERATOR=$(redis-cli HGET certstream:log:$LOG operator | tr A-Z a-z | tr -d '[:p
 INGESTOR=$(redis-cli ZRANGE certstream:workers 0 0)
 GATEWAY=$(redis-cli ZRANGE certstream:gateways 0 0)
 COUNTING=$(redis-cli ZRANGE certstream:limit:gateways 0 0)
+ISSUERS=$(redis-cli --scan --pattern 'certstream:issuers:*' | head -n 1)
 WINDOW=$(( $(date +%s) / 1800 ))
 CERTIFICATE=$(certstream-server tail --limit 1 --format '{sha256} {sha1}')
 SHA256=${CERTIFICATE% *} SHA1=${CERTIFICATE#* }
@@ -41,7 +42,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "lists": "redis-cli SMEMBERS certstream:lists",
     "list:<list id>": "redis-cli HMGET certstream:list:$LIST name version made checked problem",
     "listed:<list id>": "redis-cli HKEYS certstream:listed:$LIST",
-    "issuers:<part>": "redis-cli HLEN certstream:issuers:0",
+    "issuers:<part>": "redis-cli HLEN $ISSUERS",
     "lease:<log id>": "redis-cli GET certstream:lease:$LOG",
     "workers": "redis-cli ZRANGE certstream:workers 0 -1 WITHSCORES",
     "gateways": "redis-cli ZRANGE certstream:gateways 0 -1 WITHSCORES",
