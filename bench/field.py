@@ -45,7 +45,7 @@ LEAD_SECS = 12.0
 """Seconds before the world's time zero, for the ingestors to begin."""
 
 ANONYMOUS = "Geomys"
-ANONYMOUS_SECS = 40.0
+ANONYMOUS_SECS = 90.0
 COLUMNS = (
     "operator",
     "logs",

@@ -5,7 +5,7 @@ hour. `PollSchedule` learns the time between two of them:
 
     before a quarter of recent gaps ended      no poll, if they are several intervals long
     up to twice the longest recent gap         a poll each interval, or 1/100 of the silence so far
-    after that                                 a poll each interval, or 1/40 of the silence so far
+    after that                                 a poll each interval, or 1/80 of the silence so far
     before the log has grown                   a poll each interval, or 1/4 of the silence so far
     before it has grown twice                  a poll each interval, or 1/20 of its first gap
 
@@ -39,7 +39,7 @@ _MIN_EARLY = 0.25
 _EARLIER = 0.7  # the factor of the next waits after one that may have been too long
 _LATER = 1.1  # and after one that was not
 _LIKELY_PART = 1 / 100
-_UNLIKELY_PART = 1 / 40
+_UNLIKELY_PART = 1 / 80
 _COUNTED_PART = 1 / 8  # of the silence, if the operator counts requests
 _FIRST_PART = 1 / 4
 _FIRST_GAP_PART = 1 / 20  # of the only gap that is known

@@ -7,8 +7,9 @@ all requests for that tile.
 Answers that wait for an earlier one are bounded in bytes, per log and per ingestor.
 
 `Prefetch.run` returns a run of consecutive entries that have arrived. Each run needs one proof,
-unless it ends at the tree head. So a run is complete when it ends there, has `RUN_BYTES`, has
-waited for `GATHER_SECS`, or when the entries after it are not in flight.
+unless it ends at the tree head. So a run is complete when it ends there, has waited for
+`GATHER_SECS`, or when the entries after it are not in flight; and when it has `RUN_BYTES`, unless
+all entries up to the tree head fit into the memory of the log.
 """
 
 import asyncio
@@ -237,8 +238,10 @@ class Prefetch:
         """Return the consecutive pieces that have arrived, and whether the run is complete."""
         ready: list[_Piece] = []
         size = 0
+        fits = (target - self.next) * self._entry_bytes <= MAX_LOG_BYTES
+        limit = MAX_LOG_BYTES if fits else RUN_BYTES
         for piece in self._pieces:
-            if piece.start >= target or size >= RUN_BYTES:
+            if piece.start >= target or size >= limit:
                 return ready, True
             if piece.entries is None:
                 return ready, piece.task is None
