@@ -107,6 +107,7 @@ async def provide_what_a_demo_has_not(redis_url: str) -> None:
         for log in (await snapshot(redis, KEYS)).logs:
             await TreeStateStore(redis, KEYS).record_alarm(log.log_id, "split", "two trees", ())
             await OperatorSlots(redis, KEYS).record_429(log.operator, log.log_id, 1)
+        await redis.hset(KEYS.issuers(0), bytes(32), b"")  # its issuers may be in other parts
         await redis.xadd(KEYS.rejected, {"log": "x", "index": 1, "reason": "odd", "size": 0})
 
 

@@ -26,7 +26,7 @@ def gateway_metrics() -> str:
     absent: Any = SimpleNamespace(size=0, connected=False)
     meter = GatewayMeter()
     service = Hub(Settings(), absent, meter)
-    numbers = MetricsSources(service, absent, absent, {}, _reloads(), tuple)
+    numbers = MetricsSources(service, absent, absent, {}, _reloads(), tuple, dict)
     return _table(meter.registry, GatewayCollector(numbers))
 
 

@@ -323,16 +323,24 @@ APPLE_LIST: Final = LogList(
 class RetentionLimit(msgspec.Struct, frozen=True):
     """Size and age at which Redis trims one stream, whichever is reached first."""
 
+    #: Of the packed batches in Redis. At 700 certificates a second, a minute of full takes 59 MiB,
+    #: of lite 14 MiB, of domains 2 MiB.
     max_bytes: Positive
+    #: The longest one is also the minimum of the deduplication window, whose marks take 4 MiB a
+    #: minute.
     max_age_secs: Positive = 3600
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """How far back a client can resume, by stream."""
+    """How far back a client can resume, by stream.
 
-    full: RetentionLimit = RetentionLimit(256 * MIB)
-    lite: RetentionLimit = RetentionLimit(256 * MIB)
-    domains: RetentionLimit = RetentionLimit(64 * MIB)
+    The default sizes hold 17 minutes of full and an hour of lite and domains at 700 certificates a
+    second. On a machine with less than 4 GiB, `up` with an embedded Redis takes a quarter of them.
+    """
+
+    full: RetentionLimit = RetentionLimit(1024 * MIB)
+    lite: RetentionLimit = RetentionLimit(864 * MIB)
+    domains: RetentionLimit = RetentionLimit(104 * MIB)
 
 
 DRAIN_MARGIN_SECS: Final = 6.0

@@ -164,6 +164,7 @@ async def _serve(
             admission.refused,
             present.reloads,
             lambda: reports.problems,
+            lambda: reports.reach,
         )
         own_metrics = metrics(recorded, sources)
         own_address = address.address_of(admin_listening) if admin_listening else None

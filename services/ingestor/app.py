@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from certbus.caches.issuers import IssuerCache
@@ -23,6 +24,8 @@ from certbus.logs.circuit_state import CircuitStore
 from certbus.logs.leases import Leases
 from certbus.logs.registry import LogRegistry
 from certbus.logs.tree_state import TreeStateStore
+from certbus.server_state import server_state
+from certbus.streams.memory import HEADROOM, mib, plan
 from certbus.streams.publisher import Publisher
 from certbus.streams.retention import MARKS_SHARE, Trimmer
 from certconf.current import ConfigHolder
@@ -156,6 +159,7 @@ async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id
             pages = _pages(Health(redis, redis_retry, worker), measured)
             await stack.enter_async_context(serve_pages(admin, pages))
         await redis_retry(check_server, redis)
+        await redis_retry(_check_memory, redis, config)
         await redis_retry(publisher.configure)
         async with asyncio.TaskGroup() as tasks:
             background: dict[TaskName, Callable[[], Awaitable[None]]] = {
@@ -167,6 +171,15 @@ async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id
                 failed = partial(_on_task_fault, metrics, faults, name)
                 tasks.create_task(supervise(name, work, failed))
             await worker.run()
+
+
+async def _check_memory(redis: Redis, config: Config) -> None:
+    """Warn of a Redis whose maxmemory is less than the retention needs at the public rate."""
+    planned = plan(retention(config), config.dedup.ttl_secs)
+    state = await server_state(redis)
+    if 0 < state.max_memory * HEADROOM < planned.max_memory:
+        needed = str(planned)
+        _log.warning("redis memory insufficient", max_memory=mib(state.max_memory), needed=needed)
 
 
 async def _reload(

@@ -45,9 +45,9 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 DEFAULT_RETENTION: Mapping[str, Retention] = {
-    "full": Retention(256 * 1024 * 1024, 3600),
-    "lite": Retention(256 * 1024 * 1024, 3600),
-    "domains": Retention(64 * 1024 * 1024, 3600),
+    "full": Retention(1024 * 1024 * 1024, 3600),
+    "lite": Retention(864 * 1024 * 1024, 3600),
+    "domains": Retention(104 * 1024 * 1024, 3600),
 }
 
 

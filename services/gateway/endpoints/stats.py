@@ -65,12 +65,14 @@ class Stream(msgspec.Struct, frozen=True):
         batches: number of batches.
         messages: in all batches.
         bytes: of all batches, packed.
+        reach_seconds: how far back a cursor reaches; null without a batch.
     """
 
     written: bool
     batches: int
     messages: int
     bytes: int
+    reach_seconds: float | None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -127,7 +129,9 @@ def stats(report: ClusterReport, budgets: Mapping[str, int]) -> Stats:
         memory=_memory(report.streams, budgets),
         entries=report.entries,
         streams={
-            each.name: Stream(each.written, each.batches, each.messages, each.bytes)
+            each.name: Stream(
+                each.written, each.batches, each.messages, each.bytes, each.oldest_age_seconds
+            )
             for each in report.streams
         },
         gateways=len(gateways),

@@ -41,6 +41,7 @@ class MetricsSources(msgspec.Struct, frozen=True):
         refused: rejected requests by reason.
         reloads: reloads of the configuration by result.
         problems: returns the codes of the present problems.
+        reach: returns the seconds that a cursor reaches back, by stream.
     """
 
     hub: Hub
@@ -49,6 +50,7 @@ class MetricsSources(msgspec.Struct, frozen=True):
     refused: Mapping[str, int]
     reloads: Mapping[str, int]
     problems: Callable[[], Collection[str]]
+    reach: Callable[[], Mapping[str, float]]
 
 
 class GatewayCollector(Collector):
@@ -103,6 +105,16 @@ class GatewayCollector(Collector):
             ring.add_metric([stream], buffered.size)
             age.add_metric([stream], ages[stream])
         yield from (clients, sent, size, ring, age)
+        reach = GaugeMetricFamily(
+            f"{PREFIX}_cursor_reach_seconds",
+            "Age of the oldest batch in Redis: how far back a cursor reaches. Not present without "
+            "a batch.",
+            labels=["stream"],
+        )
+        for stream, seconds in sources.reach().items():
+            if stream in hub.rings:
+                reach.add_metric([stream], seconds)
+        yield reach
         yield GaugeMetricFamily(
             f"{PREFIX}_paused_clients",
             "Clients with a full send buffer.",

@@ -7,7 +7,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from certbus.cluster import Snapshot, snapshot
+from certbus.cluster import Snapshot, StreamRange, snapshot, stream_ranges
 from certbus.cluster_health import Faults
 from certbus.cluster_report import ClusterReport, cluster_report
 from certbus.errors import UNAVAILABLE
@@ -46,6 +46,7 @@ class ReportCache:
         is_connected: whether Redis answered at the newest read, and the gateway reads the streams.
         problems: codes of the problems in the newest report, which is at most
             `_WATCH_INTERVAL_SECS` old while `watch` runs.
+        reach: by stream that has a batch: seconds that a cursor reaches back, of that report.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class ReportCache:
         self._refused_before: dict[str, int] = {}
         self._lock = asyncio.Lock()
         self._snapshot = Snapshot(0)
+        self._ranges: Mapping[str, StreamRange] = {}
         self._server: ServerState | str = "not read yet"
         self._report: ClusterReport | None = None
         self._until = 0.0
         self._started = time.monotonic()
         self.problems: frozenset[str] = frozenset()
+        self.reach: dict[str, float] = {}
 
     @property
     def uptime(self) -> float:
@@ -112,6 +115,7 @@ class ReportCache:
             async with asyncio.timeout(_TIMEOUT_SECS):
                 self._server = await server_state(self._redis)
                 self._snapshot = await snapshot(self._redis, self._keys)
+                self._ranges = await stream_ranges(self._redis, self._keys)
         except (*UNAVAILABLE, TimeoutError) as error:
             # /health/deep is public: no address, which the text of the error has.
             self._server = f"{type(error).__name__}; the log of this gateway has the details"
@@ -129,8 +133,14 @@ class ReportCache:
             self._snapshot,
             server,
             unhealthy_threshold=self._hub.settings.unhealthy_threshold,
+            ranges=self._ranges,
             own=self._faults.current(),
             starting=self.uptime < _STARTUP_SECS,
         )
+        self.reach = {
+            stream.name: stream.oldest_age_seconds
+            for stream in report.streams
+            if stream.oldest_age_seconds is not None
+        }
         self.problems = frozenset(problem.code for problem in report.problems)
         return report

@@ -106,9 +106,12 @@ async def test_stats_are_of_all_gateways(start: Start, press: Press) -> None:
                     and memory["cache_entries"] == 10
                     and memory["cache_capacity"] > 10
                     and stats["gateways"] == 2
+                    and 0 < stats["streams"]["full"]["reach_seconds"] < 600
                 )
 
             await until(settled)
+            measured = (await client.get(gateway.url + "/metrics")).text
+            assert "certstream_gateway_cursor_reach_seconds{" in measured
 
 
 async def test_logs_and_their_health(client: httpx.AsyncClient, press: Press) -> None:

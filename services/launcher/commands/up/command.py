@@ -22,9 +22,9 @@ from launcher import options
 from launcher.commands.up.addresses import ProbeAddress, check_port_free, urls
 from launcher.commands.up.dashboard import Dashboard
 from launcher.commands.up.demo import Demo
+from launcher.commands.up.memory import embedded_redis
 from launcher.runtime import run_service
 from launcher.runtime.config_reload import ConfigReloader
-from launcher.runtime.embedded_redis import MAX_MEMORY_BYTES, EmbeddedRedis
 from launcher.runtime.runtime_dir import DEMO_STATE, runtime_dir
 from launcher.runtime.supervisor import (
     CERTSTREAM_SERVER,
@@ -109,8 +109,10 @@ async def _run_everything(
             settings |= demo.settings
         server = None
         if redis_url is None:
-            server = EmbeddedRedis(state_dir, _redis_memory(config))
-            await stack.enter_async_context(server)
+            server, sizes = await stack.enter_async_context(
+                embedded_redis(config, state_dir, demo=args.demo)
+            )
+            settings |= sizes
             redis_url = RedisURL(server.url)
             # It has no password and no replica, which the configuration may have for another one.
             settings |= {"redis_url": server.url}
@@ -177,10 +179,3 @@ def _check_certificate(config: Config) -> None:
 def _print_urls(config: Config) -> None:
     for url, description in urls(config):
         print(f"{url}  {description}", flush=True)
-
-
-def _redis_memory(config: Config) -> int:
-    """Return the bytes for the embedded Redis: the default, or more for the retained streams."""
-    retention = config.retention
-    retained = sum(limit.max_bytes for limit in (retention.full, retention.lite, retention.domains))
-    return max(MAX_MEMORY_BYTES, 2 * retained)
