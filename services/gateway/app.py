@@ -32,7 +32,6 @@ from gateway.config import Settings, settings_of
 from gateway.delivery.channel import Flusher
 from gateway.delivery.consumer import consume_streams
 from gateway.delivery.history import HistoryReader
-from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.cert import Certificates
 from gateway.endpoints.filter_change import FilterChanges
 from gateway.endpoints.router import Router
@@ -150,12 +149,7 @@ async def _serve(
         hub = Hub(settings, replay.start, recorded)
         hub.clients.receive = FilterChanges(hub).receive
         rings = hub.rings
-        flusher = Flusher(hub.due_channels, recorded)
-
-        def grown(ring: Ring) -> None:
-            hub.filters.advance(ring)
-            flusher.wake()
-
+        flusher = Flusher(hub.unfiltered_channels, hub.filters, recorded)
         name = random_gateway_id()
         sources = MetricsSources(
             hub,
@@ -204,7 +198,7 @@ async def _serve(
         tasks = [
             # A gateway without these two cannot serve: their errors end the process.
             group.create_task(_check(replica)),
-            group.create_task(consume_streams(reader, rings, history, grown, recorded)),
+            group.create_task(consume_streams(reader, rings, history, flusher.wake, recorded)),
             *(
                 group.create_task(supervise(task, work, partial(recorded.failed, task)))
                 for task, work in supervised.items()

@@ -153,9 +153,9 @@ class Hub:
         """The channels of all clients, with those that have a filter."""
         return [*self.channels.values(), *self.filters.channels.values()]
 
-    def due_channels(self) -> list[Channel[Client]]:
-        """Return the channels that a flush visits."""
-        return [*self.channels.values(), *self.filters.due]
+    def unfiltered_channels(self) -> list[Channel[Client]]:
+        """Return the channels without a filter."""
+        return list(self.channels.values())
 
     @property
     def is_answering(self) -> bool:

@@ -30,7 +30,6 @@ from gateway.delivery.compression import DEFLATED, SHARED
 from gateway.delivery.consumer import consume_streams
 from gateway.delivery.encoding import SSE, Encoding
 from gateway.delivery.history import HistoryReader
-from gateway.delivery.ring_buffer import Ring
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from tests.gateway.inflater import Inflater
@@ -88,15 +87,11 @@ class Gateway:
         replay = Replayer(history, cast("Any", primary), KEYS, self.follower, group, meter)
         offered = Settings(streams=(STREAM,), ring_bytes=ring, websocket_compression=True)
         self.service = Hub(offered, replay.start, meter)
-        fanout = Flusher(self.service.due_channels, meter)
-
-        def grown(ring: Ring) -> None:
-            self.service.filters.advance(ring)
-            fanout.wake()
+        fanout = Flusher(self.service.unfiltered_channels, self.service.filters, meter)
 
         self.tasks = [
             group.create_task(
-                consume_streams(self.follower, self.service.rings, history, grown, meter)
+                consume_streams(self.follower, self.service.rings, history, fanout.wake, meter)
             ),
             group.create_task(fanout.run()),
         ]

@@ -203,16 +203,36 @@ class Channel(Generic[S]):
         return spent + perf_counter() - began
 
 
+class Filters(Protocol):
+    """What the flusher needs of the filtered channels.
+
+    Attributes:
+        due: channels with something to flush, the one that waits longest first.
+    """
+
+    due: dict[Any, None]
+
+    def look_up_next(self) -> bool:
+        """Look up one new slot; return False if there is none."""
+
+
 class Flusher:
     """Flush all channels when a ring has grown.
 
+    Channels without a filter come first. Look-ups and channels with hits take turns of a few
+    milliseconds; between these, the loop runs, and what has come since is flushed to the others.
+
     Args:
-        channels: returns the channels to visit.
+        channels: returns the channels without a filter.
+        filters: has the other ones.
         metrics: observes the duration of each flush.
     """
 
-    def __init__(self, channels: Callable[[], list[Channel[Any]]], metrics: Metrics) -> None:
+    def __init__(
+        self, channels: Callable[[], list[Channel[Any]]], filters: Filters, metrics: Metrics
+    ) -> None:
         self._channels = channels
+        self._filters = filters
         self._metrics = metrics
         self._grown = asyncio.Event()
 
@@ -224,9 +244,32 @@ class Flusher:
         """Flush, until cancelled."""
         while True:
             await self._grown.wait()
-            self._grown.clear()
             spent = 0.0
-            for channel in self._channels():
-                spent += await channel.flush()
+            while self._grown.is_set():
+                self._grown.clear()
+                for channel in self._channels():
+                    spent += await channel.flush()
+                spent += await self._serve_filters()
             self._metrics.observe_flush(spent)
             await asyncio.sleep(min(_PAUSE_RATIO * spent, MAX_PAUSE_SECS))
+
+    async def _serve_filters(self) -> float:
+        """Look up new slots and flush channels with hits, until a ring has grown.
+
+        Returns:
+            Seconds of work, without the time of other tasks.
+        """
+        filters, spent = self._filters, 0.0
+        while not self._grown.is_set():
+            began = perf_counter()
+            while (more := filters.look_up_next()) and perf_counter() - began < _YIELD_AFTER_SECS:
+                pass
+            spent += perf_counter() - began
+            turn = 0.0
+            while filters.due and turn < _YIELD_AFTER_SECS:
+                turn += await next(iter(filters.due)).flush()
+            spent += turn
+            if not more and not filters.due:
+                break
+            await asyncio.sleep(0)
+        return spent

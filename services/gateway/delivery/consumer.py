@@ -19,7 +19,7 @@ async def consume_streams(
     reader: StreamReader,
     rings: Mapping[str, Ring],
     history: HistoryReader,
-    notify: Callable[[Ring], None],
+    notify: Callable[[], None],
     metrics: Metrics,
 ) -> None:
     """Append all published batches to the rings, until cancelled.
@@ -28,7 +28,7 @@ async def consume_streams(
         reader: of the streams of the rings.
         rings: by stream; a reload may remove one while its stream is read.
         history: cleared when Redis has lost data.
-        notify: called with each ring that has grown.
+        notify: called when a ring has grown.
         metrics: observes the read delay and counts gaps.
     """
     appended = 0
@@ -41,7 +41,7 @@ async def consume_streams(
                         ring.begin_after(FIRST_ID)
                     ring.append_notice(gap_message_for(event), resets=True)
                     metrics.observe_event(event)
-                    notify(ring)
+                    notify()
                 continue
             case _ if event.stream not in rings:
                 continue
@@ -63,7 +63,7 @@ async def consume_streams(
                     ring.begin_after(event.seen)
                 ring.append_notice(gap_message_for(event))
                 metrics.observe_event(event)
-        notify(rings[event.stream])
+        notify()
         if appended > _YIELD_AFTER_BYTES:
             appended = 0
             await asyncio.sleep(0)

@@ -7,10 +7,10 @@ have only names: a filter with terms of the certificate reads lite or full, whos
 same ids.
 
 The index of a stream holds the filters of all its channels. Each new slot of the ring is looked up
-once, and only channels with hits are flushed. All other ones are at the head of the ring: their
-ready clients have everything, and are moved there without a write before anything reads their
-position. A slot that was looked up before a filter joined is looked up again when a client needs
-it; the result then serves all filters of that moment.
+once, and only channels with hits are flushed. All other ones are after the newest slot that was
+looked up: their ready clients have everything, and are moved there without a write before anything
+reads their position. A slot that was looked up before a filter joined is looked up again when a
+client needs it; the result then serves all filters of that moment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -262,7 +262,9 @@ class FilteredChannel(Channel[Any]):
         return [s for s in self.ring.slots_from(number) if self.selection.must_look_up(s)]
 
     def settle(self, position: RingPosition) -> None:
-        """Move the ready clients to a position before which they have everything."""
+        """Move the ready clients forward to a position before which they have everything."""
+        if position.number < self.flushed_to.number:
+            return
         old, self.flushed_to = self.flushed_to, position
         for client in self.ready:
             if client.position is old:
@@ -271,9 +273,15 @@ class FilteredChannel(Channel[Any]):
     def join(self, client: Any) -> None:
         """Add a client that has everything up to the head of the ring to the ready ones."""
         if not self.is_due:
-            self.settle(self.ring.head)
-            client.position = self.flushed_to
+            self.settle(self._seen)
+            if client.position.number <= self.flushed_to.number:
+                client.position = self.flushed_to
         self.ready.add(client)
+
+    @property
+    def _seen(self) -> RingPosition:
+        """The position up to which every message with a hit waits to be flushed, or was."""
+        return self.selection.filters.seen
 
     def part(self, client: Any) -> None:
         """Remove a client from the ready ones; its position is then where it continues."""
@@ -282,10 +290,10 @@ class FilteredChannel(Channel[Any]):
             self.ready.discard(client)
 
     def position_of(self, client: Any) -> RingPosition:
-        """Return the position of a client: the head, if it is ready and nothing waits."""
-        if client in self.ready and not self.is_due and not client.closed:
-            return self.ring.head
+        """Return the position of a client; what did not pass the filter is before it."""
         position: RingPosition = client.position
+        if client in self.ready and not self.is_due and not client.closed:
+            return self._seen if self._seen.number > position.number else position
         return position
 
     def leave(self, client: Any) -> None:
@@ -379,33 +387,48 @@ class FilterSet:
             self._streams[stream].index.remove(given)
             self.size -= size_of(given)
 
-    def advance(self, ring: Ring) -> None:
-        """Look up the new slots of a ring, and note which channels have hits."""
-        filters = self._streams.get(ring.stream)
-        if filters is None:
-            return
-        start, filters.seen = filters.seen, ring.head
+    def look_up_next(self) -> bool:
+        """Look up one new slot, and note which channels have hits.
+
+        Returns:
+            False if there is no new slot.
+        """
+        for filters in self._streams.values():
+            if filters.seen.number < filters.ring.head.number:
+                self._look_up_next(filters)
+                return True
+        return False
+
+    def _look_up_next(self, filters: StreamFilters) -> None:
+        ring, start = filters.ring, filters.seen
         if not filters.index.filters:
+            filters.seen = ring.head
             return
-        if (
-            start.number < ring.first_after.number
-        ):  # a burst larger than the ring: clients replay it
-            self._mark(self._channels_of(ring), start)
+        if start.number < ring.first_after.number:
+            # A burst was larger than the ring. Clients replay it.
+            filters.seen = ring.head
+            for channel in self._channels_of(ring):
+                if channel.flushed_to.number < ring.first_after.number and channel not in self.due:
+                    channel.settle(start)
+                    self.due[channel] = None
             return
-        for slot in ring.slots_from(start.number):
-            if slot.notice:
-                self._mark(self._channels_of(ring), slot.before)
-                continue
+        slot = next(ring.slots_from(start.number))
+        filters.seen = slot.after
+        if slot.notice:
+            self._mark(self._channels_of(ring), slot.before)
+            return
+        if slot.generation < filters.generation:  # a client may have had it looked up
             filters.look_up(slot)
-            for given in slot.hits or ():
-                self._mark(self._by_filter[ring.stream, given], slot.before)
+        for given in slot.hits or ():
+            if (channels := self._by_filter.get((ring.stream, given))) is not None:
+                self._mark(channels, slot.before)
 
     def _channels_of(self, ring: Ring) -> list[FilteredChannel]:
         return [channel for channel in self.channels.values() if channel.ring is ring]
 
     def _mark(self, channels: Sequence[FilteredChannel], at: RingPosition) -> None:
-        """Have the next flush visit channels, from a position on."""
+        """Have the next flush visit channels, from a position on; not those that are after it."""
         for channel in channels:
-            if channel not in self.due:
+            if channel.flushed_to.number <= at.number and channel not in self.due:
                 channel.settle(at)
                 self.due[channel] = None
