@@ -87,6 +87,14 @@ def heartbeat_frames(now: int, cursor: str | None) -> bytes:
     return websocket_frame(b'{"message_type":"heartbeat","timestamp":%d%b}' % (now, number)) + _PING
 
 
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class WebSocketClient(Client):
     """Sends text frames; reads pings, pongs and the closing handshake.
 
@@ -100,8 +108,14 @@ class WebSocketClient(Client):
     status = 101
 
     __slots__ = (
-        "_fragments", "_frames", "_pending_pong", "_protocol", "_unanswered", "_unfinished",
-    )  # fmt: skip
+        "_fragments",
+        "_frames",
+        "_is_text",
+        "_pending_pong",
+        "_protocol",
+        "_unanswered",
+        "_unfinished",
+    )
 
     def __init__(
         self,
@@ -117,6 +131,7 @@ class WebSocketClient(Client):
         self._frames = 0
         self._unanswered = 0
         self._fragments: list[bytes] = []  # of a message that is not complete
+        self._is_text = False  # that message
         self._unfinished = 0  # bytes of it, also of an incomplete frame
 
     def encoding(self, *, filtered: bool) -> Encoding:
@@ -191,25 +206,34 @@ class WebSocketClient(Client):
         self._send()
         if self.closed:
             return
-        messages = [text for frame in frames if (text := self._message_of(frame)) is not None]
+        messages = [each for frame in frames if (each := self._message_of(frame)) is not None]
         held = sum(map(len, self._fragments))
         self._set_unfinished(held if frames else self._unfinished + len(data))
         if self.registry.unfinished_bytes > MAX_UNFINISHED_BYTES:
             self.close(CloseCode.TRY_AGAIN_LATER, "too many incomplete messages at this server")
-        for text in messages:
+        for message in messages:
             if not self.closed:
-                self.registry.receive(self, text)
+                self._receive(message)
 
     def _message_of(self, frame: Frame) -> bytes | None:
         """Return the message that a frame completes (RFC 6455 section 5.4)."""
         if frame.opcode not in _DATA:
             return None
-        self._fragments.append(bytes(frame.data))
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        if frame.data:  # empty fragments without end must not need memory
+            self._fragments.append(bytes(frame.data))
         if not frame.fin:
             return None
         message = b"".join(self._fragments)
         self._fragments.clear()
+        if self._is_text and not _is_utf8(message):
+            self.close(CloseCode.INVALID_DATA, "a text message is not UTF-8")
+            return None
         return message
+
+    def _receive(self, message: bytes) -> None:
+        self.registry.receive(self, message)
 
     def _set_unfinished(self, size: int) -> None:
         self.registry.unfinished_bytes += size - self._unfinished

@@ -55,6 +55,19 @@ async def test_what_comes_with_the_handshake_is_not_lost(start: Start) -> None:
         assert await client.frame() == (PONG, b"early")
 
 
+async def test_a_character_may_be_in_two_fragments(start: Start) -> None:
+    async with await Raw.open((await start()).port) as client:
+        await client.upgrade()
+        client.send(b"\x01\x81" + bytes(4) + b"\xc3" + masked(PING, b"between"))
+        client.send(masked(0, b"\xbc") + masked(PING, b"after"))
+        answers: list[bytes] = []
+        while len(answers) < 2:
+            opcode, payload = await client.frame()
+            if opcode == PONG:
+                answers.append(payload)
+        assert answers == [b"between", b"after"]
+
+
 async def test_messages_of_clients_mean_nothing(start: Start, press: Press) -> None:
     gateway = await (await start()).following()
     async with websocket(gateway.ws + "/") as client:
@@ -78,6 +91,14 @@ async def test_a_closing_handshake_is_answered(start: Start) -> None:
         (b"\x81\x05hello", 1002),  # not masked
         (b"\xf1\x80\x00\x00\x00\x00", 1002),  # reserved bits
         (masked(0, b"continued"), 1002),
+        (b"\x83\x80" + bytes(4), 1002),  # a reserved opcode
+        (b"\x09\x80" + bytes(4), 1002),  # a fragmented ping
+        (b"\x89\xfe\x00\x7e" + bytes(4 + 126), 1002),  # a ping of 126 bytes
+        (masked(TEXT, b"a") * 2 + masked(CLOSE, b"\x03"), 1002),
+        (masked(CLOSE, struct.pack("!H", 1005)), 1002),  # a code that is never sent
+        (masked(TEXT, b"\xed\xa0\x80"), 1007),  # a surrogate (RFC 6455 section 8.1)
+        (b"\x01\x81" + bytes(4) + b"\xc3" + masked(0, b"x"), 1007),  # in two fragments
+        (masked(CLOSE, struct.pack("!H", 1000) + b"\xff"), 1007),
         (b"\x81\xff" + ((1 << 20) + 1).to_bytes(8, "big") + bytes(4), 1009),
         (b"\x81\xff\x7f" + b"\xff" * 7 + bytes(4), 1009),
     ],
