@@ -19,6 +19,11 @@ demo: $(VENV)/.runtime  ## the same with simulated logs, without a network
 test: $(VENV)/.dev  ## run every test, three at a time (ARGS='-k name' selects)
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
+# On another Python: make VENV=.venv-3.13 PYTHON=python3.13 test-fast
+test-fast: $(VENV)/.dev  ## run the tests of the libraries and one of the whole server
+	$(BIN)/python -m pytest --numprocesses 2 tests/certconf tests/certhttp tests/ctparse tests/ctfilter \
+		tests/e2e/test_certstream_client.py $(ARGS)
+
 test-deploy: $(VENV)/.dev  ## test the image and the Compose stack in Docker (root)
 	tests/deploy/run.sh $(ARGS)
 
@@ -86,4 +91,4 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
-.PHONY: help up demo test test-deploy check format bench bench-full fuzz adversity rules docs lock tables clean
+.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity rules docs lock tables clean

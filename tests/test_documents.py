@@ -11,7 +11,10 @@ from certconf.build import iter_settings
 from launcher import cli
 from tests.paths import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FOLDERS = ("libs", "services", "tests", "bench", "docs", "deploy")
 
 
