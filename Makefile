@@ -50,6 +50,9 @@ adversity: $(VENV)/.dev  ## run the server under random faults (SEED=1 RUNS=1 SE
 	$(BIN)/python -m tests.adversity --seed $(or $(SEED),1) --runs $(or $(RUNS),1) \
 		--seconds $(or $(SECONDS),60) --parallel $(or $(PARALLEL),1) $(ARGS)
 
+mutation: $(VENV)/.dev  ## mutate the source of modules and run their tests (ARGS="--mutants 20 publish")
+	$(BIN)/python -m tests.mutation $(ARGS)
+
 rules:  ## generate the alert rules of the Prometheus operator
 	@cd deploy/prometheus && { \
 		printf '# Made of alerts.yml by `make rules`.\napiVersion: monitoring.coreos.com/v1\n'; \
@@ -91,4 +94,4 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
-.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity rules docs lock tables clean
+.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity mutation rules docs lock tables clean

@@ -21,6 +21,7 @@ from tests.e2e.site import Site
 from tests.waiting import until
 
 SECONDS = float(os.environ.get("TAIL_KILLED_SECS", "4"))
+MAX_PAUSE_SECS = 2.5 if SECONDS < 30 else 10.0  # so that much is written between two kills
 RATE = 100
 LATE_SECS = 4.0  # of a timer on a loaded machine
 
@@ -120,7 +121,7 @@ async def test_every_certificate_at_least_once(site: Site, tmp_path: Path) -> No
                 case _:
                     server.kill()
                     server.restart()
-            await asyncio.sleep(chance.uniform(0.1, 2.5))
+            await asyncio.sleep(chance.uniform(0.1, MAX_PAUSE_SECS))
         sizes.cancel()
 
         async def everything_ingested() -> bool:

@@ -1,0 +1,54 @@
+"""The mutants themselves: each is one change, and valid source."""
+
+import ast
+
+import pytest
+
+from tests.mutation.__main__ import TARGETS
+from tests.mutation.mutants import lua_mutants, python_mutants
+from tests.paths import ROOT
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_each_module_has_mutants_and_tests(name: str) -> None:
+    target = TARGETS[name]
+    source = (ROOT / target.source).read_bytes()
+    is_lua = target.source.endswith(".lua")
+    mutants = (lua_mutants if is_lua else python_mutants)(source)
+    assert len(mutants) > 30
+    assert all(mutant.apply(source) != source for mutant in mutants)
+    assert all((ROOT / test).exists() for test in target.tests)
+    if not is_lua:
+        for mutant in mutants:
+            ast.parse(mutant.apply(source))
+
+
+def test_python() -> None:
+    source = b"""\
+def f(a: int = 1) -> bool:
+    '1 < 2'
+    if a < 2:
+        g(a)
+    return not a
+"""
+    assert [mutant.describe(source) for mutant in python_mutants(source)] == [
+        "1: 1 -> 2",
+        "3: a < 2 -> (a <= 2)",
+        "3: a < 2 -> not (a < 2)",
+        "3: 2 -> 3",
+        "4: g(a) -> pass",
+        "5: not a -> None",
+        "5: not a -> bool(a)",
+    ]
+
+
+def test_lua() -> None:
+    source = b"-- 1 < 2\nif a == 1 and not b then\n  call('DEL', x)\nend\n"
+    found = {mutant.describe(source) for mutant in lua_mutants(source)}
+    assert found == {
+        "2: == -> ~=",
+        "2: 1 -> 2",
+        "2: and -> or",
+        "2: not -> nothing",
+        "3: call('DEL', x) -> nothing",
+    }
