@@ -15,6 +15,7 @@ from ctfilter.grammar import (
     parse_field,
 )
 from ctfilter.regex import compile_regex, required_literals
+from tests.paths import ROOT
 
 NORMAL = {
     "contains:acme -domain:acme.com": "-domain:acme.com contains:acme",
@@ -261,3 +262,9 @@ def test_a_match_contains_a_literal(pattern: str, texts: list[str]) -> None:
         for text in [*texts, "abcabc", "abc-abc", "aabbcc", "cab", "bca"]:
             if search(text.encode()):
                 assert any(literal in text for literal in literals), (pattern, text, literals)
+
+
+def test_the_list_to_begin_with_has_valid_lines() -> None:
+    lines = (ROOT / "docs" / "filters-phishing.txt").read_text().splitlines()
+    assert len(lines) > 10
+    assert parse_filter(match=lines) is not None

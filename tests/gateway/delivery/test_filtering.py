@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from certbus.ids import Cursor, message_id, parse_cursor
 from ctfilter import parse_filter
 from gateway.config import Settings
+from gateway.delivery import filtering
 from gateway.delivery.channel import MAX_WRITE_BYTES
 from gateway.delivery.encoding import SSE
 from gateway.delivery.ring_buffer import BehindRing, Ring
@@ -297,3 +298,17 @@ async def test_a_filter_of_the_certificate_needs_a_stream_with_certificates(star
     assert "streams.lite" in answer.json()["error"]
     async with await sse(gateway, "/sse?stream=domains-only&match=contains:example"):
         pass
+
+
+async def test_the_memory_of_filters_is_bounded(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter that a client has already costs nothing."""
+    target = "/sse?match=contains:example"
+    async with await sse(gateway, target), httpx.AsyncClient(base_url=gateway.url) as client:
+        monkeypatch.setattr(filtering, "MAX_FILTER_BYTES", 1000)
+        async with await sse(gateway, target):
+            pass
+        answer = await client.get("/sse?match=contains:another")
+        assert (answer.status_code, answer.json()["code"]) == (503, "filter_limit")
+        assert int(answer.headers["retry-after"]) > 0
