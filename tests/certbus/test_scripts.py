@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import certbus
+from certbus.keys import WINDOW_MS
 
 PACKAGE = Path(str(resources.files("certbus")))
 FILES = sorted(PACKAGE.rglob("*.lua"))
@@ -28,3 +29,12 @@ def test_modules_register_exactly_the_files_of_the_package() -> None:
         for path in re.findall(r'"([\w/]+\.lua)"', module.read_text("utf-8"))
     }
     assert registered == set(FILES)
+
+
+@pytest.mark.parametrize("name", ["lua/marks.lua", "streams/lua/expire_marks.lua"])
+def test_windows_of_marks_have_one_length(name: str) -> None:
+    text = (PACKAGE / name).read_text("utf-8")
+    stated = re.search(r"^local WINDOW_MS = (\d+) \* (\d+) \* (\d+)", text, re.MULTILINE)
+    assert stated is not None
+    minutes, seconds, milliseconds = map(int, stated.groups())
+    assert minutes * seconds * milliseconds == WINDOW_MS

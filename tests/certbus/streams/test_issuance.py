@@ -1,6 +1,7 @@
 """`dedup.by: issuance`: a precertificate and the certificate issued for it are published once."""
 
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 import pytest
@@ -62,6 +63,8 @@ async def test_the_second_of_a_pair_is_a_duplicate(
     assert await stored_names(client) == ["a pre", "b pre", "c"]
     for log in (LOG, OTHER_LOG):
         assert_adds_up(await log_status(client, log))
+    windows: dict[Any, Any] = await client.hgetall(KEYS.windows)
+    assert sum(int(value) for key, value in windows.items() if key.endswith(b".marks")) == 2 * 3
     # Its issuance leads to the one that was published.
     place = await find_by_fingerprint(client, KEYS, of("b", "b final").tbs_sha256)
     assert place == await find_by_fingerprint(client, KEYS, of("b", "b pre").sha256)
