@@ -19,6 +19,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 READ_BYTES = 256 * 1024  # bytes read at once
@@ -27,6 +28,8 @@ TEXT = 0x81  # first byte of a text frame
 MAX_SIGN = 128  # bytes of a sign of life: heartbeat and ping, or a comment; with an id
 COMPRESSED = 0x40  # its bit RSV1
 CONNECTING = 64
+PONG = bytes.fromhex("8a8000000000")  # masked, empty (RFC 6455 section 5.5.3)
+PONG_SECS = 25.0
 NEWLINE = "\r\n"
 SAMPLED = 50  # one client in 50 has its latencies measured
 
@@ -167,7 +170,7 @@ class Crowd:
     def run(self) -> None:
         """Receive until stdin is closed; start counting again upon SIGUSR1."""
         self._poll.register(sys.stdin.fileno(), select.EPOLLIN)
-        due = 0.0
+        due, pong_due = 0.0, time.perf_counter() + PONG_SECS
         while True:
             ended = self._receive(0.02)
             if self._restart:
@@ -180,8 +183,18 @@ class Crowd:
             if now >= due:
                 self._read_slowly()
                 due = now + 0.1
+            if now >= pong_due:
+                self._pong()
+                pong_due = now + PONG_SECS
             if ended:
                 return
+
+    def _pong(self) -> None:
+        """Show the server that the clients are alive: without an answer to pings it closes them."""
+        for client in self._clients.values():
+            if client.open and not client.sse and not client.closed:
+                with suppress(OSError):
+                    client.socket.send(PONG)
 
     def results(self) -> dict[str, object]:
         """What was received, by kind of client."""

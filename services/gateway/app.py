@@ -149,6 +149,7 @@ async def _serve(
         hub = Hub(settings, replay.start, recorded)
         hub.clients.receive = FilterChanges(hub).receive
         rings = hub.rings
+        reader.is_read = hub.is_read
         flusher = Flusher(hub.unfiltered_channels, hub.filters, recorded)
         name = random_gateway_id()
         sources = MetricsSources(

@@ -99,7 +99,9 @@ class Hub:
                 removed.append(narrowed)
         deflate = (DEFLATED, SHARED) if settings.websocket_compression else ()
         for stream in settings.streams:
-            ring = self.rings.setdefault(stream, Ring(stream, settings.ring_bytes))
+            ring = self.rings.setdefault(
+                stream, Ring(stream, settings.ring_bytes, on_unreadable=self._count_unreadable)
+            )
             for encoding in (WEBSOCKET, SSE, *deflate):
                 if (stream, encoding) not in self.channels:
                     channel = Channel[Client](ring, encoding, self.metrics)
@@ -157,6 +159,15 @@ class Hub:
         """Return the channels without a filter."""
         return list(self.channels.values())
 
+    def _count_unreadable(self) -> None:
+        self.metrics.count_gap("unreadable")
+
+    def is_read(self, stream: str) -> bool:
+        """Whether a client or a filter reads each new message of a stream."""
+        return bool(self.filters.channels) or any(
+            channel.clients for channel in self.channels.values() if channel.stream == stream
+        )
+
     @property
     def is_answering(self) -> bool:
         """Whether a connection waits for an answer of this gateway."""
@@ -166,7 +177,7 @@ class Hub:
         """Return the age of the newest batch of each stream, in seconds."""
         return {
             stream: self.metrics.stream_age(
-                stream, None if ring.newest is None else ring.head.cursor.entry
+                stream, ring.head.cursor.entry if ring.has_messages else None
             )
             for stream, ring in self.rings.items()
         }

@@ -3,12 +3,12 @@
 `continuity.py` decides what follows a batch, and whether there is a gap before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from certbus.ids import FIRST_ID, parse_entry_id
-from certbus.streams.codec import Codec, UndecodableBatch
+from certbus.streams.codec import Codec, PackedMessages, UndecodableBatch
 from certbus.streams.continuity import Link
 
 NOT_RETAINED_REASON = "no longer retained"
@@ -47,7 +47,7 @@ class StreamBatch(msgspec.Struct, frozen=True, gc=False):
     log: str
     first: int
     last: int
-    messages: list[bytes]
+    messages: Sequence[bytes]
     forgot: bool = False
 
     @property
@@ -114,15 +114,32 @@ class EpochChanged(msgspec.Struct, frozen=True):
 Event = StreamBatch | Gap | Rewind | EpochChanged
 
 
-def decode(codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes]) -> StreamBatch:
+def decode(
+    codec: Codec,
+    stream: str,
+    entry_id: str,
+    fields: Mapping[bytes, bytes],
+    *,
+    packed: bool = False,
+) -> StreamBatch:
     """Make a batch of a stream entry.
+
+    Args:
+        codec: unpacks the messages.
+        stream: its name.
+        entry_id: of the entry.
+        fields: of the entry.
+        packed: whether the messages are unpacked when they are first read.
 
     Raises:
         UndecodableBatch: the entry is not what publish.lua writes.
     """
     try:
         expected = int(fields[b"n"])
-        messages = codec.unpack(fields[b"codec"].decode(), fields[b"m"])
+        name, blob = fields[b"codec"].decode(), fields[b"m"]
+        messages: Sequence[bytes] = (
+            PackedMessages(codec, name, blob, expected) if packed else codec.unpack(name, blob)
+        )
         batch = StreamBatch(
             stream,
             entry_id,
@@ -161,10 +178,16 @@ def read_link(entry_id: str, fields: Mapping[bytes, bytes], before: str = FIRST_
 
 
 def decode_entry(
-    codec: Codec, stream: str, entry_id: str, fields: Mapping[bytes, bytes], before: str = FIRST_ID
+    codec: Codec,
+    stream: str,
+    entry_id: str,
+    fields: Mapping[bytes, bytes],
+    before: str = FIRST_ID,
+    *,
+    packed: bool = False,
 ) -> StreamBatch | Unreadable:
-    """Make a batch of a stream entry, or return why it is none. See `read_link`."""
+    """Make a batch of a stream entry, or return why it is none. See `decode` and `read_link`."""
     try:
-        return decode(codec, stream, entry_id, fields)
+        return decode(codec, stream, entry_id, fields, packed=packed)
     except UndecodableBatch as error:
         return Unreadable(read_link(entry_id, fields, before), str(error))

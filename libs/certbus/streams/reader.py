@@ -6,7 +6,7 @@ takes them, so a gateway that is catching up holds `COUNT` packed batches of eac
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -177,6 +177,8 @@ class StreamReader:
         primary: if `client` is a replica: distinguishes a late replica from a rewound Redis.
 
     Attributes:
+        is_read: whether the messages of a stream are read now; those of others are unpacked when
+            they are first read.
         connected: whether the last attempt to read succeeded.
         last_error: why not; None if it did.
     """
@@ -190,6 +192,7 @@ class StreamReader:
         *,
         primary: Redis | None = None,
     ) -> None:
+        self.is_read: Callable[[str], bool] = lambda _: True
         self.connected = False
         self.last_error: str | None = None
         self._redis = client
@@ -306,7 +309,8 @@ class StreamReader:
         trail = self._trails[stream]
         before = str(trail.place.entry)
         entry_id = entry[0].decode()
-        batch = decode_entry(self._codec, stream, entry_id, entry[1], before)
+        packed = not self.is_read(stream)
+        batch = decode_entry(self._codec, stream, entry_id, entry[1], before, packed=packed)
         place, link = trail.place, batch.link
         verdict = decide(place, View(place.epoch, None, link.id, None, link))
         events: list[Event] = []

@@ -1,10 +1,11 @@
 """Consume the streams of Redis into the rings. The only reader of live streams in the process."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from certbus.ids import FIRST_ID, parse_entry_id
+from certbus.streams.codec import PackedMessages
 from certbus.streams.events import EpochChanged, Gap, Rewind, StreamBatch
 from certbus.streams.reader import StreamReader
 from gateway.delivery.encoding import gap_message_for
@@ -48,7 +49,7 @@ async def consume_streams(
             case StreamBatch():
                 rings[event.stream].append(event.id, event.prev, event.messages)
                 metrics.observe_read_delay(event.stream, parse_entry_id(event.id))
-                appended += sum(map(len, event.messages))
+                appended += _unpacked_bytes(event.messages)
             case Gap():
                 ring = rings[event.stream]
                 if not ring.has_begun:
@@ -67,3 +68,8 @@ async def consume_streams(
         if appended > _YIELD_AFTER_BYTES:
             appended = 0
             await asyncio.sleep(0)
+
+
+def _unpacked_bytes(messages: Sequence[bytes]) -> int:
+    """Return the bytes of messages; 0 if they are packed."""
+    return 0 if isinstance(messages, PackedMessages) else sum(map(len, messages))

@@ -14,12 +14,14 @@ client needs it; the result then serves all filters of that moment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 import structlog
 
 from certbus.ids import Cursor
+from certbus.streams.codec import UndecodableBatch
 from ctfilter import Certificate, Filter, Index, Match, size_of
 from gateway.delivery.channel import Channel
 from gateway.delivery.encoding import NO_NAMES
@@ -139,7 +141,10 @@ class StreamFilters:
     def look_up(self, slot: Slot) -> None:
         """Look up the messages of a slot with all filters of this moment."""
         hits: dict[Filter, list[tuple[int, list[Match]]]] = {}
-        for number, message in enumerate(slot.messages):
+        messages: Sequence[bytes] = ()
+        with suppress(UndecodableBatch):  # `Slot.encode` reports it
+            messages = slot.messages[:]
+        for number, message in enumerate(messages):
             try:
                 certificate = certificate_of(self.ring.stream, message)
             except msgspec.MsgspecError as error:

@@ -14,18 +14,23 @@ client that stops reading keeps the bytes of one write in memory.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import structlog
 
 from certbus.ids import FIRST_ID, Cursor, EntryId, message_id, parse_entry_id
+from certbus.streams.codec import PackedMessages, PackedPart, UndecodableBatch
 from certbus.streams.continuity import NOTHING
-from gateway.delivery.encoding import Encoding
+from gateway.delivery.encoding import Encoding, gap_message
 
 if TYPE_CHECKING:
     from ctfilter import Filter, Match
     from gateway.delivery.compression import SharedContext, SharedFrames
+
+log = structlog.get_logger(__name__)
 
 SLOT_BYTES: Final = 64 * 1024
 """A slot ends with the message that reaches this size."""
@@ -61,19 +66,21 @@ class Slot:
     Attributes:
         entry: id of the batch.
         first: position of the first message in the batch.
-        messages: JSON texts as they came from Redis.
+        messages: JSON texts as they came from Redis; they may be packed.
+        text_bytes: of the messages after unpacking, about.
         before: the position before the slot.
         after: the position after the slot.
         notice: whether the slot is a message without an id.
         encodings: the bytes in each encoding that has been requested, by its `batch`.
         shared: the bytes for clients in step; None if no client had negotiated them.
+        on_unreadable: called when messages that cannot be unpacked are encoded.
         hits: filter -> numbers of the messages that pass it, and what matched; see `filtering`.
         generation: of the filters that `hits` has.
     """
 
     __slots__ = (
         "after", "before", "encodings", "entry", "first", "generation", "hits", "messages",
-        "notice", "shared",
+        "notice", "on_unreadable", "shared", "text_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -85,15 +92,18 @@ class Slot:
         after: RingPosition,
         *,
         notice: bool = False,
+        text_bytes: int | None = None,
     ) -> None:
         self.entry = entry
         self.first = first
         self.messages = messages
+        self.text_bytes = sum(map(len, messages)) if text_bytes is None else text_bytes
         self.before = before
         self.after = after
         self.notice = notice
         self.encodings: dict[Callable[..., bytes], bytes] = {}
         self.shared: SharedFrames | None = None
+        self.on_unreadable: Callable[[], None] | None = None
         self.hits: dict[Filter, list[tuple[int, list[Match]]]] | None = None
         self.generation = -1
 
@@ -101,23 +111,30 @@ class Slot:
         """Encode the slot without its first `skip` messages."""
         if self.notice:
             return b"".join(map(encoding.notice, self.messages))
+        try:
+            messages = self.messages[skip:]
+        except UndecodableBatch as error:
+            return b"" if self.first else encoding.notice(self._unreadable(error))
         if encoding.selection is not None:
             return b"".join(
                 encoding.batch(self.entry, self.first + number, (text,))
                 for number, text in encoding.selection.select(self, skip)
             )
-        return encoding.batch(self.entry, self.first + skip, self.messages[skip:])
+        return encoding.batch(self.entry, self.first + skip, messages)
+
+    def _unreadable(self, error: UndecodableBatch) -> bytes:
+        """Return the notice in place of a batch that cannot be unpacked."""
+        log.error("unreadable batch", id=self.entry, error=str(error))
+        if self.on_unreadable is not None:
+            self.on_unreadable()
+        before = str(self.before.cursor.entry)
+        return gap_message(before, self.entry, f"unreadable: entry {self.entry}: {error}")
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """Bytes held; packed messages count as if they were unpacked."""
         shared = 0 if self.shared is None else len(self.shared.data)
         return self.text_bytes + shared + sum(map(len, self.encodings.values()))
-
-    @property
-    def text_bytes(self) -> int:
-        """Bytes of the messages as they came from Redis."""
-        return sum(map(len, self.messages))
 
 
 class Ring:
@@ -127,6 +144,7 @@ class Ring:
         stream: its name.
         max_bytes: limit, encoded bytes included; the newest slot stays in any case.
         first: number of the first slot.
+        on_unreadable: called for a packed batch that a client reads and that cannot be unpacked.
 
     Attributes:
         stream: its name.
@@ -136,7 +154,14 @@ class Ring:
         context: compresses each slot that is appended; None: nothing does.
     """
 
-    def __init__(self, stream: str, max_bytes: int, first: int = 0) -> None:
+    def __init__(
+        self,
+        stream: str,
+        max_bytes: int,
+        first: int = 0,
+        on_unreadable: Callable[[], None] | None = None,
+    ) -> None:
+        self._on_unreadable = on_unreadable
         self.stream = stream
         self.head = RingPosition(first, Cursor(NOTHING, None), 0)
         self.has_begun = False
@@ -158,23 +183,22 @@ class Ring:
         return self._slots[0].before if self._slots else self.head
 
     @property
-    def newest(self) -> tuple[str, bytes] | None:
-        """The newest message, after its id."""
-        for slot in reversed(self._slots):
-            if not slot.notice:
-                position = slot.first + len(slot.messages) - 1
-                return message_id(slot.entry, position), slot.messages[-1]
-        return None
+    def has_messages(self) -> bool:
+        """Whether it holds a message."""
+        return any(not slot.notice for slot in reversed(self._slots))
 
     def latest(self, count: int) -> list[tuple[str, bytes]]:
         """Return the ids and texts of the newest messages, the newest first."""
-        found = (
-            (message_id(slot.entry, slot.first + index), slot.messages[index])
-            for slot in reversed(self._slots)
-            if not slot.notice
-            for index in reversed(range(len(slot.messages)))
-        )
-        return list(islice(found, count))
+        found: list[tuple[str, bytes]] = []
+        for slot in reversed(self._slots):
+            if slot.notice or len(found) >= count:
+                continue
+            with suppress(UndecodableBatch):
+                found += [
+                    (message_id(slot.entry, slot.first + index), text)
+                    for index, text in reversed(list(enumerate(slot.messages[:])))
+                ]
+        return found[:count]
 
     @property
     def oldest(self) -> str | None:
@@ -204,7 +228,7 @@ class Ring:
         Args:
             entry: its id.
             prev: id of the batch before it.
-            messages: JSON texts, from position 0.
+            messages: JSON texts, from position 0; they may be packed.
         """
         entry_id = parse_entry_id(entry)
         if entry_id <= self.head.cursor.entry:
@@ -218,7 +242,13 @@ class Ring:
             after = RingPosition(
                 self.head.number + 1, Cursor(entry_id, end - 1), self.head.total + end - first
             )
-            slot = Slot(entry, first, messages[first:end], self.head, after)
+            if isinstance(messages, PackedMessages):
+                share = messages.size * (end - first) // len(messages)
+                part = PackedPart(messages, first, end)
+                slot = Slot(entry, first, part, self.head, after, text_bytes=share)
+                slot.on_unreadable = self._on_unreadable
+            else:
+                slot = Slot(entry, first, messages[first:end], self.head, after)
             if self.context is not None:
                 slot.shared = self.context.frames(entry, first, slot.messages)
             self._add(slot)
@@ -425,7 +455,15 @@ def _order(cursor: Cursor) -> tuple[EntryId, int]:
 
 
 def _cuts(messages: Sequence[bytes]) -> Iterator[int]:
-    """Cut a batch into slots; yield the index after the last message of each."""
+    """Cut a batch into slots; yield the index after the last message of each.
+
+    Packed messages are cut by their mean size, so that they need not be unpacked.
+    """
+    if isinstance(messages, PackedMessages):
+        step = max(len(messages) * SLOT_BYTES // max(messages.size, 1), 1)
+        yield from range(step, len(messages), step)
+        yield len(messages)
+        return
     size = 0
     for end, message in enumerate(messages, 1):
         size += len(message)

@@ -61,7 +61,7 @@ async def deep_health(reports: ReportCache, hub: Hub) -> Response:
         stream_lag_secs={
             stream: round(age, 3)
             for stream, age in hub.stream_ages().items()
-            if hub.rings[stream].newest is not None
+            if hub.rings[stream].has_messages
         },
         ingestors=len(report.ingestors),
         problems=report.problems,

@@ -66,7 +66,8 @@ class Bench:
         return next(log for log in logs if log.log_id == log_id)
 
     async def batches(self) -> list[list[bytes]]:
-        return [batch.messages for batch in await history(self.redis, KEYS, "lite", "0-0", 1000)]
+        found = await history(self.redis, KEYS, "lite", "0-0", 1000)
+        return [list(batch.messages) for batch in found]
 
 
 @pytest.fixture
