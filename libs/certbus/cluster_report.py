@@ -33,7 +33,7 @@ from certbus.cluster_health import (
 from certbus.keys import Keys
 from certbus.server_state import ServerState, server_state
 
-_CLIENTS = ("clients", "websocket", "sse", "full", "lite", "domains")
+_CLIENTS = ("clients", "websocket", "sse", "full", "lite", "domains", "v2")
 """Fields of a gateway's heartbeat that count clients."""
 
 
@@ -186,6 +186,7 @@ class GatewayReport(msgspec.Struct, frozen=True):
         full: clients of the stream full.
         lite: clients of the stream lite.
         domains: clients of the stream domains.
+        v2: clients of the stream v2.
         messages_sent: since its start.
         bytes_sent: since its start.
         messages_per_second: over the last ten seconds.
@@ -204,6 +205,7 @@ class GatewayReport(msgspec.Struct, frozen=True):
     full: int
     lite: int
     domains: int
+    v2: int
     messages_sent: int
     bytes_sent: int
     messages_per_second: float

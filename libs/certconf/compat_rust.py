@@ -59,9 +59,6 @@ UNUSED: Final[Mapping[str, Unused]] = {
     "dedup.capacity": Unused(
         Count, "dedup.ttl_secs limits deduplication by time, without a number"
     ),
-    "streams.v2": Unused(
-        bool, "the v2 stream is not served; full and lite have the same certificates", idle=False
-    ),
     "ct_log.catalog_authority_overrides": Unused(
         Mapping[str, bool], "log_lists names the log lists, each verified by its own signature"
     ),

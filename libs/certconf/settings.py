@@ -63,7 +63,7 @@ TokenDigest = Annotated[
 Moment = Annotated[
     datetime, Meta(tz=True, description="a date and time with its zone, as 2027-01-31T00:00:00Z")
 ]
-StreamName = Literal["full", "lite", "domains"]
+StreamName = Literal["full", "lite", "domains", "v2"]
 AdminAddress = Annotated[
     str,
     Meta(pattern=r"^(unix:.+|.+:[0-9]{1,5})$", description="host:port, or unix:<path>"),
@@ -99,6 +99,8 @@ class Streams(msgspec.Struct, frozen=True):
     full: bool = True
     lite: bool = True
     domains_only: bool = True
+    #: Offer the messages of version 2, which gateways make of lite, or of full without lite.
+    v2: bool = False
     #: Add `as_der` to the certificates of the chain, as the servers in Go and Elixir do.
     chain_der: bool = False
 

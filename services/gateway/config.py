@@ -10,6 +10,8 @@ from certconf import Config
 from certconf.settings import DRAIN_MARGIN_SECS
 
 MIB: Final = 1024 * 1024
+V2: Final = "v2"
+"""The stream that gateways make of another one; see `gateway.delivery.v2_stream`."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -17,6 +19,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     Attributes:
         streams: offered streams.
+        v2: offer v2, too, if one of `streams` has what it is made of.
         websocket: whether WebSocket clients are accepted.
         websocket_compression: whether to accept permessage-deflate.
         sse: whether SSE clients are accepted.
@@ -43,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True):
     """
 
     streams: tuple[str, ...] = STREAMS
+    v2: bool = False
     websocket: bool = True
     websocket_compression: bool = True
     sse: bool = True
@@ -65,6 +69,16 @@ class Settings(msgspec.Struct, frozen=True):
     answer_timeout: float = 15.0
     stop_timeout: float = 4.0
 
+    @property
+    def v2_source(self) -> str | None:
+        """The stream that v2 is made of; None if v2 is not offered."""
+        return next((s for s in ("lite", "full") if self.v2 and s in self.streams), None)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The streams of clients."""
+        return self.streams if self.v2_source is None else (*self.streams, V2)
+
     def offers(self, switch: str) -> bool:
         """Whether a setting such as "protocols.api" is on; "" is always on."""
         return not switch or bool(getattr(self, switch.rpartition(".")[2]))
@@ -77,6 +91,7 @@ def settings_of(config: Config, base: Settings | None = None) -> Settings:
     return msgspec.structs.replace(
         base or Settings(stop_timeout=config.drain_secs),
         streams=tuple(stream for stream in STREAMS if offered[stream]),
+        v2=streams.v2,
         websocket=protocols.websocket,
         websocket_compression=protocols.websocket_compression,
         sse=protocols.sse,

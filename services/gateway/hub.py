@@ -8,12 +8,13 @@ from typing import Final, Protocol
 from ctfilter import Filter, IndexFull
 from ctfilter.grammar import CERTIFICATE_KEYS
 from gateway.clients.base import Client, ClientRegistry, StartReplay
-from gateway.config import Settings
+from gateway.config import V2, Settings
 from gateway.delivery.channel import Channel
 from gateway.delivery.compression import DEFLATED, SHARED, SharedContext
 from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
 from gateway.delivery.filtering import FilterSet
 from gateway.delivery.ring_buffer import Ring
+from gateway.delivery.v2_stream import V2Ring
 from gateway.error_log import ErrorLog
 from gateway.http.errors import ErrorCode
 from gateway.metrics import Metrics
@@ -88,20 +89,21 @@ class Hub:
         removed = [
             channel
             for (stream, _), channel in self.channels.items()
-            if stream not in settings.streams
+            if stream not in settings.offered
         ]
         for channel in removed:
             self.rings.pop(channel.stream, None)
             self.channels.pop((channel.stream, channel.encoding), None)
         for narrowed in list(self.filters.channels.values()):
-            if not {narrowed.stream, narrowed.ring.stream} <= set(settings.streams):
+            if not {narrowed.stream, narrowed.ring.stream} <= set(settings.offered):
                 self.filters.remove(narrowed)
                 removed.append(narrowed)
         deflate = (DEFLATED, SHARED) if settings.websocket_compression else ()
-        for stream in settings.streams:
-            ring = self.rings.setdefault(
-                stream, Ring(stream, settings.ring_bytes, on_unreadable=self._count_unreadable)
-            )
+        for stream in settings.offered:
+            ring = self.rings.get(stream) or self._ring(stream)
+            self.rings[stream] = ring
+            if isinstance(ring, V2Ring) and settings.v2_source is not None:
+                ring.source = settings.v2_source
             for encoding in (WEBSOCKET, SSE, *deflate):
                 if (stream, encoding) not in self.channels:
                     channel = Channel[Client](ring, encoding, self.metrics)
@@ -109,6 +111,17 @@ class Hub:
                     if encoding is SHARED:
                         ring.context = SharedContext(channel.clients, _loop_time)
         return removed
+
+    def _ring(self, stream: str) -> Ring:
+        settings = self.settings
+        if settings.v2_source is None or stream != V2:
+            return Ring(stream, settings.ring_bytes, on_unreadable=self._count_unreadable)
+
+        def has_clients() -> bool:
+            return any(channel.clients for channel in self.all_channels if channel.ring is made)
+
+        made = V2Ring(settings.ring_bytes, settings.v2_source, has_clients)
+        return made
 
     def channel(self, stream: str, encoding: Encoding, given: Filter | None) -> Channel[Client]:
         """Return the channel of a client.
@@ -122,6 +135,8 @@ class Hub:
             FilterRefused: there is no place for the filter, or no stream has what it compares.
         """
         base = self.channels[stream, encoding]
+        if isinstance(base.ring, V2Ring):
+            base.ring.start(self.rings[base.ring.source])
         if given is None:
             return base
         source = self.source_of(stream, given)
@@ -165,7 +180,7 @@ class Hub:
     def is_read(self, stream: str) -> bool:
         """Whether a client or a filter reads each new message of a stream."""
         return bool(self.filters.channels) or any(
-            channel.clients for channel in self.channels.values() if channel.stream == stream
+            channel.clients for channel in self.channels.values() if channel.ring.source == stream
         )
 
     @property
@@ -180,6 +195,7 @@ class Hub:
                 stream, ring.head.cursor.entry if ring.has_messages else None
             )
             for stream, ring in self.rings.items()
+            if stream == ring.source
         }
 
     def abort_connections(self) -> int:

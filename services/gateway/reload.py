@@ -86,7 +86,7 @@ class Reload(msgspec.Struct, frozen=True):
         for channel in (*removed, *self.hub.all_channels):
             reason = None
             if channel in removed:
-                disabled = {channel.stream, channel.ring.stream} - set(settings.streams)
+                disabled = {channel.stream, channel.ring.stream} - set(settings.offered)
                 reason = f"stream {min(disabled)} disabled"
             elif not (settings.sse if channel.encoding.name == SSE.name else settings.websocket):
                 reason = f"{'SSE' if channel.encoding.name == SSE.name else 'WebSocket'} disabled"

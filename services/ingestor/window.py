@@ -7,6 +7,7 @@ import msgspec
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
+from ctparse.v2_message import UNVERIFIED, Verification
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -34,6 +35,7 @@ class VerifiedWindow(msgspec.Struct, frozen=True):
         leaf_hashes: hash of each entry's leaf.
         frontier_before: of all leaves before `first`; never modified.
         frontier_after: of all leaves up to the last entry; never modified.
+        verification: of all its entries.
     """
 
     first: int
@@ -42,3 +44,4 @@ class VerifiedWindow(msgspec.Struct, frozen=True):
     leaf_hashes: Sequence[bytes] = ()
     frontier_before: Frontier | None = None
     frontier_after: Frontier | None = None
+    verification: Verification = UNVERIFIED

@@ -121,7 +121,6 @@ def test_every_value_has_its_source(file: Path) -> None:
         ("nats: {enabled: true}", "nats.enabled", "`certstream-server tail` in a pipe"),
         ("ct_log: {names_tiles: prefer}", "ct_log.names_tiles", "never published"),
         ("ct_log: {merkle_verification: off}", "ct_log.merkle_verification", "ct_log.integrity"),
-        ("streams: {v2: true}", "streams.v2", "full and lite"),
     ],
 )
 def test_an_output_that_does_not_exist_is_named_with_its_replacement(
@@ -310,6 +309,7 @@ VARIABLES: dict[str, tuple[str, object]] = {
     "STREAM_FULL_ENABLED": ("false", False),
     "STREAM_LITE_ENABLED": ("false", False),
     "STREAM_DOMAINS_ONLY_ENABLED": ("false", False),
+    "STREAM_V2_ENABLED": ("true", True),
     "TRUSTED_PROXIES": ("10.0.0.0/8, ::1", (Network("10.0.0.0/8"), Network("::1"))),
     "CONNECTION_LIMIT_ENABLED": ("true", True),
     "CONNECTION_LIMIT_MAX_CONNECTIONS": ("7", 7),
@@ -360,7 +360,6 @@ UNUSED_VARIABLES = {
     "STATIC_CT_CHECKPOINT_SIGNATURE": "off",
     "STATIC_CT_MERKLE_VERIFICATION": "off",
     "STATIC_CT_NAMES_TILES": "prefer",
-    "STREAM_V2_ENABLED": "true",
     "DEDUP_CAPACITY": "3",
     "CT_LOGS_URL": "https://lists.example/list.json",
     "ADDITIONAL_LOG_LISTS": "https://a.example, https://b.example",

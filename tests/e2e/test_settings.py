@@ -38,7 +38,6 @@ MEANINGLESS = {
     "ct_log.merkle_verification",
     "ct_log.names_tiles",
     "ct_log.force_http1_operators",
-    "streams.v2",
     "nats.enabled",
 }
 #: Accepted; the line of nats.enabled covers them.

@@ -10,6 +10,7 @@ from certbus.logs.leases import Leases
 from certbus.streams.batch import Batch, Published
 from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.retention import Trimmer
+from ctparse.v2_message import UNVERIFIED, Verification
 from ctparse.wire_messages import Message
 
 LOG = "a" * 64
@@ -67,11 +68,13 @@ class Press:
             [message(number, padding) for number in range(first, first + count)]
         )
 
-    async def publish(self, messages: list[Message]) -> str:
+    async def publish(
+        self, messages: list[Message], verification: Verification = UNVERIFIED
+    ) -> str:
         """Publish a batch of any messages and give its entry id."""
         first, count = self.printed, len(messages)
         outcome = await self._publisher.publish(
-            self._lease, Batch(first, first + count, messages, 0, [])
+            self._lease, Batch(first, first + count, messages, 0, [], verification=verification)
         )
         assert isinstance(outcome, Published), outcome
         assert outcome.id is not None

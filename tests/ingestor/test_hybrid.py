@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from certbus.keys import Keys
+from ctparse.v2_message import Verification
 from ingestor.client.static_ct import TILE
 from tests.ingestor.loglists import lists
 from tests.ingestor.site import Site
@@ -69,6 +70,8 @@ async def test_entries_are_those_that_get_entries_returns(site: Site) -> None:
     await assert_frontier_leads_to_head(site)
     for name, is_bare in (("hybrid1", b"0"), ("hybrid2", b"1")):
         assert await site.redis.hget(site.keys.log(logs[name].log_id), "bare_leaves") == is_bare
+    batches = await history(site.redis, site.keys, "full", "0-0", 1_000_000)
+    assert {batch.verification for batch in batches} == {Verification("verified", "verified")}
     found = await messages(site, site.keys)
     assert len(found) == sum(sizes.values()) > 3 * TILE
 

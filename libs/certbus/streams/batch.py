@@ -5,6 +5,7 @@ import msgspec
 from certbus.keys import DedupBy
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
+from ctparse.v2_message import UNVERIFIED, Verification
 from ctparse.wire_messages import Message
 
 MAX_MESSAGES = 256
@@ -27,6 +28,7 @@ class Batch(msgspec.Struct, frozen=True):
         frontier: of the log's tree up to `next` (`merkle.Frontier.to_bytes`), if it is kept.
         timestamp: when the log accepted the last entry that could be read, published or not, ms
             since the epoch; None without such an entry.
+        verification: of all its entries.
     """
 
     first: int
@@ -37,6 +39,7 @@ class Batch(msgspec.Struct, frozen=True):
     tree_head: TreeHead | None = None
     frontier: bytes | None = None
     timestamp: int | None = None
+    verification: Verification = UNVERIFIED
 
 
 class Published(msgspec.Struct, frozen=True):

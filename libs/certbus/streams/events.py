@@ -4,12 +4,15 @@
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import get_args
 
 import msgspec
 
 from certbus.ids import FIRST_ID, parse_entry_id
 from certbus.streams.codec import Codec, PackedMessages, UndecodableBatch
 from certbus.streams.continuity import Link
+from ctparse.v2_message import UNVERIFIED, Verification, Verified
 
 NOT_RETAINED_REASON = "no longer retained"
 """The reason of a `Gap` that trimming has made."""
@@ -25,6 +28,13 @@ RESET = "the server's store was emptied; earlier ids are void"
 
 _ODD = "unreadable"
 
+_VERIFICATIONS = {
+    f"{signature[0]}{inclusion[0]}".encode(): Verification(signature, inclusion)
+    for signature, inclusion in product(get_args(Verified), repeat=2)
+}
+VERIFICATION_CODES = {verification: code for code, verification in _VERIFICATIONS.items()}
+"""Values of the field `verified` of a batch: the initials of signature and inclusion."""
+
 
 class StreamBatch(msgspec.Struct, frozen=True, gc=False):
     """One batch of one stream.
@@ -39,6 +49,7 @@ class StreamBatch(msgspec.Struct, frozen=True, gc=False):
         messages: JSON texts in log order, without newlines.
         forgot: whether deduplication marks were lost before it: from it on, certificates may come
             that were published before.
+        verification: of all its entries; unverified in batches of older releases.
     """
 
     stream: str
@@ -49,6 +60,7 @@ class StreamBatch(msgspec.Struct, frozen=True, gc=False):
     last: int
     messages: Sequence[bytes]
     forgot: bool = False
+    verification: Verification = UNVERIFIED
 
     @property
     def link(self) -> Link:
@@ -149,6 +161,7 @@ def decode(
             int(fields[b"last"]),
             messages,
             b"forgot" in fields,
+            _VERIFICATIONS.get(fields.get(b"verified", b""), UNVERIFIED),
         )
     except KeyError as error:
         raise UndecodableBatch(f"entry {entry_id} has no field {error}") from error

@@ -38,6 +38,7 @@ from certbus.streams.batch import (
     duplicates_within,
 )
 from certbus.streams.codec import LEVEL, Codec, Name
+from certbus.streams.events import VERIFICATION_CODES
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
 
@@ -222,6 +223,7 @@ class Publisher(Store):
             "codec": self._codec.name,
             "dedup": self._dedup,
             "duplicates": batch.duplicates,
+            "verified": VERIFICATION_CODES[batch.verification].decode(),
             "rejected": [
                 {"index": each.index, "reason": _line(each.reason), "size": len(each.raw)}
                 for each in batch.rejected

@@ -125,7 +125,7 @@ class _ClientReplay:
         self._history = history
         self._reader = reader
         self._replay = replay
-        self._stream = client.channel.ring.stream
+        self._stream = client.channel.ring.source
         self._position = ReaderPosition(cursor.entry, cursor.position)
         self._pending_gap: tuple[str, Reason] | None = None  # requested id and reason of a gap
 
@@ -155,7 +155,7 @@ class _ClientReplay:
             Whether the client has left, or reads the ring.
         """
         position = self._position
-        page = await self._history.read(self._stream, position)
+        page = await self._history.read(self._client.channel.ring, position)
         view = page.view(position.entry)
         decision = decide(position, view, self._reader.losses(self._stream))
         if decision.gap in _LOSS_REASONS and await self._is_behind(view):

@@ -23,6 +23,7 @@ import structlog
 from certbus.ids import Cursor
 from certbus.streams.codec import UndecodableBatch
 from ctfilter import Certificate, Filter, Index, Match, size_of
+from gateway.config import V2
 from gateway.delivery.channel import Channel
 from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.ring_buffer import BehindRing, Ring, RingPosition, Slot
@@ -57,6 +58,20 @@ class _Data(msgspec.Struct, gc=False):
     source: _Source = msgspec.field(default_factory=_Source)
 
 
+class _Entry(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+class _DataV2(msgspec.Struct, gc=False):
+    entry: _Entry = msgspec.field(default_factory=_Entry)
+    cert: _Leaf = msgspec.field(default_factory=_Leaf)
+    source: _Source = msgspec.field(default_factory=_Source)
+
+
+class _UpdateV2(msgspec.Struct, gc=False):
+    data: _DataV2
+
+
 class _CertificateUpdate(msgspec.Struct, gc=False):
     data: _Data
 
@@ -83,6 +98,7 @@ class _Matched(msgspec.Struct):
 
 
 _update = msgspec.json.Decoder(_CertificateUpdate)
+_update_v2 = msgspec.json.Decoder(_UpdateV2)
 _entries = msgspec.json.Decoder(_DnsEntries)
 _raw_update = msgspec.json.Decoder(_RawUpdate)
 
@@ -95,14 +111,21 @@ def certificate_of(stream: str, message: bytes) -> Certificate:
     """
     if stream == "domains":
         return Certificate(_entries.decode(message).data)
-    data = _update.decode(message).data
-    issuer = data.leaf_cert.issuer
+    if stream == V2:
+        version_2 = _update_v2.decode(message).data
+        leaf, source = version_2.cert, version_2.source
+        is_precert = version_2.entry.type == "precert"
+    else:
+        data = _update.decode(message).data
+        leaf, source = data.leaf_cert, data.source
+        is_precert = data.update_type == "PrecertLogEntry"
+    issuer = leaf.issuer
     return Certificate(
-        data.leaf_cert.all_domains,
+        leaf.all_domains,
         issuer.CN or "",
         issuer.O or "",
-        data.source.operator or "",
-        precertificate=data.update_type == "PrecertLogEntry",
+        source.operator or "",
+        precertificate=is_precert,
     )
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 import structlog
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from certbus.ids import FIRST_ID, EntryId, parse_entry_id
@@ -29,8 +30,10 @@ from certbus.streams.events import (
     decode_entry,
 )
 from certbus.streams.reader import Entry, oldest_id, read_piece
+from gateway.config import V2
 from gateway.delivery.encoding import gap_message_for
 from gateway.delivery.ring_buffer import Ring, RingPosition
+from gateway.delivery.v2_stream import v2_messages
 
 _PAGE_BATCHES: Final = {"full": 4}  # a batch of full messages may have 4 MiB
 _DEFAULT_PAGE_BATCHES: Final = 16
@@ -181,11 +184,11 @@ class HistoryReader:
         self._at.clear()
         self._after.clear()
 
-    async def read(self, stream: str, position: ReaderPosition) -> HistoryPage:
+    async def read(self, live: Ring, position: ReaderPosition) -> HistoryPage:
         """Read the page at the position of a reader.
 
         Args:
-            stream: its name.
+            live: the ring of the stream.
             position: of the reader.
 
         Returns:
@@ -195,17 +198,18 @@ class HistoryReader:
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
         """
+        stream = live.stream
         if position.epoch is None:
-            oldest = await self._without_trimmed(stream)
+            oldest = await self._without_trimmed(live)
             if position.is_oldest:
                 found = None if oldest is None else self._at.get((stream, oldest))
-                return found or await self._read(stream, "-", position)
+                return found or await self._read(live, "-", position)
         found = self._find(stream, position)
         if found is not None:
             return found
         knows_batch = position.epoch is not None and position.position is None
         return await self._read(
-            stream, f"({position.entry}" if knows_batch else str(position.entry), position
+            live, f"({position.entry}" if knows_batch else str(position.entry), position
         )
 
     def _find(self, stream: str, position: ReaderPosition) -> HistoryPage | None:
@@ -215,23 +219,25 @@ class HistoryReader:
             self._pages.move_to_end(id(page))
         return page
 
-    async def _read(self, stream: str, start: str, position: ReaderPosition) -> HistoryPage:
-        key = (stream, start)
+    async def _read(self, live: Ring, start: str, position: ReaderPosition) -> HistoryPage:
+        key = (live.stream, start)
         task = self._reads.get(key)
         if task is None:
-            task = self._reads[key] = asyncio.create_task(self._fetch(stream, start, position))
+            task = self._reads[key] = asyncio.create_task(self._fetch(live, start, position))
             task.add_done_callback(lambda _: self._reads.pop(key))
         # A caller may be cancelled; the other callers still need the page.
         return await asyncio.shield(task)
 
-    async def _fetch(self, stream: str, start: str, position: ReaderPosition) -> HistoryPage:
+    async def _fetch(self, live: Ring, start: str, position: ReaderPosition) -> HistoryPage:
+        stream, source = live.stream, live.source
         async with self._slots:
             if not position.is_oldest and (found := self._find(stream, position)) is not None:
                 return found  # another task has read it
-            count = _PAGE_BATCHES.get(stream, _DEFAULT_PAGE_BATCHES)
-            raw = await read_piece(self._redis, self._keys, stream, start, count)
+            count = _PAGE_BATCHES.get(source, _DEFAULT_PAGE_BATCHES)
+            raw = await read_piece(self._redis, self._keys, source, start, count)
             before = str(position.entry) if start.startswith("(") else FIRST_ID
-            if sum(len(fields.get(b"m", b"")) for _, fields in raw.entries) > _MAX_INLINE_BYTES:
+            size = sum(len(fields.get(b"m", b"")) for _, fields in raw.entries)
+            if stream == V2 or size > _MAX_INLINE_BYTES:
                 entries = await asyncio.to_thread(_decode, stream, before, raw.entries)
             else:
                 entries = _decode(stream, before, raw.entries)
@@ -266,14 +272,14 @@ class HistoryReader:
             for key in [key for key, held in index.items() if held is page]:
                 del index[key]
 
-    async def _without_trimmed(self, stream: str) -> EntryId | None:
+    async def _without_trimmed(self, live: Ring) -> EntryId | None:
         """Drop the pages whose first batch Redis has trimmed.
 
         Returns:
             Id of the oldest entry that the stream retains.
         """
-        oldest = await self._oldest[stream]()
-        for page in [page for page in self._pages.values() if page.stream == stream]:
+        oldest = await self._oldest[live.source]()
+        for page in [page for page in self._pages.values() if page.stream == live.stream]:
             if oldest is None or page.links[0].id < oldest:
                 self._drop(page)
         return oldest
@@ -286,6 +292,8 @@ def _decode(stream: str, before: str, entries: list[Entry]) -> list[StreamBatch 
         batch = decode_entry(codec, stream, entry_id.decode(), fields, before)
         if isinstance(batch, Unreadable):
             log.error("unreadable batch", stream=stream, id=str(batch.link.id), error=batch.error)
+        elif stream == V2:
+            batch = replace(batch, messages=v2_messages(batch))
         decoded.append(batch)
         before = str(batch.link.id)
     return decoded

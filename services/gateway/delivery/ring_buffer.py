@@ -148,6 +148,7 @@ class Ring:
 
     Attributes:
         stream: its name.
+        source: the stream of Redis that its messages are made of; else the same.
         head: the position after the newest slot.
         has_begun: whether the batch before the first slot is known.
         size: bytes held, encoded ones included.
@@ -162,7 +163,7 @@ class Ring:
         on_unreadable: Callable[[], None] | None = None,
     ) -> None:
         self._on_unreadable = on_unreadable
-        self.stream = stream
+        self.stream = self.source = stream
         self.head = RingPosition(first, Cursor(NOTHING, None), 0)
         self.has_begun = False
         self.size = 0
@@ -208,6 +209,11 @@ class Ring:
     def slots_from(self, number: int) -> Iterator[Slot]:
         """Return the slots from a number on."""
         return islice(self._slots, max(0, number - self.first_after.number), None)
+
+    def clear(self) -> None:
+        """Forget everything but the numbers of positions."""
+        self._slots.clear()
+        self.size, self.has_begun, self._origin = 0, False, None
 
     def begin_after(self, entry: str) -> None:
         """Set the batch after which an empty ring begins."""

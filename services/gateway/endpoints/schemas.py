@@ -23,7 +23,7 @@ Sha1 = Annotated[
 Sha256 = Annotated[
     str, Meta(pattern="^([0-9A-F]{2}:){31}[0-9A-F]{2}$", description="SHA-256 of the DER.")
 ]
-Base64 = Annotated[str, Meta(pattern="^[A-Za-z0-9+/]+={0,2}$", description="DER in base64.")]
+Base64 = Annotated[str, Meta(pattern="^[A-Za-z0-9+/]+={0,2}$", description="In base64.")]
 HexSha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Text = str | UnsetType
 
@@ -154,10 +154,68 @@ class DomainsMessage(msgspec.Struct, frozen=True):
     data: list[str]
 
 
+Verified = Literal["verified", "unverified", "failed", "not_applicable"]
+Time = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$",
+        description="RFC 3339, UTC; null if the year has more than four digits.",
+    ),
+]
+
+
+class V2Source(msgspec.Struct, frozen=True):
+    """The log that a certificate comes from."""
+
+    name: str
+    url: str
+    log_id: Annotated[Base64 | None, Meta(description="SHA-256 of the key; null if unknown.")]
+    operator: str
+    log_type: Literal["rfc6962", "static_ct"]
+
+
+class V2Entry(msgspec.Struct, frozen=True):
+    """The entry of the log."""
+
+    index: Annotated[int, Meta(ge=0)]
+    type: Literal["x509", "precert"]
+    observed_at: Time | None
+    submitted_at: Time | None
+    link: str
+
+
+class V2Verification(msgspec.Struct, frozen=True):
+    """What was verified before the entry was published."""
+
+    checkpoint_signature: Annotated[
+        Verified, Meta(description="Of the STH or checkpoint that covers the entry.")
+    ]
+    inclusion: Annotated[Verified, Meta(description="Of the entry in that tree.")]
+
+
+class V2Data(msgspec.Struct, frozen=True):
+    """A certificate, its log, its entry there and what was verified of it."""
+
+    source: V2Source
+    entry: V2Entry
+    verification: V2Verification
+    cert: LeafCertificate
+
+
+class V2Message(msgspec.Struct, frozen=True):
+    """A new certificate, on the stream `v2`."""
+
+    id: MessageId
+    message_type: Literal["certificate_update"]
+    version: Literal[2]
+    data: V2Data
+
+
 MESSAGES: Final[Mapping[str, type[msgspec.Struct]]] = {
     "full": FullMessage,
     "lite": LiteMessage,
     "domains": DomainsMessage,
+    "v2": V2Message,
 }
 """Type of the messages of each stream."""
 

@@ -17,6 +17,7 @@ class Connections(msgspec.Struct, frozen=True):
         full: of the stream full.
         lite: of the stream lite.
         domains: of the stream domains.
+        v2: of the stream v2.
     """
 
     total: int
@@ -25,6 +26,7 @@ class Connections(msgspec.Struct, frozen=True):
     full: int
     lite: int
     domains: int
+    v2: int
 
 
 class Throughput(msgspec.Struct, frozen=True):
@@ -118,6 +120,7 @@ def stats(report: ClusterReport, budgets: Mapping[str, int]) -> Stats:
             full=sum(each.full for each in gateways),
             lite=sum(each.lite for each in gateways),
             domains=sum(each.domains for each in gateways),
+            v2=sum(each.v2 for each in gateways),
         ),
         throughput=Throughput(
             messages_sent=sum(each.messages_sent for each in gateways),

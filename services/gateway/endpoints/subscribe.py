@@ -10,6 +10,7 @@ from certbus.ids import parse_cursor
 from certhttp.protocol import Request
 from ctfilter import Filter, FilterError, parse_filter
 from ctfilter.lookalike import within_one_edit
+from gateway.config import V2
 from gateway.http.errors import ErrorCode, disabled_response, error_response, filter_response
 from gateway.http.messages import Response, Subscription
 from gateway.hub import FilterRefused, Hub
@@ -27,7 +28,7 @@ _MEANT_AS_FILTER: Final = frozenset({
 })  # fmt: skip
 """Names of parameters that other services have, or that keys of terms suggest."""
 
-_SETTINGS: Final = {"full": "full", "lite": "lite", "domains": "domains_only"}
+_SETTINGS: Final = {"full": "full", "lite": "lite", "domains": "domains_only", "v2": "v2"}
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -79,7 +80,7 @@ def events(hub: Hub, request: Request) -> Response | Subscription:
     if stream not in _SETTINGS:
         return error_response(
             ErrorCode.UNKNOWN_STREAM,
-            f"Unknown stream {stream[:40]!r}; expected full, lite or domains",
+            f"Unknown stream {stream[:40]!r}; expected full, lite, domains or v2",
         )
     # A client that reconnects repeats the URL; what it adds is newer.
     given = [request.headers.get("last-event-id"), *map(request.query.get, LAST_EVENT_ID)]
@@ -103,7 +104,8 @@ def _subscription(
     if request.websocket and not hub.settings.websocket:
         return disabled_response("protocols.websocket")
     if stream not in hub.rings:
-        return disabled_response(f"streams.{_SETTINGS[stream]}")
+        setting = "lite" if stream == V2 and hub.settings.v2 else _SETTINGS[stream]
+        return disabled_response(f"streams.{setting}")
     try:
         parsed = [parse_cursor(cursor) for cursor in cursors]
     except ValueError as error:

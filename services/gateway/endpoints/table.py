@@ -228,6 +228,7 @@ def subscriptions(hub: Hub) -> list[Route]:
             for path, stream, content in (
                 ("/full-stream", "full", "with DER and chain"),
                 ("/domains-only", "domains", "only names"),
+                ("/v2", "v2", "the certificates of lite with what was verified of their entries"),
             )
         ),
         Route(
@@ -250,7 +251,7 @@ def subscriptions(hub: Hub) -> list[Route]:
                     "stream",
                     "query",
                     "Which stream.",
-                    {"enum": ["lite", "full", "domains", "domains-only"], "default": "lite"},
+                    {"enum": ["lite", "full", "domains", "domains-only", "v2"], "default": "lite"},
                 ),
                 _CURSOR,
                 *_FILTERS,

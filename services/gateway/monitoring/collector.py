@@ -103,7 +103,8 @@ class GatewayCollector(Collector):
         ages = hub.stream_ages()
         for stream, buffered in hub.rings.items():
             ring.add_metric([stream], buffered.size)
-            age.add_metric([stream], ages[stream])
+            if stream in ages:
+                age.add_metric([stream], ages[stream])
         yield from (clients, sent, size, ring, age)
         reach = GaugeMetricFamily(
             f"{PREFIX}_cursor_reach_seconds",

@@ -15,6 +15,7 @@ from certbus.cluster_health import FAULTS, STREAMS_SERVED, Faults
 from certbus.errors import UNAVAILABLE
 from certbus.keys import STREAMS, Keys
 from certbus.streams.reader import StreamReader
+from gateway.config import V2
 from gateway.delivery.encoding import SSE, WEBSOCKET
 from gateway.hub import Hub
 
@@ -89,7 +90,7 @@ def _counts(hub: Hub) -> dict[str, int]:
     channels = hub.all_channels
     clients = sum(len(channel.clients) for channel in channels)
     events = sum(len(channel.clients) for channel in channels if channel.encoding.name == SSE.name)
-    streams = dict.fromkeys(STREAMS, 0)
+    streams = dict.fromkeys((*STREAMS, V2), 0)
     for channel in channels:
         streams[channel.stream] += len(channel.clients)
     return {

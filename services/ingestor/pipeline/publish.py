@@ -215,6 +215,7 @@ class WindowPublisher:
             rejected=rejected,
             tree_head=window.tree_head,
             timestamp=_newest(entries, start, end),
+            verification=window.verification,
         )
         return batch, end
 

@@ -22,6 +22,7 @@ from ctparse.entry import Entry, Rejected
 from ctparse.merkle import BadProof, Frontier
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
 from ctparse.tree_head import TreeHead
+from ctparse.v2_message import Verification, Verified
 from ingestor.client.errors import IntegrityViolation, LogError, ProofUnavailable, ViolationKind
 from ingestor.client.interface import Inclusion, LogClient
 from ingestor.cpu import Cpu
@@ -233,13 +234,13 @@ class Verifier:
         frontier = self._frontier
         self._next = run[0].first
         if self._mode == "off" or frontier is None:
-            return [_unproven(window, head) for window in run]
+            return self._unproven(run, head)
         try:
             self._check_leaves_known(run)
             proven = await self._prove_either_form(run, frontier, head)
         except (IntegrityViolation, ProofUnavailable) as error:
             await self._handle_failure(error)
-            return [_unproven(window, head) for window in run]
+            return self._unproven(run, head)
         if proven is None:
             return []
         hashes, frontiers = proven
@@ -252,8 +253,25 @@ class Verifier:
                 hashes[position],
                 frontiers[position],
                 frontiers[position + 1],
+                Verification(self._signature(head), "verified"),
             )
             for position, window in enumerate(run)
+        ]
+
+    def _signature(self, head: TreeHead) -> Verified:
+        """Return whether the signature of a tree head was verified."""
+        if self._mode == "off" or self._key is None:
+            return "unverified"
+        return "verified" if self.is_signed(head) else "failed"
+
+    def _unproven(self, run: Sequence[Window], head: TreeHead) -> list[VerifiedWindow]:
+        """Return windows that are published without a proof."""
+        signature = self._signature(head)
+        contradicted = signature != "failed" and self.alerts.violating
+        verification = Verification(signature, "failed" if contradicted else "unverified")
+        return [
+            VerifiedWindow(window.first, window.entries, head, verification=verification)
+            for window in run
         ]
 
     def mark_verified(self, window: VerifiedWindow) -> None:
@@ -556,7 +574,3 @@ class Verifier:
     def _note_proof(self) -> None:
         self._missing.proven()
         self.alerts.recovered()
-
-
-def _unproven(window: Window, head: TreeHead) -> VerifiedWindow:
-    return VerifiedWindow(window.first, window.entries, head)

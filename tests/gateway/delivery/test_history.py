@@ -8,10 +8,13 @@ from certbus.streams.continuity import OLDEST, ReaderPosition
 from certbus.streams.events import FORGOTTEN
 from gateway.delivery.encoding import SSE
 from gateway.delivery.history import HistoryReader
+from gateway.delivery.ring_buffer import Ring
 from tests.gateway.publishing import Press
 
 BATCHES = 9  # read four at a time, so that pieces end with the fourth and the eighth
 BATCH = 5
+
+FULL = Ring("full", 1)
 
 
 async def test_every_message_can_be_resumed_from(press: Press) -> None:
@@ -21,7 +24,7 @@ async def test_every_message_can_be_resumed_from(press: Press) -> None:
         place = ReaderPosition(parse_entry_id(entries[number // BATCH]), number % BATCH)
         got: list[int] = []
         while not got or got[-1] < BATCHES * BATCH - 1:
-            piece = await history.read("full", place)
+            piece = await history.read(FULL, place)
             data, at, _ = piece.ring.read_from_cursor(place.cursor, SSE)
             while at is not piece.ring.head:
                 more, at = piece.ring.read(at, SSE, 1)
@@ -35,9 +38,9 @@ async def test_nothing_retained_that_is_newer(press: Press) -> None:
     entry = await press.print(BATCH)
     history = HistoryReader(press.redis, press.keys, 1 << 20)
     newest = parse_entry_id(entry)
-    assert (await history.read("full", ReaderPosition(newest, BATCH - 1))).links
+    assert (await history.read(FULL, ReaderPosition(newest, BATCH - 1))).links
     assert not (
-        await history.read("full", ReaderPosition(newest._replace(ms=newest.ms + 60_000)))
+        await history.read(FULL, ReaderPosition(newest._replace(ms=newest.ms + 60_000)))
     ).links
 
 
@@ -47,7 +50,7 @@ async def test_lost_marks_are_reported_before_what_may_come_again(press: Press) 
         await press.redis.delete(key)
     again = await press.print(1)
     history = HistoryReader(press.redis, press.keys, 1 << 20)
-    piece = await history.read("full", ReaderPosition(parse_entry_id(first), 0))
+    piece = await history.read(FULL, ReaderPosition(parse_entry_id(first), 0))
     at = piece.ring.read_from_cursor(ReaderPosition(parse_entry_id(first), 0).cursor, SSE)[1]
     data = b""
     while at is not piece.ring.head:
@@ -71,7 +74,7 @@ async def test_one_second_is_read_once_however_much_was_published_in_it(press: P
     reads_before = await times_read(press)
     place, got = OLDEST, 0
     while True:
-        piece = await history.read("full", place)
+        piece = await history.read(FULL, place)
         if not piece.links:
             break
         got += len(piece.links)
@@ -88,9 +91,9 @@ async def times_read(press: Press) -> int:
 async def test_the_oldest_is_not_what_was_trimmed(press: Press) -> None:
     entries = [await press.print(BATCH) for _ in range(BATCHES)]
     history = HistoryReader(press.redis, press.keys, 1 << 20)
-    assert str((await history.read("full", OLDEST)).links[0].id) == entries[0]
+    assert str((await history.read(FULL, OLDEST)).links[0].id) == entries[0]
     await press.redis.xtrim(press.keys.stream("full"), minid=entries[2], approximate=False)
-    assert str((await history.read("full", OLDEST)).links[0].id) == entries[2]
+    assert str((await history.read(FULL, OLDEST)).links[0].id) == entries[2]
     # Nor is the piece used for a cursor in it.
     place = ReaderPosition(parse_entry_id(entries[3]), 0)
-    assert str((await history.read("full", place)).links[0].id) == entries[2]
+    assert str((await history.read(FULL, place)).links[0].id) == entries[2]

@@ -98,7 +98,15 @@ async def test_stats_are_of_all_gateways(start: Start, press: Press) -> None:
                 assert set(memory) == {"cache_entries", "cache_capacity"}
                 return bool(
                     stats["connections"]
-                    == {"total": 3, "websocket": 2, "sse": 1, "full": 1, "lite": 1, "domains": 1}
+                    == {
+                        "total": 3,
+                        "websocket": 2,
+                        "sse": 1,
+                        "full": 1,
+                        "lite": 1,
+                        "domains": 1,
+                        "v2": 0,
+                    }
                     and throughput["messages_sent"] == 30
                     and throughput["certificates_processed"] == 10
                     and throughput["bytes_sent"] > 0

@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from certconf import load
+from ctparse.v2_message import Verification
 from simlog.api import request_stats
 from tests.ingestor.site import Site
 from tests.ingestor.verification.proofs import (
@@ -18,6 +19,7 @@ from tests.ingestor.verification.proofs import (
     shown,
     switch,
 )
+from tests.retained import history
 from tests.waiting import until
 
 
@@ -32,6 +34,9 @@ async def test_warn_reports_and_publishes(site: Site) -> None:
     # One certificate, if the entries in whose place it is shown are of one kind.
     assert len((await findings(site)).uncommitted) in (1, 2)
     assert {log.alarms > 0 for log in (await site.logs()).values()} == {True}
+    batches = await history(site.redis, site.keys, "lite", "0-0", 1_000_000)
+    found = {batch.verification for batch in batches}
+    assert found - {Verification("verified", "verified")} == {Verification("verified", "failed")}
 
 
 async def test_a_log_without_proofs_gets_no_request_for_one_at_each_poll(site: Site) -> None:

@@ -182,12 +182,15 @@ local function count(name, bytes, messages)
   held[name .. '.messages'] = held[name .. '.messages'] + messages
 end
 
-local rare = {} -- fields that few entries have
+local rare = {} -- fields that not all entries have
 if id_ms > now then
   rare = { 'at', text(now) }
 end
 if #forgotten > 0 then
   rare[#rare + 1], rare[#rare + 2] = 'forgot', '1'
+end
+if batch.verified ~= 'uu' then
+  rare[#rare + 1], rare[#rare + 2] = 'verified', batch.verified
 end
 
 if n > 0 then

@@ -101,7 +101,7 @@ class Page:
         settings = self._hub.settings
         for route in self._routes:
             if route.stream:
-                if settings.websocket and route.stream in settings.streams:
+                if settings.websocket and route.stream in settings.offered:
                     yield route
             elif settings.offers(route.setting):
                 yield route
