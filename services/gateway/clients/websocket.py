@@ -110,6 +110,7 @@ class WebSocketClient(Client):
     __slots__ = (
         "_fragments",
         "_frames",
+        "_held",
         "_is_text",
         "_pending_pong",
         "_protocol",
@@ -131,6 +132,7 @@ class WebSocketClient(Client):
         self._frames = 0
         self._unanswered = 0
         self._fragments: list[bytes] = []  # of a message that is not complete
+        self._held = 0  # bytes of these
         self._is_text = False  # that message
         self._unfinished = 0  # bytes of it, also of an incomplete frame
 
@@ -207,8 +209,7 @@ class WebSocketClient(Client):
         if self.closed:
             return
         messages = [each for frame in frames if (each := self._message_of(frame)) is not None]
-        held = sum(map(len, self._fragments))
-        self._set_unfinished(held if frames else self._unfinished + len(data))
+        self._set_unfinished(self._held if frames else self._unfinished + len(data))
         if self.registry.unfinished_bytes > MAX_UNFINISHED_BYTES:
             self.close(CloseCode.TRY_AGAIN_LATER, "too many incomplete messages at this server")
         for message in messages:
@@ -223,10 +224,12 @@ class WebSocketClient(Client):
             self._is_text = frame.opcode is Opcode.TEXT
         if frame.data:  # empty fragments without end must not need memory
             self._fragments.append(bytes(frame.data))
+            self._held += len(frame.data)
         if not frame.fin:
             return None
         message = b"".join(self._fragments)
         self._fragments.clear()
+        self._held = 0
         if self._is_text and not _is_utf8(message):
             self.close(CloseCode.INVALID_DATA, "a text message is not UTF-8")
             return None

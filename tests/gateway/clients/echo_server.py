@@ -48,10 +48,6 @@ class EchoClient(WebSocketClient):
     def tick(self, now: int) -> None:
         """Send no heartbeats."""
 
-    def data_received(self, data: bytes) -> None:
-        self._frames = 0
-        super().data_received(data)
-
     def _receive(self, message: bytes) -> None:
         frame = Frame(Opcode.TEXT if self._is_text else Opcode.BINARY, message)
         self.write(frame.serialize(mask=False, extensions=self._protocol.extensions))
@@ -59,7 +55,8 @@ class EchoClient(WebSocketClient):
 
 async def main(port: int) -> None:
     setattr(gateway.server.connection, "WebSocketClient", EchoClient)  # noqa: B010
-    setattr(websocket_clients, "MAX_UNFINISHED_BYTES", 1 << 30)  # noqa: B010
+    for limit in ("MAX_UNFINISHED_BYTES", "_MAX_FRAMES"):
+        setattr(websocket_clients, limit, 1 << 30)
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="echo"))
         redis = RedisServer(find_executable(), Path(directory), appendonly="no")
