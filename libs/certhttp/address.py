@@ -6,7 +6,7 @@ import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 UNIX: Final = "unix:"
 _MODE: Final = 0o600
@@ -37,7 +37,7 @@ def listen(address: str) -> socket.socket:
             raise ValueError(f"{address!r} is neither host:port nor unix:<path>")
         if int(port) > _LAST_PORT:
             raise OSError(f"{address!r}: ports end at {_LAST_PORT}")
-        listening = _open(host.removeprefix("[").removesuffix("]"), int(port))
+        listening = open_port(host.removeprefix("[").removesuffix("]"), int(port))
     listening.setblocking(False)
     return listening
 
@@ -45,20 +45,33 @@ def listen(address: str) -> socket.socket:
 def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
     """Return the first address of a host to listen at, and of which family it is.
 
+    `::` is every address, IPv6 and IPv4; where the kernel has no IPv6, it is every IPv4 address.
+
     Raises:
         OSError: the host has none.
     """
+    if host == "::" and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"  # noqa: S104
     family, _, _, _, found = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     return family, found  # type: ignore[return-value]  # of IPv6 with two more items
 
 
-def _open(host: str, port: int) -> socket.socket:
-    """Listen at the first address of a host. `::` is every address, of IPv4 as well."""
+def open_port(host: str, port: int, **options: Any) -> socket.socket:
+    """Listen at the address that `resolve` returns.
+
+    Args:
+        host: a name or an address; `::` is every address, IPv6 and IPv4.
+        port: 0 takes a free one.
+        options: those of `socket.create_server` other than the family.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
     family, address = resolve(host, port)
-    both = host == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server(address, family=family, dualstack_ipv6=both)
+    both = host == "::" and family == socket.AF_INET6
+    return socket.create_server(address, family=family, dualstack_ipv6=both, **options)
 
 
 def _remove_socket(path: Path) -> None:

@@ -14,8 +14,9 @@ from typing import Final
 from certconf import Config, ConfigError, load
 
 _TIMEOUT_SECS: Final = 4.0
-#: Addresses that mean "every interface" -> the loopback address of that family.
-_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+#: Addresses that mean "every interface" -> a loopback address. A socket at `::` accepts IPv4, too,
+#: and a container without IPv6 has no ::1.
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104
 
 
 def main(environ: Mapping[str, str]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
+from certhttp.address import open_port
 from simlog.api.routes import Routes
 from simlog.http_server import listening
 from simlog.spec import Spec
@@ -40,7 +41,7 @@ async def serve(
     Raises:
         OSError: the address is not available.
     """
-    with socket.create_server((host, port)) as listener:
+    with open_port(host, port) as listener:
         url = (public_url or _url(listener)).rstrip("/")
         world = World(spec)
         await _advance(world)
@@ -73,4 +74,6 @@ async def _advance(world: World) -> None:
 
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    if host in {"0.0.0.0", "::"}:  # noqa: S104
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

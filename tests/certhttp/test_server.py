@@ -54,6 +54,14 @@ async def test_the_family_is_that_of_the_address(wanted: str) -> None:
             assert await fetch(f"{host}:{port}", "/health", 10) == ClientResponse(200, b"OK")
 
 
+def test_every_address_is_every_ipv4_address_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with listen("[::]:0") as listening:
+        assert listening.family == socket.AF_INET
+        with socket.create_connection(listening.getsockname()):
+            pass
+
+
 def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("port: 80\n")

@@ -48,6 +48,13 @@ async def test_an_admin_address_is_asked_first_if_somebody_listens_there() -> No
         assert await health(well, admin=free_port()) == 0
 
 
+async def test_an_admin_address_of_every_interface_is_asked_over_ipv4() -> None:
+    async with answering(200) as port:
+        assert main({"CERTSTREAM_ADMIN": "[::]:1", "CERTSTREAM_PORT": "1"}) == 1
+        environ = {"CERTSTREAM_ADMIN": f"[::]:{port}"}
+        assert await asyncio.to_thread(main, environ) == 0
+
+
 async def test_it_says_where_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
     admin, port = free_port(), free_port()
     assert await health(port, admin) == 1

@@ -1,7 +1,7 @@
 """What an overlay makes, and how its objects refer to each other."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ Labels = Mapping[str, str]
 
 OVERLAYS = ("single-redis", "external-redis", "demo")
 COMPONENTS = {
-    "single-redis": ("monitoring", "redis-exporter"),
-    "external-redis": ("monitoring",),
-    "demo": ("monitoring", "redis-exporter"),
+    "single-redis": ("monitoring", "redis-exporter", "ingress-nginx"),
+    "external-redis": ("monitoring", "ingress-nginx"),
+    "demo": ("monitoring", "redis-exporter", "ingress-nginx"),
 }
+"""Overlay -> components that fit together and need no custom resources but those of Prometheus."""
 
 
 def build(overlay: str) -> list[Object]:
@@ -25,15 +26,19 @@ def build(overlay: str) -> list[Object]:
     return list(yaml.safe_load_all(kustomize(DEPLOY / "k8s" / "overlays" / overlay)))
 
 
-def build_with_components(overlay: str, directory: Path) -> list[Object]:
-    """The objects of an overlay with every component that fits it, added as operators do."""
+def build_with_components(
+    overlay: str, directory: Path, components: Sequence[str] | None = None
+) -> list[Object]:
+    """The objects of an overlay with components (default: COMPONENTS), added as operators do."""
+    if components is None:
+        components = COMPONENTS[overlay]
     copy = directory / "deploy"
     shutil.copytree(DEPLOY, copy)
     place = copy / "k8s" / "overlays" / overlay
     file = place / "kustomization.yaml"
     content = yaml.safe_load(file.read_text())
     assert "components" not in content
-    content["components"] = [f"../../components/{name}" for name in COMPONENTS[overlay]]
+    content["components"] = [f"../../components/{name}" for name in components]
     file.write_text(yaml.safe_dump(content))
     return list(yaml.safe_load_all(kustomize(place)))
 

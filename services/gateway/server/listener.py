@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from certhttp.address import resolve
+from certhttp.address import open_port
 from gateway.admission.client_identity import client_address, is_within
 from gateway.admission.policy import Policy
 from gateway.config import Settings
@@ -306,18 +306,8 @@ class Listener:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a shared address: the kernel distributes connections over its listeners.
-
-    `::` is every address, of IPv4 as well.
-    """
-    family, found = resolve(host, port)
-    return socket.create_server(
-        found,
-        family=family,
-        backlog=BACKLOG,
-        reuse_port=True,
-        dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
-    )
+    """Open a shared address: the kernel distributes connections over its listeners."""
+    return open_port(host, port, backlog=BACKLOG, reuse_port=True)
 
 
 def set_socket_options(listening: socket.socket, settings: Settings) -> None:
