@@ -84,7 +84,7 @@ def allowed_words(kind: Any) -> str:
         inner = get_args(kind)[0]
         return "a list, see below" if _is_section(inner) else f"a list: {allowed_values(inner)}"
     if get_origin(kind) is not None and issubclass(_plain(get_origin(kind)), Mapping):
-        return f"names, each with {allowed_values(get_args(kind)[1])}"
+        return f"names, each with {allowed_words(get_args(kind)[1])}"
     return allowed_values(kind).replace("<", "\\<")
 
 

@@ -105,6 +105,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield settings that contradict each other: the keys, and a message."""
     yield from _unreadable_state(config.ct_log)
     yield from _wrong_delays(config.ct_log)
+    yield from _wrong_filters(config.filters)
     if not is_host(config.host):
         yield ("host",), f"{config.host[:60]!r} is neither an address nor the name of a host"
     if config.admin is not None and not config.admin.startswith("unix:"):
@@ -136,6 +137,27 @@ def _wrong_delays(ct_log: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:
     for name, least in _MIN_CATCHUP_LAG.items():
         if 0 < (value := getattr(ct_log, name)) < least:
             yield (f"ct_log.{name}",), f"{value} is neither 0 nor at least {least}"
+
+
+def _wrong_filters(
+    filters: Mapping[str, tuple[str, ...]],
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not filters:
+        return
+    # Its tables take megabytes, which a process without named filters may not need.
+    from ctfilter import FilterError, parse_filter  # noqa: PLC0415
+
+    for name, lines in filters.items():
+        key = f"filters.{name}"
+        if not name:
+            yield ("filters",), "a filter needs a name"
+        if not lines:
+            yield (key, "filters"), "a filter needs a line"
+        for number, line in enumerate(lines):
+            try:
+                parse_filter(match=[line])
+            except FilterError as error:
+                yield (f"{key}[{number}]", key, "filters"), str(error).removeprefix("match: ")
 
 
 def _unreadable_state(settings: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -57,6 +57,7 @@ POLICIES: Final[Mapping[str, ReloadPolicy]] = {
     "auth": _GATEWAY,
     "allow": _GATEWAY,
     "trusted_proxies": _GATEWAY,
+    "filters": _GATEWAY,
     "hot_reload": ReloadPolicy(restart=("gateway", "ingestor", "up")),
     "custom_logs": _INGESTOR,
     "static_logs": _INGESTOR,

@@ -361,6 +361,8 @@ class Config(msgspec.Struct, frozen=True):
         tls_cert: PEM file; together with `tls_key` the port serves TLS.
         tls_key: PEM file with the private key of `tls_cert`.
         trusted_proxies: networks whose X-Forwarded-For header states the client address.
+        filters: named filters, each a list of alternative lines as of `?match=`; clients select one
+            with `?filter=<name>`.
         custom_logs: RFC 6962 logs to follow in addition to the listed logs.
         static_logs: static-ct logs to follow in addition to the listed logs.
         log_lists: log lists to follow; None is Google's and Apple's, [] follows only configured
@@ -400,6 +402,7 @@ class Config(msgspec.Struct, frozen=True):
     auth: Auth = Auth()
     allow: Allow = Allow()
     trusted_proxies: tuple[Network, ...] = ()
+    filters: Mapping[str, tuple[Text, ...]] = {}
     hot_reload: HotReload = HotReload()
     custom_logs: tuple[CustomLog, ...] = ()
     static_logs: tuple[StaticLog, ...] = ()

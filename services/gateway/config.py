@@ -8,6 +8,7 @@ import msgspec
 from certbus.keys import STREAMS
 from certconf import Config
 from certconf.settings import DRAIN_MARGIN_SECS
+from ctfilter import Filter, parse_filter
 
 MIB: Final = 1024 * 1024
 V2: Final = "v2"
@@ -29,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True):
         api: whether /latest.json and /api/… are enabled.
         access_log: whether each request and stream is logged when it ends.
         base_path: path prefix that requests may have; without a slash at its end.
+        filters: named filters.
         unhealthy_threshold: failures in a row that make a log unhealthy.
         retained: maximum bytes of each stream in Redis.
         ring_bytes: memory for the newest batches of each stream, in all encodings.
@@ -56,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     api: bool = False
     access_log: bool = False
     base_path: str = ""
+    filters: Mapping[str, Filter] = {}
     unhealthy_threshold: int = 5
     retained: Mapping[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
     ring_bytes: int = 32 * MIB
@@ -101,6 +104,12 @@ def settings_of(config: Config, base: Settings | None = None) -> Settings:
         api=protocols.api,
         access_log=config.access_log,
         base_path=config.base_path.rstrip("/"),
+        filters=_filters_of(config),
         unhealthy_threshold=config.ct_log.unhealthy_threshold,
         retained={stream: getattr(config.retention, stream).max_bytes for stream in STREAMS},
     )
+
+
+def _filters_of(config: Config) -> dict[str, Filter]:
+    parsed = {name: parse_filter(match=lines) for name, lines in config.filters.items()}
+    return {name: given for name, given in parsed.items() if given is not None}

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from ctfilter import Filter, IndexFull
+from ctfilter import Filter, IndexFull, parse_filter
 from ctfilter.grammar import CERTIFICATE_KEYS
 from gateway.clients.base import Client, ClientRegistry, StartReplay
 from gateway.config import V2, Settings
@@ -17,6 +17,7 @@ from gateway.delivery.ring_buffer import Ring
 from gateway.delivery.v2_stream import V2Ring
 from gateway.error_log import ErrorLog
 from gateway.http.errors import ErrorCode
+from gateway.http.messages import FilterRequest
 from gateway.metrics import Metrics
 
 _FULL: Final = "Server is at its limit of filters"
@@ -146,6 +147,19 @@ class Hub:
             return self.filters.channel(base, given, self.rings[source])
         except IndexFull as full:
             raise FilterRefused(ErrorCode.FILTER_LIMIT, f"{_FULL}: {full}") from None
+
+    def resolve(self, requested: FilterRequest) -> Filter | None:
+        """Return the filter of a client, with the present lines of named filters.
+
+        Raises:
+            FilterRefused: no named filter has one of the names.
+        """
+        parts = [requested.own] if requested.own is not None else []
+        for name in requested.names:
+            if (named := self.settings.filters.get(name)) is None:
+                raise FilterRefused(ErrorCode.INVALID_FILTER, f"there is no filter {name[:40]!r}")
+            parts.append(named)
+        return parse_filter(also=parts) if len(parts) > 1 else next(iter(parts), None)
 
     def source_of(self, stream: str, given: Filter | None) -> str:
         """Return the stream that has what a filter compares.

@@ -105,6 +105,12 @@ def problems(
             "trusted_proxies: [10.0.0.0/8, 10.0.0.0/33]",
             "config.yaml:1: trusted_proxies[1]: '10.0.0.0/33' is not an address or a network: ",
         ),
+        (
+            "filters:\n  brand:\n  - contains:acme\n  - contains:acme lik:acme",
+            "config.yaml:4: filters.brand[1]: 'lik:acme' at character 14: unknown key 'lik'; known",
+        ),
+        ("filters: {brand: []}", "config.yaml:1: filters.brand: a filter needs a line"),
+        ("filters: {brand: contains:acme}", "filters.brand: 'contains:acme' is not a list"),
         ("allow: {api: [proxy.example]}", "allow.api[0]: 'proxy.example' is not an address or"),
         (
             "auth: {holders: [{name: a, token: t, tier: gold}]}",

@@ -1,20 +1,29 @@
 """/latest.json and the examples: recent messages, as other certstream servers show them."""
 
+import asyncio
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Final
 
 import msgspec
 
 from certhttp.protocol import Request
-from ctfilter import FilterError
+from ctfilter import Filter, Index, IndexFull
 from gateway.delivery.encoding import NO_NAMES
+from gateway.delivery.filtering import certificate_of, with_matches
 from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.schemas import LiteMessage
-from gateway.endpoints.subscribe import unknown_parameter
-from gateway.http.errors import disabled_response, filter_response
-from gateway.http.messages import CORS_HEADERS, JSON, Response
+from gateway.endpoints.subscribe import filter_request
+from gateway.http.errors import ErrorCode, disabled_response, error_response
+from gateway.http.messages import CORS_HEADERS, JSON, DeferredResponse, Response
+from gateway.hub import Hub
 
 _COUNT: Final = 25
+
+SEARCHED: Final = 1000
+"""Newest messages from which a filter selects."""
+
+_MAX_CONCURRENT: Final = 1  # filtered responses, each made in a thread
 _SAMPLES: Final = {
     stream: (files("gateway") / "samples" / f"{stream}.json").read_bytes().rstrip()
     for stream in ("full", "domains")
@@ -31,17 +40,58 @@ class Latest(msgspec.Struct, frozen=True):
     messages: list[LiteMessage]
 
 
-def latest(ring: Ring | None, request: Request) -> Response:
-    """Return the newest messages in a ring; None: the stream is disabled."""
-    if ring is None:
-        return disabled_response("streams.lite")
-    if (refusal := unknown_parameter(request)) is not None:
-        return refusal
-    for name, value in request.fields:
-        if name in ("domain", "issuer", "match"):
-            reason = "filters apply to streams, not to this page"
-            return filter_response(FilterError(reason, value, value, 0, "", name))
-    texts = [with_id(number, text) for number, text in ring.latest(_COUNT)]
+class LatestMessages:
+    """Responds with the newest messages of the stream lite that pass the filter of a request.
+
+    Args:
+        hub: has the ring.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
+
+    def respond(self, request: Request) -> Response | DeferredResponse:
+        """Return the newest messages; with a filter, those of the newest `SEARCHED` that pass."""
+        if (ring := self._hub.rings.get("lite")) is None:
+            return disabled_response("streams.lite")
+        requested = filter_request(self._hub, request)
+        if isinstance(requested, Response):
+            return requested
+        given = self._hub.resolve(requested)
+        if given is None:
+            return _messages(ring.latest(_COUNT))
+        newest = ring.latest(SEARCHED)
+
+        async def respond() -> Response:
+            async with self._slots:
+                try:
+                    return _messages(await asyncio.to_thread(_passing, given, newest))
+                except IndexFull as full:
+                    return error_response(ErrorCode.INVALID_FILTER, f"Invalid filter: {full}")
+
+        return DeferredResponse(respond)
+
+
+def _passing(given: Filter, newest: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Return the first `_COUNT` messages that pass a filter, with what matched.
+
+    Raises:
+        ctfilter.IndexFull: too many lines have a regex without literals.
+    """
+    index = Index()
+    index.add(given)
+    found: list[tuple[str, bytes]] = []
+    for number, text in newest:
+        if matches := index.lookup(certificate_of("lite", text)).get(given):
+            found.append((number, with_matches(text, matches)))
+            if len(found) == _COUNT:
+                break
+    return found
+
+
+def _messages(newest: Sequence[tuple[str, bytes]]) -> Response:
+    texts = [with_id(number, text) for number, text in newest]
     return Response(200, (JSON, *CORS_HEADERS), b'{"messages":[%b]}' % b",".join(texts))
 
 

@@ -12,17 +12,20 @@ from ctfilter import Filter, FilterError, parse_filter
 from ctfilter.lookalike import within_one_edit
 from gateway.config import V2
 from gateway.http.errors import ErrorCode, disabled_response, error_response, filter_response
-from gateway.http.messages import Response, Subscription
+from gateway.http.messages import FilterRequest, Response, Subscription
 from gateway.hub import FilterRefused, Hub
 
 LAST_EVENT_ID: Final = ("lastEventId", "Last-Event-ID")
 """Fields of the query in which clients that cannot set headers put the header Last-Event-ID:
 polyfills of EventSource, and clients of the Mercure protocol."""
 
-_PARAMETERS: Final = ("domain", "issuer", "match", "cursor", "stream", "token", *LAST_EVENT_ID)
+_PARAMETERS: Final = (
+    *("domain", "issuer", "match", "filter", "cursor", "stream", "token"),
+    *LAST_EVENT_ID,
+)
 
 _MEANT_AS_FILTER: Final = frozenset({
-    "cn", "contains", "dns", "domains", "exclude", "filter", "filters", "host", "hostname", "idn",
+    "cn", "contains", "dns", "domains", "exclude", "filters", "host", "hostname", "idn",
     "include", "like", "name", "names", "operator", "org", "pattern", "q", "query", "regex", "san",
     "search", "type", "wildcard",
 })  # fmt: skip
@@ -51,9 +54,9 @@ def websocket(hub: Hub, stream: str, request: Request) -> Response | Subscriptio
     return _subscription(hub, stream, request, [] if cursor is None else [cursor])
 
 
-def upgrade_required(request: Request) -> Response:
+def upgrade_required(hub: Hub, request: Request) -> Response:
     """Answer a request for a page at a path that serves only WebSockets."""
-    wanted = filter_of(request)
+    wanted = filter_request(hub, request)
     if isinstance(wanted, Response):
         return wanted
     return invalid_cursor(request) or error_response(
@@ -110,24 +113,35 @@ def _subscription(
         parsed = [parse_cursor(cursor) for cursor in cursors]
     except ValueError as error:
         return error_response(ErrorCode.INVALID_CURSOR, f"Invalid cursor: {error}")
-    wanted = filter_of(request)
-    if isinstance(wanted, Response):
-        return wanted
+    requested = filter_request(hub, request)
+    if isinstance(requested, Response):
+        return requested
     try:
+        wanted = hub.resolve(requested)
         hub.source_of(stream, wanted)
     except FilterRefused as refused:
         return error_response(refused.code, str(refused))
-    return Subscription(stream, request.websocket, parsed[0] if parsed else None, wanted)
+    cursor = parsed[0] if parsed else None
+    return Subscription(stream, request.websocket, cursor, wanted, requested)
 
 
-def filter_of(request: Request) -> Filter | Response | None:
-    """Return the filter of a request; None without one, or the response if it is not valid."""
-    if (refusal := unknown_parameter(request)) is not None:
+def filter_request(hub: Hub, request: Request) -> FilterRequest | Response:
+    """Return the filters of a request, or the response if one is not valid."""
+    if (refusal := _unknown_parameter(request)) is not None:
         return refusal
     try:
-        return _parse(request.fields)
+        return FilterRequest(_named(hub, request), _parse(request.fields))
     except FilterError as error:
         return filter_response(error)
+
+
+def _named(hub: Hub, request: Request) -> tuple[str, ...]:
+    """Return the names of the named filters of a request, without repeats."""
+    names = dict.fromkeys(value for name, value in request.fields if name == "filter")
+    for name in names:
+        if name not in hub.settings.filters:
+            raise FilterError("there is no filter of this name", name, name, 0, parameter="filter")
+    return tuple(names)
 
 
 def _parse(fields: Sequence[tuple[str, str]]) -> Filter | None:
@@ -142,14 +156,14 @@ def _parse(fields: Sequence[tuple[str, str]]) -> Filter | None:
     return parse_filter("".join(given["domain"]), "".join(given["issuer"]), given["match"])
 
 
-def unknown_parameter(request: Request) -> Response | None:
+def _unknown_parameter(request: Request) -> Response | None:
     """Refuse a parameter that may be meant as a filter, so that no client gets all messages."""
     for name, _ in request.fields:
         plain = name.lower().removesuffix("[]")
         if name in _PARAMETERS or (plain not in _MEANT_AS_FILTER and not _near(plain)):
             continue
         near = f"; did you mean {_near(plain)}?" if _near(plain) else ""
-        error = f"Unknown parameter {name[:40]!r}; filters are domain, issuer and match{near}"
+        error = f"Unknown parameter {name[:40]!r}; filters are domain, issuer, match, filter{near}"
         return error_response(ErrorCode.UNKNOWN_PARAMETER, error)
     return None
 

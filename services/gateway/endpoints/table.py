@@ -11,7 +11,7 @@ from gateway.admission.policy import Policy
 from gateway.endpoints.cert import HASH, CertificateDetail, Certificates
 from gateway.endpoints.health import DeepHealth, deep_health
 from gateway.endpoints.homepage import Page
-from gateway.endpoints.latest import Latest, example, latest
+from gateway.endpoints.latest import SEARCHED, Latest, LatestMessages, example
 from gateway.endpoints.logs import Logs, logs
 from gateway.endpoints.openapi import Document
 from gateway.endpoints.router import ParameterSpec, ResponseSpec, Route, error_spec
@@ -54,6 +54,12 @@ _FILTERS: Final = (
             "examples": [["contains:acme -domain:acme.com"]],
         },
     ),
+    ParameterSpec(
+        "filter",
+        "query",
+        "The name of a filter of the configuration; several must all hold.",
+        {"type": "array", "items": {"type": "string"}},
+    ),
 )
 _FILTER_CODES: Final = ErrorCode.INVALID_FILTER, ErrorCode.UNKNOWN_PARAMETER
 _FILTER_LIMIT: Final = error_spec("The server is at its limit of filters.", ErrorCode.FILTER_LIMIT)
@@ -93,7 +99,6 @@ def table(
         certificates: finds a certificate by its hash.
         policy: determines which clients are admitted.
     """
-    rings = hub.rings
     routes: list[Route] = []
     page = Page(hub, routes)
     document = Document(hub, policy, routes)
@@ -121,12 +126,14 @@ def table(
         ),
         Route(
             "/latest.json",
-            "The 25 newest messages of the stream lite",
-            lambda request: latest(rings.get("lite"), request),
+            "The 25 newest messages of the stream lite; with a filter, those of the newest "
+            f"{SEARCHED} that pass",
+            LatestMessages(hub).respond,
             {
                 200: ResponseSpec("Messages, the newest first.", Latest),
-                400: error_spec("A parameter is meant as a filter.", *_FILTER_CODES),
+                400: error_spec("Invalid filter.", *_FILTER_CODES),
             },
+            _FILTERS,
             setting="protocols.api",
             revalidates=True,
         ),
@@ -219,7 +226,7 @@ def subscriptions(hub: Hub) -> list[Route]:
             Route(
                 path,
                 f"WebSocket: the stream {stream}, {content}",
-                upgrade_required,
+                partial(upgrade_required, hub),
                 _WEBSOCKET_ERRORS | {426: _UPGRADE},
                 (_CURSOR, *_FILTERS),
                 stream=stream,

@@ -38,6 +38,18 @@ class Response(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class FilterRequest(msgspec.Struct, frozen=True):
+    """The filters that a client requests; all must hold.
+
+    Attributes:
+        names: of named filters.
+        own: of the client's own terms; None without any.
+    """
+
+    names: tuple[str, ...] = ()
+    own: Filter | None = None
+
+
 class Subscription(msgspec.Struct, frozen=True):
     """The connection becomes a client.
 
@@ -46,12 +58,14 @@ class Subscription(msgspec.Struct, frozen=True):
         websocket: whether over WebSocket; else over server-sent events.
         cursor: where to resume; None: begin with the next message.
         filter: which messages the client receives; None for all.
+        requested: the parts of the filter.
     """
 
     stream: str
     websocket: bool
     cursor: Cursor | None
     filter: Filter | None = None
+    requested: FilterRequest = FilterRequest()
 
 
 class DeferredResponse(msgspec.Struct, frozen=True):

@@ -13,10 +13,11 @@ from certbus.cluster import ClusterRegistry, LogDescription, snapshot
 from certbus.keys import STREAMS
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certbus.streams.retention import Retention, Trimmer
+from ctfilter import parse_filter
 from ctparse.wire_messages import Message
 from gateway.config import Settings
 from tests.certbus.servers import RedisServer
-from tests.gateway.client_helpers import certificates, websocket
+from tests.gateway.client_helpers import certificates, serials, websocket
 from tests.gateway.conftest import Running, Start
 from tests.gateway.publishing import LOG, Press
 from tests.gateway.real_messages import real_messages
@@ -76,6 +77,38 @@ async def test_latest_are_the_25_newest(client: httpx.AsyncClient, press: Press)
     assert messages[0]["id"] == f"{entry}-22"
     async with websocket(f"{str(client.base_url).replace('http', 'ws')}?cursor={entry}-21") as ws:
         assert await certificates(ws, 1) == messages[:1]
+
+
+async def test_latest_with_a_filter(start: Start, press: Press) -> None:
+    """A named filter and own terms must all hold, as on a stream."""
+    named = parse_filter(match=["domain:3.example", "domain:5.example", "domain:38.example"])
+    scans = parse_filter(match=[f"regex:^.{{{number}}}$" for number in range(101)])
+    assert named is not None
+    assert scans is not None
+    settings = msgspec.structs.replace(SETTINGS, filters={"brand": named, "scans": scans})
+    gateway = await (await start(settings)).following()
+    query = "filter=brand&match=name:5.example&match=name:38.example&domain=38.example,5.example"
+    async with (
+        httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client,
+        websocket(f"{gateway.ws}?{query}") as narrow,
+        websocket(f"{gateway.ws}?filter=brand") as wide,
+    ):
+        await press.print(40)
+        assert serials(await certificates(wide, 3)) == [3, 5, 38]
+        live = await certificates(narrow, 2)
+        assert serials(live) == [5, 38]
+        answer = await client.get(f"/latest.json?{query}")
+        assert answer.json()["messages"] == live[::-1]
+        again = await client.get(
+            f"/latest.json?{query}", headers={"If-None-Match": answer.headers["etag"]}
+        )
+        assert again.status_code == 304
+        many = (await client.get("/latest.json?match=contains:example")).json()["messages"]
+        assert len(many) == 25
+        for wrong in ("filter=other", "domain=b_$", "host=a.example"):
+            assert (await client.get(f"/latest.json?{wrong}")).status_code == 400
+        answer = await client.get("/latest.json?filter=scans")
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_filter")
 
 
 async def test_stats_are_of_all_gateways(start: Start, press: Press) -> None:
