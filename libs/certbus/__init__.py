@@ -19,7 +19,8 @@ How:
 - `keys` lists every key, its type and its lifetime. `store` is the base of all modules that keep
   something: scripts, round trips, values. Each state change is one script, so there is no state in
   between.
-- `connection` makes clients, `errors` names the kinds of errors that they raise.
+- `connection` makes clients, `errors` names the kinds of errors that they raise. `acl` lists the
+  commands, as the rights of a user.
 - `streams` publishes, reads and trims; `logs` has leases, positions and states of logs; `limits`
   counts requests and connections over all processes; `caches` has log lists and issuers.
 - `cluster` stores and reads which processes, logs and streams there are, `server_state` the state

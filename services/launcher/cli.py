@@ -180,6 +180,15 @@ COMMANDS: Final = (
         "make a token for a client, and its setting for auth.holders",
         "  certstream-server token --name alice",
     ),
+    Command(
+        "redis-acl",
+        "redis_acl",
+        "print the ACL rule of the user that the server needs in Redis",
+        """\
+  certstream-server redis-acl --redis-url redis://certstream@redis:6379/0 >> users.acl
+  certstream-server redis-acl --server replica              for redis_read_url
+  certstream-server redis-acl --server sentinel             for redis+sentinel://""",
+    ),
     Command("version", "version", "print the version", "  certstream-server version"),
 )
 

@@ -12,6 +12,7 @@ async def site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     opened = Site(tmp_path)
     try:
         yield opened
+        assert await opened.denied_by_redis() == []
     finally:
         await opened.close()
         request.node.add_report_section("teardown", "processes", opened.report())

@@ -1,6 +1,7 @@
 """One deployment: simulated logs, a Redis, ingestors, gateways, each a process of its own."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import httpx
 import msgspec
 import yaml
 
+from certbus.acl import acl_rule
 from certbus.caches.log_lists import LogListCache
 from certbus.cluster import LogStatus, snapshot
 from certbus.connection import connect
+from certbus.errors import UNAVAILABLE
 from certbus.keys import STREAMS, Keys
 from certbus.logs.registry import LogRegistry
 from launcher.runtime.embedded_redis import find_executable
@@ -41,6 +44,7 @@ class Site:
         self.logs_url = ""
         self._directory = directory
         self.redis_url = ""
+        self._redis_ports: list[int] = []
         self._http = httpx.AsyncClient(trust_env=False, timeout=60)
 
     async def close(self) -> None:
@@ -55,13 +59,30 @@ class Site:
         return "\n".join(map(str, self.processes))
 
     async def start_redis(self) -> None:
-        """Start a Redis that keeps nothing on disk."""
+        """Start a Redis that keeps nothing on disk, with a user of the rights of `redis-acl`."""
+        rule = acl_rule("primary", "certstream", Keys().prefix, "of-streams")
+        port = await self.start_redis_server("redis", rule)
+        self.redis_url = f"redis://certstream:of-streams@127.0.0.1:{port}/0"
+
+    async def start_redis_server(self, name: str, *settings: str) -> int:
+        """Start a Redis with these lines of its configuration; returns its port."""
         port = free_port()
-        settings = {"port": port, "bind": "127.0.0.1", "save": "", "maxmemory-policy": "noeviction"}
-        options = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-        process = self._start("redis", [find_executable(), *options])
-        self.redis_url = f"redis://127.0.0.1:{port}/0"
+        file = self._directory / f"{name}.conf"
+        own = (f"port {port}", "bind 127.0.0.1", 'save ""', "maxmemory-policy noeviction")
+        file.write_text("\n".join((*own, *settings)) + "\n")
+        process = self._start(name, [find_executable(), str(file)])
         await self._ready(process, lambda: "Ready to accept connections" in process.log.read_text())
+        self._redis_ports.append(port)
+        return port
+
+    async def denied_by_redis(self) -> list[object]:
+        """What the user of `start_redis` was not allowed to do, CONFIG GET apart."""
+        denied: list[object] = []
+        for port in self._redis_ports:
+            async with connect(f"redis://127.0.0.1:{port}") as client:
+                with suppress(*UNAVAILABLE):  # the test has ended it
+                    denied += await client.acl_log()
+        return [each for each in denied if "config" not in str(each)]
 
     async def start_logs(self, **options: object) -> None:
         """Start simlog with these options (`rate=100` is `--rate=100`, True no value)."""

@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from certbus.acl import acl_rule
 from certbus.connection import connect
+from certbus.keys import Keys
 from certbus.sentinel import Sentinels, SentinelURL
 from launcher.runtime.embedded_redis import find_executable
 from tests.e2e.clients import Client, connected
@@ -28,6 +30,7 @@ SETTINGS = (
     ("min-replicas-to-write", "1"),
     ("min-replicas-max-lag", "10"),
     ("repl-diskless-sync-delay", "0"),
+    ("user", acl_rule("primary", "certstream", Keys().prefix, "of-redis").removeprefix("user ")),
 )
 
 pytestmark = pytest.mark.slow
@@ -42,7 +45,8 @@ class Watched:
         self._ports = [free_port() for _ in range(6)]
         sentinels = ",".join(f"127.0.0.1:{port}" for port in self._ports[3:])
         self.url = (
-            f"redis+sentinel://:of-redis@{sentinels}/{SERVICE}/0?sentinel_password=of-sentinels"
+            f"redis+sentinel://certstream:of-redis@{sentinels}/{SERVICE}/0"
+            "?sentinel_username=certstream&sentinel_password=of-sentinels"
         )
         self.servers: dict[int, Process] = {}
 
@@ -55,6 +59,7 @@ class Watched:
             watch = (
                 ("bind", "127.0.0.1"),
                 ("requirepass", "of-sentinels"),
+                ("user", acl_rule("sentinel", "certstream", "", "of-sentinels")[len("user ") :]),
                 ("sentinel monitor", f"{SERVICE} 127.0.0.1 {primary} 2"),
                 ("sentinel auth-pass", f"{SERVICE} of-redis"),
                 ("sentinel sentinel-pass", "of-sentinels"),

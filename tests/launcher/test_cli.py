@@ -3,6 +3,7 @@
 import os
 import subprocess
 from base64 import urlsafe_b64decode
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.e2e.processes import CERTSTREAM_SERVER
 
 COMMANDS = (
     *("up", "ingest", "gateway", "simlog", "status", "tail", "rejected", "skip", "retire"),
-    *("refresh-lists", "config", "token", "version"),
+    *("refresh-lists", "config", "token", "redis-acl", "version"),
 )
 
 
@@ -138,3 +139,19 @@ def test_errors_of_the_command_line(
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_acl_has_the_user_and_the_password_of_the_url(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("sesame\n")
+    url = "redis+sentinel://streams@sentinel/certs/0?sentinel_username=watch"
+    settings = [f"--redis-url={url}", f"--set=redis_password_file={file}"]
+    for server, user in (("primary", "streams"), ("replica", "streams"), ("sentinel", "watch")):
+        assert main(["redis-acl", f"--server={server}", *settings]) == 0
+        rule = capsys.readouterr().out.split()
+        assert rule[:4] == ["user", user, "reset", "on"]
+        assert ("#" + sha256(b"sesame").hexdigest() in rule) == (server != "sentinel")
+    assert main(["redis-acl", "--set=redis_prefix=a b"]) == 1
+    assert "blank" in capsys.readouterr().err
