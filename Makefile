@@ -73,6 +73,10 @@ tables: $(VENV)/.dev  ## update the public suffix list and the confusables that 
 	$(BIN)/python tools/filter_tables.py .venv/tables
 	$(BIN)/ruff format --quiet libs/ctfilter
 
+sbom: $(VENV)/.runtime  ## write the software bill of materials (CycloneDX) to dist/
+	@mkdir -p dist
+	$(BIN)/python -m tools.sbom dist/sbom.cdx.json
+
 clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -94,4 +98,4 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
-.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity mutation rules docs lock tables clean
+.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity mutation rules docs lock tables sbom clean

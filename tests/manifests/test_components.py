@@ -184,6 +184,17 @@ def test_an_external_secret_has_every_key_that_pods_read(objects: list[Object]) 
     assert {Path(yaml.safe_load(text)["redis_password_file"]).name} == keys
 
 
+def test_valkey_replaces_the_image_alone(plain: Mapping[str, list[Object]], tmp_path: Path) -> None:
+    text = yaml.safe_dump_all(build_with_components("single-redis", tmp_path, ["valkey"]))
+    assert "valkey/valkey:" in text
+    redis = named(plain["single-redis"], "StatefulSet", "redis")["spec"]["template"]["spec"]
+    image = redis["containers"][0]["image"]
+    expected = yaml.safe_dump_all(plain["single-redis"]).replace(image, "valkey/valkey:8.1-alpine")
+    assert text == expected
+    for file in ("compose.yml", ".env.example"):
+        assert "valkey/valkey:8.1-alpine" in (DEPLOY / file).read_text()
+
+
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "demo"])
 def test_every_process_listens_on_ipv6_and_ipv4(
     overlay: str, plain: Mapping[str, list[Object]]
