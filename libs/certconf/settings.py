@@ -362,7 +362,7 @@ class Config(msgspec.Struct, frozen=True):
         tls_key: PEM file with the private key of `tls_cert`.
         trusted_proxies: networks whose X-Forwarded-For header states the client address.
         filters: named filters, each a list of alternative lines as of `?match=`; clients select one
-            with `?filter=<name>`.
+            with `?filter=<name>`. A reload applies new lines to connected clients.
         custom_logs: RFC 6962 logs to follow in addition to the listed logs.
         static_logs: static-ct logs to follow in addition to the listed logs.
         log_lists: log lists to follow; None is Google's and Apple's, [] follows only configured

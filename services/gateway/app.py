@@ -147,7 +147,8 @@ async def _serve(
     async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         replay = Replayer(history, primary, keys, reader, group, recorded)
         hub = Hub(settings, replay.start, recorded)
-        hub.clients.receive = FilterChanges(hub).receive
+        filters = FilterChanges(hub)
+        hub.clients.receive = filters.receive
         rings = hub.rings
         reader.is_read = hub.is_read
         flusher = Flusher(hub.unfiltered_channels, hub.filters, recorded)
@@ -168,7 +169,7 @@ async def _serve(
         certificates = Certificates(primary, replica, keys)
         listed = table(hub, host.get, reports, certificates, lambda: admission.policy)
         routes = Router(hub, listed)
-        reload = Reload(hub, reader, admission)
+        reload = Reload(hub, reader, admission, filters)
         listener = Listener(
             listening,
             partial(HTTPConnection, hub, routes, admission),

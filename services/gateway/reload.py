@@ -1,7 +1,8 @@
 """Apply a new configuration while clients are connected.
 
 Streams, encodings and policy change in one step of the event loop. Then the gateway closes the
-clients that the new configuration does not allow, each with a reason. The others miss no message.
+clients that the new configuration does not allow, each with a reason, and applies the new lines of
+named filters to their clients. These miss no message.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from gateway.clients.base import Client
 from gateway.config import settings_of
 from gateway.delivery.channel import Channel
 from gateway.delivery.encoding import SSE
+from gateway.endpoints.filter_change import FilterChanges
 from gateway.hub import Hub
 
 _GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
@@ -36,11 +38,13 @@ class Reload(msgspec.Struct, frozen=True):
         hub: rings, channels and clients.
         reader: of the streams.
         admission: has the policy.
+        filters: renews the filters of clients.
     """
 
     hub: Hub
     reader: StreamReader
     admission: AdmissionController
+    filters: FilterChanges
 
     async def run(self, present: ConfigHolder, config: Config) -> None:
         """Apply each new configuration, until cancelled.
@@ -62,11 +66,15 @@ class Reload(msgspec.Struct, frozen=True):
                 await self._apply(config)
 
     async def _apply(self, config: Config) -> None:
-        settings = settings_of(config, self.hub.settings)
+        before = self.hub.settings.filters
+        settings = await asyncio.to_thread(settings_of, config, self.hub.settings)
+        changed = {name for name, given in before.items() if settings.filters.get(name) != given}
         self.admission.set_policy(policy_of(config))
         removed = self.hub.apply_settings(settings)
         self.reader.set_streams(settings.streams)
         await self._close_disallowed(removed)
+        if changed:
+            await self.filters.renew(changed)
 
     async def _close_disallowed(self, removed: list[Channel[Client]]) -> None:
         closed = 0

@@ -9,12 +9,14 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from certconf import load
+from gateway.delivery import filtering
 from tests.gateway.admission.gateways import ask, handshake, request
-from tests.gateway.client_helpers import Raw, certificates, serials, websocket
+from tests.gateway.client_helpers import Raw, certificates, receive, serials, websocket
 from tests.gateway.conftest import Running, Start
 from tests.gateway.publishing import Press
 from tests.waiting import until
@@ -185,3 +187,68 @@ async def test_limits_apply_to_new_clients_and_connected_clients_stay(start: Sta
             return (await handshake(gateway.port))[0] == 101
 
         await until(admitted)
+
+
+async def test_a_named_filter_changes_for_its_clients(start: Start, press: Press) -> None:
+    """Also with further terms, and over SSE. Clients of a removed filter are closed."""
+    gateway = await (await start()).following()
+    reload(
+        gateway,
+        filters={"brand": ["domain:1.example", "domain:2.example"], "other": ["type:final"]},
+    )
+
+    async def is_known() -> bool:
+        return (await handshake(gateway.port, "/?filter=brand&filter=other"))[0] == 101
+
+    await until(is_known)
+    async with (
+        websocket(f"{gateway.ws}/?filter=brand") as wide,
+        websocket(
+            f"{gateway.ws}/?filter=brand&match=domain:2.example&match=domain:7.example"
+        ) as narrow,
+        websocket(f"{gateway.ws}/?filter=other") as others,
+        await Raw.open(gateway.port) as events,
+    ):
+        events.send(request("/sse?filter=brand"))
+        assert (await events.head())[0] == 200
+        entry = await press.print(5)
+        assert serials(await receive(wide, 2)) == [1, 2]
+        assert serials(await receive(narrow, 1)) == [2]
+        assert serials(await receive(others, 5)) == list(range(5))
+        reload(
+            gateway,
+            filters={"brand": ["domain:6.example", "domain:7.example"], "other": ["type:final"]},
+        )
+        subscribed = {"id": f"{entry}-4", "message_type": "subscribed", "filters": ["brand"]}
+        assert await receive(wide, 1) == [subscribed]
+        assert await receive(narrow, 1) == [subscribed]
+        await press.print(5)
+        assert serials(await receive(wide, 2)) == [6, 7]
+        assert serials(await receive(narrow, 1)) == [7]
+        assert serials(await receive(others, 5)) == list(range(5, 10)), "it did not change"
+        reload(gateway, filters={"other": ["type:final"]})
+        code, reason = await closed(wide)
+        assert (code, (reason or "").partition(";")[0]) == (1008, "there is no filter 'brand'")
+        text = (await events.reader.read()).decode()
+        lines = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+        assert [line["message_type"] for line in lines] == [
+            *["certificate_update"] * 2,
+            "subscribed",
+            *["certificate_update"] * 2,
+        ]
+        assert ": 1008 there is no filter 'brand'; " in text
+        assert (await handshake(gateway.port, "/?filter=brand"))[0] == 400
+        await press.print(1)
+        assert serials(await receive(others, 1)) == [10]
+
+
+async def test_new_lines_without_a_place_close_the_clients(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They never receive what does not pass the filter."""
+    gateway = await (await start(filters={"brand": ["domain:1.example"]})).following()
+    async with websocket(f"{gateway.ws}/?filter=brand") as client:
+        monkeypatch.setattr(filtering, "MAX_FILTER_BYTES", 0)
+        reload(gateway, filters={"brand": ["domain:2.example"]})
+        code, reason = await closed(client)
+        assert (code, (reason or "")[:29]) == (1013, "Server is at its limit of fil")

@@ -19,6 +19,7 @@ from certbus.streams.continuity import NOTHING
 from gateway.config import Settings
 from gateway.delivery.ring_buffer import BehindRing, RingPosition
 from gateway.error_log import ErrorLog
+from gateway.http.messages import NO_FILTERS
 from gateway.timer_wheel import TimerWheel
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Client(asyncio.Protocol, ABC):
         transport: of its connection; the high-water mark is one byte.
 
     Attributes:
+        requested: the filters that hold for it; what changes its channel writes it, too.
         position: everything before it has been written. The flusher and the replay write it, too.
         in_step: whether it can decompress what the shared context of its channel makes next; see
             `gateway.delivery.compression`. The flusher writes it, too.
@@ -128,6 +130,7 @@ class Client(asyncio.Protocol, ABC):
         "paused",
         "position",
         "registry",
+        "requested",
         "sent_bytes",
         "slot",
         "timer_slot",
@@ -139,6 +142,7 @@ class Client(asyncio.Protocol, ABC):
     ) -> None:
         self.registry = registry
         self.channel = channel
+        self.requested = NO_FILTERS
         self.transport = transport
         self.position = channel.ring.head
         self.in_step = False

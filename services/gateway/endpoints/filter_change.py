@@ -1,4 +1,7 @@
-"""WebSocket clients that change their filter: `{"type":"subscribe","match":[...]}`.
+"""Filters that change while clients are connected.
+
+A WebSocket client replaces its filter with `{"type":"subscribe","match":[...]}`, and a reload of
+the configuration replaces the lines of named filters.
 
 The answer, `subscribed` with the id after which the new filter holds, is exactly between the last
 message under the old filter and the first one under the new. An error leaves the old filter.
@@ -6,6 +9,7 @@ Messages of other types are ignored.
 """
 
 import asyncio
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 from typing import Final, Literal
@@ -16,12 +20,18 @@ from msgspec import UNSET, UnsetType
 from ctfilter import Filter, FilterError, parse_filter
 from gateway.clients.base import Client
 from gateway.http.errors import ErrorBody, ErrorCode, filter_error
+from gateway.http.messages import FilterRequest
 from gateway.hub import FilterRefused, Hub
 
 MIN_INTERVAL_SECS: Final = 10.0
 """Between two requests of one client."""
 
 _MAX_INLINE_LINES: Final = 50  # a thread parses longer lists
+
+_YIELD_AFTER_CLIENTS: Final = 100  # renewed before other tasks run
+
+_POLICY_VIOLATION: Final = 1008  # RFC 6455 section 7.4.1
+_CLOSE_CODES: Final = {ErrorCode.FILTER_LIMIT: 1013}  # "Try Again Later", of the IANA registry
 
 _NO_LINES: Final = '"match" needs lines; null requests the unfiltered stream'
 
@@ -36,8 +46,9 @@ class _Request(msgspec.Struct):
 
 class _Subscribed(msgspec.Struct):
     id: str | None
-    match: list[str] | None
+    match: list[str] | UnsetType | None = UNSET
     message_type: Literal["subscribed"] = "subscribed"
+    filters: tuple[str, ...] | UnsetType = UNSET
 
 
 class _Error(ErrorBody, frozen=True, kw_only=True):
@@ -47,7 +58,7 @@ class _Error(ErrorBody, frozen=True, kw_only=True):
 
 
 class FilterChanges:
-    """Handles the messages of WebSocket clients.
+    """Handles the messages of WebSocket clients, and new lines of named filters.
 
     Args:
         hub: the channels with and without filters.
@@ -103,19 +114,57 @@ class FilterChanges:
         except Exception as error:  # noqa: BLE001
             client.fail(error)
 
+    async def renew(self, names: AbstractSet[str]) -> None:
+        """Apply the present lines of named filters to the clients that have requested them.
+
+        A client is closed if a filter no longer exists, or has no place.
+        """
+        channels = list(self._hub.filters.channels.values())
+        clients = dict.fromkeys(client for channel in channels for client in channel.clients)
+        renewed = 0
+        for client in clients:
+            if client.closed or names.isdisjoint(client.requested.names):
+                continue
+            try:
+                self._switch(client, client.requested, UNSET)
+            except FilterRefused as refused:
+                code = _CLOSE_CODES.get(refused.code, _POLICY_VIOLATION)
+                client.close(code, f"{refused}; {client.resume_hint} elsewhere")
+            renewed += 1
+            if renewed % _YIELD_AFTER_CLIENTS == 0:
+                await asyncio.sleep(0)
+
     def _apply(self, client: Client, given: Filter | None) -> None:
-        encoding = client.encoding(filtered=given is not None)
+        lines = None if given is None else [line.text for line in given.groups[0]]
         try:
-            channel = self._hub.channel(client.channel.stream, encoding, given)
+            self._switch(client, FilterRequest(own=given), lines)
         except FilterRefused as refused:
             _send(client, _Error(str(refused), refused.code))
-            return
-        lines = None if given is None else [line.text for line in given.groups[0]]
-        client.switch(channel, partial(_subscribed, lines))
+
+    def _switch(
+        self, client: Client, requested: FilterRequest, lines: list[str] | UnsetType | None
+    ) -> None:
+        """Continue a client with other filters.
+
+        Args:
+            client: the client.
+            requested: its filters from now on.
+            lines: `match` of the message `subscribed`.
+
+        Raises:
+            FilterRefused: the client keeps the old filters.
+        """
+        given = self._hub.resolve(requested)
+        encoding = client.encoding(filtered=given is not None)
+        channel = self._hub.channel(client.channel.stream, encoding, given)
+        client.requested = requested
+        client.switch(channel, partial(_subscribed, lines, requested.names or UNSET))
 
 
-def _subscribed(lines: list[str] | None, cursor: str | None) -> bytes:
-    return msgspec.json.encode(_Subscribed(cursor, lines))
+def _subscribed(
+    lines: list[str] | UnsetType | None, names: tuple[str, ...] | UnsetType, cursor: str | None
+) -> bytes:
+    return msgspec.json.encode(_Subscribed(cursor, lines, filters=names))
 
 
 def _refuse(client: Client, error: str) -> None:

@@ -50,6 +50,9 @@ class FilterRequest(msgspec.Struct, frozen=True):
     own: Filter | None = None
 
 
+NO_FILTERS: Final = FilterRequest()
+
+
 class Subscription(msgspec.Struct, frozen=True):
     """The connection becomes a client.
 
@@ -65,7 +68,7 @@ class Subscription(msgspec.Struct, frozen=True):
     websocket: bool
     cursor: Cursor | None
     filter: Filter | None = None
-    requested: FilterRequest = FilterRequest()
+    requested: FilterRequest = NO_FILTERS
 
 
 class DeferredResponse(msgspec.Struct, frozen=True):

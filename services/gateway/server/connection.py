@@ -451,6 +451,7 @@ class HTTPConnection(asyncio.Protocol):
             resumes=subscription.cursor is not None,
         )
         client.connection_id = self._number
+        client.requested = subscription.requested
         client.slot, self._slot = self._slot, None
         client.access, self._access = self._access, None
         if client.access is not None:
