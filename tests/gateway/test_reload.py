@@ -14,6 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from certconf import load
+from ctfilter import parse_filter
+from gateway.config import Settings
 from gateway.delivery import filtering
 from tests.gateway.admission.gateways import ask, handshake, request
 from tests.gateway.client_helpers import Raw, certificates, receive, serials, websocket
@@ -246,7 +248,9 @@ async def test_new_lines_without_a_place_close_the_clients(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They never receive what does not pass the filter."""
-    gateway = await (await start(filters={"brand": ["domain:1.example"]})).following()
+    brand = parse_filter(match=["domain:1.example"])
+    assert brand is not None
+    gateway = await (await start(Settings(filters={"brand": brand}))).following()
     async with websocket(f"{gateway.ws}/?filter=brand") as client:
         monkeypatch.setattr(filtering, "MAX_FILTER_BYTES", 0)
         reload(gateway, filters={"brand": ["domain:2.example"]})
