@@ -230,7 +230,7 @@ async def test_every_key_of_the_peers_file(site: Site, tmp_path: Path) -> None:
         for section, keys in peer_keys.items()
         for key in (keys if isinstance(keys, dict) else [""])
     }
-    assert keys | {"tls_cert", "tls_key"} == given.keys(), "no key is left out"
+    assert keys | {"tls_cert", "tls_key", "dedup.by"} == given.keys(), "no key is left out"
     path = tmp_path / "watched.yaml"
     path.write_text(yaml.safe_dump(nested(given)))
     up = site.start_up(

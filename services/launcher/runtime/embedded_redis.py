@@ -297,7 +297,8 @@ def find_running(state_dir: Path) -> str | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return f"unix://{os.read(lock, 4096).decode()}"
+        socket = os.read(lock, 4096).decode()  # empty while it starts
+        return f"unix://{socket}" if socket else None
     finally:
         os.close(lock)
     return None

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from certbus.caches.issuers import MAX_COUNT, PARTS
+from ingestor.pipeline import prefetch
 from tests.ingestor.site import Site
 from tests.ingestor.verification.proofs import (
     FROM_START,
@@ -86,7 +87,12 @@ async def test_a_violation_is_named_and_not_published(
     assert (found.uncommitted, found.unknown, found.altered, found.repeated) == ((), (), (), ())
 
 
-async def test_wrong_proofs_hold_back_what_needs_them(site: Site) -> None:
+async def test_wrong_proofs_hold_back_what_needs_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        prefetch, "MAX_LOG_BYTES", 4 << 20
+    )  # less than these logs: runs need proofs
     await site.simlog.start(
         rfc6962=1, static_ct=1, preload=12000, rate=0, fault="*:wrong_proofs", max_entries=256
     )
