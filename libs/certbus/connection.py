@@ -6,8 +6,9 @@ below redis-py's own retries, because those only know redis-py's classes.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -36,7 +37,13 @@ class UnsuitableServer(Exception):
     """This Redis cannot hold the streams. The text states why, and what to do."""
 
 
-def connect(url: str, *, password: str | None = None, name: str | None = None) -> Redis:
+def connect(
+    url: str,
+    *,
+    password: str | None = None,
+    name: str | None = None,
+    password_file: Path | None = None,
+) -> Redis:
     """Make a client; it connects on first use.
 
     Replies are bytes in their RESP2 shapes, whatever redis-py's default becomes. A command is
@@ -47,6 +54,8 @@ def connect(url: str, *, password: str | None = None, name: str | None = None) -
         url: `redis://`, `rediss://`, `unix://`, or with `+sentinel`: see `certbus.sentinel`.
         password: unless it is part of the URL.
         name: of this process, for CLIENT LIST; no spaces.
+        password_file: has the password of Redis. Each new connection reads it; where it cannot be
+            read, the last password is used.
 
     Raises:
         ValueError: the URL is none of these.
@@ -58,6 +67,7 @@ def connect(url: str, *, password: str | None = None, name: str | None = None) -
     pool = _Pool.from_url(
         url,
         sentinels=sentinels,
+        password_file=password_file,
         password=password,
         protocol=2,
         decode_responses=False,
@@ -186,9 +196,13 @@ class _Reliable(AbstractConnection):
     """Called for each connection that is made."""
 
     sentinels: Sentinels | None = None
+    password_file: Path | None = None
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         self.made()
+        if self.password_file is not None:
+            with suppress(OSError, UnicodeDecodeError):
+                self.password = self.password_file.read_text("utf-8").strip()
         await super().on_connect_check_health(check_health)
         if self.sentinels is not None and self.sentinels.wants_primary:
             await self.send_command("ROLE")
@@ -285,10 +299,12 @@ class _Pool(ConnectionPool):
         self,
         connection_class: type[AbstractConnection] = Connection,
         sentinels: Sentinels | None = None,
+        password_file: Path | None = None,
         **options: Any,
     ) -> None:
         super().__init__(_CLASSES[connection_class], **options)
         self._sentinels = sentinels
+        self._password_file = password_file
         self.places = asyncio.Semaphore(min(CONNECTIONS, self.max_connections))
         self.connects = 0
 
@@ -297,6 +313,7 @@ class _Pool(ConnectionPool):
         assert isinstance(connection, _Reliable)
         connection.made = self._count
         connection.sentinels = self._sentinels
+        connection.password_file = self._password_file
         return connection
 
     def _count(self) -> None:

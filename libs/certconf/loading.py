@@ -237,7 +237,7 @@ def _with_redis_passwords(
 
     def complete(url: RedisURL | None) -> RedisURL | None:
         if url is not None and password is not None:
-            url = url.with_password(password)
+            url = url.with_password(password, config.redis_password_file)
         if url is not None and sentinel is not None:
             url = url.with_sentinel_password(sentinel)
         return url

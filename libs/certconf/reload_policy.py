@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from certconf.secret import RedisURL
 from certconf.settings import FACTS, Config
 
 Service = Literal["gateway", "ingestor", "up"]
@@ -92,13 +93,27 @@ class Change(msgspec.Struct, frozen=True):
 
 def diff(service: Service, running: Config, loaded: Config) -> Change:
     """Return the configuration of a service with `running` after it has read `loaded`."""
-    settings = list(changed_settings(running, loaded))
+    settings = [
+        setting
+        for setting in changed_settings(running, loaded)
+        if not _has_new_password(setting, running, loaded)
+    ]
     waiting = tuple(setting for setting in settings if service in policy_of(setting).restart)
     applied = tuple(setting for setting in settings if service in policy_of(setting).live)
     config = loaded
     for setting in waiting:
         config = _with(config, running, setting.split("."))
     return Change(config, applied, waiting)
+
+
+def _has_new_password(setting: str, running: Config, loaded: Config) -> bool:
+    """Whether only a password in a file differs, which each new connection reads."""
+    before, after = getattr(running, setting, None), getattr(loaded, setting, None)
+    return (
+        isinstance(before, RedisURL)
+        and isinstance(after, RedisURL)
+        and before.is_same_but_for_the_file(after)
+    )
 
 
 def changed_settings(

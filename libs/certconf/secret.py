@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
@@ -70,16 +71,20 @@ class RedisURL(Secret):
     """A URL of Redis: `redis://`, `rediss://` (TLS) or `unix://`; `str()` masks its password.
 
     With sentinels: `redis+sentinel://host1:26379,host2/service/0`, `rediss+sentinel://` for TLS.
+
+    Attributes:
+        password_file: the file that the password was read from; None if the URL had it.
     """
 
-    __slots__ = ()
+    __slots__ = ("password_file",)
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, password_file: Path | None = None) -> None:
         """Check the syntax of the URL.
 
         Raises:
             WrongForm: it is invalid. The message has no part of the text except names of options.
         """
+        self.password_file = password_file
         if text.partition("://")[0].endswith("+sentinel"):
             _check_sentinels(text)
             super().__init__(text)
@@ -111,13 +116,25 @@ class RedisURL(Secret):
         """Whether sentinels name the address of Redis."""
         return self._text.partition("://")[0].endswith("+sentinel")
 
-    def with_password(self, password: str) -> "RedisURL":
-        """Return the URL with `password`, unless it has one already."""
+    def is_same_but_for_the_file(self, other: "RedisURL") -> bool:
+        """Whether only the content of the password file differs between the URLs."""
+        if self.password_file is None or self.password_file != other.password_file:
+            return False
+        parts = [urlsplit(url.reveal()) for url in (self, other)]
+        rest = [
+            (part.username, part.netloc.rpartition("@")[2], part._replace(netloc=""))
+            for part in parts
+        ]
+        return rest[0] == rest[1]
+
+    def with_password(self, password: str, file: Path | None = None) -> "RedisURL":
+        """Return the URL with `password`, read from `file`, unless it has one already."""
         parts = urlsplit(self._text)
         if parts.password is not None:
             return self
         user, _, host = parts.netloc.rpartition("@")
-        return RedisURL(urlunsplit(parts._replace(netloc=f"{user}:{quote(password, '')}@{host}")))
+        netloc = f"{user}:{quote(password, '')}@{host}"
+        return RedisURL(urlunsplit(parts._replace(netloc=netloc)), file)
 
     def with_sentinel_password(self, password: str) -> "RedisURL":
         """Return the URL with the password of the sentinels; the same if it names none."""
@@ -126,7 +143,7 @@ class RedisURL(Secret):
             return self
         option = f"sentinel_password={quote(password, '')}"
         query = f"{parts.query}&{option}" if parts.query else option
-        return RedisURL(urlunsplit(parts._replace(query=query)))
+        return RedisURL(urlunsplit(parts._replace(query=query)), self.password_file)
 
     def __str__(self) -> str:
         parts = urlsplit(self._text)

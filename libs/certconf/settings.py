@@ -372,7 +372,8 @@ class Config(msgspec.Struct, frozen=True):
             sentinel_password; for rediss:// also ssl_cert_reqs, ssl_check_hostname,
             ssl_ca_certs, ssl_ca_path, ssl_certfile, ssl_keyfile and ssl_password.
         redis_read_url: replica from which gateways read the streams.
-        redis_password_file: file with the password of Redis, unless the URL has one.
+        redis_password_file: file with the password of Redis, unless the URL has one; read again
+            for each new connection.
         redis_sentinel_password_file: file with the password of the sentinels of redis+sentinel://.
         redis_prefix: prefix of all Redis keys.
         codec: compression of batches in Redis.

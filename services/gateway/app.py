@@ -19,8 +19,7 @@ from certbus.errors import UNAVAILABLE
 from certbus.keys import Keys
 from certbus.limits.clients import ConnectionCounts, RateLimits
 from certbus.streams.reader import StreamReader
-from certconf import Config, ConfigHolder
-from certconf.secret import Secret
+from certconf import Config, ConfigHolder, RedisURL
 from certhttp import address
 from certhttp.server import serve_pages
 from certtasks import supervise
@@ -106,8 +105,8 @@ async def serve(
         raise ValueError("a gateway needs redis_url (CERTSTREAM_REDIS_URL, --redis-url)")
     async with AsyncExitStack() as stack:
 
-        def client(url: Secret, name: str) -> Redis:
-            made = connect(url.reveal(), name=name)
+        def client(url: RedisURL, name: str) -> Redis:
+            made = connect(url.reveal(), name=name, password_file=url.password_file)
             stack.push_async_callback(made.aclose)
             return made
 

@@ -30,6 +30,7 @@ from certbus.streams.publisher import Publisher
 from certbus.streams.retention import MARKS_SHARE, Trimmer
 from certconf.current import ConfigHolder
 from certconf.errors import ConfigError, ConfigProblem, SourceLocation
+from certconf.secret import RedisURL
 from certconf.settings import Config
 from certhttp.address import address_of, listen
 from certhttp.server import Page, Response, serve_pages
@@ -88,7 +89,7 @@ async def serve(
         )
     name = f"{worker_id or socket.gethostname()}-{secrets.token_hex(4)}"
     present = present or ConfigHolder(config)
-    working = asyncio.create_task(_work(present, config, config.redis_url.reveal(), name))
+    working = asyncio.create_task(_work(present, config, config.redis_url, name))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,10 +101,14 @@ async def serve(
         working.result()
 
 
-async def _work(present: ConfigHolder, config: Config, redis_url: str, worker_id: str) -> None:
+async def _work(present: ConfigHolder, config: Config, redis_url: RedisURL, worker_id: str) -> None:
     """Make all parts and run them, until cancelled."""
     async with AsyncExitStack() as stack:
-        redis = connect(redis_url, name=f"ingestor-{worker_id}")
+        redis = connect(
+            redis_url.reveal(),
+            name=f"ingestor-{worker_id}",
+            password_file=redis_url.password_file,
+        )
         stack.push_async_callback(redis.aclose)
         admin = stack.enter_context(listen(config.admin)) if config.admin else None
         if config.contact is None and config.ct_log.user_agent is None:

@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 
 import pytest
 import redis.exceptions
@@ -6,6 +7,7 @@ from redis.asyncio import Redis
 
 from certbus import connection
 from certbus.connection import UnsuitableServer, check_server, connect
+from certbus.errors import ConnectionFailed
 from tests.certbus.servers import RedisServer
 
 
@@ -82,3 +84,30 @@ async def test_whenever_it_is_cancelled_a_command_ends(client: Redis) -> None:
 async def test_an_address_that_is_none_is_an_error() -> None:
     with pytest.raises(ValueError, match="scheme"):
         connect("http://localhost")
+
+
+async def test_a_new_password_is_read_from_its_file(tmp_path: Path, executable: str) -> None:
+    """After the connections end, and without another client."""
+    file = tmp_path / "password"
+    file.write_text("first\n")
+    server = RedisServer(executable, tmp_path)
+    server.start()
+    async with connect(server.url) as unprotected:
+        await unprotected.config_set("requirepass", "first")
+    url = server.url.replace("unix://", "unix://:first@").replace("redis://", "redis://:first@")
+    try:
+        async with connect(url, password_file=file) as client, connect(url) as admin:
+            await client.ping()
+            await admin.config_set("requirepass", "second")
+            file.write_text("second\n")
+            await client.ping()  # Redis keeps the connections that have authenticated
+            await client.connection_pool.disconnect()
+            await client.ping()
+            await admin.connection_pool.disconnect()
+            with pytest.raises(ConnectionFailed, match="invalid username-password"):
+                await admin.ping()
+            file.unlink()
+            await client.connection_pool.disconnect()
+            await client.ping()  # the last password
+    finally:
+        server.kill()

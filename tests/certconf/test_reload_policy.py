@@ -1,6 +1,7 @@
 """What applies at once, and what waits for a restart."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,17 @@ async def test_the_newest_configuration_is_given_to_whoever_waits() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):
             await present.wait_for_change(than=third)
+
+
+def test_a_new_password_of_redis_needs_no_restart(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    given = {"redis_password_file": str(file)}
+    file.write_text("first")
+    running = load(None, {}, {**given, "redis_url": "redis://me@h/0"})
+    file.write_text("second")
+    change = diff("gateway", running, load(None, {}, {**given, "redis_url": "redis://me@h/0"}))
+    assert change.waiting == ()
+    own = {**given, "redis_url": "redis://me:mine@h/0"}
+    assert diff("gateway", running, load(None, {}, own)).waiting == ("redis_url",)
+    moved = diff("gateway", running, load(None, {}, {**given, "redis_url": "redis://me@g/0"}))
+    assert moved.waiting == ("redis_url",)

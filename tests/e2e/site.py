@@ -75,14 +75,16 @@ class Site:
         self._redis_ports.append(port)
         return port
 
-    async def denied_by_redis(self) -> list[object]:
-        """What the user of `start_redis` was not allowed to do, CONFIG GET apart."""
-        denied: list[object] = []
+    async def denied_by_redis(self) -> list[dict[str, Any]]:
+        """What Redis denied to its users, CONFIG GET apart."""
+        denied: list[dict[str, Any]] = []
         for port in self._redis_ports:
             async with connect(f"redis://127.0.0.1:{port}") as client:
                 with suppress(*UNAVAILABLE):  # the test has ended it
                     denied += await client.acl_log()
-        return [each for each in denied if "config" not in str(each)]
+        return [
+            each for each in denied if each["reason"] != "auth" and "config" not in each["object"]
+        ]
 
     async def start_logs(self, **options: object) -> None:
         """Start simlog with these options (`rate=100` is `--rate=100`, True no value)."""
