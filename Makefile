@@ -77,6 +77,10 @@ sbom: $(VENV)/.runtime  ## write the software bill of materials (CycloneDX) to d
 	@mkdir -p dist
 	$(BIN)/python -m tools.sbom dist/sbom.cdx.json
 
+release: $(VENV)/.runtime  ## build wheel, sdist, bill of materials, checksums and image of HEAD in dist/release
+	@rm -rf dist/release
+	$(BIN)/python -m tools.release dist/release
+
 clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -98,4 +102,4 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
-.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity mutation rules docs lock tables sbom clean
+.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity mutation rules docs lock tables sbom release clean
