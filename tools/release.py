@@ -3,8 +3,8 @@
 A release has the source distribution, the wheel, the software bill of materials, the container
 image where a Docker daemon answers, and SHA256SUMS of these files. It is built from the commit
 that is checked out; files that are not committed are no part of it. All files but the image are
-the same bytes wherever they are built: times in them are SOURCE_DATE_EPOCH, by default the time of
-the commit. The image contains packages of Debian of the day.
+the same bytes wherever they are built with the same zlib: times in them are SOURCE_DATE_EPOCH, by
+default the time of the commit. The image contains packages of Debian of the day.
 """
 
 import hashlib
