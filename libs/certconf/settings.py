@@ -149,8 +149,9 @@ class CTLog(msgspec.Struct, frozen=True):
     #: Logs of log lists that are not followed, by URL (static-ct: the monitoring prefix).
     excluded_logs: tuple[LogURL, ...] = ()
     #: Seconds for which the entries after the last full data tile wait for their tile to be full.
-    #: 0 reads the newest tile at every width.
-    partial_tile_wait_secs: Annotated[float, Meta(ge=0, le=600)] = 1
+    #: 0 reads the newest tile at every width; 1 delayed static-ct logs beyond what their tree
+    #: heads allow (docs/performance.md).
+    partial_tile_wait_secs: Annotated[float, Meta(ge=0, le=600)] = 0.5
     #: A log that is more entries behind its newest tree head than this skips to
     #: `start_overlap_leaves` before it; the range is recorded. 0 is no limit, others are 10000 or
     #: more.
