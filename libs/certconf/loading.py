@@ -105,7 +105,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield settings that contradict each other: the keys, and a message."""
     yield from _unreadable_state(config.ct_log)
     yield from _wrong_delays(config.ct_log)
-    yield from _wrong_filters(config.filters)
+    yield from _wrong_filters(config)
     if not is_host(config.host):
         yield ("host",), f"{config.host[:60]!r} is neither an address nor the name of a host"
     if config.admin is not None and not config.admin.startswith("unix:"):
@@ -139,15 +139,17 @@ def _wrong_delays(ct_log: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:
             yield (f"ct_log.{name}",), f"{value} is neither 0 nor at least {least}"
 
 
-def _wrong_filters(
-    filters: Mapping[str, tuple[str, ...]],
-) -> Iterator[tuple[tuple[str, ...], str]]:
-    if not filters:
+def _wrong_filters(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    for number, holder in enumerate(config.auth.holders):
+        if holder.filter is not None and holder.filter not in config.filters:
+            key = f"auth.holders[{number}].filter"
+            yield (key, "auth.holders", "filters"), f"no filter has the name {holder.filter[:60]!r}"
+    if not config.filters:
         return
     # Its tables take megabytes, which a process without named filters may not need.
     from ctfilter import FilterError, parse_filter  # noqa: PLC0415
 
-    for name, lines in filters.items():
+    for name, lines in config.filters.items():
         key = f"filters.{name}"
         if not name:
             yield ("filters",), "a filter needs a name"

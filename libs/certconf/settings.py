@@ -240,6 +240,8 @@ class TokenHolder(msgspec.Struct, frozen=True):
     expires: Moment | None = None
     #: Streams to which the token may subscribe; [] is every stream.
     streams: tuple[StreamName, ...] = ()
+    #: Name of a filter in `filters` that holds for everything that the token receives.
+    filter: Text | None = None
 
 
 class Auth(msgspec.Struct, frozen=True):

@@ -165,7 +165,7 @@ async def _serve(
         own_address = address.address_of(admin_listening) if admin_listening else None
         reports = ReportCache(primary, keys, reader, hub, faults, admission.refused)
         host = HostMetrics(reports, name, own_address, own_metrics)
-        certificates = Certificates(primary, replica, keys)
+        certificates = Certificates(primary, replica, keys, hub)
         listed = table(hub, host.get, reports, certificates, lambda: admission.policy)
         routes = Router(hub, listed)
         reload = Reload(hub, reader, admission, filters)

@@ -109,6 +109,10 @@ def problems(
             "filters:\n  brand:\n  - contains:acme\n  - contains:acme lik:acme",
             "config.yaml:4: filters.brand[1]: 'lik:acme' at character 14: unknown key 'lik'; known",
         ),
+        (
+            "auth: {holders: [{name: a, token: t, filter: brand}]}",
+            "config.yaml:1: auth.holders[0].filter: no filter has the name 'brand'",
+        ),
         ("filters: {brand: []}", "config.yaml:1: filters.brand: a filter needs a line"),
         ("filters: {brand: contains:acme}", "filters.brand: 'contains:acme' is not a list"),
         ("allow: {api: [proxy.example]}", "allow.api[0]: 'proxy.example' is not an address or"),

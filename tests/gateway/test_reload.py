@@ -21,6 +21,7 @@ from tests.gateway.admission.gateways import ask, handshake, request
 from tests.gateway.client_helpers import Raw, certificates, receive, serials, websocket
 from tests.gateway.conftest import Running, Start
 from tests.gateway.publishing import Press
+from tests.gateway.real_messages import real_messages
 from tests.waiting import until
 
 
@@ -256,3 +257,56 @@ async def test_new_lines_without_a_place_close_the_clients(
         reload(gateway, filters={"brand": ["domain:2.example"]})
         code, reason = await closed(client)
         assert (code, (reason or "")[:29]) == (1013, "Server is at its limit of fil")
+
+
+async def test_the_filter_of_a_token_holds_for_all_that_it_receives(
+    start: Start, press: Press
+) -> None:
+    gateway = await (await start()).following()
+    inside, outside = real_messages()[:2]
+    name = json.loads(inside.domains)["data"][0].removeprefix("*.")
+    assert name not in json.loads(outside.domains)["data"]
+    brand = [f"domain:{name}", "domain:2.example", "domain:3.example"]
+    filters = {"brand": brand, "all": ["type:final"]}
+
+    def bind(bound: str) -> None:
+        holders = [{"name": "a", "token": "bound", "filter": bound}, {"name": "b", "token": "free"}]
+        auth = {"enabled": True, "holders": holders}
+        reload(gateway, auth=auth, filters=filters, protocols={"api": True})
+
+    async def is_bound() -> bool:
+        return (await ask(gateway.port, "/latest.json", Authorization="bound"))[0] == 200
+
+    async def status(path: str, token: str) -> int:
+        return (await ask(gateway.port, path, Authorization=token))[0]
+
+    bind("brand")
+    await until(is_bound)
+    headers = {"Authorization": "Bearer bound"}
+    async with (
+        connect(gateway.ws, additional_headers=headers) as wide,
+        connect(f"{gateway.ws}?match=domain:3.example", additional_headers=headers) as narrow,
+    ):
+        await press.print(5)
+        assert serials(await receive(wide, 2)) == [2, 3]
+        assert serials(await receive(narrow, 1)) == [3]
+        await narrow.send('{"type":"subscribe","match":null}')
+        (answer,) = await receive(narrow, 1)
+        assert (answer["match"], answer["filters"]) == (None, ["brand"])
+        await press.publish([outside, inside])
+        for client in (wide, narrow):
+            (message,) = await certificates(client, 1)
+            assert name in str(message["matched"])
+        _, _, body = await ask(gateway.port, "/latest.json", Authorization="bound")
+        assert len(json.loads(body)["messages"]) == 3
+        _, _, sample = await ask(gateway.port, "/domains-only/example.json", Authorization="bound")
+        _, _, recent = await ask(gateway.port, "/domains-only/example.json", Authorization="free")
+        assert sample != recent
+        assert [
+            await status(f"/api/cert/{message.sha256.hex()}", token)
+            for message in (inside, outside)
+            for token in ("bound", "free")
+        ] == [200, 200, 404, 200]
+        assert await status("/api/cert/" + inside.sha256.hex() + "?filter=none", "free") == 400
+        bind("all")
+        assert await closed(wide) == (1008, "the token has another filter")

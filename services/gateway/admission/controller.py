@@ -79,10 +79,12 @@ class AdmissionController:
         if self._policy.owners is None:
             return None
         owner = None if client.owner is None else self._known.get(client.owner.digest)
-        if owner is None:
+        if client.owner is None or owner is None:
             return "token revoked"
         if owner.has_expired(self._now()):
             return "token expired"
+        if owner.filter != client.owner.filter:
+            return "the token has another filter"
         return None if _permits(owner, stream) else f"stream {stream} not permitted for this token"
 
     def secs_to_expiry(self) -> float | None:

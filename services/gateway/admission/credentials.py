@@ -22,6 +22,7 @@ class TokenOwner(msgspec.Struct, frozen=True):
         tier: "free", "standard" or "premium".
         expires: Unix time in seconds from which the token is invalid; None: never.
         streams: to which the token may subscribe; empty: every stream.
+        filter: name of the filter that holds for everything that the token receives.
     """
 
     digest: bytes
@@ -29,6 +30,7 @@ class TokenOwner(msgspec.Struct, frozen=True):
     tier: str
     expires: float | None = None
     streams: frozenset[str] = frozenset()
+    filter: str | None = None
 
     def has_expired(self, now: float) -> bool:
         """Whether the token is invalid at a Unix time in seconds."""
@@ -44,7 +46,8 @@ def _all(auth: Auth) -> Iterator[TokenOwner]:
     for holder in auth.holders:
         digest = _digest(holder.token) if holder.token else bytes.fromhex(holder.sha256 or "")
         expires = None if holder.expires is None else holder.expires.timestamp()
-        yield TokenOwner(digest, holder.name, holder.tier, expires, frozenset(holder.streams))
+        streams = frozenset(holder.streams)
+        yield TokenOwner(digest, holder.name, holder.tier, expires, streams, holder.filter)
     for tier, key, tokens in (
         ("free", "tokens", auth.tokens),
         ("standard", "standard_tokens", auth.standard_tokens),

@@ -15,6 +15,8 @@ from certbus.ids import message_id
 from certbus.keys import Keys
 from certbus.streams.cert_index import StreamLocation, find_by_fingerprint, message_at
 from certhttp.protocol import Request
+from ctfilter import Filter, FilterError, holds
+from gateway.delivery.filtering import certificate_of
 from gateway.endpoints.latest import with_id
 from gateway.endpoints.schemas import (
     PUBKEY,
@@ -28,8 +30,10 @@ from gateway.endpoints.schemas import (
     MessageId,
     Source,
 )
-from gateway.http.errors import ErrorCode, error_response, redis_unavailable
-from gateway.http.messages import CORS_HEADERS, JSON, DeferredResponse, Response
+from gateway.endpoints.subscribe import named_filters
+from gateway.http.errors import ErrorCode, error_response, filter_response, redis_unavailable
+from gateway.http.messages import CORS_HEADERS, JSON, DeferredResponse, FilterRequest, Response
+from gateway.hub import Hub
 
 HASH: Final = "^({0}{{64}}|{0}{{40}}|({0}{{2}}:){{31}}{0}{{2}}|({0}{{2}}:){{19}}{0}{{2}})$".format(
     "[0-9A-Fa-f]"
@@ -68,9 +72,11 @@ class Certificates:
         primary: has the index of all published certificates.
         replica: has the streams; may be the primary.
         keys: names of the keys.
+        hub: has the named filters.
     """
 
-    def __init__(self, primary: Redis, replica: Redis, keys: Keys) -> None:
+    def __init__(self, primary: Redis, replica: Redis, keys: Keys, hub: Hub) -> None:
+        self._hub = hub
         self._primary = primary
         self._replica = replica
         self._keys = keys
@@ -83,11 +89,15 @@ class Certificates:
             error = f"Invalid hash {text[:100]!r}; expected a SHA-256 or SHA-1 in hex"
             return error_response(ErrorCode.INVALID_HASH, error)
         digest = bytes.fromhex(text.replace(":", ""))
+        try:
+            given = self._hub.resolve(FilterRequest(named_filters(self._hub, request)))
+        except FilterError as error:
+            return filter_response(error)
 
         async def respond() -> Response:
             try:
                 async with asyncio.timeout(_TIMEOUT_SECS), self._slots:
-                    found = await self._find(digest)
+                    found = await self._find(digest, given)
             except (*UNAVAILABLE, TimeoutError):
                 return redis_unavailable()
             except msgspec.ValidationError as error:
@@ -103,16 +113,19 @@ class Certificates:
 
         return DeferredResponse(respond)
 
-    async def _find(self, digest: bytes) -> CertificateDetail | None:
+    async def _find(self, digest: bytes, given: Filter | None) -> CertificateDetail | None:
+        """Return the certificate with a hash; None if it is not retained or does not pass."""
         location = await find_by_fingerprint(self._primary, self._keys, digest)
         if location is None:
             return None
         full = await self._message("full", location)
         if full is not None:
+            if not await _passes(given, "full", full):
+                return None
             message = msgspec.json.decode(full, type=FullMessage)
             return _detail(message, digest, message.data.chain)
         lite = await self._message("lite", location)
-        if lite is not None:
+        if lite is not None and await _passes(given, "lite", lite):
             return _detail(msgspec.json.decode(lite, type=LiteMessage), digest)
         return None
 
@@ -123,6 +136,18 @@ class Certificates:
             if text is not None:
                 return with_id(message_id(location.entry, location.position), text)
         return None
+
+
+async def _passes(given: Filter | None, stream: str, message: bytes) -> bool:
+    """Whether a message passes a filter; a thread evaluates it, which may have 10,000 lines."""
+    if given is None:
+        return True
+    certificate = certificate_of(stream, message)
+
+    def evaluate() -> bool:
+        return all(any(holds(line, certificate) for line in group) for group in given.groups)
+
+    return await asyncio.to_thread(evaluate)
 
 
 def _detail(

@@ -1,6 +1,7 @@
 """Filters that change while clients are connected.
 
-A WebSocket client replaces its filter with `{"type":"subscribe","match":[...]}`, and a reload of
+A WebSocket client replaces its filter with `{"type":"subscribe","match":[...]}`, except that of its
+token, and a reload of
 the configuration replaces the lines of named filters.
 
 The answer, `subscribed` with the id after which the new filter holds, is exactly between the last
@@ -137,7 +138,7 @@ class FilterChanges:
     def _apply(self, client: Client, given: Filter | None) -> None:
         lines = None if given is None else [line.text for line in given.groups[0]]
         try:
-            self._switch(client, FilterRequest(own=given), lines)
+            self._switch(client, FilterRequest(_of_token(client), given), lines)
         except FilterRefused as refused:
             _send(client, _Error(str(refused), refused.code))
 
@@ -159,6 +160,12 @@ class FilterChanges:
         channel = self._hub.channel(client.channel.stream, encoding, given)
         client.requested = requested
         client.switch(channel, partial(_subscribed, lines, requested.names or UNSET))
+
+
+def _of_token(client: Client) -> tuple[str, ...]:
+    """Return the name of the filter to which the token of a client is bound, if it is."""
+    owner = None if client.slot is None else client.slot.client.owner
+    return () if owner is None or owner.filter is None else (owner.filter,)
 
 
 def _subscribed(

@@ -130,13 +130,17 @@ def filter_request(hub: Hub, request: Request) -> FilterRequest | Response:
     if (refusal := _unknown_parameter(request)) is not None:
         return refusal
     try:
-        return FilterRequest(_named(hub, request), _parse(request.fields))
+        return FilterRequest(named_filters(hub, request), _parse(request.fields))
     except FilterError as error:
         return filter_response(error)
 
 
-def _named(hub: Hub, request: Request) -> tuple[str, ...]:
-    """Return the names of the named filters of a request, without repeats."""
+def named_filters(hub: Hub, request: Request) -> tuple[str, ...]:
+    """Return the names of the named filters of a request, without repeats.
+
+    Raises:
+        FilterError: no filter has one of the names.
+    """
     names = dict.fromkeys(value for name, value in request.fields if name == "filter")
     for name in names:
         if name not in hub.settings.filters:

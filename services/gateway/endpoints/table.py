@@ -159,8 +159,14 @@ def table(
             certificates.respond,
             {
                 200: ResponseSpec("The certificate.", CertificateDetail),
-                400: error_spec("Not a hash.", ErrorCode.INVALID_HASH),
-                404: error_spec("Not retained.", ErrorCode.CERTIFICATE_NOT_FOUND),
+                400: error_spec(
+                    "Not a hash, or no such filter.",
+                    ErrorCode.INVALID_HASH,
+                    ErrorCode.INVALID_FILTER,
+                ),
+                404: error_spec(
+                    "Not retained, or it does not pass the filter.", ErrorCode.CERTIFICATE_NOT_FOUND
+                ),
                 503: _NO_REDIS,
             },
             (
@@ -170,6 +176,7 @@ def table(
                     "In hex, with or without colons, in any case.",
                     {"type": "string", "pattern": HASH},
                 ),
+                _FILTERS[-1],
             ),
             setting="protocols.api",
             revalidates=True,
@@ -278,8 +285,10 @@ def subscriptions(hub: Hub) -> list[Route]:
     ]
 
 
-def _example(hub: Hub, stream: str, _: Request) -> Response:
-    return example(stream, hub.rings.get(stream))
+def _example(hub: Hub, stream: str, request: Request) -> Response:
+    """Return a recent message, or with a named filter, which it may not pass, the sample."""
+    filtered = any(name == "filter" for name, _ in request.fields)
+    return example(stream, None if filtered else hub.rings.get(stream))
 
 
 def _schema_answer(stream: str) -> Response:

@@ -300,7 +300,13 @@ class HTTPConnection(asyncio.Protocol):
     def _handle(
         self, admission: AdmissionController, client: ClientIdentity, request: Request
     ) -> Outcome:
-        """Handle a request of a client; a stream needs a token that permits it."""
+        """Handle a request of a client.
+
+        A stream needs a token that permits it. The filter of a token is added to the request.
+        """
+        if client.owner is not None and client.owner.filter is not None:
+            fields = (*request.fields, ("filter", client.owner.filter))
+            request = msgspec.structs.replace(request, fields=fields)
         outcome = self._routes.handle(request)
         if isinstance(outcome, Subscription):
             return admission.check_stream(client, outcome.stream) or outcome
