@@ -16,8 +16,8 @@ up: $(VENV)/.runtime  ## stream from the public CT logs on http://localhost:8080
 demo: $(VENV)/.runtime  ## the same with simulated logs, without a network
 	@exec $(BIN)/certstream-server up --demo $(ARGS)
 
-test: $(VENV)/.dev  ## run every test, three at a time (ARGS='-k name' selects)
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
+test: $(VENV)/.dev  ## run every test, four at a time (ARGS='-k name' selects)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 # On another Python: make VENV=.venv-3.13 PYTHON=python3.13 test-fast
 test-fast: $(VENV)/.dev  ## run the tests of the libraries and one of the whole server
