@@ -11,6 +11,7 @@ import json
 import random
 import string
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench import page
@@ -116,6 +117,18 @@ def varied(name: str, chance: random.Random) -> str:
         for character in own
     )
     return ("www." if name.startswith("www.") else "") + other + suffix
+
+
+def words_of(seed: int) -> Iterator[tuple[str, str, str]]:
+    """Yield two words of lower-case letters and a domain, without end."""
+    chance = random.Random(seed)
+
+    def word(least: int, most: int) -> str:
+        return "".join(chance.choices(string.ascii_lowercase, k=chance.randint(least, most)))
+
+    while True:
+        suffix = chance.choice(["com", "net", "de", "co.uk", "org"])
+        yield word(7, 11), word(5, 9), f"{word(7, 14)}.{suffix}"
 
 
 def new_filter(kind: int, chance: random.Random) -> Filter:
