@@ -4,6 +4,7 @@ A line contains no header, no query and no cursor that is not valid, because the
 """
 
 import time
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -12,9 +13,10 @@ from certhttp.protocol import Request
 from gateway.admission.client_identity import Address, ClientIdentity
 
 if TYPE_CHECKING:
-    from gateway.http.messages import Subscription
+    from gateway.http.messages import FilterRequest, Subscription
 
 _MAX_PATH_CHARS: Final = 200
+_HASH_CHARS: Final = 16
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +82,7 @@ class AccessRecord:
             path=self._path,
             status=status,
             stream=subscription.stream if subscription else None,
+            filter=_label(subscription.requested) if subscription else None,
             cursor=str(cursor) if cursor else None,
             duration_secs=round(time.monotonic() - self._started, 3),
             messages=messages,
@@ -87,3 +90,12 @@ class AccessRecord:
             code=close[0],
             reason=close[1],
         )
+
+
+def _label(requested: "FilterRequest") -> str | None:
+    """Return the named filters, and a hash of the normal form of the client's own one."""
+    labels = list(requested.names)
+    if requested.own is not None:
+        groups = sorted("\n".join(sorted(group)) for group in requested.own.key)
+        labels.append(sha256("\n\n".join(groups).encode()).hexdigest()[:_HASH_CHARS])
+    return ",".join(labels) or None

@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 
+from ctfilter import parse_filter
 from gateway.config import Settings
 from tests.gateway.admission.gateways import ask, request
 from tests.gateway.client_helpers import Raw, certificates, websocket
@@ -77,6 +78,29 @@ async def test_each_request_and_stream_has_one_line(start: Start, press: Press) 
             gateway.stop.set()
             assert (await logged(6))[5]["code"] == 1012
         assert "sesame" not in repr(events)
+
+
+async def test_a_filter_shows_as_its_name_and_a_hash(start: Start) -> None:
+    brand = parse_filter(match=["contains:acme"])
+    assert brand is not None
+    gateway = await start(Settings(stop_timeout=1.0, access_log=True, filters={"brand": brand}))
+    await gateway.following()
+    found: list[str | None] = []
+    for query in (
+        "",
+        "?filter=brand",
+        "?match=contains:bbb%20-domain:x.example",
+        "?match=-domain:X.example%20contains:bbb",
+    ):
+        with structlog.testing.capture_logs() as events:
+            async with websocket(f"{gateway.ws}/{query}"):
+                pass
+            await until(lambda: any(event["event"] == "request ended" for event in events))
+        found += [event["filter"] for event in events if event["event"] == "request ended"]
+    assert found[:2] == [None, "brand"]
+    assert found[2] is not None
+    assert len(found[2]) == 16
+    assert found[2] == found[3], "equal filters have one hash"
 
 
 async def test_without_the_setting_there_is_no_line(start: Start) -> None:
