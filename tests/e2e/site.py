@@ -44,6 +44,7 @@ class Site:
         self.logs_url = ""
         self._directory = directory
         self.redis_url = ""
+        self.redis_admin_url = ""  # of the same Redis, with all rights
         self._redis_ports: list[int] = []
         self._http = httpx.AsyncClient(trust_env=False, timeout=60)
 
@@ -63,6 +64,7 @@ class Site:
         rule = acl_rule("primary", "certstream", Keys().prefix, "of-streams")
         port = await self.start_redis_server("redis", rule)
         self.redis_url = f"redis://certstream:of-streams@127.0.0.1:{port}/0"
+        self.redis_admin_url = f"redis://127.0.0.1:{port}/0"
 
     async def start_redis_server(self, name: str, *settings: str) -> int:
         """Start a Redis with these lines of its configuration; returns its port."""

@@ -98,7 +98,7 @@ async def test_an_hour_without_a_fault_and_faults_of_redis(site: Site, tmp_path:
     measured = Measured(site)
     await measured.start()
     place = tmp_path / "test.yml"
-    client = connect(site.redis_url)
+    client = connect(site.redis_admin_url)
     try:
         await measured.shows()
         async with websocket(f"ws://{measured.gateway}/domains-only"):

@@ -48,7 +48,7 @@ async def test_the_index_describes_how_to_connect(start: Start) -> None:
         ("POST / HTTP/1.1", 405, "method_not_allowed", "POST"),
         ("DELETE /sse HTTP/1.1", 405, "method_not_allowed", "DELETE"),
         ("GET /full-stream HTTP/1.1", 426, "upgrade_required", "ws://"),
-        ("GET /sse?stream=half HTTP/1.1", 400, "unknown_stream", "full, lite or domains"),
+        ("GET /sse?stream=half HTTP/1.1", 400, "unknown_stream", "full, lite, domains or v2"),
         ("GET /sse?cursor=yesterday HTTP/1.1", 400, "invalid_cursor", "yesterday"),
         ("GET /sse?cursor=1-2-3-4 HTTP/1.1", 400, "invalid_cursor", "1-2-3-4"),
         ("GET /sse HTTP/1.1\r\nLast-Event-ID: x", 400, "invalid_cursor", "'x'"),
