@@ -155,11 +155,11 @@ def queries(count: int) -> tuple[list[str], list[str]]:
     return found, names
 
 
-async def connect(port: int, asked: Sequence[str], counts: Counts) -> list[FilteredClient]:
+async def connect(port: int, requested: Sequence[str], counts: Counts) -> list[FilteredClient]:
     """Connect a client for each query, some at a time."""
     loop = asyncio.get_running_loop()
     made: list[FilteredClient] = []
-    for number, query in enumerate(asked):
+    for number, query in enumerate(requested):
         factory = partial(FilteredClient, query, number, counts)
         _, client = await loop.create_connection(factory, "127.0.0.1", port)
         made.append(client)
@@ -186,11 +186,11 @@ async def serving() -> AsyncIterator[tuple[int, psutil.Process, AimedSource]]:
 
 async def rare(clients: int, seconds: float) -> dict[str, Any]:
     """Measure clients with distinct filters that pass little."""
-    asked, names = queries(clients)
+    requested, names = queries(clients)
     counts = Counts(clients)
     async with serving() as (port, process, source):
         before = process.memory_info().rss
-        await connect(port, asked, counts)
+        await connect(port, requested, counts)
         memory = (process.memory_info().rss - before) / clients
         source.names = iter(names)
         used, began = cpu(process), time.perf_counter()
@@ -214,11 +214,11 @@ async def beside(seconds: float) -> tuple[float, float]:
     found = []
     for filtered in (0, MANY_MATCHES):
         counts, others = Counts(UNFILTERED), Counts(filtered)
-        asked = [
+        requested = [
             f"match={quote(f'type:precert -domain:{number}.example')}" for number in range(filtered)
         ]
         async with serving() as (port, _, source):
-            await connect(port, asked, others)
+            await connect(port, requested, others)
             await connect(port, ["plain"] * UNFILTERED, counts)
             await source.run(RATE, LOGS, seconds)
             await asyncio.sleep(SETTLE_SECS)
