@@ -104,7 +104,7 @@ class Hub:
             ring = self.rings.get(stream) or self._ring(stream)
             self.rings[stream] = ring
             if isinstance(ring, V2Ring) and settings.v2_source is not None:
-                ring.source = settings.v2_source
+                ring.change_source(settings.v2_source)
             for encoding in (WEBSOCKET, SSE, *deflate):
                 if (stream, encoding) not in self.channels:
                     channel = Channel[Client](ring, encoding, self.metrics)

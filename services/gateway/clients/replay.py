@@ -125,9 +125,13 @@ class _ClientReplay:
         self._history = history
         self._reader = reader
         self._replay = replay
-        self._stream = client.channel.ring.source
         self._position = ReaderPosition(cursor.entry, cursor.position)
         self._pending_gap: tuple[str, Reason] | None = None  # requested id and reason of a gap
+
+    @property
+    def _stream(self) -> str:
+        """The stream of Redis; a reload may change that of v2."""
+        return self._client.channel.ring.source
 
     async def run(self) -> None:
         client, waits = self._client, 0

@@ -15,7 +15,7 @@ from certbus.streams.events import StreamBatch
 from ctparse.v2_message import v2_message
 from gateway.config import V2
 from gateway.delivery.encoding import NO_NAMES
-from gateway.delivery.ring_buffer import Ring
+from gateway.delivery.ring_buffer import Ring, RingPosition
 
 _LOG_ID_HEX: Final = 64
 _CHECK_SECS: Final = 10.0  # between checks whether there are clients
@@ -65,6 +65,17 @@ class V2Ring(Ring):
         self.is_filled, self._checked = True, monotonic()
         if source.has_begun:
             self.begin_after(str(source.head.cursor.entry))
+
+    def change_source(self, source: str) -> None:
+        """Be made of another stream, which may have been read up to another batch.
+
+        What it has is dropped: its clients replay, so that they miss and repeat nothing.
+        """
+        if source != self.source:
+            self.source = source
+            self.clear()
+            head = self.head
+            self.head = RingPosition(head.number + 1, head.cursor, head.total)
 
     def follows(self, stream: str) -> bool:
         """Whether events of a stream are to be added. Without clients, it is emptied."""

@@ -1,5 +1,6 @@
 """The stream v2: made of lite or full, with their ids, while a client reads it."""
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -15,11 +16,12 @@ from gateway.config import Settings
 from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.ring_buffer import Ring
 from gateway.delivery.v2_stream import V2Ring, rings_of, v2_messages
-from tests.gateway.client_helpers import certificates, websocket
+from tests.gateway.client_helpers import certificates, receive, websocket
 from tests.gateway.conftest import Running, Start
 from tests.gateway.endpoints.test_openapi import closed
 from tests.gateway.publishing import LOG, Press
 from tests.gateway.real_messages import real_messages
+from tests.gateway.test_reload import reload
 
 REAL = real_messages()
 LITE = [json.loads(message.lite)["data"] for message in REAL]
@@ -112,3 +114,21 @@ def test_a_message_that_cannot_be_decoded_keeps_its_position() -> None:
     made = v2_messages(StreamBatch("lite", "5-0", "4-0", "url-a", 0, 2, texts))
     assert made[1] == NO_NAMES
     assert [json.loads(made[n])["data"]["source"]["log_id"] for n in (0, 2)] == [None, None]
+
+
+@pytest.mark.parametrize("lite", [True, False])
+async def test_a_reload_that_changes_its_source_loses_and_repeats_nothing(
+    start: Start, press: Press, lite: bool
+) -> None:
+    streams = ("full", "domains") if lite else ("full", "lite", "domains")
+    gateway = await started(start, streams=streams)
+    async with websocket(f"{gateway.ws}/v2") as v2:
+        entries = [await press.publish(REAL[:1])]
+        found = await receive(v2, 1)
+        reload(gateway, streams={"full": True, "lite": lite, "v2": True})
+        for number in range(1, 8):
+            entries.append(await press.publish(REAL[number : number + 1]))
+            await asyncio.sleep(0)
+        while len(found) < len(entries):
+            found += await receive(v2, 1)
+    assert [message.get("id") for message in found] == [f"{entry}-0" for entry in entries]
