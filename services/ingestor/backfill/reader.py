@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from hashlib import sha256
+from http import HTTPStatus
 from typing import Final, TypeVar
 
 import msgspec
@@ -112,10 +113,13 @@ class Backfill:
             LogError: an entry cannot be read.
             Unproven: the leaf of an entry is not known.
         """
-        low, high = 0, self.head.size
+        low, high, tile = 0, self.head.size, self._client.tile
         while low < high:
             middle = (low + high) // 2
-            entry = (await _repeat(lambda: self._client.entries(middle, middle + 1)))[0]  # noqa: B023
+            # A static-ct log has tiles of full width, and those of the width at its head.
+            end = middle + 1 if tile is None else (middle // tile + 1) * tile
+            end = min(end, self.head.size)
+            entry = (await _repeat(lambda: self._client.entries(middle, end)))[0]  # noqa: B023
             if not entry.leaf:
                 raise Unproven(middle, "its timestamp is not known")
             # MerkleTreeLeaf: version and leaf type, then the timestamp (RFC 6962 section 3.4).
@@ -165,6 +169,8 @@ class Backfill:
                 size, self.head.size, proof.leaf, proof.path, self.head.root
             )
         except (BadProof, UnexpectedStatus) as error:
+            if _is_unavailable(error):
+                raise
             raise Unproven(size, f"no valid proof of the entry before it ({error})") from error
 
     async def _prove(
@@ -202,7 +208,9 @@ class Backfill:
                 lambda: self._client.inclusion(frontier.size - 1, head.size, last)
             )
             return verify_prefix_inclusion(frontier, last, proof.leaf, proof.path, head)
-        except (BadProof, UnexpectedStatus):
+        except (BadProof, UnexpectedStatus) as error:
+            if _is_unavailable(error):
+                raise
             return False
 
     async def _part(self, end: int, entries: Sequence[Entry | Rejected]) -> Part:
@@ -247,3 +255,8 @@ async def _repeat(call: Callable[[], Awaitable[T]]) -> T:
 
 def _suffix(entry: Entry | Rejected) -> str:
     return f" ({entry.reason})" if isinstance(entry, Rejected) else ""
+
+
+def _is_unavailable(error: Exception) -> bool:
+    """Whether a log that does not give a proof states nothing about the entry."""
+    return isinstance(error, UnexpectedStatus) and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
