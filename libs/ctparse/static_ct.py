@@ -229,13 +229,17 @@ def _wrong_index(extensions: bytes, index: int, requires_index: bool) -> str | N
 def without_extensions(leaf: bytes) -> bytes:
     """Return a MerkleTreeLeaf with empty CtExtensions (RFC 6962 section 3.4).
 
-    Args:
-        leaf: of a decoded entry, so its framing is valid.
+    A leaf of another structure, which get-entries may return, stays as it is.
     """
     entry_type = int.from_bytes(leaf[_ENTRY_TYPE_AT : _ENTRY_TYPE_AT + 2])
     at = _ENTRY_TYPE_AT + 2 + _ISSUER_KEY_HASH_BYTES * (entry_type == _PRECERT_ENTRY)
-    _, stop = vector(leaf, at, 3, "signed_entry")
-    return leaf[:stop] + b"\0\0"
+    try:
+        _, stop = vector(leaf, at, 3, "signed_entry")
+        _, end = vector(leaf, stop, 2, "extensions")
+    except StructureError:
+        return leaf
+    is_framed = leaf.startswith(_LEAF_PREFIX) and end == len(leaf)
+    return leaf[:stop] + b"\0\0" if is_framed and entry_type <= _PRECERT_ENTRY else leaf
 
 
 def fingerprints(chain: bytes) -> tuple[bytes, ...]:

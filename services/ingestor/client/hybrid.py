@@ -52,14 +52,14 @@ class HybridLog:
         self._api = Rfc6962Log(base, fetcher, cpu)
         self._tiles = StaticCtLog(base, fetcher, issuers, Identity(), cpu, requires_index=False)
         self._issuers = issuers
-        self._size = 0  # of the largest tree head shown
+        self._size = 0  # of the last tree head shown
         # Number of a tile -> indexes that get-entries returned last.
         self._tails: dict[int, range] = {}
 
     async def tree_head(self) -> TreeHead:
         """Request get-sth."""
         head = await self._api.tree_head()
-        self._size = max(self._size, head.size)
+        self._size = head.size  # the next answer mends a wrong one
         self._tiles.note_size(head.size)
         return head
 
@@ -83,6 +83,7 @@ class HybridLog:
     def _with_issuers(self, entries: Iterable[Entry | Rejected]) -> list[Entry | Rejected]:
         """Return entries of get-entries in the form of a tile's: a chain is its fingerprints."""
         chains: dict[bytes, bytes] = {b"": b""}
+        issuers: dict[bytes, bytes] = {}
         converted: list[Entry | Rejected] = []
         for entry in entries:
             if isinstance(entry, Rejected):
@@ -91,9 +92,10 @@ class HybridLog:
             if entry.chain not in chains:
                 certificates = chain_certificates(entry.chain)
                 digests = [sha256(certificate).digest() for certificate in certificates]
-                self._issuers.add(dict(zip(digests, certificates, strict=True)))
+                issuers.update(zip(digests, certificates, strict=True))
                 chains[entry.chain] = b"".join(digests)
             converted.append(replace(entry, chain=chains[entry.chain]))
+        self._issuers.add(issuers)
         return converted
 
     async def inclusion(self, index: int, size: int, leaf: bytes | None = None) -> Inclusion:

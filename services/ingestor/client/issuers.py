@@ -137,10 +137,26 @@ class Issuers:
                 await asyncio.gather(*fetching, return_exceptions=True)
 
     def add(self, certificates: Mapping[bytes, bytes]) -> None:
-        """Add issuers that the log has returned otherwise: SHA-256 -> DER."""
-        self._certificates.update(certificates)
+        """Add issuers that the log has returned otherwise: SHA-256 -> DER.
+
+        One that is larger than an issuer may be is left out.
+
+        Raises:
+            LogError: there are too many.
+        """
+        self._window += 1
+        if len(certificates) > WINDOW:
+            raise self._too_many(
+                f"entries have {len(certificates):,} issuers, more than {WINDOW:,}"
+            )
         self._used.update(dict.fromkeys(certificates, self._window))
         self._drop_unused()
+        if len(self._used) > CAPACITY:
+            problem = f"the last {RECENT} windows name {len(self._used):,} issuers"
+            raise self._too_many(f"{problem}; {CAPACITY:,} are kept")
+        self._certificates |= {
+            key: der for key, der in certificates.items() if len(der) <= _MAX_ISSUER
+        }
 
     def certificates(self, chain: bytes) -> list[bytes]:
         """The DER certificates of a chain that `ensure` was given lately, issuer first.

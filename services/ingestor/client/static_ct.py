@@ -78,7 +78,6 @@ class StaticCtLog:
 
     async def tree_head(self) -> TreeHead:
         """Read the checkpoint."""
-        self._kept.clear()  # so that a wrong tile is not believed for longer than one attempt
         url = f"{self._base}/checkpoint"
         body = await self._fetcher.get_log(url, _MAX_CHECKPOINT)
         identity = self._identity
@@ -91,6 +90,7 @@ class StaticCtLog:
 
     def note_size(self, size: int) -> None:
         """Note the size of a tree head that the log has shown: which tiles are full."""
+        self._kept.clear()  # so that a wrong tile is not believed for longer than one attempt
         self._size = max(self._size, size)
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:

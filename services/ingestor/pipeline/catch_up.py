@@ -25,6 +25,11 @@ class CatchUpLimits(msgspec.Struct, frozen=True):
     secs: float = 0.0
     overlap: int = 0
 
+    @property
+    def is_set(self) -> bool:
+        """Whether a log may skip."""
+        return bool(self.entries or self.secs)
+
     def exceeded(self, behind: int, entry_age: float | None, since_head: float) -> str | None:
         """Return which limit a log exceeds; None if it exceeds none.
 

@@ -46,6 +46,9 @@ from ingestor.window import VerifiedWindow, Window
 _HINT_AFTER_FAILURES = 4
 _MAX_HEADS = 64
 _BEHIND_CHECK_SECS = 0.5
+JUDGE_SECS = 60.0
+"""Between two polls of a log that is behind and may skip: a refused skip is tried again."""
+
 LIMITED_AFTER_SECS = 60.0
 """For which a setting must keep a log behind before it is reported."""
 
@@ -260,7 +263,8 @@ class Follower:
         tile_due = self._partial_tile.due(self.publisher.next)
         if self._target is None and tile_due is not None and tile_due > self._polled:
             due = min(due, tile_due)
-        polls = self._poll is None and (self._target is None or not is_behind)
+        judges = self._limits.is_set and loop.time() - self._polled >= JUDGE_SECS
+        polls = self._poll is None and (self._target is None or not is_behind or judges)
         if polls and loop.time() >= due:
             self._polled = loop.time()
             self._poll = asyncio.create_task(self._request_head())
@@ -421,8 +425,9 @@ class Follower:
         except ProofUnavailable:
             if end < target.size:
                 self._partial_tile.release()
-                self._prefetch.extend(self._readable(target.size))
-                return
+                if self._end(target) > end:
+                    self._prefetch.extend(self._readable(target.size))
+                    return
             await self._restart()
             raise
         except IntegrityViolation:

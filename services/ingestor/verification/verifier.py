@@ -451,12 +451,13 @@ class Verifier:
             hashes = [await self._leaf_hashes(window, bare=bare) for window in run]
             frontiers = [frontier, *extended_frontiers(frontier, hashes)]
             try:
-                if not await self._prove(run, hashes, frontiers, head):
+                if not await self._prove(
+                    run, hashes, frontiers, head, may_read_twice=bare is self._bare_leaves
+                ):
                     return None
             except (IntegrityViolation, ProofUnavailable) as error:
-                # Leaves of the other form are unknown to the log: it has no proof of them.
-                if failure is None or isinstance(failure, ProofUnavailable):
-                    failure = error
+                # What is open for one form is open: that one may be the right one.
+                failure = error if failure is None else min(failure, error, key=_certainty)
             else:
                 if self._bare_leaves is not bare:
                     self._bare_leaves = bare
@@ -476,6 +477,8 @@ class Verifier:
         hashes: Sequence[Sequence[bytes]],
         frontiers: Sequence[Frontier],
         target: TreeHead,
+        *,
+        may_read_twice: bool,
     ) -> bool:
         """Return whether windows are proven; False if that takes reading up to the tree head."""
         before, after = frontiers[0], frontiers[-1]
@@ -484,8 +487,7 @@ class Verifier:
                 await self._prove_prefix(run, after, hashes[-1][-1], target)
             except ProofUnavailable as error:
                 too_many = target.size - before.size > MAX_TWO_PASS_ENTRIES
-                knows_form = self._bare_leaves is not None
-                can_read_twice = knows_form and not too_many and self._mode == "enforce"
+                can_read_twice = may_read_twice and not too_many and self._mode == "enforce"
                 if not (error.certain and can_read_twice):
                     raise
                 self._two_pass, self._missing.mute = TwoPassCheck(before, target), True
@@ -574,3 +576,8 @@ class Verifier:
     def _note_proof(self) -> None:
         self._missing.proven()
         self.alerts.recovered()
+
+
+def _certainty(error: IntegrityViolation | ProofUnavailable) -> int:
+    """Return how certain it is that entries are not in a tree, as a rank."""
+    return 2 if isinstance(error, IntegrityViolation) else int(error.certain)
