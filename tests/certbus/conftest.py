@@ -42,3 +42,11 @@ def one(client: Redis) -> Worker:
 def two(client: Redis) -> Worker:
     """Another worker."""
     return Worker(client, "two")
+
+
+@pytest.fixture(scope="module")
+def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(next(iter(executables().values())), tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()

@@ -5,7 +5,6 @@ was, the books must balance; at the end every certificate is in the streams exac
 """
 
 import asyncio
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +24,7 @@ from tests.certbus.bus import (
     log_status,
     stored_names,
 )
-from tests.certbus.servers import RedisServer, executables
+from tests.certbus.servers import RedisServer
 
 if TYPE_CHECKING:
     from certbus.logs.leases import Lease
@@ -117,14 +116,6 @@ class Ingestor:
                 await self.worker.leases.release(self.leases[log_id])
             case "forget":  # as if replies had been lost
                 self.next[log_id] = max(self.next.get(log_id, 0) - count, 0)
-
-
-@pytest.fixture(scope="module")
-def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(next(iter(executables().values())), tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,11 +9,10 @@ was in the stream at some time, but for the skipped ones.
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
@@ -29,7 +28,10 @@ from certbus.streams.retention import Retention, Trimmer
 from ctparse.tree_head import TreeHead
 from ctparse.wire_messages import Message
 from tests.certbus.bus import KEYS, LOG, OTHER_LOG, Worker, message, retain, stored
-from tests.certbus.servers import RedisServer, executables
+from tests.certbus.servers import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 LOGS = (LOG, OTHER_LOG)
 BETTER = {LOG: "ee" * 32, OTHER_LOG: "ff" * 32}
@@ -199,14 +201,6 @@ class Ingestor:
     async def forget(self, log: str, count: int) -> None:
         """Go back, as if replies had been lost."""
         self.next[log] = max(self.next.get(log, 0) - count, 0)
-
-
-@pytest.fixture(scope="module")
-def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(next(iter(executables().values())), tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @settings(max_examples=40, deadline=None)
