@@ -206,6 +206,17 @@ class Ring:
         """Entry id of the oldest batch."""
         return next((slot.entry for slot in self._slots if not slot.notice), None)
 
+    def _slots_after(self, position: RingPosition) -> Iterator[Slot]:
+        """Return the slots after a position.
+
+        Raises:
+            BehindRing: the ring has dropped some of them.
+        """
+        skip = position.number - self.first_after.number
+        if skip < 0:
+            raise BehindRing
+        return islice(self._slots, skip, None)
+
     def slots_from(self, number: int) -> Iterator[Slot]:
         """Return the slots from a number on."""
         return islice(self._slots, max(0, number - self.first_after.number), None)
@@ -293,12 +304,9 @@ class Ring:
         Raises:
             BehindRing: the ring has dropped what follows.
         """
-        skip = position.number - self.first_after.number
-        if skip < 0:
-            raise BehindRing
         parts: list[bytes] = []
         size = 0
-        for slot in islice(self._slots, skip, None):
+        for slot in self._slots_after(position):
             if encoding.selection is None:
                 data = self._encoded(slot, encoding)
             else:
@@ -330,12 +338,9 @@ class Ring:
         Raises:
             BehindRing: the ring has dropped what follows.
         """
-        skip = position.number - self.first_after.number
-        if skip < 0:
-            raise BehindRing
         parts: list[bytes] = []
         size = 0
-        for slot in islice(self._slots, skip, None):
+        for slot in self._slots_after(position):
             if slot.shared is not None and (in_step or slot.shared.restarts):
                 in_step = True
                 parts.append(slot.shared.data)
