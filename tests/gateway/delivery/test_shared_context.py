@@ -117,7 +117,7 @@ def test_every_position_is_a_place_to_resume(stream: Stream) -> None:
             assert reader.in_step
 
 
-def test_whoever_reads_all_slots_gets_only_compressed_ones(stream: Stream) -> None:
+def test_a_client_that_reads_all_slots_gets_only_compressed_ones(stream: Stream) -> None:
     readers = [Reader(stream) for _ in range(2)]
     for count in BATCHES:
         stream.append(count)
