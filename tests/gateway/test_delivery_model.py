@@ -462,9 +462,7 @@ def silent() -> Iterator[None]:
         structlog.configure(**configured)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 1 << 30),
     sequences=st.lists(st.sampled_from(SEQUENCES), max_size=60),
@@ -486,9 +484,8 @@ def test_what_redis_holds_arrives_or_a_gap_before_it(
         runner.run(run(seed, steps, ring=ring, replica=replica, with_first=with_first, slow=slow))
 
 
-@pytest.mark.xfail(reason="a filtered client of a replica that lags starts anew", strict=True)
 def test_a_filtered_client_that_reconnects_to_a_replica_that_lags() -> None:
-    """Found by the test above with another seed."""
+    """The ring begins after a filter has joined, so the cursor of its head changes."""
     steps = [*["publish"] * 6, "sync", "publish", "restart"]
     with virtual_time() as runner:
         runner.run(run(0, steps, ring=1, replica=True, with_first=False, slow=False))

@@ -152,14 +152,22 @@ class StreamFilters:
         ring: the stream.
         index: of the filters.
         generation: number of filters that have joined.
-        seen: the position after the newest slot that was looked up.
     """
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self.index = Index()
         self.generation = 0
-        self.seen = ring.head
+        self._seen = ring.head
+
+    @property
+    def seen(self) -> RingPosition:
+        """The position after the newest slot that was looked up."""
+        return self.ring.position_at(self._seen.number) or self._seen
+
+    @seen.setter
+    def seen(self, position: RingPosition) -> None:
+        self._seen = position
 
     def look_up(self, slot: Slot) -> None:
         """Look up the messages of a slot with all filters of this moment."""
@@ -437,7 +445,8 @@ class FilterSet:
             filters.seen = ring.head
             for channel in self._channels_of(ring):
                 if channel.flushed_to.number < ring.first_after.number and channel not in self.due:
-                    channel.settle(start)
+                    if channel.flushed_to.number < start.number:
+                        channel.settle(start)
                     self.due[channel] = None
             return
         slot = next(ring.slots_from(start.number))

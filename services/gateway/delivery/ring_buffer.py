@@ -217,6 +217,16 @@ class Ring:
             raise BehindRing
         return islice(self._slots, skip, None)
 
+    def position_at(self, number: int) -> RingPosition | None:
+        """Return the position before the slot with a number; None if the ring has dropped it.
+
+        `begin_after` replaces the head by a position of the same number with another cursor.
+        """
+        index = number - self.first_after.number
+        if index < 0:
+            return None
+        return self._slots[index].before if index < len(self._slots) else self.head
+
     def slots_from(self, number: int) -> Iterator[Slot]:
         """Return the slots from a number on."""
         return islice(self._slots, max(0, number - self.first_after.number), None)
@@ -424,10 +434,10 @@ class Ring:
 
     def _epoch_start(self) -> RingPosition:
         """Return the position before the first slot of the present epoch."""
-        if self._origin is None or self._origin < self.first_after.number:
+        position = None if self._origin is None else self.position_at(self._origin)
+        if position is None:
             raise BehindRing
-        index = self._origin - self.first_after.number
-        return self._slots[index].before if index < len(self._slots) else self.head
+        return position
 
     def _void(self, prev: str) -> None:
         """Remove all slots but the notices at the end, and place these after `prev`."""
