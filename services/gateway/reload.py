@@ -26,6 +26,7 @@ from gateway.hub import Hub
 _GOING_AWAY: Final = 1001  # RFC 6455 section 7.4.1
 _POLICY_VIOLATION: Final = 1008
 _CHECK_SECS: Final = 10.0  # longest time between two reads of the clock while tokens expire
+_CLOCK_MARGIN_SECS: Final = 0.05  # by which the event loop's clock may be ahead of the system's
 _YIELD_AFTER_CLIENTS: Final = 100  # closed before other tasks run
 
 log = structlog.get_logger(__name__)
@@ -55,7 +56,9 @@ class Reload(msgspec.Struct, frozen=True):
         """
         while True:
             expiry = self.admission.secs_to_expiry()
-            pause = expiry if expiry is None or 0 < expiry < _CHECK_SECS else _CHECK_SECS
+            pause = None if expiry is None else _CHECK_SECS
+            if expiry is not None and 0 < expiry < _CHECK_SECS:
+                pause = expiry + _CLOCK_MARGIN_SECS
             try:
                 async with asyncio.timeout(pause):
                     config = await present.wait_for_change(than=config)
