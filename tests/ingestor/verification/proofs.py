@@ -19,13 +19,14 @@ PAIR = ("rfc1", "static1")
 
 async def findings(site: Site) -> Findings:
     """The oracle's findings about the lite stream."""
-    async with httpx.AsyncClient(trust_env=False) as http:
-        known = ground_truth.read_jsonl((await http.get(f"{site.simlog.url}/record")).content)
     messages = [
         message.replace(b"{", b'{"id":"%b-%d",' % (batch.id.encode(), position), 1)
         for batch in await history(site.redis, site.keys, "lite", "0-0", 1_000_000)
         for position, message in enumerate(batch.messages)
     ]
+    # After the messages: the logs grow.
+    async with httpx.AsyncClient(trust_env=False) as http:
+        known = ground_truth.read_jsonl((await http.get(f"{site.simlog.url}/record")).content)
     return judge(known, [Delivery("stream:lite", "lite", messages)]).findings[0]
 
 
