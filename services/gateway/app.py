@@ -205,7 +205,7 @@ async def _serve(
                 for task, work in supervised.items()
             ),
         ]
-        log.info("gateway started", url=url, streams=settings.streams)
+        log.info("gateway started", url=url, streams=settings.offered)
         if ready is not None:
             ready(url)
         try:

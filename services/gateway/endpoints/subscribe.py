@@ -164,7 +164,8 @@ def _unknown_parameter(request: Request) -> Response | None:
     """Refuse a parameter that may be meant as a filter, so that no client gets all messages."""
     for name, _ in request.fields:
         plain = name.lower().removesuffix("[]")
-        if name in _PARAMETERS or (plain not in _MEANT_AS_FILTER and not _near(plain)):
+        is_meant = plain in _MEANT_AS_FILTER or plain.removesuffix("s") in _MEANT_AS_FILTER
+        if name in _PARAMETERS or not (is_meant or _near(plain)):
             continue
         near = f"; did you mean {_near(plain)}?" if _near(plain) else ""
         error = f"Unknown parameter {name[:40]!r}; filters are domain, issuer, match, filter{near}"

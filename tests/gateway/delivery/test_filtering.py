@@ -273,6 +273,7 @@ async def test_resumption_with_any_cursor_from_any_gateway(
         ("Domain=a.example", "unknown_parameter", "did you mean domain?"),
         ("match[]=contains:abc", "unknown_parameter", "did you mean match?"),
         ("q=abc", "unknown_parameter", "filters are"),
+        ("keywords=abc&hosts=abc", "unknown_parameter", "'hosts'; filters are"),
         ("curser=0", "unknown_parameter", "did you mean cursor?"),
     ],
 )

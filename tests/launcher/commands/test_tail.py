@@ -389,6 +389,28 @@ async def test_json_of_what_matches() -> None:
         assert (await finish(process))[:2] == (0, [wanted])
 
 
+async def test_version_2_is_printed_as_it_came_or_as_names_and_fields() -> None:
+    """A server that does not filter sends it: the match is local."""
+    entry = {"type": "precert", "index": 7, "observed_at": "2026-11-30T02:38:42.777Z", "link": "l"}
+    leaf = {"all_domains": ["a.example", "b.example"], "subject": {"CN": "a.example"}}
+    data = {"source": {"name": "L", "operator": "O"}, "entry": entry, "cert": leaf}
+    number = {"id": "1-0-0", "message_type": "certificate_update", "version": 2}
+    message = json.dumps({**number, "data": data})
+    async with sending(names(0), message) as (url, clients):
+        match = ("--match=domain:b.example type:precert operator:o", "--limit=1")
+        async with tailing(url, "--v2", *match) as process:
+            assert (await finish(process))[:2] == (0, [message])
+        async with tailing(f"{url}/v2", *match) as process:
+            assert (await finish(process))[:2] == (0, ["b.example"])
+        form = "--format={id} {seen} {cn} {type} {index} {link} {log}"
+        async with tailing(f"{url}/v2", form, *match) as process:
+            code, out, _ = await finish(process)
+    fields = "1-0-0 2026-11-30T02:38:42Z a.example PrecertLogEntry 7 l L"
+    assert (code, out) == (0, [fields])
+    paths = {client.request.path.partition("?")[0] for client in clients if client.request}
+    assert paths == {"/v2"}
+
+
 async def test_since_is_a_time_or_an_id() -> None:
     async with sending(names(1)) as (url, clients):
         for since in ("10m", "5-0-1"):
@@ -459,6 +481,7 @@ async def test_a_token_is_sent_in_utf_8(tmp_path: Path, scheme: str) -> None:
         (["--match=-domain:a.example"], "a line needs a term that is not negated"),
         (["--cursor-file", "empty"], "cursor file empty: '' is not a cursor"),
         (["--cursor-file", "."], "cursor file .: Is a directory"),
+        (["--v2", "--redis", "redis://h"], "--v2 requires a server"),
         (["--token-file", "empty"], "empty must have one token, on one line"),
         (["--token-file", "two"], "two must have one token, on one line"),
         (["--token-file", "binary"], "binary is not text in UTF-8"),

@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="messages of the domains stream as JSON")
     form.add_argument("--lite", action="store_true", help="messages of the lite stream as JSON")
     form.add_argument("--full", action="store_true", help="messages of the full stream as JSON")
+    form.add_argument("--v2", action="store_true", help="messages of the v2 stream as JSON")
     parser.add_argument("--limit", type=count, metavar="N", help="exit after N certificates")
 
 

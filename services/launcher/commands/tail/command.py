@@ -36,14 +36,18 @@ __all__ = ["add_arguments", "run"]
 def run(args: argparse.Namespace) -> int:
     """Print until the limit, Ctrl-C, or until the reader of the output closes it."""
     logging_setup.configure("warning", "console", "tail")
+    if args.v2 and args.redis:
+        _note("--v2 requires a server: gateways make the stream v2, Redis does not hold it")
+        return 2
     match = formats.Matcher(args.match) if args.match else None
-    form: str = args.format or (
-        formats.JSON if args.json or args.lite or args.full else formats.NAMES
-    )
+    is_whole = args.lite or args.full or args.v2
+    form: str = args.format or (formats.JSON if args.json or is_whole else formats.NAMES)
     needs_lite = args.lite or form not in {formats.NAMES, formats.JSON}
     needs_lite = needs_lite or (match is not None and match.needs_certificate)
-    stream: Stream = "full" if args.full else "lite" if needs_lite else "domains"
-    lines_of = formats.make_formatter(form, match, only_names=not (args.lite or args.full))
+    stream: Stream = "lite" if needs_lite else "domains"
+    if args.full or args.v2:
+        stream = "full" if args.full else "v2"
+    lines_of = formats.make_formatter(form, match, only_names=not is_whole)
     cursor, file = args.cursor, None
     if args.cursor_file is not None:
         file = CursorFile(args.cursor_file, sys.stdout.fileno())

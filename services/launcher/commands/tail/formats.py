@@ -25,10 +25,12 @@ class Message(msgspec.Struct, frozen=True):
     """The fields of every message; `data` is decoded only when it is needed.
 
     Attributes:
+        version: 2 on the stream v2.
         matched: by a server that filtered; at most 10.
     """
 
     message_type: str
+    version: int = 1
     id: str | None = None
     data: msgspec.Raw = msgspec.Raw(b"null")
     matched: list[_Matched] | None = None
@@ -69,12 +71,26 @@ class _Certificate(msgspec.Struct, frozen=True):
     source: _Source = _Source()
 
 
+class _Entry(msgspec.Struct, frozen=True):
+    type: str
+    index: int
+    observed_at: datetime
+    link: str = ""
+
+
+class _CertificateV2(msgspec.Struct, frozen=True):
+    cert: _Leaf
+    entry: _Entry
+    source: _Source = _Source()
+
+
 Formatter = Callable[[bytes, Message], Sequence[str] | None]
 """A message's JSON, and the message -> its lines; None if it does not match."""
 
 decode = msgspec.json.Decoder(Message).decode
 _names = msgspec.json.Decoder(list[str]).decode
-_certificate = msgspec.json.Decoder(_Certificate).decode
+_version_1 = msgspec.json.Decoder(_Certificate).decode
+_version_2 = msgspec.json.Decoder(_CertificateV2).decode
 
 _MIN_TIME: Final = datetime(1000, 1, 1, tzinfo=UTC).timestamp()
 _MAX_TIME: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() + 1
@@ -181,7 +197,7 @@ def make_formatter(form: str, match: Matcher | None, *, only_names: bool = False
     def print_template(_: bytes, message: Message) -> Sequence[str] | None:
         if match is not None and not match.passes(message):
             return None
-        data = _certificate(message.data)
+        data = _certificate(message)
         values = {
             name: escape_control_chars(value(message.id or "", data))
             for name, value in FIELDS.items()
@@ -194,14 +210,25 @@ def make_formatter(form: str, match: Matcher | None, *, only_names: bool = False
 def _domains(message: Message) -> list[str]:
     if message.message_type == "dns_entries":
         return _names(message.data)
-    return _certificate(message.data).leaf_cert.all_domains
+    return _certificate(message).leaf_cert.all_domains
+
+
+def _certificate(message: Message) -> _Certificate:
+    """Return the certificate of a message of full, lite or v2."""
+    if message.version == 1:
+        return _version_1(message.data)
+    data = _version_2(message.data)
+    entry = data.entry
+    kind = "PrecertLogEntry" if entry.type == "precert" else "X509LogEntry"
+    seen = entry.observed_at.timestamp()
+    return _Certificate(data.cert, seen, kind, entry.index, entry.link, data.source)
 
 
 def _to_filter(message: Message) -> Certificate:
     """Return what filter lines compare of a message."""
     if message.message_type == "dns_entries":
         return Certificate(_names(message.data))
-    data = _certificate(message.data)
+    data = _certificate(message)
     issuer = data.leaf_cert.issuer
     return Certificate(
         data.leaf_cert.all_domains,

@@ -13,12 +13,12 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-Stream = Literal["full", "lite", "domains"]
+Stream = Literal["full", "lite", "domains", "v2"]
 
 #: Errors of a connection after which a client reconnects.
 FAILURES: Final = (OSError, WebSocketException, httpx.HTTPError)
 
-_PATHS: Final = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"}
+_PATHS: Final = {"lite": "/", "full": "/full-stream", "domains": "/domains-only", "v2": "/v2"}
 _CONNECT_TIMEOUT_SECS: Final = 10
 _READ_TIMEOUT_SECS: Final = 75  # servers send at least a heartbeat every 30 s
 _CLOSE_TIMEOUT_SECS: Final = 1  # every message received is printed already

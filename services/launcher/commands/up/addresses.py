@@ -66,6 +66,12 @@ def urls(config: Config) -> Iterator[tuple[str, str]]:
         ("/", "lite", "lite: without DER and chain", config.streams.lite),
         ("/full-stream", "full", "full: with DER and chain", config.streams.full),
         ("/domains-only", "domains", "domain names only", config.streams.domains_only),
+        (
+            "/v2",
+            "v2",
+            "v2: lite with what was verified",
+            config.streams.v2 and (config.streams.lite or config.streams.full),
+        ),
     ]
     offered = [stream for stream in streams if stream[-1]]
     secure = "s" if config.tls_cert else ""
