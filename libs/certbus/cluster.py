@@ -22,9 +22,9 @@ from certbus.store import (
     Store,
     read_json,
     read_struct,
-    register_script,
     round_trip,
     script,
+    script_text,
     text,
     texts,
 )
@@ -38,6 +38,7 @@ RATE_WINDOW_SECS = 10.0
 EXCLUDED = "excluded"
 """State of a log that no worker follows, because a configuration excludes it."""
 
+_STREAM_RANGE = script_text("streams/lua/stream_range.lua")
 _AHEAD_MS = int(2 * MAX_TTL * 1000)
 """How far the score of a member that is alive can be ahead of TIME. Twice the TTL, so that a clock
 that is set back by a second or ten makes no member disappear until its next heartbeat."""
@@ -373,7 +374,7 @@ async def stream_ranges(client: Redis, keys: Keys) -> dict[str, StreamRange]:
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    script = register_script(client, "streams/lua/stream_range.lua")
+    script = client.register_script(_STREAM_RANGE)
     found = {}
     for name in (*STREAMS, "rejected"):
         ids: Any = await script(keys=[keys.stream(name)])

@@ -13,13 +13,12 @@ damaged copy may have written it. `text`, `read_struct` and `read_json` read val
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 
 from certbus.clock import redis_ms
 from certbus.ids import new_event
@@ -39,8 +38,11 @@ Change = (
 _PRELUDE: Final = "lua/prelude.lua"
 
 
+@cache
 def script_text(*paths: str) -> str:
     """Return the text of one script: the general prelude, then these files.
+
+    A process reads each file once, when it imports the modules: it may lack descriptors later.
 
     Args:
         paths: relative to this package, the preludes that the last file needs before it.
@@ -49,14 +51,10 @@ def script_text(*paths: str) -> str:
     return "\n".join(package.joinpath(path).read_text("utf-8") for path in (_PRELUDE, *paths))
 
 
-def register_script(client: Redis, *paths: str) -> AsyncScript:
-    """Make a callable of one script. `paths` are as for `script_text`."""
-    return client.register_script(script_text(*paths))
-
-
-def script(*paths: str) -> "cached_property[AsyncScript]":
+def script(*paths: str) -> "cached_property[Any]":
     """Make an attribute of a `Store`: the callable of one script, registered on first use."""
-    return cached_property(lambda store: register_script(store._redis, *paths))  # noqa: SLF001  (its own)
+    text = script_text(*paths)
+    return cached_property(lambda store: store._redis.register_script(text))  # noqa: SLF001  (its own)
 
 
 class Store:

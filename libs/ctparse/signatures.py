@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key, lo
 from ctparse.tls import StructureError, ends, vector
 from ctparse.tree_head import TreeHead
 
+# Made here: `cryptography` imports more modules for it, and a process may lack descriptors later.
+_ECDSA_SHA256 = ec.ECDSA(hashes.SHA256())
+
 # TreeHeadSignature: version, signature_type (tree_hash), timestamp, tree_size, root (section 3.5).
 _TREE_HEAD = Struct(">BBQQ32s")
 _TREE_HASH = 1
@@ -143,4 +146,4 @@ def _verify(
     if isinstance(key, rsa.RSAPublicKey):
         key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
     else:
-        key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, signed, _ECDSA_SHA256)

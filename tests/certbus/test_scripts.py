@@ -1,12 +1,17 @@
 """The Lua files: complete, documented and all in use."""
 
+import errno
+import importlib
+import pkgutil
 import re
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 import certbus
+from certbus import store
 from certbus.keys import WINDOW_MS
 
 PACKAGE = Path(str(resources.files("certbus")))
@@ -29,6 +34,33 @@ def test_modules_register_exactly_the_files_of_the_package() -> None:
         for path in re.findall(r'"([\w/]+\.lua)"', module.read_text("utf-8"))
     }
     assert registered == set(FILES)
+
+
+class _Client:
+    """Registers scripts without a Redis."""
+
+    def register_script(self, text: str) -> str:
+        return text
+
+
+def test_scripts_are_read_when_modules_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has no descriptors left can still use each of them."""
+    for module in pkgutil.walk_packages(certbus.__path__, "certbus."):
+        importlib.import_module(module.name)
+
+    def no_descriptors(_: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(store.resources, "files", no_descriptors)
+    found = 0
+    for kind in store.Store.__subclasses__():
+        one = kind.__new__(kind)
+        one._redis = _Client()  # type: ignore[assignment]
+        for name in dir(kind):
+            if isinstance(getattr(kind, name), cached_property):
+                assert "redis.call" in getattr(one, name) or "call(" in getattr(one, name)
+                found += 1
+    assert found > 10
 
 
 @pytest.mark.parametrize("name", ["lua/marks.lua", "streams/lua/expire_marks.lua"])

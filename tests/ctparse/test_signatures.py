@@ -1,6 +1,8 @@
 """Signatures verify, and nothing else does."""
 
 import base64
+import subprocess
+import sys
 from hashlib import sha256
 
 import pytest
@@ -32,6 +34,22 @@ def pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
 
 def digitally_signed(algorithm: int, signature: bytes, hash_algorithm: int = 4) -> bytes:
     return bytes((hash_algorithm, algorithm)) + len(signature).to_bytes(2) + signature
+
+
+def test_no_signature_needs_a_file() -> None:
+    """A process that has no descriptors left verifies: no module is imported for the first one."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    signature = private.sign(SIGNED, ec.ECDSA(hashes.SHA256()))
+    head = TreeHead(12, 1700, ROOT, digitally_signed(3, signature))
+    verify = (
+        "import base64, resource, sys; from ctparse.signatures import *;"
+        "from ctparse.tree_head import TreeHead;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3));"
+        "key, root, signature = map(base64.b64decode, sys.argv[1:]);"
+        "verify_tree_head(load_log_key(key), TreeHead(12, 1700, root, signature))"
+    )
+    arguments = [base64.b64encode(each).decode() for each in (spki(private), ROOT, head.signature)]
+    subprocess.run([sys.executable, "-c", verify, *arguments], check=True)
 
 
 class TestTreeHead:

@@ -10,7 +10,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from certbus.keys import Keys
-from certbus.store import MAX_TEXT_CHARS, register_script
+from certbus.store import MAX_TEXT_CHARS, script_text
+
+_SKIP = script_text("logs/lua/record_skip.lua", "logs/lua/skip.lua")
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -39,8 +41,7 @@ async def skip(client: Redis, keys: Keys, log_id: str, end: int, reason: str) ->
                 is smaller.
         redis.exceptions.RedisError: Redis cannot be reached, or is full.
     """
-    script = register_script(client, "logs/lua/record_skip.lua", "logs/lua/skip.lua")
-    reply = await script(
+    reply = await client.register_script(_SKIP)(
         keys=[keys.log(log_id), keys.lease(log_id), keys.rejected, keys.head],
         args=[
             log_id,

@@ -19,7 +19,7 @@ from certbus.connection import connects
 from certbus.errors import UNAVAILABLE
 from certbus.ids import FIRST_ID, EntryId, parse_entry_id
 from certbus.keys import STREAMS, Keys
-from certbus.store import register_script
+from certbus.store import script_text
 from certbus.streams.codec import Codec
 from certbus.streams.continuity import (
     NOTHING,
@@ -49,6 +49,7 @@ from certbus.streams.events import (
 COUNT = 16
 """Batches of a stream in one read."""
 
+_STREAM_RANGE = script_text("streams/lua/stream_range.lua")
 _BLOCK_MS = 1000  # of a read; after an empty one, the reader checks whether Redis was rewound
 _RETRY_SECS = (0.05, 0.1, 0.2, 0.5, 1.0)  # between attempts to reach Redis
 _PRECEDING = 4  # batches before the first one that a reader reads, to recognise a fork
@@ -449,7 +450,5 @@ def _behind(entry: str, epoch: str | None = None) -> ReaderPosition:
 
 async def oldest_id(client: Redis, keys: Keys, stream: str) -> EntryId | None:
     """Read the id of the oldest entry that a stream retains, without the entry."""
-    ids: Any = await register_script(client, "streams/lua/stream_range.lua")(
-        keys=[keys.stream(stream)]
-    )
+    ids: Any = await client.register_script(_STREAM_RANGE)(keys=[keys.stream(stream)])
     return parse_entry_id(ids[0].decode()) if ids else None
