@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.runtime.supervisor import exit_with_parent
-from tests.adversity.faults import AnyFault, Server, draw
+from tests.adversity.plan import Server, draw
 from tests.adversity.run import NOT_QUIET, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables
 from tests.paths import ROOT
@@ -47,7 +47,7 @@ def _one(chosen: argparse.Namespace) -> int:
     found = executables()
     servers: list[Server] = [name for name in ("redis6", "redis7") if name in found]
     if not FAKETIME.exists():
-        print(f"adversity: without {FAKETIME} the clock of Redis stays right", file=sys.stderr)
+        print(f"adversity: without {FAKETIME} all clocks are right", file=sys.stderr)
     plan = draw(chosen.seed, chosen.seconds, chosen.rate, servers, clock=FAKETIME.exists())
     directory = _directory(chosen, chosen.seed)
     shutil.rmtree(directory, ignore_errors=True)
@@ -98,6 +98,7 @@ async def _many(chosen: argparse.Namespace) -> int:
             print(result, flush=True)
             if result.troubles:
                 print(f"  evidence: {directory}", flush=True)
+                print(f"  again: make adversity SEED={seed} SECONDS={chosen.seconds:g}", flush=True)
             elif not chosen.keep:
                 shutil.rmtree(directory)
 
@@ -109,7 +110,7 @@ async def _many(chosen: argparse.Namespace) -> int:
 
 
 def _summary(results: list[Result], broken: list[int]) -> str:
-    drawn = Counter(_kind(fault) for result in results for fault in result.plan.faults)
+    drawn = Counter(name for result in results for name in result.plan.drawn())
     failed = sorted(result.plan.seed for result in results if result.troubles)
     return "\n".join(
         [
@@ -119,10 +120,6 @@ def _summary(results: list[Result], broken: list[int]) -> str:
             *([f"broken off: seeds {', '.join(map(str, sorted(broken)))}"] if broken else []),
         ]
     )
-
-
-def _kind(fault: AnyFault) -> str:
-    return type(fault).__name__
 
 
 if __name__ == "__main__":

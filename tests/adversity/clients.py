@@ -7,6 +7,9 @@ connects to any gateway with the id of the newest message it has. Three habits:
     hopping   leaves at random, in an orderly way or without a word, and comes back
     slow      stops reading now and then, longer than the buffers between last
 
+Some have a filter, some negotiate compression, and some are processes: `tail --cursor-file`, which
+is killed where another client leaves (`tail.py`).
+
 SIGUSR1 ends all habits: from then on every client only reads. SIGTERM ends the process.
 
 Usage: python -m tests.adversity.clients PARENT_PID DIRECTORY SEED GATEWAY...
@@ -19,9 +22,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -30,9 +34,11 @@ from websockets.exceptions import WebSocketException
 
 from launcher.runtime.supervisor import exit_with_parent
 from simlog.oracle.check_message import MessageForm
+from tests.adversity import tail
 from tests.e2e.clients import PATHS, events
+from tests.waiting import until
 
-Protocol = Literal["websocket", "sse"]
+Protocol = Literal["websocket", "sse", "tail"]
 Habit = Literal["steady", "hopping", "slow"]
 
 TEXTS: Final = "texts"
@@ -43,16 +49,41 @@ _OPEN_TIMEOUT: Final = 8.0  # seconds
 _PAUSE: Final = 0.2  # seconds, at most twice, before connecting again
 
 
+DOMAINS: Final = ("shop.example", "sites.test")
+WORD: Final = "paper"
+FILTER: Final = (*(f"domain:{domain}" for domain in DOMAINS), f"contains:{WORD}")
+"""The lines of every filter: about two of five certificates of simulated logs pass."""
+
+
+def passes(names: Iterable[str]) -> bool:
+    """Whether a certificate with these names passes `FILTER`."""
+    return any(
+        WORD in name or any(name == each or name.endswith(f".{each}") for each in DOMAINS)
+        for name in names
+    )
+
+
 class Profile(msgspec.Struct, frozen=True):
-    """One client."""
+    """One client.
+
+    Attributes:
+        protocol: how it connects.
+        form: of its messages.
+        habit: see the module.
+        is_filtered: whether it has the filter `FILTER`.
+        is_compressed: whether it offers permessage-deflate.
+    """
 
     protocol: Protocol
     form: MessageForm
     habit: Habit
+    is_filtered: bool = False
+    is_compressed: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.habit}-{self.protocol}-{self.form}"
+        ends = ("filtered",) * self.is_filtered + ("compressed",) * self.is_compressed
+        return "-".join((self.habit, self.protocol, self.form, *ends))
 
 
 def profiles() -> list[Profile]:
@@ -66,6 +97,17 @@ def profiles() -> list[Profile]:
         Profile("websocket", "full", "slow"),
         Profile("sse", "full", "slow"),
         Profile("websocket", "lite", "slow"),
+        Profile("websocket", "full", "steady", is_compressed=True),
+        Profile("websocket", "lite", "hopping", is_compressed=True),
+        Profile("websocket", "lite", "slow", is_compressed=True),
+        Profile("websocket", "domains", "steady", is_compressed=True),
+        Profile("websocket", "lite", "steady", is_filtered=True),
+        Profile("websocket", "domains", "hopping", is_filtered=True),
+        Profile("websocket", "full", "hopping", is_filtered=True, is_compressed=True),
+        Profile("sse", "lite", "hopping", is_filtered=True),
+        Profile("sse", "full", "slow", is_filtered=True),
+        Profile("tail", "lite", "hopping"),
+        Profile("tail", "full", "hopping", is_filtered=True),
     ]
 
 
@@ -114,7 +156,7 @@ class Transcript:
             at, kind, what = line.split(b" ", 2)
             if kind == b"text":
                 what = self._texts.all[int(what)]
-                self.messages += what.startswith(b'{"id"')
+                self.messages += is_message(what)
             self.lines.append(Line(float(at), kind.decode(), what))
 
     def is_connected(self) -> bool:
@@ -124,9 +166,27 @@ class Transcript:
 
     @property
     def last_id(self) -> str | None:
-        """Id of the newest message, None if there is none."""
-        ids = (_id(line.what) for line in reversed(self.lines) if line.kind == "text")
-        return next(filter(None, ids), None)
+        """Id of the newest message about a certificate, None if there is none."""
+        texts = (line.what for line in reversed(self.lines) if line.kind == "text")
+        return next((_id(text) for text in texts if is_message(text)), None)
+
+    def last_that_passes(self) -> str | None:
+        """Return the id of the newest message that passes `FILTER`, None if there is none."""
+        for line in reversed(self.lines):
+            if line.kind == "text" and is_message(line.what):
+                names = msgspec.json.decode(line.what, type=_Lite).data.leaf_cert.all_domains
+                if passes(names):
+                    return _id(line.what)
+        return None
+
+    def moved_after(self, at: float) -> float | None:
+        """Return when the first message came after a time; None if none did."""
+        return next((line.at for line in self.lines if line.at > at and line.kind == "text"), None)
+
+
+def is_message(text: bytes) -> bool:
+    """Whether a text is about a certificate: others have no id before their type."""
+    return text.startswith(b'{"id"')
 
 
 class Texts:
@@ -167,7 +227,25 @@ _decode_id = msgspec.json.Decoder(_Identified).decode
 
 
 def _id(text: bytes) -> str:
-    return _decode_id(text).id
+    """Return the id of a message; empty if it has none, or cannot be read."""
+    try:
+        return _decode_id(text).id
+    except msgspec.DecodeError:
+        return ""
+
+
+class _LeafCert(msgspec.Struct):
+    all_domains: list[str]
+
+
+class _Data(msgspec.Struct):
+    leaf_cert: _LeafCert
+
+
+class _Lite(msgspec.Struct):
+    """What decides whether a message passes."""
+
+    data: _Data
 
 
 class _Shared:
@@ -191,7 +269,8 @@ class _Shared:
         number = self._numbers.get(text)
         if number is None:
             number = self._numbers[text] = len(self._numbers)
-            self._texts.write(text + b"\n")
+            # A text with a line feed is damaged; the judge reports it with a space instead.
+            self._texts.write(text.replace(b"\n", b" ") + b"\n")
         return number
 
 
@@ -202,13 +281,21 @@ class _Client:
         self._chance = random.Random(f"{seed} {profile.name}")
         self._file = (shared.directory / f"{profile.name}{SUFFIX}").open("wb", buffering=0)
         self._cursor = ""
+        self._cursor_file = shared.directory / f"{profile.name}.cursor"
         self._limit: asyncio.Timeout | None = None
+        self._killing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Read, for ever."""
-        read = self._read_websocket if self._profile.protocol == "websocket" else self._read_sse
+        read = {
+            "websocket": self._read_websocket,
+            "sse": self._read_sse,
+            "tail": self._read_tail,
+        }[self._profile.protocol]
         while True:
             address = self._chance.choice(self._shared.gateways)
+            if self._profile.protocol == "tail":
+                self._cursor = tail.stored(self._cursor_file)
             self._note("open", f"{address} {self._cursor}".encode())
             try:
                 why = await read(address)
@@ -221,15 +308,17 @@ class _Client:
         """Stay from now on."""
         if self._limit is not None:
             self._limit.reschedule(None)
+        if self._killing is not None:
+            self._killing.cancel()
 
     async def _read_websocket(self, address: str) -> str:
         slow = self._profile.habit == "slow"
-        cursor = f"?cursor={self._cursor}" if self._cursor else ""
+        query = self._query(f"cursor={self._cursor}" if self._cursor else "")
         async with connect(
-            f"ws://{address}{PATHS[self._profile.form]}{cursor}",
+            f"ws://{address}{PATHS[self._profile.form]}?{query}",
             sock=await _connected(address, small=slow),
             proxy=None,
-            compression=None,
+            compression="deflate" if self._profile.is_compressed else None,
             max_size=None,
             max_queue=16 if slow else 64,
             open_timeout=_OPEN_TIMEOUT,
@@ -243,7 +332,7 @@ class _Client:
             return f"closed with {connection.close_code} {connection.close_reason}"
 
     async def _read_sse(self, address: str) -> str:
-        url = f"http://{address}/sse?stream={self._profile.form}"
+        url = f"http://{address}/sse?{self._query(f'stream={self._profile.form}')}"
         headers = {"Last-Event-ID": self._cursor} if self._cursor else {}
         request = self._shared.http.build_request("GET", url, headers=headers)
         response = await self._shared.http.send(request, stream=True)
@@ -253,6 +342,30 @@ class _Client:
         finally:
             await response.aclose()
         return "it leaves" if leaves else "the gateway ended it"
+
+    async def _read_tail(self, address: str) -> str:
+        lines = FILTER if self._profile.is_filtered else ()
+        file = self._cursor_file
+        self._note("connected", b"")
+        async with tail.running(address, self._profile.form, file, lines) as process:
+            self._killing = asyncio.create_task(self._kill(process, file))
+            try:
+                async for text in tail.texts(process):  # also what the pipe has after the kill
+                    self._note("text", b"%d" % self._shared.number(text.encode()))
+            finally:
+                self._killing.cancel()
+        return f"it ended with {process.returncode}"
+
+    async def _kill(self, process: asyncio.subprocess.Process, file: Path) -> None:
+        # Without the file, the next process would begin anew.
+        await until(file.exists, f"the first id in {file}", 600)
+        if not self._shared.settled.is_set():
+            await asyncio.sleep(self._chance.uniform(0.2, 8))
+            process.kill()
+
+    def _query(self, *parameters: str) -> str:
+        lines = FILTER if self._profile.is_filtered else ()
+        return "&".join([*filter(None, parameters), *(f"match={quote(line)}" for line in lines)])
 
     async def _leaves(self, messages: AsyncIterator[str]) -> bool:
         """Write down what comes.
@@ -280,13 +393,13 @@ class _Client:
         return False
 
     async def _slowly(self, messages: AsyncIterator[str]) -> AsyncIterator[str]:
-        until = time.monotonic() + 1
+        pause_at = time.monotonic() + 1
         async for text in messages:
             yield text
-            if time.monotonic() > until:
+            if time.monotonic() > pause_at:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._shared.settled.wait(), self._chance.uniform(1, 12))
-                until = time.monotonic() + self._chance.uniform(0.2, 3)
+                pause_at = time.monotonic() + self._chance.uniform(0.2, 3)
 
     def _note(self, kind: str, what: bytes) -> None:
         self._file.write(f"{time.time():.3f} {kind} ".encode() + what + b"\n")

@@ -10,11 +10,8 @@ would.
 import asyncio
 import os
 import re
-import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
@@ -24,9 +21,16 @@ import msgspec
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
+from simlog.field.operators import field_spec
 from tests.adversity.clients import transcripts
-from tests.adversity.faults import GATEWAYS, INGESTORS, REDIS, Plan
+from tests.adversity.faults import (
+    GATEWAYS,
+    INGESTORS,
+    REDIS,
+    ShiftHost,
+)
 from tests.adversity.invariants import Trouble
+from tests.adversity.plan import Plan
 from tests.certbus.proxy import Proxy
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer, executables
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port
@@ -36,6 +40,11 @@ from tests.retained import newest
 from tests.waiting import until
 
 LINES = "lines"
+FAR_BEHIND = 17_000
+"""Certificates that two logs hold at the start of a run with a bounded delay: more than the least
+limit, 10,000 entries, in each of them."""
+
+_BOUND = {"max_catchup_lag_entries": 10_000, "start_overlap_leaves": 50}
 START = 180.0
 """Seconds in which everything must have started; a busy machine takes most of them."""
 
@@ -43,6 +52,9 @@ STOP = 30.0
 MAX_RESTARTS = 20
 LEAD = 20.0
 """Seconds that the logs and the ingestors may take to start; the logs grow from its half on."""
+
+LONG_LEAD = 40.0
+"""The same for logs with a profile and logs that are far behind."""
 
 TAIL = 8.0
 """Seconds for which the logs still grow after the last fault."""
@@ -95,6 +107,9 @@ class Cluster(Site):
         self._restarts = 0
         self._start_of_logs = 0.0
         self.clients: Process | None = None
+        self._shifted = {f.process for f in plan.faults if isinstance(f, ShiftHost)}
+        self._names: list[str] = []  # of the logs
+        self._lead = LONG_LEAD if plan.operators or plan.is_bounded else LEAD
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self.redis.start)
@@ -120,28 +135,55 @@ class Cluster(Site):
             {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])},
         )
         await until(self._all_connected, "all clients are connected", START)
-        self._start_of_logs = time.time() + LEAD / 2
+        self._start_of_logs = time.time() + self._lead / 2
         await self.start_logs(
-            rfc6962=3,
-            static_ct=2,
-            operators=3,
-            duplicates=0.3,
-            rate=plan.rate,
+            **self._world(),
             seed=plan.seed,
-            total=round(plan.rate * (plan.seconds + LEAD + TAIL)),
             start=self._start_of_logs,
             parent_pid=os.getpid(),
         )
-        await self.configure(retention=retention, ct_log=_CT_LOG)
-        for _ in INGESTORS:
-            self.start_ingestor()
+        world = msgspec.json.decode(await self.get(f"{self.logs_url}/world.json"))
+        self._names = [log["name"] for log in world["logs"]]
+        ct_log = {**_CT_LOG, **(_BOUND if plan.is_bounded else {})}
+        await self.configure(retention=retention, ct_log=ct_log)
+        for name in INGESTORS:
+            self.start_ingestor(environment=self._clock_of(name))
+
+    def _world(self) -> dict[str, object]:
+        """The options of the simulated logs."""
+        plan = self._plan
+        seconds = plan.seconds + self._lead + TAIL
+        if plan.operators:
+            rate = 2 * plan.rate  # in entries
+            spec = field_spec(0, plan.seed, rate=rate, operators=plan.operators)
+            operators = list(plan.operators)
+            total = round(spec.rate * seconds)
+            return {"field": True, "operator": operators, "rate": rate, "total": total}
+        common = {"duplicates": 0.3, "rate": plan.rate, "total": round(plan.rate * seconds)}
+        if plan.is_bounded:
+            total = FAR_BEHIND + round(plan.rate * seconds)
+            return {**common, "rfc6962": 1, "static_ct": 1, "preload": FAR_BEHIND, "total": total}
+        return {**common, "rfc6962": 3, "static_ct": 2, "operators": 3}
+
+    def _clock_of(self, name: str) -> dict[str, str]:
+        """The environment of a process whose clock a fault of the plan sets."""
+        if name not in self._shifted:
+            return {}
+        file = self.directory / f"{name}.offset"
+        file.write_text("+0\n")
+        return {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
 
     async def _start_gateways(self, config: Path) -> None:
         for name in GATEWAYS:
             port = free_port()
             listen = ["--host=127.0.0.1", f"--port={port}"]
             command = [*CERTSTREAM_SERVER, "gateway", *listen, *self._common(config)]
-            self._start(name, command)
+            self._start(name, command, self._clock_of(name))
             self.gateways.append(f"127.0.0.1:{port}")
         for name, address in zip(GATEWAYS, self.gateways, strict=True):
             await self._answers(self.process(name), f"http://{address}/health")
@@ -152,115 +194,6 @@ class Cluster(Site):
     def process(self, name: str) -> Process:
         """The process of that name."""
         return next(process for process in self.processes if process.name == name)
-
-    # What faults do -----------------------------------------------------------------------------
-
-    async def kill(self, names: tuple[str, ...], down: float) -> None:
-        """SIGKILL, and start again after `down` seconds. What is down already is left alone."""
-        victims = [self.process(name) for name in names if name not in self._down]
-        self._down |= {victim.name for victim in victims}
-        for victim in victims:
-            victim.kill()
-        await asyncio.sleep(down)
-        for victim in victims:
-            victim.restart()
-            self._down.discard(victim.name)
-
-    async def restart(self, name: str) -> None:
-        """SIGTERM, and start again. A process must end after SIGTERM, with 0."""
-        if name in self._down:
-            return
-        self._down.add(name)
-        process = self.process(name)
-        try:
-            status = await asyncio.to_thread(process.stop, seconds=STOP)
-            # SIGTERM may arrive before it has installed its signal handlers.
-            if status not in (0, -signal.SIGTERM):
-                self.troubles.append(f"{name} ended with {status}: {last_words(process.log)}")
-        except AssertionError:
-            self.troubles.append(f"{name} does not end within {STOP} s of SIGTERM")
-        process.restart()
-        self._down.discard(name)
-
-    async def stop_for(self, name: str, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after `seconds`."""
-        if name == REDIS:
-            async with self.redis_lock:
-                await self._suspend(self.redis.send, seconds)
-        elif name not in self._down:
-            self._down.add(name)
-            await self._suspend(self.process(name).send, seconds)
-            self._down.discard(name)
-
-    async def replace_redis(
-        self, down: float, copy: Path | None = None, *, lose: bool = False
-    ) -> None:
-        """Kill Redis and start it again.
-
-        Args:
-            down: seconds without it.
-            copy: of its data, to come back with.
-            lose: come back with nothing.
-        """
-        async with self.redis_lock:
-            self.redis.kill()
-            if lose or copy is not None:
-                self.end_line()
-                if copy is not None:
-                    shutil.move(copy, self.redis.data)
-            await asyncio.sleep(down)
-            await asyncio.to_thread(self.redis.start)
-
-    def end_line(self) -> None:
-        """Put what Redis wrote aside, for the verdict."""
-        lines = self.directory / LINES
-        lines.mkdir(exist_ok=True)
-        self.redis.data.rename(lines / str(self.lines))
-        self.lines += 1
-
-    async def copy_redis(self, copy: Path) -> bool:
-        """Copy what Redis has written; False if there is nothing, as while it is replaced."""
-        try:
-            await asyncio.to_thread(shutil.copytree, self.redis.data, copy)
-        except OSError:  # shutil.Error is one
-            shutil.rmtree(copy, ignore_errors=True)
-            return False
-        return True
-
-    async def refuse_for(self, seconds: float) -> None:
-        """Accept no connection to Redis."""
-        self.proxy.refused = True
-        await asyncio.sleep(seconds)
-        self.proxy.refused = False
-
-    async def delay_for(self, seconds: float, delay: float) -> None:
-        """Let every reply be late."""
-        self.proxy.delay = delay
-        await asyncio.sleep(seconds)
-        self.proxy.delay = 0
-
-    async def empty_redis(self, down: float, *, ingestors: bool) -> None:
-        """Let Redis come back with nothing, perhaps while no ingestor runs."""
-        async with asyncio.TaskGroup() as group:
-            if ingestors:
-                group.create_task(self.kill(INGESTORS, down + 1))
-            group.create_task(self.replace_redis(down, lose=True))
-
-    async def shift_clock_for(self, offset: float, seconds: float | None) -> None:
-        """Set the clock of Redis to the machine's plus `offset` seconds; None: for good."""
-        assert isinstance(self.redis, ShiftedRedisServer)
-        self.redis.shift(offset)
-        if seconds is not None:
-            await asyncio.sleep(seconds)
-            self.redis.shift(0)
-
-    async def fill_for(self, share: float, seconds: float) -> None:
-        """Give Redis no more than a share of the memory that it uses."""
-        async with self.redis_lock, connect(self.redis.url) as client:
-            used = int((await client.info("memory"))["used_memory"])
-            await client.config_set("maxmemory", max(round(used * share), 1))
-            await asyncio.sleep(seconds)
-            await client.config_set("maxmemory", 0)
 
     # What is read -------------------------------------------------------------------------------
 
@@ -277,6 +210,13 @@ class Cluster(Site):
                 batch = await newest(client, keys, stream)
                 ids[stream] = f"{batch.id}-{len(batch.messages) - 1}" if batch else ""
         return ids
+
+    def end_line(self) -> None:
+        """Put what Redis wrote aside, for the verdict."""
+        lines = self.directory / LINES
+        lines.mkdir(exist_ok=True)
+        self.redis.data.rename(lines / str(self.lines))
+        self.lines += 1
 
     async def end(self) -> None:
         """End everything, and put the line of Redis that is still written with the others."""
@@ -330,13 +270,6 @@ class Cluster(Site):
 
     def _common(self, config: Path | None = None) -> list[str]:
         return [*super()._common(config), f"--parent-pid={os.getpid()}"]
-
-    async def _suspend(self, send: Callable[[signal.Signals], None], seconds: float) -> None:
-        send(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            send(signal.SIGCONT)
 
 
 def last_words(path: Path) -> str:

@@ -1,29 +1,47 @@
-"""Faults, and the plan of one run: everything that a seed decides. Pure.
-
-A plan names each fault with its time and its values, so a failing seed is replayed by its number.
-What the processes make of the faults depends on the machine's scheduling, so a replay has the
-same faults at the same times, and not always the same end.
-"""
-
-import random
-from collections.abc import Callable, Sequence
-from typing import Literal
+"""The faults of a run. Pure."""
 
 import msgspec
 
+from simlog import fault_types
 from tests.certbus.proxy import How, When
 
 INGESTORS = ("ingestor-1", "ingestor-2")
 GATEWAYS = ("gateway-1", "gateway-2")
 LOGS = "simlog"
 REDIS = "redis"
-PROCESSES = (*INGESTORS, *GATEWAYS, LOGS)
-
-Server = Literal["redis6", "redis7"]
-"""Names of `tests.certbus.servers.executables`."""
+SERVERS = (*INGESTORS, *GATEWAYS)
+PROCESSES = (*SERVERS, LOGS)
 
 PUBLISH = b'"fence":'
 """What only the requests that publish a batch contain."""
+
+SCRIPTS = {
+    "publish": ("lua/marks.lua", "streams/lua/publish.lua"),
+    "find_marks": ("lua/marks.lua", "streams/lua/find_marks.lua"),
+    "trim": ("lua/ages.lua", "streams/lua/trim.lua"),
+    "acquire": ("logs/lua/acquire.lua",),
+    "renew": ("logs/lua/renew.lua",),
+    "heartbeat": ("lua/heartbeat.lua",),
+    "reserve": ("lua/operator_slots.lua", "limits/lua/reserve_request_slot.lua"),
+    "update_fields": ("lua/update_fields.lua",),
+}
+"""Scripts that run often enough to be cut at -> their files, as for `certbus.store.script_text`."""
+
+LOG_FAULTS: tuple[fault_types.AnyFault, ...] = (
+    *fault_types.HTTP_FAULTS,
+    fault_types.Malformed(share=0.2),
+    fault_types.SwappedLeaf(every=10),
+    fault_types.ForgedPrecert(every=3),
+    fault_types.Garbled(every=10),
+    fault_types.WrongLeafIndex(every=10),
+    fault_types.WrongRoot(),
+    fault_types.BadSignature(),
+    fault_types.Fork(),
+    fault_types.Rewind(entries=20),
+    fault_types.WrongProofs(),
+    fault_types.WrongIssuer(),
+)
+"""Every kind of fault of simulated logs, with values for logs of some hundred entries."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -141,6 +159,84 @@ class FillRedis(Fault, frozen=True, kw_only=True):
     seconds: float
 
 
+class FillDisk(Fault, frozen=True, kw_only=True):
+    """For `seconds`, the append-only file of Redis cannot grow by more than `spare` bytes."""
+
+    spare: int
+    seconds: float
+
+
+class CutAtCall(Fault, frozen=True, kw_only=True):
+    """One connection to Redis ends at a call of a script.
+
+    Attributes:
+        script: its name in `SCRIPTS`.
+        call: which one, from now on.
+        how: the connection ends.
+        when: before Redis has the call, before the reply is delivered, or after.
+    """
+
+    script: str
+    call: int
+    how: How
+    when: When
+
+
+class Roll(Fault, frozen=True, kw_only=True):
+    """SIGTERM and a new start of one process after the other, as in an upgrade of all."""
+
+    processes: tuple[str, ...]
+
+
+class Reload(Fault, frozen=True, kw_only=True):
+    """The configuration changes again and again, each third time to an invalid one.
+
+    Attributes:
+        times: how often.
+        pause: seconds between.
+    """
+
+    times: int
+    pause: float
+
+
+class LimitDescriptors(Fault, frozen=True, kw_only=True):
+    """For `seconds`, a process may open only `spare` descriptors more."""
+
+    process: str
+    spare: int
+    seconds: float
+
+
+class ShiftHost(Fault, frozen=True, kw_only=True):
+    """The clock of a host, with one process, is wrong by `offset` seconds for `seconds`."""
+
+    process: str
+    offset: float
+    seconds: float
+
+
+class LogFault(Fault, frozen=True, kw_only=True):
+    """For `seconds`, a log is slow, broken or untrue.
+
+    Attributes:
+        log: number of the log.
+        fault: index in `LOG_FAULTS`.
+    """
+
+    log: int
+    fault: int
+    seconds: float
+
+    @property
+    def kind(self) -> str:
+        """What is wrong."""
+        return type(LOG_FAULTS[self.fault]).__name__
+
+    def __str__(self) -> str:
+        return f"LogFault(log={self.log}, {LOG_FAULTS[self.fault]}, seconds={self.seconds:g})"
+
+
 AnyFault = (
     Kill
     | Restart
@@ -154,123 +250,11 @@ AnyFault = (
     | RewindRedis
     | ShiftClock
     | FillRedis
-)
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """One run.
-
-    Attributes:
-        seed: where everything else comes from.
-        seconds: how long faults happen.
-        rate: new certificates a second.
-        server: which Redis.
-        retained: bytes that each stream keeps; little makes Redis trim what slow clients lack.
-        faults: in the order of their times.
-    """
-
-    seed: int
-    seconds: float
-    rate: float
-    server: Server
-    retained: int
-    faults: tuple[AnyFault, ...]
-
-
-def draw(seed: int, seconds: float, rate: float, servers: Sequence[Server], *, clock: bool) -> Plan:
-    """Draw a plan.
-
-    Args:
-        seed: the same gives the same.
-        seconds: how long faults happen.
-        rate: new certificates a second.
-        servers: which Redis servers there are.
-        clock: whether the clock of Redis can be shifted.
-    """
-    chance = random.Random(seed)
-    server = chance.choice(servers)
-    retained = chance.choice((256 * 1024, 2 * 1024 * 1024, 64 * 1024 * 1024, 64 * 1024 * 1024))
-    makers = [*_MAKERS, *([_shift_clock] * 2 if clock else [])]
-    faults: list[AnyFault] = []
-    at = chance.uniform(0.5, 2)
-    while at < seconds - 1:
-        faults.append(chance.choice(makers)(chance, round(at, 2), seconds - at))
-        # Some come so close that one hits what another has left behind.
-        at += chance.uniform(0.05, 1) if chance.random() < 0.35 else chance.uniform(1.5, 7)
-    return Plan(seed, seconds, rate, server, retained, tuple(faults))
-
-
-def _seconds(chance: random.Random, low: float, high: float, left: float) -> float:
-    return round(min(chance.uniform(low, high), left), 2)
-
-
-def _how(chance: random.Random) -> How:
-    return chance.choice(("rst", "fin"))
-
-
-def _kill(chance: random.Random, at: float, left: float) -> Kill:
-    victims = chance.choice(((chance.choice(PROCESSES),), INGESTORS, GATEWAYS))
-    return Kill(at=at, processes=victims, down=_seconds(chance, 0, 2, left))
-
-
-def _restart(chance: random.Random, at: float, _: float) -> Restart:
-    return Restart(at=at, process=chance.choice((*INGESTORS, *GATEWAYS)))
-
-
-def _stop(chance: random.Random, at: float, left: float) -> Stop:
-    """Shorter or longer than the lease of a log, which is 5 s."""
-    low, high = chance.choice(((0.2, 3), (6, 11)))
-    process = chance.choice((*PROCESSES, REDIS))
-    return Stop(at=at, process=process, seconds=_seconds(chance, low, high, left))
-
-
-def _cut(chance: random.Random, at: float, _: float) -> Cut:
-    return Cut(at=at, how=_how(chance))
-
-
-def _cut_at_reply(chance: random.Random, at: float, _: float) -> CutAtReply:
-    when: When = chance.choice(("before", "after"))
-    publishing = chance.random() < 0.5
-    return CutAtReply(
-        at=at, reply=chance.randint(1, 20), how=_how(chance), when=when, publishing=publishing
-    )
-
-
-def _delay(chance: random.Random, at: float, left: float) -> Delay:
-    return Delay(at=at, seconds=_seconds(chance, 1, 8, left), delay=chance.choice((0.02, 0.2, 1.0)))
-
-
-def _refuse(chance: random.Random, at: float, left: float) -> Refuse:
-    return Refuse(at=at, seconds=_seconds(chance, 0.5, 7, left), how=_how(chance))
-
-
-def _restart_redis(chance: random.Random, at: float, left: float) -> RestartRedis:
-    return RestartRedis(at=at, down=_seconds(chance, 0, 7, left))
-
-
-def _empty_redis(chance: random.Random, at: float, left: float) -> EmptyRedis:
-    down = _seconds(chance, 0, 7, left)
-    return EmptyRedis(at=at, down=down, ingestors=chance.random() < 0.3)
-
-
-def _rewind_redis(chance: random.Random, at: float, left: float) -> RewindRedis:
-    age = round(min(chance.uniform(0.2, 8), at), 2)
-    return RewindRedis(at=at, age=age, down=_seconds(chance, 0, 3, left))
-
-
-def _shift_clock(chance: random.Random, at: float, left: float) -> ShiftClock:
-    offset = chance.choice((-3600.0, -120.0, -20.0, -2.0, 2.0, 20.0, 3600.0, 30 * 86_400.0))
-    lasts = None if chance.random() < 0.3 else _seconds(chance, 1, 12, left)
-    return ShiftClock(at=at, offset=offset, seconds=lasts)
-
-
-def _fill_redis(chance: random.Random, at: float, left: float) -> FillRedis:
-    share = chance.choice((0.1, 0.7, 0.9, 1.0))
-    return FillRedis(at=at, share=share, seconds=_seconds(chance, 1, 8, left))
-
-
-_MAKERS: tuple[Callable[[random.Random, float, float], AnyFault], ...] = (
-    *(_kill, _kill, _stop, _stop, _restart),
-    *(_cut, _cut_at_reply, _delay, _refuse),
-    *(_restart_redis, _empty_redis, _rewind_redis, _fill_redis),
+    | FillDisk
+    | CutAtCall
+    | Roll
+    | Reload
+    | LimitDescriptors
+    | ShiftHost
+    | LogFault
 )

@@ -13,13 +13,19 @@ Of what Redis held (`lines.py`) and of each client:
   any once Redis has lost something. A gateway that began after the loss and finds an id trimmed
   cannot know that the id was lost, too.
 * Between two gaps, ids ascend.
-* What clients get was in Redis, and agrees with its certificate.
+* What clients get was in Redis, and agrees with its certificate; with a filter, all of it passes,
+  and only what passes is owed.
+* No connection ends because a client could not read what it got.
+* Only the owner of a log's lease publishes, and the frontier of a log ends at its position.
 * No line has a certificate twice, unless the clock of Redis was ahead, which lets marks expire.
 * No gap is sent for nothing.
+* `tail --cursor-file` may repeat what it printed in its last moments before it was killed.
 
-And of each log: published + duplicates + rejected + skipped = next - start.
+And of each log: published + duplicates + rejected + skipped = next - start. Only what a log holds
+that is no certificate is rejected, and only a log that was far behind skips.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
@@ -30,12 +36,15 @@ from certbus.streams.events import NOT_RETAINED_REASON
 from simlog.oracle.check_message import GroundTruth, MessageForm
 from simlog.oracle.oracle import Tally
 from tests.adversity.clients import Line as Noted
+from tests.adversity.clients import Profile, passes
 from tests.adversity.lines import Held, Line
+from tests.adversity.tail import REPEATS_SECS
 
 SHOWN: Final = 4
 """How many examples of one kind of trouble are printed."""
 
 
+_UNREADABLE: Final = re.compile(rb"sent 100[279]|DecodeError|AssertionError")
 _EARLIER: Final = -1
 _LATER: Final = 1 << 62
 
@@ -67,6 +76,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         order: the same as numbers.
         sha256: of its certificate; empty if Redis never held it.
         problems: fields that differ from its certificate.
+        passes: whether it passes the filter of filtered clients.
     """
 
     at: float
@@ -74,6 +84,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     order: tuple[int, ...]
     sha256: str
     problems: tuple[str, ...]
+    passes: bool = True
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
@@ -90,6 +101,9 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
         return self.reason != NOT_RETAINED_REASON
 
 
+Item = Message | Gap
+
+
 class Client(msgspec.Struct, frozen=True):
     """What a client got, in the order of arrival.
 
@@ -97,11 +111,15 @@ class Client(msgspec.Struct, frozen=True):
         name: of the client.
         form: of its messages.
         items: everything but heartbeats.
+        unreadable: why connections ended, of those that the client ended for what it got.
+        is_filtered: whether it has `clients.FILTER`.
     """
 
     name: str
     form: MessageForm
     items: tuple[Message | Gap, ...]
+    unreadable: tuple[str, ...] = ()
+    is_filtered: bool = False
 
 
 class _Text(msgspec.Struct):
@@ -124,28 +142,53 @@ def identify(lines: Iterable[Line]) -> Identify:
     return lambda message_id, names: certificates.get((message_id, names))
 
 
-def client(
-    name: str, form: MessageForm, noted: Iterable[Noted], truth: GroundTruth, known: Identify
+def client_of(
+    profile: Profile, noted: Iterable[Noted], truth: GroundTruth, known: Identify
 ) -> Client:
     """Make a client's items of what it has written down."""
     items: list[Message | Gap] = []
+    unreadable: list[str] = []
+    again: set[str] = set()  # certificates that a new process of `tail` may repeat
+    printed: list[tuple[str, str, float]] = []  # id, certificate and time, of all of them
+    ended = 0.0
     for line in noted:
-        if line.kind != "text":
-            continue
+        if line.kind == "close" and _UNREADABLE.search(line.what):
+            unreadable.append(f"{line.what.decode()} at {line.at:.2f}")
+        if line.kind == "close":
+            ended = line.at
+        if line.kind == "open" and profile.protocol == "tail":
+            cursor = line.what.decode().partition(" ")[2]
+            kept = [at for at, (message_id, *_) in enumerate(printed) if message_id == cursor]
+            later = printed[kept[-1] + 1 :] if kept else printed
+            again = {sha256 for _, sha256, at in later if ended - at < REPEATS_SECS} | (
+                again & {sha256 for _, sha256, _ in later}
+            )
+        item = _item(profile.form, line, truth, known) if line.kind == "text" else None
+        if isinstance(item, Message):
+            if item.sha256 in again:
+                continue
+            printed.append((item.id, item.sha256, item.at))
+        if item is not None:
+            items.append(item)
+    return Client(profile.name, profile.form, tuple(items), tuple(unreadable), profile.is_filtered)
+
+
+def _item(form: MessageForm, line: Noted, truth: GroundTruth, known: Identify) -> Item | None:
+    try:
         text = msgspec.json.decode(line.what, type=_Text)
-        if text.message_type == "heartbeat":
-            continue
-        if text.message_type == "gap":
-            data = msgspec.json.decode(text.data, type=_Data)
-            items.append(Gap(line.at, data.requested, data.oldest, data.reason))
-            continue
-        examined = truth.examine(form, line.what)
-        sha256 = known(examined.id, examined.names) or ""
-        problems = examined.problems
-        if form != "domains" and sha256 and examined.sha256 != sha256:
-            problems = (*problems, f"is about {examined.sha256}, in Redis about {sha256}")
-        items.append(Message(line.at, examined.id, examined.order, sha256, problems))
-    return Client(name, form, tuple(items))
+    except msgspec.DecodeError as error:
+        return Message(line.at, "", (), "", (f"{error}: {line.what[:200]!r}",))
+    if text.message_type == "heartbeat":
+        return None
+    if text.message_type == "gap":
+        data = msgspec.json.decode(text.data, type=_Data)
+        return Gap(line.at, data.requested, data.oldest, data.reason)
+    examined = truth.examine(form, line.what)
+    sha256 = known(examined.id, examined.names) or ""
+    problems = examined.problems
+    if form != "domains" and sha256 and examined.sha256 != sha256:
+        problems = (*problems, f"is about {examined.sha256}, in Redis about {sha256}")
+    return Message(line.at, examined.id, examined.order, sha256, problems, passes(examined.names))
 
 
 def of_client(
@@ -160,9 +203,13 @@ def of_client(
         quiet: whether it had the time to get everything; if not, the end of the last line may
             be missing.
     """
+    if one.is_filtered:
+        lines = [line.filtered for line in lines]
     found: dict[str, list[str]] = {
+        "unreadable": list(one.unreadable),
         "unknown to Redis": [],
         "altered": [],
+        "beside the filter": [],
         "repeated without a gap before": _repeated(one.items, may_be_lost_since),
         "out of order": _disordered(one.items),
         "lost although Redis holds them": [],
@@ -173,6 +220,8 @@ def of_client(
         if isinstance(item, Message):
             if not any((item.id, item.sha256) in line.places for line in lines):
                 found["unknown to Redis"].append(item.id)
+            if one.is_filtered and not item.passes:
+                found["beside the filter"].append(item.id)
             found["altered"] += [f"{item.id}: {problem}" for problem in item.problems]
     held, gone = _lost(one, lines, quiet=quiet)
     found["lost although Redis holds them"] = held
@@ -307,15 +356,39 @@ def _named(held: Held, line: Line) -> str:
     return f"{held.id} of line {line.name} ({held.sha256[:16]})"
 
 
-def of_redis(lines: Sequence[Line], truth: GroundTruth, *, marks_may_expire: bool) -> list[Trouble]:
-    """Judge what was published."""
+def of_redis(
+    lines: Sequence[Line],
+    truth: GroundTruth,
+    published_with: Mapping[str, str],
+    *,
+    marks_may_expire: bool,
+) -> list[Trouble]:
+    """Judge what was published.
+
+    Args:
+        lines: of Redis.
+        truth: what the logs hold.
+        published_with: entry id -> fence of the request that published it.
+        marks_may_expire: whether the clock of Redis was ahead.
+    """
     published = {held.sha256 for line in lines for held in line.messages}
+    skips = {skip for line in lines for skip in line.skips}
     missing = [
-        f"{entry.log} {entry.index} ({sha256[:16]})"
-        for sha256 in truth.owed - published
-        for entry in [truth.by_sha256[sha256]]
+        f"{log} {index} ({entry.sha256[:16]})"
+        for (log, index), entry in truth.by_place.items()
+        if not entry.malformed
+        and entry.sha256 not in published
+        and not any(skip.log == log and skip.first <= index < skip.end for skip in skips)
     ]
     troubles = [Trouble("redis", "never published", tuple(missing))] if missing else []
+    fenced = [
+        f"{entry} with the fence {fence}"
+        for entry, fence in published_with.items()
+        if (owners := {line.fences[entry] for line in lines if entry in line.fences})
+        and fence not in owners
+    ]
+    if fenced:
+        troubles.append(Trouble("redis", "published without the lease", tuple(fenced)))
     for line in lines:
         if line.troubles:
             troubles.append(Trouble(f"line {line.name}", "wrong in Redis", line.troubles))
@@ -330,8 +403,17 @@ def of_redis(lines: Sequence[Line], truth: GroundTruth, *, marks_may_expire: boo
     return troubles
 
 
-def of_logs(tallies: Iterable[Tally], sizes: Mapping[str, int]) -> list[Trouble]:
-    """Judge the accounts, when everything is quiet."""
+def of_logs(
+    tallies: Iterable[Tally], sizes: Mapping[str, int], malformed: Mapping[str, int], *, skips: bool
+) -> list[Trouble]:
+    """Judge the accounts, when everything is quiet.
+
+    Args:
+        tallies: the accounts.
+        sizes: how many entries each log has.
+        malformed: how many of them are no certificate.
+        skips: whether logs may skip entries.
+    """
     wrong = []
     sizes = dict(sizes)
     for tally in tallies:
@@ -339,7 +421,9 @@ def of_logs(tallies: Iterable[Tally], sizes: Mapping[str, int]) -> list[Trouble]
         size = sizes.pop(tally.log, 0)
         if done != tally.next - tally.start or tally.next != size:
             wrong.append(f"{tally} of a log with {size} entries")
-        if tally.rejected or tally.skipped:
-            wrong.append(f"{tally}: no entry is unreadable")
+        if tally.rejected > malformed.get(tally.log, 0):
+            wrong.append(f"{tally}: only {malformed.get(tally.log, 0)} entries are unreadable")
+        if tally.skipped and not skips:
+            wrong.append(f"{tally}: no log is far behind")
     wrong += [f"{log}: no account of {size} entries" for log, size in sizes.items()]
     return [Trouble("logs", "wrong accounts", tuple(wrong))] if wrong else []

@@ -8,7 +8,7 @@ rewritten here, so it also has what was trimmed.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,9 @@ import msgspec
 
 from certbus.keys import STREAMS, Keys
 from certbus.streams.codec import Codec
+from ctparse.merkle import Frontier
 from simlog.oracle.check_message import GroundTruth
+from tests.adversity.clients import passes
 
 _CHUNK: Final = 1 << 20
 
@@ -37,6 +39,14 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     names: tuple[str, ...]
 
 
+class Skip(msgspec.Struct, frozen=True, gc=False):
+    """The entries [first, end) of a log that the server has skipped, by its record."""
+
+    log: str
+    first: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Line:
     """One history of Redis.
@@ -46,17 +56,27 @@ class Line:
         messages: everything that was published, in order.
         retained: of each stream, the ids of the messages that it held at the end of the line.
         troubles: what the streams of one server never are.
+        skips: of its logs.
+        fences: entry id -> fence of the log's lease when the batch was published.
     """
 
     name: str
     messages: tuple[Held, ...]
     retained: Mapping[str, frozenset[str]]
     troubles: tuple[str, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    fences: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def places(self) -> dict[tuple[str, str], int]:
         """Where in `messages` an id with a certificate is. Lines may give one id to two of them."""
         return {(held.id, held.sha256): place for place, held in enumerate(self.messages)}
+
+    @cached_property
+    def filtered(self) -> "Line":
+        """The same line as if Redis had only what passes the filter of clients."""
+        messages = tuple(held for held in self.messages if passes(held.names))
+        return replace(self, messages=messages)
 
 
 def read(directory: Path, truth: GroundTruth) -> Line:
@@ -72,14 +92,19 @@ def read(directory: Path, truth: GroundTruth) -> Line:
     kept: dict[str, dict[str, int]] = {stream: {} for stream in STREAMS}  # entry id -> messages
     codec = Codec()
     troubles: list[str] = []
+    logs = _Logs()
     for command in _committed(_files(directory)):
         word = command[0].upper()
-        if word == b"FLUSHALL" or len(command) < 2 or command[1] not in names:
+        if word == b"FLUSHALL" or len(command) < 2:
+            continue
+        logs.read(word, command)
+        if command[1] not in names:
             continue
         stream = names[command[1]]
         if word == b"XADD":
             entry = command[2].decode()
             fields = dict(zip(command[3::2], command[4::2], strict=True))
+            logs.published(entry, fields[b"log"].decode())
             texts = codec.unpack(fields[b"codec"].decode(), fields[b"m"])
             kept[stream][entry] = len(texts)
             for position, text in enumerate(texts):
@@ -87,6 +112,8 @@ def read(directory: Path, truth: GroundTruth) -> Line:
                 named = text.replace(b"{", b'{"id":"%b",' % message_id.encode(), 1)
                 examined = truth.examine(stream, named)
                 troubles += [f"{message_id} of {stream}: {why}" for why in examined.problems]
+                if examined.uncommitted:
+                    troubles.append(f"{message_id} of {stream}: {examined.uncommitted}")
                 published[stream].append(Held(message_id, examined.sha256, examined.names))
         elif word == b"XTRIM":
             least = _order(command[-1].decode())
@@ -109,8 +136,45 @@ def read(directory: Path, truth: GroundTruth) -> Line:
             )
             for stream, entries in kept.items()
         },
-        tuple(troubles),
+        (*troubles, *logs.troubles),
+        tuple(logs.skips),
+        logs.fences,
     )
+
+
+class _Logs:
+    """The logs of a line, as its commands change them."""
+
+    def __init__(self) -> None:
+        self.troubles: list[str] = []
+        self.skips: list[Skip] = []
+        self.fences: dict[str, str] = {}
+        self._prefix = Keys().log("").encode()
+        self._rejected = Keys().rejected.encode()
+        self._fields: dict[str, dict[bytes, bytes]] = {}  # by id
+
+    def read(self, word: bytes, command: list[bytes]) -> None:
+        """Read a command, if it concerns a log."""
+        if word == b"HSET" and command[1].startswith(self._prefix):
+            log_id = command[1].removeprefix(self._prefix).decode()
+            fields = dict(zip(command[2::2], command[3::2], strict=True))
+            log = self._fields.setdefault(log_id, {})
+            log |= fields
+            if (frontier := fields.get(b"frontier")) is not None:
+                size, end = Frontier.from_bytes(frontier).size, int(log[b"next"])
+                if size != end:  # scripts set `next` before it, in one transaction
+                    self.troubles.append(f"{self._name(log_id)}: frontier {size}, next {end}")
+        if word == b"XADD" and command[1] == self._rejected and b"last" in command[3::2]:
+            fields = dict(zip(command[3::2], command[4::2], strict=True))
+            first, end = int(fields[b"index"]), int(fields[b"last"]) + 1
+            self.skips.append(Skip(self._name(fields[b"log"].decode()), first, end))
+
+    def published(self, entry: str, log_id: str) -> None:
+        """Keep the fence that the log has when an entry is published."""
+        self.fences[entry] = self._fields[log_id].get(b"fence", b"").decode()
+
+    def _name(self, log_id: str) -> str:
+        return self._fields[log_id].get(b"name", log_id.encode()).decode()
 
 
 def _order(entry: str) -> tuple[int, int]:

@@ -19,33 +19,28 @@ from simlog.oracle import ground_truth
 from simlog.oracle.check_message import GroundTruth
 from simlog.oracle.oracle import Tally
 from tests.adversity import invariants, lines
-from tests.adversity.clients import profiles, transcripts
-from tests.adversity.cluster import LINES, START, Cluster
+from tests.adversity.clients import Profile, profiles, transcripts
+from tests.adversity.cluster import LINES, START
 from tests.adversity.faults import (
-    PUBLISH,
     AnyFault,
-    Cut,
-    CutAtReply,
-    Delay,
     EmptyRedis,
-    FillRedis,
-    Kill,
-    Plan,
-    Refuse,
-    Restart,
-    RestartRedis,
     RewindRedis,
     ShiftClock,
-    Stop,
 )
+from tests.adversity.inject import FaultyCluster
 from tests.adversity.invariants import Trouble
+from tests.adversity.plan import Plan
 from tests.waiting import until
 
 RECORD: Final = "record"
+PUBLISHED: Final = "published"
 NOT_QUIET: Final = "not quiet in time"
 
 QUIET_TIMEOUT_SECS: Final = 90.0
 """Seconds without any progress after which the server has failed to recover from the faults."""
+
+MOVE_SECS: Final = 30.0
+"""Seconds after the last fault within which every client gets another message."""
 
 RECOVERY: Final = 300.0
 """Seconds after which it has, progress or not: a busy machine is slow, but not as slow."""
@@ -121,14 +116,14 @@ def _summary(troubles: Sequence[Trouble]) -> list[str]:
 
 async def run(plan: Plan, directory: Path) -> Result:
     """Run a plan in an empty directory, which keeps what every process wrote."""
-    async with Cluster(directory, plan) as cluster:
+    async with FaultyCluster(directory, plan) as cluster:
         run = _Run(cluster, plan)
         await run.all()
         return run.result
 
 
 class _Run:
-    def __init__(self, cluster: Cluster, plan: Plan) -> None:
+    def __init__(self, cluster: FaultyCluster, plan: Plan) -> None:
         self._cluster = cluster
         self._plan = plan
         self._clients = transcripts(cluster.directory)
@@ -163,13 +158,29 @@ class _Run:
         assert cluster.clients is not None
         cluster.clients.send(signal.SIGUSR1)
         ended = time.time()
+        _, complete = await self._cluster.sizes()
         if missing := await self._quiet():
             self._troubles.append(Trouble("run", NOT_QUIET, (missing,)))
         self._numbers["seconds to quiet"] = round(time.time() - ended)
+        if not complete:  # else there may be nothing that they could get
+            self._check_moved(ended)
         await asyncio.sleep(1)  # anything that comes now is more than there should be
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         await self._judge()
+
+    def _check_moved(self, ended: float) -> None:
+        """Check how long after the last fault each client got the next message."""
+        waits = {client.name: client.moved_after(ended) for client in self._clients}
+        late = [
+            f"{name} after {round(at - ended) if at is not None else 'the end'} s"
+            for name, at in waits.items()
+            if at is None or at - ended > MOVE_SECS
+        ]
+        if late:
+            self._troubles.append(Trouble("clients", "late to move", tuple(late)))
+        slowest = max((at - ended for at in waits.values() if at is not None), default=0)
+        self._numbers["seconds until all clients moved"] = round(slowest)
 
     async def _happen(self, fault: AnyFault) -> None:
         copy: Path | None = None
@@ -185,7 +196,7 @@ class _Run:
         ):
             self._lost_since = at if self._lost_since is None else self._lost_since
         try:
-            await self._apply(fault, copy)
+            await self._cluster.apply(fault, copy)
         except Exception as problem:  # noqa: BLE001 - reported with the fault
             error = f"({type(problem).__name__} {problem})"
         self._applied.append(Applied(at, str(fault), error))
@@ -193,46 +204,6 @@ class _Run:
 
     async def _until(self, at: float) -> None:
         await asyncio.sleep(max(self._began + at - time.time(), 0))
-
-    async def _apply(self, fault: AnyFault, copy: Path | None) -> None:
-        cluster, proxy = self._cluster, self._cluster.proxy
-        match fault:
-            case Kill():
-                await cluster.kill(fault.processes, fault.down)
-            case Restart():
-                await cluster.restart(fault.process)
-            case Stop():
-                await cluster.stop_for(fault.process, fault.seconds)
-            case Cut():
-                proxy.cut(fault.how)
-            case CutAtReply():
-                marker = PUBLISH if fault.publishing else b""
-                proxy.cut_at(fault.reply, fault.how, fault.when, marker)
-            case Delay():
-                await cluster.delay_for(fault.seconds, fault.delay)
-            case Refuse():
-                proxy.cut(fault.how)
-                await cluster.refuse_for(fault.seconds)
-            case _:
-                await self._apply_to_redis(fault, copy)
-
-    async def _apply_to_redis(
-        self,
-        fault: RestartRedis | EmptyRedis | RewindRedis | ShiftClock | FillRedis,
-        copy: Path | None,
-    ) -> None:
-        cluster = self._cluster
-        match fault:
-            case RestartRedis():
-                await cluster.replace_redis(fault.down)
-            case EmptyRedis():
-                await cluster.empty_redis(fault.down, ingestors=fault.ingestors)
-            case RewindRedis():
-                await cluster.replace_redis(fault.down, copy)
-            case ShiftClock():
-                await cluster.shift_clock_for(fault.offset, fault.seconds)
-            case FillRedis():
-                await cluster.fill_for(fault.share, fault.seconds)
 
     def _everybody_began(self) -> bool:
         for client in self._clients:
@@ -269,10 +240,15 @@ class _Run:
             if next_of.get(log) != size
         ]
         newest = await self._cluster.newest_ids()
-        for client, profile in zip(self._clients, profiles(), strict=True):
+        for client in self._clients:
             client.update()
-            if client.last_id != newest[profile.form]:
-                missing.append(f"{client.name} is at {client.last_id} of {newest[profile.form]}")
+        everything = Profile("websocket", "lite", "steady").name
+        lite = next(client for client in self._clients if client.name == everything)
+        passed = lite.last_that_passes()
+        for client, profile in zip(self._clients, profiles(), strict=True):
+            owed = passed if profile.is_filtered else newest[profile.form]
+            if client.last_id != owed:
+                missing.append(f"{client.name} is at {client.last_id} of {owed}")
         if not complete:
             missing.append("the logs still grow")
         received = sum(client.messages for client in self._clients)
@@ -296,9 +272,14 @@ class _Run:
 
     async def _judge(self) -> None:
         cluster = self._cluster
+        (cluster.directory / PUBLISHED).write_bytes(msgspec.json.encode(cluster.proxy.published))
         (cluster.directory / RECORD).write_bytes(await cluster.get(f"{cluster.logs_url}/record"))
         sizes, _ = await cluster.sizes()
-        self._troubles += invariants.of_logs(await self._tallies(), sizes)
+        record = GroundTruth(ground_truth.read_jsonl((cluster.directory / RECORD).read_bytes()))
+        skips = self._plan.is_bounded
+        self._troubles += invariants.of_logs(
+            await self._tallies(), sizes, record.malformed, skips=skips
+        )
         await cluster.end()
         if cluster.troubles:
             self._troubles.append(Trouble("processes", "troubles", tuple(cluster.troubles)))
@@ -324,7 +305,8 @@ def judge(
     paths = sorted((directory / LINES).iterdir(), key=lambda path: int(path.name))
     held = [lines.read(path, truth) for path in paths]
     ahead = any(isinstance(fault, ShiftClock) for fault in plan.faults)
-    troubles = invariants.of_redis(held, truth, marks_may_expire=ahead)
+    published = msgspec.json.decode((directory / PUBLISHED).read_bytes(), type=dict[str, str])
+    troubles = invariants.of_redis(held, truth, published, marks_may_expire=ahead)
     numbers = Counter(
         {
             "certificates": len(truth.owed),
@@ -335,7 +317,7 @@ def judge(
     known = invariants.identify(held)
     for transcript, profile in zip(transcripts(directory), profiles(), strict=True):
         transcript.update()
-        one = invariants.client(transcript.name, profile.form, transcript.lines, truth, known)
+        one = invariants.client_of(profile, transcript.lines, truth, known)
         gaps = sum(isinstance(item, invariants.Gap) for item in one.items)
         numbers["connections"] += sum(line.kind == "open" for line in transcript.lines)
         numbers["messages received"] += len(one.items) - gaps

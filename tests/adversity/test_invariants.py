@@ -4,8 +4,14 @@ import msgspec
 import pytest
 
 from certbus.streams.events import NOT_RETAINED_REASON
-from tests.adversity.invariants import Client, Gap, Message, of_client
+from simlog.oracle.check_message import GroundTruth
+from tests.adversity import controls
+from tests.adversity.clients import FILTER, Profile
+from tests.adversity.clients import Line as Noted
+from tests.adversity.invariants import Client, Gap, Message, client_of, of_client, of_redis
 from tests.adversity.lines import Held, Line
+from tests.adversity.plan import draw
+from tests.paths import ROOT
 
 LOST = "the server lost it"
 
@@ -105,3 +111,53 @@ def test_a_gap_of_trimming_before_the_loss_announces_no_repeats() -> None:
 def test_a_gap_before_anything_was_lost_is_for_nothing() -> None:
     assert kinds("1a 2b 3c lost 4d", ONE, lost_since=3.5) == {"gaps for nothing"}
     assert kinds("1a 2b 3c lost 4d", ONE, lost_since=None) == {"gaps for nothing"}
+
+
+def test_a_filtered_client_is_owed_what_passes_only() -> None:
+    names = {"a": "a.shop.example", "b": "b.example", "c": "paper.b.example", "d": "d.test"}
+    held = tuple(Held(f"{n}-0-0", name, (names[name],)) for n, name in enumerate("abcd", 1))
+    lines = (Line("0", held, {"lite": frozenset(each.id for each in held)}),)
+    one = client("1a 3c")
+    found = of_client(msgspec.structs.replace(one, is_filtered=True), lines, None)
+    assert [trouble.kind for trouble in found] == []
+    found = of_client(msgspec.structs.replace(client("1a"), is_filtered=True), lines, None)
+    assert [trouble.kind for trouble in found] == ["lost although Redis holds them"]
+    assert len(FILTER) == 3
+
+
+def test_only_the_owner_of_a_lease_publishes() -> None:
+    lines = (Line("0", (), RETAINED, fences={"1-0": "7:a", "2-0": "8:b"}),)
+    truth = GroundTruth([])
+    assert of_redis(lines, truth, {"1-0": "7:a", "2-0": "8:b"}, marks_may_expire=False) == []
+    (found,) = of_redis(lines, truth, {"1-0": "7:a", "2-0": "7:a"}, marks_may_expire=False)
+    assert found.kind == "published without the lease"
+
+
+@pytest.mark.parametrize(("cursor", "is_reported"), [("1-0-0", False), ("3-0-0", True)])
+def test_tail_repeats_only_what_follows_its_cursor(cursor: str, *, is_reported: bool) -> None:
+    texts = [
+        b'{"id":"%d-0-0","message_type":"dns_entries","data":["%d.example"]}' % (n, n)
+        for n in (1, 2, 3)
+    ]
+    noted = [Noted(n, "text", text) for n, text in enumerate(texts)]
+    noted += [Noted(4, "close", b"it is killed"), Noted(5, "open", b"address " + cursor.encode())]
+    noted += [Noted(6, "text", texts[1]), Noted(7, "text", texts[2])]
+    profile = Profile("tail", "domains", "hopping")
+    one = client_of(profile, noted, GroundTruth([]), lambda message_id, _: message_id[0])
+    repeated = [item for item in one.items[3:] if isinstance(item, Message)]
+    assert bool(repeated) == is_reported
+
+
+def test_a_seed_draws_the_same_plan() -> None:
+    one, same = (draw(5, 60, 30, ["redis6"], clock=True) for _ in range(2))
+    assert one == same
+    drawn = {
+        name for seed in range(200) for name in draw(seed, 60, 30, ["redis6"], clock=True).drawn()
+    }
+    assert {"field profile", "bounded delay", "FillDisk", "LogFault Fork", "ShiftHost"} <= drawn
+
+
+@pytest.mark.parametrize("name", controls.BREAKS)
+def test_each_control_changes_one_place(name: str) -> None:
+    change = controls.BREAKS[name]
+    assert (ROOT / change.file).read_text().count(change.right) == 1

@@ -1,6 +1,7 @@
 """A proxy in front of Redis that delays replies and cuts connections, as load balancers do."""
 
 import asyncio
+import re
 import socket
 import ssl
 import struct
@@ -12,10 +13,11 @@ import hiredis
 How = Literal["rst", "fin"]
 """How a connection ends: by a TCP reset, or in an orderly way."""
 
-When = Literal["before", "after"]
-"""Before the reply is delivered (Redis has executed the request), or right after it."""
+When = Literal["unsent", "before", "after"]
+"""Before Redis has the request, before the reply is delivered, or right after it."""
 
 _CHUNK: Final = 65536  # bytes
+_FENCE: Final = re.compile(rb'"fence":"([^"]*)"')
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: close(2) sends a reset
 
 
@@ -33,6 +35,7 @@ class Proxy:
         cuts: how many connections were cut by the proxy.
         most: how many connections there were at once, at most.
         refused: whether new connections are reset at once.
+        published: entry ids that Redis gave to batches -> the fence of the request.
     """
 
     def __init__(self, target: Path, tls: ssl.SSLContext | None = None) -> None:
@@ -42,6 +45,7 @@ class Proxy:
         self.cuts = 0
         self.most = 0
         self.refused = False
+        self.published: dict[str, str] = {}
         self._target = target
         self._tls = tls
         self._server: asyncio.Server | None = None
@@ -88,8 +92,8 @@ class Proxy:
         Args:
             reply: which one, counted from now over all connections; the next is 1.
             how: the connection ends.
-            when: before the reply is delivered, or after.
-            marker: count only replies to requests that contain it.
+            when: before the reply is delivered, or after; "unsent" counts requests instead.
+            marker: count only replies to requests that contain it, or only these requests.
         """
         assert reply > 0
         self._cut = (how, when, reply, marker)
@@ -101,8 +105,19 @@ class Proxy:
     def due(self, requests: bytes) -> tuple[How, When] | None:
         """Count one reply to (some of) `requests`; return how and when to cut at it, or None."""
         self.replies += 1
-        if self._cut is None:
+        if self._cut is None or self._cut[1] == "unsent":
             return None
+        return self._counted(requests)
+
+    def refuses(self, requests: bytes) -> How | None:
+        """Count what a client has sent; return how to cut instead of forwarding it, or None."""
+        if self._cut is None or self._cut[1] != "unsent":
+            return None
+        cut = self._counted(requests)
+        return None if cut is None else cut[0]
+
+    def _counted(self, requests: bytes) -> tuple[How, When] | None:
+        assert self._cut is not None
         how, when, left, marker = self._cut
         if marker not in requests:
             return None
@@ -168,8 +183,16 @@ class _Connection:
             self._writer.close()
             self._upstream.close()
 
+    def _fence(self) -> str:
+        """Return the fence of the newest batch that was sent."""
+        fences: list[bytes] = _FENCE.findall(self._requested)
+        return fences[-1].decode()
+
     async def _requests(self, upstream: asyncio.StreamWriter) -> None:
         while data := await self._reader.read(_CHUNK):
+            if (how := self._proxy.refuses(data)) is not None:
+                self.end(how)
+                return
             self._requested += data
             upstream.write(data)
             await upstream.drain()
@@ -179,7 +202,9 @@ class _Connection:
         while data := await upstream.read(_CHUNK):
             parser.feed(data)
             cut = None
-            while cut is None and parser.gets() is not False:
+            while cut is None and (reply := parser.gets()) is not False:
+                if isinstance(reply, list) and reply[:1] == [b"published"]:
+                    self._proxy.published[reply[1].decode()] = self._fence()
                 cut = self._proxy.due(self._requested)
             if not parser.has_data():
                 self._requested = b""

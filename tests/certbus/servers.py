@@ -1,6 +1,7 @@
 """Real redis-servers for the tests, each a private process: the wheel's and the machine's own."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -53,6 +54,8 @@ class RedisServer:
             [self._executable, *options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            # SIGXFSZ stays ignored: a write beyond RLIMIT_FSIZE fails, as on a full disk.
+            restore_signals=False,
             # Also when the tests are killed. (It calls nothing but prctl.)
             preexec_fn=partial(exit_with_parent, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
             env=self._environment(),
@@ -81,6 +84,14 @@ class RedisServer:
         """Send it a signal that it lives through."""
         assert self._process is not None
         self._process.send_signal(number)
+
+    def limit_file_size(self, spare: int | None) -> None:
+        """Let its largest file grow by `spare` bytes at most, as a full disk does; None: by any."""
+        assert self._process is not None
+        pid, kind = self._process.pid, resource.RLIMIT_FSIZE
+        _, most = resource.prlimit(pid, kind)
+        largest = max(path.stat().st_size for path in self.data.rglob("*") if path.is_file())
+        resource.prlimit(pid, kind, (most if spare is None else largest + spare, most))
 
     def kill(self) -> None:
         """End it as a crash of the machine would, apart from what the disk already has."""

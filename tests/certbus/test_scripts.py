@@ -51,7 +51,7 @@ def test_scripts_are_read_when_modules_are_imported(monkeypatch: pytest.MonkeyPa
     def no_descriptors(_: str) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(store.resources, "files", no_descriptors)
+    monkeypatch.setattr("certbus.store.resources.files", no_descriptors)
     found = 0
     for kind in store.Store.__subclasses__():
         one = kind.__new__(kind)

@@ -1,0 +1,308 @@
+"""What faults do to the processes of one run."""
+
+import asyncio
+import hashlib
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from certbus.connection import connect
+from certbus.store import script_text
+from tests.adversity.cluster import START, STOP, Cluster, last_words
+from tests.adversity.faults import (
+    INGESTORS,
+    LOG_FAULTS,
+    PUBLISH,
+    REDIS,
+    SCRIPTS,
+    SERVERS,
+    AnyFault,
+    Cut,
+    CutAtCall,
+    CutAtReply,
+    Delay,
+    EmptyRedis,
+    FillDisk,
+    FillRedis,
+    Kill,
+    LimitDescriptors,
+    LogFault,
+    Refuse,
+    Reload,
+    Restart,
+    RestartRedis,
+    RewindRedis,
+    Roll,
+    ShiftClock,
+    ShiftHost,
+    Stop,
+)
+from tests.certbus.servers import ShiftedRedisServer
+from tests.waiting import until
+
+
+class FaultyCluster(Cluster):
+    """A cluster that faults happen to."""
+
+    async def apply(self, fault: AnyFault, copy: Path | None) -> None:
+        """Let a fault happen, from its begin to its end.
+
+        Args:
+            fault: which.
+            copy: of the data of Redis, if it rewinds to one.
+        """
+        match fault:
+            case Kill():
+                await self._kill(fault.processes, fault.down)
+            case Restart():
+                await self._restart(fault.process)
+            case Stop():
+                await self._stop_for(fault.process, fault.seconds)
+            case Roll():
+                await self._roll(fault.processes)
+            case Reload():
+                await self._reload(fault)
+            case LimitDescriptors():
+                await self._limit_descriptors_for(fault)
+            case ShiftHost():
+                await self._shift_host_for(fault)
+            case LogFault():
+                await self._fault_of_log(fault)
+            case Cut() | CutAtReply() | CutAtCall() | Delay() | Refuse():
+                await self._apply_to_connections(fault)
+            case _:
+                await self._apply_to_redis(fault, copy)
+
+    async def _apply_to_connections(
+        self, fault: Cut | CutAtReply | CutAtCall | Delay | Refuse
+    ) -> None:
+        match fault:
+            case Cut():
+                self.proxy.cut(fault.how)
+            case CutAtReply():
+                marker = PUBLISH if fault.publishing else b""
+                self.proxy.cut_at(fault.reply, fault.how, fault.when, marker)
+            case CutAtCall():
+                text = script_text(*SCRIPTS[fault.script])
+                sha1 = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+                self.proxy.cut_at(fault.call, fault.how, fault.when, sha1.encode())
+            case Delay():
+                await self._delay_for(fault.seconds, fault.delay)
+            case Refuse():
+                self.proxy.cut(fault.how)
+                await self._refuse_for(fault.seconds)
+
+    async def _apply_to_redis(
+        self,
+        fault: RestartRedis | EmptyRedis | RewindRedis | ShiftClock | FillRedis | FillDisk,
+        copy: Path | None,
+    ) -> None:
+        match fault:
+            case RestartRedis():
+                await self._replace_redis(fault.down)
+            case EmptyRedis():
+                await self._empty_redis(fault.down, ingestors=fault.ingestors)
+            case RewindRedis():
+                await self._replace_redis(fault.down, copy)
+            case ShiftClock():
+                await self._shift_clock_for(fault.offset, fault.seconds)
+            case FillRedis():
+                await self._fill_for(fault)
+            case FillDisk():
+                await self._fill_disk_for(fault.spare, fault.seconds)
+
+    async def _kill(self, names: tuple[str, ...], down: float) -> None:
+        """SIGKILL, and start again after `down` seconds. What is down already is left alone."""
+        victims = [self.process(name) for name in names if name not in self._down]
+        self._down |= {victim.name for victim in victims}
+        for victim in victims:
+            victim.kill()
+        await asyncio.sleep(down)
+        for victim in victims:
+            victim.restart()
+            self._down.discard(victim.name)
+
+    async def _restart(self, name: str) -> None:
+        """SIGTERM, and start again. A process must end after SIGTERM, with 0."""
+        if name in self._down:
+            return
+        self._down.add(name)
+        process = self.process(name)
+        try:
+            status = await asyncio.to_thread(process.stop, seconds=STOP)
+            # SIGTERM may arrive before it has installed its signal handlers.
+            if status not in (0, -signal.SIGTERM):
+                self.troubles.append(f"{name} ended with {status}: {last_words(process.log)}")
+        except AssertionError:
+            self.troubles.append(f"{name} does not end within {STOP} s of SIGTERM")
+        process.restart()
+        self._down.discard(name)
+
+    async def _stop_for(self, name: str, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after `seconds`."""
+        if name == REDIS:
+            async with self.redis_lock:
+                await self._suspend(self.redis.send, seconds)
+        elif name not in self._down:
+            self._down.add(name)
+            await self._suspend(self.process(name).send, seconds)
+            self._down.discard(name)
+
+    async def _replace_redis(
+        self, down: float, copy: Path | None = None, *, lose: bool = False
+    ) -> None:
+        """Kill Redis and start it again.
+
+        Args:
+            down: seconds without it.
+            copy: of its data, to come back with.
+            lose: come back with nothing.
+        """
+        async with self.redis_lock:
+            self.redis.kill()
+            if lose or copy is not None:
+                self.end_line()
+                if copy is not None:
+                    shutil.move(copy, self.redis.data)
+            await asyncio.sleep(down)
+            await asyncio.to_thread(self.redis.start)
+
+    async def copy_redis(self, copy: Path) -> bool:
+        """Copy what Redis has written; False if there is nothing, as while it is replaced."""
+        try:
+            await asyncio.to_thread(shutil.copytree, self.redis.data, copy)
+        except OSError:  # shutil.Error is one
+            shutil.rmtree(copy, ignore_errors=True)
+            return False
+        return True
+
+    async def _refuse_for(self, seconds: float) -> None:
+        """Accept no connection to Redis."""
+        self.proxy.refused = True
+        await asyncio.sleep(seconds)
+        self.proxy.refused = False
+
+    async def _delay_for(self, seconds: float, delay: float) -> None:
+        """Let every reply be late."""
+        self.proxy.delay = delay
+        await asyncio.sleep(seconds)
+        self.proxy.delay = 0
+
+    async def _empty_redis(self, down: float, *, ingestors: bool) -> None:
+        """Let Redis come back with nothing, perhaps while no ingestor runs."""
+        async with asyncio.TaskGroup() as group:
+            if ingestors:
+                group.create_task(self._kill(INGESTORS, down + 1))
+            group.create_task(self._replace_redis(down, lose=True))
+
+    async def _shift_clock_for(self, offset: float, seconds: float | None) -> None:
+        """Set the clock of Redis to the machine's plus `offset` seconds; None: for good."""
+        assert isinstance(self.redis, ShiftedRedisServer)
+        self.redis.shift(offset)
+        if seconds is not None:
+            await asyncio.sleep(seconds)
+            self.redis.shift(0)
+
+    async def _fill_for(self, fault: FillRedis) -> None:
+        """Give Redis no more than a share of the memory that it uses."""
+        async with self.redis_lock, connect(self.redis.url) as client:
+            used = int((await client.info("memory"))["used_memory"])
+            await client.config_set("maxmemory", max(round(used * fault.share), 1))
+            await asyncio.sleep(fault.seconds)
+            await client.config_set("maxmemory", 0)
+
+    async def _fill_disk_for(self, spare: int, seconds: float) -> None:
+        """Let the append-only file grow by `spare` bytes and no more."""
+        async with self.redis_lock:
+            self.redis.limit_file_size(spare)
+            await asyncio.sleep(seconds)
+            self.redis.limit_file_size(None)
+            # Redis writes within a second what it holds back; a kill before that would lose it.
+            await until(self._is_written, "Redis writes its file again", 20)
+
+    async def _is_written(self) -> bool:
+        async with connect(self.redis.url) as client:
+            return bool((await client.info("persistence"))["aof_last_write_status"] == "ok")
+
+    async def _roll(self, names: tuple[str, ...]) -> None:
+        """Restart one process after the other, each when the one before runs again."""
+        for name in names:
+            await self._restart(name)
+            await until(partial(self._handles_sighup, name), f"{name} runs", START)
+
+    async def _reload(self, fault: Reload) -> None:
+        """Change the configuration of ingestors and gateways again and again."""
+        for number in range(fault.times):
+            for file in ("config.yaml", "gateway.yaml"):
+                self._exchange(self.directory / file, number, last=number == fault.times - 1)
+            for name in SERVERS:
+                if name not in self._down and self._handles_sighup(name):
+                    self.process(name).send(signal.SIGHUP)
+            await asyncio.sleep(fault.pause)
+
+    def _exchange(self, path: Path, number: int, *, last: bool) -> None:
+        original = path.with_suffix(".original")
+        if not original.exists():
+            shutil.copy(path, original)
+        config = yaml.safe_load(original.read_text())
+        config |= {
+            "log_level": ("debug", "info")[number % 2],
+            "filters": {f"storm-{number}": [f"domain:{number}.example"]},
+            "connection_limit": {"enabled": number % 2 == 0, "per_ip_limit": 1000},
+        }
+        text = yaml.safe_dump(config) + ("port: none\n" if number % 3 == 2 and not last else "")
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.replace(path)
+
+    def _handles_sighup(self, name: str) -> bool:
+        """Whether a process handles or blocks SIGHUP, which would end it just after its start."""
+        try:
+            status = Path(f"/proc/{self.process(name).pid}/status").read_text()
+        except OSError:
+            return False
+        masks = dict(line.split(":\t", 1) for line in status.splitlines())
+        return bool((int(masks["SigCgt"], 16) | int(masks["SigBlk"], 16)) & 1)
+
+    async def _limit_descriptors_for(self, fault: LimitDescriptors) -> None:
+        """Let a process open only a few descriptors more."""
+        pid, kind = self.process(fault.process).pid, resource.RLIMIT_NOFILE
+        with suppress(ProcessLookupError, FileNotFoundError):
+            before = resource.prlimit(pid, kind)
+            used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+            resource.prlimit(pid, kind, (used + fault.spare, before[1]))
+            await asyncio.sleep(fault.seconds)
+            resource.prlimit(pid, kind, before)
+
+    async def _shift_host_for(self, fault: ShiftHost) -> None:
+        """Set the clock of a process to the machine's plus an offset."""
+        file = self.directory / f"{fault.process}.offset"
+        for offset in (fault.offset, 0.0):
+            new = file.with_suffix(".new")
+            new.write_text(f"{offset:+f}\n")
+            new.replace(file)
+            if offset:
+                await asyncio.sleep(fault.seconds)
+
+    async def _fault_of_log(self, fault: LogFault) -> None:
+        """Make a log slow, broken or untrue; simlog ends it by its own clock."""
+        name = self._names[fault.log % len(self._names)]
+        wrong = msgspec.structs.replace(LOG_FAULTS[fault.fault], until=fault.seconds)
+        body = msgspec.json.encode([wrong])
+        await self.put(f"{self.logs_url}/control/{name}/faults", body)
+        await asyncio.sleep(fault.seconds)
+
+    async def _suspend(self, send: Callable[[signal.Signals], None], seconds: float) -> None:
+        send(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            send(signal.SIGCONT)

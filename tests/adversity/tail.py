@@ -1,0 +1,71 @@
+"""`certstream-server tail --cursor-file` as a client: a process that is killed to leave.
+
+It writes messages to its output, and gaps as notes to its error output; both are one pipe here, so
+that their order is known.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from launcher.runtime.supervisor import exit_with_parent
+from simlog.oracle.check_message import MessageForm
+from tests.e2e.clients import PATHS
+from tests.e2e.processes import CERTSTREAM_SERVER
+
+REPEATS_SECS: Final = 6.0
+"""What it printed in these last seconds before it was killed may come again: one, and what a busy
+machine adds to it."""
+
+_GAP: Final = b"tail: missed messages: "
+_MAX_LINE_BYTES: Final = 4 << 20
+
+
+def stored(cursor: Path) -> str:
+    """Return the id in a cursor file; empty if there is none."""
+    with suppress(FileNotFoundError):
+        return cursor.read_text().strip()
+    return ""
+
+
+@asynccontextmanager
+async def running(
+    address: str, form: MessageForm, cursor: Path, lines: Sequence[str]
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run it until the context ends; then kill it.
+
+    Args:
+        address: of a gateway.
+        form: "lite" or "full".
+        cursor: its cursor file.
+        lines: of its filter.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(*CERTSTREAM_SERVER, "tail", f"ws://{address}{PATHS[form]}", f"--{form}"),
+        *(f"--cursor-file={cursor}", *(f"--match={line}" for line in lines)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=_MAX_LINE_BYTES,
+        preexec_fn=partial(exit_with_parent, os.getpid()),  # which calls nothing but prctl
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def texts(process: asyncio.subprocess.Process) -> AsyncIterator[str]:
+    """Yield what a gateway has sent, as far as the process shows it."""
+    assert process.stdout is not None
+    async for line in process.stdout:
+        if line.startswith(b"{") and line.endswith(b"}\n"):
+            yield line.decode().rstrip("\n")
+        elif line.startswith(_GAP):
+            yield f'{{"message_type":"gap","data":{line[len(_GAP) :].decode().strip()}}}'
