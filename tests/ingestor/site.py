@@ -1,10 +1,13 @@
 """Simulated logs in a process, a Redis, and ingestors that bring one to the other."""
 
 import asyncio
+import json
+import socket
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -15,10 +18,12 @@ from certbus.caches.log_lists import LogListCache
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import Keys
 from certconf import Config, ConfigHolder, load
+from gateway import app as gateway
 from ingestor.app import serve
 from launcher.runtime.embedded_redis import EmbeddedRedis
 from tests.e2e.processes import Process, free_port
-from tests.retained import history
+from tests.gateway.client_helpers import websocket
+from tests.retained import history, newest
 from tests.waiting import until
 
 HURRIED: Mapping[str, object] = {
@@ -169,3 +174,27 @@ class Site:
                     log = data["source"]["name"]
                     found.append((log, data["cert_index"], data["leaf_cert"]["sha256"]))
         return found
+
+    async def streamed_v2(self) -> list[dict[str, Any]]:
+        """Every retained message, as a client of a gateway receives it from `/v2`."""
+        last = await newest(self.redis, self.keys, "lite")
+        assert last is not None
+        settings = {"redis_url": self.server.url, "streams.v2": True, "host": "127.0.0.1"}
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        listener = socket.create_server(("127.0.0.1", 0), reuse_port=True)
+        serving = asyncio.create_task(
+            gateway.serve(load(None, {}, settings), stop, listener=listener, ready=ready.set_result)
+        )
+        try:
+            await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
+            url = ready.result().replace("http", "ws")
+            found: list[dict[str, Any]] = []
+            async with asyncio.timeout(60), websocket(f"{url}/v2?cursor=0") as client:
+                while not found or found[-1]["id"] != f"{last.id}-{len(last.messages) - 1}":
+                    message = json.loads(await client.recv())
+                    if message["message_type"] != "heartbeat":
+                        found.append(message)
+            return found
+        finally:
+            stop.set()
+            await serving

@@ -15,10 +15,10 @@ returns no proofs.
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby, pairwise
 
 from certbus.logs.tree_state import TreeStateStore
 from certconf.settings import Integrity
-from ctparse.entry import Entry, Rejected
 from ctparse.merkle import BadProof, Frontier
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
 from ctparse.tree_head import TreeHead
@@ -234,29 +234,22 @@ class Verifier:
         frontier = self._frontier
         self._next = run[0].first
         if self._mode == "off" or frontier is None:
-            return self._unproven(run, head)
+            return self._unproven(run, head, "unverified")
         try:
             self._check_leaves_known(run)
             proven = await self._prove_either_form(run, frontier, head)
         except (IntegrityViolation, ProofUnavailable) as error:
             await self._handle_failure(error)
-            return self._unproven(run, head)
+            contradicted = isinstance(error, IntegrityViolation)
+            return self._unproven(run, head, "failed" if contradicted else "unverified")
         if proven is None:
             return []
         hashes, frontiers = proven
         self._note_proof()
-        return [
-            VerifiedWindow(
-                window.first,
-                await self._check_precerts(window.entries),
-                head,
-                hashes[position],
-                frontiers[position],
-                frontiers[position + 1],
-                Verification(self._signature(head), "verified"),
-            )
-            for position, window in enumerate(run)
-        ]
+        verified: list[VerifiedWindow] = []
+        for window, leaves, ends in zip(run, hashes, pairwise(frontiers), strict=True):
+            verified += await self._check_precerts(window, head, leaves, ends)
+        return verified
 
     def _signature(self, head: TreeHead) -> Verified:
         """Return whether the signature of a tree head was verified."""
@@ -264,11 +257,11 @@ class Verifier:
             return "unverified"
         return "verified" if self.is_signed(head) else "failed"
 
-    def _unproven(self, run: Sequence[Window], head: TreeHead) -> list[VerifiedWindow]:
+    def _unproven(
+        self, run: Sequence[Window], head: TreeHead, inclusion: Verified
+    ) -> list[VerifiedWindow]:
         """Return windows that are published without a proof."""
-        signature = self._signature(head)
-        contradicted = signature != "failed" and self.alerts.violating
-        verification = Verification(signature, "failed" if contradicted else "unverified")
+        verification = Verification(self._signature(head), inclusion)
         return [
             VerifiedWindow(window.first, window.entries, head, verification=verification)
             for window in run
@@ -343,22 +336,48 @@ class Verifier:
                 )
                 raise ProofUnavailable(self._log.name, self._log.base, problem, certain=True)
 
-    async def _check_precerts(self, entries: list[Entry | Rejected]) -> list[Entry | Rejected]:
-        """Report forged precertificates; return the entries, in `enforce` mode without them.
+    async def _check_precerts(
+        self,
+        window: Window,
+        head: TreeHead,
+        leaves: Sequence[bytes],
+        frontiers: tuple[Frontier, Frontier],
+    ) -> list[VerifiedWindow]:
+        """Report forged precertificates; return a window whose leaves are proven.
 
-        They do not delay the entries after them: their leaves are proven.
+        Forged precertificates do not delay the entries after them. In `enforce` mode they are
+        rejected. In `warn` mode the window is split, so that each part has one `Verification`.
+
+        Args:
+            window: the window.
+            head: of the tree that has the leaves.
+            leaves: hash of each entry's leaf.
+            frontiers: of all leaves before the window, and up to its end.
         """
-        found = await self._precerts.mismatches(entries)
-        for each in found:
+        before, last = frontiers
+        entries = window.entries.copy()
+        inclusion: list[Verified] = ["verified"] * len(entries)
+        for each in await self._precerts.mismatches(entries):
             if each.is_certain:
                 violation = self._violation("forged_precert", each.rejected.reason)
                 await self.alerts.report(violation, self._next)
-        if not found or self._mode != "enforce":
-            return entries
-        entries = entries.copy()
-        for each in found:
-            entries[each.position] = each.rejected
-        return entries
+            if self._mode == "enforce":
+                entries[each.position] = each.rejected
+            else:
+                inclusion[each.position] = "failed" if each.is_certain else "unverified"
+        signature, parts, start = self._signature(head), list[VerifiedWindow](), 0
+        for included, same in groupby(inclusion):
+            end = start + len(list(same))
+            own = leaves[start:end]
+            after = last if end == len(entries) else extended_frontiers(before, [own])[0]
+            verification = Verification(signature, included)
+            parts.append(
+                VerifiedWindow(
+                    window.first + start, entries[start:end], head, own, before, after, verification
+                )
+            )
+            start, before = end, after
+        return parts
 
     async def _check_head(self, head: TreeHead) -> None:
         """Verify the signature of a tree head and relate it to the verified one."""
