@@ -119,7 +119,8 @@ class Hub:
             return Ring(stream, settings.ring_bytes, on_unreadable=self._count_unreadable)
 
         def has_clients() -> bool:
-            return any(channel.clients for channel in self.all_channels if channel.ring is made)
+            own = (channel for channel in self.channels.values() if channel.ring is made)
+            return self.filters.reads(made) or any(channel.clients for channel in own)
 
         made = V2Ring(settings.ring_bytes, settings.v2_source, has_clients)
         return made

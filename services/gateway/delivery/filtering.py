@@ -409,6 +409,11 @@ class FilterSet:
         """Whether the memory of one more filter is within the limit."""
         return self.size + size_of(given) <= MAX_FILTER_BYTES
 
+    def reads(self, ring: Ring) -> bool:
+        """Whether a filter is applied to each new slot of a ring."""
+        filters = self._streams.get(ring.stream)
+        return filters is not None and filters.ring is ring and bool(filters.index.filters)
+
     def remove(self, channel: FilteredChannel) -> None:
         """Remove a channel without clients, or whose stream is no longer offered."""
         given, stream = channel.selection.given, channel.ring.stream

@@ -5,7 +5,6 @@ filled only while it has clients, so that nothing is encoded that no client read
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
 from typing import Final
 
 import msgspec
@@ -18,7 +17,6 @@ from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.ring_buffer import Ring, RingPosition
 
 _LOG_ID_HEX: Final = 64
-_CHECK_SECS: Final = 10.0  # between checks whether there are clients
 
 log = structlog.get_logger(__name__)
 
@@ -56,13 +54,12 @@ class V2Ring(Ring):
         self.source = source
         self.is_filled = False
         self._has_clients = has_clients
-        self._checked = 0.0
 
     def start(self, source: Ring) -> None:
         """Begin at the head of the source, before the first client reads it."""
         if self.is_filled:
             return
-        self.is_filled, self._checked = True, monotonic()
+        self.is_filled = True
         if source.has_begun:
             self.begin_after(str(source.head.cursor.entry))
 
@@ -78,14 +75,12 @@ class V2Ring(Ring):
             self.head = RingPosition(head.number + 1, head.cursor, head.total)
 
     def follows(self, stream: str) -> bool:
-        """Whether events of a stream are to be added. Without clients, it is emptied."""
+        """Whether an event of a stream is to be added. Without clients, the ring is emptied."""
         if not self.is_filled or stream != self.source:
             return False
-        if monotonic() - self._checked > _CHECK_SECS:
-            self._checked = monotonic()
-            if not self._has_clients():
-                self.is_filled = False
-                self.clear()
+        if not self._has_clients():
+            self.is_filled = False
+            self.clear()
         return self.is_filled
 
 

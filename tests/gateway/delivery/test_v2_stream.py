@@ -3,21 +3,26 @@
 import asyncio
 import base64
 import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from hashlib import sha256
 from typing import Any
 
 import httpx
 import jsonschema
+import msgspec
 import pytest
 
-from certbus.ids import parse_entry_id
 from certbus.streams.events import StreamBatch
-from ctparse.v2_message import Verification
+from ctparse.v2_message import Verification, v2_message
 from gateway.config import Settings
+from gateway.delivery import v2_stream
+from gateway.delivery.compression import SharedContext, SharedFrames
 from gateway.delivery.encoding import NO_NAMES
-from gateway.delivery.ring_buffer import Ring
-from gateway.delivery.v2_stream import V2Ring, rings_of, v2_messages
+from gateway.delivery.v2_stream import v2_messages
 from tests.gateway.client_helpers import certificates, receive, websocket
 from tests.gateway.conftest import Running, Start
+from tests.gateway.delivery.test_compression import WITHOUT_CONTEXT, compressed, negotiated
 from tests.gateway.endpoints.test_openapi import closed
 from tests.gateway.publishing import LOG, Press
 from tests.gateway.real_messages import real_messages
@@ -91,22 +96,87 @@ async def test_404_without_it_or_its_source(start: Start, settings: Settings, se
     assert setting in answer.json()["error"]
 
 
-def test_nothing_is_made_without_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    clients = {1}
-    lite, v2 = Ring("lite", 1 << 20), V2Ring(1 << 20, "lite", lambda: bool(clients))
-    rings = {"lite": lite, "v2": v2}
-    lite.append("5-0", "4-0", [b"{}"])
-    assert rings_of("lite", rings) == [lite]
-    v2.start(lite)
-    assert str(v2.head) == str(lite.head).rpartition("-")[0]
-    assert rings_of("lite", rings) == [lite, v2]
-    assert rings_of("domains", {**rings, "domains": lite}) == [lite]
-    v2.append("6-0", "5-0", [b"{}"])
-    clients.clear()
-    monkeypatch.setattr("gateway.delivery.v2_stream._CHECK_SECS", -1.0)
-    assert rings_of("lite", rings) == [lite]
-    assert (v2.is_empty, v2.size, v2.has_begun) == (True, 0, False)
-    assert v2.head.cursor.entry == parse_entry_id("6-0")
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The indexes of the entries of which a gateway makes messages of version 2."""
+    indexes: list[int] = []
+
+    def counting(text: bytes, log_id: bytes | None, verification: Verification) -> bytes:
+        indexes.append(json.loads(text)["data"]["cert_index"])
+        return v2_message(text, log_id, verification)
+
+    monkeypatch.setattr(v2_stream, "v2_message", counting)
+    return indexes
+
+
+@pytest.mark.parametrize("query", ["", "&match=type:precert&match=type:final"])
+async def test_nothing_is_made_without_clients_and_nothing_is_lost_after_that(
+    start: Start, press: Press, made: list[int], query: str
+) -> None:
+    gateway = await started(start)
+    expected = [data["cert_index"] for data in LITE]
+    found: list[Any] = []
+    async with websocket(f"{gateway.ws}/") as lite:
+        for number in range(0, len(REAL), 4):  # v2 has a client for two batches of four
+            cursor = found[-1]["id"] if found else "0"
+            async with websocket(f"{gateway.ws}/v2?cursor={cursor}{query}") as v2:
+                for end in (number + 1, number + 2):
+                    await press.publish(REAL[end - 1 : end])
+                    found += await certificates(v2, end - len(found))
+            before = len(made)
+            for other in (number + 2, number + 3):
+                await press.publish(REAL[other : other + 1])
+            await certificates(lite, 4)
+            assert len(made) == before, "without a client, nothing is made"
+        async with websocket(f"{gateway.ws}/v2?cursor={found[-1]['id']}{query}") as v2:
+            found += await certificates(v2, len(REAL) - len(found))
+    assert [message["data"]["entry"]["index"] for message in found] == expected
+
+
+async def test_it_is_compressed_once_for_all_clients(
+    start: Start, press: Press, monkeypatch: pytest.MonkeyPatch, made: list[int]
+) -> None:
+    sizes: list[int] = []
+    frames = SharedContext.frames
+
+    def counting(
+        context: SharedContext, entry: str, first: int, messages: Sequence[bytes]
+    ) -> SharedFrames | None:
+        found = frames(context, entry, first, messages)
+        sizes.append(0 if found is None else len(found.data))
+        return found
+
+    monkeypatch.setattr(SharedContext, "frames", counting)
+    gateway = await started(start, websocket_compression=True)
+    async with AsyncExitStack() as stack:
+        shared = [await stack.enter_async_context(compressed(f"{gateway.ws}/v2")) for _ in "123"]
+        alone = await stack.enter_async_context(compressed(f"{gateway.ws}/v2", WITHOUT_CONTEXT))
+        plain = await stack.enter_async_context(websocket(f"{gateway.ws}/v2"))
+        assert {negotiated(client) for client in shared} == {negotiated(shared[0])}
+        assert negotiated(alone) != negotiated(shared[0]) is not None
+        for number in range(0, len(REAL), 5):
+            await press.publish(REAL[number : number + 5])
+        expected = await certificates(plain, len(REAL))
+        for client in (*shared, alone):
+            assert await certificates(client, len(REAL)) == expected
+        late = await stack.enter_async_context(compressed(f"{gateway.ws}/v2?cursor=0"))
+        assert await certificates(late, len(REAL)) == expected
+        sent = [size for size in sizes if size]
+        assert len(sent) == len(REAL) // 5, "once, of v2 alone"
+        assert sum(sent) < len(json.dumps(expected)) / 2
+        assert len(made) == len(REAL)
+        await press.publish(  # the same texts, which the window of the compressor has
+            [
+                msgspec.structs.replace(
+                    message, sha256=sha256(message.sha256).digest(), sha1=message.sha256[:20]
+                )
+                for message in REAL
+            ]
+        )
+        again = await certificates(plain, len(REAL))
+        for client in (*shared, alone, late):
+            assert await certificates(client, len(REAL)) == again
+        assert certs(again) == certs(expected)
 
 
 def test_a_message_that_cannot_be_decoded_keeps_its_position() -> None:
