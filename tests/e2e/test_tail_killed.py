@@ -48,11 +48,13 @@ class Kill(msgspec.Struct):
     """One kill of tail.
 
     Attributes:
+        started: size of the output when this tail started.
         size: of the output then.
         flushed: size of the output before the last second, so that its last id had to be stored.
         cursor: in the file then.
     """
 
+    started: int
     size: int
     flushed: int
     cursor: Cursor
@@ -75,7 +77,9 @@ class Sink:
         bound = time.monotonic() - SAVE_INTERVAL_SECS - LATE_SECS
         flushed = max((size for at, size in self.sizes if at <= bound), default=0)
         cursor = parse_cursor(self.cursor.read_text().strip())
-        self.kills.append(Kill(self.output.stat().st_size, flushed, cursor))
+        size = self.output.stat().st_size
+        started = self.kills[-1].size if self.kills else 0
+        self.kills.append(Kill(started, size, flushed, cursor))
         self.process.restart()
 
     async def record_sizes(self) -> None:
@@ -155,13 +159,13 @@ def kill_gateway(server: Process) -> None:
 def check_repeats(sink: Sink) -> None:
     """Check that only lines after the stored id are repeated, and that it was not old.
 
-    Only what was printed in the last second before a kill may come after the stored id.
+    Only what a tail printed in its last second may come after the stored id.
     """
     lines = sink.lines()
     assert len({line.id for line in lines}) == len({line.sha256 for line in lines})
     for kill in sink.kills:
         assert all(line.cursor > kill.cursor for line in lines if line.start >= kill.size)
-        old = [line.cursor for line in lines if line.start < kill.flushed]
+        old = [line.cursor for line in lines if kill.started <= line.start < kill.flushed]
         assert not old or max(old) <= kill.cursor
     repeated = len(lines) - len({line.id for line in lines})
     print(f"\n{len(lines)} lines, {repeated} repeated after {len(sink.kills)} kills of tail")
