@@ -92,9 +92,6 @@ class Frontier:
     ) -> "Frontier":
         """Start in the middle of a log, from the inclusion proof of the last leaf before it.
 
-        The left siblings on the way up from leaf size - 1 are just the frontier of the tree
-        without that leaf; the right ones only lead to the root.
-
         Args:
             size: of the frontier.
             tree_size: of the tree that the proof leads to, at least as large.
@@ -105,10 +102,30 @@ class Frontier:
         Raises:
             BadProof: it does not lead to this root.
         """
-        lefts = verify_inclusion(size - 1, tree_size, last_leaf_hash, proof, root)
-        frontier = cls._of(size - 1, lefts[::-1])
+        frontier = cls.before_leaf(size - 1, tree_size, last_leaf_hash, proof, root)
         frontier.append(last_leaf_hash)
         return frontier
+
+    @classmethod
+    def before_leaf(
+        cls, index: int, tree_size: int, leaf_hash: bytes, proof: Sequence[bytes], root: bytes
+    ) -> "Frontier":
+        """Start in the middle of a log, from the inclusion proof of the first leaf after it.
+
+        The left siblings on the way up from a leaf are just the frontier of the leaves before it;
+        the right ones only lead to the root.
+
+        Args:
+            index: of the leaf; the size of the frontier.
+            tree_size: of the tree that the proof leads to, larger.
+            leaf_hash: hash of the leaf.
+            proof: its audit path, from the leaf up.
+            root: of that tree, from a tree head that has been verified.
+
+        Raises:
+            BadProof: it does not lead to this root.
+        """
+        return cls._of(index, verify_inclusion(index, tree_size, leaf_hash, proof, root)[::-1])
 
     @classmethod
     def _of(cls, size: int, hashes: Sequence[bytes]) -> "Frontier":

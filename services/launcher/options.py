@@ -28,6 +28,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
 
 #: The variable in which `up` passes the settings of its command line to its children, as JSON.
 _OVERRIDES: Final = "CERTSTREAM_OVERRIDES"
+_MAX_INDEX_DIGITS: Final = 20  # of 64 bits
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:
@@ -161,8 +162,8 @@ def count(text: str) -> int:
 
 def index(text: str) -> int:
     """Parse the index of an entry: the type of an argument, for argparse."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not the index of an entry, 0 or more")
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_INDEX_DIGITS):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not the index of an entry, 0 or more")
     return int(text)
 
 

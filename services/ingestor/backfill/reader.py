@@ -34,6 +34,7 @@ MAX_IN_FLIGHT: Final = 4
 """Requests at the same time."""
 
 _MAX_FAILURES: Final = 8  # in a row
+_MAX_REFUSALS: Final = 3  # of a proof: one replica may not have what another one has signed
 _RETRY: Final = Backoff(1.0, 30.0)
 
 T = TypeVar("T")
@@ -155,48 +156,70 @@ class Backfill:
         finally:
             await prefetch.restart(first)
 
-    async def _frontier(self, size: int) -> Frontier:
-        """Return the frontier of the first `size` leaves.
+    async def _frontier(self, first: int) -> Frontier:
+        """Return the frontier of the leaves before an entry.
 
         Raises:
-            Unproven: the log does not prove the last one.
+            Unproven: the log does not prove this entry.
         """
-        if size == 0:
+        if first == 0:
             return Frontier()
-        try:
-            proof = await _repeat(lambda: self._client.inclusion(size - 1, self.head.size))
-            return Frontier.from_inclusion_proof(
-                size, self.head.size, proof.leaf, proof.path, self.head.root
-            )
-        except (BadProof, UnexpectedStatus) as error:
-            if _is_unavailable(error):
-                raise
-            raise Unproven(size, f"no valid proof of the entry before it ({error})") from error
+        problem = ""
+        for refusals in range(_MAX_REFUSALS):
+            await _pause(refusals)
+            try:
+                proof = await _repeat(lambda: self._client.inclusion(first, self.head.size))
+                return Frontier.before_leaf(
+                    first, self.head.size, proof.leaf, proof.path, self.head.root
+                )
+            except (BadProof, UnexpectedStatus) as error:
+                if _is_unavailable(error):
+                    raise
+                problem = str(error)
+        raise Unproven(first, f"no valid proof ({problem})")
 
     async def _prove(
         self, frontier: Frontier, entries: Sequence[Entry | Rejected]
     ) -> tuple[int, str]:
-        """Return how many of the entries are proven, and why the next one is not."""
+        """Return how many of the entries are proven, and why the next one is not.
+
+        Without a reason, the next ones may be proven, too.
+        """
         known = next((n for n, entry in enumerate(entries) if not entry.leaf), len(entries))
         problem = ""
         if known < len(entries):
             problem = f"its leaf is not known{_suffix(entries[known])}"
-        for hashes in (self._hashes, bare_leaf_hashes) if self._log.is_hybrid else (self._hashes,):
-            if not known or await self._is_proven(frontier, hashes(entries[:known])):
-                self._hashes = hashes
-                return known, problem
-        leaves = self._hashes(entries[:known])
+        if not known or await self._is_proven(frontier, entries[:known]):
+            return known, problem
         proven, unproven = 0, known
         while unproven - proven > 1:
             middle = (proven + unproven) // 2
-            if await self._is_proven(frontier, leaves[:middle]):
+            if await self._is_proven(frontier, entries[:middle]):
                 proven = middle
             else:
                 unproven = middle
+        for refusals in range(1, _MAX_REFUSALS):
+            await _pause(refusals)
+            if await self._is_proven(frontier, entries[:unproven]):
+                return unproven, ""
         suffix = _suffix(entries[proven])
         return proven, f"the tree of {self.head.size} entries does not have it{suffix}"
 
-    async def _is_proven(self, before: Frontier, leaves: Sequence[bytes]) -> bool:
+    async def _is_proven(self, before: Frontier, entries: Sequence[Entry | Rejected]) -> bool:
+        """Return whether the log proves that entries follow a frontier in the tree of the head.
+
+        Of a hybrid log, in the form that was proven last, or in the other one.
+        """
+        forms = [self._hashes]
+        if self._log.is_hybrid:
+            forms.append(leaf_hashes if self._hashes is bare_leaf_hashes else bare_leaf_hashes)
+        for hashes in forms:
+            if await self._are_leaves(before, hashes(entries)):
+                self._hashes = hashes
+                return True
+        return False
+
+    async def _are_leaves(self, before: Frontier, leaves: Sequence[bytes]) -> bool:
         """Return whether the log proves that leaves follow a frontier in the tree of the head."""
         frontier, head = before.copy(), self.head
         frontier.extend(leaves)
@@ -250,6 +273,12 @@ async def _repeat(call: Callable[[], Awaitable[T]]) -> T:
             is_final = isinstance(error, UnexpectedStatus) and error.status < 500
             if is_final or failures == _MAX_FAILURES:
                 raise
+        await _pause(failures)
+
+
+async def _pause(failures: int) -> None:
+    """Wait before a request that has failed this many times."""
+    if failures:
         await asyncio.sleep(_RETRY(failures - 1))
 
 

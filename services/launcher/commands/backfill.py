@@ -1,11 +1,12 @@
 """`certstream-server backfill`: write the certificates of one log as JSON Lines."""
 
 import argparse
+import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def position(text: str, *, head: bool = True) -> Position:
     """Parse an index, a date, a time, or `HEAD`; without an offset, it is UTC."""
     if text.isdecimal():
-        return int(text)
+        return options.index(text)
     if head and text == HEAD:
         return HEAD
     try:
@@ -154,28 +155,38 @@ async def _write(
     output: Path | None,
 ) -> None:
     size = reading.head.size
+    if not size:
+        raise CommandError(f"{log.name} has no entries")
     first, last = [await _index(reading, each) for each in wanted]
+    if first == size and isinstance(wanted[0], datetime):
+        raise CommandError(f"{log.name}: no entry has a timestamp of {wanted[0]} or later")
     last = min(last, size - 1) if isinstance(wanted[1], datetime) else last
     if not first <= last < size:
         raise CommandError(
             f"{log.name}: entries {first} to {last} are not a range of its {size:,} entries"
         )
-    with ExitStack() as stack:
+    with _reported("standard output" if output is None else output), ExitStack() as stack:
         file: IO[bytes] = sys.stdout.buffer
         start = first
         if output is not None:
-            file = stack.enter_context(output.open("a+b"))
-            start = _resume(file, f"{log.base}/", first)
-        counts = _Counts(last + 1 - start)
+            file, held = stack.enter_context(_opened(output, f"{log.base}/"))
+            if held is not None:
+                missing = range(first, min(held.start, last + 1))
+                await _check_left_out(reading, missing, passes, output)
+                start = held.stop
+            if start < first:
+                raise CommandError(f"{output} ends at entry {start - 1}, before entry {first}")
         if start > last:
             _note(f"{output} has all entries up to {last}")
             return
+        counts = _Counts(last + 1 - start)
         try:
-            async for part in reading.parts(start, last):
-                lines = [text for _, text in part.messages if passes is None or passes(text)]
-                file.write(b"".join([line + b"\n" for line in lines]))
-                file.flush()
-                counts.add(part.next - start, len(lines), part.rejected)
+            async with aclosing(reading.parts(start, last)) as parts:
+                async for part in parts:
+                    lines = [text for _, text in part.messages if passes is None or passes(text)]
+                    file.write(b"".join([line + b"\n" for line in lines]))
+                    file.flush()
+                    counts.add(part.next - start, len(lines), part.rejected)
         finally:
             if output is not None:
                 os.fsync(file.fileno())
@@ -188,41 +199,101 @@ async def _index(reading: Backfill, wanted: Position) -> int:
     return reading.head.size - 1 if isinstance(wanted, str) else wanted
 
 
-def _resume(file: IO[bytes], url: str, first: int) -> int:
-    """Remove a line that was cut; return the index after the last complete one.
+@contextmanager
+def _reported(output: object) -> Iterator[None]:
+    """Make an error of the output that of the command; a closed pipe is none."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandError(f"{output}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _opened(output: Path, url: str) -> Iterator[tuple[IO[bytes], range | None]]:
+    """Open a file to append to it, for this process alone, without a line that was cut.
+
+    Args:
+        output: the file; it need not exist.
+        url: of the log.
+
+    Yields:
+        The file, and the range from its first entry to its last one; None if it has none.
 
     Raises:
-        CommandError: the file has something else.
+        CommandError: it is no file, another process writes to it, or it has something else.
+        OSError: it cannot be opened or written.
     """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _MAX_LINE_BYTES))
-    end = file.read()
-    *complete, cut = end.split(b"\n")
-    name = getattr(file, "name", "the output")
-    if not complete:
-        if not _BEGINNING.startswith(cut[: len(_BEGINNING)]):
-            raise CommandError(f"{name} is not the output of a backfill")
-        file.truncate(0)
-        return first
+    if output.exists() and not output.is_file():
+        raise CommandError(f"{output} is not a regular file; without --output, lines are printed")
+    with output.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(f"another process writes to {output}") from None
+        except OSError:
+            pass  # a file system without locks
+        file.seek(0)
+        beginning = file.readline(_MAX_LINE_BYTES)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _MAX_LINE_BYTES))
+        *complete, cut = file.read().split(b"\n")
+        held = None
+        if complete:
+            first, last = [_index_of(output, text, url) for text in (beginning, complete[-1])]
+            held = range(first, last + 1)
+        elif not _BEGINNING.startswith(cut[: len(_BEGINNING)]):
+            raise _other_content(output)
+        file.truncate(size - len(cut))
+        file.seek(0, os.SEEK_END)
+        yield file, held
+
+
+def _index_of(output: Path, line: bytes, url: str) -> int:
     try:
-        data = msgspec.json.decode(complete[-1])["data"]
-        index, source = int(data["entry"]["index"]), data["source"]["url"]
-    except (msgspec.DecodeError, LookupError, TypeError, ValueError):
-        raise CommandError(f"{name} is not the output of a backfill") from None
-    if source != url:
-        raise CommandError(f"{name} has entries of {escape_control_chars(str(source))}, not {url}")
-    if index + 1 < first:
-        raise CommandError(f"{name} ends at entry {index}, before entry {first}")
-    file.truncate(size - len(cut))
-    file.seek(0, os.SEEK_END)
-    return index + 1
+        data = msgspec.json.decode(line, type=_Message).data
+    except msgspec.DecodeError:
+        raise _other_content(output) from None
+    if data.source.url != url:
+        source = escape_control_chars(data.source.url)
+        raise CommandError(f"{output} has entries of {source}, not {url}")
+    return data.entry.index
+
+
+def _other_content(output: Path) -> CommandError:
+    return CommandError(f"{output} is not the output of a backfill")
+
+
+async def _check_left_out(
+    reading: Backfill,
+    missing: range,
+    passes: Callable[[bytes], bool] | None,
+    output: Path,
+) -> None:
+    """Check that a file rightly begins after some entries: they do not match, or are left out.
+
+    Raises:
+        CommandError: it lacks one of them.
+    """
+    if not missing:
+        return
+    async with aclosing(reading.parts(missing.start, missing.stop - 1)) as parts:
+        async for part in parts:
+            for index, text in part.messages:
+                if passes is None or passes(text):
+                    raise CommandError(
+                        f"{output} begins after entry {index} and lacks it; write to another file"
+                    )
 
 
 class _Source(msgspec.Struct, frozen=True):
+    url: str
     operator: str
 
 
 class _Entry(msgspec.Struct, frozen=True):
+    index: int
     type: str
 
 

@@ -2,12 +2,17 @@
 
 import asyncio
 import base64
+import fcntl
 import json
+import os
 import random
+import resource
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +22,37 @@ import pytest
 
 from certconf import Config, load
 from ctfilter import parse_line
-from ctparse.v2_message import Verification, v2_message
+from ingestor.backfill import reader
 from ingestor.backfill.app import Unproven, find_logs, open_log
 from ingestor.backfill.pace import SLOT_SHARE, LocalSlots, SharedSlots
-from ingestor.client.errors import IntegrityViolation
+from ingestor.backoff import Backoff
+from ingestor.client.errors import IntegrityViolation, UnexpectedStatus
+from ingestor.client.interface import Inclusion
 from ingestor.log import Log
-from launcher.commands.backfill import HEAD, Position, _matcher, _write
+from launcher.commands.backfill import HEAD, INTERRUPTED, Position, _matcher, _write
 from launcher.terminal import CommandError
 from tests.ingestor.hostile import Answer, hostile_server
 from tests.ingestor.site import HURRIED, Simlog, Site
 from tests.launcher.up_process import SCRIPT
 from tests.paths import FIXTURES
-from tests.retained import history
 from tests.waiting import until
 
 SIZE = 700
-OTHER = b'{"data":{"entry":{"index":5},"source":{"url":"%b"}}}\n'
 FAST = {**HURRIED, "ct_log.default_operator_rate_limit_ms": 1, "ct_log.retry_max_attempts": 1}
 
 
-async def start(simlog: Simlog, *faults: str) -> tuple[Config, dict[str, Log]]:
-    """Two logs with 700 entries each, and what reads them, by the names of their paths."""
+async def start(
+    simlog: Simlog, *faults: str, hybrid: int = 0, size: int = SIZE
+) -> tuple[Config, dict[str, Log]]:
+    """Logs with about `size` entries each, and what reads them, by the names of their paths."""
     await simlog.start(
-        rfc6962=1, static_ct=1, rate=0, preload=2 * SIZE, duplicates=0, max_entries=64
+        rfc6962=1,
+        static_ct=1,
+        hybrid=hybrid,
+        rate=0,
+        preload=(2 + hybrid) * size,
+        duplicates=0,
+        max_entries=64,
     )
     for fault in faults:
         await put(simlog, fault)
@@ -52,11 +65,12 @@ async def start(simlog: Simlog, *faults: str) -> tuple[Config, dict[str, Log]]:
 async def put(simlog: Simlog, fault: str) -> None:
     log, _, rest = fault.partition(":")
     kind, _, values = rest.partition(":")
-    fields = dict(pair.split("=") for pair in values.split(",")) if values else {}
+    pairs = (pair.split("=") for pair in values.split(",") if pair)
+    fields = {name: int(value) if value.isdecimal() else value for name, value in pairs}
     async with httpx.AsyncClient(trust_env=False) as http:
         url = f"{simlog.url}/control/{log}/faults"
-        body = [{"kind": kind, **{name: int(value) for name, value in fields.items()}}]
-        assert (await http.put(url, json=body)).status_code == 200
+        answer = await http.put(url, json=[{"kind": kind, **fields}])
+        assert answer.status_code == 200, answer.text
 
 
 async def write(
@@ -75,38 +89,49 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def comparable(text: bytes | str) -> dict[str, Any]:
-    """A message without what depends on who received it, and when."""
-    message: dict[str, Any] = json.loads(text)
-    del message["data"]["entry"]["observed_at"]
-    return message
+def comparable(message: dict[str, Any]) -> dict[str, Any]:
+    """A message of version 2 without its id, and without what depends on when it was received."""
+    entry = {
+        name: value for name, value in message["data"]["entry"].items() if name != "observed_at"
+    }
+    return {"version": message["version"], "data": message["data"] | {"entry": entry}}
 
 
 async def test_it_equals_what_the_server_streamed(site: Site, tmp_path: Path) -> None:
-    config, logs = await start(site.simlog)
+    """Of logs of RFC 6962, static-ct logs, and hybrid logs with either form of the leaf."""
+    config, logs = await start(site.simlog, hybrid=2, size=320)
     ingestor = await site.ingestor("one", **{"ct_log.start_index": 0})
     await until(site.complete, "everything is published")
     await ingestor.stop()
-    streamed = [
-        (batch.log, text)
-        for batch in await history(site.redis, site.keys, "lite", "0-0", 1_000_000)
-        for text in batch.messages
-    ]
+    streamed = await site.streamed_v2()
     before = {key: await site.redis.dump(key) for key in await site.redis.keys("*log:*")}
-    for log in logs.values():
-        output = tmp_path / log.id
+    for name, log in logs.items():
+        output = tmp_path / name
         await write(config, log, output, redis=site.redis)
-        verified = Verification("verified", "verified")
-        expected = [
-            comparable(v2_message(text, log.key_sha256, verified))
-            for log_id, text in streamed
-            if log_id == log.id
-        ]
-        assert len(expected) > SIZE / 2
-        assert [comparable(line) for line in output.read_bytes().splitlines()] == expected
+        expected = [comparable(m) for m in streamed if m["data"]["source"]["name"] == log.name]
+        assert len(expected) > 256
+        assert [comparable(line) for line in lines(output)] == expected
+        checked = {"checkpoint_signature": "verified", "inclusion": "verified"}
+        assert all(line["data"]["verification"] == checked for line in expected)
     assert before == {key: await site.redis.dump(key) for key in before}
     slots = [key async for key in site.redis.scan_iter("*limit:operator:*")]
     assert slots
+
+
+async def test_the_sunlight_log_equals_what_the_server_streamed(site: Site, tmp_path: Path) -> None:
+    async with sunlight() as (config, log):
+        settings = msgspec.to_builtins(config.static_logs)
+        ingestor = await site.odd_ingestor({"static_logs": settings})
+
+        async def is_complete() -> bool:
+            return [status.next for status in (await site.logs()).values()] == [SIZE]
+
+        await until(is_complete, "everything is published")
+        await ingestor.stop()
+        expected = [comparable(message) for message in await site.streamed_v2()]
+        await write(config, log, tmp_path / "output")
+        assert [comparable(line) for line in lines(tmp_path / "output")] == expected
+        assert [message["data"]["entry"]["index"] for message in expected] == list(range(SIZE))
 
 
 @asynccontextmanager
@@ -180,17 +205,117 @@ async def test_the_commands(tmp_path: Path) -> None:
         assert (code, "entries 700 to 700 are not a range of its 700 entries" in err) == (1, True)
 
 
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def has_grown(path: Path, size: int) -> bool:
+    return size_of(path) > size
+
+
+async def test_processes_killed_five_times_write_the_same_file(
+    simlog: Simlog, tmp_path: Path
+) -> None:
+    config, logs = await start(simlog, size=2 * SIZE)
+    log, output = logs["rfc1"], tmp_path / "output"
+    await write(config, log, tmp_path / "whole")
+    whole, chance = (tmp_path / "whole").read_bytes(), random.Random(7)
+    settings = {**simlog.settings(await simlog.config()), "log_lists": []}
+    slow = {"default_operator_rate_limit_ms": 100, "batch_size": 4}  # half a minute in one go
+    for name, pace in (("slow", slow), ("fast", {"default_operator_rate_limit_ms": 1})):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({**settings, "ct_log": pace}))
+    last = lines(tmp_path / "whole")[-1]["data"]["entry"]["index"]
+    command = [SCRIPT, "backfill", log.url, "--from=0", f"--to={last}", f"--output={output}"]
+    for kill in (
+        signal.SIGKILL,
+        signal.SIGTERM,
+        signal.SIGKILL,
+        signal.SIGINT,
+        signal.SIGKILL,
+        None,
+    ):
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            f"--config={tmp_path / ('fast' if kill is None else 'slow')}.yaml",
+            f"--state-dir={tmp_path}",
+            stderr=subprocess.PIPE,
+        )
+        before = size_of(output)
+        if kill is not None:
+            await until(partial(has_grown, output, before), "more lines")
+            process.send_signal(kill)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
+        expected = {None: 0, signal.SIGKILL: -signal.SIGKILL}.get(kill, INTERRUPTED)
+        assert process.returncode == expected, err.decode()
+        text = output.read_bytes()
+        assert len(text) > before
+        assert whole.startswith(text)
+        if kill is signal.SIGKILL:  # as if it had been killed while it wrote
+            output.write_bytes(text[: -chance.randrange(1, 300)])
+    assert output.read_bytes() == whole
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make pauses before repeated requests short."""
+    monkeypatch.setattr(reader, "_RETRY", Backoff(0.01, 0.01))
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_nothing_behind_an_entry_that_is_not_proven(simlog: Simlog, tmp_path: Path) -> None:
+    config, logs = await start(simlog, hybrid=2)
+    for name, bad, first in (
+        ("rfc1", 620, 0),
+        ("static1", 300, 300),  # the first of the range
+        ("hybrid1", 105, 100),  # in the first run, before the form of the leaves is known
+        ("hybrid2", 105, 100),
+        ("hybrid2", 520, 0),
+    ):
+        honest, output = tmp_path / f"{name}-{bad}-honest", tmp_path / f"{name}-{bad}"
+        await write(config, logs[name], honest, first, bad + 9)
+        await put(simlog, f"{name}:swapped_leaf:index={bad}")
+        with pytest.raises(Unproven, match=f"entry {bad} is not proven: "):
+            await write(config, logs[name], output, first)
+        assert lines(output) == lines(honest)[: bad - first]
+        # What follows it can be proven all the same.
+        await write(config, logs[name], tmp_path / f"{name}-{bad}-rest", bad + 1, bad + 9)
+        assert lines(tmp_path / f"{name}-{bad}-rest") == lines(honest)[bad + 1 - first :]
+        await put(simlog, f"{name}:swapped_leaf:index=100000")
+
+
+@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("name", ["rfc1", "static1"])
-async def test_nothing_behind_an_entry_that_is_not_proven(
-    simlog: Simlog, tmp_path: Path, name: str
+async def test_a_proof_that_one_replica_refuses_is_requested_again(
+    simlog: Simlog, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, logs = await start(simlog)
-    await write(config, logs[name], tmp_path / "honest", 100, 650)
-    await put(simlog, f"{name}:swapped_leaf:index=620")
-    with pytest.raises(Unproven, match=r"entry 620 is not proven: the tree of \d+ entries"):
-        await write(config, logs[name], tmp_path / "after", 100)
-    honest = [line for line in lines(tmp_path / "honest") if line["data"]["entry"]["index"] < 620]
-    assert lines(tmp_path / "after") == honest
+    await write(config, logs[name], tmp_path / "honest", 100, 599)
+    refused: list[int] = []
+    async with open_log(config, logs[name], None) as reading:
+        inclusion = reading._client.inclusion
+
+        async def refusing(index: int, size: int, leaf: bytes | None = None) -> Inclusion:
+            if refused.count(index) < 1:
+                refused.append(index)
+                raise UnexpectedStatus(name, "/", "404 Not Found", 404, None)
+            return await inclusion(index, size, leaf)
+
+        monkeypatch.setattr(reading._client, "inclusion", refusing)
+        await _write(reading, logs[name], (100, 599), None, tmp_path / "output")
+        assert refused[0] == 100
+        assert len(refused) > 1
+    assert lines(tmp_path / "output") == lines(tmp_path / "honest")
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_a_log_without_proofs(simlog: Simlog, tmp_path: Path) -> None:
+    config, logs = await start(simlog, "*:status:code=404,only=proofs")
+    output = tmp_path / "output"
+    with pytest.raises(Unproven, match="entry 9 is not proven: no valid proof"):
+        await write(config, logs["rfc1"], output, 9)
+    with pytest.raises(Unproven, match="entry 0 is not proven: the tree of"):
+        await write(config, logs["rfc1"], output, 0, 20)
+    assert output.read_bytes() == b""
 
 
 async def test_a_head_without_the_signature_of_the_log(simlog: Simlog, tmp_path: Path) -> None:
@@ -212,21 +337,21 @@ async def test_forged_precertificates_are_left_out(
 
 
 async def test_dates_and_filters(simlog: Simlog, tmp_path: Path) -> None:
-    config, logs = await start(simlog)
+    config, logs = await start(simlog, hybrid=1, size=400)
     for name, log in logs.items():
         whole, part = tmp_path / name, tmp_path / f"{name}-part"
         await write(config, log, whole)
         times = [time_of(line) for line in lines(whole)]
-        at = times.index(times[333])
+        at = times.index(times[300])
         async with open_log(config, log, None) as reading:
-            assert await reading.find(int(times[333].timestamp() * 1000)) == at
+            assert await reading.find(int(times[300].timestamp() * 1000)) == at
             assert await reading.find(0) == 0
             assert await reading.find(1 << 60) == reading.head.size
         index = _matcher([parse_line("type:precert wildcard:yes")])
-        await write(config, log, part, times[333], times[500], passes=index)
+        await write(config, log, part, times[300], times[350], passes=index)
         expected = [
             line
-            for line in lines(whole)[at : times.index(times[500]) + 1]
+            for line in lines(whole)[at : times.index(times[350]) + 1]
             if line["data"]["entry"]["type"] == "precert"
             and any(domain.startswith("*.") for domain in line["data"]["cert"]["all_domains"])
         ]
@@ -237,19 +362,28 @@ def time_of(line: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(line["data"]["entry"]["submitted_at"]).astimezone(UTC)
 
 
+def line(index: int, url: str = "URL") -> bytes:
+    """A line of the output of a backfill."""
+    source = {"name": "", "url": url, "log_id": None, "operator": "", "log_type": "static_ct"}
+    entry = {"index": index, "type": "x509"}
+    data = {"source": source, "entry": entry, "cert": {"issuer": {}, "all_domains": []}}
+    return json.dumps({"message_type": "", "version": 2, "data": data}).encode() + b"\n"
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         (b"something", "is not the output of a backfill"),
         (b"{}\n", "is not the output of a backfill"),
-        (
-            b'{"data":{"entry":{"index":5},"source":{"url":"http://x/"}}}\n',
-            "has entries of http://x/",
-        ),
-        (
-            b'{"data":{"entry":{"index":5},"source":{"url":"URL"}}}\n',
-            "ends at entry 5, before entry 9",
-        ),
+        (b"{}\n" + line(9), "is not the output of a backfill"),
+        (line(9) + b"{}\n", "is not the output of a backfill"),
+        (line(9, "http://x/"), "has entries of http://x/"),
+        (line(9, "http://x/") + line(10) + b'{"', "has entries of http://x/"),
+        (line(9) + line(10, "http://x/") + b'{"', "has entries of http://x/"),
+        (line(5), "ends at entry 5, before entry 9"),
+        (line(10), "begins after entry 9 and lacks it"),
+        (line(600), "begins after entry 9 and lacks it"),
+        (line(1 << 50), "begins after entry 9 and lacks it"),
     ],
 )
 async def test_a_file_of_something_else_is_not_changed(
@@ -265,6 +399,67 @@ async def test_a_file_of_something_else_is_not_changed(
             with pytest.raises(CommandError, match="are not a range of its 700 entries"):
                 await write(config, log, tmp_path / "other", first, last)
     assert output.read_bytes() == content
+
+
+async def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    held = (tmp_path / "held").open("ab")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    async with sunlight() as (config, log):
+        for name, problem in (
+            ("", "is not a regular file"),
+            ("pipe", "is not a regular file"),
+            ("none/output", "none/output: No such file or directory"),
+            ("held/output", "held/output: Not a directory"),
+            ("held", "another process writes to"),
+            ("/dev/full", "is not a regular file"),
+        ):
+            with pytest.raises(CommandError, match=problem):
+                await write(config, log, tmp_path / name, 0, 2)
+    held.close()
+
+
+async def test_a_full_disk_ends_it_with_the_reason_and_it_can_be_resumed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "output"
+    async with sunlight() as (config, log):
+        await write(config, log, tmp_path / "whole")
+        text = (tmp_path / "whole").read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) // 2, limits[1]))  # EFBIG
+        try:
+            with pytest.raises(CommandError, match=r"output: File too large"):
+                await write(config, log, output)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert 0 < output.stat().st_size <= len(text) // 2
+        await write(config, log, output)
+    assert output.read_bytes() == text
+    assert f"of {SIZE} entries read" in capfd.readouterr().err
+
+
+async def test_a_file_may_begin_after_entries_that_do_not_match(tmp_path: Path) -> None:
+    async with sunlight() as (config, log):
+        await write(config, log, tmp_path / "whole")
+        whole = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+        kinds = [json.loads(text)["data"]["entry"]["type"] for text in whole]
+        for wanted in ("final", "precert"):
+            output, passes = tmp_path / wanted, _matcher([parse_line(f"type:{wanted}")])
+            matching = [
+                text
+                for text, kind in zip(whole, kinds, strict=True)
+                if (kind == "precert") == (wanted == "precert")
+            ]
+            for last in (5, 300, SIZE - 1):
+                await write(config, log, output, 0, last, passes=passes)
+            assert output.read_bytes() == b"".join(matching)
+        assert kinds[0] != kinds[5]
+        nothing = tmp_path / "nothing"
+        for _ in range(2):
+            passes = _matcher([parse_line("domain:no.such.name.invalid")])
+            await write(config, log, nothing, passes=passes)
+            assert nothing.read_bytes() == b""
 
 
 async def test_the_interval_is_kept_without_redis() -> None:
