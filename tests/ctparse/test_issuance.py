@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from ctparse import der
 from ctparse.entry import Entry, Unreadable
-from ctparse.precert import pubkey_sha256, tbs_sha256, tbs_without_scts
+from ctparse.precert import is_committed, pubkey_sha256, tbs_sha256, tbs_without_scts
 from ctparse.rfc6962 import chain_certificates, decode_entries
 from tests.ctparse.derbuild import certificate, common_name, dns, extension, subject_alt_name
 from tests.ctparse.reading import entry_of
@@ -95,9 +95,33 @@ def sct_timestamp(certificate: bytes, log_id: bytes) -> bytes:
 def test_the_issuance_of_a_real_precertificate_is_in_its_leaf() -> None:
     for entry in REAL:
         if entry.is_precert:
-            tbs, extensions = entry.leaf[47:-2], entry.leaf[-2:]
-            assert extensions == b"\0\0"
-            assert tbs_sha256(entry) == sha256(tbs).digest()
+            assert entry.leaf[-2:] == b"\0\0"  # no extensions
+            assert tbs_sha256(entry) == sha256(tbs_of_leaf(entry)).digest()
+
+
+def real_pair() -> tuple[Entry, Entry]:
+    """A precertificate of Let's Encrypt and the certificate issued for it, of June 2023.
+
+    The two are public; the leaf is made here, and the precertificate commits to it.
+    """
+    blocks = (FIXTURES / "issuance_pair.pem").read_bytes().split(b"-----END CERTIFICATE-----\n")
+    submitted, final = (
+        base64.b64decode(b"".join(block.splitlines()[1:])) for block in blocks if block
+    )
+    logged = x509.load_der_x509_certificate(final).tbs_precertificate_bytes
+    return precert_entry(submitted, logged), entry_of(final)
+
+
+def test_a_real_pair_has_one_issuance() -> None:
+    precert, final = real_pair()
+    assert is_committed(precert, lambda _: ())
+    assert tbs_sha256(precert) == tbs_sha256(final) == sha256(tbs_of_leaf(precert)).digest()
+    assert pubkey_sha256(precert.certificate) == pubkey_sha256(final.certificate)
+    assert precert.certificate != final.certificate
+
+
+def tbs_of_leaf(entry: Entry) -> bytes:
+    return entry.leaf[47:-2]
 
 
 def test_simulated_pairs_have_one_issuance() -> None:

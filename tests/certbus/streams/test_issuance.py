@@ -22,6 +22,8 @@ from tests.certbus.bus import (
     stored_names,
 )
 from tests.certbus.streams.test_publisher import everything
+from tests.ctparse.reading import SEEN, new_writer
+from tests.ctparse.test_issuance import real_pair
 
 ISSUANCE = PublisherSettings(dedup="issuance")
 
@@ -73,6 +75,24 @@ async def test_the_second_of_a_pair_is_a_duplicate(
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize("precert_first", [True, False])
+async def test_a_real_pair(client: Redis, precert_first: bool) -> None:
+    entries = real_pair() if precert_first else real_pair()[::-1]
+    pair = [new_writer().write(e, sha256(e.certificate).digest(), SEEN) for e in entries]
+    worker = Worker(client, "one", ISSUANCE)
+    await worker.publisher.configure()
+    lease = await worker.take(LOG)
+    assert await worker.publisher.publish(lease, batch(0, *pair)) == AlreadyPublished([1])
+    assert isinstance(await worker.publisher.publish(lease, batch(0, pair[0])), Published)
+    assert await worker.publisher.publish(lease, batch(1, pair[1])) == AlreadyPublished([0])
+    other = Worker(client, "two")  # by certificate
+    await other.publisher.configure()
+    other_lease = await other.take(OTHER_LOG)
+    assert isinstance(await other.publisher.publish(other_lease, batch(0, pair[1])), Published)
+    for log in (LOG, OTHER_LOG):
+        assert_adds_up(await log_status(client, log))
 
 
 async def test_by_certificate_both_are_published(client: Redis) -> None:
