@@ -181,7 +181,8 @@ class Dedup(msgspec.Struct, frozen=True):
     #: the longest retention.
     ttl_secs: Positive = 900
     #: `certificate`: each certificate once. `issuance`: a precertificate and the certificate issued
-    #: for it together once, whichever comes first. All ingestors use the newest value.
+    #: for it together once, whichever comes first; each published certificate then has a second
+    #: mark in Redis, of 60 bytes. All ingestors use the newest value.
     by: Literal["certificate", "issuance"] = "certificate"
 
 

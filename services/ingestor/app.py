@@ -180,7 +180,7 @@ async def _work(present: ConfigHolder, config: Config, redis_url: RedisURL, work
 
 async def _check_memory(redis: Redis, config: Config) -> None:
     """Warn of a Redis whose maxmemory is less than the retention needs at the public rate."""
-    planned = plan(retention(config), config.dedup.ttl_secs)
+    planned = plan(retention(config), config.dedup.ttl_secs, config.dedup.by)
     state = await server_state(redis)
     if 0 < state.max_memory * HEADROOM < planned.max_memory:
         needed = str(planned)

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from certbus.keys import WINDOW_MS
+from certbus.keys import WINDOW_MS, DedupBy
 from certbus.streams.retention import Retention
 
 CERTIFICATES_PER_SEC: Final = 700
@@ -16,6 +16,8 @@ CERTIFICATE_BYTES: Final[Mapping[str, int]] = {"full": 1470, "lite": 340, "domai
 """Of one certificate in a stream, packed in batches of 16."""
 MARK_BYTES: Final = 100
 """Of the dedup mark of one certificate, with its SHA-1 index."""
+ISSUANCE_MARK_BYTES: Final = 60
+"""Of the mark of its issuance, with `dedup.by: issuance`; at most one for each certificate."""
 HEADROOM: Final = 1.25
 """`maxmemory` divided by the estimate."""
 
@@ -45,12 +47,13 @@ class RetentionPlan(msgspec.Struct, frozen=True):
         return f"{needs}, and a quarter more: {mib(self.max_memory)}"
 
 
-def plan(retention: Mapping[str, Retention], dedup_secs: float) -> RetentionPlan:
+def plan(retention: Mapping[str, Retention], dedup_secs: float, by: DedupBy) -> RetentionPlan:
     """Return the plan of a retention.
 
     Args:
         retention: of each stream.
         dedup_secs: the deduplication window; the longest retention is its minimum.
+        by: with `issuance`, as many issuances as certificates, as if there were no pairs.
     """
     reach, size = {}, {}
     for name, each in CERTIFICATE_BYTES.items():
@@ -59,7 +62,8 @@ def plan(retention: Mapping[str, Retention], dedup_secs: float) -> RetentionPlan
         size[name] = min(limit.max_bytes, int(reach[name] * per_sec))
     # Marks are removed by windows: they stay for a window longer than they must.
     remembered = max(dedup_secs, *(limit.max_age_secs for limit in retention.values()))
-    marks = int(CERTIFICATES_PER_SEC * (remembered + WINDOW_MS / 1000) * MARK_BYTES)
+    mark = MARK_BYTES + (ISSUANCE_MARK_BYTES if by == "issuance" else 0)
+    marks = int(CERTIFICATES_PER_SEC * (remembered + WINDOW_MS / 1000) * mark)
     return RetentionPlan(reach, size, marks)
 
 

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from certbus.streams.memory import ISSUANCE_MARK_BYTES
 from certconf import Config, Retention, RetentionLimit
 from launcher.commands.up.memory import fitting_retention
 from launcher.runtime.supervisor import StartError
@@ -46,3 +47,13 @@ def test_a_long_deduplication_window_counts() -> None:
     config = msgspec.structs.replace(Config(), dedup=dedup)
     with pytest.raises(StartError, match="dedup marks 11,6"):
         fitting_retention(config, 8 * GIB)
+
+
+def test_marks_of_issuances_count() -> None:
+    dedup = msgspec.structs.replace(Config().dedup, by="issuance")
+    config = msgspec.structs.replace(Config(), dedup=dedup)
+    _, planned = fitting_retention(config, 8 * GIB)
+    _, default = fitting_retention(Config(), 8 * GIB)
+    marks = 700 * (HOUR + HOUR // 2)
+    assert planned.marks_bytes == default.marks_bytes + marks * ISSUANCE_MARK_BYTES
+    assert default.max_memory < planned.max_memory < 4 * GIB

@@ -72,6 +72,7 @@ def fitting_retention(config: Config, machine: int) -> tuple[dict[str, int], Ret
     planned = plan(
         {stream: Retention(sizes[stream], limits[stream].max_age_secs) for stream in STREAMS},
         config.dedup.ttl_secs,
+        config.dedup.by,
     )
     if planned.max_memory > machine:
         raise StartError(
