@@ -20,6 +20,7 @@ from tests.waiting import until
 
 CERTIFICATES = 10_000
 FIELD_CERTIFICATES = 1_000
+PAIRS = 400
 INGESTORS = 3
 GATEWAYS = 2
 ALL_KILLED_ROUND = 3  # the turn in which not one but every ingestor is killed
@@ -83,6 +84,39 @@ async def test_an_ingestor_killed_every_two_seconds(site: Site) -> None:
             ingestor.kill()
         await everything_delivered(site, clients)
     await assert_flawless(site, clients)
+
+
+async def test_pairs_are_published_once_while_all_ingestors_are_killed(site: Site) -> None:
+    """`dedup.by: issuance`: a precertificate and its certificate, often in two logs."""
+    await site.start_redis()
+    await site.start_logs(
+        rfc6962=2, static_ct=2, duplicates=0.3, rate=300, total=PAIRS * 2, start=time.time() + 3
+    )
+    await site.configure(dedup={"by": "issuance"})
+    for _ in range(2):
+        site.start_ingestor()
+    for kills in range(2):  # while they publish
+
+        async def has_published(least: int = PAIRS * (kills + 1) // 3) -> bool:
+            tallies = await site.tallies()
+            return sum(tally.published for tally in tallies) >= least
+
+        await until(has_published, "more pairs", 60)
+        for ingestor in site.ingestors:
+            ingestor.kill()
+        for tally in await site.tallies():
+            accounted = tally.published + tally.duplicates + tally.rejected + tally.skipped
+            assert accounted == tally.next - tally.start, tally
+        for ingestor in site.ingestors:
+            ingestor.restart()
+    await until(site.everything_ingested, "everything is ingested all the same", 120)
+    for ingestor in site.ingestors:
+        ingestor.kill()
+    streams, tallies = await site.streams(), await site.tallies()
+    verdict = judge(await site.record(), streams, tallies, by="issuance")
+    assert verdict.flawless, f"\n{verdict}"
+    assert [each.received for each in verdict.findings] == [PAIRS] * 3
+    assert not judge(await site.record(), streams, tallies, by="certificate").flawless
 
 
 async def test_an_ingestor_killed_every_five_seconds_in_the_field_world(site: Site) -> None:
