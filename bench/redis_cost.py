@@ -4,7 +4,8 @@
 
 First table: packing. Microseconds to pack and to unpack, bytes stored, for each stream, codec and
 batch size. Second table: Redis itself, append-only file on: CPU a certificate for the look-up
-before parsing and for publishing, memory of the streams and of the marks.
+before parsing and for publishing, memory of the streams and of the marks, with `dedup.by`
+certificate and issuance.
 
 The certificates are the twenty real ones of the fixtures with whatever a real certificate does
 not share with others replaced by random bytes: serial, key, key id, signatures, names. Times are
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from redis.asyncio import Redis
 
 from certbus.connection import connect
-from certbus.keys import STREAMS, WINDOW_MS, Keys
+from certbus.keys import STREAMS, WINDOW_MS, DedupBy, Keys
 from certbus.logs.leases import Leases
 from certbus.store import script_text
 from certbus.streams.batch import Batch, Published
@@ -47,8 +48,13 @@ CODECS: tuple[tuple[Name, int], ...] = (
     ("none", 0),
     *(("zstd", level) for level in (-5, -3, -1, 1, 2, 3, 5)),
 )
-REDIS_CODECS: tuple[tuple[Name, int], ...] = (("none", 0), ("zstd", LEVEL))
-# Marks as publish.lua makes them, in an earlier window (ARGV[3] windows ago).
+REDIS_CODECS: tuple[tuple[Name, int, DedupBy], ...] = (
+    ("none", 0, "certificate"),
+    ("zstd", LEVEL, "certificate"),
+    ("zstd", LEVEL, "issuance"),
+)
+# Marks as publish.lua makes them, in an earlier window (ARGV[3] windows ago); if ARGV[5] is 1, of
+# issuances, which have no SHA-1.
 FILL = """
 local window, digests = window_at(now_ms()) - ARGV[3], ARGV[4]
 local filter, place = filter_key(ARGV[1], window), '1779302892000-0-128'
@@ -59,8 +65,10 @@ for offset = 0, #digests - 52, 52 do
     redis.call('PEXPIRE', key, 3600000)
   end
   redis.call('SETBIT', filter, filter_bit(digests, offset), 1)
-  key = filter_key(ARGV[2], window) .. ':' .. byte(digests, offset + 33)
-  redis.call('RPUSH', key, sub(digests, offset + 34, offset + 42), place)
+  if ARGV[5] == '0' then
+    key = filter_key(ARGV[2], window) .. ':' .. byte(digests, offset + 33)
+    redis.call('RPUSH', key, sub(digests, offset + 34, offset + 42), place)
+  end
 end
 """
 DISTINCT = 2048
@@ -202,15 +210,20 @@ async def measure_redis(messages: list[Message], executable: str) -> None:
             # A rewrite of the append-only file, now and then, would fall on one row or another.
             await client.config_set("auto-aof-rewrite-percentage", 0)
             await fill_windows(client, (0.5, 0.5, 0.5))
-            print("codec    batch  known µs  publish µs  AOF B  streams B  (each a certificate)")
-            for name, level in REDIS_CODECS:
+            print(
+                "codec    batch  known µs  publish µs  AOF B  streams B  dedup.by  "
+                "(each a certificate)"
+            )
+            for name, level, dedup in REDIS_CODECS:
+                if dedup == "issuance":
+                    await fill_windows(client, (0.5, 0.5, 0.5), issuances=True)
                 for size in BATCH_SIZES:
-                    cost = await _redis_cost(client, messages, name, level, size)
+                    cost = await _redis_cost(client, messages, name, level, size, dedup)
                     columns = "  ".join(f"{part:8.1f}" for part in cost)
-                    print(f"{name:>4} {level:>2}  {size:>5}  {columns}", flush=True)
+                    print(f"{name:>4} {level:>2}  {size:>5}  {columns}  {dedup}", flush=True)
 
 
-async def fill_windows(client: Redis, shares: Sequence[float]) -> None:
+async def fill_windows(client: Redis, shares: Sequence[float], *, issuances: bool = False) -> None:
     """Put marks into the newest windows, the newest first: what share of a window's at RATE."""
     fill = client.register_script(script_text("lua/marks.lua") + FILL)
     before = (await client.info("memory"))["used_memory"]
@@ -218,21 +231,29 @@ async def fill_windows(client: Redis, shares: Sequence[float]) -> None:
     for age, share in enumerate(shares):
         for _ in range(int(share * RATE * WINDOW_MS / 1000) // 4096):
             await fill(
-                keys=[], args=[keys.marks, keys.sha1_marks, age, random.randbytes(4096 * 52)]
+                keys=[],
+                args=[
+                    keys.marks,
+                    keys.sha1_marks,
+                    age,
+                    random.randbytes(4096 * 52),
+                    int(issuances),
+                ],
             )
             marks += 4096
     used = (await client.info("memory"))["used_memory"] - before
-    print(f"{marks} marks with SHA-1 index: {used / marks:.1f} bytes each, at {RATE} a second")
+    kind = "of issuances" if issuances else "with SHA-1 index"
+    print(f"{marks} marks {kind}: {used / marks:.1f} bytes each, at {RATE} a second")
 
 
 async def _redis_cost(
-    client: Redis, messages: list[Message], codec: Name, level: int, size: int
+    client: Redis, messages: list[Message], codec: Name, level: int, size: int, dedup: DedupBy
 ) -> tuple[float, ...]:
     keys = Keys()
-    settings = PublisherSettings(codec=codec, level=level)
+    settings = PublisherSettings(codec=codec, level=level, dedup=dedup)
     publisher = Publisher(client, keys, settings, Trimmer(client, keys).free_bytes)
     await publisher.configure()
-    log_id = f"{codec}-{size}"
+    log_id = f"{codec}-{size}-{dedup}"
     lease = await Leases(client, keys, "bench", 3600).acquire(log_id, 0)
     assert lease is not None
     count = 32 * 1024
@@ -245,6 +266,7 @@ async def _redis_cost(
                 messages[(first + position) % len(messages)],
                 sha256=random.randbytes(32),
                 sha1=random.randbytes(20),
+                tbs_sha256=random.randbytes(32),
             )
             for position in range(size)
         ]
