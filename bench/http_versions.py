@@ -37,7 +37,7 @@ from bench.page import PAGE, replace, table
 from bench.processes import answer, free_port, running, simulated_logs
 from ingestor.backoff import REDIS
 from ingestor.client.addresses import HttpClients
-from ingestor.client.connections import LIMITS
+from ingestor.client.connections import LIMITS, connection_client
 from ingestor.client.http import Fetcher, Retry
 
 MAX_BODY_BYTES = 64 << 20
@@ -207,16 +207,16 @@ async def measure(
     url: str, profile: Profile, trusting: ssl.SSLContext, seconds: float, *, http2: bool
 ) -> tuple[float, float]:
     """Read for some seconds; return CPU (µs an entry) and entries a second."""
+    options: dict[str, Any] = {
+        "trust_env": False,
+        "headers": {"accept-encoding": "gzip"},
+        "timeout": httpx.Timeout(None),
+    }
     make = partial(
-        httpx.AsyncClient,
-        http1=not http2,
-        http2=http2,
-        verify=trusting,
-        trust_env=False,
-        headers={"accept-encoding": "gzip"},
-        timeout=httpx.Timeout(None),
-        limits=LIMITS,
+        httpx.AsyncClient, http1=False, http2=True, verify=trusting, limits=LIMITS, **options
     )
+    if not http2:
+        make = partial(connection_client, trusting, **options)
     answers = 0
 
     async def read() -> None:

@@ -137,8 +137,7 @@ class MessageWriter:
         ).encode()
         tail = (
             f',"cert_index":{entry.index},"cert_link":{encode(self._link(entry.index)).decode()},'
-            f'"seen":{encode(seen).decode()},'
-            f'"submission_timestamp":{encode(entry.timestamp / 1000).decode()},'
+            f'"seen":{seen},"submission_timestamp":{entry.timestamp / 1000},'
             f'"source":{self._source}}}}}'
         ).encode()
         as_der = b2a_base64(der, newline=False)

@@ -32,7 +32,7 @@ from certconf.settings import Config
 from ingestor.backoff import Backoff
 from ingestor.client.addresses import FILE, ForbiddenAddress, HttpClients, leads_inside
 from ingestor.client.circuit_breaker import MAX_PAUSE_SECS
-from ingestor.client.connections import LIMITS
+from ingestor.client.connections import connection_client
 from ingestor.client.errors import (
     TOO_MANY_REQUESTS,
     ConnectionFailed,
@@ -117,12 +117,11 @@ def http_client(agent: str = "certstream-server", connect_timeout: float = 10.0)
         connect_timeout: seconds for DNS, TCP and TLS together.
     """
     make = partial(
-        httpx.AsyncClient,
-        verify=httpx.create_ssl_context(),  # one for all: it reads the certificates of all CAs
+        connection_client,
+        httpx.create_ssl_context(),  # one for all: it reads the certificates of all CAs
         headers={"user-agent": agent, "accept-encoding": "gzip"},
         # Reads are bounded as a whole, by the deadline of an attempt.
         timeout=httpx.Timeout(None, connect=connect_timeout),
-        limits=LIMITS,
     )
     return HttpClients(make)
 
