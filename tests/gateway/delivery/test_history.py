@@ -85,7 +85,8 @@ async def test_one_second_is_read_once_however_much_was_published_in_it(press: P
 
 
 async def times_read(press: Press) -> int:
-    return int((await press.redis.info("commandstats"))["cmdstat_xrange"]["calls"])
+    stats = await press.redis.info("commandstats")  # without commands that were never called
+    return int(stats["cmdstat_xrange"]["calls"]) if "cmdstat_xrange" in stats else 0
 
 
 async def test_the_oldest_is_not_what_was_trimmed(press: Press) -> None:
