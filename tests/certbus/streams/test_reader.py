@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from certbus.connection import connect
 from certbus.keys import STREAMS
 from certbus.logs.leases import Lease
+from certbus.streams import reader
 from certbus.streams.batch import Published
 from certbus.streams.continuity import Link, Trail
 from certbus.streams.events import EpochChanged, Event, Gap, Rewind, StreamBatch
@@ -59,6 +60,25 @@ async def test_all_streams_in_order_from_now_on(one: Worker, client: Redis) -> N
         assert reading.follower.positions == dict.fromkeys(STREAMS, last)
         assert reading.follower.connected
         assert reading.follower.last_error is None
+
+
+async def test_streams_that_are_not_read_take_few_reads(
+    one: Worker, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read at once, each batch takes a read for its first stream and one for the others."""
+    monkeypatch.setattr(reader, "_UNREAD_PAUSE_SECS", 1.0)
+    lease, batches = await one.take(), 2 * COUNT
+    async with following(client) as reading:
+        reading.follower.is_read = lambda _: False
+        await reading.ready()
+        await client.config_resetstat()
+        for index in range(batches):
+            await published(one, lease, index, f"{index}a")
+        expected = [f"{index}a" for index in range(batches)]
+        for stream in STREAMS:
+            await reading.until(lambda events: names(events, stream) == expected)  # noqa: B023
+        assert notices(reading.events) == []
+        assert (await client.info("commandstats"))["cmdstat_xread"]["calls"] <= batches
 
 
 async def test_from_the_first_batch_of_an_empty_redis(one: Worker, client: Redis) -> None:
