@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.e2e.processes import Process
 from tests.e2e.site import Site
 from tests.waiting import until
@@ -16,16 +14,12 @@ LISTEN = Path(__file__).parent / "listen.py"
 COUNT = 25
 
 
-async def listen(tmp_path: Path, url: str) -> list[dict[str, Any]]:
+async def listen(directory: Path, url: str) -> list[dict[str, Any]]:
     """The first messages that certstream.listen_for_events hands to its callback."""
     command = [sys.executable, str(LISTEN), url, str(COUNT)]
-    process = Process("listen", command, tmp_path)
-
-    async def ended() -> bool:
-        return not process.running
-
+    process = Process("listen", command, directory)
     try:
-        await until(ended, f"the certstream client received {COUNT} messages", 30)
+        await until(lambda: not process.running, f"the client received {COUNT} messages", 120)
     finally:
         if process.running:
             process.kill()
@@ -33,50 +27,37 @@ async def listen(tmp_path: Path, url: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-@pytest.fixture
-async def address(site: Site) -> str:
-    """A gateway that streams from live logs."""
+async def test_five_clients_receive_the_streams(site: Site, tmp_path: Path) -> None:
     await site.start_redis()
     await site.start_logs(rate=50, seed=4)
     await site.configure()
     site.start_ingestor()
-    return await site.start_gateway()
-
-
-@pytest.mark.parametrize(
-    ("path", "is_full"), [("/", False), ("/full-stream", True)], ids=["lite", "full"]
-)
-async def test_certificate_updates(
-    address: str, tmp_path: Path, path: str, *, is_full: bool
-) -> None:
-    messages = await listen(tmp_path, f"ws://{address}{path}")
-    assert len(messages) == COUNT
-    for message in messages:
-        assert message["message_type"] == "certificate_update"
-        assert message["data"]["leaf_cert"]["all_domains"]
-        assert ("as_der" in message["data"]["leaf_cert"]) is is_full
-        assert ("chain" in message["data"]) is is_full
-
-
-async def test_domains(address: str, tmp_path: Path) -> None:
-    messages = await listen(tmp_path, f"ws://{address}/domains-only")
-    assert len(messages) == COUNT
-    for message in messages:
+    address = await site.start_gateway()
+    paths = ["/", "/", "/", "/full-stream", "/domains-only"]
+    directories = [tmp_path / f"client-{number}" for number in range(len(paths))]
+    for directory in directories:
+        directory.mkdir()
+    *lite, full, domains = await asyncio.gather(
+        *(
+            listen(directory, f"ws://{address}{path}")
+            for directory, path in zip(directories, paths, strict=True)
+        )
+    )
+    for messages in (*lite, full):
+        assert len(messages) == COUNT
+        for message in messages:
+            assert message["message_type"] == "certificate_update"
+            assert message["data"]["leaf_cert"]["all_domains"]
+            assert ("as_der" in message["data"]["leaf_cert"]) is (messages is full)
+            assert ("chain" in message["data"]) is (messages is full)
+    assert len(domains) == COUNT
+    for message in domains:
         assert message["message_type"] == "dns_entries"
         assert all(isinstance(name, str) for name in message["data"])
         assert message["data"]
 
-
-async def test_three_clients_at_once_see_the_same_certificates(
-    address: str, tmp_path: Path
-) -> None:
-    directories = [tmp_path / name for name in ("first", "second", "third")]
-    for directory in directories:
-        directory.mkdir()
-    lists = await asyncio.gather(
-        *(listen(directory, f"ws://{address}/") for directory in directories)
-    )
-    seen = [[message["id"] for message in messages] for messages in lists]
+    # Clients of one stream receive the same certificates in the same order.
+    seen = [[message["id"] for message in messages] for messages in lite]
     for ids in seen:
         assert len(set(ids)) == COUNT
     begin = max(ids[0] for ids in seen)
