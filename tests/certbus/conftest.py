@@ -11,7 +11,7 @@ from tests.certbus.servers import RedisServer, executables
 _SERVERS = executables()
 
 
-@pytest.fixture(params=["redis6", "redis7"])
+@pytest.fixture(params=["redis6", "redis7", "valkey"])
 def executable(request: pytest.FixtureRequest) -> str:
     if request.param not in _SERVERS:
         pytest.skip(f"no {request.param} on this machine")

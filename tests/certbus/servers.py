@@ -22,6 +22,8 @@ def executables() -> dict[str, str]:
         found["redis6"] = str(bundled)
     if (own := shutil.which("redis-server")) is not None:
         found["redis7"] = own
+    if (valkey := shutil.which("valkey-server")) is not None:
+        found["valkey"] = valkey
     return found
 
 

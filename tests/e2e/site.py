@@ -46,6 +46,7 @@ class Site:
         self._directory = directory
         self.redis_url = ""
         self.redis_admin_url = ""  # of the same Redis, with all rights
+        self.redis_executable = ""  # instead of the one that `up` would start
         self._redis_ports: list[int] = []
         self._http = httpx.AsyncClient(trust_env=False, timeout=60)
 
@@ -73,7 +74,7 @@ class Site:
         file = self._directory / f"{name}.conf"
         own = (f"port {port}", "bind 127.0.0.1", 'save ""', "maxmemory-policy noeviction")
         file.write_text("\n".join((*own, *settings)) + "\n")
-        process = self._start(name, [find_executable(), str(file)])
+        process = self._start(name, [self.redis_executable or find_executable(), str(file)])
         await self._ready(process, lambda: "Ready to accept connections" in process.log.read_text())
         self._redis_ports.append(port)
         return port

@@ -1,6 +1,7 @@
 """All processes under the users of `redis-acl`, while the password of one changes."""
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import time
@@ -38,10 +39,13 @@ async def change_password(redis_url: str, password: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["redis", "valkey"])
 async def test_the_rules_suffice_and_a_password_changes(
-    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], server: str
 ) -> None:
     """The fixture `site` asserts that Redis denied nothing."""
+    if server == "valkey":
+        site.redis_executable = shutil.which("valkey-server") or pytest.skip("no valkey-server")
     await site.start_redis()
     first = site.redis_url
     second = first.replace("of-streams", "of-tomorrow")
@@ -62,7 +66,7 @@ async def test_the_rules_suffice_and_a_password_changes(
     async with connected(site.gateways, FORMS) as clients:
         site.start_ingestor()
         site.redis_url = first
-        await until(lambda: all(client.messages for client in clients), "messages", 60)
+        await until(lambda: all(client.messages for client in clients), "messages")
         file.write_text("of-tomorrow\n")
         await change_password(first, "of-tomorrow")
         site.redis_url = second
@@ -71,9 +75,9 @@ async def test_the_rules_suffice_and_a_password_changes(
         ]
         for process in reloading:
             process.send(signal.SIGHUP)
-        await until(site.everything_ingested, "everything is ingested", 60)
+        await until(site.everything_ingested, "everything is ingested")
         last = msgspec.json.decode((await site.streams())[0].messages[-1])["id"]
-        await all_received(clients, last, 30)
+        await all_received(clients, last, 120)
     deliveries = [*await site.streams(), *(client.delivery for client in clients)]
     verdict = judge(await site.record(), deliveries, await site.tallies())
     assert verdict.flawless, f"\n{verdict}"
