@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from certbus.cluster import LogStatus, snapshot
 from certbus.keys import STREAMS, Keys
 from certbus.logs.leases import Lease, Leases
-from certbus.streams.batch import Batch
+from certbus.streams.batch import AlreadyPublished, Batch, Outcome
 from certbus.streams.events import Event, StreamBatch
 from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.reader import StreamReader
@@ -47,6 +47,12 @@ def batch(first: int, names: Sequence[str], duplicates: int = 0, size: int = 0) 
     return Batch(
         first, first + len(names) + duplicates, [message(n, size) for n in names], duplicates, []
     )
+
+
+def repeated(outcome: Outcome) -> list[int]:
+    """The positions of the messages of a batch that were published before."""
+    assert isinstance(outcome, AlreadyPublished), outcome
+    return outcome.positions
 
 
 def rejected(index: int, raw: bytes = b"garbage") -> Rejected:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from certbus.ids import FIRST_ID
 from certbus.keys import DedupBy
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
@@ -29,6 +30,8 @@ class Batch(msgspec.Struct, frozen=True):
         timestamp: when the log accepted the last entry that could be read, published or not, ms
             since the epoch; None without such an entry.
         verification: of all its entries.
+        known_at: the newest entry id when `duplicates` were counted. A Redis that has lost this
+            entry may have lost their messages, so it rejects the batch as stale.
     """
 
     first: int
@@ -40,6 +43,7 @@ class Batch(msgspec.Struct, frozen=True):
     frontier: bytes | None = None
     timestamp: int | None = None
     verification: Verification = UNVERIFIED
+    known_at: str = FIRST_ID
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -59,15 +63,18 @@ class AlreadyPublished(msgspec.Struct, frozen=True):
 
     Attributes:
         positions: of those messages in the batch. They are duplicates; publish without them.
+        known_at: for that batch.
     """
 
     positions: list[int]
+    known_at: str
 
 
 class Stale(msgspec.Struct, frozen=True):
     """Nothing was written: the log continues at `next`, not at the batch's first entry.
 
-    The batch had been published and the reply was lost, or Redis lost its last second.
+    The batch had been published and the reply was lost, or Redis lost its last second: perhaps
+    the messages of which the batch counts duplicates (`Batch.known_at`).
     """
 
     next: int

@@ -138,21 +138,25 @@ class Publisher(Store):
             await transaction.execute()
 
     async def find_known(self, sha256s: Sequence[bytes]) -> list[bool]:
+        """Find which certificates were published within the lifetime of a mark."""
+        return (await self.find_known_at(sha256s))[0]
+
+    async def find_known_at(self, sha256s: Sequence[bytes]) -> tuple[list[bool], str]:
         """Find which certificates were published within the lifetime of a mark.
 
-        One round trip. A certificate that is not known may be published by another log a moment
-        later; `publish` checks again.
+        Returns the newest entry id, too, for `Batch.known_at`. One round trip. A certificate that
+        is not known may be published by another log a moment later; `publish` checks again.
 
         Args:
             sha256s: SHA-256 of each certificate's DER, 32 bytes each.
         """
         if not sha256s:
-            return []
-        answer: bytes = await self._find_marks(
+            return [], FIRST_ID
+        answer, newest = await self._find_marks(
             keys=[self._keys.head, self._keys.windows],
             args=[self._keys.marks, b"".join(sha256s), self._settings.remember_ms],
         )
-        return [mark == ord("1") for mark in answer]
+        return [mark == ord("1") for mark in answer], newest.decode()
 
     async def publish(self, lease: Lease, batch: Batch) -> Outcome:
         """Publish a batch whole, or not at all.
@@ -169,7 +173,7 @@ class Publisher(Store):
         attempt = 0
         while True:
             if repeated := await self._duplicates_within(batch):
-                return AlreadyPublished(repeated)
+                return AlreadyPublished(repeated, batch.known_at)
             try:
                 reply = await self._send(lease, batch)
             except redis.exceptions.ResponseError as error:
@@ -223,6 +227,7 @@ class Publisher(Store):
             "codec": self._codec.name,
             "dedup": self._dedup,
             "duplicates": batch.duplicates,
+            "known_at": batch.known_at,
             "verified": VERIFICATION_CODES[batch.verification].decode(),
             "rejected": [
                 {"index": each.index, "reason": _line(each.reason), "size": len(each.raw)}
@@ -261,8 +266,9 @@ class Publisher(Store):
                     return Published(None, int(next_index))
                 self._raise_floor(entry_id.decode())
                 return Published(entry_id.decode(), int(next_index))
-            case [b"repeated", *positions]:
-                return AlreadyPublished([int(position) for position in positions])
+            case [b"repeated", newest, *positions]:
+                known_at = newest.decode()
+                return AlreadyPublished([int(position) for position in positions], known_at)
             case [b"stale", next_index, last]:
                 self._raise_floor(last.decode())
                 return Stale(int(next_index))

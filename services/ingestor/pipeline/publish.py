@@ -142,7 +142,7 @@ class WindowPublisher:
 
         Raises:
             PositionChanged: Redis has another position (it lost its last second, or an operator
-                skipped entries).
+                skipped entries), or lost what was published before the look-up.
             LeaseLost: another worker owns the log.
         """
         entries = window.entries
@@ -150,7 +150,7 @@ class WindowPublisher:
         digests = await self._cpu.run(size, _digests, entries)
         # One lookup for the window, with each certificate once.
         distinct = [digest for digest in dict.fromkeys(digests) if digest]
-        known = await self._redis_retry(self._publisher.find_known, distinct)
+        known, known_at = await self._redis_retry(self._publisher.find_known_at, distinct)
         done = {digest for digest, is_known in zip(distinct, known, strict=True) if is_known}
         frontier = window.frontier_before and window.frontier_before.copy()
         reaches_head = window.first + len(entries) >= window.tree_head.size
@@ -161,7 +161,7 @@ class WindowPublisher:
             if frontier is not None:
                 frontier.extend(window.leaf_hashes[start:end])
                 batch = msgspec.structs.replace(batch, frontier=frontier.to_bytes())
-            await self._send(batch)
+            await self._send(msgspec.structs.replace(batch, known_at=known_at))
             start = end
 
     async def _batch(
@@ -239,8 +239,9 @@ class WindowPublisher:
             match await self._redis_retry(self._try, lease, batch):
                 case Published():
                     break
-                case AlreadyPublished(positions=positions):
+                case AlreadyPublished(positions=positions, known_at=known_at):
                     batch = drop_indexes(batch, positions)
+                    batch = msgspec.structs.replace(batch, known_at=known_at)
                 case Stale(next=next_index):
                     if next_index == batch.next:  # it was published; only the reply was lost
                         break

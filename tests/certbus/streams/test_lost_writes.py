@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect, once
-from certbus.streams.batch import AlreadyPublished, Fenced, Missing, Published, Stale
+from certbus.keys import STREAMS
+from certbus.streams.batch import Fenced, Missing, Published, Stale
 from tests.certbus.bus import (
+    KEYS,
     LOG,
     OTHER_LOG,
     Worker,
@@ -17,6 +20,7 @@ from tests.certbus.bus import (
     batch,
     log_status,
     message,
+    repeated,
     stored,
     stored_names,
 )
@@ -116,6 +120,39 @@ class TestLastSecond:
         await one.publisher.publish(own, batch(0, ["shared"]))
         assert await stored_names(client) == ["shared"]
 
+    async def test_a_duplicate_of_what_its_own_log_lost_is_looked_up_again(
+        self, server: RedisServer, one: Worker, two: Worker, client: Redis
+    ) -> None:
+        """Another worker published the entry; then Redis lost that, and who owned the log."""
+        first = await one.take()
+        await one.publisher.publish(first, batch(0, ["before"]))
+        server.save_aside()
+        await client.delete(KEYS.lease(LOG))  # as if it had expired
+        second = await two.take()
+        await two.publisher.publish(second, batch(1, ["a"]))
+        known, known_at = await one.publisher.find_known_at([message("a").sha256])
+        assert known == [True]
+        server.wind_back()
+
+        window = msgspec.structs.replace(batch(1, [], duplicates=1), known_at=known_at)
+        assert await one.publisher.publish(first, window) == Stale(1)
+        known, known_at = await one.publisher.find_known_at([message("a").sha256])
+        assert known == [False]
+        window = msgspec.structs.replace(batch(1, ["a"]), known_at=known_at)
+        assert isinstance(await one.publisher.publish(first, window), Published)
+        assert await stored_names(client) == ["before", "a"]
+
+        # Trimmed is not lost.
+        await one.publisher.publish(first, batch(2, ["b"]))
+        for stream in STREAMS:
+            await client.xtrim(KEYS.stream(stream), maxlen=1)
+        window = msgspec.structs.replace(batch(3, ["c"]), known_at=known_at)
+        assert isinstance(await one.publisher.publish(first, window), Published)
+        for stream in STREAMS:
+            await client.xtrim(KEYS.stream(stream), maxlen=0)
+        window = msgspec.structs.replace(batch(4, ["d"]), known_at=known_at)
+        assert isinstance(await one.publisher.publish(first, window), Published)
+
 
 class TestEverything:
     """Redis comes back empty."""
@@ -156,7 +193,7 @@ class TestEverything:
         assert await two.publisher.publish(at_head, batch(6, ["g"])) == Fenced()
         assert await two.leases.renew([at_head]) == [at_head]
         window = batch(2, ["c", "d", "e", "f"])
-        assert await one.publisher.publish(restored, window) == AlreadyPublished([3])
+        assert repeated(await one.publisher.publish(restored, window)) == [3]
         await one.publisher.publish(restored, batch(2, ["c", "d", "e"], duplicates=1))
 
         assert await stored_names(client) == ["f", "c", "d", "e"]

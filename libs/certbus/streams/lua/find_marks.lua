@@ -2,7 +2,7 @@
 -- KEYS: head, windows.
 -- ARGV: prefix of the SHA-256 marks, concatenated SHA-256 digests, ms that a mark lives if `head` does
 -- not exist yet.
--- Returns: a string of '0' and '1', one for each digest.
+-- Returns: a string of '0' and '1', one for each digest; and the newest entry id of the streams.
 
 local digests = ARGV[2]
 local remember = tonumber(call('HGET', KEYS[1], 'remember') or ARGV[3])
@@ -13,4 +13,4 @@ local known = {}
 for number = 0, #digests / SHA256_BYTES - 1 do
   known[number + 1] = marked[number] and '1' or '0'
 end
-return table.concat(known)
+return { table.concat(known), call('HGET', KEYS[1], 'last') or '0-0' }

@@ -8,8 +8,10 @@
 -- fields of the log.
 -- Returns: one of
 --   {'published', entry id, next}      entry id '' if no message was written
---   {'repeated', position, ...}        these messages were published before: nothing is written
---   {'stale', next, newest entry id}   the log's `next` is not batch.first
+--   {'repeated', newest entry id, position, ...}   these messages were published before: nothing is
+--                                      written
+--   {'stale', next, newest entry id}   the log's `next` is not batch.first, or the streams no longer have
+--                                      the entry that was the newest when duplicates were found
 --   {'fenced'}                         the lease is lost, perhaps with the log's old id
 --   {'missing'}                        the log does not exist: Redis was emptied
 --   {'streams', names}                 the caller must pack for these streams and retry
@@ -73,6 +75,25 @@ local function newest_id(stored)
   return newest
 end
 
+-- Returns whether the streams have an entry, or may have had it before they were trimmed. The last of
+-- them has the smallest entries. Redis may have lost it with other writes that were acknowledged, as a
+-- replica does that becomes the primary.
+local function has_entry(id, last)
+  if id == last or id == '0-0' then
+    return true
+  end
+  local stream = KEYS[#KEYS]
+  local found = call('XRANGE', stream, id, '+', 'COUNT', 1)[1]
+  if found and found[1] == id then
+    return true
+  end
+  local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  if not oldest then
+    return last ~= '0-0' -- all of it was trimmed
+  end
+  return found ~= nil and found[1] == oldest[1]
+end
+
 ---- Check ---------------------------------------------------------------------------------------
 
 local log = call('HMGET', LOG, 'next', 'start', 'fence', 'renamed')
@@ -103,18 +124,22 @@ if dedup ~= batch.dedup then
   return { 'dedup', dedup }
 end
 
+if not has_entry(batch.known_at, last) then
+  return { 'stale', log_next, last }
+end
+
 local now = now_ms()
 local windows = read_windows(WINDOWS)
 local searched = windows_to_search(windows, now, remember)
 local marked = find_marks(batch.marks, digests, DIGESTS_BYTES, searched)
 local issued = issuances and find_marks(batch.marks, issuances, SHA256_BYTES, searched) or {}
-local repeated = { 'repeated' }
+local repeated = { 'repeated', last }
 for position = 0, n - 1 do
   if marked[position] or issued[position] then
     repeated[#repeated + 1] = position
   end
 end
-if #repeated > 1 then
+if #repeated > 2 then
   return repeated
 end
 
