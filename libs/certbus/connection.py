@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis.exceptions
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
@@ -43,6 +43,7 @@ def connect(
     password: str | None = None,
     name: str | None = None,
     password_file: Path | None = None,
+    sentinel_password_file: Path | None = None,
 ) -> Redis:
     """Make a client; it connects on first use.
 
@@ -56,14 +57,16 @@ def connect(
         name: of this process, for CLIENT LIST; no spaces.
         password_file: has the password of Redis. Each new connection reads it; where it cannot be
             read, the last password is used.
+        sentinel_password_file: the same for the sentinels of the URL.
 
     Raises:
         ValueError: the URL is none of these.
     """
     sentinels = None
-    if urlsplit(url).scheme.endswith("+sentinel"):
+    if url.partition("://")[0].endswith("+sentinel"):
         parts = SentinelURL(url)
-        url, sentinels = parts.redis, Sentinels(parts, connect)
+        to_sentinel = partial(connect, password_file=sentinel_password_file)
+        url, sentinels = parts.redis, Sentinels(parts, to_sentinel)
     pool = _Pool.from_url(
         url,
         sentinels=sentinels,
@@ -211,8 +214,12 @@ class _Reliable(AbstractConnection):
                 raise ConnectionFailed("the Redis that the sentinels named is not the primary")
 
     async def can_read(self) -> bool:
-        """Return whether it cannot be used again: it has ended, or has unrequested data."""
-        if self._has_ended:
+        """Return whether it cannot be used again: it has ended, or has unrequested data.
+
+        Or it leads to an earlier primary, which may still answer: all connections of a client use
+        the one that the sentinels named last.
+        """
+        if self._has_ended or self._is_outdated:
             return True
         return bool(await super().can_read())
 
@@ -237,6 +244,7 @@ class _Reliable(AbstractConnection):
             response = await super().read_response(*args, **options)
         except redis.exceptions.ResponseError as error:
             answer = of_reply(error)
+            self._locate_again_after(answer)
             if self._is_demoted(answer):
                 await self.disconnect()
                 raise ConnectionFailed(f"{describe(answer)}: no longer the primary") from None
@@ -245,9 +253,22 @@ class _Reliable(AbstractConnection):
             for at, reply in enumerate(response):
                 if isinstance(reply, redis.exceptions.ResponseError):
                     response[at] = of_reply(reply)
+                    self._locate_again_after(response[at])
                     if self._is_demoted(response[at]):
                         await self.disconnect()
         return response
+
+    def _locate_again_after(self, answer: Exception) -> None:
+        """Make connections request the address again after a refusal that may show a partition.
+
+        A primary that its replicas and the sentinels cannot reach may still answer clients.
+        """
+        if (
+            self.sentinels is not None
+            and isinstance(answer, WriteRefused)
+            and answer.status_code == "NOREPLICAS"
+        ):
+            self.sentinels.address = None
 
     def _is_demoted(self, answer: Exception) -> bool:
         """Whether sentinels made the Redis a replica: nothing was executed."""
@@ -255,6 +276,14 @@ class _Reliable(AbstractConnection):
             self.sentinels is not None
             and isinstance(answer, WriteRefused)
             and answer.status_code == "READONLY"
+        )
+
+    @property
+    def _is_outdated(self) -> bool:
+        return (
+            self.sentinels is not None
+            and self.sentinels.wants_primary
+            and (getattr(self, "host", ""), getattr(self, "port", 0)) != self.sentinels.address
         )
 
     @property

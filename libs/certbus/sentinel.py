@@ -34,11 +34,14 @@ class SentinelURL:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        scheme = parts.scheme.removesuffix("+sentinel")
-        user, at, hosts = parts.netloc.rpartition("@")
-        _, service, *db = parts.path.split("/")
-        options = dict(parse_qsl(parts.query))
+        scheme, _, rest = url.partition(
+            "://"
+        )  # urlsplit accepts no brackets within a list of hosts
+        scheme = scheme.removesuffix("+sentinel")
+        rest, _, query = rest.partition("?")
+        netloc, service, *db = rest.split("/")
+        user, at, hosts = netloc.rpartition("@")
+        options = dict(parse_qsl(query))
         self.service = unquote(service)
         self.replica = options.pop("role", "primary") == "replica"
         own = options.pop("sentinel_username", ""), options.pop("sentinel_password", "")
@@ -59,10 +62,15 @@ class Sentinels:
     Args:
         url: of the sentinels.
         connect: makes a client of the sentinel at a URL.
+
+    Attributes:
+        wants_primary: whether the primary is wanted; else a replica.
+        address: what the sentinels named last.
     """
 
     def __init__(self, url: SentinelURL, connect: Callable[[str], Redis]) -> None:
         self.wants_primary = not url.replica
+        self.address: Address | None = None
         self._service = url.service
         self._urls = list(url.sentinels)  # the one that answered last comes first
         self._connect = connect
@@ -86,6 +94,7 @@ class Sentinels:
                 if address is not None:
                     self._urls.remove(url)
                     self._urls.insert(0, url)
+                    self.address = address
                     return address
                 problems.append(f"{_host(url)} does not know the service {self._service!r}")
         raise ConnectionFailed(f"no sentinel knows the primary: {'; '.join(problems)}")

@@ -235,13 +235,14 @@ def _with_redis_passwords(
             return None
 
     password = read("redis_password_file", config.redis_password_file)
-    sentinel = read("redis_sentinel_password_file", config.redis_sentinel_password_file)
+    sentinels_file = config.redis_sentinel_password_file
+    sentinels = read("redis_sentinel_password_file", sentinels_file)
 
     def complete(url: RedisURL | None) -> RedisURL | None:
         if url is not None and password is not None:
             url = url.with_password(password, config.redis_password_file)
-        if url is not None and sentinel is not None:
-            url = url.with_sentinel_password(sentinel)
+        if url is not None and sentinels is not None and sentinels_file is not None:
+            url = url.with_sentinel_password(sentinels, sentinels_file)
         return url
 
     return msgspec.structs.replace(

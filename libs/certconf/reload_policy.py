@@ -112,7 +112,7 @@ def _has_new_password(setting: str, running: Config, loaded: Config) -> bool:
     return (
         isinstance(before, RedisURL)
         and isinstance(after, RedisURL)
-        and before.is_same_but_for_the_file(after)
+        and before.is_same_but_for_files(after)
     )
 
 

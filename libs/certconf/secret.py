@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from certconf.addresses import is_host
 from certconf.errors import WrongForm
@@ -74,17 +74,24 @@ class RedisURL(Secret):
 
     Attributes:
         password_file: the file that the password was read from; None if the URL had it.
+        sentinel_password_file: the same for the password of the sentinels.
     """
 
-    __slots__ = ("password_file",)
+    __slots__ = ("password_file", "sentinel_password_file")
 
-    def __init__(self, text: str, password_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        password_file: Path | None = None,
+        sentinel_password_file: Path | None = None,
+    ) -> None:
         """Check the syntax of the URL.
 
         Raises:
             WrongForm: it is invalid. The message has no part of the text except names of options.
         """
         self.password_file = password_file
+        self.sentinel_password_file = sentinel_password_file
         if text.partition("://")[0].endswith("+sentinel"):
             _check_sentinels(text)
             super().__init__(text)
@@ -116,42 +123,61 @@ class RedisURL(Secret):
         """Whether sentinels name the address of Redis."""
         return self._text.partition("://")[0].endswith("+sentinel")
 
-    def is_same_but_for_the_file(self, other: "RedisURL") -> bool:
-        """Whether only the content of the password file differs between the URLs."""
-        if self.password_file is None or self.password_file != other.password_file:
-            return False
-        parts = [urlsplit(url.reveal()) for url in (self, other)]
-        rest = [
-            (part.username, part.netloc.rpartition("@")[2], part._replace(netloc=""))
-            for part in parts
-        ]
-        return rest[0] == rest[1]
+    def is_same_but_for_files(self, other: "RedisURL") -> bool:
+        """Whether only the content of the password files differs between the URLs."""
+        return _but_for_files(self) == _but_for_files(other)
 
     def with_password(self, password: str, file: Path | None = None) -> "RedisURL":
         """Return the URL with `password`, read from `file`, unless it has one already."""
-        parts = urlsplit(self._text)
+        parts = _split(self._text)
         if parts.password is not None:
             return self
         user, _, host = parts.netloc.rpartition("@")
         netloc = f"{user}:{quote(password, '')}@{host}"
-        return RedisURL(urlunsplit(parts._replace(netloc=netloc)), file)
+        text = urlunsplit(parts._replace(netloc=netloc))
+        return RedisURL(text, file, self.sentinel_password_file)
 
-    def with_sentinel_password(self, password: str) -> "RedisURL":
-        """Return the URL with the password of the sentinels; the same if it names none."""
-        parts = urlsplit(self._text)
+    def with_sentinel_password(self, password: str, file: Path) -> "RedisURL":
+        """Return the URL with the password of the sentinels, read from `file`.
+
+        The same URL if it names no sentinels, or has the password already.
+        """
+        parts = _split(self._text)
         if not self.has_sentinels or "sentinel_password=" in parts.query:
             return self
         option = f"sentinel_password={quote(password, '')}"
         query = f"{parts.query}&{option}" if parts.query else option
-        return RedisURL(urlunsplit(parts._replace(query=query)), self.password_file)
+        return RedisURL(urlunsplit(parts._replace(query=query)), self.password_file, file)
 
     def __str__(self) -> str:
-        parts = urlsplit(self._text)
+        parts = _split(self._text)
         user, at, host = parts.netloc.rpartition("@")
         if at:
             host = f"{user.partition(':')[0]}:{MASK}@{host}"
         # redis-py also accepts the password in the query (`?password=`), which is masked whole.
         return urlunsplit((parts.scheme, host, parts.path, MASK if parts.query else "", ""))
+
+
+def _split(text: str) -> SplitResult:
+    """Split a URL; since Python 3.14, urlsplit accepts no brackets within a list of sentinels."""
+    scheme, _, rest = text.partition("://")
+    if not scheme.endswith("+sentinel"):
+        return urlsplit(text)
+    rest, _, query = rest.partition("?")
+    netloc, slash, path = rest.partition("/")
+    return SplitResult(scheme, netloc, slash + path, query, "")
+
+
+def _but_for_files(url: RedisURL) -> tuple[object, ...]:
+    parts = _split(url.reveal())
+    netloc, options = parts.netloc, parse_qsl(parts.query)
+    if url.password_file is not None:
+        user, _, host = netloc.rpartition("@")
+        netloc = f"{user.partition(':')[0]}@{host}"
+    if url.sentinel_password_file is not None:
+        options = [each for each in options if each[0] != "sentinel_password"]
+    files = url.password_file, url.sentinel_password_file
+    return parts.scheme, netloc, parts.path, options, *files
 
 
 def _check_sentinels(text: str) -> None:
@@ -164,7 +190,7 @@ def _check_sentinels(text: str) -> None:
     if scheme not in REDIS_SCHEMES:
         raise WrongForm("sentinels need redis+sentinel:// or rediss+sentinel://")
     try:
-        parts = urlsplit(text)
+        parts = _split(text)
         text.encode()
         hosts = [urlsplit(f"//{each}") for each in parts.netloc.rpartition("@")[2].split(",")]
         valid = all(each.hostname and is_host(each.hostname) and each.port != 0 for each in hosts)

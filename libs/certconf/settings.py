@@ -378,7 +378,8 @@ class Config(msgspec.Struct, frozen=True):
         redis_read_url: replica from which gateways read the streams.
         redis_password_file: file with the password of Redis, unless the URL has one; read again
             for each new connection.
-        redis_sentinel_password_file: file with the password of the sentinels of redis+sentinel://.
+        redis_sentinel_password_file: file with the password of the sentinels of redis+sentinel://;
+            read again for each new connection.
         redis_prefix: prefix of all Redis keys.
         codec: compression of batches in Redis.
         state_dir: data of the embedded Redis.

@@ -106,7 +106,12 @@ async def serve(
     async with AsyncExitStack() as stack:
 
         def client(url: RedisURL, name: str) -> Redis:
-            made = connect(url.reveal(), name=name, password_file=url.password_file)
+            made = connect(
+                url.reveal(),
+                name=name,
+                password_file=url.password_file,
+                sentinel_password_file=url.sentinel_password_file,
+            )
             stack.push_async_callback(made.aclose)
             return made
 

@@ -108,6 +108,7 @@ async def _work(present: ConfigHolder, config: Config, redis_url: RedisURL, work
             redis_url.reveal(),
             name=f"ingestor-{worker_id}",
             password_file=redis_url.password_file,
+            sentinel_password_file=redis_url.sentinel_password_file,
         )
         stack.push_async_callback(redis.aclose)
         admin = stack.enter_context(listen(config.admin)) if config.admin else None

@@ -92,3 +92,20 @@ def test_a_new_password_of_redis_needs_no_restart(tmp_path: Path) -> None:
     assert diff("gateway", running, load(None, {}, own)).waiting == ("redis_url",)
     moved = diff("gateway", running, load(None, {}, {**given, "redis_url": "redis://me@g/0"}))
     assert moved.waiting == ("redis_url",)
+
+
+def test_new_passwords_of_redis_and_sentinels_need_no_restart(tmp_path: Path) -> None:
+    files = {
+        name: tmp_path / name for name in ("redis_password_file", "redis_sentinel_password_file")
+    }
+
+    def loaded(password: str, url: str) -> Config:
+        for file in files.values():
+            file.write_text(password)
+        return load(None, {}, {"redis_url": url, **{k: str(v) for k, v in files.items()}})
+
+    url = "redis+sentinel://me@a,b/name/0?role=primary"
+    running = loaded("first", url)
+    assert diff("gateway", running, loaded("second", url)).waiting == ()
+    for other in (f"{url}&sentinel_username=you", f"{url}&sentinel_password=mine", url + "&db=1"):
+        assert diff("gateway", running, loaded("second", other)).waiting == ("redis_url",)
