@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 async def until(
     condition: Callable[[], object | Awaitable[object]],
     what: str = "the condition",
-    seconds: float = 60,
+    seconds: float = 120,
 ) -> None:
     """Return as soon as `condition()`, awaited if need be, is true.
 

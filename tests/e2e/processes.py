@@ -53,7 +53,7 @@ class Process:
         """Send it a signal that it lives through."""
         self._popen.send_signal(number)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 10.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 60.0) -> int:
         """Send it a signal to end, and return its exit status.
 
         Raises:

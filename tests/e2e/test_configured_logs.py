@@ -48,13 +48,13 @@ async def received(site: Site, address: str, messages: int) -> list[Client]:
     async def healthy() -> bool:
         return await site.healthy(address)
 
-    await until(healthy, "the server is healthy", 30)
+    await until(healthy, "the server is healthy")
     async with connected([address], ["lite"]) as clients:
 
         async def enough() -> bool:
             return all(len(client.messages) >= messages for client in clients)
 
-        await until(enough, f"{messages} messages", 30)
+        await until(enough, f"{messages} messages")
     return clients
 
 
@@ -66,7 +66,7 @@ async def test_it_follows_the_configured_logs_and_no_others(site: Site, tmp_path
         sources = {each["data"]["source"]["name"] for each in updates(client)}
         assert sources == CONFIGURED, str(up)
     assert list(state.iterdir())
-    assert up.stop(signal.SIGINT, 5) == 0, str(up)
+    assert up.stop(signal.SIGINT) == 0, str(up)
 
 
 async def test_a_restart_continues_where_it_stopped(site: Site, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ async def test_a_second_up_on_the_same_state_directory_is_refused(
     async def ended() -> bool:
         return not second.running
 
-    await until(ended, "the second `up` ends", 20)
+    await until(ended, "the second `up` ends")
     assert "state" in second.log.read_text()
     assert first.running
     await received(site, address, 1)

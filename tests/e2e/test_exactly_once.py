@@ -49,7 +49,7 @@ async def running(site: Site, rate: int) -> None:
 async def everything_delivered(site: Site, clients: Sequence[Client]) -> None:
     """Wait until each client has the newest message; there must be no ingestor left by now."""
     last = msgspec.json.decode((await site.streams())[0].messages[-1])["id"]
-    await all_received(clients, last, 30)
+    await all_received(clients, last, 120)
 
 
 async def assert_flawless(site: Site, clients: Sequence[Client]) -> None:
@@ -149,7 +149,7 @@ async def test_an_ingestor_killed_every_five_seconds_in_the_field_world(site: Si
     async def is_ingested() -> bool:
         return sum(tally.next for tally in await site.tallies()) == entries
 
-    await until(is_ingested, "every entry is ingested", 60)
+    await until(is_ingested, "every entry is ingested")
     verdict = judge(await site.record(), await site.streams(), await site.tallies())
     assert verdict.flawless, f"\n{verdict}"
     assert [each.received for each in verdict.findings] == [FIELD_CERTIFICATES] * 3

@@ -48,13 +48,13 @@ async def test_nothing_uncommitted_reaches_a_client(site: Site) -> None:
             kinds = {log.name: set(log.alarms_by_kind) for log in await site.logs()}
             return all(kinds.get(log, set()) & expected for log, expected in NAMED.items())
 
-        await until(all_named, f"an alarm for each fault\n{ingestor}", 40)
+        await until(all_named, f"an alarm for each fault\n{ingestor}")
 
         async def honest_complete() -> bool:
             places = {log.name: log.next for log in await site.logs()}
             return complete.items() <= places.items()
 
-        await until(honest_complete, "the honest logs are read", 40)
+        await until(honest_complete, "the honest logs are read")
         ingestor.stop()
         for each in await site.logs():
             assert (each.alarms > 0) == (each.name in NAMED), f"{each.name}: {each.alarm}"

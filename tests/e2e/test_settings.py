@@ -166,7 +166,7 @@ async def assert_effects(site: Site, up: Process, port: int, given: Mapping[str,
         except httpx.TransportError:
             return False
 
-    await until(answers, f"TLS at {address}", 40)
+    await until(answers, f"TLS at {address}")
     async with client() as http:
 
         async def status(path: str, **headers: str) -> int:
@@ -186,7 +186,7 @@ async def assert_effects(site: Site, up: Process, port: int, given: Mapping[str,
         else:
             raise AssertionError("host: it listens at other addresses, too")
     assert await refusal(address) == 404, "protocols.websocket"
-    await until(lambda: events(up, "logs selected"), "the ingestor works", 20)
+    await until(lambda: events(up, "logs selected"), "the ingestor works")
     async with connect_redis(site.redis_url) as redis:
         written = await redis.hmget(Keys().head, ["streams", "remember"])
         assert written == [b"", b"7200000"], "streams, dedup.ttl_secs"
@@ -246,14 +246,14 @@ async def test_every_key_of_the_peers_file(site: Site, tmp_path: Path) -> None:
     async def let_in() -> bool:
         return await refusal(address) is None
 
-    await until(let_in, "hot_reload.enabled, hot_reload.watch_path", 20)
+    await until(let_in, "hot_reload.enabled, hot_reload.watch_path")
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     async with connect(
         f"wss://{address}/", ssl=context, additional_headers={"X-Key": TOKEN}, proxy=None
     ):
         assert await refusal(address) == 429, "connection_limit.per_ip_limit"
-    await until(lambda: "http://127.0.0.1:1/log" in up.log.read_text(), "custom_logs", 20)
+    await until(lambda: "http://127.0.0.1:1/log" in up.log.read_text(), "custom_logs")
     assert up.stop() == 0, str(up)
 
 
@@ -291,7 +291,6 @@ async def test_every_variable_of_the_peer(site: Site, tmp_path: Path) -> None:
     await until(
         lambda: any(line["setting"] == "contact" for line in events(up, WAITING)),
         "hot_reload.enabled, hot_reload.watch_path",
-        20,
     )
     assert await refusal(f"{HOST}:{port}") == 404, "variables win over the file"
     assert up.stop() == 0, str(up)

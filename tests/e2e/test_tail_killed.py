@@ -113,7 +113,7 @@ async def test_every_certificate_at_least_once(site: Site, tmp_path: Path) -> No
     sink = Sink(tmp_path, port)
     site.processes.append(sink.process)
     try:
-        await until(sink.cursor.exists, "the first id is stored", 60)
+        await until(sink.cursor.exists, "the first id is stored")
         sizes = asyncio.create_task(sink.record_sizes())
         turns, ends = cycle(("tail", "gateway", "server", "tail")), time.monotonic() + SECONDS
         while time.monotonic() < ends:
@@ -133,7 +133,7 @@ async def test_every_certificate_at_least_once(site: Site, tmp_path: Path) -> No
             site.redis_url = url or ""
             return url is not None and await site.everything_ingested()
 
-        await until(everything_ingested, "everything is ingested", 60)
+        await until(everything_ingested, "everything is ingested")
         expected = {entry.sha256 for entry in await site.record()}
         await until(
             lambda: {line.sha256 for line in sink.lines()} == expected, "all is written", 60

@@ -105,7 +105,7 @@ async def test_logs_over_tls_are_read_over_http_1_and_through_a_proxy(
         async def rejected() -> bool:
             return "certificate verify failed" in site.ingestors[0].log.read_text()
 
-        await until(rejected, "the certificate of an unknown CA is rejected", 60)
+        await until(rejected, "the certificate of an unknown CA is rejected")
         assert not await site.everything_ingested()
         site.ingestors[0].kill()
         site.start_ingestor(

@@ -64,11 +64,11 @@ async def test_logs_are_renamed_under_ingestors_that_know_their_urls_only_and_ar
     async def known() -> bool:
         return not any(log.log_id.startswith("url-") for log in await site.logs())
 
-    await until(lambda: published(site, 300), "entries of logs without a key", 60)
+    await until(lambda: published(site, 300), "entries of logs without a key")
     assert not await known()
     await site.publish_list(Edition(number=1))
     await site.refresh_lists()
-    await until(known, "every log has the id of its key", 30)
+    await until(known, "every log has the id of its key")
     assert not await site.everything_ingested(), "they are renamed while they grow"
     for ingestor in site.ingestors:
         ingestor.kill()
@@ -92,7 +92,7 @@ async def test_retired_logs_are_drained_and_dropped_while_ingestors_share_all_of
     async def listed() -> bool:
         return await site.listed() == 4
 
-    await until(lambda: published(site, 300), "entries of all logs", 60)
+    await until(lambda: published(site, 300), "entries of all logs")
     await until(listed, "that the list names them")
     await site.publish_list(Edition(number=1, states={"rfc1": "retired"}, left_out=("static2",)))
     await site.refresh_lists()
@@ -100,7 +100,7 @@ async def test_retired_logs_are_drained_and_dropped_while_ingestors_share_all_of
     for ingestor in site.ingestors:
         ingestor.kill()
         ingestor.restart()
-    await until(lambda: states("retired"), "that both are drained", 60)
+    await until(lambda: states("retired"), "that both are drained")
     ends = {log.name: log.next or 0 for log in await site.logs() if log.state == "retired"}
     assert all(ends.values())
     await until(partial(site.everything_ingested, OVER), "all of the others", 120)

@@ -11,6 +11,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 Message = dict[str, Any]
 
+TIMEOUT_SECS = 60
+"""For each thing that must come; a loaded machine is slow."""
+
 
 @asynccontextmanager
 async def websocket(url: str) -> AsyncIterator[ClientConnection]:
@@ -21,7 +24,7 @@ async def websocket(url: str) -> AsyncIterator[ClientConnection]:
 
 async def receive(client: ClientConnection, count: int) -> list[Message]:
     """Return the next messages without heartbeats; an early caller gets the first one at once."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT_SECS):
         found: list[Message] = []
         while len(found) < count:
             message = json.loads(await client.recv())
@@ -32,7 +35,7 @@ async def receive(client: ClientConnection, count: int) -> list[Message]:
 
 async def certificates(client: ClientConnection, count: int) -> list[Message]:
     """The next messages that have an id."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT_SECS):
         found: list[Message] = []
         while len(found) < count:
             message = json.loads(await client.recv())
@@ -76,7 +79,7 @@ class Raw:
 
     async def head(self) -> tuple[int, dict[str, str]]:
         """Read a response's head: its status, and its headers with names in lower case."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_SECS):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines[1:-2])
         return int(lines[0].split(" ")[1]), {name.lower(): headers[name] for name in headers}
@@ -84,13 +87,13 @@ class Raw:
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Read a response that has a length."""
         status, headers = await self.head()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_SECS):
             body = await self.reader.readexactly(int(headers.get("content-length", 0)))
         return status, headers, body
 
     async def closed(self) -> bool:
         """Whether the peer closes without another byte."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_SECS):
             try:
                 return not await self.reader.read()
             except ConnectionError:
@@ -98,7 +101,7 @@ class Raw:
 
     async def ends(self) -> bool:
         """Whether the peer closes the connection, after all data that it still sends."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_SECS):
             with suppress(ConnectionError):
                 while await self.reader.read(1 << 16):
                     pass
@@ -112,7 +115,7 @@ class Raw:
 
     async def frame(self) -> tuple[int, bytes]:
         """Read a frame from the server: opcode and payload."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_SECS):
             first, length = await self.reader.readexactly(2)
             assert first & 0x80, "fragmented"
             assert not length & 0x80, "masked"
@@ -149,7 +152,7 @@ class Raw:
 
     async def event(self) -> dict[str, str]:
         """Read a server-sent event; comments are under ""."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT_SECS):
             lines = (await self.reader.readuntil(b"\n\n")).decode().rstrip("\n").split("\n")
         return {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
 

@@ -16,8 +16,8 @@ from tests.e2e.processes import Process, free_port
 from tests.waiting import until
 
 SCRIPT = str(Path(sys.executable).with_name("certstream-server"))
-START = 30.0
-STOP = 5.0
+START = 120.0
+STOP = 30.0
 
 # A log without a server, as for a machine without a network.
 UNREACHABLE = {"name": "Nowhere", "url": "http://127.0.0.1:1/log"}

@@ -29,7 +29,7 @@ async def test_a_filtered_client_resumes_after_its_last_heartbeat(
     gateway, other = [await (await start(FREQUENT)).following() for _ in range(2)]
     async with websocket(f"{gateway.ws}/?match=contains:nothing") as client:
         entry = await press.print(5)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 message = json.loads(await client.recv())
                 assert message["message_type"] == "heartbeat"
@@ -47,7 +47,7 @@ async def test_the_last_event_id_of_httpx_sse_moves_without_messages(
     httpx_sse: Any = pytest.importorskip("httpx_sse")
     gateway = await (await start(FREQUENT)).following()
     url = f"{gateway.url}/sse?match=domain:7.example"
-    async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(20):
+    async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(60):
         async with httpx_sse.aconnect_sse(client, "GET", url) as source:
             entry = await press.print(5)
             async for event in source.aiter_sse():

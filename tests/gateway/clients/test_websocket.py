@@ -120,11 +120,10 @@ async def test_a_flood_is_cut_off(start: Start, frame: bytes) -> None:
         await client.upgrade()
         client.send(frame * 20_000)
         answered = 0
-        async with asyncio.timeout(10):
+        opcode, payload = await client.frame()
+        while opcode == PONG:
+            answered += 1
             opcode, payload = await client.frame()
-            while opcode == PONG:
-                answered += 1
-                opcode, payload = await client.frame()
         assert (opcode, struct.unpack("!H", payload[:2])[0]) == (CLOSE, 1008)
         assert answered < 2000
 

@@ -133,10 +133,10 @@ async def test_an_answer_may_take_longer_than_a_request() -> None:
     """Neither the time before a request nor the time for its answer counts as the request's."""
 
     async def slow() -> Response:
-        await asyncio.sleep(0.9)
+        await asyncio.sleep(1.4)
         return Response(200, (), b"at last")
 
-    settings = Settings(request_timeout=0.3)
+    settings = Settings(request_timeout=1.0)
     async with (
         serving(lambda _: DeferredResponse(slow), settings) as server,
         await Raw.open(server.port) as client,
@@ -147,14 +147,14 @@ async def test_an_answer_may_take_longer_than_a_request() -> None:
 
 
 async def test_an_idle_connection_may_take_its_time_with_the_next_request() -> None:
-    settings = Settings(request_timeout=0.2, idle_timeout=20)
+    settings = Settings(request_timeout=1.0, idle_timeout=60)
     async with (
         serving(lambda _: Response(200, (), b"here"), settings) as server,
         await Raw.open(server.port) as client,
     ):
         client.send(request("/page"))
         await client.answer()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.4)
         client.send(request("/page"))
         assert (await client.answer())[2] == b"here"
         client.send(request("/page")[:-2])

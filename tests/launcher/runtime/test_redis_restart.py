@@ -61,7 +61,7 @@ async def test_a_start_that_fails_is_retried(
                 )
 
             try:
-                await until(runs_again, "it runs again", 30)
+                await until(runs_again, "it runs again")
                 async with connect(server.url) as client:
                     assert await client.ping()
             finally:
