@@ -273,8 +273,8 @@ class ClusterRegistry(Store):
 
         Args:
             log_id: the log.
-            fields: `integrity`, `newest`, `newest_timestamp`, `barren` and `limited_by` (see
-                `keys.py`), those that have changed; an empty one is deleted.
+            fields: `integrity`, `newest`, `newest_timestamp`, `barren`, `page`, `gaps` and
+                `limited_by` (see `keys.py`), those that have changed; an empty one is deleted.
             succeeded: whether the log has just given a valid response.
         """
         changes: list[Change] = [

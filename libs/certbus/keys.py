@@ -69,6 +69,9 @@ Fields of `log:<log id>`:
 - `entry_timestamp` (ms): when the log accepted the last entry before `next` that could be read
 - `barren`: entries rejected since the last entry that was not rejected
 - `limited_by`: the setting that keeps the log behind its tree head; absent if none does
+- `page`: entries of a full answer, as far as the log has shown it; its next owner begins with it
+- `gaps`: seconds between the newest tree heads of different size, oldest first, separated by
+  blanks, if they are several poll intervals long; for its next owner, too
 - `skip`, `skip_at` (ms): the range skipped last, and the reason
 - `circuit`: closed, half-open or open
 - `failures`, `errors`: failures in a row, and in all

@@ -137,6 +137,10 @@ def _wrong_delays(ct_log: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:
     for name, least in _MIN_CATCHUP_LAG.items():
         if 0 < (value := getattr(ct_log, name)) < least:
             yield (f"ct_log.{name}",), f"{value} is neither 0 nor at least {least}"
+    overlap, most = ct_log.start_overlap_leaves, ct_log.max_catchup_lag_entries
+    if 0 < most <= overlap:
+        keys = ("ct_log.start_overlap_leaves", "ct_log.max_catchup_lag_entries")
+        yield keys, f"{overlap} is not below max_catchup_lag_entries, {most}: no log could skip"
 
 
 def _wrong_filters(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:

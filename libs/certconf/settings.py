@@ -133,7 +133,8 @@ class CTLog(msgspec.Struct, frozen=True):
     poll_interval_ms: Positive = 1000
     #: Most concurrent requests for entries of one log; fewer while it answers late or fails.
     fetch_concurrency: Positive = 16
-    #: Number of entries before the tree head at which a new log starts.
+    #: Number of entries before the tree head at which a new log starts; below
+    #: `max_catchup_lag_entries`, if that is set.
     start_overlap_leaves: Count = 256
     #: Index at which logs start that Redis does not know; None starts at the tree head less
     #: `start_overlap_leaves`.

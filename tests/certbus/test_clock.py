@@ -19,6 +19,7 @@ from certbus.limits.clients import (
 )
 from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
+from certbus.logs.leases import Leases
 from certbus.logs.registry import LogRegistry
 from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.batch import Published
@@ -90,7 +91,10 @@ class TestMembers:
         assert (await ClusterRegistry(client, KEYS).load_workers()).loads == {"w1": {}, "w2": {}}
         last_success = (await log_status(client)).last_success
         assert last_success is not None
-        assert 0 <= seen.now - last_success < 10_000
+        assert 0 <= seen.now - last_success < 60_000
+        since = (await Leases(client, KEYS, "w1", 5.0).handover(LOG)).since_success
+        assert since is not None
+        assert 0 <= since < 60
 
     @pytest.mark.parametrize("shift", SHIFTS)
     async def test_after_a_shift_the_living_are_seen_with_their_next_heartbeat(

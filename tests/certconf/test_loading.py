@@ -146,6 +146,10 @@ def test_an_output_that_does_not_exist_is_named_with_its_replacement(
         ("ct_log: {partial_tile_wait_secs: 601}", "601 is not a number from 0 to 600"),
         ("ct_log: {max_catchup_lag_entries: 9999}", "9999 is neither 0 nor at least 10000"),
         ("ct_log: {max_catchup_lag_secs: 299}", "max_catchup_lag_secs: 299 is neither 0 nor at"),
+        (
+            "ct_log: {start_overlap_leaves: 10000, max_catchup_lag_entries: 10000}",
+            "start_overlap_leaves: 10000 is not below max_catchup_lag_entries, 10000",
+        ),
         ("ct_log: {excluded_operators: Google}", "'Google' is not a list"),
         ("ct_log: {excluded_logs: ['https://[']}", "is not the URL of a log"),
         ("buffer_size: big", "config.yaml:1: buffer_size: 'big' is not a whole number"),

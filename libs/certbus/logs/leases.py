@@ -6,6 +6,7 @@ expired and another worker took the log has an old fence, and cannot write. The 
 distinguishes leases to which a Redis that lost its last second gave the same number.
 """
 
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,13 +14,16 @@ from typing import Any, Literal
 import msgspec
 from redis.asyncio import Redis
 
+from certbus.clock import to_ms
 from certbus.keys import Keys
-from certbus.store import Store, script
+from certbus.store import Store, round_trip, script, text
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 
 RETIRED_VISIBLE_MS = 30 * 24 * 3600 * 1000
 """How long a retired log and its position stay visible."""
+
+_NUMBER = re.compile(r"\b[0-9]{1,6}(?:\.[0-9]+)?\b", re.ASCII)
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -39,6 +43,21 @@ class Lease(msgspec.Struct, frozen=True):
     fence: str
     next: int
     entry_timestamp: int | None = None
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """What the earlier owners of a log have learned.
+
+    Attributes:
+        since_success: seconds since all its entries were last published, by the clock of Redis;
+            None if never.
+        page: entries of a full answer; None if that is not known.
+        gaps: seconds between the newest tree heads, oldest first; empty if they are short.
+    """
+
+    since_success: float | None = None
+    page: int | None = None
+    gaps: tuple[float, ...] = ()
 
 
 class SkipAhead(msgspec.Struct, frozen=True):
@@ -205,10 +224,13 @@ class Leases(Store):
         )
         return int(rest[0]) if kind == b"stale" else kind.decode()
 
-    async def last_success(self, log_id: str) -> float | None:
-        """Return when all entries of a log were last published, seconds since the epoch."""
-        value = await self._redis.hget(self._keys.log(log_id), "last_success")
-        return int(value) / 1000 if value is not None and value.isdigit() else None
+    async def handover(self, log_id: str) -> Handover:
+        """Return what the earlier owners of a log have learned."""
+        commands = ("TIME",), ("HMGET", self._keys.log(log_id), "last_success", "page", "gaps")
+        now, (*values, gaps) = await round_trip(self._redis, commands)
+        success, page = (int(value) if value and value.isdigit() else None for value in values)
+        since = None if success is None else max(to_ms(now) - success, 0) / 1000
+        return Handover(since, page, tuple(map(float, _NUMBER.findall(text(gaps or b"")))))
 
     async def next_index(self, log_id: str) -> int | None:
         """Index of the next entry to publish, None if Redis does not know the log."""

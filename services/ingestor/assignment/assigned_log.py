@@ -186,6 +186,10 @@ class AssignedLog(msgspec.Struct):
         }
         if publisher.barren is not None:
             fields["barren"] = publisher.barren
+        if follower.page is not None:
+            fields["page"] = follower.page
+        if follower.gaps:
+            fields["gaps"] = " ".join(f"{gap:.1f}" for gap in follower.gaps)
         # At once if it shows that entries are missing, otherwise not at each poll.
         missing = health.tree_size > max(publisher.next, int(stored.fields.get("newest", 0)))
         if missing or (is_due and health.tree_size):

@@ -29,7 +29,7 @@ from ingestor.client.rfc6962 import Rfc6962Log
 from ingestor.client.static_ct import TILE, Identity, StaticCtLog
 from ingestor.cpu import Cpu
 
-# Tiles of which is remembered what was read by get-entries: more than are in flight.
+# Tiles of which is remembered which entries get-entries returned: more than are in flight.
 _MAX_TAILS = 8
 
 
@@ -53,8 +53,8 @@ class HybridLog:
         self._tiles = StaticCtLog(base, fetcher, issuers, Identity(), cpu, requires_index=False)
         self._issuers = issuers
         self._size = 0  # of the last tree head shown
-        # Number of a tile -> indexes that get-entries returned last.
-        self._tails: dict[int, range] = {}
+        # Number of a tile -> a bit for each entry, set if get-entries returned it last.
+        self._tails: dict[int, int] = {}
 
     async def tree_head(self) -> TreeHead:
         """Request get-sth."""
@@ -68,14 +68,14 @@ class HybridLog:
         number = start // TILE
         end = min(end, (number + 1) * TILE)
         if (number + 1) * TILE <= self._size:
-            if (tail := self._tails.get(number)) is not None:
-                self._tails[number] = range(tail.start, min(tail.stop, start))
-            return await self._tiles.entries(start, end)
+            entries = await self._tiles.entries(start, end)
+            if number in self._tails:
+                self._tails[number] &= ~_bits(start, start + len(entries))
+            return entries
         entries = self._with_issuers(await self._api.entries(start, end))
         await self._issuers.ensure({e.chain for e in entries if isinstance(e, Entry)})
-        before = self._tails.pop(number, range(start, start))
-        first = before.start if before.stop == start else start
-        self._tails[number] = range(first, start + len(entries))
+        before = self._tails.pop(number, 0)
+        self._tails[number] = before | _bits(start, start + len(entries))
         while len(self._tails) > _MAX_TAILS:
             del self._tails[next(iter(self._tails))]
         return entries
@@ -120,7 +120,7 @@ class HybridLog:
 
     def entry_url(self, index: int) -> str:
         """The URL that the entry was read from."""
-        by_request = index in self._tails.get(index // TILE, ())
+        by_request = self._tails.get(index // TILE, 0) & _bits(index, index + 1)
         return self._api.entry_url(index) if by_request else self._tiles.entry_url(index)
 
     def issuer_chain(self, chain: bytes) -> Sequence[bytes]:
@@ -139,3 +139,8 @@ class HybridLog:
     def lacking(self) -> Sequence[LogError]:
         """Why issuers are not available, each once."""
         return self._tiles.lacking()
+
+
+def _bits(start: int, end: int) -> int:
+    """Return the bits of the entries [start, end) in their tile."""
+    return ((1 << (end - start)) - 1) << (start % TILE)

@@ -11,8 +11,9 @@ heads, entries, proofs, issuers, redirects and repetitions.
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from typing import Final
 
@@ -21,7 +22,7 @@ from certbus.limits.operators import OperatorSlots, Slot
 from certconf.settings import CTLog
 from ingestor.client.circuit_breaker import CircuitBreaker
 from ingestor.client.errors import TOO_MANY_REQUESTS, Throttled, UnexpectedStatus
-from ingestor.log import Log
+from ingestor.log import Kind, Log
 from ingestor.redis_retry import RedisRetry
 
 LATE_SECS: Final = 0.3
@@ -33,7 +34,22 @@ COUNTS_SECS: Final = 1800.0
 """For how long after a 429 with a pause of at least `LONG_PAUSE_SECS` an operator's logs save
 requests."""
 
+UNLIMITED_AFTER: Final = 120
+"""Answers in a row without such a 429, after which an operator is taken not to count requests."""
+
 CATCH_UP_SHARE: Final = 10
+
+
+class RequestBudget(Enum):
+    """Whether an operator counts requests, as far as this process has seen.
+
+    UNKNOWN: fewer than `UNLIMITED_AFTER` were answered in a row; UNLIMITED: more were, so it does
+    not; LIMITED: a log has requested a long pause lately.
+    """
+
+    UNKNOWN = "unknown"
+    UNLIMITED = "unlimited"
+    LIMITED = "limited"
 
 
 def request_interval(operator: str, settings: CTLog) -> float:
@@ -70,11 +86,14 @@ class OperatorThrottle:
         self._passed_over = 0  # slots for logs at their head while others waited
         self._answered = 0  # answers other than 429 that Redis does not know of yet
         self._counts_until = 0.0  # loop time
+        self._in_a_row: Counter[Kind] = Counter()  # answers since the last long pause
 
-    @property
-    def counts_requests(self) -> bool:
-        """Whether a log of the operator has requested a long pause lately: it counts requests."""
-        return asyncio.get_running_loop().time() < self._counts_until
+    def budget(self, kind: Kind) -> RequestBudget:
+        """Return whether the operator counts requests to its logs of one API."""
+        if asyncio.get_running_loop().time() < self._counts_until:
+            return RequestBudget.LIMITED
+        is_unlimited = self._in_a_row[kind] >= UNLIMITED_AFTER
+        return RequestBudget.UNLIMITED if is_unlimited else RequestBudget.UNKNOWN
 
     async def acquire(self, *, is_behind: bool) -> None:
         """Wait for a slot; `is_behind`: whether the log catches up."""
@@ -98,9 +117,10 @@ class OperatorThrottle:
         finally:
             turn.cancel()
 
-    def answered(self) -> None:
-        """Count an answer other than 429."""
+    def answered(self, kind: Kind) -> None:
+        """Count an answer other than 429 of a log of one API."""
         self._answered += 1
+        self._in_a_row[kind] += 1
 
     async def record_429(self, log_id: str, pause: float, *, requested: bool) -> None:
         """Record a 429: it slows the operator down, or pauses it.
@@ -112,6 +132,7 @@ class OperatorThrottle:
         """
         if requested and pause >= LONG_PAUSE_SECS:
             self._counts_until = asyncio.get_running_loop().time() + COUNTS_SECS
+            self._in_a_row.clear()
         if not self.interval:
             return
         answered, self._answered = self._answered, 0
@@ -199,9 +220,9 @@ class LogThrottle:
         return 0 < self._operator.current <= self._operator.interval
 
     @property
-    def counts_requests(self) -> bool:
-        """Whether the operator counts requests."""
-        return self._operator.counts_requests
+    def budget(self) -> RequestBudget:
+        """Whether the operator counts requests to logs of this API."""
+        return self._operator.budget(self._log.kind)
 
     @property
     def unlimited(self) -> bool:
@@ -231,7 +252,7 @@ class LogThrottle:
 
     def answered(self) -> None:
         """Count an answer other than 429."""
-        self._operator.answered()
+        self._operator.answered(self._log.kind)
 
     async def record_429(self, error: UnexpectedStatus) -> None:
         """Pause the log as its answer requests, and slow its operator down."""

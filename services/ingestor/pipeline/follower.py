@@ -202,6 +202,16 @@ class Follower:
         return self._client.missing_issuers
 
     @property
+    def page(self) -> int | None:
+        """Entries of a full answer, if the log has shown that it gives fewer than configured."""
+        return self._page.learned
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """Seconds between the newest tree heads, oldest first; empty if they are short."""
+        return self._polls.long_gaps
+
+    @property
     def lag(self) -> Lag:
         """How far Redis is behind the newest tree head."""
         entries = max(self.health.tree_size - self.publisher.next, 0)
@@ -230,7 +240,12 @@ class Follower:
         """
         await self.availability.load()
         await self.verifier.load(self.publisher.next)
-        self._reached = await self.publisher.last_success() or self._reached
+        handover = await self.publisher.handover()
+        if handover.since_success is not None:
+            self._reached = time.time() - handover.since_success
+        if handover.page is not None:
+            self._page.assume(handover.page)
+        self._polls.assume(handover.gaps)
         try:
             await self.availability.can_poll()
             while True:
@@ -303,9 +318,9 @@ class Follower:
         punctual = loop.time() - self._polls.due <= 1.0
         head = await self._client.tree_head()
         if self.verifier.is_signed(head):  # otherwise anyone may have made it
-            counts_requests = self._requests.throttle.counts_requests
-            self._polls.worthwhile = self._page.size if counts_requests else 1
-            self._polls.record(head.size, loop.time(), punctual=punctual)
+            self._polls.budget, self._polls.page = self._requests.throttle.budget, self._page.size
+            age = max(time.time() - head.timestamp / 1000, 0.0)
+            self._polls.record(head.size, loop.time(), punctual=punctual, age=age)
             self.health.record_head(head)
             if self._target is not None:
                 self._prefetch.extend(self._readable(head.size))

@@ -41,11 +41,22 @@ class PageSize:
         self.size = self._max = tile or max(1, most)
         self.least = tile or 1
         self.is_known = tile is not None
+        self._is_chosen = False  # whether the log has answered with fewer entries than requested
         self._short: dict[int, int] = {}  # end of each last short answer -> its entries
         self._full = 0  # full answers since the last change or short one
         self._grow_after = _GROW_AFTER
         self._may_try = False  # whether the next request has twice the size
         self._tried = -1  # where the one begins that has
+
+    @property
+    def learned(self) -> int | None:
+        """The page that the log chose; None if that is not known, or it chose none."""
+        return self.size if self._is_chosen else None
+
+    def assume(self, page: int) -> None:
+        """Begin with a page that the log has shown before."""
+        if not self.is_known and 1 <= page < self._max:
+            self._learn(page)
 
     def end(self, start: int, head: int) -> int:
         """Return where the request that begins at `start` ends (exclusive), at most `head`."""
@@ -99,7 +110,7 @@ class PageSize:
         if page >= self.size:
             return
         self._resize(page)
-        self._grow_after = _TRY_AFTER
+        self._is_chosen, self._grow_after = True, _TRY_AFTER
 
     def _grow_later(self) -> None:
         self._full, self._may_try = 0, False
@@ -108,7 +119,7 @@ class PageSize:
     def _shrink(self) -> None:
         self.is_known = True
         self._resize(self.size // 2)
-        self._grow_after = _GROW_AFTER
+        self._is_chosen, self._grow_after = False, _GROW_AFTER
 
     def _resize(self, size: int) -> None:
         self.size = min(max(size, self.least), self._max)

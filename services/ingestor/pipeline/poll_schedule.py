@@ -1,20 +1,27 @@
 """When to poll the tree head of one log. No I/O, no clock.
 
 A log is polled when a new tree head is likely. Some logs publish one each second, others one an
-hour. `PollSchedule` learns the time between two of them:
+hour. `PollSchedule` learns the time between two of them. Polls are at least an interval apart:
 
-    before a quarter of recent gaps ended      no poll, if they are several intervals long
-    up to twice the longest recent gap         a poll each interval, or 1/100 of the silence so far
-    after that                                 a poll each interval, or 1/80 of the silence so far
-    before the log has grown                   a poll each interval, or 1/4 of the silence so far
-    before it has grown twice                  a poll each interval, or 1/20 of its first gap
+    before a part of recent gaps ended         no poll, if they are several intervals long; the part
+                                               is smaller, the more the gaps differ
+    up to twice the longest recent gap         a poll each 1/100 of the silence so far
+    after that                                 each 1/80 of the silence
+    before the log has grown twice             each 1/20 of its first gap
+    before the log has grown                   each 1/16 of the silence
 
 If the first polls after two such waits in a row find a larger tree, they may have come late: the
 next waits are shorter, until there are polls before growth again.
 
-A log whose operator counts requests is not polled before a whole page is likely to be new, and then
-each 1/8 of the silence: that spends the fewest requests an entry. Each log is polled at least every
-`MAX_SECS`.
+Some operators count requests: after about 100 they refuse all others for a minute. Nothing shows
+that before (`RequestBudget`), so the polls of a log save requests according to what is known:
+
+    unlimited   as above
+    unknown     each 1/8 of the silence or 1/10 of the first gap; and if the gaps are several
+                intervals long, not before `_UNKNOWN_FILL` of a page is likely to be new
+    limited     not before a whole page is likely to be new, and then each 1/8 of the silence
+
+Each log is polled at least every `MAX_SECS`.
 
 If all logs were polled at once, their entries would arrive in one burst. So polls that are one
 interval apart have a phase of their own: phases that are a golden section apart are spread evenly
@@ -23,8 +30,10 @@ for any number of logs, and none moves when one is added.
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
+
+from ingestor.client.throttle import RequestBudget
 
 MAX_SECS = 300.0
 MAX_GAPS = 8
@@ -40,10 +49,18 @@ _EARLIER = 0.7  # the factor of the next waits after one that may have been too 
 _LATER = 1.1  # and after one that was not
 _LIKELY_PART = 1 / 100
 _UNLIKELY_PART = 1 / 80
-_COUNTED_PART = 1 / 8  # of the silence, if the operator counts requests
-_FIRST_PART = 1 / 4
-_FIRST_GAP_PART = 1 / 20  # of the only gap that is known
+_LIMITED_PART = 1 / 8
+_FIRST_PARTS = {
+    RequestBudget.UNLIMITED: 1 / 16,
+    RequestBudget.UNKNOWN: 1 / 8,
+    RequestBudget.LIMITED: 1 / 4,
+}
+_FIRST_GAP_PART, _UNKNOWN_FIRST_GAP_PART = 1 / 20, 1 / 10  # of the only gap that is known
+_UNKNOWN_FILL = 0.75  # of a page
 _LONG_GAP = 3  # intervals: the wait for a shorter gap saves no poll
+_MAX_AGE_SECS = 60.0
+"""Of the first tree head that a poll shows, as far as it counts: the log's clock may be wrong."""
+
 _GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
 
 
@@ -73,12 +90,14 @@ class PollSchedule:
 
     Attributes:
         due: time of the next poll.
-        worthwhile: number of new entries for which a poll is worth a request.
+        budget: of the log's operator.
+        page: entries of a full page.
     """
 
     def __init__(self, interval: float, phase: float) -> None:
         self.due = 0.0
-        self.worthwhile = 1
+        self.budget = RequestBudget.UNKNOWN
+        self.page = 1
         self._interval = interval
         self._phase = phase
         self._size = -1
@@ -94,13 +113,25 @@ class PollSchedule:
         """Make a poll due: an attempt to read the log has failed."""
         self.due = 0.0
 
-    def record(self, size: int, now: float, *, punctual: bool) -> None:
+    @property
+    def long_gaps(self) -> tuple[float, ...]:
+        """Seconds between the newest tree heads, oldest first; empty if they save no poll."""
+        gaps = sorted(self._gaps)
+        return tuple(self._gaps) if gaps and self._is_long(gaps[len(gaps) // 4]) else ()
+
+    def assume(self, gaps: Iterable[float]) -> None:
+        """Begin with gaps that an earlier owner of the log has seen."""
+        self._gaps.extend(gap for gap in gaps if self._is_long(gap))
+
+    def record(self, size: int, now: float, *, punctual: bool, age: float = 0.0) -> None:
         """Record a poll; a smaller size, of a replica that is behind, is no growth.
 
         Args:
             size: of the tree that the log has shown.
             now: time of the poll.
             punctual: whether it was sent when it was due, so that it measures a gap.
+            age: seconds since the log has signed the tree head. That of the first one counts as
+                silence: a log that has moved here is not polled as one that has just grown.
         """
         self._first = self._first or (now, size)
         if self._has_waited:
@@ -108,39 +139,55 @@ class PollSchedule:
             self._early *= _EARLIER if self._late > 1 else 1 if self._late else _LATER
             self._early = min(max(self._early, _MIN_EARLY), _EARLY)
         if size > self._size:
-            self._has_grown = self._grown is not None
+            self._has_grown = self._grown is not None or bool(self._gaps)
             if self._grown is not None and punctual:
                 self._gaps.append(now - self._grown)
-            self._size, self._grown = size, now
+            self._grown = now - (min(age, _MAX_AGE_SECS) if self._size < 0 else 0.0)
+            self._size = size
         silence = now - (now if self._grown is None else self._grown)
         self.due = min(self._next(now, silence), now + max(MAX_SECS, self._interval))
 
     def _next(self, now: float, silence: float) -> float:
         gaps = sorted(self._gaps) if len(self._gaps) >= MIN_GAPS else []
         step = max(self._interval, self._silence_step(silence, gaps[-1] if gaps else None))
-        gap = gaps[len(gaps) // 4] if gaps else 0.0
-        early = self._early * gap - silence if gap >= _LONG_GAP * self._interval else 0.0
-        self._has_waited = early > step
-        wait = max(early, self._fill_secs(now) - silence)
+        gap = gaps[len(gaps) // 4] if gaps else max(self._gaps, default=0.0)
+        is_long = self._is_long(gap)
+        early = 0.0
+        if gaps and is_long:
+            irregular = math.sqrt(gaps[0] / gaps[-1]) if self._is_unlimited else 1.0
+            early = self._early * irregular * gap
+        fill = self._fill_secs(now, is_long=is_long)
+        self._has_waited = early > fill and early - silence > step
+        wait = max(early, fill) - silence
         if wait > step:
             return now + wait
         due = now + step
         return in_phase(due, self._interval, self._phase) if step == self._interval else due
 
+    def _is_long(self, gap: float) -> bool:
+        return gap >= _LONG_GAP * self._interval
+
+    @property
+    def _is_unlimited(self) -> bool:
+        return self.budget is RequestBudget.UNLIMITED
+
     def _silence_step(self, silence: float, longest: float | None) -> float:
         """Return the seconds to the next poll by the silence so far."""
         if not self._has_grown:
-            return silence * _FIRST_PART
-        if self.worthwhile > 1:
-            return silence * _COUNTED_PART
+            return silence * _FIRST_PARTS[self.budget]
+        if self.budget is RequestBudget.LIMITED:
+            return silence * _LIMITED_PART
         if longest is None:
-            first = self._gaps[0] if self._gaps else 0.0
-            return max(first * _FIRST_GAP_PART, silence * _UNLIKELY_PART)
+            part = _FIRST_GAP_PART if self._is_unlimited else _UNKNOWN_FIRST_GAP_PART
+            return max(max(self._gaps, default=0.0) * part, silence * _UNLIKELY_PART)
         return silence * (_LIKELY_PART if silence <= 2 * longest else _UNLIKELY_PART)
 
-    def _fill_secs(self, now: float) -> float:
-        """Return the time in which the log grows by `worthwhile` entries, about."""
-        if self.worthwhile <= 1 or self._first is None or now <= self._first[0]:
+    def _fill_secs(self, now: float, *, is_long: bool) -> float:
+        """Return the time in which the log grows by the entries that a poll is worth, about."""
+        first, entries = self._first, self.page * (_UNKNOWN_FILL if is_long else 0)
+        if self.budget is RequestBudget.LIMITED:
+            entries = self.page
+        if self._is_unlimited or first is None or now <= first[0]:
             return 0.0
-        rate = (self._size - self._first[1]) / (now - self._first[0])
-        return min(self.worthwhile / rate, MAX_FILL_SECS) if rate > 0 else 0.0
+        rate = (self._size - first[1]) / (now - first[0])
+        return min(entries / rate, MAX_FILL_SECS) if rate > 0 else 0.0

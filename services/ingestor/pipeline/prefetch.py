@@ -9,7 +9,9 @@ Answers that wait for an earlier one are bounded in bytes, per log and per inges
 `Prefetch.run` returns a run of consecutive entries that have arrived. Each run needs one proof,
 unless it ends at the tree head. So a run is complete when it ends there, has waited for
 `GATHER_SECS`, or when the entries after it are not in flight; and when it has `RUN_BYTES`, unless
-all entries up to the tree head fit into the memory of the log.
+all entries up to the tree head fit into the memory of the log. While more than one round of
+requests is missing, the first runs since the log was at its head wait for less: then the first
+entries of a large tree head, or those of a new owner of the log, are not published with the last.
 """
 
 import asyncio
@@ -29,6 +31,8 @@ RUN_BYTES = 8 << 20
 
 GATHER_SECS = 5.0
 """For which arrived entries wait for the entries after them, so that one proof covers both."""
+
+_FIRST_GATHER_SECS = 0.5
 
 MAX_LOG_BYTES = 32 << 20
 MAX_PROCESS_BYTES = 256 << 20
@@ -151,6 +155,7 @@ class Prefetch:
         self._entry_bytes = float(_FIRST_ESTIMATE_BYTES)
         self._interrupted = False
         self._since: float | None = None  # when the first piece arrived
+        self._gather = _FIRST_GATHER_SECS
 
     @property
     def missing_requests(self) -> int:
@@ -193,7 +198,9 @@ class Prefetch:
             self.arrived.clear()
             ready, is_complete = self._ready(target)
             now = loop.time()
-            if ready and (is_complete or now - (self._since or now) >= GATHER_SECS):
+            is_behind = self.missing_requests > self._in_flight.limit
+            gather = self._gather if is_behind else GATHER_SECS
+            if ready and (is_complete or now - (self._since or now) >= gather):
                 return list(_windows(self.next, ready, target))
             if self._pieces and (error := self._pieces[0].error) is not None:
                 for piece in self._pieces:  # those of later pieces are out of date by then
@@ -204,7 +211,7 @@ class Prefetch:
                 return []
             ends = [] if deadline is None else [deadline]
             if ready and self._since is not None:
-                ends.append(self._since + GATHER_SECS)
+                ends.append(self._since + gather)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(ends, default=None)):
                     await self.arrived.wait()
@@ -212,6 +219,8 @@ class Prefetch:
     def take(self, end: int) -> None:
         """Drop the entries before `end`: they are published or read."""
         self.next = end
+        is_at_head = end >= self.head
+        self._gather = _FIRST_GATHER_SECS if is_at_head else min(2 * self._gather, GATHER_SECS)
         while self._pieces and self._pieces[0].end <= end:
             self._release(self._pieces.pop(0))
         first = self._pieces[0] if self._pieces else None

@@ -20,7 +20,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from certbus.ids import new_event
-from certbus.logs.leases import Lease, Leases, SkipAhead
+from certbus.logs.leases import Handover, Lease, Leases, SkipAhead
 from certbus.streams.batch import (
     MAX_BYTES,
     MAX_MESSAGES,
@@ -274,9 +274,9 @@ class WindowPublisher:
         self._metrics.observe_publish(outcome, time.perf_counter() - began)
         return outcome
 
-    async def last_success(self) -> float | None:
-        """Return when all entries of the log were last published, seconds since the epoch."""
-        return await self._redis_retry(self._leases.last_success, self.lease.log_id)
+    async def handover(self) -> Handover:
+        """Return what the earlier owners of the log have learned."""
+        return await self._redis_retry(self._leases.handover, self.lease.log_id)
 
     async def skip_ahead(self, skip: SkipAhead) -> None:
         """Skip entries, from `next` on.

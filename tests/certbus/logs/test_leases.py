@@ -3,6 +3,8 @@ from unittest.mock import ANY
 
 from redis.asyncio import Redis
 
+from certbus.cluster import ClusterRegistry
+from certbus.logs.leases import Handover
 from certbus.logs.registry import LogRegistry, Retirement
 from certbus.streams.batch import Fenced, Published, Stale
 from tests.certbus.bus import (
@@ -41,6 +43,19 @@ async def test_a_start_can_be_set_once(one: Worker) -> None:
     lease = await one.leases.acquire(LOG, None)
     assert lease is not None
     assert lease.next == 7
+
+
+async def test_the_next_owner_gets_what_the_last_one_has_learned(
+    one: Worker, client: Redis
+) -> None:
+    assert await one.leases.handover(LOG) == Handover()
+    directory = ClusterRegistry(client, KEYS)
+    await directory.record_status(LOG, {"page": 32, "gaps": "16.2 36.0"}, succeeded=True)
+    handover = await one.leases.handover(LOG)
+    assert (handover.page, handover.gaps) == (32, (16.2, 36.0))
+    assert handover.since_success is not None
+    await client.hset(KEYS.log(LOG), mapping={"page": "many", "last_success": "", "gaps": "nan,-"})
+    assert await one.leases.handover(LOG) == Handover()
 
 
 async def test_a_held_lease_is_not_given_to_anyone(one: Worker, two: Worker) -> None:

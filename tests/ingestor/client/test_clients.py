@@ -322,6 +322,23 @@ async def test_a_hybrid_log_links_an_entry_to_the_url_it_was_read_from(
     assert hybrid.entry_url(256) == f"{server.url}/tile/data/001"
 
 
+async def test_a_hybrid_log_links_entries_whatever_the_order_of_its_answers(
+    server: HostileServer, fetcher: Fetcher
+) -> None:
+    hybrid = HybridLog(server.url, fetcher, Issuers(server.url, fetcher))
+    sth = {"timestamp": 1, "sha256_root_hash": "A" * 43 + "=", "tree_head_signature": "BAMAAA=="}
+    server.answers["/ct/v1/get-sth"] = [Answer(json.dumps({**sth, "tree_size": 270}).encode())]
+    await hybrid.tree_head()
+    for start, end in ((260, 264), (266, 270), (256, 260)):
+        url = f"/ct/v1/get-entries?start={start}&end={end - 1}"
+        server.answers[url] = [Answer(entries_body(end - start))]
+        await hybrid.entries(start, end)
+    by_request = set(range(256, 264)) | set(range(266, 270))
+    for index in range(256, 270):
+        tile, entry = "/tile/data/001", f"/ct/v1/get-entries?start={index}&end={index}"
+        assert hybrid.entry_url(index) == server.url + (entry if index in by_request else tile)
+
+
 async def test_rfc6962_proofs(server: HostileServer, rfc6962: Rfc6962Log) -> None:
     leaf, other, path = b"a leaf", b"another", [bytes([n]) * 32 for n in range(3)]
     hashed = base64.b64encode(leaf_hash(leaf)).decode()

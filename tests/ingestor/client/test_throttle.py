@@ -15,7 +15,14 @@ from ingestor.backoff import Backoff
 from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
 from ingestor.client.errors import LogError, Throttled, UnexpectedStatus
 from ingestor.client.http import Fetcher, Retry, http_client
-from ingestor.client.throttle import CATCH_UP_SHARE, LATE_SECS, LogThrottle, OperatorThrottle
+from ingestor.client.throttle import (
+    CATCH_UP_SHARE,
+    LATE_SECS,
+    UNLIMITED_AFTER,
+    LogThrottle,
+    OperatorThrottle,
+    RequestBudget,
+)
 from ingestor.log import Kind, Log
 from ingestor.redis_retry import RedisRetry
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
@@ -199,14 +206,27 @@ async def test_all_logs_of_an_operator_learn_that_it_counts_requests(
 ) -> None:
     log = Asker(redis, "log", "Example", 0.01)
     web.answers["/busy"] = refusing("429 Too Many Requests", "60")
-    assert [asker.turns.counts_requests for asker in (log,)] == [False]
+    assert log.turns.budget.value == "unknown"
     with pytest.raises(UnexpectedStatus):
         await log.fetch(f"{web.url}/busy")
-    assert log.turns.counts_requests
+    assert log.turns.budget.value == "limited"
     other = Asker(redis, "other", "EXAMPLE", 0.01)
-    assert [asker.turns.counts_requests for asker in (log, other)] == [True, False]
+    assert other.turns.budget.value == "unknown"
     await other.fetch(f"{web.url}/calm")
-    assert other.turns.counts_requests
+    assert other.turns.budget.value == "limited"
+
+
+async def test_an_operator_that_answers_more_requests_than_one_counts_is_unlimited(
+    redis: Redis,
+) -> None:
+    """Of each API alone: Cloudflare counts the requests to its RFC 6962 logs."""
+    throttle = OperatorThrottle("Example", 0.0, OperatorSlots(redis, Keys()), RedisRetry())
+    for _ in range(UNLIMITED_AFTER):
+        throttle.answered(Kind.STATIC_CT)
+        assert throttle.budget(Kind.RFC6962) is RequestBudget.UNKNOWN
+    assert throttle.budget(Kind.STATIC_CT) is RequestBudget.UNLIMITED
+    await throttle.record_429("log", 60.0, requested=True)
+    assert throttle.budget(Kind.STATIC_CT) is RequestBudget.LIMITED
 
 
 async def test_logs_at_their_head_come_first_and_the_others_get_a_tenth(redis: Redis) -> None:

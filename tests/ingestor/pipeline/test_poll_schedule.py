@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestor.client.throttle import RequestBudget
 from ingestor.pipeline.poll_schedule import MAX_SECS, PollSchedule, in_phase, poll_phases
+
+
+def unlimited(interval: float = 1.0) -> PollSchedule:
+    """The schedule of a log whose operator does not count requests."""
+    schedule = PollSchedule(interval, 0.0)
+    schedule.budget = RequestBudget.UNLIMITED
+    return schedule
 
 
 @pytest.mark.parametrize("logs", [2, 4, 10, 50])
@@ -33,7 +41,7 @@ def test_a_time_in_phase_is_at_most_half_an_interval_away(
 
 def polls(gap: float, until: float, interval: float = 1.0) -> list[tuple[float, int]]:
     """The polls of a log that shows a larger tree every `gap` seconds: times and sizes."""
-    schedule, now, found = PollSchedule(interval, 0.0), 0.0, []
+    schedule, now, found = unlimited(interval), 0.0, []
     while now < until:
         size = int(now // gap)
         schedule.record(size, now, punctual=True)
@@ -62,7 +70,7 @@ def test_the_time_between_two_heads_is_learned(gap: float) -> None:
 
 def test_a_log_that_shows_heads_at_odd_times_is_not_polled_late() -> None:
     """Each first poll after a wait finds a larger tree, so the waits become shorter."""
-    schedule, now, waits = PollSchedule(1.0, 0.0), 0.0, []
+    schedule, now, waits = unlimited(), 0.0, []
     for size in range(30):
         schedule.record(size, now, punctual=True)
         waits.append(schedule.due - now)
@@ -85,7 +93,7 @@ def test_a_log_that_does_not_grow_is_polled_less_often_but_for_ever() -> None:
 
 
 def test_a_replica_that_is_behind_is_no_growth() -> None:
-    schedule, other = PollSchedule(1.0, 0.0), PollSchedule(1.0, 0.0)
+    schedule, other = unlimited(), unlimited()
     for now in range(100):
         schedule.record(7 - now % 2, now, punctual=True)
         other.record(7, now, punctual=True)
@@ -116,13 +124,62 @@ def test_an_entry_waits_for_a_part_of_the_silence_before_it(silence: float) -> N
     assert now - silence <= max(1.5, min(silence / 3, MAX_SECS))
 
 
+def requests(budget: RequestBudget, rate: float, gap: float, secs: float) -> tuple[int, int]:
+    """The polls of a log with pages of 256, and its requests for entries, one after each growth.
+
+    Args:
+        budget: of its operator.
+        rate: entries a second.
+        gap: seconds between two tree heads.
+        secs: for which it is followed.
+    """
+    schedule, now, polled, read, at = PollSchedule(1.0, 0.0), 0.0, 0, 0, 0
+    schedule.budget, schedule.page = budget, 256
+    while now < secs:
+        size = int(rate * (now // gap) * gap)
+        schedule.record(size, now, punctual=True)
+        polled += 1
+        read += -(-size // 256) - at // 256 if size > at else 0
+        at, now = size, schedule.due
+    return polled, read
+
+
 def test_an_operator_that_counts_requests_is_polled_for_whole_pages() -> None:
-    """20 entries a second, a tree head every 5 s, pages of 256."""
-    schedule, now, sizes = PollSchedule(1.0, 0.0), 0.0, []
-    schedule.worthwhile = 256
-    while now < 600:
-        sizes.append(int(now // 5) * 100)
-        schedule.record(sizes[-1], now, punctual=True)
-        now = schedule.due
-    grown = [late - early for early, late in pairwise(sizes[10:])]
-    assert sum(grown) / len(grown) >= 200
+    """20 entries a second, a tree head every 5 s."""
+    polled, _ = requests(RequestBudget.LIMITED, 20, 5, 600)
+    assert 600 * 20 / polled >= 200
+
+
+def test_requests_are_saved_until_it_is_known_whether_they_are_counted() -> None:
+    """A slow log and one that publishes seldom together, for a minute: 100 are not reached."""
+    for budget, least, most in (
+        (RequestBudget.UNKNOWN, 20, 95),
+        (RequestBudget.UNLIMITED, 100, 200),
+    ):
+        slow, seldom = requests(budget, 18, 5, 63), requests(budget, 160, 43, 63)
+        assert least <= sum(slow) + sum(seldom) <= most
+
+
+@pytest.mark.parametrize(("rate", "gap"), [(90.0, 30.0), (60.0, 5.0), (50.0, 1.0), (15.0, 1.0)])
+def test_a_log_of_which_each_head_fills_pages_is_polled_as_often_as_any(
+    rate: float, gap: float
+) -> None:
+    unknown, unlimited = (
+        sum(requests(budget, rate, gap, 600))
+        for budget in (RequestBudget.UNKNOWN, RequestBudget.UNLIMITED)
+    )
+    assert unknown >= 0.4 * unlimited
+
+
+def test_a_log_that_moves_here_is_polled_by_the_age_of_its_tree_head() -> None:
+    schedule = PollSchedule(1.0, 0.0)
+    schedule.record(7, 100.0, punctual=True, age=40.0)
+    assert schedule.due == pytest.approx(105.0)
+    known = PollSchedule(1.0, 0.0)
+    known.assume((30.0, 50.0, 0.1))
+    assert known.long_gaps == (30.0, 50.0)
+    known.record(7, 100.0, punctual=True, age=40.0)
+    assert known.due < 102.0, "a tree head is likely"
+    skewed = PollSchedule(1.0, 0.0)
+    skewed.record(7, 100.0, punctual=True, age=1e9)
+    assert skewed.due < 110.0

@@ -73,6 +73,29 @@ def test_a_larger_page_is_tried_seldom() -> None:
     assert page.size == 1024
 
 
+def test_the_page_of_an_earlier_owner_is_used_at_once_and_stays_a_guess() -> None:
+    page = PageSize(1024)
+    page.assume(32)
+    assert read(page, 100, 228, aligned(32)) == [28, 32, 32, 32, 4]
+    assert page.learned == 32
+    read(page, 228, 228 + 32 * 1000, aligned(256))
+    assert page.learned is None or page.size > 32, "a larger one is found"
+    page.assume(16)
+    assert page.size > 16
+    for wrong in (0, 1024, 1 << 40):
+        fresh = PageSize(1024)
+        fresh.assume(wrong)
+        assert (fresh.size, fresh.is_known, fresh.learned) == (1024, False, None)
+
+
+def test_a_page_that_was_halved_to_find_an_entry_is_not_handed_over() -> None:
+    page = PageSize(1024)
+    read(page, 0, 1280, aligned(256))
+    assert page.learned == 256
+    page.record_unreadable()
+    assert page.learned is None
+
+
 def test_small_requests_near_the_head_teach_no_page() -> None:
     page = PageSize(1024)
     for start, requested in ((10, 3), (13, 200), (213, 100)):
