@@ -35,10 +35,9 @@ from cryptography.x509.oid import NameOID
 
 from bench.page import PAGE, replace, table
 from bench.processes import answer, free_port, running, simulated_logs
-from ingestor.backoff import REDIS
 from ingestor.client.addresses import HttpClients
 from ingestor.client.connections import LIMITS, connection_client
-from ingestor.client.http import Fetcher, Retry
+from ingestor.client.http import Fetcher
 
 MAX_BODY_BYTES = 64 << 20
 REPEATS = 3
@@ -228,7 +227,7 @@ async def measure(
     async with HttpClients(make) as pools, make() as client:
         # HTTP/2 needs one connection, and no pool.
         http: Any = SimpleNamespace(trusted=client, guarded=client) if http2 else pools
-        fetcher = Fetcher(http, "bench", Retry(1, REDIS), timeout=60)
+        fetcher = Fetcher(http, "bench", timeout=60)
         # Connections are opened first: a log is read for days.
         await asyncio.gather(*(fetcher.get_log(url, MAX_BODY_BYTES) for _ in range(IN_FLIGHT)))
         before, began = time.process_time(), time.monotonic()

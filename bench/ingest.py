@@ -40,8 +40,7 @@ from ctparse.certificate import CertificateReader
 from ctparse.entry import Entry
 from ctparse.rfc6962 import decode_entries
 from ctparse.wire_messages import Message, MessageWriter, Source
-from ingestor.backoff import REDIS
-from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.http import Fetcher, http_client
 from ingestor.client.interface import LogClient
 from ingestor.client.issuers import Issuers
 from ingestor.client.rfc6962 import Rfc6962Log
@@ -164,7 +163,7 @@ async def stages(redis_url: str, base: str, kind: Kind, count: int) -> dict[str,
     async with connect(redis_url) as redis, http_client() as http:
         await redis.flushall()
         publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free_bytes)
-        fetcher = Fetcher(http, "bench", Retry(1, REDIS), timeout=60)
+        fetcher = Fetcher(http, "bench", timeout=60)
         client = client_of(kind, base, fetcher)
         window = client.tile or WINDOW
         starts = range(0, count, window)

@@ -38,8 +38,7 @@ from certtasks import supervise
 from ctparse.certificate import CertificateReader
 from ingestor.assignment.factory import FollowerFactory
 from ingestor.assignment.worker import LEASE_TTL_SECS, Worker
-from ingestor.backoff import LOG_LIST
-from ingestor.client.http import Fetcher, Retry, http_client, user_agent
+from ingestor.client.http import Fetcher, http_client, user_agent
 from ingestor.config import publisher_settings, retention, start_settings
 from ingestor.loglists.catalog import Catalog
 from ingestor.metrics import Metrics, TaskName
@@ -48,7 +47,6 @@ from ingestor.monitoring.health import Health
 from ingestor.redis_retry import RedisRetry
 
 # Log lists: `LogListStore` itself retries, later.
-_SINGLE_ATTEMPT = Retry(attempts=1, backoff=LOG_LIST)
 _LIST_TIMEOUT_SECS = 10.0
 # Trimming frees memory at once if the streams fill Redis. A batch that is rejected this often
 # shows that they do not. The fault is reported until these seconds after the last rejection.
@@ -157,7 +155,7 @@ async def _work(present: ConfigHolder, config: Config, redis_url: RedisURL, work
             status_fields,
             partial(_on_log_fault, faults),
         )
-        fetcher = partial(Fetcher, http, retry=_SINGLE_ATTEMPT, timeout=_LIST_TIMEOUT_SECS)
+        fetcher = partial(Fetcher, http, timeout=_LIST_TIMEOUT_SECS)
         cache, registry = LogListCache(redis, keys), LogRegistry(redis, keys)
         catalog = Catalog(present, cache, registry, fetcher, redis_retry, worker.follow)
         if admin is not None:

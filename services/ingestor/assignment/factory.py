@@ -19,17 +19,15 @@ from ctparse.certificate import CertificateReader
 from ctparse.signatures import BadKey, LogKey, load_log_key
 from ctparse.wire_messages import MessageWriter, Source
 from ingestor.assignment.start_position import StartPosition, StartSettings, find_start
-from ingestor.backoff import Backoff
 from ingestor.client.addresses import HttpClients
-from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
-from ingestor.client.http import Fetcher, Retry, retry_policy
+from ingestor.client.http import Fetcher
 from ingestor.client.hybrid import HybridLog
 from ingestor.client.interface import LogClient
 from ingestor.client.issuers import Issuers, IssuerStore
-from ingestor.client.log_availability import LogAvailability
+from ingestor.client.log_availability import CircuitPolicy, LogAvailability, circuit_policy
 from ingestor.client.rfc6962 import Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
-from ingestor.client.throttle import LogThrottle, OperatorThrottle, request_interval
+from ingestor.client.throttle import OperatorThrottle, request_interval
 from ingestor.cpu import Cpu
 from ingestor.log import Kind, Log
 from ingestor.metrics import FAILED_FETCHES, FetchOutcome, Metrics
@@ -50,13 +48,11 @@ class LogAccess(NamedTuple):
 
     Attributes:
         client: its client.
-        availability: decides when it is retried.
-        throttle: decides when it may be requested.
+        availability: decides when it is requested.
     """
 
     client: LogClient
     availability: LogAvailability
-    throttle: LogThrottle
 
 
 class FollowerFactory(msgspec.Struct, frozen=True):
@@ -97,21 +93,9 @@ class FollowerFactory(msgspec.Struct, frozen=True):
     throttles: dict[str, OperatorThrottle] = msgspec.field(default_factory=dict)
 
     @property
-    def retry(self) -> Retry:
-        """How often a request is repeated (`ct_log.retry_*`)."""
-        return retry_policy(self.config)
-
-    @property
     def circuit_policy(self) -> CircuitPolicy:
-        """When circuits open and close (`ct_log.*_threshold`)."""
-        settings = self.config.ct_log
-        closed = self.retry.backoff
-        return CircuitPolicy(
-            unhealthy=settings.unhealthy_threshold,
-            healthy=settings.healthy_threshold,
-            closed=closed,
-            open=Backoff(closed.initial, settings.health_check_interval_secs),
-        )
+        """When requests are repeated, and circuits open and close."""
+        return circuit_policy(self.config.ct_log)
 
     def client(self, log: Log, in_flight: InFlight | None = None) -> LogAccess:
         """Make what reads `log`, and what decides when it may be read.
@@ -122,8 +106,14 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         """
         self.metrics.log(log.name)  # its series begin at 0, also if it never answers
         settings, metrics = self.config.ct_log, self.metrics
-        circuit = CircuitBreaker(self.circuit_policy)
-        availability = LogAvailability(log, circuit, self.circuits, self.redis_retry)
+        availability = LogAvailability(
+            log,
+            self.circuit_policy,
+            self._throttle(log),
+            self.circuits,
+            self.redis_retry,
+            metrics.operator_wait.labels(log.operator or "unknown").inc,
+        )
         count = metrics.fetches(log.operator, log.name)
 
         def measured(outcome: FetchOutcome, spent: float) -> None:
@@ -131,31 +121,23 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             if in_flight is not None and outcome in FAILED_FETCHES:
                 in_flight.failed()
 
-        throttle = LogThrottle(
-            log,
-            circuit,
-            self._throttle(log),
-            metrics.operator_wait.labels(log.operator or "unknown").inc,
-        )
         fetcher = Fetcher(
             self.http,
             log.name,
-            self.retry,
             settings.request_timeout_secs,
             measured,
-            throttle,
+            availability,
             log.listed_at,
-            availability.record_rate_limit,
         )
         if log.kind is Kind.RFC6962:
-            return LogAccess(Rfc6962Log(log.base, fetcher, self.cpu), availability, throttle)
+            return LogAccess(Rfc6962Log(log.base, fetcher, self.cpu), availability)
         issuers = Issuers(log.base, fetcher, IssuerStore(self.issuers, self.redis_retry))
         if log.is_hybrid:
             hybrid = HybridLog(log.base, fetcher, issuers, self.cpu)
-            return LogAccess(hybrid, availability, throttle)
+            return LogAccess(hybrid, availability)
         identity = Identity(log.key_sha256, log.origin)
         client = StaticCtLog(log.base, fetcher, issuers, identity, self.cpu)
-        return LogAccess(client, availability, throttle)
+        return LogAccess(client, availability)
 
     def _throttle(self, log: Log) -> OperatorThrottle:
         """Return the throttle of a log's operator, as far as that is known."""
@@ -173,7 +155,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         """Make the follower of `log` under `lease`."""
         ct_log = self.config.ct_log
         in_flight = InFlight(ct_log.fetch_concurrency)
-        client, availability, throttle = self.client(log, in_flight)
+        client, availability = self.client(log, in_flight)
         writer = MessageWriter(
             Source(log.name, f"{log.base}/", log.operator, log.kind.value),
             client.entry_url,
@@ -208,7 +190,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             self._mode(log),
             self.tree_states,
             self.redis_retry,
-            min_refusal_secs=2 * self.retry.backoff.maximum,
+            min_refusal_secs=2 * self.circuit_policy.closed.maximum,
             cpu=self.cpu,
         )
         return Follower(
@@ -218,12 +200,12 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             verifier,
             availability,
             settings,
-            Requests(in_flight, throttle, self.fetched),
+            Requests(in_flight, self.fetched),
         )
 
     async def find_start(self, log: Log, settings: StartSettings) -> StartPosition:
         """Find where to start `log`, which Redis does not know, once it answers."""
-        client, availability, _ = self.client(log)
+        client, availability = self.client(log)
         enforced = self._mode(log) == "enforce"
         alerts = IntegrityAlerts(log, self.tree_states, self.redis_retry, enforced=enforced)
         key = _key(log) if enforced else None

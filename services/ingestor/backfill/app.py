@@ -1,6 +1,5 @@
 """Finds the logs that can be read, and opens one."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,16 +13,15 @@ from certconf.settings import Config
 from ctparse.signatures import BadKey, LogKey, load_log_key
 from ingestor.backfill.pace import LocalSlots, LowestPriority, SharedSlots
 from ingestor.backfill.reader import Backfill, Part, Unproven
-from ingestor.backoff import Backoff
-from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
 from ingestor.client.errors import LogError
-from ingestor.client.http import Fetcher, http_client, retry_policy, user_agent
+from ingestor.client.http import Fetcher, http_client, user_agent
 from ingestor.client.hybrid import HybridLog
 from ingestor.client.interface import LogClient
 from ingestor.client.issuers import Issuers
+from ingestor.client.log_availability import LogAvailability, circuit_policy
 from ingestor.client.rfc6962 import Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
-from ingestor.client.throttle import LogThrottle, request_interval
+from ingestor.client.throttle import request_interval
 from ingestor.cpu import Cpu
 from ingestor.log import Kind, Log
 from ingestor.loglists.merge import merge
@@ -31,8 +29,6 @@ from ingestor.loglists.source import DEFAULT, ListRejected, Source, VerifiedList
 from ingestor.redis_retry import RedisRetry
 
 __all__ = ("Backfill", "Log", "LogError", "Part", "Unproven", "find_logs", "open_log")
-
-_NO_FAILURES = CircuitPolicy(1, 1, Backoff(0.0, 0.0), Backoff(0.0, 0.0))
 
 
 async def find_logs(config: Config, redis: Redis | None) -> list[Log]:
@@ -75,28 +71,16 @@ async def open_log(config: Config, log: Log, redis: Redis | None) -> AsyncIterat
         LogError: the log cannot be read, or has not signed its tree head.
     """
     async with http_client(user_agent(config)) as http:
-        circuit = CircuitBreaker(_NO_FAILURES)  # only pauses
         keys = Keys(config.redis_prefix)
         slots = LocalSlots() if redis is None else SharedSlots(redis, keys)
         operator = operator_key(log.operator or urlsplit(log.url).hostname or log.id)
         interval = request_interval(log.operator, config.ct_log)
-        throttle = LogThrottle(
-            log, circuit, LowestPriority(operator, interval, slots, RedisRetry())
-        )
-        throttle.is_behind = True
-
-        async def wait(_: LogError) -> None:
-            while (pause := circuit.wait(time.time())) > 0:  # noqa: ASYNC110  (for the clock)
-                await asyncio.sleep(pause)
-
+        throttle = LowestPriority(operator, interval, slots, RedisRetry())
+        availability = LogAvailability(log, circuit_policy(config.ct_log), throttle)
+        availability.is_behind = True
+        timeout = config.ct_log.request_timeout_secs
         fetcher = Fetcher(
-            http,
-            log.name,
-            retry_policy(config),
-            config.ct_log.request_timeout_secs,
-            turns=throttle,
-            listed_at=log.listed_at,
-            limited=wait,
+            http, log.name, timeout, availability=availability, listed_at=log.listed_at
         )
         cpu = Cpu()
         backfill = Backfill(log, _client(log, fetcher, cpu), _key(log), cpu, config.ct_log)

@@ -6,6 +6,7 @@ request: it takes at most one slot in `SLOT_SHARE`, the others keep the rest.
 """
 
 import asyncio
+import time
 from typing import Final
 
 from certbus.limits.operators import SLOWEST_SECS, OperatorSlots, Slot
@@ -41,6 +42,10 @@ class LocalSlots(SharedSlots):
     def __init__(self) -> None:
         self._next = 0.0
         self._interval = 0.0
+
+    async def now(self) -> float:
+        """Return the time of this host, seconds since the epoch."""
+        return time.time()
 
     async def reserve(self, operator: str, interval: float, answered: int = 0) -> Slot:  # noqa: ARG002
         """Reserve the next free slot."""

@@ -1,13 +1,14 @@
 """One URL of a log -> one bounded body.
 
-    slot        the log may be requested, in a slot of its operator (`throttle.py`)
+    slot        the log may be requested (`log_availability.py`), in a slot of its operator
+                (`throttle.py`)
     attempt     GET within `timeout` seconds
     redirect    another slot and another GET, at most `MAX_REDIRECTS` times, never from HTTPS to
                 plain HTTP, and never from a public address to an internal one (`addresses.py`)
     body        read raw and counted against the caller's limit; gunzipped against the same limit,
                 large ones in a thread
-    status      200 is a body; 5xx and a lost connection are tried again; the rest is an answer
-    429         and Retry-After are answers, too, and pause the whole log (`throttle.py`)
+    status      200 is a body; the rest is an error. `log_availability.py` decides which requests
+                are sent again, and pauses the log after a 429 or a Retry-After
 
 httpx speaks HTTP/1.1, on one connection for each request in flight (`connections.py`). The fetcher
 reads raw bytes, because httpx decompresses without a limit: a gzip bomb would be unpacked whole
@@ -20,7 +21,7 @@ import http
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC
 from functools import partial
 from importlib.metadata import version
@@ -29,9 +30,7 @@ import httpx
 import msgspec
 
 from certconf.settings import Config
-from ingestor.backoff import Backoff
 from ingestor.client.addresses import FILE, ForbiddenAddress, HttpClients, leads_inside
-from ingestor.client.circuit_breaker import MAX_PAUSE_SECS
 from ingestor.client.connections import connection_client
 from ingestor.client.errors import (
     TOO_MANY_REQUESTS,
@@ -41,7 +40,7 @@ from ingestor.client.errors import (
     ResponseTooLarge,
     UnexpectedStatus,
 )
-from ingestor.client.throttle import LogThrottle
+from ingestor.client.log_availability import MAX_PAUSE_SECS, LogAvailability
 from ingestor.metrics import FetchOutcome, Measured
 
 MAX_REDIRECTS = 3
@@ -56,18 +55,6 @@ _SMALL_GZIP = 512 << 10
 _SMALL_BODY = 8 << 20
 # RFC 9110 section 5.6.7: the form of C's asctime(), always in UTC.
 _ASCTIME = re.compile(r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}")
-
-
-class Retry(msgspec.Struct, frozen=True):
-    """When to repeat a request (`ct_log.retry_*`).
-
-    Attributes:
-        attempts: requests sent for one answer, at least 1.
-        backoff: delays between them.
-    """
-
-    attempts: int
-    backoff: Backoff
 
 
 class Validators(msgspec.Struct, frozen=True):
@@ -126,51 +113,35 @@ def http_client(agent: str = "certstream-server", connect_timeout: float = 10.0)
     return HttpClients(make)
 
 
-def retry_policy(config: Config) -> Retry:
-    """Return how often a request is repeated (`ct_log.retry_*`)."""
-    settings = config.ct_log
-    return Retry(
-        attempts=max(1, settings.retry_max_attempts),
-        backoff=Backoff(settings.retry_initial_delay_ms / 1000, settings.retry_max_delay_ms / 1000),
-    )
-
-
 class Fetcher:
     """GETs URLs of one log.
 
     Args:
         http: the connection pools that all logs share.
         log: its name.
-        retry: when to repeat a request.
         timeout: seconds for one request with its body.
         measured: receives the outcome and duration of each request.
-        turns: when the log may be requested; None: at any time.
+        availability: decides when the log is requested; None: at any time, and once.
         listed_at: server of the list that names the log, as `Log.listed_at`; None: it is
             configured, so its URL may lead to any address.
-        limited: waits after a 429, or until the log's pause ends; the request is then sent again.
-            None: a 429 is an error.
     """
 
     def __init__(
         self,
         http: HttpClients,
         log: str,
-        retry: Retry,
         timeout: float,
         measured: Measured = lambda _outcome, _spent: None,
-        turns: LogThrottle | None = None,
+        availability: LogAvailability | None = None,
         listed_at: str | None = None,
-        limited: Callable[[LogError], Awaitable[None]] | None = None,
     ) -> None:
         self.log = log
-        self._limited = limited
+        self._availability = availability
         self._listed_at = listed_at
         self._trusted = listed_at in (None, FILE)
         self._measured = measured
         self._http = http
-        self._retry = retry
         self._timeout = timeout
-        self._turns = turns
 
     async def get_log(self, url: str, limit: int) -> bytes:
         """Fetch a body.
@@ -182,43 +153,36 @@ class Fetcher:
         Raises:
             LogError: the last attempt's error; which one, see `errors.py`.
         """
-        single = self._turns is not None and self._turns.unlimited
-        failures = 0
-        while True:
-            try:
-                return (await self._attempt(url, limit)).body
-            except LogError as error:
-                if self._limited is not None and error.is_rate_limit:
-                    await self._limited(error)
-                    continue
-                failures += 1
-                last = single or failures >= self._retry.attempts
-                if last or not _worth_retrying(error):
-                    raise
-            await asyncio.sleep(self._retry.backoff(failures - 1))
+        attempt = partial(self.attempt, url, limit)
+        available = self._availability
+        return (await (attempt() if available is None else available.repeat(attempt))).body
 
     async def get_external(self, url: str, limit: int, had: Validators) -> Version | None:
         """Fetch a body in one attempt, unless it is the one that was had before.
 
         Args:
             url: what to get.
-            limit: as for `get`.
+            limit: as for `get_log`.
             had: what came with the one before.
 
         Raises:
             LogError: which one, see `errors.py`.
         """
         try:
-            return await self._attempt(url, limit, had.headers())
+            return await self.attempt(url, limit, had.headers())
         except UnexpectedStatus as error:
             if error.status == httpx.codes.NOT_MODIFIED and had.headers():
                 return None
             raise
 
-    async def _attempt(
+    async def attempt(
         self, url: str, limit: int, headers: Mapping[str, str] = NO_HEADERS
     ) -> Version:
-        """Return one answer, after at most `MAX_REDIRECTS` redirects."""
+        """Return one answer, after at most `MAX_REDIRECTS` redirects.
+
+        Raises:
+            LogError: which one, see `errors.py`.
+        """
         place = _Redirect(url, self._trusted)
         for _ in range(MAX_REDIRECTS + 1):
             found = await self._in_turn(url, place, limit, headers)
@@ -231,20 +195,19 @@ class Fetcher:
         self, url: str, place: _Redirect, limit: int, headers: Mapping[str, str]
     ) -> Version | _Redirect:
         """One request in its turn, for `url`: what is at `place`, or where it is instead."""
-        if self._turns is not None:
-            await self._turns.acquire(url)
+        available = self._availability
+        if available is not None:
+            await available.acquire(url)
         began = time.perf_counter()
         try:
             found = await self._request(url, place, limit, headers)
         except LogError as error:
             self._measured(_outcome(error), time.perf_counter() - began)
-            if self._turns is not None and isinstance(error, UnexpectedStatus):
-                if error.status != TOO_MANY_REQUESTS:
-                    self._turns.answered()
-                await self._turns.record_429(error)
+            if available is not None and isinstance(error, UnexpectedStatus):
+                await available.record_answer(error)
             raise
-        if self._turns is not None:
-            self._turns.answered()
+        if available is not None:
+            await available.record_answer()
         self._measured("ok", time.perf_counter() - began)
         return found
 
@@ -411,19 +374,6 @@ def _outcome(error: LogError) -> FetchOutcome:
             return "unreachable"
         case _:
             return "broken"
-
-
-def _worth_retrying(error: LogError) -> bool:
-    """Whether the same request may well succeed soon: the log was busy or the network broke."""
-    match error:
-        case ConnectionFailed():
-            return True
-        case UnexpectedStatus(retry_after=wait) if wait is not None:
-            return False
-        case UnexpectedStatus(status=status):
-            return status >= httpx.codes.INTERNAL_SERVER_ERROR
-        case _:
-            return False
 
 
 def retry_after(value: str | None, now: float) -> float | None:

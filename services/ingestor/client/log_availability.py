@@ -1,4 +1,13 @@
-"""The availability of one log: waits while its circuit is open, and stores what changes.
+"""The availability of one log: whether it may be requested, and when again after a failure.
+
+    closed      requested as usual. After each failure the log pauses, longer each time; `unhealthy`
+                failures in a row open the circuit
+    open        not requested until `retry_at`, then half-open
+    half-open   each request is sent once: `healthy` successes in a row close the circuit, a
+                failure opens it again, for longer
+
+A 429 or a Retry-After pauses the log in any state. A log that limits the rate is healthy, so a 429
+changes no state.
 
 Of an outage, three events are logged: its first failure, the opening of the circuit, and the first
 success after it. If outages repeat, one in `LOG_INTERVAL_SECS` is logged. Redis counts all failures
@@ -7,121 +16,239 @@ and stores the circuit, for the log's next worker and for the status of the clus
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
+import httpx
+import msgspec
 import structlog
 
 from certbus.ids import new_event
-from certbus.logs.circuit_state import CircuitStore
-from ingestor.client.circuit_breaker import CircuitBreaker
-from ingestor.client.errors import LogError, ProofUnavailable, Throttled
+from certbus.logs.circuit_state import CircuitStatus, CircuitStore, State
+from certconf.settings import CTLog
+from ingestor.backoff import Backoff
+from ingestor.client.errors import (
+    ConnectionFailed,
+    LogError,
+    ProofUnavailable,
+    Throttled,
+    UnexpectedStatus,
+)
+from ingestor.client.throttle import OperatorThrottle, RequestBudget
 from ingestor.log import Log
 from ingestor.redis_retry import RedisRetry
 
-LOG_INTERVAL_SECS = 60.0
+T = TypeVar("T")
+
+MAX_PAUSE_SECS: Final = 3600.0
+"""A log may request a pause; a hostile or broken one must not stop requests for ever."""
+
+PAUSE_SECS: Final = 5.0
+"""How long a log pauses that answered 429 without a Retry-After."""
+
+LOG_INTERVAL_SECS: Final = 60.0
 """For which another outage is not logged, unless it lasts."""
 
 _log = structlog.get_logger(__name__)
 
 
+class CircuitPolicy(msgspec.Struct, frozen=True):
+    """When requests are repeated, and circuits open and close.
+
+    Attributes:
+        attempts: requests sent for one answer, at least 1, while the circuit is closed.
+        unhealthy: failures in a row that open it.
+        healthy: successes in a row that close it.
+        closed: delays between attempts, and after failures that do not open it.
+        open: delays after those that do.
+    """
+
+    attempts: int
+    unhealthy: int
+    healthy: int
+    closed: Backoff
+    open: Backoff
+
+
+def circuit_policy(settings: CTLog) -> CircuitPolicy:
+    """Return the policy that is configured (`ct_log.retry_*`, `ct_log.*_threshold`)."""
+    initial = settings.retry_initial_delay_ms / 1000
+    return CircuitPolicy(
+        attempts=max(1, settings.retry_max_attempts),
+        unhealthy=settings.unhealthy_threshold,
+        healthy=settings.healthy_threshold,
+        closed=Backoff(initial, settings.retry_max_delay_ms / 1000),
+        open=Backoff(initial, settings.health_check_interval_secs),
+    )
+
+
 class LogAvailability:
-    """Decides when one log is retried. The follower's task owns it.
+    """Decides when one log is requested.
+
+    The follower's task owns it; all requests of the log call `acquire`, `record_answer`, `repeat`.
 
     Args:
         log: the log.
-        circuit: its circuit, which its requests respect.
-        circuits: stores it.
+        policy: see above.
+        operator: the slots of its operator.
+        circuits: stores the circuit; None: it begins closed, and nothing is stored.
         redis_retry: repeats Redis calls while Redis is away.
-        clock: seconds since the epoch.
+        waited: receives the seconds that were spent waiting for a slot.
+        clock: seconds since the epoch: other workers continue with the times of a circuit.
 
     Attributes:
-        circuit: as given.
+        status: the stored state of the circuit.
         errors: failures since this process began to follow the log.
         last_error: the last one; empty if there was none.
+        is_behind: whether the log catches up; its follower sets it.
+        waiting: number of requests that wait for a slot.
     """
 
     def __init__(
         self,
         log: Log,
-        circuit: CircuitBreaker,
-        circuits: CircuitStore,
-        redis_retry: RedisRetry,
+        policy: CircuitPolicy,
+        operator: OperatorThrottle,
+        circuits: CircuitStore | None = None,
+        redis_retry: RedisRetry | None = None,
+        waited: Callable[[float], None] = lambda _seconds: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.circuit = circuit
+        self.status = CircuitStatus()
         self.errors = 0
         self.last_error = ""
+        self.is_behind = False
+        self.waiting = 0
         self._log = log
+        self._policy = policy
+        self._operator = operator
         self._circuits = circuits
-        self._redis_retry = redis_retry
+        self._redis_retry = redis_retry or RedisRetry()
+        self._waited = waited
         self._clock = clock
+        self._lock = asyncio.Lock()  # which is fair
+        self._successes = 0  # since the circuit is half-open
         self._down_since: float | None = None
         self._logged = False  # whether the outage was logged
         self._silent_until = 0.0
         self._limit_silent_until = 0.0
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether requests are sent as usual."""
+        return self.status.state == "closed"
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the log may be requested."""
+        if self.status.retry_at is None:
+            return 0.0
+        return min(max(self.status.retry_at / 1000 - self._clock(), 0.0), MAX_PAUSE_SECS)
+
+    @property
+    def is_at_configured_interval(self) -> bool:
+        """Whether the configured interval, and no 429, spaces the requests to the operator."""
+        return 0 < self._operator.current <= self._operator.interval
+
+    @property
+    def budget(self) -> RequestBudget:
+        """Whether the operator counts requests to logs of this API."""
+        return self._operator.budget(self._log.kind)
+
+    async def acquire(self, url: str) -> None:
+        """Wait until `url` may be requested: one request of a log waits for a slot at a time.
+
+        Raises:
+            Throttled: the log pauses.
+        """
+        self._refuse(url)
+        if not self._operator.interval:
+            await self._operator.acquire(is_behind=self.is_behind)
+            return
+        began = asyncio.get_running_loop().time()
+        self.waiting += 1
+        try:
+            async with self._lock:
+                self._refuse(url)
+                await self._operator.acquire(is_behind=self.is_behind)
+        finally:
+            self.waiting -= 1
+        self._waited(asyncio.get_running_loop().time() - began)
+        self._refuse(url)
+
+    async def record_answer(self, error: UnexpectedStatus | None = None) -> None:
+        """Count an answer; pause the log as it requests, and slow its operator down after a 429."""
+        if error is None or not error.is_rate_limit:
+            self._operator.answered(self._log.kind)
+        if error is None or (error.retry_after is None and not error.is_rate_limit):
+            return
+        pause = PAUSE_SECS if error.retry_after is None else error.retry_after
+        self._pause_for(min(pause, MAX_PAUSE_SECS))
+        if error.is_rate_limit:
+            requested = error.retry_after is not None
+            await self._operator.record_429(self._log.id, pause, requested=requested)
+
+    async def repeat(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Send a request until it is answered, as often as the policy permits.
+
+        A request that meets a 429 is sent again after the pause, and does not count.
+
+        Raises:
+            LogError: the error of the last attempt.
+        """
+        attempts = self._policy.attempts if self.is_closed else 1
+        failures = 0
+        while True:
+            try:
+                return await send()
+            except LogError as error:
+                if error.is_rate_limit:
+                    await self._record_rate_limit(error)
+                    continue
+                failures += 1
+                if failures >= attempts or not _may_succeed_soon(error):
+                    raise
+            await asyncio.sleep(self._policy.closed(failures - 1))
+
     async def load(self) -> None:
         """Continue with the circuit of the log's last worker."""
-        self.circuit.restore(await self._redis_retry(self._circuits.load, self._log.id))
+        if self._circuits is not None:
+            self.restore(await self._redis_retry(self._circuits.load, self._log.id))
+
+    def restore(self, status: CircuitStatus) -> None:
+        """Continue with a stored circuit."""
+        self.status, self._successes = status, 0
 
     async def can_poll(self) -> None:
-        """Wait until the log may be requested."""
-        before = self.circuit.status
-        while (wait := self.circuit.wait(self._clock())) > 0:  # noqa: ASYNC110  (for the clock)
-            await asyncio.sleep(wait)
-        self.circuit.half_open()
-        if self.circuit.status != before:
-            await self._save()
-
-    async def record_rate_limit(self, error: LogError) -> None:
-        """Count a 429 and wait until the log may be requested again.
-
-        A log that limits the rate is healthy: its circuit does not change.
-
-        Args:
-            error: a 429, or `Throttled`, which is not counted: no request was sent.
-        """
-        if not isinstance(error, Throttled):
-            self.errors += 1
-            self.last_error = error.summary
-            now = self._clock()
-            if now >= self._limit_silent_until:
-                self._limit_silent_until = now + LOG_INTERVAL_SECS
-                _log.warning(
-                    "log rate limited",
-                    log=self._log.name,
-                    url=error.url,
-                    problem=error.problem,
-                    pause_secs=round(self.circuit.wait(now), 1),
-                )
-            await self._count(error)
-        while (wait := self.circuit.wait(self._clock())) > 0:  # noqa: ASYNC110  (for the clock)
-            await asyncio.sleep(wait)
+        """Wait until the log may be requested. An open circuit is then half-open."""
+        before = self.status
+        await self._wait()
+        if self.status.state == "open":
+            self._become("half-open")
+            self._successes = 0
+        await self._save(before)
 
     async def record_failure(self, error: LogError) -> None:
         """Record that the log could not be read."""
         if error.is_rate_limit:
-            await self.record_rate_limit(error)
+            await self._record_rate_limit(error)
             return
-        now = self._clock()
-        was_open = not self.circuit.closed
-        self.circuit.failed(now)
-        self.errors += 1
-        self.last_error = error.summary
-        wait = round(self.circuit.wait(now), 1)
+        was_open = not self.is_closed
+        self._fail()
+        now, wait = self._clock(), round(self.pause, 1)
         if isinstance(error, ProofUnavailable):
             pass  # the verifier reports it if it lasts
         elif self._down_since is None:
             self._down_since = now
             self._log_outage(error, now, wait)
-        elif not self.circuit.closed and not was_open:
+        elif not self.is_closed and not was_open:
             self._logged = True
             _log.warning(
                 "circuit opened",
                 log=self._log.name,
                 url=error.url,
                 problem=error.problem,
-                failures=self.circuit.status.failures,
+                failures=self.status.failures,
                 next_attempt_secs=wait,
             )
         await self._count(error)
@@ -133,24 +260,72 @@ class LogAvailability:
         if now >= self._silent_until:
             self._silent_until = now + LOG_INTERVAL_SECS
             _log.warning("log degraded", log=self._log.name, url=error.url, problem=error.problem)
-        await self._redis_retry(self._circuits.noted, self._log.id, error.summary)
+        if self._circuits is not None:
+            await self._redis_retry(self._circuits.noted, self._log.id, error.summary)
 
     async def record_progress(self) -> None:
         """Record that entries of the log were published."""
-        before = self.circuit.status
-        self.circuit.succeeded(self._clock())
-        if self.circuit.status != before:
-            await self._save()
+        before = self.status
+        if before.state == "half-open":
+            self._successes += 1
+            if self._successes < self._policy.healthy:
+                return
+        # A pause that remains is of another request, refused since this one was sent.
+        self.status = CircuitStatus(retry_at=before.retry_at if self.pause > 0 else None)
+        await self._save(before)
 
     async def record_idle(self, tree_size: int) -> None:
         """Record that all entries up to a tree head were published."""
         await self.record_progress()
-        if self._down_since is not None and self.circuit.closed:
+        if self._down_since is not None and self.is_closed:
             down = round(self._clock() - self._down_since, 1)
             self._down_since = None
             if self._logged:
                 _log.info("log recovered", log=self._log.name, down_secs=down, tree_size=tree_size)
             self._logged = False
+
+    async def _record_rate_limit(self, error: LogError) -> None:
+        """Count a 429 and wait until the log may be requested again.
+
+        `Throttled` is not counted: no request was sent.
+        """
+        if not isinstance(error, Throttled):
+            now = self._clock()
+            if now >= self._limit_silent_until:
+                self._limit_silent_until = now + LOG_INTERVAL_SECS
+                _log.warning(
+                    "log rate limited",
+                    log=self._log.name,
+                    url=error.url,
+                    problem=error.problem,
+                    pause_secs=round(self.pause, 1),
+                )
+            await self._count(error)
+        await self._wait()
+
+    async def _wait(self) -> None:
+        while (pause := self.pause) > 0:  # noqa: ASYNC110  (for the clock)
+            await asyncio.sleep(pause)
+
+    def _refuse(self, url: str) -> None:
+        if (pause := self.pause) > 0:
+            raise Throttled(self._log.name, url, f"paused for {pause:.1f} s more")
+
+    def _fail(self) -> None:
+        failures = self.status.failures + 1
+        self.status = msgspec.structs.replace(self.status, failures=failures)
+        if not self.is_closed or failures >= self._policy.unhealthy:
+            self._become("open")
+        delay = self._policy.closed if self.is_closed else self._policy.open
+        self._pause_for(delay(failures - 1))
+
+    def _become(self, state: State) -> None:
+        self.status = msgspec.structs.replace(self.status, state=state)
+
+    def _pause_for(self, seconds: float) -> None:
+        """Pause, at least until the end of a pause that has begun."""
+        at = max(int((self._clock() + seconds) * 1000), self.status.retry_at or 0)
+        self.status = msgspec.structs.replace(self.status, retry_at=at)
 
     def _log_outage(self, error: LogError, now: float, wait: float) -> None:
         if now < self._silent_until:
@@ -165,10 +340,27 @@ class LogAvailability:
         )
 
     async def _count(self, error: LogError) -> None:
-        count, status = self._circuits.failed, self.circuit.status
-        event = new_event()  # counted once, however often Redis is called
-        await self._redis_retry(count, self._log.id, status, error.summary, event)
+        self.errors += 1
+        self.last_error = error.summary
+        if self._circuits is not None:
+            event = new_event()  # counted once, however often Redis is called
+            count, status = self._circuits.failed, self.status
+            await self._redis_retry(count, self._log.id, status, error.summary, event)
 
-    async def _save(self) -> None:
-        status = self.circuit.status
-        await self._redis_retry(self._circuits.save, self._log.id, status)
+    async def _save(self, before: CircuitStatus) -> None:
+        """Store the circuit, if it has changed."""
+        if self._circuits is not None and self.status != before:
+            await self._redis_retry(self._circuits.save, self._log.id, self.status)
+
+
+def _may_succeed_soon(error: LogError) -> bool:
+    """Whether the same request may well succeed soon: the log was busy or the network broke."""
+    match error:
+        case ConnectionFailed():
+            return True
+        case UnexpectedStatus(retry_after=wait) if wait is not None:
+            return False
+        case UnexpectedStatus(status=status):
+            return status >= httpx.codes.INTERNAL_SERVER_ERROR
+        case _:
+            return False

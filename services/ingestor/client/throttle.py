@@ -1,4 +1,4 @@
-"""When a log may be requested: not while it pauses, and in a slot of its operator.
+"""The throttle of one operator: a request to any of its logs waits for a slot.
 
 `OperatorThrottle` has the slots of one operator, for all its logs in this process; Redis spaces
 them over all processes (`certbus.limits.operators`). Each log waits for one slot at a time. A slot
@@ -10,9 +10,7 @@ heads, entries, proofs, issuers, redirects and repetitions.
 """
 
 import asyncio
-import time
 from collections import Counter, deque
-from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from typing import Final
@@ -20,15 +18,10 @@ from typing import Final
 from certbus.keys import operator_key
 from certbus.limits.operators import OperatorSlots, Slot
 from certconf.settings import CTLog
-from ingestor.client.circuit_breaker import CircuitBreaker
-from ingestor.client.errors import TOO_MANY_REQUESTS, Throttled, UnexpectedStatus
-from ingestor.log import Kind, Log
+from ingestor.log import Kind
 from ingestor.redis_retry import RedisRetry
 
 LATE_SECS: Final = 0.3
-PAUSE_SECS: Final = 5.0
-"""How long a log pauses that answered 429 without a Retry-After."""
-
 LONG_PAUSE_SECS: Final = 10.0
 COUNTS_SECS: Final = 1800.0
 """For how long after a 429 with a pause of at least `LONG_PAUSE_SECS` an operator's logs save
@@ -180,93 +173,3 @@ class OperatorThrottle:
             return self._behind.popleft()
         self._passed_over = self._passed_over + 1 if self._behind else 0
         return self._at_head.popleft() if self._at_head else None
-
-
-class LogThrottle:
-    """The requests of one log.
-
-    Args:
-        log: the log.
-        circuit: whether the log may be requested.
-        operator: the slots of its operator.
-        waited: receives the seconds that were spent waiting for a slot.
-        clock: seconds since the epoch.
-
-    Attributes:
-        is_behind: whether the log catches up; its follower sets it.
-        waiting: number of requests that wait for a slot.
-    """
-
-    def __init__(
-        self,
-        log: Log,
-        circuit: CircuitBreaker,
-        operator: OperatorThrottle,
-        waited: Callable[[float], None] = lambda _seconds: None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.is_behind = False
-        self.waiting = 0
-        self._log = log
-        self._circuit = circuit
-        self._operator = operator
-        self._waited = waited
-        self._clock = clock
-        self._lock = asyncio.Lock()  # which is fair
-
-    @property
-    def is_at_configured_interval(self) -> bool:
-        """Whether the configured interval, and no 429, spaces the requests to the operator."""
-        return 0 < self._operator.current <= self._operator.interval
-
-    @property
-    def budget(self) -> RequestBudget:
-        """Whether the operator counts requests to logs of this API."""
-        return self._operator.budget(self._log.kind)
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether a request should not be repeated: the log is only being tried."""
-        return not self._circuit.closed
-
-    async def acquire(self, url: str) -> None:
-        """Wait until `url` may be requested.
-
-        Raises:
-            Throttled: the log pauses.
-        """
-        self._refuse(url)
-        if not self._operator.interval:
-            await self._operator.acquire(is_behind=self.is_behind)
-            return
-        began = asyncio.get_running_loop().time()
-        self.waiting += 1
-        try:
-            async with self._lock:
-                self._refuse(url)
-                await self._operator.acquire(is_behind=self.is_behind)
-        finally:
-            self.waiting -= 1
-        self._waited(asyncio.get_running_loop().time() - began)
-        self._refuse(url)
-
-    def answered(self) -> None:
-        """Count an answer other than 429."""
-        self._operator.answered(self._log.kind)
-
-    async def record_429(self, error: UnexpectedStatus) -> None:
-        """Pause the log as its answer requests, and slow its operator down."""
-        is_429 = error.status == TOO_MANY_REQUESTS
-        if error.retry_after is None and not is_429:
-            return
-        pause = PAUSE_SECS if error.retry_after is None else error.retry_after
-        self._circuit.open_until(self._clock(), pause)
-        if is_429:
-            await self._operator.record_429(
-                self._log.id, pause, requested=error.retry_after is not None
-            )
-
-    def _refuse(self, url: str) -> None:
-        left = self._circuit.wait(self._clock())
-        if left > 0:
-            raise Throttled(self._log.name, url, f"paused for {left:.1f} s more")

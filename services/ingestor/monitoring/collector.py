@@ -174,7 +174,7 @@ def _logs(assigned: Sequence[AssignedLog]) -> Iterator[Metric]:
                 family.add_metric([name], value)
         seconds.add_metric([name], lag.seconds)
         missing.add_metric([name], follower.missing_issuers)
-        circuits.add_metric([name], _CIRCUITS.index(follower.availability.circuit.status.state))
+        circuits.add_metric([name], _CIRCUITS.index(follower.availability.status.state))
         for state in get_args(State):
             integrity.add_metric([name, state], state == follower.verifier.state)
     yield from (next_index, tree_size, head_age, max_head_age, entries, seconds, peers_lag, delay)

@@ -68,6 +68,6 @@ def _describe(assigned: AssignedLog) -> dict[str, Any]:
         "lag_entries": lag.entries,
         "lag_secs": round(lag.seconds, 3),
         "integrity": follower.verifier.state,
-        "circuit": availability.circuit.status.state,
-        "last_error": availability.last_error if availability.circuit.status.failures else None,
+        "circuit": availability.status.state,
+        "last_error": availability.last_error if availability.status.failures else None,
     }

@@ -30,7 +30,6 @@ from ingestor.client.errors import (
 )
 from ingestor.client.interface import LogClient
 from ingestor.client.log_availability import LogAvailability
-from ingestor.client.throttle import LogThrottle
 from ingestor.log import Log
 from ingestor.pipeline.catch_up import CatchUpLimits
 from ingestor.pipeline.page_size import PageSize
@@ -80,12 +79,10 @@ class Requests(msgspec.Struct, frozen=True):
 
     Attributes:
         in_flight: how many requests for entries are sent at the same time.
-        throttle: spaces them.
         fetched: shared with the other logs of the process.
     """
 
     in_flight: InFlight
-    throttle: LogThrottle
     fetched: FetchedBytes
 
 
@@ -148,7 +145,7 @@ class Follower:
         client: reads it.
         publisher: publishes its windows.
         verifier: verifies its windows.
-        availability: decides when to retry it.
+        availability: decides when to request it.
         settings: how to read it.
         requests: bounds its requests.
 
@@ -272,7 +269,7 @@ class Follower:
             await self._select(poll.result())
             return
         is_behind = self._prefetch.missing_requests > self._requests.in_flight.limit
-        self._requests.throttle.is_behind = is_behind
+        self.availability.is_behind = is_behind
         self._record_limit(loop.time(), self._limit() if is_behind else "")
         due = self._polls.due
         tile_due = self._partial_tile.due(self.publisher.next)
@@ -297,10 +294,10 @@ class Follower:
 
     def _limit(self) -> str:
         """Return the setting that bounds the requests of a log that is behind; empty if none."""
-        flight, throttle = self._requests.in_flight, self._requests.throttle
-        if throttle.is_at_configured_interval and 2 * throttle.waiting > self._prefetch.in_flight:
+        waiting, in_flight = self.availability.waiting, self._prefetch.in_flight
+        if self.availability.is_at_configured_interval and 2 * waiting > in_flight:
             return "ct_log.operator_rate_limits"
-        return "ct_log.fetch_concurrency" if self._prefetch.in_flight >= flight.most else ""
+        return "ct_log.fetch_concurrency" if in_flight >= self._requests.in_flight.most else ""
 
     def _record_limit(self, now: float, setting: str) -> None:
         """Report the setting that keeps the log behind, once it has done so for a while."""
@@ -318,7 +315,8 @@ class Follower:
         punctual = loop.time() - self._polls.due <= 1.0
         head = await self._client.tree_head()
         if self.verifier.is_signed(head):  # otherwise anyone may have made it
-            self._polls.budget, self._polls.page = self._requests.throttle.budget, self._page.size
+            self._polls.budget = self.availability.budget
+            self._polls.page = self._page.size if self._page.is_known else 1
             age = max(time.time() - head.timestamp / 1000, 0.0)
             self._polls.record(head.size, loop.time(), punctual=punctual, age=age)
             self.health.record_head(head)

@@ -10,15 +10,17 @@ hour. `PollSchedule` learns the time between two of them. Polls are at least an 
     before the log has grown twice             each 1/20 of its first gap
     before the log has grown                   each 1/16 of the silence
 
-If the first polls after two such waits in a row find a larger tree, they may have come late: the
-next waits are shorter, until there are polls before growth again.
+A gap is measured only if a poll has shown that the log did not grow for a part of it. Otherwise it
+may have been shorter; then twice the age of the tree head is an estimate. If the first polls after
+two waits in a row find a larger tree, they may have come late: the next waits are shorter, until
+there are polls before growth again.
 
 Some operators count requests: after about 100 they refuse all others for a minute. Nothing shows
 that before (`RequestBudget`), so the polls of a log save requests according to what is known:
 
     unlimited   as above
-    unknown     each 1/8 of the silence or 1/10 of the first gap; and if the gaps are several
-                intervals long, not before `_UNKNOWN_FILL` of a page is likely to be new
+    unknown     each 1/8 of the silence or of the first gap; and if the gaps are several intervals
+                long, not before a whole page is likely to be new, for at most 15 intervals
     limited     not before a whole page is likely to be new, and then each 1/8 of the silence
 
 Each log is polled at least every `MAX_SECS`.
@@ -30,7 +32,7 @@ for any number of logs, and none moves when one is added.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
 from ingestor.client.throttle import RequestBudget
@@ -41,7 +43,8 @@ MIN_GAPS = 2
 """Gaps that are remembered, and after how many they count."""
 
 MAX_FILL_SECS = 60.0
-"""The longest wait for a page to be full."""
+MAX_UNKNOWN_FILL = 15
+"""The longest wait for a page to be full: if requests are limited; else intervals."""
 
 _EARLY = 0.85  # at most, of the gap that a quarter of the recent ones do not exceed
 _MIN_EARLY = 0.25
@@ -55,11 +58,10 @@ _FIRST_PARTS = {
     RequestBudget.UNKNOWN: 1 / 8,
     RequestBudget.LIMITED: 1 / 4,
 }
-_FIRST_GAP_PART, _UNKNOWN_FIRST_GAP_PART = 1 / 20, 1 / 10  # of the only gap that is known
-_UNKNOWN_FILL = 0.75  # of a page
+_FIRST_GAP_PART, _UNKNOWN_FIRST_GAP_PART = 1 / 20, 1 / 8  # of the only gap that is known
 _LONG_GAP = 3  # intervals: the wait for a shorter gap saves no poll
-_MAX_AGE_SECS = 60.0
-"""Of the first tree head that a poll shows, as far as it counts: the log's clock may be wrong."""
+_MAX_AGE = 60
+"""Intervals: age of the first tree head shown, as far as it counts; its clock may be wrong."""
 
 _GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
 
@@ -91,7 +93,7 @@ class PollSchedule:
     Attributes:
         due: time of the next poll.
         budget: of the log's operator.
-        page: entries of a full page.
+        page: entries of a full page; 1 while it is not known.
     """
 
     def __init__(self, interval: float, phase: float) -> None:
@@ -105,6 +107,8 @@ class PollSchedule:
         self._has_grown = False  # since the first poll
         self._first: tuple[float, int] | None = None  # time and size of the first poll
         self._gaps: deque[float] = deque(maxlen=MAX_GAPS)
+        self._was_silent = False  # whether a poll has found no growth since the last
+        self._rate = 0.0  # entries a second in the last gap
         self._early = _EARLY
         self._late = 0  # first polls after a wait in a row that found a larger tree
         self._has_waited = False  # for a part of a gap, before the poll that is due
@@ -116,8 +120,7 @@ class PollSchedule:
     @property
     def long_gaps(self) -> tuple[float, ...]:
         """Seconds between the newest tree heads, oldest first; empty if they save no poll."""
-        gaps = sorted(self._gaps)
-        return tuple(self._gaps) if gaps and self._is_long(gaps[len(gaps) // 4]) else ()
+        return tuple(self._gaps) if self._is_long(_typical(sorted(self._gaps))) else ()
 
     def assume(self, gaps: Iterable[float]) -> None:
         """Begin with gaps that an earlier owner of the log has seen."""
@@ -130,8 +133,8 @@ class PollSchedule:
             size: of the tree that the log has shown.
             now: time of the poll.
             punctual: whether it was sent when it was due, so that it measures a gap.
-            age: seconds since the log has signed the tree head. That of the first one counts as
-                silence: a log that has moved here is not polled as one that has just grown.
+            age: seconds since the log has signed the tree head, 0 if its clock is ahead. That of
+                the first one counts as silence: a log that has moved here has not just grown.
         """
         self._first = self._first or (now, size)
         if self._has_waited:
@@ -140,22 +143,27 @@ class PollSchedule:
             self._early = min(max(self._early, _MIN_EARLY), _EARLY)
         if size > self._size:
             self._has_grown = self._grown is not None or bool(self._gaps)
-            if self._grown is not None and punctual:
-                self._gaps.append(now - self._grown)
-            self._grown = now - (min(age, _MAX_AGE_SECS) if self._size < 0 else 0.0)
+            if self._grown is not None and now > self._grown:
+                gap = now - self._grown
+                self._rate = (size - self._size) / gap
+                if punctual:
+                    self._gaps.append(gap if self._was_silent else min(gap, 2 * age))
+            self._was_silent = False
+            self._grown = now - (min(age, _MAX_AGE * self._interval) if self._size < 0 else 0.0)
             self._size = size
+        else:
+            self._was_silent = True
         silence = now - (now if self._grown is None else self._grown)
         self.due = min(self._next(now, silence), now + max(MAX_SECS, self._interval))
 
     def _next(self, now: float, silence: float) -> float:
         gaps = sorted(self._gaps) if len(self._gaps) >= MIN_GAPS else []
         step = max(self._interval, self._silence_step(silence, gaps[-1] if gaps else None))
-        gap = gaps[len(gaps) // 4] if gaps else max(self._gaps, default=0.0)
-        is_long = self._is_long(gap)
+        is_long = self._is_long(_typical(gaps))
         early = 0.0
-        if gaps and is_long:
+        if is_long:
             irregular = math.sqrt(gaps[0] / gaps[-1]) if self._is_unlimited else 1.0
-            early = self._early * irregular * gap
+            early = self._early * irregular * gaps[len(gaps) // 4]
         fill = self._fill_secs(now, is_long=is_long)
         self._has_waited = early > fill and early - silence > step
         wait = max(early, fill) - silence
@@ -183,11 +191,17 @@ class PollSchedule:
         return silence * (_LIKELY_PART if silence <= 2 * longest else _UNLIKELY_PART)
 
     def _fill_secs(self, now: float, *, is_long: bool) -> float:
-        """Return the time in which the log grows by the entries that a poll is worth, about."""
-        first, entries = self._first, self.page * (_UNKNOWN_FILL if is_long else 0)
-        if self.budget is RequestBudget.LIMITED:
-            entries = self.page
-        if self._is_unlimited or first is None or now <= first[0]:
+        """Return the time in which the log grows by a page, about, if polls wait for one."""
+        first, is_limited = self._first, self.budget is RequestBudget.LIMITED
+        saves = is_limited or (is_long and not self._is_unlimited)
+        if not saves or self.page <= 1 or first is None or now <= first[0]:
             return 0.0
-        rate = (self._size - first[1]) / (now - first[0])
-        return min(entries / rate, MAX_FILL_SECS) if rate > 0 else 0.0
+        rate = max(self._rate, (self._size - first[1]) / (now - first[0]))
+        most = MAX_FILL_SECS if is_limited else MAX_UNKNOWN_FILL * self._interval
+        return min(self.page / rate, most) if rate > 0 else 0.0
+
+
+def _typical(gaps: Sequence[float]) -> float:
+    """Return the mean of sorted gaps without the longest of several, 0 without any."""
+    usual = gaps[:-1] or gaps
+    return sum(usual) / len(usual) if usual else 0.0

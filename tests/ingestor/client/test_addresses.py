@@ -6,11 +6,10 @@ import pytest
 
 from ctparse.entry import Malformed
 from ctparse.static_ct import parse_checkpoint
-from ingestor.backoff import LOG_LIST
 from ingestor.client import addresses
 from ingestor.client.addresses import HttpClients, is_inside
 from ingestor.client.errors import InvalidResponse
-from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.http import Fetcher, http_client
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
 
 LIMIT = 1000
@@ -73,7 +72,7 @@ async def http(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HttpClients]:
 
 
 def fetcher(http: HttpClients, listed_at: str | None = None) -> Fetcher:
-    return Fetcher(http, "Test log", Retry(2, LOG_LIST), timeout=5, listed_at=listed_at)
+    return Fetcher(http, "Test log", timeout=5, listed_at=listed_at)
 
 
 async def assert_refused(fetcher: Fetcher, url: str, inner: HostileServer) -> None:

@@ -14,9 +14,8 @@ import pytest
 from ctparse.entry import Entry, Rejected
 from ctparse.merkle import Frontier, leaf_hash, verify_consistency
 from ctparse.signatures import load_log_key, verify_tree_head
-from ingestor.backoff import LOG_LIST
 from ingestor.client.errors import InvalidResponse, ResponseTooLarge, UnexpectedStatus
-from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.http import Fetcher, http_client
 from ingestor.client.hybrid import HybridLog
 from ingestor.client.interface import Inclusion
 from ingestor.client.issuers import CAPACITY, RECENT, WINDOW, Issuers
@@ -40,7 +39,7 @@ async def server() -> AsyncIterator[HostileServer]:
 @pytest.fixture
 async def fetcher() -> AsyncIterator[Fetcher]:
     async with http_client() as http:
-        yield Fetcher(http, "Test log", Retry(1, LOG_LIST), timeout=5)
+        yield Fetcher(http, "Test log", timeout=5)
 
 
 @pytest.fixture
@@ -257,7 +256,7 @@ async def test_fetching_issuers_ends_when_it_is_cancelled_though_one_has_failed(
                 await end.wait()
 
     async with http_client() as http:
-        issuers = Issuers("http://test", Fetching(http, "Test log", Retry(1, LOG_LIST), 5))
+        issuers = Issuers("http://test", Fetching(http, "Test log", 5))
         task = asyncio.create_task(issuers.ensure(digests))
         await ending.wait()
         task.cancel()

@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ingestor.backoff import Backoff
 from ingestor.client import connections
 from ingestor.client.addresses import HttpClients
 from ingestor.client.errors import ResponseTooLarge
-from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.http import Fetcher, http_client
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
 from tests.waiting import until
 
@@ -30,7 +29,7 @@ async def http() -> AsyncIterator[HttpClients]:
 
 
 def fetcher(http: HttpClients) -> Fetcher:
-    return Fetcher(http, "Test log", Retry(1, Backoff(0.001, 0.01)), timeout=20)
+    return Fetcher(http, "Test log", timeout=20)
 
 
 async def get(http: HttpClients, server: HostileServer, count: int) -> None:

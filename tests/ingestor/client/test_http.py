@@ -13,7 +13,6 @@ import pytest
 from certconf import Config
 from certconf.settings import CTLog
 from ingestor.backoff import Backoff
-from ingestor.client.circuit_breaker import MAX_PAUSE_SECS
 from ingestor.client.errors import (
     ConnectionFailed,
     InvalidResponse,
@@ -21,11 +20,12 @@ from ingestor.client.errors import (
     ResponseTooLarge,
     UnexpectedStatus,
 )
-from ingestor.client.http import Fetcher, Retry, http_client, retry_after, user_agent
+from ingestor.client.http import Fetcher, http_client, retry_after, user_agent
+from ingestor.client.log_availability import MAX_PAUSE_SECS
+from tests.ingestor.client.available import available, policy
 from tests.ingestor.hostile import NOWHERE, Answer, HostileServer, hostile_server, redirect
 
 LIMIT = 100_000
-SHORT = Backoff(0.001, 0.01)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def server() -> AsyncIterator[HostileServer]:
 @pytest.fixture
 async def fetcher() -> AsyncIterator[Fetcher]:
     async with http_client("certstream-server/1 (+ops@example.com)") as http:
-        yield Fetcher(http, "Test log", Retry(3, SHORT), timeout=5)
+        yield Fetcher(http, "Test log", timeout=5, availability=available())
 
 
 async def test_plain_and_gzip_bodies(server: HostileServer, fetcher: Fetcher) -> None:
@@ -180,7 +180,7 @@ async def test_what_will_not_change_is_not_tried_again(
 async def test_silence_ends_with_the_time_out(server: HostileServer) -> None:
     server.answers["/silent"] = [Answer(silent=True)]
     async with http_client() as http:
-        fetcher = Fetcher(http, "Test log", Retry(1, SHORT), timeout=0.1)
+        fetcher = Fetcher(http, "Test log", timeout=0.1)
         with pytest.raises(ConnectionFailed, match=r"no complete answer within 0.1 s"):
             await fetcher.get_log(f"{server.url}/silent", LIMIT)
 
@@ -246,13 +246,15 @@ async def test_each_request_is_measured_by_how_it_ended(server: HostileServer) -
     server.answers["/silent"] = [Answer(silent=True)]
     measured: list[tuple[str, float]] = []
     async with http_client() as http:
-        retry = Retry(2, SHORT)
-        fetcher = Fetcher(http, "Log", retry, 0.2, lambda *request: measured.append(request))
-        for path in ("/ok", "/down", "/missing", "/busy", "/cut", "/silent"):
+        twice = available(policy(attempts=2))
+        fetcher = Fetcher(http, "Log", 0.2, lambda *request: measured.append(request), twice)
+        for path in ("/ok", "/down", "/missing", "/cut", "/silent"):
             with suppress(LogError):
                 await fetcher.get_log(f"{server.url}{path}", LIMIT)
+        with suppress(LogError):
+            await fetcher.attempt(f"{server.url}/busy", LIMIT)
     assert [outcome for outcome, _ in measured] == [
         *("ok", "server_error", "ok", "refused"),
-        *("rate_limited", "broken", "broken", "timeout", "timeout"),
+        *("broken", "broken", "timeout", "timeout", "rate_limited"),
     ]
     assert all(spent > 0 for _, spent in measured)

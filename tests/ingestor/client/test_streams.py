@@ -9,11 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ingestor.backoff import Backoff
 from ingestor.client import connections
 from ingestor.client.addresses import HttpClients
 from ingestor.client.errors import ConnectionFailed
-from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.http import Fetcher, http_client
 from tests.gateway.certificates import Pair, pair
 
 BODY = b"".join(number.to_bytes(4) for number in range(500_000))
@@ -54,7 +53,7 @@ async def serving(
 
 
 def fetcher(http: HttpClients) -> Fetcher:
-    return Fetcher(http, "Test log", Retry(1, Backoff(0.001, 0.01)), timeout=120)
+    return Fetcher(http, "Test log", timeout=120)
 
 
 @pytest.fixture

@@ -11,43 +11,38 @@ from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStatus
-from ingestor.backoff import Backoff
-from ingestor.client.circuit_breaker import CircuitBreaker, CircuitPolicy
 from ingestor.client.errors import LogError, Throttled, UnexpectedStatus
-from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.http import Fetcher, http_client
 from ingestor.client.throttle import (
     CATCH_UP_SHARE,
     LATE_SECS,
     UNLIMITED_AFTER,
-    LogThrottle,
     OperatorThrottle,
     RequestBudget,
 )
-from ingestor.log import Kind, Log
+from ingestor.log import Kind
 from ingestor.redis_retry import RedisRetry
+from tests.ingestor.client.available import available
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
 from tests.waiting import until
 
 LIMIT = 1000
 INTERVAL = 0.1
-NO_DELAY = Backoff(0.001, 0.001)
 
 
 class Asker:
     """One log of one worker."""
 
     def __init__(self, redis: Redis, name: str, operator: str, interval: float = INTERVAL) -> None:
-        log = Log(id=name, name=name, url="http://test/", kind=Kind.RFC6962, operator=operator)
-        self.circuit = CircuitBreaker(CircuitPolicy(1000, 1, NO_DELAY, NO_DELAY))
-        slots = OperatorSlots(redis, Keys())
-        self.turns = LogThrottle(
-            log, self.circuit, OperatorThrottle(operator, interval, slots, RedisRetry())
-        )
+        self.availability = available(redis=redis, name=name, operator=operator, interval=interval)
 
-    async def fetch(self, url: str, attempts: int = 3) -> bytes:
+    async def fetch(self, url: str, *, repeat: bool = False) -> bytes:
+        """Send a request; `repeat`: as often as the policy permits."""
         async with http_client() as http:
-            retry = Retry(attempts, NO_DELAY)
-            return await Fetcher(http, "Test log", retry, 5, turns=self.turns).get_log(url, LIMIT)
+            fetcher = Fetcher(http, "Test log", 5, availability=self.availability)
+            if repeat:
+                return await fetcher.get_log(url, LIMIT)
+            return (await fetcher.attempt(url, LIMIT)).body
 
 
 @pytest.fixture
@@ -88,7 +83,7 @@ async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
     taken: list[str] = []
 
     async def take(asker: Asker, name: str) -> None:
-        await asker.turns.acquire("url")
+        await asker.availability.acquire("url")
         taken.append(name)
 
     async with asyncio.TaskGroup() as tasks:
@@ -104,7 +99,7 @@ async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
 async def test_operators_do_not_wait_for_each_other(redis: Redis, web: HostileServer) -> None:
     await OperatorSlots(redis, Keys()).reserve("Busy", 3600)
     busy = Asker(redis, "busy", "Busy", 3600)
-    waiting = asyncio.create_task(busy.turns.acquire("url"))
+    waiting = asyncio.create_task(busy.availability.acquire("url"))
     assert await Asker(redis, "other", "Other", 3600).fetch(f"{web.url}/calm") == b"calm"
     assert not waiting.done()
     waiting.cancel()
@@ -164,11 +159,11 @@ async def test_a_log_that_is_being_tried_is_asked_once(redis: Redis, web: Hostil
     log = Asker(redis, "log", "Example", 0)
     web.answers["/down"] = [Answer(status="500 Internal Server Error")]
     with pytest.raises(LogError):
-        await log.fetch(f"{web.url}/down")
+        await log.fetch(f"{web.url}/down", repeat=True)
     assert web.count("/down") == 3
-    log.circuit.restore(CircuitStatus("half-open", 3))
+    log.availability.restore(CircuitStatus("half-open", 3))
     with pytest.raises(LogError):
-        await log.fetch(f"{web.url}/down")
+        await log.fetch(f"{web.url}/down", repeat=True)
     assert web.count("/down") == 4
 
 
@@ -206,14 +201,14 @@ async def test_all_logs_of_an_operator_learn_that_it_counts_requests(
 ) -> None:
     log = Asker(redis, "log", "Example", 0.01)
     web.answers["/busy"] = refusing("429 Too Many Requests", "60")
-    assert log.turns.budget.value == "unknown"
+    assert log.availability.budget.value == "unknown"
     with pytest.raises(UnexpectedStatus):
         await log.fetch(f"{web.url}/busy")
-    assert log.turns.budget.value == "limited"
+    assert log.availability.budget.value == "limited"
     other = Asker(redis, "other", "EXAMPLE", 0.01)
-    assert other.turns.budget.value == "unknown"
+    assert other.availability.budget.value == "unknown"
     await other.fetch(f"{web.url}/calm")
-    assert other.turns.budget.value == "limited"
+    assert other.availability.budget.value == "limited"
 
 
 async def test_an_operator_that_answers_more_requests_than_one_counts_is_unlimited(

@@ -11,8 +11,7 @@ from structlog.testing import capture_logs
 from certbus.caches.log_lists import LogListCache
 from certconf.settings import GOOGLE_LIST
 from certconf.settings import LogList as Setting
-from ingestor.backoff import LOG_LIST
-from ingestor.client.http import Fetcher, Retry, http_client
+from ingestor.client.http import Fetcher, http_client
 from ingestor.loglists.parser import parse
 from ingestor.loglists.source import DEFAULT, Source, bundled_list
 from ingestor.loglists.store import LogListStore
@@ -31,7 +30,7 @@ Open = Callable[..., LogListStore]
 async def opened(site: Site) -> AsyncIterator[Open]:
     """Opens a library as an ingestor has it, on the one Redis of the site."""
     async with http_client() as http:
-        fetcher = partial(Fetcher, http, retry=Retry(1, LOG_LIST), timeout=5.0)
+        fetcher = partial(Fetcher, http, timeout=5.0)
         cache = LogListCache(site.redis, site.keys)
         yield lambda *settings, interval=3600.0: LogListStore(settings, cache, fetcher, interval)
 

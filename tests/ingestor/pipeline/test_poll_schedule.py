@@ -72,7 +72,7 @@ def test_a_log_that_shows_heads_at_odd_times_is_not_polled_late() -> None:
     """Each first poll after a wait finds a larger tree, so the waits become shorter."""
     schedule, now, waits = unlimited(), 0.0, []
     for size in range(30):
-        schedule.record(size, now, punctual=True)
+        schedule.record(size, now, punctual=True, age=10.0)
         waits.append(schedule.due - now)
         now = schedule.due if len(waits) > 3 else now + 20.0
     assert max(waits[4:]) > 10
@@ -137,7 +137,7 @@ def requests(budget: RequestBudget, rate: float, gap: float, secs: float) -> tup
     schedule.budget, schedule.page = budget, 256
     while now < secs:
         size = int(rate * (now // gap) * gap)
-        schedule.record(size, now, punctual=True)
+        schedule.record(size, now, punctual=True, age=now % gap)
         polled += 1
         read += -(-size // 256) - at // 256 if size > at else 0
         at, now = size, schedule.due
@@ -169,6 +169,16 @@ def test_a_log_of_which_each_head_fills_pages_is_polled_as_often_as_any(
         for budget in (RequestBudget.UNKNOWN, RequestBudget.UNLIMITED)
     )
     assert unknown >= 0.4 * unlimited
+
+
+def test_a_head_for_each_poll_is_no_long_gap() -> None:
+    """After a silence the log signs a tree head for each request: polls are not spared for long."""
+    schedule, now, polled = PollSchedule(1.0, 0.0), 0.0, 0
+    schedule.page = 256
+    while now < 120:
+        schedule.record(max(0, int(50 * (now - 20))), now, punctual=True, age=0.01)
+        polled, now = polled + (now > 60), schedule.due
+    assert polled > 50
 
 
 def test_a_log_that_moves_here_is_polled_by_the_age_of_its_tree_head() -> None:
