@@ -204,7 +204,7 @@ def row(operator: str, label: str, result: Mapping[str, Any]) -> list[str]:
         f"{its['page']:.0f}",
         "" if its["page_behind"] is None else f"{its['page_behind']:.0%}",
         f"{result['behind'][operator]:.1%}",
-        f"{its['unavoidable']:.1%}" if its["unavoidable"] else "",
+        f"{its['unavoidable']:.1%}" if its["allowed"] is None else "",  # with a request budget
         "" if its["delay"] is None else f"{its['delay']:.2f} s",
         "" if its["allowed"] is None else f"{its['allowed']:.2f} s",
     ]

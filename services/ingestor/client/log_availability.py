@@ -46,6 +46,10 @@ MAX_PAUSE_SECS: Final = 3600.0
 PAUSE_SECS: Final = 5.0
 """How long a log pauses that answered 429 without a Retry-After."""
 
+MAX_RESERVED: Final = 3
+"""Slots that one log reserves at the same time. With one, each slot would come an interval after
+the process has noticed the last one, which a busy process does late. With many, other logs wait."""
+
 LOG_INTERVAL_SECS: Final = 60.0
 """For which another outage is not logged, unless it lasts."""
 
@@ -126,7 +130,7 @@ class LogAvailability:
         self._redis_retry = redis_retry or RedisRetry()
         self._waited = waited
         self._clock = clock
-        self._lock = asyncio.Lock()  # which is fair
+        self._reserving = asyncio.Semaphore(MAX_RESERVED)  # which is fair
         self._successes = 0  # since the circuit is half-open
         self._down_since: float | None = None
         self._logged = False  # whether the outage was logged
@@ -156,7 +160,7 @@ class LogAvailability:
         return self._operator.budget(self._log.kind)
 
     async def acquire(self, url: str) -> None:
-        """Wait until `url` may be requested: one request of a log waits for a slot at a time.
+        """Wait until `url` may be requested; at most `MAX_RESERVED` requests wait for slots.
 
         Raises:
             Throttled: the log pauses.
@@ -168,7 +172,7 @@ class LogAvailability:
         began = asyncio.get_running_loop().time()
         self.waiting += 1
         try:
-            async with self._lock:
+            async with self._reserving:
                 self._refuse(url)
                 await self._operator.acquire(is_behind=self.is_behind)
         finally:

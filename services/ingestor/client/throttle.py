@@ -1,9 +1,9 @@
 """The throttle of one operator: a request to any of its logs waits for a slot.
 
 `OperatorThrottle` has the slots of one operator, for all its logs in this process; Redis spaces
-them over all processes (`certbus.limits.operators`). Each log waits for one slot at a time. A slot
-is assigned when it comes: to a log at its head first, then to those that catch up, in turn; these
-get at least one slot in `CATCH_UP_SHARE`. A slot that is missed by more than `LATE_SECS` is lost
+them over all processes (`certbus.limits.operators`). Each log waits for a few slots at a time. A
+slot is assigned when it comes: to a log at its head first, then to those that catch up, in turn;
+these get at least one slot in `CATCH_UP_SHARE`. A slot missed by more than `LATE_SECS` is lost
 and another one reserved, so an operator receives at most `1 + (span + LATE_SECS) / interval`
 requests in any span of seconds, less what a request spends on its way. Every request counts: tree
 heads, entries, proofs, issuers, redirects and repetitions.

@@ -377,3 +377,35 @@ async def test_small_pages_are_joined_to_windows() -> None:
     run = await ahead.run(640)
     assert [entry.index for window in run for entry in window.entries] == list(range(640))
     assert len(run) == 1
+
+
+class Stalling(MemoryLog):
+    """A log that answers its first request and no other one."""
+
+    async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
+        if start:
+            await asyncio.get_running_loop().create_future()
+        return await super().entries(start, end)
+
+
+@pytest.mark.parametrize(("head", "is_early"), [(10_000, True), (300, False)])
+async def test_the_first_run_of_a_log_far_behind_does_not_wait_for_more_answers(
+    monkeypatch: pytest.MonkeyPatch, head: int, is_early: bool
+) -> None:
+    """Near its head a run waits for the answers that make a proof unnecessary."""
+    monkeypatch.setattr(module, "GATHER_SECS", 3600.0)
+    monkeypatch.setattr(module, "_FIRST_GATHER_SECS", 0.01)
+    page = PageSize(100)
+    page.record_answer(0, 100, 100)
+    ahead = ahead_of(Stalling(1000), 0, page, 4)
+    ahead._gather = 0.01
+    ahead.extend(head)
+    deadline = asyncio.get_running_loop().time() + (60 if is_early else 0.2)
+    run = await ahead.run(head, deadline)
+    assert [entry.index for window in run for entry in window.entries] == list(
+        range(100 if is_early else 0)
+    )
+    if is_early:
+        ahead.take(100)
+        assert ahead._gather == pytest.approx(0.02), "the next run waits for longer"
+    await ahead.restart(0)
