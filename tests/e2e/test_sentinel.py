@@ -77,8 +77,9 @@ async def test_a_failover_loses_nothing(site: Site, tmp_path: Path, number: int)
         site.redis_url = ""  # it cannot be reached without the network
         for process in site.processes:
             log = process.log.read_text()
-            # uvloop logs a TLS connection that is reset while it writes with a traceback.
-            assert log.count("Traceback") == log.count("Fatal error on SSL protocol"), str(process)
+            # uvloop and redis-py log the end of a TLS connection to a server that is gone so.
+            ends = ("Fatal error on SSL protocol", "Timed out closing connection")
+            assert log.count("Traceback") <= sum(map(log.count, ends)), str(process)
 
 
 async def fail_over(watched: Watched, network: Network, how: str) -> None:
