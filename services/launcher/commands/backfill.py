@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import IO, Final
@@ -25,13 +25,14 @@ from launcher.commands.find_log import find_log
 from launcher.commands.redis_target import find_redis
 from launcher.commands.tail.arguments import filter_line
 from launcher.runtime import logging_setup, run_service
-from launcher.terminal import CommandError, escape_control_chars
+from launcher.terminal import CommandError, escape_control_chars, silence_broken_pipe
 
 HEAD: Final = "head"
 INTERRUPTED: Final = 130
 
 _BEGINNING: Final = b'{"message_type":"certificate_update","version":2,'
 _MAX_LINE_BYTES: Final = 8 << 20
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Position = int | datetime | str
 """An index, a time, or `HEAD`."""
@@ -92,6 +93,11 @@ def position(text: str, *, head: bool = True) -> Position:
             f"{text[:60]!r} is not {accepted}{', or head' if head else ''}"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def milliseconds(moment: datetime) -> int:
+    """Return a time in milliseconds since the epoch, rounded up."""
+    return -((_EPOCH - moment) // timedelta(milliseconds=1))
 
 
 def write(
@@ -165,7 +171,7 @@ async def _write(
         raise CommandError(
             f"{log.name}: entries {first} to {last} are not a range of its {size:,} entries"
         )
-    with _reported("standard output" if output is None else output), ExitStack() as stack:
+    with _reported(output), ExitStack() as stack:
         file: IO[bytes] = sys.stdout.buffer
         start = first
         if output is not None:
@@ -195,19 +201,22 @@ async def _write(
 
 async def _index(reading: Backfill, wanted: Position) -> int:
     if isinstance(wanted, datetime):
-        return await reading.find(int(wanted.timestamp() * 1000))
+        return await reading.find(milliseconds(wanted))
     return reading.head.size - 1 if isinstance(wanted, str) else wanted
 
 
 @contextmanager
-def _reported(output: object) -> Iterator[None]:
+def _reported(output: Path | None) -> Iterator[None]:
     """Make an error of the output that of the command; a closed pipe is none."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise CommandError(f"{output}: {error.strerror or error}") from None
+        if output is None:
+            silence_broken_pipe()
+        name = "standard output" if output is None else output
+        raise CommandError(f"{name}: {error.strerror or error}") from None
 
 
 @contextmanager

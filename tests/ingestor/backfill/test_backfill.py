@@ -1,5 +1,6 @@
 """Ranges of honest and misbehaving logs: proven, complete, resumable; nothing else is changed."""
 
+import argparse
 import asyncio
 import base64
 import fcntl
@@ -29,7 +30,15 @@ from ingestor.backoff import Backoff
 from ingestor.client.errors import IntegrityViolation, UnexpectedStatus
 from ingestor.client.interface import Inclusion
 from ingestor.log import Log
-from launcher.commands.backfill import HEAD, INTERRUPTED, Position, _matcher, _write
+from launcher.commands.backfill import (
+    HEAD,
+    INTERRUPTED,
+    Position,
+    _matcher,
+    _write,
+    milliseconds,
+    position,
+)
 from launcher.terminal import CommandError
 from tests.ingestor.hostile import Answer, hostile_server
 from tests.ingestor.site import HURRIED, Simlog, Site
@@ -181,10 +190,12 @@ async def test_the_commands(tmp_path: Path) -> None:
         file = tmp_path / "config.yaml"
         file.write_text(json.dumps(settings))
 
-        async def run(*arguments: str) -> tuple[int | None, bytes, str]:
+        async def run(
+            *arguments: str, stdout: int = subprocess.PIPE
+        ) -> tuple[int | None, bytes, str]:
             process = await asyncio.create_subprocess_exec(
                 *(SCRIPT, *arguments, f"--config={file}", f"--state-dir={tmp_path}"),
-                stdout=subprocess.PIPE,
+                stdout=stdout,
                 stderr=subprocess.PIPE,
             )
             out, err = await asyncio.wait_for(process.communicate(), 60)
@@ -201,6 +212,16 @@ async def test_the_commands(tmp_path: Path) -> None:
         assert (code, out) == (0, b""), err
         assert "3 of 3 entries read, 3 written" in err
         assert output.read_bytes() == (tmp_path / "expected").read_bytes()
+        reading, writing = os.pipe()
+        os.close(reading)
+        code, _, err = await run("backfill", "sun", "--from=0", stdout=writing)
+        os.close(writing)
+        assert (code, "Traceback" in err) == (0, False), err
+        full = os.open("/dev/full", os.O_WRONLY)
+        code, _, err = await run("backfill", "sun", "--from=0", stdout=full)
+        os.close(full)
+        assert (code, "Traceback" in err) == (1, False), err
+        assert "standard output: No space left on device" in err
         code, _, err = await run("entry", "sun", "700")
         assert (code, "entries 700 to 700 are not a range of its 700 entries" in err) == (1, True)
 
@@ -344,7 +365,8 @@ async def test_dates_and_filters(simlog: Simlog, tmp_path: Path) -> None:
         times = [time_of(line) for line in lines(whole)]
         at = times.index(times[300])
         async with open_log(config, log, None) as reading:
-            assert await reading.find(int(times[300].timestamp() * 1000)) == at
+            assert await reading.find(milliseconds(times[300])) == at
+            assert await reading.find(milliseconds(times[300]) + 1) > at
             assert await reading.find(0) == 0
             assert await reading.find(1 << 60) == reading.head.size
         index = _matcher([parse_line("type:precert wildcard:yes")])
@@ -356,6 +378,34 @@ async def test_dates_and_filters(simlog: Simlog, tmp_path: Path) -> None:
             and any(domain.startswith("*.") for domain in line["data"]["cert"]["all_domains"])
         ]
         assert lines(part) == expected != []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0),
+        ("18446744073709551615", 2**64 - 1),
+        ("20260501", 20260501),  # only digits: an index
+        ("2026-05-01", "2026-05-01T00:00:00.000Z"),
+        ("2026-05-01T12:00:00.57Z", "2026-05-01T12:00:00.570Z"),
+        ("2026-05-01T12:00:00.5701Z", "2026-05-01T12:00:00.571Z"),  # the next is not earlier
+        ("2026-05-01 12:00+02:00", "2026-05-01T10:00:00.000Z"),
+        ("0001-01-01T00:00+23:59", -62135683140000),
+        ("1969-12-31T23:59:59.9995", 0),
+        *((text, None) for text in ("", "-1", "+5", " 5", "1_0", "1e3", "٣", "²", "9" * 5000)),
+        *((text, None) for text in ("head", "2026-02-30", "2026-05-01T", "2026-05-01T12:00+99:00")),
+    ],
+)
+def test_positions(text: str, expected: int | str | None) -> None:
+    if expected is None:
+        with pytest.raises(argparse.ArgumentTypeError):
+            position(text, head=False)
+        return
+    found = position(text)
+    if isinstance(expected, str):
+        expected = milliseconds(datetime.fromisoformat(expected))
+    assert not isinstance(found, str)
+    assert (milliseconds(found) if isinstance(found, datetime) else found) == expected
 
 
 def time_of(line: dict[str, Any]) -> datetime:
