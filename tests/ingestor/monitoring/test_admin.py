@@ -17,9 +17,16 @@ Samples = Mapping[tuple[str, ...], float]
 
 
 async def get(admin: str, path: str) -> ClientResponse:
-    reply = await fetch(admin, path, 5)
-    assert reply is not None
-    return reply
+    """Wait until the ingestor listens, and get a page."""
+    replies: list[ClientResponse] = []
+
+    async def answers() -> bool:
+        reply = await fetch(admin, path, 5)
+        replies.extend([] if reply is None else [reply])
+        return reply is not None
+
+    await until(answers)
+    return replies[-1]
 
 
 async def samples(admin: str) -> Samples:

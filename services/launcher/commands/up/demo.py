@@ -1,14 +1,16 @@
 """The simulated logs of `up --demo`: four logs and their signed list, without a network."""
 
 import asyncio
+import http
 import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+from certhttp.client import fetch
 
+_TIMEOUT_SECS = 5.0
 _CHECK_INTERVAL_SECS = 0.05
 
 
@@ -58,13 +60,10 @@ class Demo:
 
     async def wait(self) -> None:
         """Wait until it answers, and store the key of its log list."""
-        async with httpx.AsyncClient(trust_env=False) as client:
-            while True:
-                try:
-                    response = await client.get(f"{self._url}/log_list_pubkey.pem")
-                    response.raise_for_status()
-                except httpx.HTTPError:
-                    await asyncio.sleep(_CHECK_INTERVAL_SECS)
-                else:
-                    self._key.write_bytes(response.content)
-                    return
+        address = f"127.0.0.1:{self._port}"
+        while True:
+            key = await fetch(address, "/log_list_pubkey.pem", _TIMEOUT_SECS)
+            if key is not None and key.status == http.HTTPStatus.OK:
+                self._key.write_bytes(key.body)
+                return
+            await asyncio.sleep(_CHECK_INTERVAL_SECS)
