@@ -59,6 +59,9 @@ failovers: $(VENV)/.dev  ## kill, stop or cut off the primary of sentinels for 3
 mutation: $(VENV)/.dev  ## mutate the source of modules and run their tests (ARGS="--mutants 20 publish")
 	$(BIN)/python -m tests.mutation $(ARGS)
 
+soak: $(VENV)/.dev  ## watch memory and descriptors for 30 minutes (ARGS="--minutes 10 --rate 100 --clients 1000")
+	$(BIN)/python -m bench.soak $(ARGS)
+
 rules:  ## generate the alert rules of the Prometheus operator
 	@cd deploy/prometheus && { \
 		printf '# Made of alerts.yml by `make rules`.\napiVersion: monitoring.coreos.com/v1\n'; \
@@ -108,4 +111,4 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
-.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity failovers mutation rules docs lock tables sbom release clean
+.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity failovers mutation soak rules docs lock tables sbom release clean
