@@ -4,7 +4,7 @@ One epoll loop over plain sockets. One client in fifty reads all it gets: counts
 that ids ascend, takes the latency from `seen`. The others let the kernel drop what it received
 (MSG_TRUNC, see tcp(7)) and count bytes: clients of one stream get the same bytes, apart from signs
 of life, so the bytes show whether a message is missing. With `--offer permessage-deflate` the
-sampled clients decompress what they read.
+sampled clients decompress what they read. `{number}` in the path is the number of the client.
 
 Speaks JSON lines on stdout: `{"connected": ...}` once all are, the results when stdin is closed.
 """
@@ -64,6 +64,7 @@ class Client:
     appeared: list[float] = field(default_factory=list)
     joined: float = 0.0
     closed: bool = False
+    number: int = 0
     inflate: "zlib._Decompress" = field(default_factory=lambda: zlib.decompressobj(-15))
 
 
@@ -260,6 +261,7 @@ class Crowd:
             sse=options.path.startswith("/sse"),
             bytes_a_second=rate,
             joined=time.perf_counter(),
+            number=number,
         )
         self._clients[connection.fileno()] = client
         self._waiting.add(connection.fileno())
@@ -272,7 +274,8 @@ class Crowd:
             if client is None:
                 ended = True
             elif events & select.EPOLLOUT:
-                head = request(options.path, "bench", sse=client.sse, offer=options.offer)
+                path = options.path.replace("{number}", str(client.number))
+                head = request(path, "bench", sse=client.sse, offer=options.offer)
                 client.socket.send(head)
                 self._poll.modify(descriptor, select.EPOLLIN)
             else:

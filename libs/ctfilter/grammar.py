@@ -386,6 +386,16 @@ class Filter:
         self.groups = tuple(distinct.values())
         self.key = frozenset(distinct)
 
+    @property
+    def has_scans(self) -> bool:
+        """Whether a term is a regex without a literal part."""
+        return any(
+            term.key == "regex" and not term.literals
+            for group in self.groups
+            for line in group
+            for term in line.terms
+        )
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Filter) and self.key == other.key
 

@@ -36,6 +36,16 @@ class Certificate:
         self.precertificate = precertificate
         self._parsed: dict[int, Name] = {}
 
+    def equals(self, other: "Certificate") -> bool:
+        """Whether another certificate is the same for all terms."""
+        return (
+            self.names == other.names
+            and self.precertificate is other.precertificate
+            and self.issuer_name == other.issuer_name
+            and self.issuer_organization == other.issuer_organization
+            and self.operator == other.operator
+        )
+
     def name(self, number: int) -> Name:
         """Return the forms of a name."""
         if number not in self._parsed:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from ctfilter import Certificate, Filter, Index, IndexFull, parse_filter, parse_line
+from ctfilter import Certificate, Evaluator, Filter, Index, IndexFull, parse_filter, parse_line
 from ctfilter.index import MAX_SCANS, size_of
 from ctfilter.matching import holds
 from ctfilter.names import registrable_label
@@ -125,6 +125,8 @@ def test_index_equals_the_naive_evaluator(
         present[made] = grouped
     for cert in seen:
         passed = index.lookup(certificate(cert))
+        for made in present:
+            assert Evaluator(made).matches(certificate(cert)) == passed.get(made, [])
         expected = {made for made, grouped in present.items() if naive.passes(grouped, cert)}
         assert set(passed) == expected, (set(passed) ^ expected,)
         for made, matches in passed.items():

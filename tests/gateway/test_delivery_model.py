@@ -25,6 +25,7 @@ from gateway.clients.replay import Replayer
 from gateway.clients.sse import SSEClient
 from gateway.clients.websocket import WebSocketClient
 from gateway.config import Settings
+from gateway.delivery import filter_index
 from gateway.delivery.channel import Flusher
 from gateway.delivery.compression import DEFLATED, SHARED
 from gateway.delivery.consumer import consume_streams
@@ -470,6 +471,7 @@ def silent() -> Iterator[None]:
     replica=st.booleans(),
     with_first=st.booleans(),
     slow=st.booleans(),
+    window=st.sampled_from((1, 64)),
 )
 def test_what_redis_holds_arrives_or_a_gap_before_it(
     seed: int,
@@ -478,9 +480,12 @@ def test_what_redis_holds_arrives_or_a_gap_before_it(
     replica: bool,
     with_first: bool,
     slow: bool,
+    window: int,
 ) -> None:
+    """With a window of one message, filters leave the index at once and return often."""
     steps = [step for sequence in sequences for step in sequence]
-    with virtual_time() as runner:
+    with virtual_time() as runner, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filter_index, "WINDOW_MESSAGES", window)
         runner.run(run(seed, steps, ring=ring, replica=replica, with_first=with_first, slow=slow))
 
 

@@ -9,7 +9,7 @@ behind the ring starts a replay, which serves it from Redis until the ring can.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -28,13 +28,17 @@ if TYPE_CHECKING:
     from gateway.delivery.channel import Channel
     from gateway.delivery.encoding import Encoding
 
-    _Switch = tuple[Channel["Client"], Callable[[str | None], bytes]]
+    _Answer = Callable[[str | None], bytes]
 
 log = structlog.get_logger(__name__)
 
 _CLOSED: Final = RingPosition(1 << 62, Cursor(parse_entry_id(FIRST_ID), None), 0)
 """Sentinel position of disconnected clients."""
 
+MAX_WAITING_ANSWERS: Final = 16
+"""Answers to requests of a client that does not read; it is closed at the next request."""
+
+_POLICY_VIOLATION: Final = 1008  # RFC 6455 section 7.4.1
 _ABNORMAL_CLOSURE: Final = 1006  # RFC 6455 section 7.4.1
 _CONNECTION_LOST: Final = (_ABNORMAL_CLOSURE, "connection lost")
 
@@ -113,11 +117,12 @@ class Client(asyncio.Protocol, ABC):
     """
 
     __slots__ = (
+        "_answers",
         "_drain_waiter",
         "_end",
         "_live_from",
         "_messages",
-        "_pending_switch",
+        "_next_channel",
         "_read",
         "_replay",
         "_replay_from",
@@ -155,7 +160,9 @@ class Client(asyncio.Protocol, ABC):
         self._read: Cursor | None = None  # in a replay: what the client has; None if unknown
         self._replay_from: Cursor | None = None
         self._replay: asyncio.Task[None] | None = None
-        self._pending_switch: _Switch | None = None  # until the transport accepts more
+        # Until the transport accepts more:
+        self._next_channel: Channel[Client] | None = None  # of a switch
+        self._answers: tuple[_Answer, ...] = ()  # of requests, in their order
         self.may_change_at = 0.0
         self.access: AccessRecord | None = None
         self.sent_bytes = 0
@@ -254,7 +261,7 @@ class Client(asyncio.Protocol, ABC):
         self.write(data)
         return not self.paused
 
-    def switch(self, channel: "Channel[Client]", answer: Callable[[str | None], bytes]) -> None:
+    def switch(self, channel: "Channel[Client]", answer: "_Answer") -> None:
         """Continue on another channel, now or as soon as the transport accepts more.
 
         Args:
@@ -262,13 +269,33 @@ class Client(asyncio.Protocol, ABC):
             answer: returns a message without an id, which is written between the last message of
                 the old channel and the first one of the new; given the id of the former, if known.
         """
-        self._drop_pending_switch()
         if self.paused:
             channel.clients.add(self)
-            self._pending_switch = channel, answer
-            return
+            waiting, self._next_channel = self._next_channel, channel
+            if waiting is not None and waiting is not self.channel and waiting is not channel:
+                waiting.leave(self)
+            self.answer(answer)
+        else:
+            self._switch(channel, (answer,))
+
+    def answer(self, answer: "_Answer") -> None:
+        """Answer a request, now or as soon as the transport accepts more.
+
+        Args:
+            answer: as of `switch`.
+        """
+        if not self.paused:
+            self.send_notice(answer(self.resumes_after))
+        elif len(self._answers) == MAX_WAITING_ANSWERS:
+            self.close(_POLICY_VIOLATION, "requests without reading the answers")
+        else:
+            self._answers += (answer,)
+
+    def _switch(self, channel: "Channel[Client]", answers: "Iterable[_Answer]") -> None:
+        """Continue on another channel after some answers."""
         old, position = self.channel, self.channel.position_of(self)
-        message = channel.encoding.notice(answer(self.resumes_after))
+        cursor = self.resumes_after
+        message = b"".join(old.encoding.notice(answer(cursor)) for answer in answers)
         if channel is old:
             self.write(message)
             return
@@ -300,13 +327,25 @@ class Client(asyncio.Protocol, ABC):
         """Unsubscribe."""
         if not self.closed:
             self._move(_CLOSED)
-        self._drop_pending_switch()
+        waiting, self._next_channel = self._next_channel, None
+        if waiting is not None and waiting is not self.channel:
+            waiting.leave(self)
+        self._answers = ()
         self.channel.leave(self)
         self.registry.paused.discard(self)
         self._wake()
 
     def flush(self) -> None:
-        """Write what follows `position`, until the transport accepts no more."""
+        """Write what follows `position`, until the transport accepts no more.
+
+        With a filter, each write is a turn: evaluating the filter takes time.
+        """
+        if self.paused or self.closed or self._replaying or self.channel.defers(self):
+            return
+        self.take_turn()
+
+    def take_turn(self) -> None:
+        """Write once what follows `position`."""
         if self.paused or self.closed or self._replaying:
             return
         channel = self.channel
@@ -318,7 +357,7 @@ class Client(asyncio.Protocol, ABC):
             return
         if not self.send(data, position, position.total - self.position.total):
             return
-        if position.number == channel.ring.head.number:
+        if channel.has_all(position):
             channel.join(self)
         else:  # the event loop serves other connections before the next write
             asyncio.get_running_loop().call_soon(self.flush)
@@ -363,9 +402,10 @@ class Client(asyncio.Protocol, ABC):
         self.paused = False
         self.registry.paused.discard(self)
         self._wake()
-        pending, self._pending_switch = self._pending_switch, None
-        if pending is not None:
-            self.switch(*pending)
+        channel, self._next_channel = self._next_channel, None
+        answers, self._answers = self._answers, ()
+        if answers:
+            self._switch(channel or self.channel, answers)
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -442,11 +482,6 @@ class Client(asyncio.Protocol, ABC):
         elif not self.resume(cursor):
             self._start_replay(cursor)
             self._read = read
-
-    def _drop_pending_switch(self) -> None:
-        pending, self._pending_switch = self._pending_switch, None
-        if pending is not None and pending[0] is not self.channel:
-            pending[0].leave(self)
 
     def _wake(self) -> None:
         """Resume the task that waits in `writable`, if there is one."""

@@ -16,6 +16,8 @@ encoding     the bytes of WebSocket frames, server-sent events and gap messages
 compression  compressed WebSocket frames, made once for all clients
 channel      one stream in one encoding with its subscribers; the flusher writes to all channels
 filtering    channels that deliver only the messages that pass a filter
+filter_index       which messages pass which filters, looked up once for all streams
+filter_messages    what filters compare of a message, and what matched
 history      read older batches from Redis, shared by all clients that replay them
 
 The consumer alone appends to the rings. The flusher alone moves a channel forward.

@@ -29,6 +29,9 @@ MAX_PAUSE_SECS: Final = 0.020
 its time copying bytes, and a pause does not reduce those."""
 
 _PAUSE_RATIO: Final = 1.0  # pause / duration of the flush: flushing takes at most half of the time
+MAX_SLICE_SECS: Final = 0.002
+"""Time of look-ups, and of filtered channels and clients, before other tasks run."""
+
 _YIELD_AFTER_SECS: Final = 0.002
 _CLOCK_EVERY: Final = 16  # subscribers between two reads of the clock
 
@@ -51,7 +54,7 @@ class Subscriber(Protocol):
     sent_bytes: int
 
     def flush(self) -> None:
-        """Write what follows `position`. A subscriber that fell behind the ring replays it."""
+        """Write what follows `position`, now or in turn. One that fell behind the ring replays."""
 
     def count_sent(self, messages: int) -> None:
         """Count messages that a flush of a filtered channel has written."""
@@ -98,6 +101,14 @@ class Channel(Generic[S]):
     def base(self) -> "Channel[S]":
         """The channel without a filter."""
         return self
+
+    def has_all(self, position: RingPosition) -> bool:
+        """Whether nothing that can be read follows a position."""
+        return position.number == self.ring.head.number
+
+    def defers(self, client: S) -> bool:  # noqa: ARG002
+        """Whether a client has to wait for its turn; it then gets one."""
+        return False
 
     async def flush(self) -> float:
         """Write everything new to all ready subscribers.
@@ -207,20 +218,26 @@ class Filters(Protocol):
     """What the flusher needs of the filtered channels.
 
     Attributes:
-        due: channels with something to flush, the one that waits longest first.
+        due: what waits for its turn.
+        wake: called when a client is due.
     """
 
     due: dict[Any, None]
+    wake: Callable[[], None]
 
     def look_up_next(self) -> bool:
-        """Look up one new slot; return False if there is none."""
+        """Look up one new message; return False if there is none."""
+
+    async def serve_next(self) -> float:
+        """Give the first one of `due` its turn; return the seconds of work."""
 
 
 class Flusher:
     """Flush all channels when a ring has grown.
 
-    Channels without a filter come first. Look-ups and channels with hits take turns of a few
-    milliseconds; between these, the loop runs, and what has come since is flushed to the others.
+    Channels without a filter come first. Look-ups, and channels and clients with a filter, take
+    turns of `MAX_SLICE_SECS`; between these, the loop runs, and what has come since is flushed to
+    the others.
 
     Args:
         channels: returns the channels without a filter.
@@ -235,6 +252,7 @@ class Flusher:
         self._filters = filters
         self._metrics = metrics
         self._grown = asyncio.Event()
+        filters.wake = self.wake
 
     def wake(self) -> None:
         """Signal that a ring has grown."""
@@ -247,29 +265,35 @@ class Flusher:
             spent = 0.0
             while self._grown.is_set():
                 self._grown.clear()
+                unfiltered = 0.0
                 for channel in self._channels():
-                    spent += await channel.flush()
-                spent += await self._serve_filters()
+                    unfiltered += await channel.flush()
+                spent += unfiltered + await self._serve_filters(unfiltered)
             self._metrics.observe_flush(spent)
             await asyncio.sleep(min(_PAUSE_RATIO * spent, MAX_PAUSE_SECS))
 
-    async def _serve_filters(self) -> float:
-        """Look up new slots and flush channels with hits, until a ring has grown.
+    async def _serve_filters(self, min_secs: float) -> float:
+        """Look up new messages and serve what is due, until a ring has grown.
+
+        Args:
+            min_secs: seconds of work after which a ring that has grown ends it; one turn at least.
 
         Returns:
             Seconds of work, without the time of other tasks.
         """
         filters, spent = self._filters, 0.0
-        while not self._grown.is_set():
+        while True:
             began = perf_counter()
-            while (more := filters.look_up_next()) and perf_counter() - began < _YIELD_AFTER_SECS:
+            while (more := filters.look_up_next()) and perf_counter() - began < MAX_SLICE_SECS:
                 pass
             spent += perf_counter() - began
             turn = 0.0
-            while filters.due and turn < _YIELD_AFTER_SECS:
-                turn += await next(iter(filters.due)).flush()
+            while filters.due and turn < MAX_SLICE_SECS:
+                turn += await filters.serve_next()
             spent += turn
             if not more and not filters.due:
                 break
             await asyncio.sleep(0)
+            if spent >= min_secs and self._grown.is_set():
+                break
         return spent

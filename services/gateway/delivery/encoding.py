@@ -44,8 +44,11 @@ GAP_REASONS: Final[Mapping[Reason, str]] = {
 class Selection(Protocol):
     """Which messages of a slot of the ring an encoding has."""
 
-    def must_look_up(self, slot: Any) -> bool:
+    def evaluates(self, slot: Any) -> bool:
         """Whether `select` has to evaluate all messages of the slot."""
+
+    def must_look_up(self, slot: Any) -> bool:
+        """Whether the slot must be looked up before `select` is fast."""
 
     def look_up(self, slot: Any) -> None:
         """Evaluate all messages of the slot."""

@@ -6,215 +6,62 @@ cursors, gap messages and replay are those of the unfiltered stream. Messages of
 have only names: a filter with terms of the certificate reads lite or full, whose messages have the
 same ids.
 
-The index of a stream holds the filters of all its channels. Each new slot of the ring is looked up
-once, and only channels with hits are flushed. All other ones are after the newest slot that was
-looked up: their ready clients have everything, and are moved there without a write before anything
-reads their position. A slot that was looked up before a filter joined is looked up again when a
-client needs it; the result then serves all filters of that moment.
+New messages are looked up before they are delivered (`filter_index`), and only channels with hits
+are flushed. All other ones are after the newest slot that was looked up: their ready clients have
+everything, and are moved there without a write before anything reads their position.
+
+Channels with hits, and clients that lag, wait in one queue. Each turn is one write; what comes
+while a channel waits is part of its next write.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from certbus.ids import Cursor
-from certbus.streams.codec import UndecodableBatch
-from ctfilter import Certificate, Filter, Index, Match, size_of
-from gateway.config import V2
-from gateway.delivery.channel import Channel
+from ctfilter import Filter, Match, size_of
+from gateway.delivery.channel import MAX_WRITE_BYTES, Channel
 from gateway.delivery.encoding import NO_NAMES
+from gateway.delivery.filter_index import GatewayFilters, JoinedFilter, StreamFilters
+from gateway.delivery.filter_messages import names_of, with_matches
 from gateway.delivery.ring_buffer import BehindRing, Ring, RingPosition, Slot
 from gateway.metrics import Metrics
 
 MAX_FILTER_BYTES: Final = 256 * 1024 * 1024
 """Memory of all filters of a gateway, as `ctfilter.size_of` estimates it."""
 
-MAX_MATCHES: Final = 10
-"""Matches in a message; `matched_total` has their number if there are more."""
-
-log = structlog.get_logger(__name__)
-
-
-class _Name(msgspec.Struct, gc=False):
-    CN: str | None = None
-    O: str | None = None  # noqa: E741  (the attribute's name)
-
-
-class _Leaf(msgspec.Struct, gc=False):
-    issuer: _Name = msgspec.field(default_factory=_Name)
-    all_domains: list[str] = []
-
-
-class _Source(msgspec.Struct, gc=False):
-    operator: str | None = None
-
-
-class _Data(msgspec.Struct, gc=False):
-    update_type: str = ""
-    leaf_cert: _Leaf = msgspec.field(default_factory=_Leaf)
-    source: _Source = msgspec.field(default_factory=_Source)
-
-
-class _Entry(msgspec.Struct, gc=False):
-    type: str = ""
-
-
-class _DataV2(msgspec.Struct, gc=False):
-    entry: _Entry = msgspec.field(default_factory=_Entry)
-    cert: _Leaf = msgspec.field(default_factory=_Leaf)
-    source: _Source = msgspec.field(default_factory=_Source)
-
-
-class _UpdateV2(msgspec.Struct, gc=False):
-    data: _DataV2
-
-
-class _CertificateUpdate(msgspec.Struct, gc=False):
-    data: _Data
-
-
-class _DnsEntries(msgspec.Struct, gc=False):
-    data: list[str]
-
-
-class _RawLeaf(msgspec.Struct, gc=False):
-    all_domains: msgspec.Raw
-
-
-class _RawData(msgspec.Struct, gc=False):
-    leaf_cert: _RawLeaf
-
-
-class _RawUpdate(msgspec.Struct, gc=False):
-    data: _RawData
-
-
-class _Matched(msgspec.Struct):
-    name: str | None
-    match: str
-
-
-_update = msgspec.json.Decoder(_CertificateUpdate)
-_update_v2 = msgspec.json.Decoder(_UpdateV2)
-_entries = msgspec.json.Decoder(_DnsEntries)
-_raw_update = msgspec.json.Decoder(_RawUpdate)
-
-
-def certificate_of(stream: str, message: bytes) -> Certificate:
-    """Return what filters compare of a message.
-
-    Raises:
-        msgspec.MsgspecError: the message is not one of the stream.
-    """
-    if stream == "domains":
-        return Certificate(_entries.decode(message).data)
-    if stream == V2:
-        version_2 = _update_v2.decode(message).data
-        leaf, source = version_2.cert, version_2.source
-        is_precert = version_2.entry.type == "precert"
-    else:
-        data = _update.decode(message).data
-        leaf, source = data.leaf_cert, data.source
-        is_precert = data.update_type == "PrecertLogEntry"
-    issuer = leaf.issuer
-    return Certificate(
-        leaf.all_domains,
-        issuer.CN or "",
-        issuer.O or "",
-        source.operator or "",
-        precertificate=is_precert,
-    )
-
-
-def names_of(message: bytes) -> bytes:
-    """Return the message of the stream domains for one of lite or full."""
-    names = bytes(_raw_update.decode(message).data.leaf_cert.all_domains)
-    return b'{"message_type":"dns_entries","data":%b}' % names
-
-
-def with_matches(message: bytes, matches: Sequence[Match]) -> bytes:
-    """Return a message with what matched as its last members."""
-    shown = msgspec.json.encode([_Matched(name, text) for name, text in matches[:MAX_MATCHES]])
-    total = b',"matched_total":%d' % len(matches) if len(matches) > MAX_MATCHES else b""
-    return b'%b,"matched":%b%b}' % (message[:-1], shown, total)
-
-
-class StreamFilters:
-    """The filters of one stream, and which messages pass them.
-
-    Args:
-        ring: the stream.
-
-    Attributes:
-        ring: the stream.
-        index: of the filters.
-        generation: number of filters that have joined.
-    """
-
-    def __init__(self, ring: Ring) -> None:
-        self.ring = ring
-        self.index = Index()
-        self.generation = 0
-        self._seen = ring.head
-
-    @property
-    def seen(self) -> RingPosition:
-        """The position after the newest slot that was looked up."""
-        return self.ring.position_at(self._seen.number) or self._seen
-
-    @seen.setter
-    def seen(self, position: RingPosition) -> None:
-        self._seen = position
-
-    def look_up(self, slot: Slot) -> None:
-        """Look up the messages of a slot with all filters of this moment."""
-        hits: dict[Filter, list[tuple[int, list[Match]]]] = {}
-        messages: Sequence[bytes] = ()
-        with suppress(UndecodableBatch):  # `Slot.encode` reports it
-            messages = slot.messages[:]
-        for number, message in enumerate(messages):
-            try:
-                certificate = certificate_of(self.ring.stream, message)
-            except msgspec.MsgspecError as error:
-                log.error("message not decoded", stream=self.ring.stream, error=str(error))
-                continue
-            for given, matches in self.index.lookup(certificate).items():
-                hits.setdefault(given, []).append((number, matches))
-        slot.hits = hits
-        slot.generation = self.generation
-
 
 class FilterSelection:
     """The messages of a slot that pass one filter; see `Encoding.selection`.
 
     Args:
-        given: the filter.
-        filters: of the stream, which has it in its index.
-        since: generation of the filters when this one joined.
+        joined: the filter.
+        filters: of the stream.
         only_names: whether messages of lite or full become those of the stream domains.
 
     Attributes:
-        given: the filter.
+        joined: the filter.
         filters: of the stream.
-        since: generation of the filters when this one joined.
         selected: number of messages selected since `take`.
     """
 
-    def __init__(
-        self, given: Filter, filters: StreamFilters, since: int, *, only_names: bool
-    ) -> None:
-        self.given = given
+    def __init__(self, joined: JoinedFilter, filters: StreamFilters, *, only_names: bool) -> None:
+        self.joined = joined
         self.selected = 0
         self.filters = filters
-        self.since = since
         self._only_names = only_names
+
+    def evaluates(self, slot: Slot) -> bool:
+        """Whether `select` has to evaluate all messages of the slot."""
+        return self.joined.evaluator is not None or self.must_look_up(slot)
 
     def must_look_up(self, slot: Slot) -> bool:
         """Whether the slot was not looked up since the filter joined."""
-        return not slot.notice and slot.generation < self.since
+        joined = self.joined
+        return joined.evaluator is None and not slot.notice and slot.generation < joined.since
 
     def look_up(self, slot: Slot) -> None:
         """Look up the slot with all filters of this moment."""
@@ -227,10 +74,7 @@ class FilterSelection:
             slot: of the stream.
             skip: number of messages at its start that are left out.
         """
-        if self.must_look_up(slot):
-            self.look_up(slot)
-        hits: Mapping[Filter, list[tuple[int, list[Match]]]] = slot.hits or {}
-        for number, matches in hits.get(self.given, ()):
+        for number, matches in self._hits(slot):
             if number < skip:
                 continue
             message = slot.messages[number]
@@ -240,6 +84,24 @@ class FilterSelection:
                     continue
             self.selected += 1
             yield number, with_matches(message, matches)
+
+    def _hits(self, slot: Slot) -> Sequence[tuple[int, list[Match]]]:
+        joined = self.joined
+        if joined.evaluator is not None:
+            compared = self.filters.certificates(slot)
+            matches_of = joined.evaluator.matches
+            found = [
+                (number, matches)
+                for number, certificate in enumerate(compared)
+                if certificate is not None and (matches := matches_of(certificate))
+            ]
+            joined.evaluated += len(compared)
+            joined.passed += len(found)
+            return found
+        if self.must_look_up(slot):
+            self.look_up(slot)
+        hits: Mapping[Filter, list[tuple[int, list[Match]]]] = slot.hits or {}
+        return hits.get(joined.given, ())
 
     def take(self) -> int:
         """Return the number of messages selected since the last call."""
@@ -284,10 +146,37 @@ class FilteredChannel(Channel[Any]):
         return self in self._filters.due
 
     async def flush(self) -> float:
-        """Write what waits, and note that nothing does."""
-        spent = await super().flush()
-        self._filters.due.pop(self, None)
+        """Write once to each ready client; what does not fit in one write waits for a next turn."""
+        spent, due = 0.0, self._filters.due
+        # What all ready clients have, each of them has read when it lagged.
+        first = min((client.position for client in self.ready), key=_number, default=self._seen)
+        if first.number > self.flushed_to.number:
+            self.flushed_to = first
+        if not self.has_all(self.flushed_to):
+            spent = await self._flush_once()
+        if self in due:
+            del due[self]
+            if self.ready and not self.has_all(self.flushed_to):
+                due[self] = None
         return spent
+
+    def has_all(self, position: RingPosition) -> bool:
+        """Whether nothing that was looked up follows a position."""
+        return position.number >= self._seen.number
+
+    def read(self, position: RingPosition, *, in_step: bool) -> tuple[bytes, RingPosition, bool]:  # noqa: ARG002
+        """Read one write for a subscriber, of what was looked up."""
+        end = self._seen.number
+        return *self.ring.read(position, self.encoding, MAX_WRITE_BYTES, end), False
+
+    def defers(self, client: Any) -> bool:
+        """Whether a client has to wait for its turn, because there is something to read."""
+        if self.has_all(client.position):
+            return False
+        self.ready.discard(client)  # its position is where it continues
+        self._filters.due[client] = None
+        self._filters.wake()
+        return True
 
     def unseen(self, cursor: Cursor) -> list[Slot]:
         """Return the slots after a message that were not looked up since the filter joined."""
@@ -307,11 +196,13 @@ class FilteredChannel(Channel[Any]):
                 client.position = position
 
     def join(self, client: Any) -> None:
-        """Add a client that has everything up to the head of the ring to the ready ones."""
+        """Add a client that has everything that was looked up to the ready ones."""
         if not self.is_due:
             self.settle(self._seen)
-            if client.position.number <= self.flushed_to.number:
+            if client.position.number == self.flushed_to.number:
                 client.position = self.flushed_to
+        if client.position.number < self.flushed_to.number:
+            self.flushed_to = client.position  # others are after what was looked up
         self.ready.add(client)
 
     @property
@@ -355,22 +246,26 @@ class FilterSet:
 
     Attributes:
         channels: by channel without the filter, and filter.
-        due: channels that the next flush visits.
+        due: channels with something to write, and clients that lag; the first one is next.
+        wake: called when a client is due; the flusher sets it.
         size: memory of the filters, an upper estimate in bytes.
+        shared: the filters.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self.channels: dict[tuple[Channel[Any], Filter], FilteredChannel] = {}
-        self.due: dict[FilteredChannel, None] = {}
+        self.due: dict[FilteredChannel | Any, None] = {}
+        self.wake: Callable[[], None] = _nothing
         self.size = 0
         self._metrics = metrics
+        self.shared = GatewayFilters()
+        self._rings: Counter[Ring] = Counter()  # channels of each
         self._streams: dict[str, StreamFilters] = {}
-        self._by_filter: dict[tuple[str, Filter], list[FilteredChannel]] = {}
 
     @property
     def count(self) -> int:
-        """Number of distinct filters; one on two streams counts twice."""
-        return len(self._by_filter)
+        """Number of distinct filters."""
+        return len(self.shared.joined)
 
     def channel(self, base: Channel[Any], given: Filter, ring: Ring) -> FilteredChannel:
         """Return the channel of a filter; the first client of a filter adds it to the index.
@@ -386,23 +281,22 @@ class FilterSet:
         found = self.channels.get((base, given))
         if found is not None:
             return found
-        stream = ring.stream
-        filters = self._streams.get(stream)
+        filters = self._streams.get(ring.stream)
         if filters is None or filters.ring is not ring:
-            filters = self._streams[stream] = StreamFilters(ring)
-        channels = self._by_filter.get((stream, given))
-        if channels is None:
-            filters.index.add(given)
-            filters.generation += 1
-            channels = self._by_filter[stream, given] = []
+            self._streams.pop(ring.stream, None)
+            filters = StreamFilters(ring, self.shared)
+            # Others first: domains can use what they have looked up, not the reverse.
+            streams = [*self._streams.items(), (ring.stream, filters)]
+            self._streams = dict(sorted(streams, key=lambda item: item[0] == "domains"))
+        is_new = given not in self.shared.joined
+        joined = self.shared.join(given)
+        if is_new:
             self.size += size_of(given)
-        since = channels[0].selection.since if channels else filters.generation
-        selection = FilterSelection(
-            given, filters, since, only_names=base.ring.stream != ring.stream
-        )
+        selection = FilterSelection(joined, filters, only_names=base.ring.stream != ring.stream)
         made = FilteredChannel(base, ring, selection, self._metrics, self)
-        channels.append(made)
+        joined.channels.append(made)
         self.channels[base, given] = made
+        self._count(ring, 1)
         return made
 
     def has_place(self, given: Filter) -> bool:
@@ -411,28 +305,46 @@ class FilterSet:
 
     def reads(self, ring: Ring) -> bool:
         """Whether a filter is applied to each new slot of a ring."""
-        filters = self._streams.get(ring.stream)
-        return filters is not None and filters.ring is ring and bool(filters.index.filters)
+        return ring in self._rings
 
     def remove(self, channel: FilteredChannel) -> None:
         """Remove a channel without clients, or whose stream is no longer offered."""
-        given, stream = channel.selection.given, channel.ring.stream
-        if self.channels.get((channel.base, given)) is not channel:
+        joined = channel.selection.joined
+        if self.channels.get((channel.base, joined.given)) is not channel:
             return
-        del self.channels[channel.base, given]
+        del self.channels[channel.base, joined.given]
         self.due.pop(channel, None)
-        channels = self._by_filter[stream, given]
-        channels.remove(channel)
-        if not channels:
-            del self._by_filter[stream, given]
-            self._streams[stream].index.remove(given)
-            self.size -= size_of(given)
+        joined.channels.remove(channel)
+        self._count(channel.ring, -1)
+        if not joined.channels:
+            self.shared.leave(joined.given)
+            self.size -= size_of(joined.given)
+
+    def _count(self, ring: Ring, change: int) -> None:
+        """Count the channels of a ring."""
+        self._rings[ring] += change
+        if not self._rings[ring]:
+            del self._rings[ring]
+        self.shared.is_shared = len(self._rings) > 1
+
+    async def serve_next(self) -> float:
+        """Give the next channel or client its turn; return the seconds of work."""
+        following = next(iter(self.due))
+        if isinstance(following, FilteredChannel):
+            return await following.flush()
+        del self.due[following]
+        began = perf_counter()
+        try:
+            following.take_turn()
+        except Exception as error:  # noqa: BLE001
+            following.fail(error)
+        return perf_counter() - began
 
     def look_up_next(self) -> bool:
-        """Look up one new slot, and note which channels have hits.
+        """Look up one new message, and note which channels have hits.
 
         Returns:
-            False if there is no new slot.
+            False if there is no new message.
         """
         for filters in self._streams.values():
             if filters.seen.number < filters.ring.head.number:
@@ -442,35 +354,52 @@ class FilterSet:
 
     def _look_up_next(self, filters: StreamFilters) -> None:
         ring, start = filters.ring, filters.seen
-        if not filters.index.filters:
+        if ring not in self._rings:
             filters.seen = ring.head
-            return
-        if start.number < ring.first_after.number:
-            # A burst was larger than the ring. Clients replay it.
+            filters.drop_current()
+        elif start.number < ring.first_after.number:
+            # A burst was larger than the ring. Clients replay it, or look up what is left.
             filters.seen = ring.head
+            filters.drop_current()
             for channel in self._channels_of(ring):
-                if channel.flushed_to.number < ring.first_after.number and channel not in self.due:
-                    if channel.flushed_to.number < start.number:
-                        channel.settle(start)
-                    self.due[channel] = None
-            return
-        slot = next(ring.slots_from(start.number))
-        filters.seen = slot.after
+                self._mark(channel, start)
+        elif (moved := self.shared.move_next()) is not None:
+            if moved == "back":
+                for each in self._streams.values():
+                    each.drop_current()
+        elif (slot := filters.look_up_next_message()) is not None:
+            filters.seen = slot.after
+            for channel in self._channels_to_visit(slot, ring):
+                if channel.flushed_to.number <= slot.before.number:  # others are after it
+                    self._mark(channel, slot.before)
+
+    def _channels_to_visit(self, slot: Slot, ring: Ring) -> list[FilteredChannel]:
+        """Return the channels of a ring for which a slot that was looked up may have messages."""
         if slot.notice:
-            self._mark(self._channels_of(ring), slot.before)
-            return
-        if slot.generation < filters.generation:  # a client may have had it looked up
-            filters.look_up(slot)
-        for given in slot.hits or ():
-            if (channels := self._by_filter.get((ring.stream, given))) is not None:
-                self._mark(channels, slot.before)
+            return self._channels_of(ring)
+        hit = [self.shared.joined.get(given) for given in slot.hits or ()]
+        return [
+            channel
+            for joined in (*hit, *self.shared.heavy.values())
+            if joined is not None
+            for channel in joined.channels
+            if channel.ring is ring
+        ]
 
     def _channels_of(self, ring: Ring) -> list[FilteredChannel]:
         return [channel for channel in self.channels.values() if channel.ring is ring]
 
-    def _mark(self, channels: Sequence[FilteredChannel], at: RingPosition) -> None:
-        """Have the next flush visit channels, from a position on; not those that are after it."""
-        for channel in channels:
-            if channel.flushed_to.number <= at.number and channel not in self.due:
+    def _mark(self, channel: FilteredChannel, at: RingPosition) -> None:
+        """Have the next flush visit a channel, whose clients have everything before a position."""
+        if channel not in self.due:
+            if channel.flushed_to.number < at.number:
                 channel.settle(at)
-                self.due[channel] = None
+            self.due[channel] = None
+
+
+def _number(position: RingPosition) -> int:
+    return position.number
+
+
+def _nothing() -> None:
+    """Do nothing: no flusher runs."""

@@ -79,8 +79,8 @@ class Slot:
     """
 
     __slots__ = (
-        "after", "before", "encodings", "entry", "first", "generation", "hits", "messages",
-        "notice", "on_unreadable", "shared", "text_bytes",
+        "__weakref__", "after", "before", "encodings", "entry", "first", "generation", "hits",
+        "messages", "notice", "on_unreadable", "shared", "text_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -299,7 +299,7 @@ class Ring:
             self._origin = after.number
 
     def read(
-        self, position: RingPosition, encoding: Encoding, limit: int
+        self, position: RingPosition, encoding: Encoding, limit: int, end: int | None = None
     ) -> tuple[bytes, RingPosition]:
         """Encode what follows a position.
 
@@ -307,6 +307,7 @@ class Ring:
             position: of this ring.
             encoding: of the bytes.
             limit: bytes; the slot that reaches the limit is the last one.
+            end: number of the slot before which the read ends; None for the head.
 
         Returns:
             The bytes, empty if nothing follows, and the position after them.
@@ -317,10 +318,12 @@ class Ring:
         parts: list[bytes] = []
         size = 0
         for slot in self._slots_after(position):
+            if end is not None and position.number >= end:
+                break
             if encoding.selection is None:
                 data = self._encoded(slot, encoding)
             else:
-                if encoding.selection.must_look_up(slot):
+                if encoding.selection.evaluates(slot):
                     size += slot.text_bytes  # bounds the time of one read
                 data = slot.encode(encoding)
             parts.append(data)

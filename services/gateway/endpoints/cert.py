@@ -16,7 +16,7 @@ from certbus.keys import Keys
 from certbus.streams.cert_index import StreamLocation, find_by_fingerprint, message_at
 from certhttp.protocol import Request
 from ctfilter import Filter, FilterError, holds
-from gateway.delivery.filtering import certificate_of
+from gateway.delivery.filter_messages import certificate_of
 from gateway.endpoints.latest import with_id
 from gateway.endpoints.schemas import (
     PUBKEY,

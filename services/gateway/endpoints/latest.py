@@ -10,7 +10,7 @@ import msgspec
 from certhttp.protocol import Request
 from ctfilter import Filter, Index, IndexFull
 from gateway.delivery.encoding import NO_NAMES
-from gateway.delivery.filtering import certificate_of, with_matches
+from gateway.delivery.filter_messages import certificate_of, with_matches
 from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.schemas import LiteMessage
 from gateway.endpoints.subscribe import filter_request

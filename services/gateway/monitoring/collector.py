@@ -78,12 +78,27 @@ class GatewayCollector(Collector):
             sent.add_metric([stream, encoding.name], channel.sent)
             size.add_metric([stream, encoding.name], channel.sent_bytes)
         yield GaugeMetricFamily(
-            f"{PREFIX}_filters", "Distinct filters of clients, for each stream.", hub.filters.count
+            f"{PREFIX}_filters", "Distinct filters of clients.", hub.filters.count
         )
         yield GaugeMetricFamily(
             f"{PREFIX}_filter_bytes",
             "Memory of the filters, an upper estimate; the limit is 256 MiB.",
             hub.filters.size,
+        )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_filter_scans",
+            "Lines with a regex without a literal part; the limit is 100.",
+            hub.filters.shared.index.scans,
+        )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_filters_heavy",
+            "Filters that many certificates pass: they are evaluated in turns.",
+            len(hub.filters.shared.heavy),
+        )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_filter_turns_waiting",
+            "Filters with messages to send, and lagging clients with a filter, before their turn.",
+            len(hub.filters.due),
         )
         yield GaugeMetricFamily(
             f"{PREFIX}_unfinished_bytes",

@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certbus.ids import Cursor, message_id, parse_cursor
-from ctfilter import parse_filter
+from certbus.streams.events import StreamBatch
+from ctfilter import Certificate, Filter, Index, Match, parse_filter
 from gateway.config import Settings
-from gateway.delivery import filtering
+from gateway.delivery import filter_index, filtering
 from gateway.delivery.channel import MAX_WRITE_BYTES
 from gateway.delivery.encoding import SSE
 from gateway.delivery.ring_buffer import BehindRing, Ring
+from gateway.delivery.v2_stream import v2_messages
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from tests.gateway.client_helpers import Raw, certificates, receive, serials, websocket
@@ -78,6 +80,7 @@ def events_after(ring: Ring, cursor: Cursor, encoding: Any) -> list[tuple[str, A
     padding=st.sampled_from((0, 40_000)),
     joins=st.integers(0, 8),
     stream=st.sampled_from(("lite", "domains")),
+    window=st.sampled_from((1, 64)),
 )
 def test_any_cursor_with_any_filter(
     batches: list[list[tuple[list[str], bool]]],
@@ -85,6 +88,7 @@ def test_any_cursor_with_any_filter(
     padding: int,
     joins: int,
     stream: str,
+    window: int,
 ) -> None:
     """After every id; the filter joins before any of the batches, or after them.
 
@@ -94,7 +98,20 @@ def test_any_cursor_with_any_filter(
         padding: bytes in each message of lite, to cut batches into slots.
         joins: number of batches before the filter joins.
         stream: of the client.
+        window: messages after which a filter may leave the index.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filter_index, "WINDOW_MESSAGES", window)
+        any_cursor(batches, lines, padding, joins, stream)
+
+
+def any_cursor(
+    batches: list[list[tuple[list[str], bool]]],
+    lines: list[str],
+    padding: int,
+    joins: int,
+    stream: str,
+) -> None:
     hub = Hub(Settings(), lambda client, cursor: None, Metrics())
     wanted = parse_filter(match=lines)
     assert wanted is not None
@@ -142,6 +159,50 @@ def test_any_cursor_with_any_filter(
             assert all(match["name"] in (None, *names) for match in matched)
     with pytest.raises(BehindRing):
         source.read_from_cursor(parse_cursor("0-1-0"), channel.encoding)
+
+
+def test_one_look_up_serves_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a filter that joins later, and not if another certificate has the same id."""
+    looked_up: list[Certificate] = []
+    lookup = Index.lookup
+
+    def counted(self: Index, certificate: Certificate) -> dict[Filter, list[Match]]:
+        looked_up.append(certificate)
+        return lookup(self, certificate)
+
+    monkeypatch.setattr(Index, "lookup", counted)
+    hub = Hub(Settings(v2=True), lambda client, cursor: None, Metrics())
+    published = real_messages()
+    batch = StreamBatch("lite", "1-0", "0-0", "", 0, 0, [m.lite for m in published])
+    texts = {
+        "domains": [m.domains for m in published],
+        "full": [m.full for m in published],
+        "lite": batch.messages,
+        "v2": v2_messages(batch),
+    }
+    selected = {}
+    for line in ("type:precert", "contains:com", "issuer:encrypt regex:^www"):
+        wanted = parse_filter(match=[line])
+        assert wanted is not None
+        for stream in texts:
+            source = hub.rings[hub.source_of(stream, wanted)]
+            channel = hub.filters.channel(hub.channels[stream, SSE], wanted, source)
+            selected[line, stream] = source, channel.encoding
+    for stream, messages in texts.items():
+        hub.rings[stream].append("1-0", "0-0", messages)
+    look_up_all(hub)
+    assert len(looked_up) == len(published)
+    for line in ("type:precert", "contains:com", "issuer:encrypt regex:^www"):
+        ids = [
+            [found for found, _ in events_after(source, parse_cursor("0"), encoding)]
+            for source, encoding in (selected[line, stream] for stream in texts)
+        ]
+        assert ids[0]
+        assert ids == [ids[0]] * len(texts)
+    hub.rings["lite"].append("2-0", "1-0", texts["lite"])
+    hub.rings["domains"].append("2-0", "1-0", texts["domains"][1:])
+    look_up_all(hub)
+    assert len(looked_up) == 3 * len(published) - 1
 
 
 def test_a_stream_that_is_disabled_takes_its_filters_with_it() -> None:
@@ -204,7 +265,7 @@ async def test_live_messages_and_what_matched(gateway: Running, press: Press) ->
             triples.append((everything, filtered, await stack.enter_async_context(events)))
         async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
             text = (await http.get("/metrics")).text
-            assert re.search(r"^certstream_gateway_filters\S* 4\.0$", text, re.MULTILINE)
+            assert re.search(r"^certstream_gateway_filters\S* 2\.0$", text, re.MULTILINE)
         await press.publish(published)
         for everything, filtered, events in triples:
             messages = {m["id"]: m for m in await certificates(everything, len(published))}

@@ -1,0 +1,198 @@
+"""Filters that much passes: they leave the index, and take turns after the other clients."""
+
+import asyncio
+import itertools
+import json
+
+import pytest
+
+from certbus.ids import parse_cursor
+from ctfilter import parse_filter
+from gateway.clients.sse import SSEClient
+from gateway.config import Settings
+from gateway.delivery import channel as channels
+from gateway.delivery import filter_index
+from gateway.delivery.channel import MAX_WRITE_BYTES, Flusher
+from gateway.delivery.encoding import SSE
+from gateway.delivery.filter_index import StreamFilters
+from gateway.delivery.ring_buffer import SLOT_BYTES, Slot
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from tests.gateway.delivery.test_filtering import events_after, lite_message, look_up_all
+from tests.gateway.test_delivery_model import Transport
+from tests.waiting import until
+
+BATCH = 16
+
+
+class Gateway:
+    """The delivery of a gateway, without Redis."""
+
+    def __init__(self) -> None:
+        self.hub = Hub(Settings(streams=("lite",)), lambda client, cursor: None, Metrics())
+        self.ring = self.hub.rings["lite"]
+        self.published = 0
+
+    @property
+    def filters(self) -> StreamFilters:
+        return self.hub.filters._streams["lite"]
+
+    def connect(self, line: str | None = None, transport: Transport | None = None) -> Transport:
+        wanted = None if line is None else parse_filter(match=[line])
+        transport = transport or Transport()
+        channel = self.hub.channel("lite", SSE, wanted)
+        SSEClient(self.hub.clients, channel, transport).attach(None)
+        return transport
+
+    def publish(self, name: str = "{}.example", padding: int = 0) -> None:
+        """Publish a batch; every other message is a precertificate."""
+        numbers = range(self.published, self.published + BATCH)
+        self.published += BATCH
+        entry = self.published // BATCH
+        texts = [
+            lite_message([name.format(n)], is_precertificate=n % 2 == 0, padding=padding)
+            for n in numbers
+        ]
+        self.ring.append(f"{entry}-0", f"{entry - 1}-0", texts)
+
+
+def numbers(transport: Transport) -> list[int]:
+    """Return the numbers of the messages that a client received."""
+    texts = [line[6:] for line in transport.written.split(b"\n") if line.startswith(b"data: ")]
+    names = [json.loads(text)["data"]["leaf_cert"]["all_domains"][0] for text in texts]
+    return [int(name.partition(".")[0]) for name in names]
+
+
+@pytest.fixture
+def gateway() -> Gateway:
+    return Gateway()
+
+
+async def test_a_filter_leaves_the_index_and_returns(gateway: Gateway) -> None:
+    """It receives the same as a filter that stays, and one that much passes never does."""
+    flusher = Flusher(gateway.hub.unfiltered_channels, gateway.hub.filters, Metrics())
+    task = asyncio.create_task(flusher.run())
+    often, rare = gateway.connect("contains:shop"), gateway.connect("domain:400.example")
+    scan = gateway.connect("regex:p")
+    wanted = parse_filter(match=["contains:shop"])
+    was_heavy: list[bool] = []
+    expected: list[int] = []
+    for name, batches in (("{}.shop", 20), ("{}.example", 60), ("{}.shop", 20)):
+        for _ in range(batches):
+            if name == "{}.shop":
+                expected += range(gateway.published, gateway.published + BATCH)
+            gateway.publish(name)
+            flusher.wake()
+            await until(lambda: gateway.filters.seen is gateway.ring.head)
+        was_heavy.append(set(gateway.hub.filters.shared.heavy) == {wanted})
+    assert was_heavy == [True, False, True]
+    assert gateway.hub.filters.shared.heavy.keys().isdisjoint({parse_filter(match=["regex:p"])})
+    await until(lambda: not gateway.hub.filters.due)
+    assert numbers(often) == expected
+    assert numbers(rare) == [400]
+    assert len(numbers(scan)) == gateway.published
+    task.cancel()
+
+
+async def test_clients_without_a_filter_wait_for_one_turn(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 filters that half of everything passes have more to do than time allows."""
+    monkeypatch.setattr(channels, "perf_counter", itertools.count().__next__)
+    monkeypatch.setattr(channels, "MAX_SLICE_SECS", 0.5)  # a turn is one look-up and one write
+    filters = gateway.hub.filters
+    flusher = Flusher(gateway.hub.unfiltered_channels, filters, Metrics())
+    task = asyncio.create_task(flusher.run())
+    turns, served = 0, []
+    serve_next = filters.serve_next
+
+    async def counted() -> float:
+        nonlocal turns
+        turns += 1
+        await serve_next()
+        return 1.0
+
+    class Plain(Transport):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            if data:
+                served.append(turns)
+
+    monkeypatch.setattr(filters, "serve_next", counted)
+    gateway.connect(transport=Plain())
+    others = [gateway.connect(f"type:precert -domain:{n}.test") for n in range(60)]
+    published = []
+    for _ in range(40):
+        gateway.publish()
+        flusher.wake()
+        published.append(turns)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert filters.due, "there was more to do than time"
+    await until(lambda: not filters.due and gateway.filters.seen is gateway.ring.head)
+    del served[0]  # the head of the response
+    assert len(served) == len(published)
+    assert all(then - before <= 2 for before, then in zip(published, served, strict=True))
+    assert all(numbers(other) == list(range(0, gateway.published, 2)) for other in others)
+    task.cancel()
+
+
+async def test_a_client_that_lags_is_served_in_turns(gateway: Gateway) -> None:
+    """One write in a turn, and one turn for each of the others between two of them."""
+    hub = gateway.hub
+    transports = [gateway.connect(f"type:precert -domain:{n}.test") for n in range(3)]
+    clients = [next(iter(channel.clients)) for channel in hub.filters.channels.values()]
+    for client in clients:
+        client.pause_writing()
+    for _ in range(8):
+        gateway.publish(padding=20_000)
+    look_up_all(hub)
+    for client in clients:
+        client.resume_writing()
+    sizes = []
+    while hub.filters.due:
+        await hub.filters.serve_next()
+        await asyncio.sleep(0)
+        sizes.append([len(each.written) for each in transports])
+    assert all(max(each) - min(each) <= MAX_WRITE_BYTES + SLOT_BYTES for each in sizes)
+    assert len(sizes) > 10
+    assert [len(numbers(each)) for each in transports] == [gateway.published // 2] * 3
+
+
+async def test_a_look_up_is_one_message(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No channel reads ahead of the look-ups, which would look up whole slots."""
+
+    def fail(self: StreamFilters, slot: Slot) -> None:
+        raise AssertionError(slot.entry)
+
+    client = gateway.connect("contains:example")
+    gateway.publish()
+    gateway.publish()
+    monkeypatch.setattr(StreamFilters, "look_up", fail)
+    calls = 0
+    while not gateway.hub.filters.due:
+        assert gateway.hub.filters.look_up_next()
+        calls += 1
+    assert calls >= BATCH
+    while gateway.hub.filters.due:
+        await gateway.hub.filters.serve_next()
+    assert numbers(client) == list(range(BATCH))
+    look_up_all(gateway.hub)
+    while gateway.hub.filters.due:
+        await gateway.hub.filters.serve_next()
+    assert numbers(client) == list(range(2 * BATCH))
+
+
+def test_the_hits_that_slots_keep_are_bounded(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was removed is looked up again for a client that needs it."""
+    monkeypatch.setattr(filter_index, "MAX_HITS", 3 * BATCH)
+    monkeypatch.setattr(filter_index, "WINDOW_MESSAGES", 10_000)
+    channel = gateway.hub.channel("lite", SSE, parse_filter(match=["contains:example"]))
+    for _ in range(20):
+        gateway.publish()
+        look_up_all(gateway.hub)
+    kept = [slot.hits is not None for slot in gateway.ring.slots_from(0)]
+    assert kept == [False] * 17 + [True] * 3
+    found = events_after(gateway.ring, parse_cursor("0"), channel.encoding)
+    assert len(found) == gateway.published
