@@ -569,6 +569,37 @@ def test_redis_comes_back_before_the_live_reader_reads_it(kept: bool) -> None:
         runner.run(scenario())
 
 
+@pytest.mark.parametrize("trimmed", [False, True], ids=["an id of the future", "nothing retained"])
+def test_a_gap_is_reported_once_when_the_filter_changes(trimmed: bool) -> None:
+    """The filter changes after the gap, before there is anything to continue with."""
+
+    async def scenario() -> None:
+        redis, reader = Doors(), Reader("even", changes=True)
+        redis.live.is_reachable = False
+        redis.publish(10_000, 0)
+        redis.publish(10_010, 1)
+        reader.cursor = "20000-0-0"
+        if trimmed:
+            redis.data.entries.clear()
+            reader.cursor = "10000-0-0"
+        async with asyncio.TaskGroup() as group:
+            gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+            reader.connect(gateway, 0)
+            assert await came(reader, 1) == [None]
+            for _ in range(3):
+                reader.change()
+                await asyncio.sleep(5)
+            redis.live.is_reachable = True
+            await until(lambda: gateway.follows)
+            redis.publish(10_020, 2)
+            redis.publish(10_030, 3)
+            assert await came(reader, 3) == [None, 2, 3]
+            gateway.stop([reader])
+
+    with virtual_time() as runner:
+        runner.run(scenario())
+
+
 def test_the_live_reader_is_ahead_of_what_a_replay_has_read() -> None:
     """A batch is published while a replay checks the primary; the ring has it at the end."""
 

@@ -219,7 +219,10 @@ class _ClientReplay:
         client = self._client
         ring, form = page.ring, client.channel.encoding
         if not page.links:
-            self._send_gap(None)
+            if self._pending_gap is not None:
+                self._send_gap(None)
+                # A switch to another channel must not report it again.
+                client.read_up_to(Cursor(page.view(position.entry).last, None))
             return
         try:
             data, at, messages = ring.read_from_cursor(position.cursor, form)
@@ -263,6 +266,7 @@ class _ClientReplay:
         self._send_gap(None)
         if decision.gap is not None:
             self._position = ReaderPosition(view.last, None, view.epoch or "")
+            self._client.read_up_to(self._position.cursor)
         return False
 
     def _add_gap(self, reason: Reason) -> None:

@@ -1,12 +1,12 @@
 """Filters that change while clients are connected.
 
 A WebSocket client replaces its filter with `{"type":"subscribe","match":[...]}`, except that of its
-token, and a reload of
-the configuration replaces the lines of named filters.
+token, and a reload of the configuration replaces the lines of named filters.
 
 The answer, `subscribed` with the id after which the new filter holds, is exactly between the last
 message under the old filter and the first one under the new. An error leaves the old filter.
-Messages of other types are ignored.
+Each request is answered, in their order, also to a client whose send buffer is full; one that sends
+more requests without reading is closed. Messages of other types are ignored.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from ctfilter import Filter, FilterError, parse_filter
-from gateway.clients.base import Client
+from gateway.clients.base import MAX_WAITING_ANSWERS, Client
 from gateway.http.errors import ErrorBody, ErrorCode, filter_error
 from gateway.http.messages import FilterRequest
 from gateway.hub import FilterRefused, Hub
@@ -28,6 +28,8 @@ MIN_INTERVAL_SECS: Final = 10.0
 """Between two requests of one client."""
 
 _MAX_INLINE_LINES: Final = 50  # a thread parses longer lists
+
+_PARSING_RETRY_SECS: Final = 1.0  # after a request during the parsing of another
 
 _YIELD_AFTER_CLIENTS: Final = 100  # renewed before other tasks run
 
@@ -67,23 +69,32 @@ class FilterChanges:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._parsing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._parsing: dict[Client, list[_Error]] = {}  # answers after that of the list
 
-    def receive(self, client: Client, text: bytes) -> None:
-        """Handle a message."""
+    def receive(self, client: Client, message: bytes) -> None:
+        """Handle a message. Each `subscribe` is answered, in their order."""
         kind = None
         with suppress(msgspec.MsgspecError):
-            kind = msgspec.json.decode(text, type=_Kind).type
+            kind = msgspec.json.decode(message, type=_Kind).type
         if kind != "subscribe":
             return
         now = asyncio.get_running_loop().time()
-        if (wait := client.may_change_at - now) > 0:
-            error = f"One subscribe per {MIN_INTERVAL_SECS:g} s; retry after {wait:.1f} s"
-            _send(client, _Error(error, ErrorCode.RATE_LIMITED, retry_after=round(wait, 1)))
+        waiting = self._parsing.get(client)
+        wait = max(client.may_change_at - now, 0 if waiting is None else _PARSING_RETRY_SECS)
+        if wait > 0:
+            text = f"One subscribe per {MIN_INTERVAL_SECS:g} s; retry after {wait:.1f} s"
+            error = _Error(text, ErrorCode.RATE_LIMITED, retry_after=round(wait, 1))
+            if waiting is None:
+                _send(client, error)
+            elif len(waiting) < MAX_WAITING_ANSWERS:
+                waiting.append(error)
+            else:
+                client.close(_POLICY_VIOLATION, "too many requests")
             return
         client.may_change_at = now + MIN_INTERVAL_SECS
         try:
-            lines = msgspec.json.decode(text, type=_Request).match
+            lines = msgspec.json.decode(message, type=_Request).match
         except msgspec.MsgspecError as problem:
             _refuse(client, f"Invalid subscribe: {problem}")
             return
@@ -99,9 +110,10 @@ class FilterChanges:
             else:
                 self._apply(client, given)
         else:
+            self._parsing[client] = []
             task = asyncio.get_running_loop().create_task(self._parse(client, lines))
-            self._parsing.add(task)
-            task.add_done_callback(self._parsing.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _parse(self, client: Client, lines: list[str]) -> None:
         """Parse a long list beside the event loop."""
@@ -114,6 +126,10 @@ class FilterChanges:
                 _send(client, _filter_error(problem))
         except Exception as error:  # noqa: BLE001
             client.fail(error)
+        finally:
+            for later in self._parsing.pop(client):
+                if not client.closed:
+                    _send(client, later)
 
     async def renew(self, names: AbstractSet[str]) -> None:
         """Apply the present lines of named filters to the clients that have requested them.
@@ -183,5 +199,5 @@ def _filter_error(problem: FilterError) -> _Error:
 
 
 def _send(client: Client, error: _Error) -> None:
-    if not client.paused:  # a client that reads nothing must not fill its buffer with errors
-        client.send_notice(msgspec.json.encode(error))
+    text = msgspec.json.encode(error)
+    client.answer(lambda _: text)

@@ -2,18 +2,30 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from ctfilter import parse_filter
 from ctfilter.grammar import MAX_LINES
 from gateway.clients import websocket as websocket_client
+from gateway.clients.base import MAX_WAITING_ANSWERS
+from gateway.clients.websocket import WebSocketClient
 from gateway.config import Settings
+from gateway.delivery.encoding import WEBSOCKET
 from gateway.endpoints import filter_change
+from gateway.endpoints.filter_change import FilterChanges
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 from tests.gateway.client_helpers import Raw, receive, serials, websocket
 from tests.gateway.conftest import Running, Start
+from tests.gateway.delivery.test_filtering import lite_message, look_up_all
+from tests.gateway.inflater import Inflater
 from tests.gateway.publishing import Press
+from tests.gateway.test_delivery_model import Transport
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -90,6 +102,70 @@ async def test_ten_thousand_lines(gateway: Running, press: Press) -> None:
         assert answer["id"] == (before[-1]["id"] if before else None)
         rest = [number for number in range(len(before), 100) if number % 2 == 0]
         assert serials(await receive(client, len(rest))) == rest
+
+
+async def test_each_request_of_a_paused_client_is_answered_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A filter, an error, the same filter, another: then what passes the newest."""
+    monkeypatch.setattr(filter_change, "MIN_INTERVAL_SECS", 0.0)
+    hub = Hub(Settings(streams=("lite",)), lambda client, cursor: None, Metrics())
+    changes, transport, ring = FilterChanges(hub), Transport(), hub.rings["lite"]
+    client = WebSocketClient(hub.clients, hub.channel("lite", WEBSOCKET, None), transport)
+    client.attach(None)
+    ring.append("1-0", "0-0", [lite_message(["1.example"], is_precertificate=False)])
+    client.flush()
+    client.pause_writing()
+    requests = [["domain:1.example"], ["domain:"], ["domain:1.example"], ["domain:2.example"]]
+    for match in requests:
+        changes.receive(client, json.dumps({"type": "subscribe", "match": match}).encode())
+    names = [f"{number}.example" for number in (1, 2, 1, 2)]
+    texts = [lite_message([name], is_precertificate=False) for name in names]
+    ring.append("2-0", "1-0", texts)
+    look_up_all(hub)
+    client.resume_writing()
+    while hub.filters.due:
+        await hub.filters.serve_next()
+    first, *answers, second, third = map(json.loads, Inflater().feed(transport.written))
+    assert (first["id"], second["id"], third["id"]) == ("1-0-0", "2-0-1", "2-0-3")
+    assert [a.get("match", a.get("term")) for a in answers] == [
+        ["domain:1.example"],
+        "domain:",
+        ["domain:1.example"],
+        ["domain:2.example"],
+    ]
+    assert [a.get("id") for a in answers] == ["1-0-0", None, "1-0-0", "1-0-0"]
+    assert hub.filters.count == 1
+    client.pause_writing()
+    for _ in range(MAX_WAITING_ANSWERS):
+        changes.receive(client, b'{"type":"subscribe","match":[]}')
+    closed = [client.closed]
+    changes.receive(client, b'{"type":"subscribe","match":[]}')
+    assert [*closed, client.closed] == [False, True]
+    assert hub.filters.count == 0
+
+
+async def test_a_request_during_the_parsing_of_another_is_answered_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parses = threading.Event()
+
+    def parse(**given: Any) -> Any:
+        assert parses.wait(60)
+        return parse_filter(**given)
+
+    monkeypatch.setattr(filter_change, "parse_filter", parse)
+    hub = Hub(Settings(streams=("lite",)), lambda client, cursor: None, Metrics())
+    changes, transport, inflater = FilterChanges(hub), Transport(), Inflater()
+    client = WebSocketClient(hub.clients, hub.channel("lite", WEBSOCKET, None), transport)
+    client.attach(None)
+    for match in ([f"contains:first{number}" for number in range(60)], ["contains:second"]):
+        changes.receive(client, json.dumps({"type": "subscribe", "match": match}).encode())
+    assert not transport.written
+    parses.set()
+    await until(lambda: b"rate_limited" in transport.written)
+    kinds = [json.loads(text)["message_type"] for text in inflater.feed(transport.written)]
+    assert kinds == ["subscribed", "error"]
 
 
 async def test_one_request_in_ten_seconds(start: Start) -> None:
