@@ -137,7 +137,11 @@ class Page:
         stream = next(
             (each for each in ("lite", "full", "domains") if each in settings.streams), None
         )
-        return _LIVE.replace("{stream}", stream) if settings.sse and stream else ""
+        if not settings.sse or not stream:
+            return ""
+        # Without their names: a filter may be bound to a token.
+        names = "" if settings.filters else " hidden"
+        return _LIVE.replace("{stream}", stream).replace("{names}", names)
 
 
 def _link(route: Route) -> str:

@@ -51,8 +51,8 @@ if (live) runLive(live);
 
 function runLive(section) {
   const find = (id) => document.getElementById(id);
-  const [filter, problem, access, token, pause, state, rows] =
-    ["filter", "problem", "access", "token", "pause", "state", "rows"].map(find);
+  const [filter, named, names, problem, access, token, pause, state, rows] =
+    ["filter", "named", "names", "problem", "access", "token", "pause", "state", "rows"].map(find);
   let connection = null; // AbortController of the request, null when there is none
   let streaming = false; // the server has accepted the request
   let retryMs = 1000;
@@ -64,7 +64,10 @@ function runLive(section) {
   let received = 0;
 
   const lines = () => filter.value.split("\n").map((line) => line.trim()).filter(Boolean);
-  const filterQuery = () => lines().map((line) => "match=" + encodeURIComponent(line)).join("&");
+  const filterQuery = () => [
+    ...named.value.split(/\s+/).filter(Boolean).map((name) => "filter=" + encodeURIComponent(name)),
+    ...lines().map((line) => "match=" + encodeURIComponent(line)),
+  ].join("&");
 
   function showState(text) {
     state.textContent = text;
@@ -149,7 +152,9 @@ function runLive(section) {
   /** Show what is wrong with the filter, with the line and the wrong term marked in it. */
   function showProblem(text, term, position) {
     problem.replaceChildren(text);
-    filter.setAttribute("aria-invalid", String(text !== ""));
+    const isNamed = term !== undefined && named.value.split(/\s+/).includes(term);
+    filter.setAttribute("aria-invalid", String(text !== "" && !isNamed));
+    named.setAttribute("aria-invalid", String(text !== "" && isNamed));
     const wrong = term && lines().find((line) => line.startsWith(term, position));
     if (!wrong) return;
     const mark = document.createElement("mark");
@@ -245,16 +250,21 @@ function runLive(section) {
   }
 
   function readFragment() {
-    filter.value = new URLSearchParams(location.hash.slice(1)).getAll("match").join("\n");
+    const given = new URLSearchParams(location.hash.slice(1));
+    filter.value = given.getAll("match").join("\n");
+    named.value = given.getAll("filter").join(" ");
+    if (named.value) names.hidden = false;
     showSnippets(filterQuery());
     restart();
   }
 
   let typing = 0;
-  filter.addEventListener("input", () => {
-    clearTimeout(typing);
-    typing = setTimeout(setFilter, TYPING_MS);
-  });
+  for (const input of [filter, named]) {
+    input.addEventListener("input", () => {
+      clearTimeout(typing);
+      typing = setTimeout(setFilter, TYPING_MS);
+    });
+  }
   token.addEventListener("change", restart);
   section.querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();

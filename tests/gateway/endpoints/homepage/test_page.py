@@ -1,12 +1,15 @@
 """The live page at `/`: what a person sees and can do, and that text from certificates is text."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
+from ctfilter import parse_filter
 from ctparse.wire_messages import Message
 from gateway.config import Settings
 from tests.certbus.servers import RedisServer
@@ -25,6 +28,62 @@ HOSTILE = "<img src=x onerror=alert(1)>.example"
 ROWS = "document.querySelectorAll('#rows li').length"
 STATE = "document.getElementById('state').textContent"
 NAMES = "[...document.querySelectorAll('#rows .names')].map((each) => each.textContent)"
+
+
+class Relay:
+    """Relays connections to a gateway, and ends them on request.
+
+    Attributes:
+        port: where it listens.
+        sent: bytes to the gateway.
+        received: bytes from the gateway.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.sent, self.received = bytearray(), bytearray()
+        self._clients: list[asyncio.StreamWriter] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, port: int) -> "AsyncIterator[Relay]":
+        """Listen until the context ends.
+
+        Args:
+            port: of the gateway.
+        """
+        relay = cls()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            upstream, requests = await asyncio.open_connection("127.0.0.1", port)
+            relay._clients.append(writer)
+            await asyncio.gather(
+                copy(reader, requests, relay.sent), copy(upstream, writer, relay.received)
+            )
+
+        async def copy(
+            source: asyncio.StreamReader, to: asyncio.StreamWriter, copied: bytearray
+        ) -> None:
+            with suppress(ConnectionError):
+                while data := await source.read(65536):
+                    to.write(data)
+                    await to.drain()
+                    copied += data
+            to.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1")
+        relay.port = server.sockets[0].getsockname()[1]
+        try:
+            yield relay
+        finally:
+            server.close()
+            relay.cut()
+
+    def cut(self) -> None:
+        """End all connections, after what was received."""
+        for writer in self._clients:
+            writer.close()
+        self._clients.clear()
 
 
 @pytest.fixture
@@ -115,6 +174,51 @@ async def test_a_filter_is_typed_marked_and_kept_in_the_address(
     await streaming(tab)
     await publish(press, "a.example", "only.example")
     await tab.until(f"{ROWS} === 1 && {NAMES}[0].startsWith('only.')")
+
+
+async def test_a_named_filter_is_typed_and_kept_in_the_address(
+    tab: Tab, start: Start, press: Press
+) -> None:
+    shop = parse_filter(match=["contains:shop"])
+    assert shop is not None
+    server = await (await start(Settings(filters={"shop": shop}))).following()
+    await tab.open(server.url)
+    await streaming(tab)
+    assert "shop" not in await tab.evaluate("document.documentElement.outerHTML")
+    await tab.evaluate("document.getElementById('named').focus()")
+    await tab.type("shops")
+    await tab.until("document.getElementById('problem').textContent.includes('shops')")
+    await tab.until("document.getElementById('named').ariaInvalid === 'true'")
+    assert await tab.evaluate("document.getElementById('filter').ariaInvalid") == "false"
+    await tab.open("about:blank")
+    await tab.open(f"{server.url}/#filter=shop&match=contains%3Alogin")
+    assert await tab.evaluate("document.getElementById('named').value") == "shop"
+    await streaming(tab)
+    await publish(press, "shop.example", "login.example", "shop-login.example")
+    await tab.until(f"{ROWS} === 1 && {NAMES}[0].startsWith('shop-login.')")
+
+
+async def test_event_source_reconnects_after_its_last_comment(
+    tab: Tab, start: Start, press: Press
+) -> None:
+    """No event fires for a comment with an id, and Last-Event-ID moves."""
+    server = await (await start(Settings(comment=0.2, stop_timeout=1.0))).following()
+    async with Relay.open(server.port) as relay:
+        await tab.open(f"http://127.0.0.1:{relay.port}/")
+        await tab.evaluate(
+            "window.fired = []; window.source = new EventSource('sse?match=domain:7.example');"
+            "source.onmessage = (event) => fired.push(event.lastEventId)"
+        )
+        await tab.until("source.readyState === 1")
+        entry = await press.print(7)
+        await until(lambda: f"\nid: {entry}-6\n".encode() in relay.received)
+        relay.cut()
+        expected = f"last-event-id: {entry}-6\r\n".encode()
+        await until(lambda: expected in relay.sent.lower(), seconds=60)
+        assert await tab.evaluate("fired") == []
+        entry = await press.print(2)
+        await tab.until("fired.length === 1")
+        assert await tab.evaluate("fired") == [f"{entry}-0"]
 
 
 async def test_a_token_is_requested_and_stays_in_memory(
