@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import jsonschema
+import msgspec
 import pytest
 
 from certbus.cluster import ClusterRegistry
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certhttp.protocol import Request
+from ctfilter import parse_filter
 from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.endpoints.openapi import Document
@@ -109,6 +112,64 @@ async def test_answers_match_the_document(busy: Running) -> None:
                 compared += "$ref" in schema
         assert compared >= 9
         assert (await client.get("/api/logs")).json()["logs"][0]["retry_at"] == 0
+
+
+@pytest.fixture
+async def offers_all(start: Start) -> Running:
+    """A gateway with every endpoint that has parameters, and a named filter."""
+    brand = parse_filter(match=["contains:acme"])
+    assert brand is not None
+    settings = msgspec.structs.replace(SETTINGS, v2=True, filters={"brand": brand})
+    return await (await start(settings)).following()
+
+
+async def test_every_parameter_with_each_kind_of_value(offers_all: Running) -> None:
+    """Valid, empty, repeated and over-long values get a documented answer at every endpoint."""
+    valid = {
+        "domain": "example.com",
+        "issuer": "Let's Encrypt",
+        "match": "contains:acme",
+        "filter": "brand",
+        "cursor": "0",
+        "stream": "domains",
+        "limit": "5",
+        "log": LOG,
+        "Last-Event-ID": "0",
+        "lastEventId": "0",
+    }
+    filters = {"domain", "issuer", "match", "filter"}
+    covered: set[str] = set()
+    async with (
+        httpx.AsyncClient(base_url=offers_all.url, trust_env=False) as client,
+        asyncio.timeout(120),
+    ):
+        document = (await client.get("/openapi.json")).json()
+        for path, operations in document["paths"].items():
+            address = path.replace("{hash}", "ab" * 32)
+            responses = operations["get"]["responses"]
+            for parameter in operations["get"].get("parameters", []):
+                name, place = parameter["name"], parameter["in"]
+                if place == "path":
+                    continue
+                covered.add(name)
+                kinds = {
+                    "valid": [valid[name]],
+                    "empty": [""],
+                    "repeated": [valid[name]] * 2,
+                    "over-long": ["x" * 5000],
+                }
+                for kind, values in kinds.items():
+                    pairs = [(name, value) for value in values]
+                    headers = pairs if place == "header" else []
+                    target = address if headers else f"{address}?{urlencode(pairs)}"
+                    async with client.stream("GET", target, headers=headers) as answer:
+                        case = path, name, kind, answer.status_code
+                        assert str(answer.status_code) in responses, case
+                        assert answer.status_code != 400 or kind != "valid", case
+                        if name in filters and kind == "over-long" and path != "/":  # the page
+                            assert answer.status_code == 400, case
+                            assert len(await answer.aread()) < 1000, case
+    assert covered >= {*filters, "cursor", "stream"}
 
 
 async def test_documents_are_made_once_for_each_configuration() -> None:
