@@ -338,7 +338,12 @@ async def test_many_requests_share_one_read_of_redis(
 async def test_an_answer_the_client_has_is_not_sent_again(
     client: httpx.AsyncClient, press: Press
 ) -> None:
-    await press.publish(REAL)
+    entry = await press.publish(REAL)
+
+    async def is_read() -> bool:
+        return (await client.get("/example.json")).json()["id"].startswith(f"{entry}-")
+
+    await until(is_read)
     for path in (f"/api/cert/{REAL[0].sha256.hex()}", "/", "/example.json"):
         first = await client.get(path)
         tag = first.headers["etag"]
