@@ -168,7 +168,6 @@ async def test_every_parameter_with_each_kind_of_value(offers_all: Running) -> N
                         assert answer.status_code != 400 or kind != "valid", case
                         if name in filters and kind == "over-long" and path != "/":  # the page
                             assert answer.status_code == 400, case
-                            assert len(await answer.aread()) < 1000, case
     assert covered >= {*filters, "cursor", "stream"}
 
 

@@ -204,14 +204,14 @@ async def test_event_source_reconnects_after_its_last_comment(
     """No event fires for a comment with an id, and Last-Event-ID moves."""
     server = await (await start(Settings(comment=0.2, stop_timeout=1.0))).following()
     async with Relay.open(server.port) as relay:
-        await tab.open(f"http://127.0.0.1:{relay.port}/")
+        await tab.open(f"http://127.0.0.1:{relay.port}/health")  # reads no stream itself
         await tab.evaluate(
             "window.fired = []; window.source = new EventSource('sse?match=domain:7.example');"
             "source.onmessage = (event) => fired.push(event.lastEventId)"
         )
         await tab.until("source.readyState === 1")
         entry = await press.print(7)
-        await until(lambda: f"\nid: {entry}-6\n".encode() in relay.received)
+        await until(lambda: f"\nid: {entry}-6\n\n".encode() in relay.received)
         relay.cut()
         expected = f"last-event-id: {entry}-6\r\n".encode()
         await until(lambda: expected in relay.sent.lower(), seconds=60)
