@@ -341,7 +341,7 @@ async def test_an_answer_the_client_has_is_not_sent_again(
     entry = await press.publish(REAL)
 
     async def is_read() -> bool:
-        return (await client.get("/example.json")).json()["id"].startswith(f"{entry}-")
+        return str((await client.get("/example.json")).json()["id"]).startswith(f"{entry}-")
 
     await until(is_read)
     for path in (f"/api/cert/{REAL[0].sha256.hex()}", "/", "/example.json"):
