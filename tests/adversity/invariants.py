@@ -22,7 +22,8 @@ Of what Redis held (`lines.py`) and of each client:
 * `tail --cursor-file` may repeat what it printed in its last moments before it was killed.
 
 And of each log: published + duplicates + rejected + skipped = next - start. Only what a log holds
-that is no certificate is rejected, and only a log that was far behind skips.
+that is no certificate, or shows in place of a precertificate, is rejected, and only a log that was
+far behind skips.
 """
 
 import re
@@ -404,14 +405,18 @@ def of_redis(
 
 
 def of_logs(
-    tallies: Iterable[Tally], sizes: Mapping[str, int], malformed: Mapping[str, int], *, skips: bool
+    tallies: Iterable[Tally],
+    sizes: Mapping[str, int],
+    unpublishable: Mapping[str, int],
+    *,
+    skips: bool,
 ) -> list[Trouble]:
     """Judge the accounts, when everything is quiet.
 
     Args:
         tallies: the accounts.
         sizes: how many entries each log has.
-        malformed: how many of them are no certificate.
+        unpublishable: how many of them are no certificate, or were shown as a forged one.
         skips: whether logs may skip entries.
     """
     wrong = []
@@ -421,8 +426,9 @@ def of_logs(
         size = sizes.pop(tally.log, 0)
         if done != tally.next - tally.start or tally.next != size:
             wrong.append(f"{tally} of a log with {size} entries")
-        if tally.rejected > malformed.get(tally.log, 0):
-            wrong.append(f"{tally}: only {malformed.get(tally.log, 0)} entries are unreadable")
+        if tally.rejected > unpublishable.get(tally.log, 0):
+            most = unpublishable.get(tally.log, 0)
+            wrong.append(f"{tally}: only {most} entries are unreadable or forged")
         if tally.skipped and not skips:
             wrong.append(f"{tally}: no log is far behind")
     wrong += [f"{log}: no account of {size} entries" for log, size in sizes.items()]

@@ -39,8 +39,15 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     names: tuple[str, ...]
 
 
+FORGED: Final = b"the leaf does not commit to this precertificate"
+"""In the record of a rejection: the log showed another precertificate than the one of the leaf."""
+
+
 class Skip(msgspec.Struct, frozen=True, gc=False):
-    """The entries [first, end) of a log that the server has skipped, by its record."""
+    """The entries [first, end) of a log that the server has not published, by its record.
+
+    It has skipped them, or the log showed a forged precertificate.
+    """
 
     log: str
     first: int
@@ -164,10 +171,12 @@ class _Logs:
                 size, end = Frontier.from_bytes(frontier).size, int(log[b"next"])
                 if size != end:  # scripts set `next` before it, in one transaction
                     self.troubles.append(f"{self._name(log_id)}: frontier {size}, next {end}")
-        if word == b"XADD" and command[1] == self._rejected and b"last" in command[3::2]:
+        if word == b"XADD" and command[1] == self._rejected:
             fields = dict(zip(command[3::2], command[4::2], strict=True))
-            first, end = int(fields[b"index"]), int(fields[b"last"]) + 1
-            self.skips.append(Skip(self._name(fields[b"log"].decode()), first, end))
+            if b"last" not in fields and FORGED not in fields[b"reason"]:
+                return
+            first, last = int(fields[b"index"]), int(fields.get(b"last", fields[b"index"]))
+            self.skips.append(Skip(self._name(fields[b"log"].decode()), first, last + 1))
 
     def published(self, entry: str, log_id: str) -> None:
         """Keep the fence that the log has when an entry is published."""

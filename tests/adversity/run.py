@@ -270,6 +270,17 @@ class _Run:
             for log in logs
         ]
 
+    async def _forged(self) -> Counter[str]:
+        """Count the rejected entries of each log that it showed as forged precertificates."""
+        async with connect(self._cluster.redis.url) as client, asyncio.timeout(5):
+            names = {log.log_id: log.name for log in (await snapshot(client, Keys())).logs}
+            rejected = await client.xrange(Keys().rejected)
+        return Counter(
+            names[fields[b"log"].decode()]
+            for _, fields in rejected
+            if lines.FORGED in fields.get(b"reason", b"")
+        )
+
     async def _judge(self) -> None:
         cluster = self._cluster
         (cluster.directory / PUBLISHED).write_bytes(msgspec.json.encode(cluster.proxy.published))
@@ -277,8 +288,9 @@ class _Run:
         sizes, _ = await cluster.sizes()
         record = GroundTruth(ground_truth.read_jsonl((cluster.directory / RECORD).read_bytes()))
         skips = self._plan.is_bounded
+        unpublishable = record.malformed + await self._forged()
         self._troubles += invariants.of_logs(
-            await self._tallies(), sizes, record.malformed, skips=skips
+            await self._tallies(), sizes, unpublishable, skips=skips
         )
         await cluster.end()
         if cluster.troubles:
