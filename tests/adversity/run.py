@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -274,7 +274,7 @@ class _Run:
         """Count the rejected entries of each log that it showed as forged precertificates."""
         async with connect(self._cluster.redis.url) as client, asyncio.timeout(5):
             names = {log.log_id: log.name for log in (await snapshot(client, Keys())).logs}
-            rejected = await client.xrange(Keys().rejected)
+            rejected: Any = await client.xrange(Keys().rejected)
         return Counter(
             names[fields[b"log"].decode()]
             for _, fields in rejected
