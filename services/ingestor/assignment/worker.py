@@ -19,6 +19,7 @@ its leases; those of one that dies expire after `LEASE_TTL_SECS`.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 
 import structlog
@@ -102,6 +103,7 @@ class Worker:
         # What was written about logs, into the Redis of which epoch.
         self._described: dict[str, LogDescription] = {}
         self._epoch: str | None = None
+        self._workers: AbstractSet[str] = frozenset()  # that were alive at the last description
         self._writes: Mapping[str, str] = {}  # worker -> the streams that its configuration names
         # Assignment: log id -> last known load.
         self._loads: dict[str, float] = {}
@@ -270,9 +272,13 @@ class Worker:
         self._writes = writes
 
     async def _describe(self, workers: WorkerLoads) -> None:
-        """Write what is known of logs when it changes, and again if Redis lost its data."""
+        """Write what is known of logs when it changes, and again if Redis lost its data.
+
+        Also when another worker came or left: it may have described a log otherwise.
+        """
         self._rounds += 1
-        if workers.epoch != self._epoch or self._rounds % _DESCRIBE_EVERY_ROUNDS == 0:
+        changed = (workers.epoch, workers.loads.keys()) != (self._epoch, self._workers)
+        if changed or self._rounds % _DESCRIBE_EVERY_ROUNDS == 0:
             self._described = {}
             for assigned in self._assigned.values():
                 assigned.forget_stored()
@@ -292,7 +298,7 @@ class Worker:
                 log = self._logs.get(description.log_id)  # None: excluded
                 async with self._only_affecting(log, "describing it"):
                     await self._cluster.describe([description])
-        self._described, self._epoch = known, workers.epoch
+        self._described, self._epoch, self._workers = known, workers.epoch, workers.loads.keys()
 
     async def _publish_status(self, assigned: AssignedLog) -> None:
         async with self._only_affecting(assigned.log, "reporting its state"):
