@@ -4,7 +4,7 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -13,7 +13,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 
 from certbus.cluster import snapshot
 from gateway.config import Settings
-from gateway.delivery.compression import DEFLATED, SharedContext, SharedFrames, deflated_frames
+from gateway.delivery.compression import DEFLATED, deflated_frames
 from gateway.delivery.encoding import Encoding
 from gateway.delivery.ring_buffer import Slot
 from tests.gateway.client_helpers import (
@@ -79,20 +79,8 @@ async def test_without_the_setting_an_offer_is_not_accepted(start: Start, press:
 
 
 async def test_a_batch_is_compressed_once_for_all(
-    start: Start, press: Press, monkeypatch: pytest.MonkeyPatch
+    start: Start, press: Press, compressed_slots: list[tuple[str, int]]
 ) -> None:
-    compressed_slots: list[str] = []
-    frames = SharedContext.frames
-
-    def counting(
-        context: SharedContext, entry: str, first: int, messages: Sequence[bytes]
-    ) -> SharedFrames | None:
-        made = frames(context, entry, first, messages)
-        if made is not None:
-            compressed_slots.append(entry)
-        return made
-
-    monkeypatch.setattr(SharedContext, "frames", counting)
     gateway = await (await start(COMPRESSING)).following()
     async with websocket(gateway.ws + "/") as client:  # one that does not compress
         await press.print(4)
@@ -102,7 +90,7 @@ async def test_a_batch_is_compressed_once_for_all(
         entries = [await press.print(4) for _ in range(3)]
         for client in clients:
             assert serials(await certificates(client, 12)) == list(range(4, 16))
-    assert compressed_slots == entries
+    assert [entry for entry, _ in compressed_slots] == entries
 
 
 async def test_a_batch_is_compressed_once_for_all_without_context(

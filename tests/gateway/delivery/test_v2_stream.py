@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from hashlib import sha256
 from typing import Any
@@ -17,7 +16,6 @@ from certbus.streams.events import StreamBatch
 from ctparse.v2_message import Verification, v2_message
 from gateway.config import Settings
 from gateway.delivery import v2_stream
-from gateway.delivery.compression import SharedContext, SharedFrames
 from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.v2_stream import v2_messages
 from tests.gateway.client_helpers import certificates, receive, websocket
@@ -134,19 +132,8 @@ async def test_nothing_is_made_without_clients_and_nothing_is_lost_after_that(
 
 
 async def test_it_is_compressed_once_for_all_clients(
-    start: Start, press: Press, monkeypatch: pytest.MonkeyPatch, made: list[int]
+    start: Start, press: Press, compressed_slots: list[tuple[str, int]], made: list[int]
 ) -> None:
-    sizes: list[int] = []
-    frames = SharedContext.frames
-
-    def counting(
-        context: SharedContext, entry: str, first: int, messages: Sequence[bytes]
-    ) -> SharedFrames | None:
-        found = frames(context, entry, first, messages)
-        sizes.append(0 if found is None else len(found.data))
-        return found
-
-    monkeypatch.setattr(SharedContext, "frames", counting)
     gateway = await started(start, websocket_compression=True)
     async with AsyncExitStack() as stack:
         shared = [await stack.enter_async_context(compressed(f"{gateway.ws}/v2")) for _ in "123"]
@@ -161,7 +148,7 @@ async def test_it_is_compressed_once_for_all_clients(
             assert await certificates(client, len(REAL)) == expected
         late = await stack.enter_async_context(compressed(f"{gateway.ws}/v2?cursor=0"))
         assert await certificates(late, len(REAL)) == expected
-        sent = [size for size in sizes if size]
+        sent = [size for _, size in compressed_slots]
         assert len(sent) == len(REAL) // 5, "once, of v2 alone"
         assert sum(sent) < len(json.dumps(expected)) / 2
         assert len(made) == len(REAL)
