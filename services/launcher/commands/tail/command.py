@@ -42,11 +42,7 @@ def run(args: argparse.Namespace) -> int:
     match = formats.Matcher(args.match) if args.match else None
     is_whole = args.lite or args.full or args.v2
     form: str = args.format or (formats.JSON if args.json or is_whole else formats.NAMES)
-    needs_lite = args.lite or form not in {formats.NAMES, formats.JSON}
-    needs_lite = needs_lite or (match is not None and match.needs_certificate)
-    stream: Stream = "lite" if needs_lite else "domains"
-    if args.full or args.v2:
-        stream = "full" if args.full else "v2"
+    stream = _stream(args, form, match)
     lines_of = formats.make_formatter(form, match, only_names=not is_whole)
     cursor, file = args.cursor, None
     if args.cursor_file is not None:
@@ -84,6 +80,17 @@ def run(args: argparse.Namespace) -> int:
             code = 1
     _note(summary.line())
     return code
+
+
+def _stream(args: argparse.Namespace, form: str, match: formats.Matcher | None) -> Stream:
+    """Return the smallest stream that has what the options require."""
+    if args.full:
+        return "full"
+    if args.v2:
+        return "v2"
+    if args.lite or form not in {formats.NAMES, formats.JSON}:
+        return "lite"
+    return "lite" if match is not None and match.needs_certificate else "domains"
 
 
 def _messages(
