@@ -1,22 +1,31 @@
-"""The cost of a certificate in an ingestor that catches up, and of each stage.
+"""The cost of a certificate in the processes that catch up with a log, and of each stage.
 
-    python -m bench.ingest [--entries 100000] [--kind rfc6962|static-ct]
+    python -m bench.ingest [--entries 100000] [--kind rfc6962|static-ct] [--runs 3] [--before REV]
 
-One simulated log with that many waiting entries, one ingestor process and an embedded Redis, all
-on loopback. First table, measured from outside while it catches up: CPU of the ingestor process
-and of Redis, and the data in Redis, a certificate; from the first published certificate to the
-last, so that starting Python does not count. Second table: the same after the log was removed
-from Redis, so that every certificate is read once more and is known. Third table: the stages in
-sequence in this process, on the first entries of the same log; the rest of the total is asyncio,
-and caches that are colder when everything runs together.
+One simulated log with that many waiting entries of distinct certificates, which returns 256 of them
+in an answer; one ingestor process, an embedded Redis and a gateway without clients, all on
+loopback. All streams, zstd, `integrity: enforce`.
+
+First table, measured from outside: CPU of each process, and the data in Redis, a certificate. It is
+measured from the first published certificate to the last, so starting Python does not count: that
+has a row of its own. Then the same after the log was removed from Redis, so that every certificate
+is read once more and is known. Each figure is the median of the runs. With `--before`, each run
+also measures the ingestor and the gateway of another revision, with the same log and packages.
+
+Second table: the stages in sequence in this process, on the first entries of the same log. The rest
+of the total is asyncio, and caches that are colder when everything runs together.
 """
 
 import argparse
 import asyncio
 import gc
+import os
+import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +36,8 @@ import uvloop
 from psutil import Process
 from redis.asyncio import Redis
 
-from bench.processes import cpu, redis_cpu, running, simulated_logs
+from bench import page
+from bench.processes import cpu, free_port, gateway, redis_cpu, running, simulated_logs
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
@@ -50,17 +60,30 @@ from launcher.runtime.embedded_redis import EmbeddedRedis
 
 _T = TypeVar("_T")
 
-WINDOW = 1024  # ct_log.batch_size, and what the simulated log returns at once
-STAGED = 20 * WINDOW
+PAGE = 256  # entries in an answer
+STAGED = 80 * PAGE
 KEYS = Keys()
 
 
-class Measured(msgspec.Struct):
-    """Totals at one moment."""
+class Revision(msgspec.Struct, frozen=True):
+    """The code that is measured.
+
+    Attributes:
+        name: heading of its column.
+        environment: variables of its processes.
+    """
+
+    name: str
+    environment: dict[str, str] | None = None
+
+
+class Totals(msgspec.Struct):
+    """Totals at one moment: entries, seconds of CPU time, bytes."""
 
     entries: int
     ingestor: float
     redis: float
+    gateway: float
     memory: int
     appended: int
 
@@ -69,34 +92,83 @@ async def main() -> None:
     parser = argparse.ArgumentParser("bench.ingest", description=__doc__)
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--kind", choices=[kind.value for kind in Kind], default="rfc6962")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--before", metavar="REV", help="measure this revision, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        revisions = [Revision("now")]
+        if options.before:
+            revisions.insert(0, checked_out(options.before, Path(directory) / "before"))
         kind = Kind(options.kind)
         is_static = kind is Kind.STATIC_CT
         world = [f"--rfc6962={1 - is_static}", f"--static-ct={is_static:d}", "--duplicates=0"]
-        flow = ["--rate=0", f"--preload={options.entries}", f"--max-entries={WINDOW}"]
+        flow = ["--rate=0", f"--preload={options.entries}", f"--max-entries={PAGE}"]
         async with simulated_logs(Path(directory), *world, *flow) as url:
-            base = f"{url}/{'static1' if is_static else 'rfc1'}"
-            state = Path(directory) / "state"
-            async with EmbeddedRedis(state) as server:
-                run = partial(catch_up, server, state, options.entries, Path(directory))
-                report("a certificate", *await run("published"))
-                await forget_logs(server)
-                report("a duplicate", *await run("duplicates"))
+            found: dict[str, list[dict[str, float]]] = {}
+            for number in range(options.runs):
+                for revision in revisions:
+                    state = Path(directory) / f"state-{number}-{revision.name}"
+                    costs = await measure_once(revision, options.entries, Path(directory), state)
+                    found.setdefault(revision.name, []).append(costs)
+            print(f"{options.entries:,} entries, median of {options.runs}\n")
+            print(table(found))
             print("\n| stage, alone | µs a certificate |\n| --- | --- |")
-            async with EmbeddedRedis(state) as server:
-                costs = await stages(server.url, base, kind, options.entries)
-            for stage, cost in {**costs, "sum": sum(costs.values())}.items():
+            base = f"{url}/{'static1' if is_static else 'rfc1'}"
+            async with EmbeddedRedis(Path(directory) / "stages") as server:
+                alone = await stages(server.url, base, kind, options.entries)
+            for stage, cost in {**alone, "sum": sum(alone.values())}.items():
                 print(f"| {stage} | {cost:.1f} |")
 
 
-def report(what: str, first: Measured, last: Measured) -> None:
-    n = last.entries - first.entries
-    print(f"\n{n:,} entries\n\n| {what} | |\n| --- | --- |")
-    print(f"| ingestor CPU | {(last.ingestor - first.ingestor) / n * 1e6:.1f} µs |")
-    print(f"| Redis CPU | {(last.redis - first.redis) / n * 1e6:.1f} µs |")
-    print(f"| Redis memory | {(last.memory - first.memory) / n:,.0f} bytes |")
-    print(f"| append-only file | {(last.appended - first.appended) / n:,.0f} bytes |")
+def checked_out(name: str, directory: Path) -> Revision:
+    """Put the code of another revision into a directory."""
+    directory.mkdir()
+    command = ("git", "-C", str(Path(__file__).parents[1]), "archive", name, "libs", "services")
+    archive = subprocess.run(command, capture_output=True, check=True).stdout
+    subprocess.run(("tar", "-x", "-C", directory), input=archive, check=True)
+    # A release that required h2 negotiates HTTP/2 only with TLS, which the log does not have.
+    (directory / "libs" / "h2.py").touch()
+    paths = os.pathsep.join(str(directory / part) for part in ("libs", "services"))
+    return Revision(name, {**os.environ, "PYTHONPATH": paths})
+
+
+async def measure_once(
+    revision: Revision, entries: int, directory: Path, state: Path
+) -> dict[str, float]:
+    """Return the row of each figure, of a Redis of its own that catches up and catches up again."""
+    async with EmbeddedRedis(state) as server:
+        run = partial(catch_up, revision, server, state, entries, directory)
+        first, last = await run("published")
+        n = (last.entries - first.entries) / 1e6
+        costs = {
+            "ingestor, µs a certificate": (last.ingestor - first.ingestor) / n,
+            "Redis, µs a certificate": (last.redis - first.redis) / n,
+            "gateway without clients, µs a certificate": (last.gateway - first.gateway) / n,
+            "Redis memory, bytes a certificate": (last.memory - first.memory) / n / 1e6,
+            "append-only file, bytes a certificate": (last.appended - first.appended) / n / 1e6,
+            "ingestor until the first certificate, s": first.ingestor,
+        }
+        await forget_logs(server)
+        first, last = await run("duplicates")
+        n = (last.entries - first.entries) / 1e6
+        costs["ingestor, µs a duplicate"] = (last.ingestor - first.ingestor) / n
+        costs["Redis, µs a duplicate"] = (last.redis - first.redis) / n
+    return costs
+
+
+def table(found: dict[str, list[dict[str, float]]]) -> str:
+    """Return the median of each figure, a column for each revision."""
+    medians = {
+        name: {row: statistics.median(each[row] for each in runs) for row in runs[0]}
+        for name, runs in found.items()
+    }
+    rows = []
+    for row in next(iter(medians.values())):
+        figures = [each[row] for each in medians.values()]
+        texts = [f"{each:.1f}" if "µs" in row else f"{each:,.4g}" for each in figures]
+        ratio = [f"{figures[-1] / figures[0]:.0%}"] * (len(figures) - 1)
+        rows.append([row, *texts, *ratio])
+    return page.table(["", *medians, *["ratio"] * (len(medians) - 1)], rows)
 
 
 async def forget_logs(server: EmbeddedRedis) -> None:
@@ -109,39 +181,54 @@ async def forget_logs(server: EmbeddedRedis) -> None:
 
 
 async def catch_up(
-    server: EmbeddedRedis, state: Path, entries: int, directory: Path, outcome: str
-) -> tuple[Measured, Measured]:
-    """Run an ingestor; the totals after its first entry and after its last.
+    revision: Revision,
+    server: EmbeddedRedis,
+    state: Path,
+    entries: int,
+    directory: Path,
+    outcome: str,
+) -> tuple[Totals, Totals]:
+    """Run a gateway and an ingestor; the totals after its first entry and after its last.
 
     Args:
-        server: its Redis.
+        revision: of both.
+        server: their Redis.
         state: directory of its data.
         entries: number of entries of the log.
-        directory: that of its configuration.
+        directory: that of the configuration.
         outcome: the counter of the log that counts them.
     """
     command = ["-m", "launcher", "ingest", "--from-start", "--log-level=warn"]
     where = [f"--config={directory / 'config.yaml'}", f"--redis-url={server.url}"]
-    async with connect(server.url) as redis:
+    environment = revision.environment
+    async with connect(server.url) as redis, AsyncExitStack() as stack:
         # A rewrite would shorten the file that is being measured.
         await redis.config_set("auto-aof-rewrite-percentage", 0)
-        async with running([*command, *where], directory / "ingestor.log") as process:
-            first = None
-            while True:
-                now = await measure(redis, process, state, outcome)
-                if first is None and now.entries > 0:
-                    first = now
-                if first is not None and now.entries >= entries:
-                    return first, now
-                await asyncio.sleep(0.02)
+        serving = await stack.enter_async_context(
+            gateway(server.url, free_port(), directory, environment=environment)
+        )
+        reading = await stack.enter_async_context(
+            running([*command, *where], directory / "ingestor.log", environment)
+        )
+        while not (logs := (await snapshot(redis, KEYS)).logs):
+            await asyncio.sleep(0.05)
+        key, first = KEYS.log(logs[0].log_id), None
+        while True:
+            count = int(await redis.hget(key, outcome) or 0)
+            if count and (first is None or count >= entries):
+                last = await totals(redis, count, reading, serving, state)
+                first = first or last
+            if count >= entries and first is not None:
+                return first, last
+            await asyncio.sleep(0.02)
 
 
-async def measure(redis: Redis, ingestor: Process, state: Path, outcome: str) -> Measured:
-    entries = sum(getattr(log, outcome) for log in (await snapshot(redis, KEYS)).logs)
+async def totals(
+    redis: Redis, entries: int, ingestor: Process, serving: Process, state: Path
+) -> Totals:
     memory: dict[str, Any] = await redis.info("memory")
-    return Measured(
-        entries, cpu(ingestor), await redis_cpu(redis), memory["used_memory"], appended_bytes(state)
-    )
+    used = cpu(ingestor), await redis_cpu(redis), cpu(serving)
+    return Totals(entries, *used, memory["used_memory"], appended_bytes(state))
 
 
 def appended_bytes(state: Path) -> int:
@@ -150,7 +237,7 @@ def appended_bytes(state: Path) -> int:
 
 async def stages(redis_url: str, base: str, kind: Kind, count: int) -> dict[str, float]:
     """CPU µs a certificate of each stage, of at most `count` entries, in this process."""
-    count = min(STAGED, count // WINDOW * WINDOW)
+    count = min(STAGED, count // PAGE * PAGE)
     costs: dict[str, float] = {}
 
     async def timed(stage: str, work: Callable[[], Awaitable[_T]]) -> _T:
@@ -165,7 +252,7 @@ async def stages(redis_url: str, base: str, kind: Kind, count: int) -> dict[str,
         publisher = Publisher(redis, KEYS, PublisherSettings(), Trimmer(redis, KEYS).free_bytes)
         fetcher = Fetcher(http, "bench", timeout=60)
         client = client_of(kind, base, fetcher)
-        window = client.tile or WINDOW
+        window = client.tile or PAGE
         starts = range(0, count, window)
         await client.entries(0, window)  # connect
         if kind is Kind.RFC6962:
@@ -224,7 +311,7 @@ async def collect(get: Callable[[int], Awaitable[_T]], starts: range) -> list[_T
 
 
 async def fetch(fetcher: Fetcher, base: str, at: int) -> bytes:
-    entries = f"{base}/ct/v1/get-entries?start={at}&end={at + WINDOW - 1}"
+    entries = f"{base}/ct/v1/get-entries?start={at}&end={at + PAGE - 1}"
     return await fetcher.get_log(entries, 64 << 20)
 
 

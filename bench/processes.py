@@ -5,7 +5,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -19,11 +19,13 @@ START_TIMEOUT_SECS = 120.0
 
 
 @asynccontextmanager
-async def running(command: Sequence[str], output: Path) -> AsyncIterator[psutil.Process]:
+async def running(
+    command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[psutil.Process]:
     """Run Python with these arguments in a process until the context ends; log to `output`."""
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, stdout=log, stderr=log
+            sys.executable, *command, stdout=log, stderr=log, env=environment
         )
     try:
         yield psutil.Process(process.pid)
@@ -45,12 +47,17 @@ async def simulated_logs(directory: Path, *options: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def gateway(
-    redis_url: str, port: int, directory: Path, *options: str
+    redis_url: str,
+    port: int,
+    directory: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[psutil.Process]:
     """Run a gateway on a port of the loopback interface until the context ends."""
     where = [f"--redis-url={redis_url}", "--set=host=127.0.0.1", f"--set=port={port}"]
     command = ["-m", "launcher", "gateway", *where, "--log-level=warn", *options]
-    async with running(command, directory / f"gateway-{port}.log") as process:
+    output = directory / f"gateway-{port}.log"
+    async with running(command, output, environment) as process:
         await answer(f"http://127.0.0.1:{port}/health")
         yield process
 

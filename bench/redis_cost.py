@@ -59,7 +59,7 @@ FILL = """
 local window, digests = window_at(now_ms()) - ARGV[3], ARGV[4]
 local filter, place = filter_key(ARGV[1], window), '1779302892000-0-128'
 for offset = 0, #digests - 52, 52 do
-  local key = filter .. bucket(digests, offset)
+  local key = bucket(filter, digests, offset)
   redis.call('HSET', key, field(digests, offset), place)
   if redis.call('HLEN', key) == 1 then
     redis.call('PEXPIRE', key, 3600000)
