@@ -6,7 +6,7 @@
 
 local WINDOW_MS = 30 * 60 * 1000 -- as in keys.py and expire_marks.lua
 local SHA256_BYTES, SHA1_BYTES = 32, 20
-local call, byte, sub, floor = redis.call, string.byte, string.sub, math.floor
+local call, byte, sub, format, floor = redis.call, string.byte, string.sub, string.format, math.floor
 local CHUNK = 256 -- digests in one command: unpack() passes a few thousand arguments at most
 
 local function window_at(ms)
@@ -14,30 +14,30 @@ local function window_at(ms)
 end
 
 local function filter_key(prefix, window)
-  return string.format('%s%d', prefix, window)
+  return format('%s%d', prefix, window)
 end
 
 -- Returns the bit of a SHA-256, which begins after `offset` bytes, in the filter: its first 25 bits.
 -- (As text: Redis would format a number with the 17 digits of a double.)
 local function filter_bit(digests, offset)
   local a, b, c, d = byte(digests, offset + 1, offset + 4)
-  return string.format('%d', ((a * 256 + b) * 256 + c) * 2 + floor(d / 128))
+  return format('%d', ((a * 256 + b) * 256 + c) * 2 + floor(d / 128))
 end
 
 -- Returns the number of the hash with the mark of a SHA-256: its first 14 bits. The hash has the key of
--- the filter with this number after it; the field is the rest of the digest.
+-- the filter with this number after it (`bucket`); the field is the rest of the digest.
 local function bucket_number(digests, offset)
   local first, second = byte(digests, offset + 1, offset + 2)
   return first * 64 + floor(second / 4)
 end
 
-local function bucket(digests, offset)
-  return string.format(':%d', bucket_number(digests, offset))
+local function bucket(filter, digests, offset)
+  return format('%s:%d', filter, bucket_number(digests, offset))
 end
 
 -- After the filter, one bit for each hash states whether it exists (and has an expiry).
 local function bucket_bit(digests, offset)
-  return string.format('%d', 33554432 + bucket_number(digests, offset))
+  return format('%d', 33554432 + bucket_number(digests, offset))
 end
 
 local function field(digests, offset)
@@ -66,7 +66,7 @@ local function windows_to_search(windows, now, remember)
     found[#found + 1] = tonumber(window)
   end
   for window = window_at(now), window_at(now - remember), -1 do
-    if not windows[string.format('%d', window)] then
+    if not windows[format('%d', window)] then
       found[#found + 1] = window
     end
   end
@@ -75,26 +75,29 @@ end
 
 -- Finds the SHA-256 digests that have a mark in one of the windows `numbers`. The digests are `stride`
 -- bytes apart. Returns a table with true at the number, from 0, of each marked digest. The filter of a
--- window rules most digests out with one command.
+-- window rules most digests out with one command; without a filter, the window has no marks.
 local function find_marks(prefix, digests, stride, numbers)
-  local marked = {}
-  local total = floor(#digests / stride)
-  for start = 0, total - 1, CHUNK do
-    local reads = {}
-    for number = start, math.min(start + CHUNK, total) - 1 do
-      local n = #reads
-      reads[n + 1], reads[n + 2] = 'GET', 'u1'
-      reads[n + 3] = filter_bit(digests, number * stride)
+  local marked, filters = {}, {}
+  for _, window in ipairs(numbers) do
+    local filter = filter_key(prefix, window)
+    if call('EXISTS', filter) == 1 then
+      filters[#filters + 1] = filter
     end
-    for _, window in ipairs(numbers) do
-      local filter = filter_key(prefix, window)
+  end
+  local total = #filters > 0 and floor(#digests / stride) or 0
+  for start = 0, total - 1, CHUNK do
+    local reads, n = {}, 0
+    for number = start, math.min(start + CHUNK, total) - 1 do
+      reads[n + 1], reads[n + 2], reads[n + 3] = 'GET', 'u1', filter_bit(digests, number * stride)
+      n = n + 3
+    end
+    for _, filter in ipairs(filters) do
       local bits = call('BITFIELD_RO', filter, unpack(reads))
       for i, bit in ipairs(bits) do
         local number = start + i - 1
-        local offset = number * stride
         if bit == 1 and not marked[number] then
-          local key = filter .. bucket(digests, offset)
-          marked[number] = call('HEXISTS', key, field(digests, offset)) == 1
+          local offset = number * stride
+          marked[number] = call('HEXISTS', bucket(filter, digests, offset), field(digests, offset)) == 1
         end
       end
     end

@@ -270,49 +270,57 @@ if n > 0 then
   end
   local expire = text(now + remember + EXPIRY_MARGIN_MS)
   local filter = filter_key(batch.marks, window)
-  local sha1_list = filter_key(batch.sha1_marks, window) .. ':'
+  local sha1_lists = filter_key(batch.sha1_marks, window) .. ':'
 
-  -- Sets the filter bits of one SHA-256 of each message, `stride` bytes apart; returns the bits before.
-  local function set_bits(sha256s, stride)
-    local bits = {}
+  local places = {} -- of the messages, from 0
+  for position = 0, n - 1 do
+    places[position] = format('%s-%d', id, position)
+  end
+
+  -- Sets the mark of one SHA-256 of each message; the digests are `stride` bytes apart.
+  local function mark(sha256s, stride)
+    local bits, m = {}, 0
     for position = 0, n - 1 do
-      local m, offset = #bits, position * stride
+      local offset = position * stride
       bits[m + 1], bits[m + 2], bits[m + 3], bits[m + 4] =
         'SET', 'u1', filter_bit(sha256s, offset), '1'
       bits[m + 5], bits[m + 6], bits[m + 7], bits[m + 8] =
         'SET', 'u1', bucket_bit(sha256s, offset), '1'
+      m = m + 8
     end
-    return call('BITFIELD', filter, unpack(bits))
-  end
-
-  local before = set_bits(digests, DIGESTS_BYTES)
-  call('PEXPIREAT', filter, expire)
-
-  for position = 0, n - 1 do
-    local offset, place = position * DIGESTS_BYTES, id .. '-' .. position
-
-    local key = filter .. bucket(digests, offset)
-    call('HSET', key, field(digests, offset), place)
-    if before[2 * position + 2] == 0 then
-      call('PEXPIREAT', key, expire)
-    end
-
-    offset = offset + SHA256_BYTES
-    key = sha1_list .. byte(digests, offset + 1)
-    if call('RPUSH', key, sub(digests, offset + 2, offset + SHA1_KEPT_BYTES), place) == 2 then
-      call('PEXPIREAT', key, expire)
-    end
-  end
-
-  if issuances then
-    before = set_bits(issuances, SHA256_BYTES)
+    local before = call('BITFIELD', filter, unpack(bits))
     for position = 0, n - 1 do
-      local offset = position * SHA256_BYTES
-      local key = filter .. bucket(issuances, offset)
-      call('HSET', key, field(issuances, offset), id .. '-' .. position)
+      local offset = position * stride
+      local key = bucket(filter, sha256s, offset)
+      call('HSET', key, field(sha256s, offset), places[position])
       if before[2 * position + 2] == 0 then
         call('PEXPIREAT', key, expire)
       end
+    end
+  end
+
+  mark(digests, DIGESTS_BYTES)
+  if issuances then
+    mark(issuances, SHA256_BYTES)
+  end
+  call('PEXPIREAT', filter, expire)
+
+  local lists = {} -- first byte of the SHA-1 -> what its list gets
+  for position = 0, n - 1 do
+    local offset = position * DIGESTS_BYTES + SHA256_BYTES
+    local first = byte(digests, offset + 1)
+    local list = lists[first]
+    if not list then
+      list = {}
+      lists[first] = list
+    end
+    local m = #list
+    list[m + 1], list[m + 2] = sub(digests, offset + 2, offset + SHA1_KEPT_BYTES), places[position]
+  end
+  for first, list in pairs(lists) do
+    local key = format('%s%d', sha1_lists, first)
+    if call('RPUSH', key, unpack(list)) == #list then
+      call('PEXPIREAT', key, expire)
     end
   end
 end
