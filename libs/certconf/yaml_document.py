@@ -151,6 +151,9 @@ def _resolved(node: yaml.Node) -> object:
         return _SCALARS.construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError, OverflowError, LookupError, TypeError, AttributeError):
         return node.value  # also `!!bool maybe`, for which PyYAML has no error of its own
+    finally:  # else the loader keeps each node for the life of the process
+        _SCALARS.constructed_objects.clear()
+        _SCALARS.recursive_objects.clear()
 
 
 def _unusable(source: str, line: int | None, message: str) -> DocumentError:

@@ -1,5 +1,6 @@
 """Where settings come from, and what peers' files and variables become."""
 
+import gc
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -47,6 +48,16 @@ OWN_DEFAULTS: dict[str, Any] = {
     "operator_rate_limits": {"digicert": 1000},
 }
 """Defaults of the peer's first release that fall behind the public logs; here they differ."""
+
+
+def test_a_file_that_was_loaded_is_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("port: 8081\nct_log: {batch_size: 256}\nauth: {enabled: !!bool maybe}\n")
+    for _ in range(3):
+        with pytest.raises(ConfigError):
+            load(file, {})
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, yaml.Node)]
 
 
 def test_defaults_are_those_of_the_peer() -> None:
