@@ -213,3 +213,116 @@ def test_the_newest_message() -> None:
     ring.append_notice(b"gap")
     assert bool(ring.has_messages)
     assert ring.latest(1) == [("3-1-1", b"b")]
+    assert ring.latest(2) == [("3-1-1", b"b"), ("3-1-0", b"a")]
+    ring.append("4-0", "3-1", [b"c"])
+    assert ring.latest(0) == []
+    assert [key for key, _ in ring.latest(2)] == ["4-0-0", "3-1-1"]
+
+
+class Model:
+    """The items of a ring as a list, and the number of those that it has dropped."""
+
+    def __init__(self) -> None:
+        self.items: list[list[str]] = []  # per slot
+        self.entries: list[str | None] = []  # of each slot; None for a notice
+        self.dropped = 0  # slots
+        self.total = 0  # items dropped
+
+    def rest(self, slots: int) -> list[str]:
+        """Return what follows a number of slots."""
+        return [item for items in self.items[slots:] for item in items]
+
+    def drop(self, slots: int) -> None:
+        """Drop the oldest slots until this many were dropped."""
+        while self.dropped < slots:
+            self.total += len(self.items.pop(0))
+            self.entries.pop(0)
+            self.dropped += 1
+
+
+@given(
+    st.lists(
+        st.one_of(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.none()), max_size=12
+    ),
+    st.sampled_from((1, 20, 40, 1000)),
+    st.integers(0, 3),
+    st.integers(1, 30),
+)
+def test_a_ring_is_a_list_of_the_newest_items(
+    steps: list[list[int] | None], max_bytes: int, first: int, limit: int
+) -> None:
+    ring, model = Ring("lite", max_bytes, first), Model()
+    assert ring.is_empty
+    ring.begin_after("0-0")
+    size, number, sizes = 0, 0, list[int]()
+    for step in steps:
+        if step is None:
+            ring.append_notice(b"gap")
+            model.items.append(["gap"])
+            model.entries.append(None)
+            sizes.append(3)
+        else:
+            number += 1
+            ring.append(f"{number}-0", f"{number - 1}-0", [b"m" * length for length in step])
+            model.items.append([f"{number}-0-{at}" for at in range(len(step))])
+            model.entries.append(f"{number}-0")
+            sizes.append(sum(step))
+        size += sizes[-1]
+        while size > max_bytes and len(sizes) > 1:
+            size -= sizes.pop(0)
+        model.drop(len(model.items) + model.dropped - len(sizes))
+        _agree(ring, model, first + model.dropped, size)
+    _agree_on_reads(ring, model, first + model.dropped, limit)
+    ring.clear()
+    assert (ring.size, ring.is_empty, ring.has_begun) == (0, True, False)
+
+
+def _agree(ring: Ring, model: Model, first: int, size: int) -> None:
+    """Compare everything that a ring shows; `first` is the number of its oldest slot."""
+    assert ring.size == size
+    assert ring.is_empty is not bool(model.items)
+    present = [entry for entry in model.entries if entry]
+    assert ring.has_messages is bool(present)
+    assert ring.oldest == (present[0] if present else None)
+    messages = [item for item in model.rest(0) if item != "gap"]
+    for count in (1, 3):
+        assert [key for key, _ in ring.latest(count)] == messages[::-1][:count]
+    assert ring.position_at(first - 1) is None
+    assert ring.head.number == first + len(model.items)
+    assert ring.head.total == model.total + len(model.rest(0))
+    assert ring.position_at(ring.head.number) is ring.head
+    for slots in range(len(model.items)):
+        position = ring.position_at(first + slots)
+        assert position is not None
+        assert position.number == first + slots
+        assert position.total == model.total + len(model.rest(0)) - len(model.rest(slots))
+        assert next(slot.before for slot in ring.slots_from(position.number)) is position
+        if (entry := model.entries[slots]) is not None:
+            last = len(model.items[slots]) - 1
+            assert ring.find(parse_cursor(entry)) == first + slots + 1
+            assert ring.find(parse_cursor(f"{entry}-{last}")) == first + slots + 1
+            assert ring.find(parse_cursor(f"{entry}-0")) == first + slots + (not last)
+    assert len(list(ring.slots_from(first - 1))) == len(model.items)
+
+
+def _agree_on_reads(ring: Ring, model: Model, first: int, limit: int) -> None:
+    """Compare reads from each position: as many slots as reach the limit, at least one."""
+    size = ring.size
+    for slots in range(len(model.items)):
+        position = ring.position_at(first + slots)
+        assert position is not None
+        end = slots + 1
+        while end < len(model.items) and len(_text(model, slots, end)) < limit:
+            end += 1
+        data, after = ring.read(position, IDS, limit)
+        assert data.decode() == _text(model, slots, end)
+        assert after.number == first + end
+        data, after = ring.read(position, IDS, MANY, end=position.number + 1)
+        assert data.decode().split() == model.items[slots]
+        assert after.number == position.number + 1
+    assert ring.size == size + sum(len(item) + 1 for item in model.rest(0))
+
+
+def _text(model: Model, begin: int, end: int) -> str:
+    """Return some slots as `IDS` encodes them."""
+    return "".join(f"{item} " for items in model.items[begin:end] for item in items)
