@@ -44,7 +44,7 @@ class Target(NamedTuple):
 
 
 _PUBLISHING = (
-    ("tests/certbus/streams/test_publisher.py", "tests/certbus/streams/test_issuance.py"),
+    tuple(f"tests/certbus/streams/test_{name}.py" for name in ("publisher", "marks", "issuance")),
     "not redis7 and not valkey",
 )
 _MODEL = "tests/gateway/test_delivery_model.py"

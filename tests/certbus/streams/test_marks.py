@@ -1,0 +1,83 @@
+"""The keys of deduplication marks (`certbus.keys`), and the windows in which a look-up searches."""
+
+import msgspec
+from redis.asyncio import Redis
+
+from certbus.keys import WINDOW_MS
+from certbus.streams.batch import Batch, Published
+from ctparse.wire_messages import Message
+from tests.certbus.bus import KEYS, Worker, batch, message, repeated
+
+_FILTER_BITS = 25
+_BUCKET_BITS = 14
+
+
+def with_digest(name: str, sha256: bytes) -> Message:
+    return msgspec.structs.replace(message(name), sha256=sha256)
+
+
+async def move_marks(client: Redis, windows: int, *, listed: bool = True) -> None:
+    """Let all marks be in later windows (or earlier ones), as if Redis had another clock then.
+
+    Args:
+        client: of Redis.
+        windows: by how many.
+        listed: whether the hash `windows` has them.
+    """
+    for kind in ("cert:", "sha1:"):
+        # All of them first: a scan may return a key again under its new name.
+        for key in [key async for key in client.scan_iter(f"{KEYS.prefix}{kind}*")]:
+            prefix, _, rest = key.decode().partition(kind)
+            window, *bucket = rest.split(":")
+            moved = ":".join([str(int(window) + windows), *bucket])
+            await client.rename(key, f"{prefix}{kind}{moved}")
+    fields: dict[bytes, bytes] = await client.hgetall(KEYS.windows)  # type: ignore[assignment]
+    await client.delete(KEYS.windows)
+    for field, value in fields.items():
+        number, _, name = field.decode().partition(".")
+        if listed:
+            await client.hset(KEYS.windows, f"{int(number) + windows}.{name}", value)
+
+
+async def test_where_a_mark_is(one: Worker, client: Redis) -> None:
+    """Other releases read it there."""
+    lease = await one.take()
+    sha256 = bytes.fromhex("a1b2c3d4") + bytes(range(28))
+    before, _ = await client.time()
+    outcome = await one.publisher.publish(lease, Batch(0, 1, [with_digest("a", sha256)], 0, []))
+    after, _ = await client.time()
+    assert isinstance(outcome, Published)
+    first = int.from_bytes(sha256[:4])
+    bucket = first >> (32 - _BUCKET_BITS)
+    (key,) = [key async for key in client.scan_iter(f"{KEYS.marks}*:*")]
+    window = int(key.decode().removeprefix(KEYS.marks).partition(":")[0])
+    assert before * 1000 // WINDOW_MS <= window <= (after + 1) * 1000 // WINDOW_MS
+    assert key.decode() == f"{KEYS.marks}{window}:{bucket}"
+    assert await client.hgetall(key) == {sha256[1:]: f"{outcome.id}-0".encode()}
+    filter_key = f"{KEYS.marks}{window}"
+    assert await client.bitcount(filter_key) == 2
+    assert await client.getbit(filter_key, first >> (32 - _FILTER_BITS))
+    assert await client.getbit(filter_key, (1 << _FILTER_BITS) + bucket)
+
+
+async def test_marks_in_two_windows_are_found(one: Worker, client: Redis) -> None:
+    """Also those that have the same bit of the filter, in a window ahead of TIME."""
+    lease = await one.take()
+    early, late = b"\xa1\xb2\xc3\xd4" + bytes(28), b"\xa1\xb2\xc3\xd5" + bytes(28)
+    await one.publisher.publish(lease, Batch(0, 1, [with_digest("a", early)], 0, []))
+    await move_marks(client, 1)
+    await one.publisher.publish(lease, Batch(1, 2, [with_digest("b", late)], 0, []))
+    assert await one.publisher.find_known([early, late, bytes(32)]) == [True, True, False]
+    again = [with_digest("c", bytes(32)), with_digest("b", late), with_digest("a", early)]
+    assert repeated(await one.publisher.publish(lease, Batch(2, 5, again, 0, []))) == [1, 2]
+
+
+async def test_marks_of_a_release_that_lists_no_windows_are_found(
+    one: Worker, client: Redis
+) -> None:
+    await one.publisher.configure()
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    await move_marks(client, -1, listed=False)
+    assert await one.publisher.find_known([message("a").sha256]) == [True]
+    assert repeated(await one.publisher.publish(lease, batch(1, ["b", "a"]))) == [1]
