@@ -3,18 +3,19 @@
     simlog <- ingestor-1, ingestor-2 -> proxy -> redis <- proxy <- gateway-1, gateway-2 <- clients
 
 Redis listens on a unix socket; ingestors and gateways reach it through a proxy that can cut and
-delay. Whatever ends without a fault is a defect: it is noted, and started again, as a supervisor
-would.
+delay. Where the plan has sentinels, a primary with two replicas is in the place of both. Whatever
+ends without a fault is a defect: it is noted, and started again, as a supervisor would.
 """
 
 import asyncio
 import os
 import re
+import shutil
 import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -31,6 +32,7 @@ from tests.adversity.faults import (
 )
 from tests.adversity.invariants import Trouble
 from tests.adversity.plan import Plan
+from tests.adversity.watched import RecordedRedis
 from tests.certbus.proxy import Proxy
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer, executables
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port
@@ -83,6 +85,7 @@ class Cluster(Site):
     Attributes:
         troubles: what no fault explains.
         lines: how many histories of Redis have ended; they are in `lines/<number>`.
+        watched: Redis behind sentinels, if the plan has them.
     """
 
     def __init__(self, directory: Path, plan: Plan) -> None:
@@ -103,6 +106,7 @@ class Cluster(Site):
         kind = ShiftedRedisServer if FAKETIME.exists() else RedisServer
         self.redis: RedisServer = kind(executable, directory / REDIS, **settings)
         self.proxy = Proxy(self.redis.socket)
+        self.watched = RecordedRedis(self, directory, executable) if plan.has_sentinels else None
         self._down: set[str] = set()  # by a fault
         self._restarts = 0
         self._start_of_logs = 0.0
@@ -112,9 +116,13 @@ class Cluster(Site):
         self._lead = LONG_LEAD if plan.operators or plan.is_bounded else LEAD
 
     async def __aenter__(self) -> Self:
+        if self.watched is not None:
+            await self._stack.enter_async_context(self.watched.network)
+            return self
         await asyncio.to_thread(self.redis.start)
         await self._stack.enter_async_context(self.proxy)
         self.redis_url = f"{self.proxy.url}/0"
+        self.redis_admin_url = self.redis.url
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -126,8 +134,14 @@ class Cluster(Site):
     async def start(self) -> None:
         """Start everything else; the logs last, so that each client gets their first entry."""
         plan = self._plan
-        retention = {stream: {"max_bytes": plan.retained} for stream in STREAMS}
-        await self._start_gateways(self.save("gateway.yaml", {"retention": retention}))
+        common: dict[str, Any] = {
+            "retention": {stream: {"max_bytes": plan.retained} for stream in STREAMS}
+        }
+        if self.watched is not None:
+            await self.watched.start()
+            self.redis_url, self.redis_admin_url = self.watched.url, self.watched.admin_url
+            common |= self.watched.settings
+        await self._start_gateways(self.save("gateway.yaml", common))
         arguments = [str(os.getpid()), str(self.directory), str(plan.seed), *self.gateways]
         self.clients = self._start(
             "clients",
@@ -145,7 +159,7 @@ class Cluster(Site):
         world = msgspec.json.decode(await self.get(f"{self.logs_url}/world.json"))
         self._names = [log["name"] for log in world["logs"]]
         ct_log = {**_CT_LOG, **(_BOUND if plan.is_bounded else {})}
-        await self.configure(retention=retention, ct_log=ct_log)
+        await self.configure(**common, ct_log=ct_log)
         for name in INGESTORS:
             self.start_ingestor(environment=self._clock_of(name))
 
@@ -205,7 +219,7 @@ class Cluster(Site):
     async def newest_ids(self) -> dict[str, str]:
         """Id of the newest message that each stream holds; empty if it holds none."""
         keys, ids = Keys(), {}
-        async with connect(self.redis.url) as client, asyncio.timeout(5):
+        async with connect(self.redis_admin_url) as client, asyncio.timeout(5):
             for stream in STREAMS:
                 batch = await newest(client, keys, stream)
                 ids[stream] = f"{batch.id}-{len(batch.messages) - 1}" if batch else ""
@@ -220,10 +234,14 @@ class Cluster(Site):
 
     async def end(self) -> None:
         """End everything, and put the line of Redis that is still written with the others."""
+        watched = await self.watched.lines() if self.watched is not None else ()
         for process in reversed(self.processes):
             process.kill()
-        self.redis.kill()
-        self.end_line()
+        if self.watched is None:
+            self.redis.kill()
+            self.end_line()
+        for number, line in enumerate(watched):
+            shutil.copytree(line, self.directory / LINES / str(number))
 
     def exceptions(self) -> list[Trouble]:
         """Tracebacks that the server's processes wrote."""
@@ -257,7 +275,7 @@ class Cluster(Site):
         if self.redis_lock.locked():
             return
         try:
-            async with asyncio.timeout(1), connect(self.redis.url) as client:
+            async with asyncio.timeout(1), connect(self.redis_admin_url) as client:
                 logs = (await snapshot(client, Keys())).logs
         except Exception:  # noqa: BLE001 - any error of Redis counts
             return

@@ -4,6 +4,7 @@ import msgspec
 
 from simlog import fault_types
 from tests.certbus.proxy import How, When
+from tests.e2e import sentinels
 
 INGESTORS = ("ingestor-1", "ingestor-2")
 GATEWAYS = ("gateway-1", "gateway-2")
@@ -237,6 +238,18 @@ class LogFault(Fault, frozen=True, kw_only=True):
         return f"LogFault(log={self.log}, {LOG_FAULTS[self.fault]}, seconds={self.seconds:g})"
 
 
+class FailOver(Fault, frozen=True, kw_only=True):
+    """The primary is away until `seconds` after the sentinels chose another one.
+
+    Attributes:
+        how: it is killed, stopped, or cut off with an ingestor and a gateway.
+        seconds: how long.
+    """
+
+    how: sentinels.How
+    seconds: float
+
+
 AnyFault = (
     Kill
     | Restart
@@ -257,4 +270,5 @@ AnyFault = (
     | LimitDescriptors
     | ShiftHost
     | LogFault
+    | FailOver
 )

@@ -30,6 +30,7 @@ from tests.adversity.faults import (
     CutAtReply,
     Delay,
     EmptyRedis,
+    FailOver,
     FillDisk,
     FillRedis,
     Kill,
@@ -76,6 +77,8 @@ class FaultyCluster(Cluster):
                 await self._shift_host_for(fault)
             case LogFault():
                 await self._fault_of_log(fault)
+            case FailOver():
+                await self._fail_over(fault)
             case Cut() | CutAtReply() | CutAtCall() | Delay() | Refuse():
                 await self._apply_to_connections(fault)
             case _:
@@ -299,6 +302,13 @@ class FaultyCluster(Cluster):
         body = msgspec.json.encode([wrong])
         await self.put(f"{self.logs_url}/control/{name}/faults", body)
         await asyncio.sleep(fault.seconds)
+
+    async def _fail_over(self, fault: FailOver) -> None:
+        assert self.watched is not None
+        servers = {server.name for server in self.watched.servers.values()}
+        self._down |= servers
+        await self.watched.apply(fault)
+        self._down -= servers
 
     async def _suspend(self, send: Callable[[signal.Signals], None], seconds: float) -> None:
         send(signal.SIGSTOP)

@@ -2,7 +2,8 @@
 
 Of what Redis held (`lines.py`) and of each client:
 
-* Each entry that the logs serve was published, in some line.
+* Each entry that the logs serve was published, in some line; in the last one, if sentinels chose
+  another primary.
 * A message that Redis still holds has reached every client that began before it, gap or no gap: a
   gap is for what cannot be delivered.
 * A message that Redis does not hold any more, because it was trimmed or was lost with its line,
@@ -363,6 +364,7 @@ def of_redis(
     published_with: Mapping[str, str],
     *,
     marks_may_expire: bool,
+    is_read_again: bool = False,
 ) -> list[Trouble]:
     """Judge what was published.
 
@@ -371,8 +373,10 @@ def of_redis(
         truth: what the logs hold.
         published_with: entry id -> fence of the request that published it.
         marks_may_expire: whether the clock of Redis was ahead.
+        is_read_again: whether the last line must have all of it.
     """
-    published = {held.sha256 for line in lines for held in line.messages}
+    having = lines[-1:] if is_read_again else lines
+    published = {held.sha256 for line in having for held in line.messages}
     skips = {skip for line in lines for skip in line.skips}
     missing = [
         f"{log} {index} ({entry.sha256[:16]})"

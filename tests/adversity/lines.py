@@ -100,7 +100,7 @@ def read(directory: Path, truth: GroundTruth) -> Line:
     codec = Codec()
     troubles: list[str] = []
     logs = _Logs()
-    for command in _committed(_files(directory)):
+    for command in _committed(files(directory)):
         word = command[0].upper()
         if word == b"FLUSHALL" or len(command) < 2:
             continue
@@ -191,7 +191,8 @@ def _order(entry: str) -> tuple[int, int]:
     return int(ms), int(seq or 0)
 
 
-def _files(directory: Path) -> list[Path]:
+def files(directory: Path) -> list[Path]:
+    """Return the append-only files in a data directory of Redis, in their order."""
     if (single := directory / "appendonly.aof").is_file():
         return [single]
     parts = (directory / "appendonlydir").glob("*.incr.aof")

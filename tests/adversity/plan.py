@@ -25,6 +25,7 @@ from tests.adversity.faults import (
     CutAtReply,
     Delay,
     EmptyRedis,
+    FailOver,
     FillDisk,
     FillRedis,
     Kill,
@@ -41,6 +42,7 @@ from tests.adversity.faults import (
     Stop,
 )
 from tests.certbus.proxy import How, When
+from tests.e2e.sentinels import KINDS
 
 Server = Literal["redis6", "redis7"]
 """Names of `tests.certbus.servers.executables`."""
@@ -67,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True):
         faults: in the order of their times.
         operators: whose logs of the field profile are served; none: five logs without a profile.
         is_bounded: whether the logs begin further behind than the ingestors permit.
+        has_sentinels: whether Redis is a primary with two replicas and three sentinels.
     """
 
     seed: int
@@ -77,6 +80,7 @@ class Plan(msgspec.Struct, frozen=True):
     faults: tuple[AnyFault, ...]
     operators: tuple[str, ...] = ()
     is_bounded: bool = False
+    has_sentinels: bool = False
 
     def drawn(self) -> list[str]:
         """Return the name of each fault, and of what the logs of the run are."""
@@ -91,6 +95,8 @@ def _variant(fault: AnyFault) -> str:
     match fault:
         case LogFault():
             return fault.kind
+        case FailOver():
+            return fault.how
         case Kill(processes=processes) | Roll(processes=processes):
             return " and ".join(sorted({name.partition("-")[0] for name in processes}))
         case Stop(process=name) | Restart(process=name) | LimitDescriptors(process=name):
@@ -114,18 +120,26 @@ def draw(seed: int, seconds: float, rate: float, servers: Sequence[Server], *, c
     chance = random.Random(seed)
     server = chance.choice(servers)
     retained = chance.choice((256 * 1024, 2 * 1024 * 1024, 64 * 1024 * 1024, 64 * 1024 * 1024))
+    # Each fifth seed, so that all others draw what they drew before.
+    has_sentinels = seconds >= MIN_FIELD_SECS and seed % 5 == 0
     makers = [*_MAKERS, *(_CLOCK_MAKERS if clock else ())]
     operators: tuple[str, ...] = ()
     if seconds >= MIN_FIELD_SECS and chance.random() < 0.2:
         operators = tuple(sorted(chance.sample(FIELD_OPERATORS, 2)))
     is_bounded = seconds >= MIN_FIELD_SECS and not operators and chance.random() < 0.2
     faults: list[AnyFault] = []
+    if has_sentinels:
+        makers = [*_MAKERS_WITH_SENTINELS]
+        faults.append(_fail_over(chance, seconds))
     at = chance.uniform(0.5, 2)
     while at < seconds - 1:
         faults.append(chance.choice(makers)(chance, round(at, 2), seconds - at))
         # Some come so close that one hits what another has left behind.
         at += chance.uniform(0.05, 1) if chance.random() < 0.35 else chance.uniform(1.5, 7)
-    return Plan(seed, seconds, rate, server, retained, tuple(faults), operators, is_bounded)
+    faults.sort(key=lambda fault: fault.at)
+    return Plan(
+        seed, seconds, rate, server, retained, tuple(faults), operators, is_bounded, has_sentinels
+    )
 
 
 def _seconds(chance: random.Random, low: float, high: float, left: float) -> float:
@@ -145,11 +159,17 @@ def _restart(chance: random.Random, at: float, _: float) -> Restart:
     return Restart(at=at, process=chance.choice((*INGESTORS, *GATEWAYS)))
 
 
-def _stop(chance: random.Random, at: float, left: float) -> Stop:
+def _stop(
+    chance: random.Random, at: float, left: float, processes: Sequence[str] = (*PROCESSES, REDIS)
+) -> Stop:
     """Shorter or longer than the lease of a log, which is 5 s."""
     low, high = chance.choice(((0.2, 3), (6, 11)))
-    process = chance.choice((*PROCESSES, REDIS))
+    process = chance.choice(processes)
     return Stop(at=at, process=process, seconds=_seconds(chance, low, high, left))
+
+
+def _stop_no_redis(chance: random.Random, at: float, left: float) -> Stop:
+    return _stop(chance, at, left, PROCESSES)
 
 
 def _cut(chance: random.Random, at: float, _: float) -> Cut:
@@ -236,6 +256,11 @@ def _log_fault(chance: random.Random, at: float, left: float) -> LogFault:
     )
 
 
+def _fail_over(chance: random.Random, seconds: float) -> FailOver:
+    at = round(chance.uniform(0.1, 0.4) * seconds, 2)
+    return FailOver(at=at, how=chance.choice(KINDS), seconds=_seconds(chance, 1, 30, seconds - at))
+
+
 _MAKERS: tuple[Maker, ...] = (
     *(_kill, _kill, _stop, _stop, _restart),
     *(_cut, _cut_at_reply, _delay, _refuse),
@@ -245,3 +270,8 @@ _MAKERS: tuple[Maker, ...] = (
 )
 
 _CLOCK_MAKERS: tuple[Maker, ...] = (_shift_clock, _shift_host)
+
+_MAKERS_WITH_SENTINELS: tuple[Maker, ...] = (
+    *(_kill, _stop_no_redis, _restart, _roll, _reload, _log_fault, _log_fault),
+)
+"""No fault of a connection to Redis, or of Redis itself, but for the one of its primary."""

@@ -24,6 +24,7 @@ from tests.adversity.cluster import LINES, START
 from tests.adversity.faults import (
     AnyFault,
     EmptyRedis,
+    FailOver,
     RewindRedis,
     ShiftClock,
 )
@@ -191,7 +192,7 @@ class _Run:
                 copy = None
         await self._until(fault.at)
         at, error = time.time(), ""
-        if isinstance(fault, EmptyRedis | RewindRedis) or (
+        if isinstance(fault, EmptyRedis | RewindRedis | FailOver) or (
             isinstance(fault, ShiftClock) and fault.offset > 0
         ):
             self._lost_since = at if self._lost_since is None else self._lost_since
@@ -199,6 +200,8 @@ class _Run:
             await self._cluster.apply(fault, copy)
         except Exception as problem:  # noqa: BLE001 - reported with the fault
             error = f"({type(problem).__name__} {problem})"
+            if isinstance(fault, FailOver):
+                self._troubles.append(Trouble("redis", "no fail-over", (error,)))
         self._applied.append(Applied(at, str(fault), error))
         self._applied.sort(key=lambda done: done.at)
 
@@ -255,7 +258,7 @@ class _Run:
         return ", ".join(missing), received + sum(sizes.values()) + sum(next_of.values())
 
     async def _tallies(self) -> list[Tally]:
-        async with connect(self._cluster.redis.url) as client, asyncio.timeout(5):
+        async with connect(self._cluster.redis_admin_url) as client, asyncio.timeout(5):
             logs = (await snapshot(client, Keys())).logs
         return [
             Tally(
@@ -272,7 +275,7 @@ class _Run:
 
     async def _forged(self) -> Counter[str]:
         """Count the rejected entries of each log that it showed as forged precertificates."""
-        async with connect(self._cluster.redis.url) as client, asyncio.timeout(5):
+        async with connect(self._cluster.redis_admin_url) as client, asyncio.timeout(5):
             names = {log.log_id: log.name for log in (await snapshot(client, Keys())).logs}
             rejected: Any = await client.xrange(Keys().rejected)
         return Counter(
@@ -318,7 +321,9 @@ def judge(
     held = [lines.read(path, truth) for path in paths]
     ahead = any(isinstance(fault, ShiftClock) for fault in plan.faults)
     published = msgspec.json.decode((directory / PUBLISHED).read_bytes(), type=dict[str, str])
-    troubles = invariants.of_redis(held, truth, published, marks_may_expire=ahead)
+    troubles = invariants.of_redis(
+        held, truth, published, marks_may_expire=ahead, is_read_again=plan.has_sentinels
+    )
     numbers = Counter(
         {
             "certificates": len(truth.owed),

@@ -5,6 +5,7 @@ import pytest
 
 from certbus.streams.events import NOT_RETAINED_REASON
 from simlog.oracle.check_message import GroundTruth
+from simlog.oracle.ground_truth import TruthEntry
 from tests.adversity import controls
 from tests.adversity.clients import FILTER, Profile
 from tests.adversity.clients import Line as Noted
@@ -155,6 +156,15 @@ def test_a_seed_draws_the_same_plan() -> None:
         name for seed in range(200) for name in draw(seed, 60, 30, ["redis6"], clock=True).drawn()
     }
     assert {"field profile", "bounded delay", "FillDisk", "LogFault Fork", "ShiftHost"} <= drawn
+    assert {"FailOver killed", "FailOver stopped", "FailOver cut off"} <= drawn
+
+
+def test_what_a_failover_lost_is_read_again() -> None:
+    truth = GroundTruth([TruthEntry("log", 0, "c", is_precert=False, timestamp=0, names=())])
+    lines = (ONE[0], line("1", "1a", "2b"))
+    assert of_redis(lines, truth, {}, marks_may_expire=False) == []
+    (found,) = of_redis(lines, truth, {}, marks_may_expire=False, is_read_again=True)
+    assert found.kind == "never published"
 
 
 @pytest.mark.parametrize("name", controls.BREAKS)

@@ -1,10 +1,11 @@
 """A primary, two replicas and three sentinels, whose network a test may divide."""
 
 import asyncio
+import signal
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self, get_args
 from urllib.parse import urlencode
 
 from certbus.acl import acl_rule
@@ -18,6 +19,10 @@ from tests.e2e.processes import Process, free_port
 from tests.e2e.site import Site
 from tests.waiting import until
 
+How = Literal["killed", "stopped", "cut off"]
+"""What happens to a primary."""
+
+KINDS: tuple[How, ...] = get_args(How)
 SERVICE = "streams"
 ADMIN = ":of-sentinels"
 REDIS = (
@@ -73,8 +78,8 @@ class Network:
                 self._owners |= self._find_owners()
             try:
                 await self._forward((port, name), target, reader, writer)
-            except OSError:
-                pass  # one side has reset the connection
+            except (OSError, asyncio.CancelledError):
+                pass  # one side has reset the connection, or the test has ended
             finally:
                 writer.close()
                 self._owners.pop(port, None)
@@ -145,6 +150,14 @@ class Network:
 class Watched:
     """Three Redis servers and three sentinels, with TLS where Redis has it.
 
+    Args:
+        site: starts the processes.
+        directory: for what they write; each has a folder of its name there.
+        network: between all processes.
+        executable: redis-server with these `settings` more and no TLS; "" for the one that `up`
+            would start.
+        down_after_ms: how long a primary gives no answer before the sentinels choose another.
+
     Attributes:
         url: for clients; without passwords, which are in the two files.
         admin_url: of the same Redis, with all rights.
@@ -153,11 +166,22 @@ class Watched:
         sentinel_password_file: has the password of the sentinels.
     """
 
-    def __init__(self, site: Site, directory: Path, network: Network) -> None:
+    def __init__(
+        self,
+        site: Site,
+        directory: Path,
+        network: Network,
+        executable: str = "",
+        settings: Collection[str] = (),
+        down_after_ms: int = 1000,
+    ) -> None:
         self._site = site
         self._directory = directory
         self._network = network
-        self._authority = Authority(directory) if has_tls() else None
+        self._executable = executable or find_executable()
+        self._settings = (*REDIS, *settings)
+        self._down_after_ms = down_after_ms
+        self._authority = Authority(directory) if not executable and has_tls() else None
         self._sentinels: list[int] = []  # their own ports
         self._options = {"ssl_ca_certs": self._authority.file} if self._authority else {}
         self.url = self.admin_url = ""
@@ -169,15 +193,15 @@ class Watched:
 
     async def start(self) -> None:
         """Start everything and wait until the sentinels know it."""
-        primary, process = await self._start("redis-1", "replica-announce", REDIS)
+        primary, process = await self._start("redis-1", "replica-announce", self._settings)
         self.servers[primary] = process
         for name in ("redis-2", "redis-3"):
-            follow = (*REDIS, f"replicaof 127.0.0.1 {primary}")
+            follow = (*self._settings, f"replicaof 127.0.0.1 {primary}")
             port, self.servers[port] = await self._start(name, "replica-announce", follow)
         watch = (
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2",
             f"sentinel auth-pass {SERVICE} of-redis",
-            f"sentinel down-after-milliseconds {SERVICE} 1000",
+            f"sentinel down-after-milliseconds {SERVICE} {self._down_after_ms}",
             f"sentinel failover-timeout {SERVICE} 6000",
         )
         ports = [
@@ -189,11 +213,51 @@ class Watched:
         self.admin_url = self._url(":of-redis@", own, sentinel_password=ADMIN[1:])
         await until(self._complete, "sentinels that know two replicas and each other", 120)
 
+    def url_of(self, port: int) -> str:
+        """Return the URL of one of the servers, with all rights."""
+        scheme = "rediss" if self._authority else "redis"
+        return f"{scheme}://:of-redis@127.0.0.1:{port}?{urlencode(self._options)}"
+
     async def primary(self) -> int:
         """Return the port of the present primary; 0 if no sentinel answers in time."""
         with suppress(ConnectionFailed):
             return (await Sentinels(SentinelURL(self.admin_url), connect).locate())[1]
         return 0
+
+    async def fail_over(self, how: How, seconds: float, part: Collection[str]) -> None:
+        """Take the primary away until `seconds` after another one was chosen.
+
+        Args:
+            how: what happens to it.
+            seconds: how long it lasts.
+            part: processes on its side of the network, where it is cut off.
+        """
+        before = 0
+        while not before:
+            before = await self.primary()
+        server = self.servers[before]
+        match how:
+            case "killed":
+                server.kill()
+            case "stopped":
+                server.send(signal.SIGSTOP)
+            case "cut off":
+                self._network.divide({server.name, *part})
+
+        async def is_another() -> bool:
+            return await self.primary() not in (0, before)
+
+        try:
+            await until(is_another, "another primary", 120)
+            await asyncio.sleep(seconds)
+        finally:
+            match how:
+                case "killed":
+                    server.restart()
+                case "stopped":
+                    server.send(signal.SIGCONT)
+                case "cut off":
+                    self._network.heal()
 
     async def change_sentinel_password(self, password: str) -> None:
         """Replace the password of the user of the clients, in its file, too."""
@@ -217,10 +281,12 @@ class Watched:
     async def _start(self, name: str, announce: str, lines: Collection[str]) -> tuple[int, Process]:
         own = free_port()
         port = await self._network.listen(name, own)
+        data = self._directory / name
+        data.mkdir()
         settings = [
             *lines,
             "bind 127.0.0.1",
-            f"dir {self._directory}",
+            f"dir {data}",
             f"{announce}-ip 127.0.0.1",
             f"{announce}-port {port}",
         ]
@@ -239,7 +305,7 @@ class Watched:
             ]
         file = self._directory / f"{name}.conf"
         file.write_text("\n".join(settings) + "\n")
-        command = [find_executable(), str(file)]
+        command = [self._executable, str(file)]
         if announce.startswith("sentinel"):
             command.append("--sentinel")
             self._sentinels.append(own)

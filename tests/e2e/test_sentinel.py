@@ -5,7 +5,6 @@
 
 import asyncio
 import os
-import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -17,19 +16,20 @@ from certbus.connection import connect
 from simlog.oracle.oracle import judge
 from tests.e2e.clients import Client, connected
 from tests.e2e.processes import CERTSTREAM_SERVER
-from tests.e2e.sentinels import Network, Watched
+from tests.e2e.sentinels import KINDS, Network, Watched
 from tests.e2e.site import Site
 from tests.waiting import until
 
-KINDS = ("killed", "stopped", "cut off")
 RUNS = int(os.environ.get("FAILOVERS", "0"))
 FAULT_SECS = 30 if RUNS else 5  # after another primary was chosen; longer than a lease
 RATE = 200
+# A busy machine may make the sentinels choose again, and each time requests wait 15 s.
+DEADLINE_SECS = 600
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3 * DEADLINE_SECS)
 @pytest.mark.parametrize("number", range(RUNS or len(KINDS)))
 async def test_a_failover_loses_nothing(site: Site, tmp_path: Path, number: int) -> None:
     how = KINDS[number % len(KINDS)]
@@ -56,15 +56,16 @@ async def test_a_failover_loses_nothing(site: Site, tmp_path: Path, number: int)
                 site.start_ingestor()
             await until(lambda: all(len(each.messages) > 200 for each in clients), "messages", 120)
             await watched.change_sentinel_password(f"of-tomorrow-{number}")
-            await fail_over(watched, network, how)
+            # One that is cut off has an ingestor and a gateway on its side.
+            await watched.fail_over(how, FAULT_SECS, ("ingestor-1", "gateway-1"))
             site.redis_url = watched.admin_url
             try:
-                await until(site.everything_ingested, "everything is ingested")
+                await until(site.everything_ingested, "everything is ingested", DEADLINE_SECS)
             except AssertionError as error:
                 raise AssertionError(f"{error}: {await site.logs()}") from None
             wanted = {entry.sha256 for entry in await site.record() if not entry.malformed}
             for client in clients:
-                await until(partial(has_received, client, wanted), client.where, 120)
+                await until(partial(has_received, client, wanted), client.where, DEADLINE_SECS)
         if how == "killed":
             await check_warning(watched)
         record = await site.record()
@@ -80,34 +81,6 @@ async def test_a_failover_loses_nothing(site: Site, tmp_path: Path, number: int)
             # uvloop and redis-py log the end of a TLS connection to a server that is gone so.
             ends = ("Fatal error on SSL protocol", "Timed out closing connection")
             assert log.count("Traceback") <= sum(map(log.count, ends)), str(process)
-
-
-async def fail_over(watched: Watched, network: Network, how: str) -> None:
-    """Take the primary away until `FAULT_SECS` after another one was chosen."""
-    before = 0
-    while not before:
-        before = await watched.primary()
-    server = watched.servers[before]
-    match how:
-        case "killed":
-            server.kill()
-        case "stopped":
-            server.send(signal.SIGSTOP)
-        case _:  # with an ingestor and a gateway on its side
-            network.divide({server.name, "ingestor-1", "gateway-1"})
-
-    async def is_another() -> bool:
-        return await watched.primary() not in (0, before)
-
-    await until(is_another, "another primary", 120)
-    await asyncio.sleep(FAULT_SECS)
-    match how:
-        case "killed":
-            server.restart()
-        case "stopped":
-            server.send(signal.SIGCONT)
-        case _:
-            network.heal()
 
 
 async def check_warning(watched: Watched) -> None:
