@@ -57,6 +57,8 @@ class Certificate(msgspec.Struct, frozen=True, gc=False):
         problems: what could not be read, a line each.
         tbs: where the contents of TBSCertificate begin and end.
         fields: tag, begin and end of the contents of its fields, from the serial number on.
+        other_extensions: DER of its extensions without lists of SCTs; None if there is no list, or
+            TBSCertificate cannot be read to its end.
     """
 
     subject: str
@@ -71,6 +73,7 @@ class Certificate(msgspec.Struct, frozen=True, gc=False):
     problems: list[str]
     tbs: tuple[int, int]
     fields: list[tuple[int, int, int]]
+    other_extensions: bytes | None
 
 
 class CertificateReader:
@@ -102,7 +105,8 @@ class CertificateReader:
         if end != len(data):
             add(problems, f"{len(data) - end} bytes follow the certificate")
         fields, at = der.children(data, begin, tbs_end)
-        if at != tbs_end:
+        is_whole = at == tbs_end
+        if not is_whole:
             add(problems, f"TBSCertificate: no value at byte {at}")
         if fields and fields[0][0] == _VERSION:  # version 1 has none
             del fields[0]
@@ -127,9 +131,10 @@ class CertificateReader:
 
         members: dict[str, str] = {}
         dns_names: list[str] = []
+        others: bytes | None = None
         tag, at, stop = fields[-1]
         if tag == _EXTENSIONS:
-            members, dns_names = self._extensions.read(data, at, stop, problems)
+            members, dns_names, others = self._extensions.read(data, at, stop, problems)
         is_ca = members.get("basicConstraints") == _IS_CA
         return Certificate(
             subject.json,
@@ -144,6 +149,7 @@ class CertificateReader:
             problems,
             (begin, tbs_end),
             fields,
+            others if is_whole else None,
         )
 
     def _new_issuer(self, raw: bytes) -> Name:

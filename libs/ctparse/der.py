@@ -101,7 +101,10 @@ def children(data: bytes, at: int, end: int) -> tuple[list[tuple[int, int, int]]
     while at + 2 <= end:
         start = at + 2
         length = data[at + 1]
-        if length > 0x7F:
+        if length == 0x82 and at + 4 <= end:  # the long form with two bytes, without a call
+            length = data[at + 2] << 8 | data[at + 3]
+            start = at + 4
+        elif length > 0x7F:
             start, length = _long_length(data, at, end)
         stop = start + length
         if stop > end:

@@ -11,7 +11,12 @@ from ctparse import der
 from ctparse.bounded import add, remember
 from ctparse.extensions import EXTENSIONS, SUBJECT_ALT_NAME, subject_alt_name
 
-# Of extensions that are not shown. Lists of SCTs, which never come again, are longer.
+# OBJECT IDENTIFIER 1.3.6.1.4.1.11129.2.4.2, SignedCertificateTimestampList.
+SCT_LIST = bytes.fromhex("060a2b06010401d679020402")
+# A subjectKeyIdentifier of 20 bytes, as nearly all certificates have it, up to these.
+_KEY_ID = bytes.fromhex("301d0603551d0e04160414")
+_KEY_ID_BYTES = 31
+# Of extensions that are not shown.
 _MAX_REMEMBERED_UNKNOWN = 128
 
 # A name in the message, and the member of the JSON object: key and value. Empty if not shown.
@@ -27,47 +32,66 @@ class ExtensionReader:
 
     def read(
         self, data: bytes, at: int, end: int, problems: list[str]
-    ) -> tuple[dict[str, str], list[str]]:
-        """Read Extensions (RFC 5280 section 4.1), the SEQUENCE at `at`.
+    ) -> tuple[dict[str, str], list[str], bytes | None]:
+        """Read Extensions (RFC 5280 section 4.1), the SEQUENCE at `at` that should end at `end`.
 
         What cannot be read is left out and named in `problems`; of an extension given twice, which
         RFC 5280 forbids, the last one counts.
 
         Returns:
-            The members, by name; and the DNS names in subjectAltName.
+            The members, by name; the DNS names in subjectAltName; and the extensions without lists
+            of SCTs, DER, None if there is no list or not all extensions can be read.
         """
         known = self._known
         members: list[tuple[str, str]] = []
         dns_names: list[str] = []
+        others: list[bytes] = []  # DER before each list of SCTs
+        is_whole = False
+        begin = 0  # of the extensions after the last list of SCTs
         try:
-            at, end = der.expect(data, at, end, der.SEQUENCE, "Extensions")
+            at, last = der.expect(data, at, end, der.SEQUENCE, "Extensions")
+            begin, is_whole, end = at, last == end, last
             while at < end:
                 start = at + 2
-                stop = start + data[at + 1]
-                if data[at + 1] > 0x7F or stop > end:
+                length = data[at + 1]
+                stop = start + length
+                if length > 0x7F or stop > end:
                     _, start, stop = der.header(data, at, end)
                 raw = data[at:stop]
                 member = known.get(raw)
                 if member is None:
                     member = self._read(raw, start - at, dns_names, problems)
+                    if member is None and data[at] == der.SEQUENCE:
+                        others.append(data[begin:at])
+                        begin = stop
                 if member:
                     members.append(member)
                 at = stop
         except (der.DerError, IndexError) as error:
             add(problems, f"Extensions: {error}")
+            is_whole = False
         by_name = dict(members)
         if len(by_name) != len(members):
             add(problems, "Extensions: one of them is given twice")
-        return by_name, dns_names
+        others.append(data[begin:end])
+        return by_name, dns_names, b"".join(others) if is_whole and len(others) > 1 else None
 
-    def _read(self, raw: bytes, at: int, dns_names: list[str], problems: list[str]) -> _Member:
-        """Read the Extension `raw`, whose contents begin at `at`."""
+    def _read(
+        self, raw: bytes, at: int, dns_names: list[str], problems: list[str]
+    ) -> _Member | None:
+        """Read the Extension `raw`, whose contents begin at `at`; None for a list of SCTs."""
+        if raw.startswith(_KEY_ID) and len(raw) == _KEY_ID_BYTES:
+            name = "subjectKeyIdentifier"
+            return name, f'"{name}":"keyid:{raw[len(_KEY_ID) :].hex(":")}"'
         name = "extension"
         shown: str | bool | None
         try:
             value = at + 2 + raw[at + 1]
-            extension = EXTENSIONS.get(raw[at:value])
+            oid = raw[at:value]
+            extension = EXTENSIONS.get(oid)
             if extension is None:
+                if oid == SCT_LIST:
+                    return None
                 if len(raw) <= _MAX_REMEMBERED_UNKNOWN:
                     remember(self._known, raw, ())
                 return ()

@@ -20,21 +20,22 @@ Precertificate Signing Certificate signed; it is what the SCTs sign.
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from struct import Struct
 
 from ctparse import der
 from ctparse.certificate import Certificate
 from ctparse.entry import Entry, Unreadable
+from ctparse.general_names import SCT_LIST
 
 # Extension: id 1.3.6.1.4.1.11129.2.4.3, critical, NULL. DER allows no other bytes.
 _POISON = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
 # Extended key usage of a Precertificate Signing Certificate, 1.3.6.1.4.1.11129.2.4.4.
 _PRECERT_SIGNING = bytes.fromhex("060a2b06010401d679020404")
-# OBJECT IDENTIFIER 1.3.6.1.4.1.11129.2.4.2, SignedCertificateTimestampList.
-_SCT_LIST = bytes.fromhex("060a2b06010401d679020402")
 _SEQUENCE = 0x30
 _VERSION = 0xA0
 _EXTENSIONS = 0xA3
 _CONSTRUCTED = 0x20
+_LONG = Struct(">BBH")  # tag and length of a value of 256 bytes to 64 KiB
 _KEY_FIELD = 5  # of a TBSCertificate: after serial number, signature, issuer, validity, subject
 # [0] EXPLICIT INTEGER: version of a TBSCertificate, as `_values` shows it.
 _VERSION_1 = (0xA0, [(der.INTEGER, 0)])
@@ -170,7 +171,9 @@ def issuance_hashes(entry: Entry, certificate: Certificate) -> tuple[bytes, byte
     key = sha256(data[fields[_KEY_FIELD - 1][2] : fields[_KEY_FIELD][2]]).digest()
     if entry.is_precert:
         return tbs_sha256(entry), key
-    return sha256(_without_scts(data, *certificate.tbs, fields)).digest(), key
+    begin, end = certificate.tbs
+    tbs = _without_scts(data, begin, end, fields, certificate.other_extensions)
+    return sha256(tbs).digest(), key
 
 
 def pubkey_sha256(certificate: bytes) -> bytes:
@@ -204,14 +207,22 @@ def tbs_without_scts(certificate: bytes) -> bytes:
         _, at, end = _tbs(certificate)
     except der.DerError as error:
         raise Unreadable(str(error)) from error
-    return _without_scts(certificate, at, end, der.children(certificate, at, end)[0])
+    fields, _ = der.children(certificate, at, end)
+    listed = _extensions_without_scts(certificate, end, fields)
+    return _without_scts(certificate, at, end, fields, listed)
 
 
 def _without_scts(
-    certificate: bytes, at: int, end: int, fields: Sequence[tuple[int, int, int]]
+    certificate: bytes,
+    at: int,
+    end: int,
+    fields: Sequence[tuple[int, int, int]],
+    listed: bytes | None,
 ) -> bytes:
-    """The same, given where the contents of TBSCertificate are, and its last fields."""
-    listed = _extensions_without_scts(certificate, end, fields)
+    """The same, given where the contents of TBSCertificate are, and its last fields.
+
+    `listed`: the extensions without the list; None: the TBSCertificate stays as it is.
+    """
     if listed is None:
         return certificate[_tbs(certificate)[0] : end]
     before = fields[-2][2] if len(fields) > 1 else at
@@ -226,7 +237,7 @@ def _extensions_without_scts(
     if not fields or fields[-1][0] != _EXTENSIONS or fields[-1][2] != end:
         return None
     outer = fields[-1][1]
-    found = certificate.find(_SCT_LIST, outer, end)
+    found = certificate.find(SCT_LIST, outer, end)
     if found < 0:
         return None
     try:
@@ -244,7 +255,7 @@ def _extensions_without_scts(
                 kept += certificate[begin:at]
                 begin = stop
             if 0 <= found < stop:
-                found = certificate.find(_SCT_LIST, stop, end)
+                found = certificate.find(SCT_LIST, stop, end)
             at = stop
     except (der.DerError, IndexError):
         return None
@@ -262,5 +273,7 @@ def _element(tag: int, contents: bytes) -> bytes:
     size = len(contents)
     if size < 0x80:
         return bytes((tag, size)) + contents
+    if 0x100 <= size < 0x10000:
+        return _LONG.pack(tag, 0x82, size) + contents
     length = size.to_bytes((size.bit_length() + 7) // 8)
     return bytes((tag, 0x80 | len(length))) + length + contents

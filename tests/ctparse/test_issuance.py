@@ -17,7 +17,7 @@ from ctparse.entry import Entry, Unreadable
 from ctparse.precert import is_committed, pubkey_sha256, tbs_sha256, tbs_without_scts
 from ctparse.rfc6962 import chain_certificates, decode_entries
 from tests.ctparse.derbuild import certificate, common_name, dns, extension, subject_alt_name
-from tests.ctparse.reading import entry_of
+from tests.ctparse.reading import entry_of, new_writer, write
 from tests.paths import FIXTURES
 from tests.simlog.worlds import grown, small
 
@@ -197,3 +197,26 @@ def test_bytes_without_a_tbs(given: bytes) -> None:
     if given != b"\x30\x02\x30\x00":  # an empty one is a TBSCertificate
         with pytest.raises(Unreadable):
             tbs_without_scts(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        certificate(SAN, USAGE),
+        certificate(SCTS, SAN),
+        certificate(SAN, SCTS, USAGE),
+        certificate(SCTS, SAN, SCTS),
+        certificate(SCTS),
+        certificate(names(12), SCTS),
+        certificate(names(6000), SCTS),
+        certificate(SAN, extension("1.2.3", SCTS), SCTS),
+        certificate(SAN, SCTS).replace(SCTS, b"\x31" + SCTS[1:]),
+        certificate(SAN, SCTS).replace(SCTS, SCTS[:1] + b"\xff" + SCTS[2:]),
+        certificate(SAN, SCTS).replace(SCTS, SCTS[:-1] + b"\x09"),
+    ],
+)
+def test_a_message_has_the_hash_of_the_certificate_without_the_list(given: bytes) -> None:
+    """`CertificateReader` finds the list as `tbs_without_scts` does, also when it has seen it."""
+    writer = new_writer()
+    for _ in range(2):
+        assert write(given, writer).tbs_sha256 == sha256(tbs_without_scts(given)).digest()
