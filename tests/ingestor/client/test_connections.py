@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -128,3 +129,41 @@ async def test_the_end_closes_all(server: HostileServer) -> None:
         await get(http, server, 3)
         assert server.open == 3
     await closed(server)
+
+
+@pytest.mark.parametrize(
+    ("response", "is_kept"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\na body", True),
+        (b"HTTP/1.1 100 \r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\na body", True),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\na body\r\n0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: x, Close\r\n\r\na body", False),
+        (b"HTTP/1.0 200 OK\r\ncontent-length: 6\r\n\r\na body", False),
+        # What follows the body is no response to the next request.
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\na bodyHTTP/1.1 200 OK\r\n", False),
+    ],
+)
+@pytest.mark.parametrize("split", [False, True])
+async def test_a_connection_is_kept_after_a_whole_response(
+    http: HttpClients, response: bytes, is_kept: bool, split: bool
+) -> None:
+    accepted = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                at = response.index(b"a body") if split else 0
+                writer.write(response[:at])
+                await asyncio.sleep(0)
+                writer.write(response[at:])
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/x"
+        for _ in range(2):
+            assert await fetcher(http).get_log(url, LIMIT) == b"a body"
+        assert accepted == (1 if is_kept else 2)
+        await http.trusted.aclose()
