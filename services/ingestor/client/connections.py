@@ -302,7 +302,7 @@ def _keeps_alive(response: h11.Response) -> bool:
 
 
 async def _no_trace(_event: str, _info: Mapping[str, Any]) -> None:
-    """Stand in for the extension "trace"."""
+    """Do nothing, in place of the extension "trace"."""
 
 
 def connection_client(context: ssl.SSLContext, **options: Any) -> httpx.AsyncClient:
