@@ -74,12 +74,6 @@ BREAKS = {
                     parts.append(self._encoded(slot, encoding))""",
         ("unreadable", "altered"),
     ),
-    "in step after a replay": Break(
-        "services/gateway/clients/base.py",
-        "        self.in_step = False\n        self.channel.part(self)",
-        "        self.channel.part(self)",
-        ("unreadable", "altered"),
-    ),
     "frontier ahead of next": Break(
         "services/ingestor/pipeline/publish.py",
         "                batch = msgspec.structs.replace(batch, frontier=frontier.to_bytes())",
