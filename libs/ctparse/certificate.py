@@ -217,8 +217,12 @@ def _frames(data: bytes) -> tuple[int, int, int]:
 
 def _domains(common_name: str | None, dns_names: list[str]) -> list[str]:
     """Put the CN first, if it is a DNS name, and take out repeats."""
-    if common_name is not None and (common_name in dns_names or is_dns_name(common_name)):
+    if common_name not in dns_names[:1] and (
+        common_name in dns_names or (common_name is not None and is_dns_name(common_name))
+    ):
         dns_names = [common_name, *dns_names]
+    if len(set(dns_names)) == len(dns_names) and "" not in dns_names:
+        return dns_names
     unique = dict.fromkeys(dns_names)
     unique.pop("", None)
     return list(unique)

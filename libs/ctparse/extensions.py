@@ -133,17 +133,18 @@ def subject_alt_name(value: bytes, problems: list[str]) -> tuple[list[str], str 
 def _plain_dns_names(value: bytes, at: int, end: int) -> list[str]:
     """Read what nearly all certificates have: DNS names only, short and ASCII. Else nothing."""
     dns_names = []
+    text = value.decode("latin-1")  # a character for each byte
     try:
         while at < end:
             length = value[at + 1]
             stop = at + 2 + length
             if value[at] != names.DNS_NAME or length > 0x7F or stop > end:
                 return []
-            dns_names.append(value[at + 2 : stop].decode("ascii"))
+            dns_names.append(text[at + 2 : stop])
             at = stop
-    except (IndexError, UnicodeDecodeError):
+    except IndexError:
         return []
-    return dns_names
+    return dns_names if "".join(dns_names).isascii() else []
 
 
 def ct_poison(_value: bytes) -> bool:

@@ -42,18 +42,19 @@ class Frontier:
 
     def append(self, leaf_hash: bytes) -> None:
         """Add the next leaf."""
-        hashes = self._hashes
-        complete = self.size
-        while complete & 1:
-            leaf_hash = sha256(b"\1" + hashes.pop() + leaf_hash).digest()
-            complete >>= 1
-        hashes.append(leaf_hash)
-        self.size += 1
+        self.extend((leaf_hash,))
 
     def extend(self, leaf_hashes: Iterable[bytes]) -> None:
         """Add the next leaves."""
+        hashes, size = self._hashes, self.size
         for each in leaf_hashes:
-            self.append(each)
+            node, complete = each, size
+            while complete & 1:
+                node = sha256(b"\1" + hashes.pop() + node).digest()
+                complete >>= 1
+            hashes.append(node)
+            size += 1
+        self.size = size
 
     def root(self) -> bytes:
         """Compute the Merkle tree hash over all leaves so far."""

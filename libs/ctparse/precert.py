@@ -35,6 +35,10 @@ _SEQUENCE = 0x30
 _VERSION = 0xA0
 _EXTENSIONS = 0xA3
 _CONSTRUCTED = 0x20
+_LONG_SEQUENCE = 0x3082
+# Tag, 0x82 and length of two values, one in the other, and of one.
+_LENGTHS = Struct(">HHHH")
+_LENGTH = Struct(">HH")
 _LONG = Struct(">BBH")  # tag and length of a value of 256 bytes to 64 KiB
 _KEY_FIELD = 5  # of a TBSCertificate: after serial number, signature, issuer, validity, subject
 # [0] EXPLICIT INTEGER: version of a TBSCertificate, as `_values` shows it.
@@ -53,10 +57,43 @@ def is_committed(entry: Entry, resolve: Callable[[bytes], Sequence[bytes]]) -> b
         entry: of a precertificate.
         resolve: `Entry.chain` -> the issuers' DER, issuer first.
     """
-    if _is_same(entry.certificate, entry.leaf) or _means_the_same(entry.certificate, entry.leaf):
+    submitted, leaf = entry.certificate, entry.leaf
+    if _tbs_without_poison(submitted) == leaf[_TBS:-2] or _is_same(submitted, leaf):
+        return True
+    if _means_the_same(submitted, leaf):
         return True
     chain = resolve(entry.chain)
     return bool(chain) and _PRECERT_SIGNING in chain[0]
+
+
+def _tbs_without_poison(certificate: bytes) -> bytes | None:
+    """Return a TBSCertificate without its poison; None unless its lengths have two bytes.
+
+    That is so in nearly all precertificates: `_is_same` takes twice the time for the others.
+    """
+    poison = certificate.find(_POISON)
+    at = certificate.rfind(b"\xa3\x82", 8, max(poison, 0))
+    if at < 0:
+        return None
+    outer, _, inner, size = _LENGTHS.unpack_from(certificate)
+    field, field_size, listed, listed_size = _LENGTHS.unpack_from(certificate, at)
+    end = 8 + size
+    if (
+        not outer == inner == listed == _LONG_SEQUENCE
+        or not at + 4 + field_size == at + 8 + listed_size == end
+        or listed_size < 0x100 + len(_POISON)
+    ):
+        return None
+    less = len(_POISON)
+    return b"".join(
+        (
+            _LENGTH.pack(inner, size - less),
+            certificate[8:at],
+            _LENGTHS.pack(field, field_size - less, listed, listed_size - less),
+            certificate[at + 8 : poison],
+            certificate[poison + less : end],
+        )
+    )
 
 
 def _is_same(certificate: bytes, leaf: bytes) -> bool:

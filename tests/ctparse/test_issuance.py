@@ -220,3 +220,14 @@ def test_a_message_has_the_hash_of_the_certificate_without_the_list(given: bytes
     writer = new_writer()
     for _ in range(2):
         assert write(given, writer).tbs_sha256 == sha256(tbs_without_scts(given)).digest()
+
+
+@pytest.mark.parametrize("count", [1, 12, 13, 14, 40, 6000])
+def test_the_leaf_commits_to_lengths_of_any_form(count: int) -> None:
+    """Around the poison, lengths have one to three bytes, and may lose one with it."""
+    submitted = certificate(names(count), POISON)
+    logged = tbs_of(certificate(names(count)))
+    assert is_committed(precert_entry(submitted, logged), lambda _: ())
+    for at in (4, len(logged) - 1):
+        other = logged[:at] + bytes([logged[at] ^ 1]) + logged[at + 1 :]
+        assert not is_committed(precert_entry(submitted, other), lambda _: ())

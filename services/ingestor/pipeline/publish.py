@@ -159,7 +159,10 @@ class WindowPublisher:
         while start < len(entries):
             batch, end = await self._batch(window, digests, start, done, limit)
             if frontier is not None:
-                frontier.extend(window.leaf_hashes[start:end])
+                if end == len(entries) and window.frontier_after is not None:
+                    frontier = window.frontier_after
+                else:
+                    frontier.extend(window.leaf_hashes[start:end])
                 batch = msgspec.structs.replace(batch, frontier=frontier.to_bytes())
             await self._send(msgspec.structs.replace(batch, known_at=known_at))
             start = end
