@@ -14,6 +14,7 @@ from gateway.delivery.compression import DEFLATED, SHARED, SharedContext
 from gateway.delivery.encoding import SSE, WEBSOCKET, Encoding
 from gateway.delivery.filtering import FilterSet
 from gateway.delivery.ring_buffer import Ring
+from gateway.delivery.sse_gzip import SSE_GZIP
 from gateway.delivery.v2_stream import V2Ring
 from gateway.error_log import ErrorLog
 from gateway.http.errors import ErrorCode
@@ -105,7 +106,7 @@ class Hub:
             self.rings[stream] = ring
             if isinstance(ring, V2Ring) and settings.v2_source is not None:
                 ring.change_source(settings.v2_source)
-            for encoding in (WEBSOCKET, SSE, *deflate):
+            for encoding in (WEBSOCKET, SSE, SSE_GZIP, *deflate):
                 if (stream, encoding) not in self.channels:
                     channel = Channel[Client](ring, encoding, self.metrics)
                     self.channels[stream, encoding] = channel

@@ -19,7 +19,6 @@ from gateway.admission.policy import policy_of
 from gateway.clients.base import Client
 from gateway.config import settings_of
 from gateway.delivery.channel import Channel
-from gateway.delivery.encoding import SSE
 from gateway.endpoints.filter_change import FilterChanges
 from gateway.hub import Hub
 
@@ -99,8 +98,8 @@ class Reload(msgspec.Struct, frozen=True):
             if channel in removed:
                 disabled = {channel.stream, channel.ring.stream} - set(settings.offered)
                 reason = f"stream {min(disabled)} disabled"
-            elif not (settings.sse if channel.encoding.name == SSE.name else settings.websocket):
-                reason = f"{'SSE' if channel.encoding.name == SSE.name else 'WebSocket'} disabled"
+            elif not (settings.sse if channel.encoding.is_sse else settings.websocket):
+                reason = f"{'SSE' if channel.encoding.is_sse else 'WebSocket'} disabled"
             for client in tuple(channel.clients):
                 if reason is not None:
                     yield client, _GOING_AWAY, f"{reason}; {client.resume_hint} elsewhere"

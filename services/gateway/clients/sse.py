@@ -7,18 +7,23 @@ from typing import Final
 from certbus.ids import Cursor
 from gateway.clients.base import Client, ClientRegistry
 from gateway.delivery.channel import Channel
+from gateway.delivery.sse_gzip import GZIP_HEADER, SSE_GZIP, compressed
 
 # The end of the connection ends the response (RFC 9112 section 6.3, rule 8): the bytes are the same
 # for clients of HTTP/1.0 and HTTP/1.1.
-HEAD: Final = (
+VARY: Final = ("Vary", "Accept-Encoding")
+
+_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\n"
     b"Content-Type: text/event-stream\r\n"
+    b"Vary: Accept-Encoding\r\n"
     b"Cache-Control: no-cache, no-transform\r\n"
     b"Access-Control-Allow-Origin: *\r\n"
     b"X-Accel-Buffering: no\r\n"
     b"Connection: close\r\n"
-    b"\r\n"
 )
+_BEGIN: Final = _HEAD + b"\r\n"
+_BEGIN_GZIP: Final = _HEAD + b"Content-Encoding: gzip\r\n\r\n" + GZIP_HEADER
 
 _MAX_RECEIVED_BYTES: Final = 64 * 1024  # per comment interval; clients need not send anything
 
@@ -35,7 +40,7 @@ def comment(cursor: str | None) -> bytes:
 class SSEClient(Client):
     """Sends events and ignores what it receives after the request."""
 
-    __slots__ = ("_received_bytes",)
+    __slots__ = ("_is_compressed", "_received_bytes")
 
     status = 200
 
@@ -44,10 +49,11 @@ class SSEClient(Client):
     ) -> None:
         super().__init__(registry, channel, transport)
         self._received_bytes = 0
+        self._is_compressed = channel.encoding is SSE_GZIP
 
     def attach(self, cursor: Cursor | None) -> None:
         """Send the response head, and subscribe."""
-        self.write(HEAD)
+        self.write(_BEGIN_GZIP if self._is_compressed else _BEGIN)
         self.registry.sse_timers.add(self)
         super().attach(cursor)
 
@@ -66,7 +72,7 @@ class SSEClient(Client):
         """Send a comment, which keeps proxies from closing an idle connection."""
         self._received_bytes = 0
         if not self.paused:
-            self.write(comment(self.resumes_after))
+            self._write_text(comment(self.resumes_after))
 
     def close(self, code: int, reason: str) -> None:
         """End the response; the client reconnects with its Last-Event-ID.
@@ -77,6 +83,9 @@ class SSEClient(Client):
         """
         self._ended(code, reason)
         self.detach()
-        self.write(b": %d %b\n\n" % (code, reason.encode()))
+        self._write_text(b": %d %b\n\n" % (code, reason.encode()))
         self.transport.close()
         self._abort_later()
+
+    def _write_text(self, text: bytes) -> None:
+        self.write(compressed(text) if self._is_compressed else text)

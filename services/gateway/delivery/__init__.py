@@ -14,6 +14,7 @@ consumer     read the streams, with one reader per process, and append to the ri
 ring_buffer  the newest batches of a stream, bounded by bytes
 encoding     the bytes of WebSocket frames, server-sent events and gap messages
 compression  compressed WebSocket frames, made once for all clients
+sse_gzip     compressed server-sent events, made once for all clients
 channel      one stream in one encoding with its subscribers; the flusher writes to all channels
 filtering    channels that deliver only the messages that pass a filter
 filter_index       which messages pass which filters, looked up once for all streams

@@ -65,12 +65,14 @@ class Encoding(msgspec.Struct, frozen=True, eq=False):
         batch: entry id, position of the first message, messages -> bytes.
         notice: a message without an id -> bytes.
         selection: of the messages of a filter; None for all messages.
+        is_sse: whether it is of server-sent events.
     """
 
     name: str
     batch: Callable[[str, int, Sequence[bytes]], bytes]
     notice: Callable[[bytes], bytes]
     selection: Selection | None = None
+    is_sse: bool = False
 
 
 def text_header(length: int, first: int = _TEXT) -> bytes:
@@ -171,4 +173,4 @@ def gap_message_for(event: Gap | Rewind | EpochChanged) -> bytes:
 
 
 WEBSOCKET = Encoding("websocket", websocket_frames, websocket_frame)
-SSE = Encoding("sse", sse_events, sse_event)
+SSE = Encoding("sse", sse_events, sse_event, is_sse=True)

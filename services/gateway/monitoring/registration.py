@@ -89,7 +89,7 @@ def _counts(hub: Hub) -> dict[str, int]:
     """Return the counters of a heartbeat."""
     channels = hub.all_channels
     clients = sum(len(channel.clients) for channel in channels)
-    events = sum(len(channel.clients) for channel in channels if channel.encoding.name == SSE.name)
+    events = sum(len(channel.clients) for channel in channels if channel.encoding.is_sse)
     streams = dict.fromkeys((*STREAMS, V2), 0)
     for channel in channels:
         streams[channel.stream] += len(channel.clients)

@@ -20,11 +20,12 @@ from gateway.access_log import AccessRecord
 from gateway.admission.client_identity import ClientIdentity, client_address
 from gateway.admission.controller import AdmissionController, ConnectionSlot
 from gateway.clients.base import Client
-from gateway.clients.sse import SSEClient
+from gateway.clients.sse import VARY, SSEClient
 from gateway.clients.websocket import WebSocketClient, accept
 from gateway.delivery.channel import Channel
 from gateway.delivery.compression import encoding_of
 from gateway.delivery.encoding import SSE, Encoding
+from gateway.delivery.sse_gzip import SSE_GZIP, accepts_gzip
 from gateway.endpoints.router import NO_ROUTE, Router
 from gateway.http.errors import (
     ErrorCode,
@@ -381,11 +382,15 @@ class HTTPConnection(asyncio.Protocol):
         elif isinstance(outcome, DeferredResponse):
             self._respond_from(self._send_deferred(outcome))
         elif request.method == "HEAD":
-            self._answer(Response(200, (("Content-Type", "text/event-stream"), *CORS_HEADERS), b""))
+            self._answer(
+                Response(200, (("Content-Type", "text/event-stream"), VARY, *CORS_HEADERS), b"")
+            )
         elif outcome.websocket:
             self._become_websocket(outcome)
         else:
-            channel = self._channel(outcome, SSE)
+            # A filter selects messages from slots that are compressed as a whole.
+            gzip = outcome.filter is None and accepts_gzip(request.headers.get("accept-encoding"))
+            channel = self._channel(outcome, SSE_GZIP if gzip else SSE)
             if isinstance(channel, Response):
                 self._answer(channel)
             else:

@@ -221,6 +221,24 @@ async def test_event_source_reconnects_after_its_last_comment(
         assert await tab.evaluate("fired") == [f"{entry}-0"]
 
 
+async def test_event_source_gets_each_compressed_message_when_it_arrives(
+    tab: Tab, start: Start, press: Press
+) -> None:
+    server = await (await start()).following()
+    await tab.open(f"{server.url}/health")
+    coding = "fetch('sse').then((answer) => answer.headers.get('content-encoding'))"
+    assert await tab.evaluate(coding) == "gzip"
+    await tab.evaluate(
+        "window.fired = []; window.source = new EventSource('sse');"
+        "source.onmessage = (event) => fired.push(event.lastEventId)"
+    )
+    await tab.until("source.readyState === 1")
+    for count in (1, 2, 3):
+        entry = await press.print(1)
+        await tab.until(f"fired.length === {count}")
+        assert await tab.evaluate("fired[fired.length - 1]") == f"{entry}-0"
+
+
 async def test_a_token_is_requested_and_stays_in_memory(
     tab: Tab, shared_redis: RedisServer, prefix: str, press: Press
 ) -> None:
