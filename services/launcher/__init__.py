@@ -5,6 +5,7 @@
     commands/      a module or folder per subcommand, with `add_arguments` and `run`
     runtime/       processes: signals, logging, configuration reload, children, the embedded Redis
     terminal.py    output to a terminal
+    optional_modules.py  modules that libraries import only because they are installed
     healthcheck.py the health check of the container image
 
 A service is imported only by its own command, and only its entry point: `gateway.app`,

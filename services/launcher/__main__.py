@@ -10,6 +10,10 @@ import sys
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
+from launcher.optional_modules import hide  # noqa: E402 - after that
+
+hide()
+
 from launcher.cli import main  # noqa: E402 - after that
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Final, Protocol, cast
 import msgspec
 
 from certconf import ConfigError
+from launcher import optional_modules
 from launcher.runtime.config_reload import unblock_sighup
 from launcher.terminal import CommandError, print_error, silence_broken_pipe
 
@@ -245,4 +246,6 @@ def _parser(chosen: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _module(command: Command) -> CommandModule:
+    if not command.reloads:
+        optional_modules.show()
     return cast("CommandModule", importlib.import_module(f"launcher.commands.{command.module}"))

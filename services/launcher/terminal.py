@@ -8,11 +8,7 @@ unassigned characters are not printable for `str.isprintable`.
 
 import os
 import sys
-from collections.abc import Iterator
 from typing import Final
-
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
 
 _WHITESPACE: Final = frozenset("\t\n\r")
 _MARK: Final = "\N{REPLACEMENT CHARACTER}"
@@ -50,24 +46,6 @@ def _escape_in_json(character: str) -> str:
         return " "
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
-
-
-class Printable:
-    """A renderable of rich, with a mark for each unprintable character in its text.
-
-    Args:
-        content: its styles and layout stay.
-    """
-
-    def __init__(self, content: RenderableType) -> None:
-        self._content = content
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for segment in console.render(self._content, options):
-            if segment.control or segment.text.isprintable() or segment.text == "\n":
-                yield segment
-            else:
-                yield Segment(marked(segment.text), segment.style)
 
 
 def marked(text: str) -> str:

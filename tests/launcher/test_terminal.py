@@ -17,9 +17,9 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from certbus.cluster import ProcessInfo
 from launcher import terminal
-from launcher.commands.status.render import view
+from launcher.commands.status.render import Printable, view
 from launcher.commands.up.dashboard import Dashboard
-from launcher.terminal import Printable, escape_control_chars, escape_json, marked
+from launcher.terminal import escape_control_chars, escape_json, marked
 from tests.launcher.commands.test_status import log, seen
 from tests.launcher.commands.test_tail import ENOUGH, address
 from tests.launcher.up_process import SCRIPT

@@ -5,6 +5,7 @@
     config_reload.py  reads the configuration again, on SIGHUP or a change of its file
     file_watch.py     notices a change of a file
     supervisor.py     child processes: restarted, probed, stopped in time, none left behind
+    forked.py         children that are copies of this process
     embedded_redis.py the redis-server of one machine, a child that is locked to its data
     systemd.py        notifications to systemd: ready, reloading, stopping, watchdog
     runtime_dir.py    a private directory with the lifetime of one `up`

@@ -29,7 +29,13 @@ _PROBE_TIMEOUT_SECS: Final = 5.0
 Serve = Callable[[asyncio.Event], Awaitable[object]]
 
 
-def run(serve: Serve, reloader: ConfigReloader | None = None, probe: Probe = always) -> None:
+def run(
+    serve: Serve,
+    reloader: ConfigReloader | None = None,
+    probe: Probe = always,
+    *,
+    forks: bool = False,
+) -> None:
     """Run `serve` until it returns; SIGINT and SIGTERM set its event.
 
     A second signal ends the process at once.
@@ -38,8 +44,11 @@ def run(serve: Serve, reloader: ConfigReloader | None = None, probe: Probe = alw
         serve: the work.
         reloader: runs concurrently.
         probe: returns whether the service works, for systemd.
+        forks: whether it copies this process (`forked.fork`). libuv, which uvloop runs on, has
+            files for all of a process, which a copy could not close.
     """
-    uvloop.run(_until_signalled(serve, reloader, probe))
+    run_loop = asyncio.run if forks else uvloop.run
+    run_loop(_until_signalled(serve, reloader, probe))
 
 
 def run_reporting_errors(

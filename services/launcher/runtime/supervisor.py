@@ -15,12 +15,14 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
 import structlog
 
+from launcher.runtime.forked import Main, Process, fork, replace_arguments
 from launcher.terminal import CommandError
 
 log = structlog.get_logger(__name__)
@@ -45,6 +47,7 @@ _MAX_LINE_BYTES: Final = 1 << 20
 _SIGNAL_CHECK_INTERVAL_SECS: Final = 0.02
 
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+_PR_SET_NAME: Final = 15  # of 15 bytes
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
@@ -57,15 +60,17 @@ class ChildSpec(msgspec.Struct, frozen=True):
 
     Attributes:
         name: in log lines.
-        command: the program and its arguments.
+        command: the program and its arguments; with `main`, the arguments.
         environ: its environment.
         probe: returns whether the child answers, within a few seconds; None: it is not probed.
+        main: runs in a copy of this process; None: `command` is executed.
     """
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
     probe: Callable[[], Awaitable[bool]] | None = None
+    main: Main | None = None
 
 
 class ProcessGroup:
@@ -152,12 +157,12 @@ async def restart(name: str, run: Callable[[], Awaitable[int]]) -> NoReturn:
         delay = min(2 * delay, MAX_RESTART_DELAY_SECS)
 
 
-async def stop_process(process: asyncio.subprocess.Process, name: str, timeout: float) -> None:  # noqa: ASYNC109
+async def stop_process(process: Process, name: str, timeout: float) -> None:  # noqa: ASYNC109
     """Send SIGTERM, wait, and send SIGKILL after `timeout` seconds or when cancelled."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
     # Not wait_for or timeout: a task that is being cancelled, as this one may be, would lose its
     # cancellation in the one (before Python 3.12), the time-out in the other (before 3.11.3).
     exited = asyncio.ensure_future(process.wait())
@@ -167,7 +172,7 @@ async def stop_process(process: asyncio.subprocess.Process, name: str, timeout: 
         if not exited.done():
             log.warning("child killed", child=name, child_pid=process.pid, after_secs=timeout)
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                process.send_signal(signal.SIGKILL)
     await exited
 
 
@@ -189,18 +194,11 @@ async def _run(
     group: ProcessGroup,
 ) -> int:
     with group.member() as reload_requested:
-        process = await asyncio.create_subprocess_exec(
-            *child.command,
-            env=dict(child.environ),
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=None if on_line is None else asyncio.subprocess.PIPE,
-            start_new_session=True,
-            limit=_MAX_LINE_BYTES,
-        )
+        process, stderr = await _start(child, piped=on_line is not None)
         log.info("child started", child=child.name, child_pid=process.pid)
         async with asyncio.TaskGroup() as tasks:
-            if process.stderr is not None and on_line is not None:
-                tasks.create_task(_relay(process.stderr, on_line))
+            if stderr is not None and on_line is not None:
+                tasks.create_task(_relay(stderr, on_line))
             background = (
                 tasks.create_task(_stop_if_unresponsive(child, process, stop_timeout, group)),
                 tasks.create_task(_forward_reloads(process, reload_requested)),
@@ -213,7 +211,44 @@ async def _run(
                 await stop_process(process, child.name, stop_timeout)
 
 
-async def _forward_reloads(process: asyncio.subprocess.Process, requested: asyncio.Event) -> None:
+async def _start(child: ChildSpec, *, piped: bool) -> tuple[Process, asyncio.StreamReader | None]:
+    """Start a child; return it, and what it writes to stderr if that is `piped`."""
+    if child.main is None:
+        executed = await asyncio.create_subprocess_exec(
+            *child.command,
+            env=dict(child.environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE if piped else None,
+            start_new_session=True,
+            limit=_MAX_LINE_BYTES,
+        )
+        return executed, executed.stderr
+    before = partial(_begin_copy, child.name, os.getpid())
+    if not piped:
+        return fork(child.main, child.command, child.environ, None, before), None
+    reading, writing = os.pipe()
+    try:
+        forked = fork(child.main, child.command, child.environ, writing, before)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    stream = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+    protocol = asyncio.StreamReaderProtocol(stream)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(reading, "rb"))
+    return forked, stream
+
+
+def _begin_copy(name: str, parent_pid: int) -> None:
+    """End with the parent, and take a name of its own."""
+    exit_with_parent(parent_pid)
+    if _prctl is not None:
+        _prctl(_PR_SET_NAME, name.encode())
+    replace_arguments(f"certstream-server {name}")
+
+
+async def _forward_reloads(process: Process, requested: asyncio.Event) -> None:
     """Send SIGHUP to a process on each request, but not before it has a handler."""
     started = time.monotonic()
     while True:
@@ -246,7 +281,7 @@ def _handles(pid: int, number: signal.Signals, age: float) -> bool:
 
 async def _stop_if_unresponsive(
     child: ChildSpec,
-    process: asyncio.subprocess.Process,
+    process: Process,
     stop_timeout: float,
     group: ProcessGroup,
 ) -> None:

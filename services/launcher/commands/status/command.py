@@ -18,9 +18,9 @@ from certbus.keys import Keys
 from certbus.sentinel import requires_replicas
 from launcher import options
 from launcher.commands.redis_target import run_with_redis
-from launcher.commands.status.render import view
+from launcher.commands.status.render import Printable, view
 from launcher.commands.status.watch import watch
-from launcher.terminal import Printable, print_json
+from launcher.terminal import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -19,13 +20,31 @@ from certbus.cluster_report import (
     RetiredLog,
     StreamReport,
 )
-from launcher.terminal import escape_control_chars
+from launcher.terminal import escape_control_chars, marked
 
 _STYLES: Final = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 _LOG_STYLES: Final = {**_STYLES, "excluded": "dim"}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _MIN_LOGS: Final = 3  # rows, even if the terminal is too small
 _ENOUGH_LOGS: Final = 12  # rows that take precedence over the tables of processes and streams
+
+
+class Printable:
+    """A renderable of rich, with a mark for each unprintable character in its text.
+
+    Args:
+        content: its styles and layout stay.
+    """
+
+    def __init__(self, content: RenderableType) -> None:
+        self._content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._content, options):
+            if segment.control or segment.text.isprintable() or segment.text == "\n":
+                yield segment
+            else:
+                yield Segment(marked(segment.text), segment.style)
 
 
 class Column(msgspec.Struct, frozen=True):

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from certbus.cluster_report import ClusterReport
 from certbus.errors import UNAVAILABLE
-from launcher.commands.status.render import view
-from launcher.terminal import Printable, escape_control_chars
+from launcher.commands.status.render import Printable, view
+from launcher.terminal import escape_control_chars
 
 _INTERVAL_SECS: Final = 1.0
 

@@ -7,24 +7,25 @@ stops the innermost block first.
 
 import argparse
 import asyncio
+import importlib
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from certconf import Config, ConfigHolder, RedisURL
 from certconf.settings import DRAIN_MARGIN_SECS
 from certhttp.tls import UnusableCertificate, load_certificate
-from launcher import options
+from launcher import cli, optional_modules, options
 from launcher.commands.up.addresses import ProbeAddress, check_port_free, urls
-from launcher.commands.up.dashboard import Dashboard
 from launcher.commands.up.demo import Demo
 from launcher.commands.up.memory import embedded_redis
 from launcher.runtime import run_service
 from launcher.runtime.config_reload import ConfigReloader
+from launcher.runtime.forked import can_fork, share_imports
 from launcher.runtime.runtime_dir import DEMO_STATE, runtime_dir
 from launcher.runtime.supervisor import (
     CERTSTREAM_SERVER,
@@ -34,6 +35,9 @@ from launcher.runtime.supervisor import (
     keep_running,
     restart,
 )
+
+if TYPE_CHECKING:
+    from launcher.commands.up.dashboard import Dashboard
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
     check_port_free(config.host, config.port)
     _check_certificate(config)
     if args.log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty():
+        optional_modules.show()
+        from launcher.commands.up.dashboard import Dashboard  # noqa: PLC0415 - it imports rich
+
+        optional_modules.hide()
         with Dashboard(tuple(urls(config))) as dashboard:
             _run(args, config, overrides, dashboard)
     else:
@@ -70,7 +78,7 @@ def _run(
     args: argparse.Namespace,
     config: Config,
     overrides: Mapping[str, Any],
-    dashboard: Dashboard | None,
+    dashboard: "Dashboard | None",
 ) -> None:
     log_format = "console" if dashboard else args.log_format
     run_service.prepare("up", config, log_format, args.parent_pid)
@@ -80,7 +88,10 @@ def _run(
     )
     everything = _run_everything(args, config, overrides, dashboard, services)
     run_service.run(
-        lambda stop: run_service.run_until_signal(stop, everything), reloader, services.answers
+        lambda stop: run_service.run_until_signal(stop, everything),
+        reloader,
+        services.answers,
+        forks=True,
     )
 
 
@@ -88,7 +99,7 @@ async def _run_everything(
     args: argparse.Namespace,
     config: Config,
     overrides: Mapping[str, Any],
-    dashboard: Dashboard | None,
+    dashboard: "Dashboard | None",
     services: ProcessGroup,
 ) -> None:
     """Run every process until cancelled.
@@ -118,14 +129,13 @@ async def _run_everything(
             settings |= {"redis_url": server.url}
             settings |= {"redis_read_url": None, "redis_password_file": None}
 
+        log_format, colors, on_line = args.log_format, {}, None
         if dashboard is None:
             _print_urls(config)
-
-        # A child that writes through the dashboard cannot find out that there is a terminal.
-        log_format = "console" if dashboard else args.log_format
+        else:  # a child that writes through it cannot find out that there is a terminal
+            log_format, colors, on_line = "console", {"FORCE_COLOR": "1"}, dashboard.line
         shared = (f"--parent-pid={os.getpid()}", f"--log-format={log_format}")
         configured = (*options.arguments(config), *shared)
-        colors = {"FORCE_COLOR": "1"} if dashboard else {}
         environ = {**options.environment(settings), **colors}
 
         def child(
@@ -135,8 +145,8 @@ async def _run_everything(
             group: ProcessGroup | None = services,
         ) -> Coroutine[Any, Any, None]:
             return keep_running(
-                ChildSpec(name, (*CERTSTREAM_SERVER, *arguments), environ, probe),
-                on_line=dashboard.line if dashboard else None,
+                _spec(name, arguments, environ, probe),
+                on_line=on_line,
                 stop_timeout=config.drain_secs + DRAIN_MARGIN_SECS,
                 group=group,
             )
@@ -152,14 +162,43 @@ async def _run_everything(
                 background.create_task(restart("redis", server.run))
             if demo is not None:
                 background.create_task(child("simlog", *demo.arguments, *shared, group=None))
+                await asyncio.sleep(0)  # simlog starts, and imports its modules at the same time
+            _import_services()
+            if demo is not None:
                 await demo.wait()
             if dashboard is not None:
                 background.create_task(dashboard.watch(redis_url.reveal(), config))
             async with asyncio.TaskGroup() as tasks:
-                for number in range(args.ingestors):
-                    tasks.create_task(service(f"ingestor-{number + 1}", "ingest"))
-                for number in range(args.gateways):
-                    tasks.create_task(service(f"gateway-{number + 1}", "gateway"))
+                for name, command in _services(args):
+                    tasks.create_task(service(name, command))
+
+
+def _services(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Return the name of each ingestor and gateway, and its subcommand."""
+    for number in range(args.ingestors):
+        yield f"ingestor-{number + 1}", "ingest"
+    for number in range(args.gateways):
+        yield f"gateway-{number + 1}", "gateway"
+
+
+def _import_services() -> None:
+    """Import what ingestors and gateways need, for copies of this process to share."""
+    if can_fork():
+        for command in ("ingest", "gateway"):
+            importlib.import_module(f"launcher.commands.{command}")
+        share_imports()
+
+
+def _spec(
+    name: str,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    probe: Callable[[], Awaitable[bool]] | None,
+) -> ChildSpec:
+    """Describe a child that runs a subcommand: a copy of this process where that is possible."""
+    if can_fork():
+        return ChildSpec(name, arguments, environ, probe, cli.main)
+    return ChildSpec(name, (*CERTSTREAM_SERVER, *arguments), environ, probe)
 
 
 def _check_certificate(config: Config) -> None:
