@@ -143,17 +143,18 @@ class Fetcher:
         self._http = http
         self._timeout = timeout
 
-    async def get_log(self, url: str, limit: int) -> bytes:
+    async def get_log(self, url: str, limit: int, *, is_page: bool = False) -> bytes:
         """Fetch a body.
 
         Args:
             url: what to get.
             limit: the most bytes the body may have, on the wire and decompressed.
+            is_page: whether it has entries: of these, few reserve slots at the same time.
 
         Raises:
             LogError: the last attempt's error; which one, see `errors.py`.
         """
-        attempt = partial(self.attempt, url, limit)
+        attempt = partial(self.attempt, url, limit, is_page=is_page)
         available = self._availability
         return (await (attempt() if available is None else available.repeat(attempt))).body
 
@@ -176,7 +177,12 @@ class Fetcher:
             raise
 
     async def attempt(
-        self, url: str, limit: int, headers: Mapping[str, str] = NO_HEADERS
+        self,
+        url: str,
+        limit: int,
+        headers: Mapping[str, str] = NO_HEADERS,
+        *,
+        is_page: bool = False,
     ) -> Version:
         """Return one answer, after at most `MAX_REDIRECTS` redirects.
 
@@ -185,19 +191,25 @@ class Fetcher:
         """
         place = _Redirect(url, self._trusted)
         for _ in range(MAX_REDIRECTS + 1):
-            found = await self._in_turn(url, place, limit, headers)
+            found = await self._in_turn(url, place, limit, headers, is_page=is_page)
             if isinstance(found, Version):
                 return found
             place = found
         raise InvalidResponse(self.log, url, f"more than {MAX_REDIRECTS} redirects")
 
     async def _in_turn(
-        self, url: str, place: _Redirect, limit: int, headers: Mapping[str, str]
+        self,
+        url: str,
+        place: _Redirect,
+        limit: int,
+        headers: Mapping[str, str],
+        *,
+        is_page: bool,
     ) -> Version | _Redirect:
         """One request in its turn, for `url`: what is at `place`, or where it is instead."""
         available = self._availability
         if available is not None:
-            await available.acquire(url)
+            await available.acquire(url, is_page=is_page)
         began = time.perf_counter()
         try:
             found = await self._request(url, place, limit, headers)

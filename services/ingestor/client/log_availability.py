@@ -17,6 +17,7 @@ and stores the circuit, for the log's next worker and for the status of the clus
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Final, TypeVar
 
 import httpx
@@ -47,8 +48,9 @@ PAUSE_SECS: Final = 5.0
 """How long a log pauses that answered 429 without a Retry-After."""
 
 MAX_RESERVED: Final = 3
-"""Slots that one log reserves at the same time. With one, each slot would come an interval after
-the process has noticed the last one, which a busy process does late. With many, other logs wait."""
+"""Slots that one log reserves at the same time for entries. With one, each slot would come an
+interval after the process has noticed the last one, which a busy process does late. With many,
+other logs wait."""
 
 LOG_INTERVAL_SECS: Final = 60.0
 """For which another outage is not logged, unless it lasts."""
@@ -159,8 +161,11 @@ class LogAvailability:
         """Whether the operator counts requests to logs of this API."""
         return self._operator.budget(self._log.kind)
 
-    async def acquire(self, url: str) -> None:
-        """Wait until `url` may be requested; at most `MAX_RESERVED` requests wait for slots.
+    async def acquire(self, url: str, *, is_page: bool = False) -> None:
+        """Wait until `url` may be requested.
+
+        At most `MAX_RESERVED` pages wait for slots. Tree heads and proofs, which are few, do not
+        wait for the pages of their log.
 
         Raises:
             Throttled: the log pauses.
@@ -172,7 +177,7 @@ class LogAvailability:
         began = asyncio.get_running_loop().time()
         self.waiting += 1
         try:
-            async with self._reserving:
+            async with self._reserving if is_page else nullcontext():
                 self._refuse(url)
                 await self._operator.acquire(is_behind=self.is_behind)
         finally:

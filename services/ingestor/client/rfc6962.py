@@ -63,7 +63,7 @@ class Rfc6962Log:
         alone = end - start == 1
         limit = min(max((end - start) * _MAX_ENTRY, _MIN_WINDOW), _MAX_WINDOW)
         try:
-            body = await self._fetcher.get_log(url, MAX_ALONE if alone else limit)
+            body = await self._fetcher.get_log(url, MAX_ALONE if alone else limit, is_page=True)
         except ResponseTooLarge:
             if not alone:
                 raise

@@ -4,6 +4,7 @@ A data tile holds 256 entries. The last one of a tree is partial and named by it
 drop it once the full tile is there, so a missing partial tile means: take the full one.
 """
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -127,10 +128,10 @@ class StaticCtLog:
 
     async def _hashes(self, ranges: list[range], size: int) -> list[bytes]:
         """The hashes of ranges of leaves, in a tree of that size."""
-        tiles: dict[HashTile, bytes] = {}
-        # One after the other: a TaskGroup in which a task fails loses a cancellation (3.11).
-        for tile in tiles_of(ranges, size):
-            tiles[tile] = await self._hash_tile(tile)
+        needed = list(tiles_of(ranges, size))
+        # Not a TaskGroup: one in which a task fails loses a cancellation (3.11).
+        bodies = await asyncio.gather(*map(self._hash_tile, needed))
+        tiles = dict(zip(needed, bodies, strict=True))
         try:
             return [hash_of(each, tiles) for each in ranges]
         except Malformed as error:
@@ -151,15 +152,16 @@ class StaticCtLog:
     ) -> tuple[str, bytes]:
         """Fetch a tile, or the full one that took its place; returns its URL and its bytes."""
         url = f"{self._base}/{tile_path(level, number, width)}"
+        is_page = level == "data"
         try:
-            return url, await self._fetcher.get_log(url, limit)
+            return url, await self._fetcher.get_log(url, limit, is_page=is_page)
         except UnexpectedStatus as error:
             if width == TILE or error.status not in _GONE:
                 raise
             partial = error
         url = f"{self._base}/{tile_path(level, number)}"
         try:
-            return url, await self._fetcher.get_log(url, limit)
+            return url, await self._fetcher.get_log(url, limit, is_page=is_page)
         except UnexpectedStatus as error:
             if error.status not in _GONE:
                 raise

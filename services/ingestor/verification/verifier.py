@@ -19,7 +19,7 @@ from itertools import groupby, pairwise
 
 from certbus.logs.tree_state import TreeStateStore
 from certconf.settings import Integrity
-from ctparse.merkle import BadProof, Frontier
+from ctparse.merkle import BadProof, Frontier, verify_consistency
 from ctparse.signatures import BadSignature, LogKey, verify_tree_head
 from ctparse.tree_head import TreeHead
 from ctparse.v2_message import Verification, Verified
@@ -538,6 +538,8 @@ class Verifier:
                 problem = f"{entries} do not lead to the root of {target.size}{rejected}"
                 raise await self._disproved(target, kind, problem)
             return
+        if await self._is_continued(frontier, target):
+            return
         problem = f"{entries}: no proof that the tree of {target.size} has them"
         proof = await self._inclusion(problem, frontier.size, target, last)
         self._missing.record()
@@ -548,6 +550,22 @@ class Verifier:
             raise await self._disproved(target, "wrong_proof", str(error)) from error
         problem = f"{entries} are not those in the tree of {target.size}{describe_rejected(run)}"
         raise await self._disproved(target, "wrong_leaf", problem)
+
+    async def _is_continued(self, frontier: Frontier, target: TreeHead) -> bool:
+        """Return whether a consistency proof shows that a tree continues that of a frontier.
+
+        Of a log with hash tiles, and for whole tiles: the proof takes only the upper hash tiles
+        and the last one, which proofs of earlier runs share. An inclusion proof takes one more.
+        """
+        tile = self._client.tile
+        if tile is None or not self._client.has_partial_tiles or frontier.size % tile:
+            return False
+        try:
+            proof = await self._client.consistency(frontier.size, target.size)
+            verify_consistency(frontier.size, target.size, frontier.root(), target.root, proof)
+        except (BadProof, LogError):
+            return False  # the inclusion proof shows why
+        return True
 
     async def _inclusion(
         self, problem: str, size: int, target: TreeHead, last: bytes | None = None

@@ -246,7 +246,7 @@ async def test_fetching_issuers_ends_when_it_is_cancelled_though_one_has_failed(
     ending, end = asyncio.Event(), asyncio.Event()
 
     class Fetching(Fetcher):
-        async def get_log(self, url: str, limit: int) -> bytes:
+        async def get_log(self, url: str, limit: int, *, is_page: bool = False) -> bytes:
             if digests[0].hex() in url:
                 raise InvalidResponse(self.log, url, f"longer than {limit}")
             try:
@@ -387,6 +387,14 @@ async def test_proofs_in_one_tree_share_its_upper_tiles_and_its_last(
     for index in (255, 511, 600):
         await sunlight.inclusion(index, head.size)
     assert server.count("/tile/1/000.p/2") == server.count("/tile/0/002.p/188") == 1
+    # The proof that the tree continues one of whole tiles takes no other tile.
+    leaves = [leaf_hash(entry.leaf) for entry in await sunlight.entries(0, 256)]
+    requests = len(server.requests)
+    frontier = Frontier()
+    frontier.extend(leaves)
+    proof = await sunlight.consistency(256, head.size)
+    verify_consistency(256, head.size, frontier.root(), head.root, proof)
+    assert len(server.requests) == requests
     # A log that has answered wrongly once is not held to it.
     await sunlight.tree_head()
     await sunlight.inclusion(255, head.size)

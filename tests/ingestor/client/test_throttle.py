@@ -13,6 +13,7 @@ from certbus.limits.operators import OperatorSlots
 from certbus.logs.circuit_state import CircuitStatus
 from ingestor.client.errors import LogError, Throttled, UnexpectedStatus
 from ingestor.client.http import Fetcher, http_client
+from ingestor.client.log_availability import MAX_RESERVED
 from ingestor.client.throttle import (
     CATCH_UP_SHARE,
     LATE_SECS,
@@ -78,12 +79,26 @@ async def test_each_redirect_takes_a_turn(redis: Redis, web: HostileServer) -> N
     assert times[2] - times[0] >= 2 * 2 * LATE_SECS - LATE_SECS
 
 
+async def test_a_proof_does_not_wait_for_the_pages_of_its_log(redis: Redis) -> None:
+    log = Asker(redis, "log", "Example", 0.01)
+    taken: list[str] = []
+
+    async def take(name: str) -> None:
+        await log.availability.acquire("url", is_page=name == "page")
+        taken.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        for name in ["page"] * 10 + ["proof"]:
+            tasks.create_task(take(name))
+    assert taken.index("proof") == MAX_RESERVED, "only those that have begun to wait are before it"
+
+
 async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
     greedy, modest = Asker(redis, "greedy", "Example"), Asker(redis, "modest", "EXAMPLE")
     taken: list[str] = []
 
     async def take(asker: Asker, name: str) -> None:
-        await asker.availability.acquire("url")
+        await asker.availability.acquire("url", is_page=True)
         taken.append(name)
 
     async with asyncio.TaskGroup() as tasks:
