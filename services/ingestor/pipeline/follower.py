@@ -287,7 +287,8 @@ class Follower:
             else:
                 await asyncio.sleep(due - loop.time())
             return
-        deadline = self._polls.due if self._poll is None else None
+        ends = [tile_due, self._polls.due if self._poll is None else None]
+        deadline = min([end for end in ends if end is not None], default=None)
         if is_behind:  # until it no longer is: then a poll may be due
             deadline = loop.time() + _BEHIND_CHECK_SECS
         await self._publish_next(self._target, deadline)
@@ -311,14 +312,15 @@ class Follower:
 
     async def _request_head(self) -> TreeHead:
         """Poll the tree head; entries below it may be requested from then on."""
-        loop = asyncio.get_running_loop()
-        punctual = loop.time() - self._polls.due <= 1.0
+        sent = asyncio.get_running_loop().time()
+        punctual = sent - self._polls.due <= 1.0
         head = await self._client.tree_head()
         if self.verifier.is_signed(head):  # otherwise anyone may have made it
             self._polls.budget = self.availability.budget
-            self._polls.page = self._page.size if self._page.is_known else 1
+            if self._page.is_known:
+                self._polls.page = self._page.size
             age = max(time.time() - head.timestamp / 1000, 0.0)
-            self._polls.record(head.size, loop.time(), punctual=punctual, age=age)
+            self._polls.record(head.size, sent, punctual=punctual, age=age)
             self.health.record_head(head)
             if self._target is not None:
                 self._prefetch.extend(self._readable(head.size))
@@ -413,7 +415,9 @@ class Follower:
 
     async def _publish_next(self, target: TreeHead, deadline: float | None) -> None:
         """Publish the next run below `target`, unless a poll is due or ends before it arrives."""
-        end = self._end(target)
+        readable = self._readable(target.size)
+        self._prefetch.extend(readable)  # entries may have waited for their tile long enough
+        end = min(target.size, readable)
         if self.publisher.next >= end:
             await self._aim(target)
             return

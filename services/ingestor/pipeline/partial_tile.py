@@ -33,11 +33,9 @@ class PartialTile:
         """
         if self._tile is None or not self._wait:
             return shown
-        first = max(next_index, shown // self._tile * self._tile)
+        first = max(next_index, self._until, shown // self._tile * self._tile)
         if first >= shown:
             return shown
-        if next_index < self._until:
-            return max(first, min(self._until, shown))
         if first != self._first:
             self._first, self._since = first, now
         if now - self._since < self._wait:
@@ -51,4 +49,5 @@ class PartialTile:
 
     def due(self, next_index: int) -> float | None:
         """Return when the entries that wait are to be read; None if none wait."""
-        return self._since + self._wait if next_index == self._first else None
+        waits = self._until <= self._first and next_index <= self._first
+        return self._since + self._wait if waits else None

@@ -19,8 +19,8 @@ Some operators count requests: after about 100 they refuse all others for a minu
 that before (`RequestBudget`), so the polls of a log save requests according to what is known:
 
     unlimited   as above
-    unknown     each 1/8 of the silence or of the first gap; and if the gaps are several intervals
-                long, not before a whole page is likely to be new, for at most 15 intervals
+    unknown     each 1/8 of the silence before the log has grown; and if the gaps are several
+                intervals long, not before a page is likely to be full, for at most 15 intervals
     limited     not before a whole page is likely to be new, and then each 1/8 of the silence
 
 Each log is polled at least every `MAX_SECS`.
@@ -58,7 +58,7 @@ _FIRST_PARTS = {
     RequestBudget.UNKNOWN: 1 / 8,
     RequestBudget.LIMITED: 1 / 4,
 }
-_FIRST_GAP_PART, _UNKNOWN_FIRST_GAP_PART = 1 / 20, 1 / 8  # of the only gap that is known
+_FIRST_GAP_PART = 1 / 20  # of the only gap that is known
 _LONG_GAP = 3  # intervals: the wait for a shorter gap saves no poll
 _MAX_AGE = 60
 """Intervals: age of the first tree head shown, as far as it counts; its clock may be wrong."""
@@ -93,13 +93,13 @@ class PollSchedule:
     Attributes:
         due: time of the next poll.
         budget: of the log's operator.
-        page: entries of a full page; 1 while it is not known.
+        page: entries of a full page, as far as is known.
     """
 
     def __init__(self, interval: float, phase: float) -> None:
         self.due = 0.0
         self.budget = RequestBudget.UNKNOWN
-        self.page = 1
+        self.page = 256
         self._interval = interval
         self._phase = phase
         self._size = -1
@@ -131,7 +131,7 @@ class PollSchedule:
 
         Args:
             size: of the tree that the log has shown.
-            now: time of the poll.
+            now: when the poll was sent.
             punctual: whether it was sent when it was due, so that it measures a gap.
             age: seconds since the log has signed the tree head, 0 if its clock is ahead. That of
                 the first one counts as silence: a log that has moved here has not just grown.
@@ -162,7 +162,7 @@ class PollSchedule:
         is_long = self._is_long(_typical(gaps))
         early = 0.0
         if is_long:
-            irregular = math.sqrt(gaps[0] / gaps[-1]) if self._is_unlimited else 1.0
+            irregular = gaps[0] / gaps[-1] if self._is_unlimited else 1.0
             early = self._early * irregular * gaps[len(gaps) // 4]
         fill = self._fill_secs(now, is_long=is_long)
         self._has_waited = early > fill and early - silence > step
@@ -186,15 +186,14 @@ class PollSchedule:
         if self.budget is RequestBudget.LIMITED:
             return silence * _LIMITED_PART
         if longest is None:
-            part = _FIRST_GAP_PART if self._is_unlimited else _UNKNOWN_FIRST_GAP_PART
-            return max(max(self._gaps, default=0.0) * part, silence * _UNLIKELY_PART)
+            return max(max(self._gaps, default=0.0) * _FIRST_GAP_PART, silence * _UNLIKELY_PART)
         return silence * (_LIKELY_PART if silence <= 2 * longest else _UNLIKELY_PART)
 
     def _fill_secs(self, now: float, *, is_long: bool) -> float:
         """Return the time in which the log grows by a page, about, if polls wait for one."""
         first, is_limited = self._first, self.budget is RequestBudget.LIMITED
         saves = is_limited or (is_long and not self._is_unlimited)
-        if not saves or self.page <= 1 or first is None or now <= first[0]:
+        if not saves or first is None or now <= first[0]:
             return 0.0
         rate = max(self._rate, (self._size - first[1]) / (now - first[0]))
         most = MAX_FILL_SECS if is_limited else MAX_UNKNOWN_FILL * self._interval

@@ -10,8 +10,9 @@ Answers that wait for an earlier one are bounded in bytes, per log and per inges
 unless it ends at the tree head. So a run is complete when it ends there, has waited for
 `GATHER_SECS`, or when the entries after it are not in flight; and when it has `RUN_BYTES`, unless
 all entries up to the tree head fit into the memory of the log. While more than one round of
-requests is missing, the first runs since the log was at its head wait for less: then the first
-entries of a large tree head, or those of a new owner of the log, are not published with the last.
+requests is missing, a run is also complete with `RUN_REQUESTS` answers, and the first runs since
+the log was at its head wait for less: then the first entries of a large tree head, or those of a
+new owner of the log, are not published with the last.
 """
 
 import asyncio
@@ -28,6 +29,10 @@ from ingestor.window import Window
 
 RUN_BYTES = 8 << 20
 """Of the entries that one proof covers, about; 1,024 real entries have 3 MB."""
+
+RUN_REQUESTS = 16
+"""Answers after which a run does not wait while more than one round is missing: a proof costs one
+request more."""
 
 GATHER_SECS = 5.0
 """For which arrived entries wait for the entries after them, so that one proof covers both."""
@@ -200,6 +205,7 @@ class Prefetch:
             now = loop.time()
             is_behind = self.missing_requests > self._in_flight.limit
             gather = self._gather if is_behind else GATHER_SECS
+            is_complete = is_complete or (is_behind and len(ready) >= RUN_REQUESTS)
             if ready and (is_complete or now - (self._since or now) >= gather):
                 return list(_windows(self.next, ready, target))
             if self._pieces and (error := self._pieces[0].error) is not None:

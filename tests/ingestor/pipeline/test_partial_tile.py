@@ -12,12 +12,13 @@ def test_entries_wait_until_their_tile_is_full_or_the_time_has_passed() -> None:
     tile = PartialTile(TILE, 10.0)
     assert tile.limit(0, 300, 100.0) == 256
     assert tile.due(256) == 110.0
-    assert tile.due(0) is None, "full tiles come first"
+    assert tile.due(0) == 110.0, "they do not wait until the full tiles before them are read"
     assert tile.limit(256, 310, 109.9) == 256, "more entries do not extend the wait"
     assert tile.limit(256, 320, 110.0) == 320
-    assert tile.limit(288, 330, 110.1) == 320, "what has waited is read to its end"
-    assert tile.due(320) is None
-    assert tile.limit(320, 330, 111.0) == 320, "the next ones wait from when they are shown"
+    assert tile.due(256) is None, "they are read"
+    assert tile.limit(256, 330, 110.1) == 320, "the next ones wait from when they are shown"
+    assert tile.due(256) == 120.1, "not until those before them are read"
+    assert tile.limit(320, 330, 111.0) == 320
     assert tile.limit(320, 600, 112.0) == 512, "full"
     assert tile.due(512) == 122.0
 

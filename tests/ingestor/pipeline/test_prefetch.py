@@ -380,12 +380,29 @@ async def test_small_pages_are_joined_to_windows() -> None:
 
 
 class Stalling(MemoryLog):
-    """A log that answers its first request and no other one."""
+    """A log that answers requests below `stalls_at` and no other one, but the first."""
+
+    stalls_at = 1
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
-        if start:
+        if start >= self.stalls_at:
             await asyncio.get_running_loop().create_future()
         return await super().entries(start, end)
+
+
+async def test_a_run_with_many_answers_does_not_wait_for_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECS", 3600.0)
+    monkeypatch.setattr(module, "_FIRST_GATHER_SECS", 3600.0)
+    log, page = Stalling(1000), PageSize(100)
+    log.stalls_at = 100 * module.RUN_REQUESTS
+    page.record_answer(0, 100, 100)
+    ahead = ahead_of(log, 0, page, 4)
+    ahead.extend(10_000)
+    run = await ahead.run(10_000)
+    assert sum(len(window.entries) for window in run) == log.stalls_at
+    await ahead.restart(0)
 
 
 @pytest.mark.parametrize(("head", "is_early"), [(10_000, True), (300, False)])
