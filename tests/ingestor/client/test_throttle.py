@@ -254,7 +254,8 @@ async def test_logs_at_their_head_come_first_and_the_others_get_a_tenth(redis: R
             tasks.create_task(request(is_behind=False))
     last = len(served) - served[::-1].index(False)
     assert served.count(True) == 20
-    assert served[:last].count(True) == 40 // (CATCH_UP_SHARE - 1)
+    # Two requests whose slots come in one round of the event loop may resume in any order.
+    assert abs(served[:last].count(True) - 40 // (CATCH_UP_SHARE - 1)) <= 1
     assert all(served[last:])
 
 
