@@ -44,13 +44,7 @@ class Target(NamedTuple):
 
 
 _PUBLISHING = (
-    tuple(
-        f"tests/certbus/streams/test_{name}.py"
-        for name in (
-            *("publisher", "marks", "stored_fields", "issuance"),
-            *("lost_writes", "publishing_model"),
-        )
-    ),
+    tuple(f"tests/certbus/streams/test_{name}.py" for name in ("publisher", "marks", "issuance")),
     "not redis7 and not valkey",
 )
 _MODEL = "tests/gateway/test_delivery_model.py"
