@@ -11,7 +11,7 @@ PIP    := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/pip
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(VENV)/.runtime  ## stream from the public CT logs on http://localhost:8080
 	@exec $(BIN)/certstream-server up $(ARGS)
@@ -52,6 +52,10 @@ fuzz: $(VENV)/.dev  ## run mutated inputs for 30 seconds (ARGS="--inputs 1000000
 adversity: $(VENV)/.dev  ## run the server under random faults (SEED=1 RUNS=1 SECONDS=60 PARALLEL=1)
 	$(BIN)/python -m tests.adversity --seed $(or $(SEED),1) --runs $(or $(RUNS),1) \
 		--seconds $(or $(SECONDS),60) --parallel $(or $(PARALLEL),1) $(ARGS)
+
+adversity-today: $(VENV)/.dev  ## run five seeds of the day for 15 s each, and mutated inputs for 30 s
+	$(BIN)/python -m tests.adversity --seed $$(date -u +%Y%m%d0) --runs 5 --seconds 15 --parallel 5
+	$(BIN)/python -m tests.fuzz
 
 failovers: $(VENV)/.dev  ## kill, stop or cut off the primary of sentinels for 30 s (RUNS=20)
 	FAILOVERS=$(or $(RUNS),20) $(BIN)/python -m pytest --numprocesses 2 tests/e2e/test_sentinel.py $(ARGS)
@@ -111,4 +115,4 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) has no venv. On Debian and Ubuntu: apt install $(notdir $(PYTHON))-venv" >&2; exit 1; }
 
-.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity failovers mutation soak rules docs lock tables sbom release clean
+.PHONY: help up demo test test-fast test-deploy check format bench bench-full fuzz adversity adversity-today failovers mutation soak rules docs lock tables sbom release clean
