@@ -22,8 +22,8 @@ from tests.paths import ROOT
 
 MIN_KILLED = 0.85
 MIN_LIMIT_SECS = 10.0
-EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-"""Mutants that change no promise: module, line, change, reason, two spaces between."""
+EQUIVALENT = Path(__file__).with_name("equivalent.tsv")
+"""Mutants that change no promise: module, line, line with the change, reason."""
 
 _FORK = multiprocessing.get_context("fork")
 COPIED = ("libs", "services", "tests", "docs", "bench", "tools", "deploy", "requirements")
@@ -140,8 +140,8 @@ def mutants_of(name: str, source: bytes) -> list[Mutant]:
 
 def equivalent(name: str) -> set[tuple[str, str]]:
     """Return the keys of the mutants of a module that change no promise, from `EQUIVALENT`."""
-    rows = [row.split("  ") for row in EQUIVALENT.read_text().splitlines() if row]
-    return {(line, change) for module, line, change, _ in rows if module == name}
+    rows = [row.split("\t") for row in EQUIVALENT.read_text().splitlines() if row]
+    return {(line, changed) for module, line, changed, _ in rows if module == name}
 
 
 def passes(target: Target, directory: Path, limit: float) -> bool:

@@ -24,19 +24,20 @@ class Mutant(NamedTuple):
         return source[: self.start] + self.text + source[self.end :]
 
     def key(self, source: bytes) -> tuple[str, str]:
-        """Return the line of the source and the change, which stay when the line moves."""
-        start, end = source.rfind(b"\n", 0, self.start) + 1, source.find(b"\n", self.start)
-        return source[start:end].decode().strip(), self._change(source)
+        """Return the line of the source where this change begins, before it and after it."""
+        return _line(source, self.start), _line(self.apply(source), self.start)
 
     def describe(self, source: bytes) -> str:
         """Return number of the line and change, for people."""
         number = source.count(b"\n", 0, self.start) + 1
-        return f"{number}: {self._change(source)}"
-
-    def _change(self, source: bytes) -> str:
         old = " ".join(source[self.start : self.end].decode().split())
         new = " ".join(self.text.decode().split())
-        return f"{old[:60]} -> {new[:60] or 'nothing'}"
+        return f"{number}: {old[:60]} -> {new[:60] or 'nothing'}"
+
+
+def _line(source: bytes, at: int) -> str:
+    start, end = source.rfind(b"\n", 0, at) + 1, source.find(b"\n", at)
+    return source[start:end].decode().strip()
 
 
 _COMPARISONS: Final = {

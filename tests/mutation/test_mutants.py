@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from tests.mutation.__main__ import TARGETS
+from tests.mutation.__main__ import TARGETS, equivalent, mutants_of
 from tests.mutation.mutants import lua_mutants, python_mutants
 from tests.paths import ROOT
 
@@ -21,6 +21,12 @@ def test_each_module_has_mutants_and_tests(name: str) -> None:
     if not is_lua:
         for mutant in mutants:
             ast.parse(mutant.apply(source))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_equivalent_mutants_are_those_of_the_present_source(name: str) -> None:
+    source = (ROOT / TARGETS[name].source).read_bytes()
+    assert equivalent(name) <= {mutant.key(source) for mutant in mutants_of(name, source)}
 
 
 def test_python() -> None:
