@@ -1,6 +1,7 @@
 """`make release` builds the same bytes from one commit, whatever the machine's time and umask."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,17 +12,19 @@ import tomllib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from tests.paths import ROOT
+from tools import image
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 NAME = f"certstream_server-{VERSION}"
 DOCKER = """\
 #!/bin/sh
 echo "$*" >> "$DOCKER_LOG"
-[ "$1" = save ] && echo image > "$3"
+[ "$1" = save ] && cp "$SAVED_IMAGE" "$3"
 exit 0
 """
 
@@ -65,6 +68,53 @@ def release(checkout: Path, directory: Path, **environ: str) -> Mapping[str, byt
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
+def save_image(file: Path, built: str) -> Path:
+    """Write what `docker save` writes of an image that was built at this time."""
+    layer = f"{built}/layer.tar"
+    config = {
+        "architecture": "amd64",
+        "config": {"User": "10001", "Image": f"sha256:{built}"},
+        "container": built,
+        "created": built,
+        "history": [{"created": built, "created_by": "COPY"}],
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{64 * 'a'}"]},
+    }
+    manifest = [{"Config": f"{built}.json", "RepoTags": ["one:1"], "Layers": [layer]}]
+    contents = {layer: b"files", f"{built}.json": config, "manifest.json": manifest}
+    with tarfile.open(file, "w") as archive:
+        for name, content in contents.items():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file
+
+
+def test_two_images_of_the_same_layers_are_the_same_bytes(tmp_path: Path) -> None:
+    images = []
+    for built in ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"):
+        file = tmp_path / f"{built}.tar"
+        image.normalize(save_image(tmp_path / "saved.tar", built), file, 1_800_000_000)
+        images.append(file.read_bytes())
+    assert images[0] == images[1]
+    with tarfile.open(file) as archive:
+        (manifest,) = json.load(extract(archive, "manifest.json"))
+        assert manifest["RepoTags"] == ["one:1"]
+        (layer,) = manifest["Layers"]
+        assert extract(archive, layer).read() == b"files"
+        text = extract(archive, manifest["Config"]).read()
+        assert manifest["Config"] == f"{hashlib.sha256(text).hexdigest()}.json"
+        config = json.loads(text)
+    assert config["config"] == {"User": "10001"}
+    assert config["created"] == config["history"][0]["created"] == "2027-01-15T08:00:00Z"
+
+
+def extract(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    file = archive.extractfile(name)
+    assert file is not None
+    return file
+
+
 def test_two_builds_are_the_same_bytes(checkout: Path, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -82,12 +132,15 @@ def test_two_builds_are_the_same_bytes(checkout: Path, tmp_path: Path) -> None:
     mask = os.umask(0o077)
     try:
         log = tmp_path / "docker.log"
-        second = dict(release(moved, tmp_path / "second", PATH=path, DOCKER_LOG=str(log)))
+        saved = str(save_image(tmp_path / "saved.tar", "2026-01-01T00:00:00Z"))
+        variables = {"PATH": path, "DOCKER_LOG": str(log), "SAVED_IMAGE": saved}
+        second = dict(release(moved, tmp_path / "second", **variables))
     finally:
         os.umask(mask)
-    image = second.pop(f"{NAME}-image.tar")
-    assert image == b"image\n"
+    container = second.pop(f"{NAME}-image.tar")
+    assert b"files" in container
     assert f"build --build-arg=VERSION={VERSION}" in log.read_text()
+    assert "--build-arg=SOURCE_DATE_EPOCH=1800000000" in log.read_text()
     sums = second.pop("SHA256SUMS").decode()
     assert {name: content for name, content in first.items() if name != "SHA256SUMS"} == second
     assert set(second) == {
@@ -95,7 +148,7 @@ def test_two_builds_are_the_same_bytes(checkout: Path, tmp_path: Path) -> None:
         f"{NAME}.tar.gz",
         f"{NAME}.cdx.json",
     }
-    second[f"{NAME}-image.tar"] = image
+    second[f"{NAME}-image.tar"] = container
     stated = {line[66:]: line[:64] for line in sums.splitlines()}
     assert stated == {name: hashlib.sha256(file).hexdigest() for name, file in second.items()}
     bill = json.loads(second[f"{NAME}.cdx.json"])

@@ -4,7 +4,8 @@ A release has the source distribution, the wheel, the software bill of materials
 image where a Docker daemon answers, and SHA256SUMS of these files. It is built from the commit
 that is checked out; files that are not committed are no part of it. All files but the image are
 the same bytes wherever they are built with the same zlib: times in them are SOURCE_DATE_EPOCH, by
-default the time of the commit. The image contains packages of Debian of the day.
+default the time of the commit. So are those of the image, which is the same bytes from the same
+base, builder and packages of Debian.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools import sbom
+from tools import image, sbom
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +44,8 @@ def main(directory: Path) -> None:
         name, version = wheel.name.split("-")[:2]
         sbom.write(source, directory / f"{name}-{version}.cdx.json", epoch)
         if _has_docker():
-            _build_image(source, version, directory / f"{name}-{version}-image.tar")
+            saved = _build_image(source, version, epoch)
+            image.normalize(saved, directory / f"{name}-{version}-image.tar", epoch)
         else:
             print("no Docker daemon answers: the release has no image")
     sums = [
@@ -67,15 +69,18 @@ def _has_docker() -> bool:
     return done.returncode == 0
 
 
-def _build_image(source: Path, version: str, file: Path) -> None:
-    tag = f"certstream-server:{version}"
+def _build_image(source: Path, version: str, epoch: int) -> Path:
+    """Build the image, and return the file in which Docker has saved it."""
+    file, tag = source / "image.tar", f"certstream-server:{version}"
     revision = _git("rev-parse", "HEAD").decode().strip()
-    arguments = (f"--build-arg=VERSION={version}", f"--build-arg=REVISION={revision}")
+    values = {"VERSION": version, "REVISION": revision, "SOURCE_DATE_EPOCH": epoch}
+    arguments = [f"--build-arg={name}={value}" for name, value in values.items()]
     dockerfile = source / "deploy" / "Dockerfile"
     subprocess.run(
         ["docker", "build", *arguments, "--tag", tag, "--file", dockerfile, source], check=True
     )
     subprocess.run(["docker", "save", "--output", file, tag], check=True)
+    return file
 
 
 if __name__ == "__main__":
