@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The image and the Compose stack, for real: builds what is missing, then runs tests/deploy.
 #
-#   tests/deploy/run.sh [--if-possible] [arguments of pytest]
+#   tests/deploy/run.sh [--if-possible] [--valkey] [arguments of pytest]
 #
 # Takes the Docker daemon that is there, else starts one for as long as the tests run. Where an image
 # registry answers, the official images are used; else Redis, HAProxy, Prometheus and redis_exporter
 # come from Debian's packages, and the base of our image from debootstrap. With --if-possible, what the machine
-# lacks is no failure, but said. What takes long is kept in $CACHE.
+# lacks is no failure, but said. With --valkey, Valkey is in the place of Redis. What takes long is
+# kept in $CACHE.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -17,6 +18,8 @@ CERTIFICATES=/etc/ssl/certs/ca-certificates.crt
 
 if_possible=
 if [ "${1:-}" = --if-possible ]; then if_possible=yes; shift; fi
+redis=redis
+if [ "${1:-}" = --valkey ]; then redis=valkey; shift; fi
 
 cannot() {
   echo "test-deploy: skipped: $*" >&2
@@ -98,7 +101,7 @@ build() {
 }
 
 build_others() {
-  for service in redis haproxy prometheus redis-exporter; do
+  for service in $redis haproxy prometheus redis-exporter; do
     build --target=$service --tag=certstream-test/$service \
       --file=tests/deploy/images.Dockerfile tests/deploy || return 1
   done
@@ -124,9 +127,14 @@ if ! registry_answers; then
   BASE=$DEBIAN
   arguments+=(--build-arg "PIP_CERT=$CERTIFICATES")
   build_others || cannot "Debian's packages cannot be had"
-  export REDIS_IMAGE=certstream-test/redis HAPROXY_IMAGE=certstream-test/haproxy
+  export REDIS_IMAGE=certstream-test/$redis HAPROXY_IMAGE=certstream-test/haproxy
   export PROMETHEUS_IMAGE=certstream-test/prometheus GRAFANA_IMAGE=certstream-test/prometheus
   export REDIS_EXPORTER_IMAGE=certstream-test/redis-exporter
+fi
+
+if [ $redis = valkey ]; then
+  export REDIS_IMAGE=${REDIS_IMAGE:-valkey/valkey:8.1-alpine}
+  say "in place of Redis: $(docker run --rm --entrypoint redis-server "$REDIS_IMAGE" --version)"
 fi
 
 say "building the image"
