@@ -1,5 +1,6 @@
 """`make release` builds the same bytes from one commit, whatever the machine's time and umask."""
 
+import datetime as dt
 import hashlib
 import io
 import json
@@ -71,6 +72,13 @@ def release(checkout: Path, directory: Path, **environ: str) -> Mapping[str, byt
 def save_image(file: Path, built: str) -> Path:
     """Write what `docker save` writes of an image that was built at this time."""
     layer = f"{built}/layer.tar"
+    files = io.BytesIO()
+    at = int(dt.datetime.fromisoformat(built).timestamp())
+    with tarfile.open(fileobj=files, mode="w") as archive:
+        for name, mtime in (("old", 1_500_000_000), ("new", at)):
+            info = tarfile.TarInfo(name)
+            info.mtime, info.size = mtime, len(name)
+            archive.addfile(info, io.BytesIO(name.encode()))
     config = {
         "architecture": "amd64",
         "config": {"User": "10001", "Image": f"sha256:{built}"},
@@ -80,7 +88,7 @@ def save_image(file: Path, built: str) -> Path:
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{64 * 'a'}"]},
     }
     manifest = [{"Config": f"{built}.json", "RepoTags": ["one:1"], "Layers": [layer]}]
-    contents = {layer: b"files", f"{built}.json": config, "manifest.json": manifest}
+    contents = {layer: files.getvalue(), f"{built}.json": config, "manifest.json": manifest}
     with tarfile.open(file, "w") as archive:
         for name, content in contents.items():
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -92,7 +100,7 @@ def save_image(file: Path, built: str) -> Path:
 
 def test_two_images_of_the_same_layers_are_the_same_bytes(tmp_path: Path) -> None:
     images = []
-    for built in ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"):
+    for built in ("2028-01-01T00:00:00Z", "2028-01-02T00:00:00Z"):
         file = tmp_path / f"{built}.tar"
         image.normalize(save_image(tmp_path / "saved.tar", built), file, 1_800_000_000)
         images.append(file.read_bytes())
@@ -101,11 +109,17 @@ def test_two_images_of_the_same_layers_are_the_same_bytes(tmp_path: Path) -> Non
         (manifest,) = json.load(extract(archive, "manifest.json"))
         assert manifest["RepoTags"] == ["one:1"]
         (layer,) = manifest["Layers"]
-        assert extract(archive, layer).read() == b"files"
+        content = extract(archive, layer).read()
+        assert layer == f"{hashlib.sha256(content).hexdigest()}.tar"
+        with tarfile.open(fileobj=io.BytesIO(content)) as files:
+            times = {each.name: each.mtime for each in files}
+            assert times == {"old": 1_500_000_000, "new": 1_800_000_000}
+            assert extract(files, "new").read() == b"new"
         text = extract(archive, manifest["Config"]).read()
         assert manifest["Config"] == f"{hashlib.sha256(text).hexdigest()}.json"
         config = json.loads(text)
     assert config["config"] == {"User": "10001"}
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{layer.removesuffix('.tar')}"]
     assert config["created"] == config["history"][0]["created"] == "2027-01-15T08:00:00Z"
 
 
@@ -138,7 +152,7 @@ def test_two_builds_are_the_same_bytes(checkout: Path, tmp_path: Path) -> None:
     finally:
         os.umask(mask)
     container = second.pop(f"{NAME}-image.tar")
-    assert b"files" in container
+    assert b"new" in container
     assert f"build --build-arg=VERSION={VERSION}" in log.read_text()
     assert "--build-arg=SOURCE_DATE_EPOCH=1800000000" in log.read_text()
     sums = second.pop("SHA256SUMS").decode()
