@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 import simlog.app
 from certbus.cluster import LogStatus
@@ -266,6 +267,35 @@ async def test_a_log_that_was_silent_skips_once(site: Site) -> None:
         assert reason.endswith("s behind, max_catchup_lag_secs is 1")
         assert (log.skipped, log.alarms) == (last - first + 1, 0)
         assert adds_up(log)
+
+
+async def test_entries_that_a_violation_withholds_are_not_skipped(site: Site) -> None:
+    async with served(site, None, preload=300, rate=400.0):
+        first = await follow(site, max_catchup_lag_secs=1)
+        await until(lambda: is_at_head(site), "the head")
+        await switch(site, "log", {"kind": "swapped_leaf", "every": 1})
+        with capture_logs() as lines:
+
+            def is_rejected() -> bool:
+                return any(line["event"] == "skip rejected" for line in lines)
+
+            await until(is_rejected, "a skip is rejected")
+        log = await the_log(site)
+        assert (log.skipped, log.integrity) == (0, "lying")
+        await first.stop()
+        with capture_logs() as lines:
+            await follow(site, max_catchup_lag_entries=1)  # the next worker finds the log so
+            await until(is_rejected, "a skip is rejected again")
+        after = await the_log(site)
+        assert (after.skipped, after.next) == (0, log.next)
+        await switch(site, "log")
+
+        async def continues() -> bool:
+            return ((await the_log(site)).next or 0) > (log.next or 0)
+
+        await until(continues, "entries after the withheld one")
+        first_skip = min((first for first, *_ in await skips(site)), default=log.next)
+        assert (first_skip or 0) >= (log.next or 0)
 
 
 async def test_the_skip_is_counted_and_shown(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

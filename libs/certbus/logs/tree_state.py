@@ -22,6 +22,7 @@ ALARMS_OF = "alarms."
 
 _BELOW = "below_since"
 _BARE_LEAVES = "bare_leaves"
+_WITHHELD_AT = "withheld_at"
 _FIELDS = ("frontier", "tree_size", "tree_timestamp", "tree_root", "tree_signature", _BELOW)
 
 
@@ -81,6 +82,11 @@ class TreeStateStore(Store):
         """Store which form the leaves of a hybrid log's tree have, once it was proven."""
         await self._update(self._keys.log(log_id), ("set", _BARE_LEAVES, int(bare)))
 
+    async def withheld_at(self, log_id: str) -> int | None:
+        """Return the entry from which on the newest violation withheld entries; None: no entry."""
+        value = await self._redis.hget(self._keys.log(log_id), _WITHHELD_AT)
+        return int(value) if value is not None and value.isdigit() else None
+
     async def record_alarm(
         self,
         log_id: str,
@@ -91,6 +97,7 @@ class TreeStateStore(Store):
         keep: bool = True,
         event: str = "",
         error: str = "",
+        withheld_at: int | None = None,
     ) -> None:
         """Count a violation, or a missing proof, which is none; store its evidence.
 
@@ -102,8 +109,11 @@ class TreeStateStore(Store):
             keep: whether evidence is stored; if not, the violation is only counted.
             event: identifies the violation: repeated calls count it once.
             error: the new `last_error` of the log; empty: unchanged.
+            withheld_at: the entry from which on it withholds entries; None: it withholds none.
         """
         changes: list[Change] = [("add", f"{ALARMS_OF}{kind}", 1), *last_error(error)]
+        if withheld_at is not None:
+            changes.append(("set", _WITHHELD_AT, withheld_at))
         if keep:
             changes.append(_evidence(log_id, kind, problem, heads))
         if kind != "no_proof":

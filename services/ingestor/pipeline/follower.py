@@ -379,7 +379,8 @@ class Follower:
         """Skip entries if the log is further behind a new head than permitted.
 
         The log continues where a new one starts. Without a proof of that position nothing is
-        skipped, unless unproven entries are published.
+        skipped, unless unproven entries are published. Entries that a violation withholds are
+        not skipped either: what the log signed and what it served are to be verified again.
 
         Raises:
             LogError: the log contradicts what it signed before.
@@ -391,6 +392,10 @@ class Follower:
         since_head = time.time() - self._reached
         reason = self._limits.exceeded(head.size - first, self.ingest_delay, since_head)
         if reason is None or end <= first:
+            return
+        if self.verifier.is_disputed(first):
+            problem = f"a violation withholds the entries from {first} on"
+            _log.warning("skip rejected", log=self.log.name, why=reason, problem=problem)
             return
         try:
             frontier = await self.verifier.prove_start(end, head)

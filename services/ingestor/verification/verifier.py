@@ -101,6 +101,7 @@ class Verifier:
         self._two_pass: TwoPassCheck | None = None
         self._signed: TreeHead | None = None  # the last one whose signature was verified
         self._next = 0  # index of the next entry to publish
+        self._withheld_at: int | None = None  # from where on a violation withholds entries
         self._unreachable = False  # whether the entries up to the target cannot be read
         self._is_proven = False  # whether the last published entries are proven
         # Whether the leaves of the tree lack the extensions of its tiles; None: not proven yet.
@@ -123,11 +124,19 @@ class Verifier:
         """Whether the entries of the log are withheld."""
         return self._mode == "enforce" and self.state in {"unproven", "lying"}
 
+    def is_disputed(self, next_index: int) -> bool:
+        """Return whether a violation withholds the entries from the next to publish on.
+
+        The worker before may have found it.
+        """
+        return self._mode == "enforce" and self._withheld_at == next_index
+
     async def load(self, next_index: int) -> None:
         """Continue from the tree state in Redis."""
         if self._mode == "off":
             return
         stored = await self._redis_retry(self._tree_states.load, self._log.id, next_index)
+        self._withheld_at = await self._redis_retry(self._tree_states.withheld_at, self._log.id)
         self._frontier = self._two_pass = None
         if self._log.is_hybrid:
             self._bare_leaves = await self._redis_retry(self._tree_states.bare_leaves, self._log.id)
@@ -318,7 +327,12 @@ class Verifier:
         else:
             self._missing.reset()
         self._heads.drop_target()
-        await self.alerts.report(error, self._next)
+        withheld_at = None
+        if isinstance(error, IntegrityViolation) and self._mode == "enforce":
+            # Entries may be read for the first of two times.
+            withheld_at = self._next if self._frontier is None else self._frontier.size
+            self._withheld_at = withheld_at
+        await self.alerts.report(error, self._next, withheld_at)
         if self._mode == "enforce":
             error.problem += self.alerts.way_out(error, self._next)
             raise error
