@@ -14,11 +14,9 @@ import msgspec
 
 from launcher.runtime.supervisor import exit_with_parent
 from tests.adversity.plan import Server, draw
-from tests.adversity.run import NOT_QUIET, Result, judge, run
+from tests.adversity.run import NOT_QUIET, RESULT, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables
 from tests.paths import ROOT
-
-RESULT = "result.json"
 
 
 def main() -> int:

@@ -99,7 +99,7 @@ def profiles() -> list[Profile]:
         Profile("websocket", "lite", "slow"),
         Profile("websocket", "full", "steady", is_compressed=True),
         Profile("websocket", "lite", "hopping", is_compressed=True),
-        Profile("websocket", "lite", "slow", is_compressed=True),
+        Profile("websocket", "full", "slow", is_compressed=True),
         Profile("websocket", "domains", "steady", is_compressed=True),
         Profile("websocket", "lite", "steady", is_filtered=True),
         Profile("websocket", "domains", "hopping", is_filtered=True),

@@ -83,6 +83,18 @@ class Stop(Fault, frozen=True, kw_only=True):
     seconds: float
 
 
+class StopAtPublish(Fault, frozen=True, kw_only=True):
+    """An ingestor stops after it has sent a batch, until another one has the lease of the log.
+
+    Redis gets the batch just then, before a batch of the new owner: only the fence refuses it.
+
+    Attributes:
+        seconds: after which the ingestor continues in any case.
+    """
+
+    seconds: float
+
+
 class Cut(Fault, frozen=True, kw_only=True):
     """All connections to Redis end at once."""
 
@@ -254,6 +266,7 @@ AnyFault = (
     Kill
     | Restart
     | Stop
+    | StopAtPublish
     | Cut
     | CutAtReply
     | Delay

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,6 +16,7 @@ import msgspec
 import yaml
 
 from certbus.connection import connect
+from certbus.errors import UNAVAILABLE
 from certbus.store import script_text
 from tests.adversity.cluster import START, STOP, Cluster, last_words
 from tests.adversity.faults import (
@@ -45,9 +47,14 @@ from tests.adversity.faults import (
     ShiftClock,
     ShiftHost,
     Stop,
+    StopAtPublish,
 )
+from tests.certbus.proxy import FENCE, Held
 from tests.certbus.servers import ShiftedRedisServer
 from tests.waiting import until
+
+_LOG = re.compile(rb"\n([^\r\n]*\blog:[^\r\n]+)\r")
+"""The key of the log in a request that publishes."""
 
 
 class FaultyCluster(Cluster):
@@ -67,6 +74,8 @@ class FaultyCluster(Cluster):
                 await self._restart(fault.process)
             case Stop():
                 await self._stop_for(fault.process, fault.seconds)
+            case StopAtPublish():
+                await self._stop_at_publish(fault.seconds)
             case Roll():
                 await self._roll(fault.processes)
             case Reload():
@@ -158,6 +167,44 @@ class FaultyCluster(Cluster):
             self._down.add(name)
             await self._suspend(self.process(name).send, seconds)
             self._down.discard(name)
+
+    async def _stop_at_publish(self, seconds: float) -> None:
+        """Let Redis have a batch just after the lease of its log went to another ingestor."""
+        held: Held | None = None
+        victim: str | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                held = await self.proxy.hold(PUBLISH)
+                victim = self._owner(held.port)
+                if victim is not None:
+                    self._down.add(victim)
+                    self.process(victim).send(signal.SIGSTOP)
+                    await until(partial(self._has_new_fence, held.requests), "a new fence")
+        if held is not None:
+            held.released.set()
+        if victim is not None:
+            self.process(victim).send(signal.SIGCONT)
+            self._down.discard(victim)
+
+    def _owner(self, port: int) -> str | None:
+        """The ingestor with a connection from a port, unless a fault ends or stops it."""
+        sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        inodes = {f"socket:[{row[9]}]" for row in sockets if row[1].endswith(f":{port:04X}")}
+        for name in set(INGESTORS) - self._down:
+            with suppress(OSError):
+                for file in Path(f"/proc/{self.process(name).pid}/fd").iterdir():
+                    if str(file.readlink()) in inodes:
+                        return name
+        return None
+
+    async def _has_new_fence(self, requests: bytes) -> bool:
+        """Whether the log of a batch has another fence than the batch."""
+        log, fence = _LOG.findall(requests)[0], FENCE.findall(requests)[0]
+        with suppress(*UNAVAILABLE):
+            async with connect(self.redis.url) as client:
+                present = await client.hget(log.decode(), "fence")
+                return present is not None and present != fence
+        return False
 
     async def _replace_redis(
         self, down: float, copy: Path | None = None, *, lose: bool = False

@@ -40,6 +40,7 @@ from tests.adversity.faults import (
     ShiftClock,
     ShiftHost,
     Stop,
+    StopAtPublish,
 )
 from tests.certbus.proxy import How, When
 from tests.e2e.sentinels import KINDS
@@ -172,6 +173,10 @@ def _stop_no_redis(chance: random.Random, at: float, left: float) -> Stop:
     return _stop(chance, at, left, PROCESSES)
 
 
+def _stop_at_publish(_: random.Random, at: float, __: float) -> StopAtPublish:
+    return StopAtPublish(at=at, seconds=20)
+
+
 def _cut(chance: random.Random, at: float, _: float) -> Cut:
     return Cut(at=at, how=_how(chance))
 
@@ -262,7 +267,7 @@ def _fail_over(chance: random.Random, seconds: float) -> FailOver:
 
 
 _MAKERS: tuple[Maker, ...] = (
-    *(_kill, _kill, _stop, _stop, _restart),
+    *(_kill, _kill, _stop, _stop, _stop_at_publish, _restart),
     *(_cut, _cut_at_reply, _delay, _refuse),
     *(_restart_redis, _empty_redis, _rewind_redis, _fill_redis, _fill_disk),
     *(_cut_at_call, _cut_at_call, _roll, _reload, _limit_descriptors),

@@ -33,6 +33,7 @@ from tests.adversity.invariants import Trouble
 from tests.adversity.plan import Plan
 from tests.waiting import until
 
+RESULT: Final = "result.json"
 RECORD: Final = "record"
 PUBLISHED: Final = "published"
 NOT_QUIET: Final = "not quiet in time"

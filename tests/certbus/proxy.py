@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Literal, NamedTuple, Self
 
 import hiredis
 
@@ -16,9 +16,25 @@ How = Literal["rst", "fin"]
 When = Literal["unsent", "before", "after"]
 """Before Redis has the request, before the reply is delivered, or right after it."""
 
+FENCE: Final = re.compile(rb'"fence":"([^"]*)"')
+"""The fence in a request that publishes."""
+
 _CHUNK: Final = 65536  # bytes
-_FENCE: Final = re.compile(rb'"fence":"([^"]*)"')
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: close(2) sends a reset
+
+
+class Held(NamedTuple):
+    """Requests that the proxy keeps from Redis.
+
+    Attributes:
+        requests: the bytes.
+        port: of the client.
+        released: set when they may reach Redis.
+    """
+
+    requests: bytes
+    port: int
+    released: asyncio.Event
 
 
 class Proxy:
@@ -51,6 +67,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._cut: tuple[How, When, int, bytes] | None = None
+        self._hold: tuple[bytes, asyncio.Future[Held]] | None = None
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
@@ -101,6 +118,24 @@ class Proxy:
     def is_over(self) -> bool:
         """Whether the cut that `cut_at` ordered has been made."""
         return self._cut is None
+
+    async def hold(self, marker: bytes) -> "Held":
+        """Keep the next request that contains `marker` from Redis, and wait until it comes."""
+        held: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+        self._hold = marker, held
+        try:
+            return await held
+        finally:
+            self._hold = None
+
+    async def keep(self, requests: bytes, port: int) -> None:
+        """Return when what a client has sent may reach Redis."""
+        if self._hold is None or self._hold[0] not in requests:
+            return
+        held, waiting = Held(requests, port, asyncio.Event()), self._hold[1]
+        self._hold = None
+        waiting.set_result(held)
+        await held.released.wait()
 
     def due(self, requests: bytes) -> tuple[How, When] | None:
         """Count one reply to (some of) `requests`; return how and when to cut at it, or None."""
@@ -185,7 +220,7 @@ class _Connection:
 
     def _fence(self) -> str:
         """Return the fence of the newest batch that was sent."""
-        fences: list[bytes] = _FENCE.findall(self._requested)
+        fences: list[bytes] = FENCE.findall(self._requested)
         return fences[-1].decode()
 
     async def _requests(self, upstream: asyncio.StreamWriter) -> None:
@@ -193,6 +228,7 @@ class _Connection:
             if (how := self._proxy.refuses(data)) is not None:
                 self.end(how)
                 return
+            await self._proxy.keep(data, self._writer.get_extra_info("peername")[1])
             self._requested += data
             upstream.write(data)
             await upstream.drain()

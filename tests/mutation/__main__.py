@@ -44,7 +44,13 @@ class Target(NamedTuple):
 
 
 _PUBLISHING = (
-    tuple(f"tests/certbus/streams/test_{name}.py" for name in ("publisher", "marks", "issuance")),
+    tuple(
+        f"tests/certbus/streams/test_{name}.py"
+        for name in (
+            *("publisher", "marks", "stored_fields", "issuance"),
+            *("lost_writes", "publishing_model"),
+        )
+    ),
     "not redis7 and not valkey",
 )
 _MODEL = "tests/gateway/test_delivery_model.py"

@@ -104,7 +104,16 @@ async def test_text_that_is_no_id_in_the_head_is_replaced_by_the_newest_id(
     first = await one.publisher.publish(lease, batch(0, ["0"]))
     assert isinstance(first, Published)
     last = first.id
-    odd = ("latest", "1-2-3", "\u0661-0", "99999999999999999999-0", "-1-0", "")
+    odd = (
+        "latest",
+        "1-2-3",
+        "\u0661-0",
+        "99999999999999999999-0",
+        "-1-0",
+        "",
+        f"{1 << 53}-0",
+        f"1-{1 << 53}",
+    )
     for index, text in enumerate(odd, 1):
         await client.hset(KEYS.head, "last", text)
         await Trimmer(client, KEYS).trim()
