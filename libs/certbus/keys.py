@@ -65,6 +65,7 @@ Fields of `log:<log id>`:
 - `alarm`, `alarm_at` (ms): the newest violation
 - `stale`: number of tree heads older than an earlier one
 - `below_since` (ms): start of the time in which every tree head was smaller than the verified one
+- `withheld_at`: index of the entry from which on the newest violation withheld entries
 - `newest`, `newest_timestamp` (ms): the largest signed tree head, verified or not
 - `entry_timestamp` (ms): when the log accepted the last entry before `next` that could be read
 - `barren`: entries rejected since the last entry that was not rejected
