@@ -287,8 +287,11 @@ class Follower:
             else:
                 await asyncio.sleep(due - loop.time())
             return
-        ends = [tile_due, self._polls.due if self._poll is None else None]
-        deadline = min([end for end in ends if end is not None], default=None)
+        # Entries whose wait has ended are requested next; a deadline in the past would only spin.
+        ends = [] if tile_due is None or tile_due <= loop.time() else [tile_due]
+        if self._poll is None:
+            ends.append(self._polls.due)
+        deadline = min(ends, default=None)
         if is_behind:  # until it no longer is: then a poll may be due
             deadline = loop.time() + _BEHIND_CHECK_SECS
         await self._publish_next(self._target, deadline)

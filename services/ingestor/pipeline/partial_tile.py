@@ -35,6 +35,7 @@ class PartialTile:
             return shown
         first = max(next_index, self._until, shown // self._tile * self._tile)
         if first >= shown:
+            self._first = -1
             return shown
         if first != self._first:
             self._first, self._since = first, now

@@ -23,6 +23,14 @@ def test_entries_wait_until_their_tile_is_full_or_the_time_has_passed() -> None:
     assert tile.due(512) == 122.0
 
 
+def test_no_entries_wait_below_a_head_that_ends_a_tile() -> None:
+    tile = PartialTile(TILE, 10.0)
+    assert tile.limit(768, 1000, 0.0) == 768
+    assert tile.due(768) == 10.0
+    assert tile.limit(768, 1024, 9.0) == 1024
+    assert tile.due(768) is None
+
+
 def test_without_a_proof_at_the_full_tile_the_rest_is_read() -> None:
     tile = PartialTile(TILE, 10.0)
     assert tile.limit(0, 300, 0.0) == 256
