@@ -225,11 +225,15 @@ class _Transport(httpx.AsyncBaseTransport):
         head = h11.Request(
             method=request.method, target=request.url.raw_path, headers=request.headers.raw
         )
-        if not reader.ended:
-            data = (state.send(head) or b"") + (state.send(h11.EndOfMessage()) or b"")
-            reader.transport.write(data)
-        while not isinstance(event := await _next_event(state, reader), h11.Response):
-            pass  # an interim response
+        if reader.ended:
+            raise httpx.RemoteProtocolError("Server disconnected before a request was sent.")
+        data = (state.send(head) or b"") + (state.send(h11.EndOfMessage()) or b"")
+        reader.transport.write(data)
+        event = await _next_event(state, reader)
+        while isinstance(event, h11.InformationalResponse):
+            event = await _next_event(state, reader)
+        if not isinstance(event, h11.Response):
+            raise httpx.RemoteProtocolError(f"not a response: {event!r}")
         length = _stated_length(event)
         body = self._events(state, reader)
         if length is not None:
@@ -274,7 +278,8 @@ class _Transport(httpx.AsyncBaseTransport):
                 yield bytes(event.data)
         except h11.RemoteProtocolError as error:
             raise httpx.RemoteProtocolError(str(error)) from error
-        self._is_idle = state.our_state is h11.DONE and state.their_state is h11.DONE
+        is_done = state.our_state is h11.DONE and state.their_state is h11.DONE
+        self._is_idle = is_done and not state.trailing_data[0]
 
 
 async def _next_event(state: h11.Connection, reader: _Reader) -> h11.Event | type[h11.PAUSED]:
@@ -313,7 +318,7 @@ def connection_client(context: ssl.SSLContext, **options: Any) -> httpx.AsyncCli
         options: of `httpx.AsyncClient`.
     """
     # Through a proxy, httpx makes the connection.
-    transport = None if getproxies() else _Transport(context)
+    transport = None if getproxies().keys() & {"http", "https", "all"} else _Transport(context)
     return httpx.AsyncClient(verify=context, limits=LIMITS, transport=transport, **options)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ingestor.client import connections
 from ingestor.client.addresses import HttpClients
-from ingestor.client.errors import ResponseTooLarge
+from ingestor.client.errors import LogError, ResponseTooLarge
 from ingestor.client.http import Fetcher, http_client
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
 from tests.waiting import until
@@ -167,3 +167,16 @@ async def test_a_connection_is_kept_after_a_whole_response(
             assert await fetcher(http).get_log(url, LIMIT) == b"a body"
         assert accepted == (1 if is_kept else 2)
         await http.trusted.aclose()
+
+
+async def test_a_server_that_closes_each_connection_ends_each_request(http: HttpClients) -> None:
+    async def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(close, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        client = Fetcher(http, "Test log", timeout=20)
+        for _ in range(100):  # before the request is written, or after
+            with pytest.raises(LogError):
+                await client.get_log(f"http://127.0.0.1:{port}/x", LIMIT)
