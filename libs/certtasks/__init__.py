@@ -2,12 +2,13 @@
 
 A task that raises is logged with its traceback, counted, and restarted after a pause. The tasks
 that a process cannot work without are not supervised: their errors end the process.
-`tests/gateway/test_supervision.py` holds this.
+`tests/gateway/test_supervision.py` holds this. Tasks of one piece of work run together
+(`together`; `tests/ingestor/test_together.py`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -19,6 +20,33 @@ _HEALTHY_SECS: Final = 60.0
 """A task that ran for longer than this starts a new row of failures."""
 
 log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
+
+async def together(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Run coroutines at the same time, and return their results in order.
+
+    When one of them raises, or the caller is cancelled, the others are cancelled; all have ended
+    when this returns or raises. `asyncio.gather` leaves the others running, and like a TaskGroup
+    before Python 3.12 it loses a cancellation of the caller that comes with an error.
+
+    Raises:
+        Exception: what the first of them in order raised.
+    """
+    tasks = [asyncio.create_task(each) for each in work]
+    if not tasks:
+        return []
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+    return [task.result() for task in tasks]
 
 
 async def supervise(

@@ -20,6 +20,7 @@ import httpx
 import msgspec
 
 from certbus.caches.issuers import IssuerCache
+from certtasks import together
 from ctparse.entry import IncompleteChain
 from ctparse.static_ct import fingerprints
 from ingestor.backoff import Backoff
@@ -126,15 +127,7 @@ class Issuers:
                 if self._failures.get(each, _NEVER).again <= now
             ]
             random.shuffle(lacking)  # so that logs which lack the same do not fetch the same first
-            fetching = [asyncio.create_task(self._try(each, gate)) for each in lacking]
-            # No TaskGroup: until Python 3.12, one in which a task has failed may take the caller's
-            # cancellation for its own, and swallow it.
-            try:
-                await asyncio.gather(*fetching)
-            finally:
-                for task in fetching:
-                    task.cancel()
-                await asyncio.gather(*fetching, return_exceptions=True)
+            await together([self._try(each, gate) for each in lacking])
 
     def add(self, certificates: Mapping[bytes, bytes]) -> None:
         """Add issuers that the log has returned otherwise: SHA-256 -> DER.

@@ -4,13 +4,13 @@ A data tile holds 256 entries. The last one of a tree is partial and named by it
 drop it once the full tile is there, so a missing partial tile means: take the full one.
 """
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import msgspec
 
+from certtasks import together
 from ctparse.entry import Entry, Malformed, Rejected
 from ctparse.hash_tiles import HashTile, consistency_ranges, hash_of, inclusion_ranges, tiles_of
 from ctparse.static_ct import decode_tile, parse_checkpoint, tile_path, tree_head
@@ -129,8 +129,7 @@ class StaticCtLog:
     async def _hashes(self, ranges: list[range], size: int) -> list[bytes]:
         """The hashes of ranges of leaves, in a tree of that size."""
         needed = list(tiles_of(ranges, size))
-        # Not a TaskGroup: one in which a task fails loses a cancellation (3.11).
-        bodies = await asyncio.gather(*map(self._hash_tile, needed))
+        bodies = await together(map(self._hash_tile, needed))
         tiles = dict(zip(needed, bodies, strict=True))
         try:
             return [hash_of(each, tiles) for each in ranges]
