@@ -87,6 +87,10 @@ class TreeStateStore(Store):
         value = await self._redis.hget(self._keys.log(log_id), _WITHHELD_AT)
         return int(value) if value is not None and value.isdigit() else None
 
+    async def store_withheld_at(self, log_id: str, first: int) -> None:
+        """Store the entry from which on the newest violation withholds entries."""
+        await self._update(self._keys.log(log_id), ("set", _WITHHELD_AT, first))
+
     async def record_alarm(
         self,
         log_id: str,
@@ -97,7 +101,6 @@ class TreeStateStore(Store):
         keep: bool = True,
         event: str = "",
         error: str = "",
-        withheld_at: int | None = None,
     ) -> None:
         """Count a violation, or a missing proof, which is none; store its evidence.
 
@@ -109,11 +112,8 @@ class TreeStateStore(Store):
             keep: whether evidence is stored; if not, the violation is only counted.
             event: identifies the violation: repeated calls count it once.
             error: the new `last_error` of the log; empty: unchanged.
-            withheld_at: the entry from which on it withholds entries; None: it withholds none.
         """
         changes: list[Change] = [("add", f"{ALARMS_OF}{kind}", 1), *last_error(error)]
-        if withheld_at is not None:
-            changes.append(("set", _WITHHELD_AT, withheld_at))
         if keep:
             changes.append(_evidence(log_id, kind, problem, heads))
         if kind != "no_proof":

@@ -99,16 +99,8 @@ class IntegrityAlerts:
             "ct_log.integrity, publishes them unproven"
         )
 
-    async def report(
-        self,
-        error: IntegrityViolation | ProofUnavailable,
-        next_index: int,
-        withheld_at: int | None = None,
-    ) -> None:
-        """Report what was found when entry `next_index` was the next to read.
-
-        `withheld_at` is the entry from which on a violation withholds entries, if it does.
-        """
+    async def report(self, error: IntegrityViolation | ProofUnavailable, next_index: int) -> None:
+        """Report what was found when entry `next_index` was the next to publish."""
         way_out = self.way_out(error, next_index)
         kind: AlarmKind = "no_proof"
         problem = error.problem + way_out
@@ -138,7 +130,6 @@ class IntegrityAlerts:
             keep=new,
             event=new_event(),
             error=error.summary + way_out,
-            withheld_at=withheld_at,
         )
 
     async def stale(self) -> None:

@@ -327,18 +327,23 @@ class Verifier:
         else:
             self._missing.reset()
         self._heads.drop_target()
-        withheld_at = None
+        await self.alerts.report(error, self._next)
         if isinstance(error, IntegrityViolation) and self._mode == "enforce":
-            # Entries may be read for the first of two times.
-            withheld_at = self._next if self._frontier is None else self._frontier.size
-            self._withheld_at = withheld_at
-        await self.alerts.report(error, self._next, withheld_at)
+            await self._record_dispute(error)
         if self._mode == "enforce":
             error.problem += self.alerts.way_out(error, self._next)
             raise error
         self._frontier, self._is_proven = None, False
         self._heads.clear()
         self._missing.back_off(self._clock())
+
+    async def _record_dispute(self, error: IntegrityViolation) -> None:
+        """Store from which entry on a violation withholds entries, if it concerns entries."""
+        # Entries may be read for the first of two times.
+        first = self._next if self._frontier is None else self._frontier.size
+        if error.kind != "bad_signature" and first != self._withheld_at:
+            self._withheld_at = first
+            await self._redis_retry(self._tree_states.store_withheld_at, self._log.id, first)
 
     def _check_leaves_known(self, run: Sequence[Window]) -> None:
         """Raise ProofUnavailable for an entry whose leaf is unknown: no tree can contain it."""
@@ -579,6 +584,7 @@ class Verifier:
             verify_consistency(frontier.size, target.size, frontier.root(), target.root, proof)
         except (BadProof, LogError):
             return False  # the inclusion proof shows why
+        self._missing.record()
         return True
 
     async def _inclusion(
