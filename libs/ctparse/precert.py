@@ -82,6 +82,7 @@ def _tbs_without_poison(certificate: bytes) -> bytes | None:
         not outer == inner == listed == _LONG_SEQUENCE
         or not at + 4 + field_size == at + 8 + listed_size == end
         or listed_size < 0x100 + len(_POISON)
+        or poison + len(_POISON) > end
     ):
         return None
     less = len(_POISON)
