@@ -306,7 +306,8 @@ class Ring:
         Args:
             position: of this ring.
             encoding: of the bytes.
-            limit: bytes; the slot that reaches the limit is the last one.
+            limit: bytes, uncompressed if that is more, which bounds the time of one read; the slot
+                that reaches the limit is the last one.
             end: number of the slot before which the read ends; None for the head.
 
         Returns:
@@ -322,13 +323,14 @@ class Ring:
                 break
             if encoding.selection is None:
                 data = self._encoded(slot, encoding)
+                size += max(len(data), slot.text_bytes)
             else:
                 if encoding.selection.evaluates(slot):
-                    size += slot.text_bytes  # bounds the time of one read
+                    size += slot.text_bytes
                 data = slot.encode(encoding)
+                size += len(data)
             parts.append(data)
             position = slot.after
-            size += len(data)
             if size >= limit:
                 break
         return _join(parts), position

@@ -308,11 +308,13 @@ def _agree(ring: Ring, model: Model, first: int, size: int) -> None:
 def _agree_on_reads(ring: Ring, model: Model, first: int, limit: int) -> None:
     """Compare reads from each position: as many slots as reach the limit, at least one."""
     size = ring.size
+    texts = [slot.text_bytes for slot in ring.slots_from(first - 1)]
+    counted = [max(len(_text(model, at, at + 1)), text) for at, text in enumerate(texts)]
     for slots in range(len(model.items)):
         position = ring.position_at(first + slots)
         assert position is not None
         end = slots + 1
-        while end < len(model.items) and len(_text(model, slots, end)) < limit:
+        while end < len(model.items) and sum(counted[slots:end]) < limit:
             end += 1
         data, after = ring.read(position, IDS, limit)
         assert data.decode() == _text(model, slots, end)
