@@ -24,6 +24,7 @@ from typing import Final, NoReturn, Protocol
 _STDERR: Final = 2
 _FIRST_OTHER_FILE: Final = 3
 _MAX_FILES: Final = 1 << 20  # without a limit of open files
+_UNKNOWN_STATUS: Final = 255  # as of asyncio
 
 Main = Callable[[Sequence[str]], int]
 """Runs with the arguments of a command line, and returns an exit status."""
@@ -58,9 +59,13 @@ class ForkedProcess:
         self.pid = pid
         self.returncode: int | None = None
         self._exited = asyncio.Event()
-        self._file = os.pidfd_open(pid)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._file, self._on_exit)
+        self._file = os.pidfd_open(pid)
+        try:
+            self._loop.add_reader(self._file, self._on_exit)
+        except BaseException:
+            os.close(self._file)
+            raise
 
     async def wait(self) -> int:
         """Wait until it exits, and return its exit status."""
@@ -81,8 +86,11 @@ class ForkedProcess:
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._file)
         os.close(self._file)
-        _, status = os.waitpid(self.pid, 0)
-        self.returncode = os.waitstatus_to_exitcode(status)
+        try:
+            _, status = os.waitpid(self.pid, 0)
+            self.returncode = os.waitstatus_to_exitcode(status)
+        except ChildProcessError:  # SIGCHLD is ignored: the kernel has dropped the status
+            self.returncode = _UNKNOWN_STATUS
         self._exited.set()
 
 
@@ -122,7 +130,8 @@ def fork(
         before: called in the copy, before `main`.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # broken, closed, absent
+            stream.flush()
     # No handler of this process may run in the copy.
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
@@ -136,7 +145,13 @@ def fork(
             _run_copy(main, arguments, environ, stderr, before)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return ForkedProcess(pid)
+    try:
+        return ForkedProcess(pid)
+    except BaseException:  # no descriptor is free
+        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        raise
 
 
 def replace_arguments(text: str) -> None:
@@ -145,7 +160,11 @@ def replace_arguments(text: str) -> None:
     The arguments of a parent may have a secret, and every user can read those of a process.
     """
     # proc(5): the fields 48 and 49 of stat are the addresses of the arguments; 3 follows the name.
-    fields = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    try:
+        stat = Path("/proc/self/stat").read_text("ascii", "replace")
+    except OSError:
+        return
+    fields = stat.rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
     if 0 < start < end:
         shown = text.encode()[: end - start - 1]
@@ -183,11 +202,12 @@ def _reset_signals() -> None:
     """Give each signal the action that it has when Python starts; unblock all but SIGHUP."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # Python ignores SIGPIPE
+        if callable(signal.getsignal(number)):  # not those ignored, as SIGPIPE, or of faulthandler
             with contextlib.suppress(OSError, ValueError):  # reserved by the C library
                 signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # one that came before this ends the copy
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGHUP})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _reset_files(stderr: int | None) -> None:

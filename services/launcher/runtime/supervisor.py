@@ -236,7 +236,14 @@ async def _start(child: ChildSpec, *, piped: bool) -> tuple[Process, asyncio.Str
         os.close(writing)
     stream = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
     protocol = asyncio.StreamReaderProtocol(stream)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(reading, "rb"))
+    pipe = os.fdopen(reading, "rb")
+    try:
+        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+    except BaseException:
+        pipe.close()
+        with contextlib.suppress(ProcessLookupError):
+            forked.send_signal(signal.SIGKILL)
+        raise
     return forked, stream
 
 
