@@ -83,6 +83,8 @@ class Protocols(msgspec.Struct, frozen=True):
     websocket_compression: bool = True
     #: Streams over server-sent events at /sse.
     sse: bool = True
+    #: Compress server-sent events with gzip for clients that accept it.
+    sse_compression: bool = True
     #: /metrics.
     metrics: bool = True
     #: /health and /health/deep.

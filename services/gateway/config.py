@@ -24,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True):
         websocket: whether WebSocket clients are accepted.
         websocket_compression: whether to accept permessage-deflate.
         sse: whether SSE clients are accepted.
+        sse_compression: whether to compress with gzip for SSE clients that accept it.
         metrics: whether /metrics is enabled.
         health: whether /health and /health/deep are enabled.
         example_json: whether the examples are enabled.
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
     websocket: bool = True
     websocket_compression: bool = True
     sse: bool = True
+    sse_compression: bool = True
     metrics: bool = True
     health: bool = True
     example_json: bool = True
@@ -98,6 +100,7 @@ def settings_of(config: Config, base: Settings | None = None) -> Settings:
         websocket=protocols.websocket,
         websocket_compression=protocols.websocket_compression,
         sse=protocols.sse,
+        sse_compression=protocols.sse_compression,
         metrics=protocols.metrics,
         health=protocols.health,
         example_json=protocols.example_json,

@@ -389,7 +389,8 @@ class HTTPConnection(asyncio.Protocol):
             self._become_websocket(outcome)
         else:
             # A filter selects messages from slots that are compressed as a whole.
-            gzip = outcome.filter is None and accepts_gzip(request.headers.get("accept-encoding"))
+            gzip = self._hub.settings.sse_compression and outcome.filter is None
+            gzip = gzip and accepts_gzip(request.headers.get("accept-encoding"))
             channel = self._channel(outcome, SSE_GZIP if gzip else SSE)
             if isinstance(channel, Response):
                 self._answer(channel)

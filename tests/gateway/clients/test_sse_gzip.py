@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config import Settings
 from gateway.delivery.encoding import SSE, sse_event
 from gateway.delivery.sse_gzip import GZIP_HEADER, SSE_GZIP, accepts_gzip, compressed
 from tests.gateway.conftest import Start
@@ -81,6 +82,15 @@ async def test_clients_of_one_stream_get_the_same_bytes_in_both_forms(
                 lines = answer.aiter_lines()
                 found = [line async for line in _first(lines, 3)]
                 assert [line.rpartition("-")[2] for line in found] == ["0", "1", "2"]
+
+
+async def test_without_the_setting_nothing_is_compressed(start: Start) -> None:
+    gateway = await (await start(Settings(sse_compression=False, stop_timeout=1))).following()
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        client.stream("GET", f"{gateway.url}/sse", headers=GZIP) as answer,
+    ):
+        assert "Content-Encoding" not in answer.headers
 
 
 async def _first(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
