@@ -19,9 +19,7 @@ of the total is asyncio, and caches that are colder when everything runs togethe
 import argparse
 import asyncio
 import gc
-import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -37,7 +35,16 @@ from psutil import Process
 from redis.asyncio import Redis
 
 from bench import page
-from bench.processes import cpu, free_port, gateway, redis_cpu, running, simulated_logs
+from bench.processes import (
+    checkout,
+    cpu,
+    environment_of,
+    free_port,
+    gateway,
+    redis_cpu,
+    running,
+    simulated_logs,
+)
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
@@ -122,14 +129,10 @@ async def main() -> None:
 
 def checked_out(name: str, directory: Path) -> Revision:
     """Put the code of another revision into a directory."""
-    directory.mkdir()
-    command = ("git", "-C", str(Path(__file__).parents[1]), "archive", name, "libs", "services")
-    archive = subprocess.run(command, capture_output=True, check=True).stdout
-    subprocess.run(("tar", "-x", "-C", directory), input=archive, check=True)
+    checkout(name, directory)
     # A release that required h2 negotiates HTTP/2 only with TLS, which the log does not have.
     (directory / "libs" / "h2.py").touch()
-    paths = os.pathsep.join(str(directory / part) for part in ("libs", "services"))
-    return Revision(name, {**os.environ, "PYTHONPATH": paths})
+    return Revision(name, environment_of(directory))
 
 
 async def measure_once(

@@ -1,10 +1,14 @@
 """The processes of a bench: simulated logs, ingestors, gateways; and what they use of the CPU."""
 
 import asyncio
+import io
 import json
+import os
 import signal
 import socket
+import subprocess
 import sys
+import tarfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,18 +18,47 @@ import httpx
 import psutil
 from redis.asyncio import Redis
 
+ROOT = Path(__file__).parent.parent
+
 START_TIMEOUT_SECS = 120.0
 """Simulated logs of many certificates take long to start."""
 
 
+def pss(pid: int) -> int:
+    """Return the proportional set size of a process in bytes (Linux)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def checkout(revision: str, directory: Path) -> Path:
+    """Write the libraries and services of a revision to a directory."""
+    command = ("git", "archive", revision, "libs", "services")
+    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(directory, filter="data")
+    return directory
+
+
+def environment_of(tree: Path) -> dict[str, str]:
+    """Return the environment of processes that run the code of a tree."""
+    paths = os.pathsep.join(str(tree / part) for part in ("libs", "services"))
+    return {**os.environ, "PYTHONPATH": paths}
+
+
 @asynccontextmanager
 async def running(
-    command: Sequence[str], output: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    output: Path,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
 ) -> AsyncIterator[psutil.Process]:
-    """Run Python with these arguments in a process until the context ends; log to `output`."""
+    """Run Python with these arguments in a process until the context ends; log to `output`.
+
+    Its working directory is `directory`, or ours.
+    """
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, stdout=log, stderr=log, env=environment
+            sys.executable, *command, stdout=log, stderr=log, env=environment, cwd=directory
         )
     try:
         yield psutil.Process(process.pid)

@@ -9,25 +9,19 @@ every 50 ms; the median of five starts. Each `--before` is a revision measured i
 
 import argparse
 import asyncio
-import io
-import os
 import statistics
-import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import psutil
 
 from bench import page
-from bench.processes import answer, free_port
+from bench.processes import ROOT, answer, checkout, environment_of, free_port, pss, running
 
-ROOT = Path(__file__).parent.parent
 STARTS = 5
 SETTLE_SECS = 15.0
 RETRY_SECS = 0.05
@@ -59,15 +53,6 @@ def main() -> None:
         page.PAGE.write_text(page.replace(page.PAGE.read_text(), "rest", table))
 
 
-def checkout(revision: str, directory: Path) -> Path:
-    """Write the files of a revision to a directory."""
-    command = ["git", "archive", revision, "libs", "services"]
-    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(directory, filter="data")
-    return directory
-
-
 async def row(name: str, tree: Path) -> str:
     """Measure one tree."""
     memory, count = await at_rest(tree)
@@ -87,12 +72,6 @@ async def at_rest(tree: Path) -> tuple[int, int]:
         for each in processes:
             print(f"  {each.name()} {pss(each.pid) / 1e6:.1f} MB", file=sys.stderr)
         return sum(pss(each.pid) for each in processes), len(processes)
-
-
-def pss(pid: int) -> int:
-    """Return the proportional set size of a process in bytes (Linux)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 async def first_message(tree: Path) -> float:
@@ -125,29 +104,16 @@ async def received(port: int) -> bool:
     return True
 
 
-def open_log(directory: str) -> BinaryIO:
-    """Open the file for the output of `up`."""
-    return Path(directory, "log").open("wb")
-
-
 @asynccontextmanager
 async def up(tree: Path, port: int, *options: str) -> AsyncIterator[psutil.Process]:
     """Run `up` of a tree until the context ends."""
-    environment = {**os.environ, "PYTHONPATH": f"{tree / 'services'}:{tree / 'libs'}"}
-    with tempfile.TemporaryDirectory() as state, open_log(state) as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "launcher", "up", f"--port={port}", "--host=127.0.0.1"),
-            *(f"--state-dir={state}/state", *options),
-            cwd=state,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            yield psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            await process.wait()
+    with tempfile.TemporaryDirectory() as state:
+        command = ["-P", "-m", "launcher", "up", f"--port={port}", "--host=127.0.0.1"]
+        command += [f"--state-dir={state}/state", *options]
+        directory = Path(state)
+        output = directory / "log"
+        async with running(command, output, environment_of(tree), directory) as process:
+            yield process
 
 
 if __name__ == "__main__":

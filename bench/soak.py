@@ -28,7 +28,7 @@ import psutil
 
 from bench import page
 from bench.filter_clients import Counts, FilteredClient, connect, queries
-from bench.processes import Clients, free_port, gateway, running, simulated_logs
+from bench.processes import Clients, free_port, gateway, pss, running, simulated_logs
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
 SHARES = {"filtered": 0.92, "lite": 0.02, "compressed": 0.02, "domains": 0.03, "full": 0.005}
@@ -91,7 +91,7 @@ class Watch:
         """Read Pss (KiB) and the number of descriptors of each process."""
         self._times.append(time.monotonic())
         for name, process in self._processes.items():
-            found = {"Pss": _pss(process.pid), "descriptors": float(process.num_fds())}
+            found = {"Pss": pss(process.pid) / 1024, "descriptors": float(process.num_fds())}
             for what, value in found.items():
                 self._values.setdefault((name, what), []).append(value)
 
@@ -101,13 +101,6 @@ class Watch:
             key: (sum(values) / len(values), fit(self._times, values))
             for key, values in self._values.items()
         }
-
-
-def _pss(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return float(line.split()[1])
-    raise AssertionError(f"process {pid} has no Pss")
 
 
 async def _reconnect(groups: list[tuple[int, list[FilteredClient], list[str], Counts]]) -> None:
