@@ -328,9 +328,9 @@ class Verifier:
             self._missing.reset()
         self._heads.drop_target()
         await self.alerts.report(error, self._next)
-        if isinstance(error, IntegrityViolation) and self._mode == "enforce":
-            await self._record_dispute(error)
         if self._mode == "enforce":
+            if isinstance(error, IntegrityViolation):
+                await self._record_dispute(error)
             error.problem += self.alerts.way_out(error, self._next)
             raise error
         self._frontier, self._is_proven = None, False
