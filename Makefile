@@ -54,8 +54,8 @@ adversity: $(VENV)/.dev  ## run the server under random faults (SEED=1 RUNS=1 SE
 		--seconds $(or $(SECONDS),60) --parallel $(or $(PARALLEL),1) $(ARGS)
 
 adversity-today: $(VENV)/.dev  ## run five seeds of the day for 15 s each, and mutated inputs for 30 s
-	$(BIN)/python -m tests.adversity --seed $$(date -u +%Y%m%d0) --runs 5 --seconds 15 --parallel 5
-	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.adversity --seed $$(date -u +%Y%m%d0) --runs 5 --seconds 15 --parallel 5 --move-secs 120
+	$(BIN)/python -m tests.fuzz --seed $$(date -u +%Y%m%d)
 
 failovers: $(VENV)/.dev  ## kill, stop or cut off the primary of sentinels for 30 s (RUNS=20)
 	FAILOVERS=$(or $(RUNS),20) $(BIN)/python -m pytest --numprocesses 2 tests/e2e/test_sentinel.py $(ARGS)

@@ -8,13 +8,14 @@ import signal
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from launcher.runtime.supervisor import exit_with_parent
 from tests.adversity.plan import Server, draw
-from tests.adversity.run import NOT_QUIET, RESULT, Result, judge, run
+from tests.adversity.run import MOVE_SECS, NOT_QUIET, RESULT, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables
 from tests.paths import ROOT
 
@@ -26,6 +27,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of faults (%(default)s)")
     parser.add_argument("--rate", type=float, default=30.0, help="certificates/s (%(default)s)")
     parser.add_argument("--parallel", type=int, default=1, help="runs at once (%(default)s)")
+    parser.add_argument(
+        "--move-secs",
+        type=float,
+        default=MOVE_SECS,
+        help="after the last fault, for each client; more for a busy machine (%(default)s)",
+    )
     parser.add_argument("--directory", type=Path, help="for evidence (a temporary one)")
     parser.add_argument("--keep", action="store_true", help="also that of runs that passed")
     parser.add_argument("--judge", action="store_true", help="only judge the evidence again")
@@ -38,7 +45,10 @@ def main() -> int:
     if chosen.parent_pid is not None:
         exit_with_parent(chosen.parent_pid)
         return _one(chosen)
-    return asyncio.run(_many(chosen))
+    status = asyncio.run(_many(chosen))
+    with suppress(OSError):
+        chosen.directory.rmdir()  # unless it has evidence
+    return status
 
 
 def _one(chosen: argparse.Namespace) -> int:
@@ -51,7 +61,7 @@ def _one(chosen: argparse.Namespace) -> int:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that every child is ended
-    result = asyncio.run(run(plan, directory))
+    result = asyncio.run(run(plan, directory, chosen.move_secs))
     (directory / RESULT).write_bytes(msgspec.json.encode(result))
     (directory / "verdict.txt").write_text(f"{result.details}\n")
     return 1 if result.troubles else 0
@@ -81,6 +91,7 @@ async def _many(chosen: argparse.Namespace) -> int:
             arguments = [
                 *(f"--parent-pid={os.getpid()}", f"--directory={chosen.directory}"),
                 *(f"--seed={seed}", f"--seconds={chosen.seconds}", f"--rate={chosen.rate}"),
+                f"--move-secs={chosen.move_secs}",
             ]
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.adversity", *arguments
