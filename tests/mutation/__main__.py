@@ -53,6 +53,7 @@ _PUBLISHING = (
     ),
     "not redis7 and not valkey",
 )
+_FILTERS = "not equals_the_naive and not registrable and not 3000"
 _MODEL = "tests/gateway/test_delivery_model.py"
 TARGETS = {
     "publisher": Target("libs/certbus/streams/publisher.py", *_PUBLISHING),
@@ -78,9 +79,12 @@ TARGETS = {
     ),
     "verifier": Target(
         "services/ingestor/verification/verifier.py",
-        ("tests/ingestor/verification/test_verifier.py",),
+        (
+            "tests/ingestor/verification/test_decisions.py",
+            "tests/ingestor/verification/test_starts.py",
+        ),
     ),
-    "filter": Target("libs/ctfilter/index.py", ("tests/ctfilter/test_index.py",), "not 3000"),
+    "filter": Target("libs/ctfilter/index.py", ("tests/ctfilter/test_index.py",), _FILTERS),
     "throttle": Target(
         "services/ingestor/client/throttle.py", ("tests/ingestor/client/test_throttle.py",)
     ),

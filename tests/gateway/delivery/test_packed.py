@@ -61,6 +61,16 @@ def test_a_packed_ring_reads_as_an_unpacked_one(
     assert rings[0].latest(4) == rings[1].latest(4)
 
 
+@pytest.mark.parametrize(("size", "slots"), [(3 * SLOT_BYTES, 4), (SLOT_BYTES // 2 - 9, 2), (9, 1)])
+def test_packed_messages_are_cut_by_their_mean_size(size: int, slots: int) -> None:
+    ring = Ring("lite", 1 << 30)
+    ring.append("1-0", "0-0", packed([b"m" * size] * 4))
+    parts = list(ring.slots_from(0))
+    assert [len(part.messages) for part in parts] == [4 // slots] * slots
+    for part in parts:
+        assert 0 <= part.text_bytes - 4 // slots * size <= 4  # and what separates messages
+
+
 def test_a_client_that_resumes_unpacks_what_it_reads_alone() -> None:
     batches = [packed([b'{"n":1}'] * 3) for _ in range(9)]
     ring = Ring("lite", 1 << 30)

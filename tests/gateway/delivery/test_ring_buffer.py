@@ -1,16 +1,21 @@
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from certbus.ids import Cursor, EntryId, parse_cursor
+from gateway.delivery.compression import SharedContext, SharedFrames
 from gateway.delivery.encoding import Encoding
-from gateway.delivery.ring_buffer import SLOT_BYTES, BehindRing, Ring, RingPosition
+from gateway.delivery.ring_buffer import SLOT_BYTES, BehindRing, Ring, RingPosition, Slot
 
 MANY = 1 << 30
 
 
 def ids(entry: str, first: int, messages: object) -> bytes:
-    assert isinstance(messages, list)
+    assert isinstance(messages, list | tuple)
     return b"".join(b"%b-%d " % (entry.encode(), n) for n in range(first, first + len(messages)))
 
 
@@ -328,3 +333,112 @@ def _agree_on_reads(ring: Ring, model: Model, first: int, limit: int) -> None:
 def _text(model: Model, begin: int, end: int) -> str:
     """Return some slots as `IDS` encodes them."""
     return "".join(f"{item} " for items in model.items[begin:end] for item in items)
+
+
+class Chosen:
+    """A selection of the first message of each slot, which evaluates all slots or none."""
+
+    def __init__(self, *, evaluates: bool) -> None:
+        self._evaluates = evaluates
+
+    def evaluates(self, _: Slot) -> bool:
+        return self._evaluates
+
+    def must_look_up(self, _: Slot) -> bool:
+        return self._evaluates
+
+    def look_up(self, slot: Slot) -> None:
+        raise AssertionError(slot)
+
+    def select(self, slot: Slot, skip: int) -> Iterator[tuple[int, bytes]]:
+        yield from [(0, slot.messages[0])][skip:]
+
+
+def test_a_selection_keeps_the_positions_of_its_messages() -> None:
+    ring = ring_of(5, message=b"m" * (SLOT_BYTES // 2))
+    encoding = msgspec.structs.replace(IDS, selection=Chosen(evaluates=False))
+    assert ring.read(ring.first_after, encoding, MANY)[0] == b"1-0-0 1-0-2 1-0-4 "
+
+
+@pytest.mark.parametrize(
+    ("evaluates", "limit", "end"),
+    [(True, 13, 1), (True, 14, 2), (False, 6, 1), (False, 7, 2), (False, 12, 2), (False, 13, 3)],
+)
+def test_a_read_counts_what_a_selection_evaluates_and_what_it_selects(
+    evaluates: bool, limit: int, end: int
+) -> None:
+    ring = ring_of(*[7] * 5)  # 7 bytes each, and 6 that are selected
+    encoding = msgspec.structs.replace(IDS, selection=Chosen(evaluates=evaluates))
+    assert ring.read(ring.first_after, encoding, limit)[1].number == end
+
+
+class Compressed:
+    """A context that compresses some slots, of which some restart it."""
+
+    def __init__(self, *plan: str) -> None:
+        self._plan = iter(plan)
+
+    def frames(self, entry: str, first: int, messages: Sequence[bytes]) -> SharedFrames | None:
+        kind = next(self._plan)
+        if kind == "none":
+            return None
+        return SharedFrames(f"({entry})".encode(), kind == "restart")
+
+
+def test_a_client_is_in_step_from_a_restart_to_a_slot_without_frames() -> None:
+    ring = Ring("lite", MANY)
+    ring.context = cast("SharedContext", Compressed("next", "restart", "next", "none", "next"))
+    for number in range(1, 4):
+        ring.append(f"{number}-0", f"{number - 1}-0", [b"m"])
+    ring.append_notice(b"n")
+    for number in range(4, 6):
+        ring.append(f"{number}-0", f"{number - 1}-0", [b"m"])
+    read: list[tuple[bytes, bool]] = []
+    position, in_step = ring.first_after, False
+    while position is not ring.head:
+        data, position, in_step = ring.read_shared(position, IDS, 1, in_step=in_step)
+        read.append((data, in_step))
+    assert read == [
+        *((b"1-0-0 ", False), (b"(2-0)", True), (b"(3-0)", True), (b"n ", True)),
+        *((b"4-0-0 ", False), (b"5-0-0 ", False)),
+    ]
+    data, position, in_step = ring.read_shared(ring.first_after, IDS, MANY, in_step=True)
+    assert (data, position, in_step) == (b"(1-0)(2-0)(3-0)n 4-0-0 5-0-0 ", ring.head, False)
+    assert ring.read_shared(ring.head, IDS, 1, in_step=True) == (b"", ring.head, True)
+
+
+@pytest.mark.parametrize(("limit", "end"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (99, 3)])
+def test_a_shared_read_ends_with_the_slot_that_reaches_its_limit(limit: int, end: int) -> None:
+    ring = ring_of(2, 2, 2)
+    assert ring.read_shared(ring.first_after, IDS, limit, in_step=False)[1].number == end
+
+
+def test_a_slot_ends_with_the_message_that_reaches_its_size() -> None:
+    ring = Ring("lite", MANY)
+    sizes = [SLOT_BYTES - 1, 1, SLOT_BYTES - 1, 1, SLOT_BYTES, 1]
+    ring.append("1-0", "0-0", [b"m" * size for size in sizes])
+    assert [len(slot.messages) for slot in ring.slots_from(0)] == [2, 2, 1, 1]
+
+
+def test_notices_that_stay_have_positions_after_the_lost_batches() -> None:
+    ring = ring_of(2, 1)
+    ring.append_notice(b"old")
+    ring.append("3-0", "2-0", [b"m"])
+    ring.append_notice(b"first")
+    ring.append_notice(b"second")
+    ring.append("1-5", "1-0", [b"m"])
+    assert [
+        (slot.before.number, slot.before.total, str(slot.before), slot.after.total)
+        for slot in ring.slots_from(0)
+    ] == [(4, 5, "1-0", 6), (5, 6, "1-0", 7), (6, 7, "1-0", 8)]
+    assert (ring.head.number, ring.head.total, ring.size) == (7, 8, len(b"firstsecondm"))
+
+
+def test_a_new_ring_has_begun_after_no_batch() -> None:
+    ring = Ring("lite", MANY)
+    assert ring.has_begun is False
+    for cursor in ("0", "1-0"):
+        with pytest.raises(BehindRing):
+            ring.read_from_cursor(parse_cursor(cursor), IDS)
+    ring.begin_after("1-0")
+    assert ring.read_from_cursor(parse_cursor("1-0"), IDS) == (b"", ring.head, 0)

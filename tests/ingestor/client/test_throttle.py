@@ -267,3 +267,17 @@ async def test_a_cancelled_request_leaves_its_slot_to_another(redis: Redis) -> N
     first.cancel()
     await second
     assert len(throttle._reserving) == 1, "the slot of the second request has not come yet"
+
+
+async def test_one_slot_in_ten_is_for_logs_that_catch_up(redis: Redis) -> None:
+    throttle = OperatorThrottle("Example", 1.0, OperatorSlots(redis, Keys()), RedisRetry())
+    loop = asyncio.get_running_loop()
+    assert throttle._next() is None
+    throttle._at_head.extend(loop.create_future() for _ in range(30))
+    head, behind = throttle._at_head[-1], [loop.create_future() for _ in range(3)]
+    assert all(throttle._next() is not None for _ in range(5))
+    throttle._behind.extend(behind)
+    behind[1].cancel()
+    order = [throttle._next() for _ in range(27)]
+    assert [order.index(behind[0]), order.index(behind[2]), order.index(head)] == [9, 19, 26]
+    assert throttle._next() is None
