@@ -134,7 +134,7 @@ class CTLog(msgspec.Struct, frozen=True):
     #: Time between two tree head requests to a log that grows; an idle log is polled less often.
     poll_interval_ms: Positive = 1000
     #: Most concurrent requests for entries of one log; fewer while it answers late or fails.
-    fetch_concurrency: Positive = 16
+    fetch_concurrency: Positive = 20
     #: Number of entries before the tree head at which a new log starts; below
     #: `max_catchup_lag_entries`, if that is set.
     start_overlap_leaves: Count = 256

@@ -153,7 +153,7 @@ class TestSetBack:
         await operators.record_429("Example", LOG, 60)
         assert await operators.record_429("Example", OTHER_LOG, 60)
         server.shift(0)
-        assert 0 < (await operators.reserve("Example", 0.5)).wait <= 60
+        assert 0 < (await operators.reserve("Example", 0.5)).paused <= 60
 
     async def test_requests_of_a_client(
         self, client: Redis, server: ShiftedRedisServer, ahead: float

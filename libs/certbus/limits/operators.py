@@ -12,7 +12,9 @@ tenth each second. A Redis that lost the state starts again at the configured in
 
 A log that answers 429 is paused by its owner. When a second log of the same operator answers 429
 with a Retry-After while the first one still waits, the operator pauses for all ingestors until
-the later one ends, at most `MAX_PAUSE_SECS`: one log alone cannot stop the others. An operator of
+the later one ends, at most `MAX_PAUSE_SECS`: one log alone cannot stop the others. Its logs of the
+other API continue, until one of them answers 429, too: operators serve tiles from other systems
+than get-entries. An operator of
 which a log has requested a pause of 10 s or more is taken to count requests, for half an hour: its
 logs then poll as seldom as whole pages of entries are likely to be new.
 """
@@ -27,6 +29,8 @@ MAX_PAUSE_SECS: Final = 300.0
 SLOWEST_SECS: Final = 1.0
 """The longest interval that 429 answers lead to."""
 
+RFC6962: Final = "rfc6962"
+
 
 class Slot(msgspec.Struct, frozen=True):
     """A reserved moment.
@@ -35,11 +39,13 @@ class Slot(msgspec.Struct, frozen=True):
         wait: seconds until it comes.
         interval: seconds between two slots at present.
         counts: seconds for which the operator is taken to count requests.
+        paused: seconds for which its logs of this API pause; then no slot is reserved.
     """
 
     wait: float
     interval: float
     counts: float = 0.0
+    paused: float = 0.0
 
 
 class OperatorSlots(Store):
@@ -48,22 +54,25 @@ class OperatorSlots(Store):
     _reserve = script("lua/operator_slots.lua", "limits/lua/reserve_request_slot.lua")
     _refused = script("lua/operator_slots.lua", "limits/lua/record_rate_limited.lua")
 
-    async def reserve(self, operator: str, interval: float, answered: int = 0) -> Slot:
+    async def reserve(
+        self, operator: str, interval: float, answered: int = 0, api: str = RFC6962
+    ) -> Slot:
         """Reserve the next free slot, even if Redis is full.
 
         Args:
             operator: its name; case, punctuation and repeated blanks do not matter.
             interval: the configured seconds between two slots, above 0.
             answered: answers other than 429 since the last call for this log.
+            api: of the log: `rfc6962` or `static-ct`.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached; a slot may have been reserved.
         """
-        wait, current, counts = await self._reserve(
+        times = await self._reserve(
             keys=[self._keys.operator(operator)],
-            args=[*_interval_ms(interval), int(MAX_PAUSE_SECS * 1000), answered],
+            args=[*_interval_ms(interval), int(MAX_PAUSE_SECS * 1000), answered, api],
         )
-        return Slot(wait / 1_000_000, current / 1_000_000, counts / 1_000_000)
+        return Slot(*(us / 1_000_000 for us in times))
 
     async def record_429(
         self,
@@ -74,6 +83,7 @@ class OperatorSlots(Store):
         *,
         answered: int = 0,
         requested: bool = True,
+        api: str = RFC6962,
     ) -> bool:
         """Record that a log has answered 429.
 
@@ -84,9 +94,10 @@ class OperatorSlots(Store):
             interval: as for `reserve`.
             answered: as for `reserve`.
             requested: whether the answer had a Retry-After.
+            api: as for `reserve`.
 
         Returns:
-            Whether the operator as a whole pauses.
+            Whether all logs of the operator and API pause.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
@@ -100,6 +111,7 @@ class OperatorSlots(Store):
                 int(MAX_PAUSE_SECS * 1000),
                 *_interval_ms(interval),
                 answered,
+                api,
             ],
         )
         return bool(reply)

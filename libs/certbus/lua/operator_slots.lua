@@ -4,10 +4,11 @@
 -- ARGV: none.
 -- Returns: nothing; it defines functions.
 --
--- `next` is the next free slot, `refused_until` the end of the pause that the log `refused_by`
--- requested, `counts_until` the time until which the operator is taken to count requests, `at` the time
--- of writing. A stored time counts as no further ahead of TIME than it was
--- ahead of `at`: after the clock of Redis is set back, no worker waits until it catches up.
+-- `next` is the next free slot, `refused_by` the last log that requested a pause, `refused_until` the end
+-- of the last of these pauses, `paused_until:<api>` that of the pause of all logs of one API, `counts_until`
+-- the time until which the operator is taken to count requests, `at` the time of writing. A stored time
+-- counts as no further ahead of TIME than it was ahead of `at`: after the clock of Redis is set back, no
+-- worker waits until it catches up.
 
 -- The pace: `interval` is the present one, absent while it is the configured one; `changed` is the
 -- time of its last change, `refused` that of the last 429; `answers` holds the newest answers, oldest
@@ -17,19 +18,22 @@ local MAX_ANSWERS, MIN_REFUSALS = 20, 5 -- answers that count, and 429 among the
 local MEMORY_SECS, QUIET_SECS, STEP_US = 60, 5, 1000000
 local KEPT_SECS = 5 -- after the last request, so that an operator of the server can read the slots
 local SLOWER, FASTER = 1.25, 0.9
+local TIMES = {
+  'next', 'refused_until', 'counts_until', 'paused_until:rfc6962', 'paused_until:static-ct',
+}
 
 local function now_us()
   local time = redis.call('TIME')
   return time[1] * 1000000 + time[2]
 end
 
--- Returns the next free slot, the log that answered 429 last, the end of its pause, and the time until
--- which the operator is taken to count requests.
+-- Returns the fields TIMES and `refused_by` as a table.
 local function read_operator(key, now)
-  local state = redis.call('HMGET', key, 'next', 'refused_by', 'refused_until', 'at', 'counts_until')
-  local slot, refused_until = tonumber(state[1] or 0), tonumber(state[3] or 0)
-  local ahead = math.max(tonumber(state[4] or 0) - now, 0)
-  return slot - ahead, state[2], refused_until - ahead, tonumber(state[5] or 0) - ahead
+  local stored = redis.call('HMGET', key, 'at', 'refused_by', unpack(TIMES))
+  local ahead = math.max(tonumber(stored[1] or 0) - now, 0)
+  local state = {refused_by = stored[2] or ''}
+  for n, field in ipairs(TIMES) do state[field] = math.max(tonumber(stored[n + 2] or 0) - ahead, 0) end
+  return state
 end
 
 -- Returns the interval after `good` answers and `bad` 429 since the last call, and the fields to
@@ -71,17 +75,24 @@ local function pace(key, now, shortest, slowest, good, bad)
   }
 end
 
--- Writes fields and the pace, and sets the expiry of the hash. A full Redis accepts the first write, and
--- then the few bytes of the others.
-local function write_operator(key, now, expire, paced, ...)
+-- Writes a table of `read_operator` and the pace, and sets the expiry of the hash. A full Redis accepts
+-- the first write, and then the few bytes of the others.
+local function write_operator(key, now, state, paced)
+  local expire, fields = now + KEPT_SECS * 1000000, {'at', text(now), 'refused_by', state.refused_by}
+  for _, field in ipairs(TIMES) do
+    if state[field] > now then
+      expire = math.max(expire, state[field])
+      table.insert(fields, field)
+      table.insert(fields, text(state[field]))
+    end
+  end
   redis.call('PEXPIRE', key, 1)
-  redis.call('HSET', key, 'at', text(now), ...)
+  redis.call('HSET', key, unpack(fields))
   if #paced > 0 then
     redis.call('HSET', key, unpack(paced))
     expire = math.max(expire, now + MEMORY_SECS * 1000000)
   else
     redis.call('HDEL', key, 'interval', 'changed', 'refused', 'answers')
   end
-  expire = math.max(expire, now + KEPT_SECS * 1000000)
   redis.call('PEXPIREAT', key, text(math.ceil(expire / 1000)))
 end

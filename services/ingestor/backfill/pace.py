@@ -9,8 +9,9 @@ import asyncio
 import time
 from typing import Final
 
-from certbus.limits.operators import SLOWEST_SECS, OperatorSlots, Slot
-from ingestor.client.throttle import OperatorThrottle
+from certbus.limits.operators import RFC6962, SLOWEST_SECS, OperatorSlots, Slot
+from ingestor.client.throttle import OperatorThrottle, Purpose
+from ingestor.log import Kind
 from ingestor.redis_retry import RedisRetry
 
 SLOT_SHARE: Final = 10
@@ -28,9 +29,11 @@ class SharedSlots(OperatorSlots):
 
     pause = 0.0
 
-    async def reserve(self, operator: str, interval: float, answered: int = 0) -> Slot:
+    async def reserve(
+        self, operator: str, interval: float, answered: int = 0, api: str = RFC6962
+    ) -> Slot:
         """Reserve the next free slot, and note how long others make it wait."""
-        slot = await super().reserve(operator, interval, answered)
+        slot = await super().reserve(operator, interval, answered, api)
         others = slot.wait - slot.interval
         self.pause = min((SLOT_SHARE - 1) * others, _MAX_PAUSE_SECS) if others > 0 else 0.0
         return slot
@@ -47,7 +50,13 @@ class LocalSlots(SharedSlots):
         """Return the time of this host, seconds since the epoch."""
         return time.time()
 
-    async def reserve(self, operator: str, interval: float, answered: int = 0) -> Slot:  # noqa: ARG002
+    async def reserve(
+        self,
+        operator: str,  # noqa: ARG002
+        interval: float,
+        answered: int = 0,  # noqa: ARG002
+        api: str = RFC6962,  # noqa: ARG002
+    ) -> Slot:
         """Reserve the next free slot."""
         now = asyncio.get_running_loop().time()
         self._interval = max(self._interval, interval)
@@ -64,6 +73,7 @@ class LocalSlots(SharedSlots):
         *,
         answered: int = 0,  # noqa: ARG002
         requested: bool = True,  # noqa: ARG002
+        api: str = RFC6962,  # noqa: ARG002
     ) -> bool:
         """Lengthen the interval; the log itself pauses."""
         self._interval = min(self._interval * _GROWTH, max(interval, SLOWEST_SECS))
@@ -78,15 +88,21 @@ class LowestPriority(OperatorThrottle):
         interval: configured seconds between two requests; 0: no limit.
         slots: reserves them.
         redis_retry: what to do while Redis is away.
+        kind: the API.
     """
 
     def __init__(
-        self, operator: str, interval: float, slots: SharedSlots, redis_retry: RedisRetry
+        self,
+        operator: str,
+        interval: float,
+        slots: SharedSlots,
+        redis_retry: RedisRetry,
+        kind: Kind,
     ) -> None:
-        super().__init__(operator, interval, slots, redis_retry)
+        super().__init__(operator, interval, slots, redis_retry, kind)
         self._shared = slots
 
-    async def acquire(self, *, is_behind: bool) -> None:
+    async def acquire(self, *, is_behind: bool, purpose: Purpose = Purpose.OTHER) -> None:
         """Wait for a slot."""
         await asyncio.sleep(self._shared.pause)
-        await super().acquire(is_behind=is_behind)
+        await super().acquire(is_behind=is_behind, purpose=purpose)

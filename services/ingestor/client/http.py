@@ -41,6 +41,7 @@ from ingestor.client.errors import (
     UnexpectedStatus,
 )
 from ingestor.client.log_availability import MAX_PAUSE_SECS, LogAvailability
+from ingestor.client.throttle import Purpose
 from ingestor.metrics import FetchOutcome, Measured
 
 MAX_REDIRECTS = 3
@@ -143,18 +144,18 @@ class Fetcher:
         self._http = http
         self._timeout = timeout
 
-    async def get_log(self, url: str, limit: int, *, is_page: bool = False) -> bytes:
+    async def get_log(self, url: str, limit: int, *, purpose: Purpose = Purpose.OTHER) -> bytes:
         """Fetch a body.
 
         Args:
             url: what to get.
             limit: the most bytes the body may have, on the wire and decompressed.
-            is_page: whether it has entries: of these, few reserve slots at the same time.
+            purpose: decides which requests come first, and how many wait for slots.
 
         Raises:
             LogError: the last attempt's error; which one, see `errors.py`.
         """
-        attempt = partial(self.attempt, url, limit, is_page=is_page)
+        attempt = partial(self.attempt, url, limit, purpose=purpose)
         available = self._availability
         return (await (attempt() if available is None else available.repeat(attempt))).body
 
@@ -182,7 +183,7 @@ class Fetcher:
         limit: int,
         headers: Mapping[str, str] = NO_HEADERS,
         *,
-        is_page: bool = False,
+        purpose: Purpose = Purpose.OTHER,
     ) -> Version:
         """Return one answer, after at most `MAX_REDIRECTS` redirects.
 
@@ -191,7 +192,7 @@ class Fetcher:
         """
         place = _Redirect(url, self._trusted)
         for _ in range(MAX_REDIRECTS + 1):
-            found = await self._in_turn(url, place, limit, headers, is_page=is_page)
+            found = await self._in_turn(url, place, limit, headers, purpose=purpose)
             if isinstance(found, Version):
                 return found
             place = found
@@ -204,12 +205,12 @@ class Fetcher:
         limit: int,
         headers: Mapping[str, str],
         *,
-        is_page: bool,
+        purpose: Purpose,
     ) -> Version | _Redirect:
         """One request in its turn, for `url`: what is at `place`, or where it is instead."""
         available = self._availability
         if available is not None:
-            await available.acquire(url, is_page=is_page)
+            await available.acquire(url, purpose=purpose)
         began = time.perf_counter()
         try:
             found = await self._request(url, place, limit, headers)

@@ -35,7 +35,7 @@ from ingestor.client.errors import (
     Throttled,
     UnexpectedStatus,
 )
-from ingestor.client.throttle import OperatorThrottle, RequestBudget
+from ingestor.client.throttle import OperatorThrottle, Purpose, RequestBudget
 from ingestor.log import Log
 from ingestor.redis_retry import RedisRetry
 
@@ -159,9 +159,9 @@ class LogAvailability:
     @property
     def budget(self) -> RequestBudget:
         """Whether the operator counts requests to logs of this API."""
-        return self._operator.budget(self._log.kind)
+        return self._operator.budget
 
-    async def acquire(self, url: str, *, is_page: bool = False) -> None:
+    async def acquire(self, url: str, *, purpose: Purpose = Purpose.OTHER) -> None:
         """Wait until `url` may be requested.
 
         At most `MAX_RESERVED` pages wait for slots. Tree heads and proofs, which are few, do not
@@ -172,14 +172,14 @@ class LogAvailability:
         """
         self._refuse(url)
         if not self._operator.interval:
-            await self._operator.acquire(is_behind=self.is_behind)
+            await self._operator.acquire(is_behind=self.is_behind, purpose=purpose)
             return
         began = asyncio.get_running_loop().time()
         self.waiting += 1
         try:
-            async with self._reserving if is_page else nullcontext():
+            async with self._reserving if purpose is Purpose.ENTRIES else nullcontext():
                 self._refuse(url)
-                await self._operator.acquire(is_behind=self.is_behind)
+                await self._operator.acquire(is_behind=self.is_behind, purpose=purpose)
         finally:
             self.waiting -= 1
         self._waited(asyncio.get_running_loop().time() - began)
@@ -188,7 +188,7 @@ class LogAvailability:
     async def record_answer(self, error: UnexpectedStatus | None = None) -> None:
         """Count an answer; pause the log as it requests, and slow its operator down after a 429."""
         if error is None or not error.is_rate_limit:
-            self._operator.answered(self._log.kind)
+            self._operator.answered()
         if error is None or (error.retry_after is None and not error.is_rate_limit):
             return
         pause = PAUSE_SECS if error.retry_after is None else error.retry_after

@@ -19,6 +19,7 @@ from ctparse.tree_head import TreeHead
 from ingestor.client.errors import InvalidResponse, LogError, ResponseTooLarge
 from ingestor.client.http import Fetcher
 from ingestor.client.interface import Inclusion
+from ingestor.client.throttle import Purpose
 from ingestor.cpu import Cpu
 
 T = TypeVar("T")
@@ -55,7 +56,8 @@ class Rfc6962Log:
 
     async def tree_head(self) -> TreeHead:
         """Request get-sth."""
-        return await self._ask(f"{self._base}/ct/v1/get-sth", _MAX_STH, decode_sth)
+        url = f"{self._base}/ct/v1/get-sth"
+        return await self._ask(url, _MAX_STH, decode_sth, Purpose.OTHER)
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         """Request get-entries for [start, end). One entry alone that is too large is rejected."""
@@ -63,7 +65,9 @@ class Rfc6962Log:
         alone = end - start == 1
         limit = min(max((end - start) * _MAX_ENTRY, _MIN_WINDOW), _MAX_WINDOW)
         try:
-            body = await self._fetcher.get_log(url, MAX_ALONE if alone else limit, is_page=True)
+            body = await self._fetcher.get_log(
+                url, MAX_ALONE if alone else limit, purpose=Purpose.ENTRIES
+            )
         except ResponseTooLarge:
             if not alone:
                 raise
@@ -102,8 +106,14 @@ class Rfc6962Log:
         url = f"{self._base}/ct/v1/get-sth-consistency?first={first}&second={second}"
         return await self._ask(url, _MAX_PROOF, decode_consistency)
 
-    async def _ask(self, url: str, limit: int, decode: Callable[[bytes], T]) -> T:
-        body = await self._fetcher.get_log(url, limit)
+    async def _ask(
+        self,
+        url: str,
+        limit: int,
+        decode: Callable[[bytes], T],
+        purpose: Purpose = Purpose.PROOF,
+    ) -> T:
+        body = await self._fetcher.get_log(url, limit, purpose=purpose)
         try:
             return decode(body)
         except Malformed as error:

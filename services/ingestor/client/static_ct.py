@@ -19,6 +19,7 @@ from ingestor.client.errors import InvalidResponse, LogError, TileGone, Unexpect
 from ingestor.client.http import Fetcher
 from ingestor.client.interface import Inclusion
 from ingestor.client.issuers import Issuers
+from ingestor.client.throttle import Purpose
 from ingestor.cpu import Cpu
 
 TILE = 256
@@ -151,16 +152,16 @@ class StaticCtLog:
     ) -> tuple[str, bytes]:
         """Fetch a tile, or the full one that took its place; returns its URL and its bytes."""
         url = f"{self._base}/{tile_path(level, number, width)}"
-        is_page = level == "data"
+        purpose = Purpose.ENTRIES if level == "data" else Purpose.PROOF
         try:
-            return url, await self._fetcher.get_log(url, limit, is_page=is_page)
+            return url, await self._fetcher.get_log(url, limit, purpose=purpose)
         except UnexpectedStatus as error:
             if width == TILE or error.status not in _GONE:
                 raise
             partial = error
         url = f"{self._base}/{tile_path(level, number)}"
         try:
-            return url, await self._fetcher.get_log(url, limit, is_page=is_page)
+            return url, await self._fetcher.get_log(url, limit, purpose=purpose)
         except UnexpectedStatus as error:
             if error.status not in _GONE:
                 raise

@@ -178,7 +178,12 @@ class Follower:
         self.limited_by = ""
         self._requests = requests
         self._prefetch = Prefetch(
-            client, publisher.next, self._page, requests.in_flight, requests.fetched
+            client,
+            publisher.next,
+            self._page,
+            requests.in_flight,
+            requests.fetched,
+            lambda: availability.waiting,
         )
         self._limited_since: float | None = None
         self._polls = PollSchedule(settings.interval, settings.phase)

@@ -10,13 +10,14 @@ Answers that wait for an earlier one are bounded in bytes, per log and per inges
 unless it ends at the tree head. So a run is complete when it ends there, has waited for
 `GATHER_SECS`, or when the entries after it are not in flight; and when it has `RUN_BYTES`, unless
 all entries up to the tree head fit into the memory of the log. While more than one round of
-requests is missing, a run is also complete with `RUN_REQUESTS` answers, and the first runs since
-the log was at its head wait for less: then the first entries of a large tree head, or those of a
-new owner of the log, are not published with the last.
+requests is missing, or `_FIRST_REQUESTS` are still to be sent, a run is also complete with
+`RUN_REQUESTS` answers, and the first runs since the log was at its head wait for less: then the
+first entries of a large tree head, or those of a new owner of the log, are not published with the
+last.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -38,6 +39,9 @@ GATHER_SECS = 5.0
 """For which arrived entries wait for the entries after them, so that one proof covers both."""
 
 _FIRST_GATHER_SECS = 0.5
+_FIRST_REQUESTS = 4
+"""Answers with which the first run since the log was at its head does not wait; they double with
+each run, and so does its wait for more."""
 
 MAX_LOG_BYTES = 32 << 20
 MAX_PROCESS_BYTES = 256 << 20
@@ -46,7 +50,7 @@ MAX_PROCESS_BYTES = 256 << 20
 WINDOW_ENTRIES = 1024
 """Of a window: one lookup of known certificates, and a few batches."""
 
-_INITIAL_IN_FLIGHT = 16
+_INITIAL_IN_FLIGHT = 20
 _UNKNOWN_PAGE_IN_FLIGHT = 4
 _FIRST_ESTIMATE_BYTES = 3 << 10  # of an entry, before the first answer
 
@@ -113,6 +117,7 @@ class _Piece(msgspec.Struct, eq=False):
         task: the request, while it is in flight.
         entries: the answer.
         error: why there is none; the request is sent again after `Prefetch.run` has raised it.
+        arrived: when the answer arrived, loop time.
         bytes: of the answer, estimated while it is in flight.
     """
 
@@ -120,6 +125,7 @@ class _Piece(msgspec.Struct, eq=False):
     end: int
     task: asyncio.Task[None] | None = None
     entries: list[Entry | Rejected] | None = None
+    arrived: float = 0.0
     error: Exception | None = None
     bytes: int = 0
 
@@ -133,6 +139,7 @@ class Prefetch:
         page: size of the log's pages.
         in_flight: how many requests are sent at the same time.
         fetched: shared with the other logs of the process.
+        waiting: returns how many requests in flight wait for a slot, and are not sent.
 
     Attributes:
         next: index of the first entry that was not taken.
@@ -147,6 +154,7 @@ class Prefetch:
         page: PageSize,
         in_flight: InFlight,
         fetched: FetchedBytes | None = None,
+        waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self.next = self.head = start
         self.arrived = asyncio.Event()
@@ -159,8 +167,9 @@ class Prefetch:
         self._bytes = 0  # of all pieces
         self._entry_bytes = float(_FIRST_ESTIMATE_BYTES)
         self._interrupted = False
-        self._since: float | None = None  # when the first piece arrived
+        self._waiting = waiting
         self._gather = _FIRST_GATHER_SECS
+        self._enough = _FIRST_REQUESTS
 
     @property
     def missing_requests(self) -> int:
@@ -203,10 +212,12 @@ class Prefetch:
             self.arrived.clear()
             ready, is_complete = self._ready(target)
             now = loop.time()
-            is_behind = self.missing_requests > self._in_flight.limit
+            missing = self.missing_requests
+            unsent = missing - self._running + self._waiting()
+            is_behind = missing > self._in_flight.limit or unsent >= _FIRST_REQUESTS
             gather = self._gather if is_behind else GATHER_SECS
-            is_complete = is_complete or (is_behind and len(ready) >= RUN_REQUESTS)
-            if ready and (is_complete or now - (self._since or now) >= gather):
+            is_complete = is_complete or (is_behind and len(ready) >= self._enough)
+            if ready and (is_complete or now - ready[0].arrived >= gather):
                 return list(_windows(self.next, ready, target))
             if self._pieces and (error := self._pieces[0].error) is not None:
                 for piece in self._pieces:  # those of later pieces are out of date by then
@@ -216,8 +227,8 @@ class Prefetch:
             if interrupted or (deadline is not None and now >= deadline):
                 return []
             ends = [] if deadline is None else [deadline]
-            if ready and self._since is not None:
-                ends.append(self._since + gather)
+            if ready:
+                ends.append(ready[0].arrived + gather)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(ends, default=None)):
                     await self.arrived.wait()
@@ -225,16 +236,17 @@ class Prefetch:
     def take(self, end: int) -> None:
         """Drop the entries before `end`: they are published or read."""
         self.next = end
-        is_at_head = end >= self.head
-        self._gather = _FIRST_GATHER_SECS if is_at_head else min(2 * self._gather, GATHER_SECS)
+        if end >= self.head:
+            self._gather, self._enough = _FIRST_GATHER_SECS, _FIRST_REQUESTS
+        else:
+            self._gather = min(2 * self._gather, GATHER_SECS)
+            self._enough = min(2 * self._enough, RUN_REQUESTS)
         while self._pieces and self._pieces[0].end <= end:
             self._release(self._pieces.pop(0))
         first = self._pieces[0] if self._pieces else None
         if first is not None and first.entries is not None and first.start < end:
             first.entries = first.entries[end - first.start :]
             first.start = end
-        has_arrived = first is not None and first.entries is not None
-        self._since = asyncio.get_running_loop().time() if has_arrived else None
         self._fill()
 
     async def restart(self, start: int) -> None:
@@ -244,7 +256,6 @@ class Prefetch:
         for piece in pieces:
             self._release(piece)
         self.next = self.head = start
-        self._since = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -356,9 +367,8 @@ class Prefetch:
         if piece.task is not None:
             piece.task.cancel()
         piece.entries, piece.error = entries, None
+        piece.arrived = asyncio.get_running_loop().time()
         self._hold(piece, _bytes(entries))
-        if piece is self._pieces[0]:
-            self._since = asyncio.get_running_loop().time()
 
     def _failed(self, piece: _Piece, error: Exception) -> None:
         requested = piece.end - piece.start
@@ -386,12 +396,10 @@ class Prefetch:
             if piece is not self._pieces[-1]:  # otherwise `_fill` requests the rest
                 self._pieces.insert(at + 1, rest)
                 self._split(rest)
-        piece.entries = entries
+        piece.entries, piece.arrived = entries, asyncio.get_running_loop().time()
         size = _bytes(entries)
         self._entry_bytes = 0.8 * self._entry_bytes + 0.2 * size / max(1, returned)
         self._hold(piece, size)
-        if piece is self._pieces[0]:
-            self._since = asyncio.get_running_loop().time()
 
     def _hold(self, piece: _Piece, size: int) -> None:
         self._bytes += size - piece.bytes

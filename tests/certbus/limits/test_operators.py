@@ -52,15 +52,27 @@ async def test_a_429_of_a_second_log_pauses_the_operator(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 60)
     assert await operators.record_429("Example", OTHER_LOG, 5)
-    assert 50 < (await operators.reserve("Example", 0.001)).wait <= 60
+    assert 50 < (await operators.reserve("Example", 0.001)).paused <= 60
     assert (await operators.reserve("Another", 0.001)).wait == 0
+
+
+async def test_a_pause_is_of_the_logs_of_one_api(client: Redis) -> None:
+    operators = OperatorSlots(client, KEYS)
+    for log in (LOG, OTHER_LOG):
+        await operators.record_429("Example", log, 60, api="rfc6962")
+    slot = await operators.reserve("Example", 10, api="static-ct")
+    assert (slot.wait, slot.paused) == (0, 0)
+    assert (await operators.reserve("Example", 10, api="rfc6962")).paused > 50
+    assert (await operators.reserve("Example", 10, api="static-ct")).wait <= 10, "no slot is lost"
+    assert await operators.record_429("Example", "third", 60, api="static-ct")
+    assert (await operators.reserve("Example", 10, api="static-ct")).paused > 50
 
 
 async def test_an_operator_is_paused_for_a_limited_time(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 3600)
     assert await operators.record_429("Example", OTHER_LOG, 3600)
-    assert 290 < (await operators.reserve("Example", 0.001)).wait <= 300
+    assert 290 < (await operators.reserve("Example", 0.001)).paused <= 300
 
 
 async def test_an_operator_that_requests_a_long_pause_is_taken_to_count_requests(

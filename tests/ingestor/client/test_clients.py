@@ -21,6 +21,7 @@ from ingestor.client.interface import Inclusion
 from ingestor.client.issuers import CAPACITY, RECENT, WINDOW, Issuers
 from ingestor.client.rfc6962 import MAX_ALONE, Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
+from ingestor.client.throttle import Purpose
 from ingestor.pipeline.page_size import PageSize
 from ingestor.pipeline.prefetch import InFlight, Prefetch
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
@@ -246,7 +247,7 @@ async def test_fetching_issuers_ends_when_it_is_cancelled_though_one_has_failed(
     ending, end = asyncio.Event(), asyncio.Event()
 
     class Fetching(Fetcher):
-        async def get_log(self, url: str, limit: int, *, is_page: bool = False) -> bytes:
+        async def get_log(self, url: str, limit: int, *, purpose: Purpose = Purpose.OTHER) -> bytes:
             if digests[0].hex() in url:
                 raise InvalidResponse(self.log, url, f"longer than {limit}")
             try:

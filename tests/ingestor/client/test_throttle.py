@@ -19,6 +19,7 @@ from ingestor.client.throttle import (
     LATE_SECS,
     UNLIMITED_AFTER,
     OperatorThrottle,
+    Purpose,
     RequestBudget,
 )
 from ingestor.log import Kind
@@ -84,13 +85,15 @@ async def test_a_proof_does_not_wait_for_the_pages_of_its_log(redis: Redis) -> N
     taken: list[str] = []
 
     async def take(name: str) -> None:
-        await log.availability.acquire("url", is_page=name == "page")
+        await log.availability.acquire("url", purpose=Purpose(name))
         taken.append(name)
 
     async with asyncio.TaskGroup() as tasks:
-        for name in ["page"] * 10 + ["proof"]:
+        for name in ["entries"] * 10 + ["other"] * 5 + ["proof"]:
             tasks.create_task(take(name))
-    assert taken.index("proof") == MAX_RESERVED, "only those that have begun to wait are before it"
+    assert taken[0] == "proof"
+    # Those that have begun to wait come before tree heads.
+    assert taken.index("other") == 1 + MAX_RESERVED
 
 
 async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
@@ -98,7 +101,7 @@ async def test_all_logs_of_an_operator_get_as_many_turns(redis: Redis) -> None:
     taken: list[str] = []
 
     async def take(asker: Asker, name: str) -> None:
-        await asker.availability.acquire("url", is_page=True)
+        await asker.availability.acquire("url", purpose=Purpose.ENTRIES)
         taken.append(name)
 
     async with asyncio.TaskGroup() as tasks:
@@ -230,33 +233,53 @@ async def test_an_operator_that_answers_more_requests_than_one_counts_is_unlimit
     redis: Redis,
 ) -> None:
     """Of each API alone: Cloudflare counts the requests to its RFC 6962 logs."""
-    throttle = OperatorThrottle("Example", 0.0, OperatorSlots(redis, Keys()), RedisRetry())
+    slots = OperatorSlots(redis, Keys())
+    throttle, other = (
+        OperatorThrottle("Example", 0.0, slots, RedisRetry(), kind) for kind in reversed(Kind)
+    )
     for _ in range(UNLIMITED_AFTER):
-        throttle.answered(Kind.STATIC_CT)
-        assert throttle.budget(Kind.RFC6962) is RequestBudget.UNKNOWN
-    assert throttle.budget(Kind.STATIC_CT) is RequestBudget.UNLIMITED
+        assert throttle.budget is RequestBudget.UNKNOWN
+        throttle.answered()
+    assert [throttle.budget, other.budget] == [RequestBudget.UNLIMITED, RequestBudget.UNKNOWN]
     await throttle.record_429("log", 60.0, requested=True)
-    assert throttle.budget(Kind.STATIC_CT) is RequestBudget.LIMITED
+    assert [throttle.budget, other.budget] == [RequestBudget.LIMITED, RequestBudget.UNKNOWN]
 
 
-async def test_logs_at_their_head_come_first_and_the_others_get_a_tenth(redis: Redis) -> None:
-    throttle = OperatorThrottle("Example", 0.005, OperatorSlots(redis, Keys()), RedisRetry())
-    served: list[bool] = []
+class Recording(OperatorThrottle):
+    """Records of each slot whether a log that catches up got it."""
 
-    async def request(*, is_behind: bool) -> None:
-        await throttle.acquire(is_behind=is_behind)
-        served.append(is_behind)
+    served: list[bool]
 
+    def _next(self) -> asyncio.Future[None] | None:
+        behind = set(self._behind)
+        turn = super()._next()
+        self.served.append(turn in behind)
+        return turn
+
+
+async def test_logs_at_their_head_come_first_and_the_others_get_a_part(redis: Redis) -> None:
+    throttle = Recording("Example", 0.005, OperatorSlots(redis, Keys()), RedisRetry())
+    throttle.served = []
     async with asyncio.TaskGroup() as tasks:
-        for _ in range(20):
-            tasks.create_task(request(is_behind=True))
-        for _ in range(40):
-            tasks.create_task(request(is_behind=False))
-    last = len(served) - served[::-1].index(False)
-    assert served.count(True) == 20
-    # Two requests whose slots come in one round of the event loop may resume in any order.
-    assert abs(served[:last].count(True) - 40 // (CATCH_UP_SHARE - 1)) <= 1
-    assert all(served[last:])
+        for is_behind in [True] * 20 + [False] * 10 * (CATCH_UP_SHARE - 1):
+            tasks.create_task(throttle.acquire(is_behind=is_behind))
+    one_round = [False] * (CATCH_UP_SHARE - 1) + [True]
+    assert throttle.served == one_round * 10 + [True] * 10
+
+
+async def test_a_pause_of_one_api_stops_its_logs_alone(redis: Redis) -> None:
+    slots = OperatorSlots(redis, Keys())
+    rfc, static = (OperatorThrottle("X", 0.001, slots, RedisRetry(), kind) for kind in Kind)
+    await rfc.record_429("first", 3.0, requested=True)
+    await rfc.record_429("second", 3.0, requested=True)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    paused = asyncio.create_task(rfc.acquire(is_behind=False))
+    for _ in range(3):
+        await static.acquire(is_behind=False)
+    assert not paused.done() or loop.time() - began > 2.5
+    await paused
+    assert loop.time() - began > 2.5
 
 
 async def test_a_cancelled_request_leaves_its_slot_to_another(redis: Redis) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from certconf.settings import CTLog
 from ctparse.entry import Entry, Rejected
 from ctparse.tree_head import TreeHead
 from ingestor.client.errors import LogError, ResponseTooLarge
@@ -350,25 +351,31 @@ def test_one_request_tries_a_larger_page() -> None:
 
 
 def test_requests_in_flight_follow_the_answers() -> None:
-    in_flight = InFlight(18)
-    assert in_flight.limit == 16
-    for limit in (17, 18, 18, 18):
+    initial = module._INITIAL_IN_FLIGHT
+    most = initial + 2
+    in_flight = InFlight(most)
+    assert in_flight.limit == initial
+    for limit in (initial + 1, most, most, most):
         for _ in range(in_flight.limit):
             in_flight.answered(waiting=True)
         assert in_flight.limit == limit
-    for _ in range(18):  # all that were in flight fail: one reduction
+    for _ in range(most):  # all that were in flight fail: one reduction
         in_flight.failed()
-    assert in_flight.limit == 9
+    assert in_flight.limit == most // 2
     in_flight.failed()
-    assert in_flight.limit == 4
+    assert in_flight.limit == most // 4
     assert InFlight(2).limit == 2
 
 
 def test_answers_of_a_log_that_is_not_behind_raise_no_limit() -> None:
-    in_flight = InFlight(18)
+    in_flight = InFlight(module._INITIAL_IN_FLIGHT + 2)
     for _ in range(100):
         in_flight.answered(waiting=False)
-    assert in_flight.limit == 16
+    assert in_flight.limit == module._INITIAL_IN_FLIGHT
+
+
+def test_a_log_starts_with_as_many_requests_in_flight_as_are_configured() -> None:
+    assert CTLog().fetch_concurrency == module._INITIAL_IN_FLIGHT
 
 
 async def test_small_pages_are_joined_to_windows() -> None:
@@ -399,9 +406,51 @@ async def test_a_run_with_many_answers_does_not_wait_for_more(
     log.stalls_at = 100 * module.RUN_REQUESTS
     page.record_answer(0, 100, 100)
     ahead = ahead_of(log, 0, page, 4)
+    ahead._enough = module.RUN_REQUESTS
     ahead.extend(10_000)
     run = await ahead.run(10_000)
     assert sum(len(window.entries) for window in run) == log.stalls_at
+    await ahead.restart(0)
+
+
+@pytest.mark.parametrize(("waiting", "is_early"), [(6, True), (0, False)])
+async def test_the_first_run_of_a_large_tree_head_is_short_while_others_wait_for_slots(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, is_early: bool
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECS", 3600.0)
+    log, page = Stalling(1000), PageSize(100)
+    log.stalls_at = 100 * module._FIRST_REQUESTS
+    page.record_answer(0, 100, 100)
+    ahead = Prefetch(log, 0, page, InFlight(20), waiting=lambda: waiting)
+    ahead._gather = 3600.0
+    ahead.extend(1000)
+    deadline = asyncio.get_running_loop().time() + (60 if is_early else 0.2)
+    run = await ahead.run(1000, deadline)
+    assert sum(len(window.entries) for window in run) == (log.stalls_at if is_early else 0)
+    if is_early:
+        ahead.take(log.stalls_at)
+        assert ahead._enough == 2 * module._FIRST_REQUESTS
+        ahead.take(1000)
+        assert ahead._enough == module._FIRST_REQUESTS
+    await ahead.restart(0)
+
+
+async def test_answers_that_have_waited_during_the_last_run_wait_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECS", 0.05)
+    log, page = Stalling(1000), PageSize(100)
+    log.stalls_at = 500
+    page.record_answer(0, 100, 100)
+    ahead = Prefetch(log, 0, page, InFlight(20))
+    ahead.extend(1000)
+    await ahead.run(1000)
+    monkeypatch.setattr(module, "GATHER_SECS", 3600.0)
+    for piece in ahead._pieces[:5]:
+        piece.arrived -= 3600.0
+    ahead.take(100)
+    run = await ahead.run(1000, asyncio.get_running_loop().time() + 60)
+    assert sum(len(window.entries) for window in run) == 400
     await ahead.restart(0)
 
 

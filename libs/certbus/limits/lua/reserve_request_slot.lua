@@ -2,19 +2,22 @@
 -- follows the operator's answers (operator_slots.lua).
 -- KEYS: limit:operator:<name>.
 -- ARGV: shortest and longest interval in ms, longest pause of an operator in ms, answers other than 429
--- since the caller's last reservation.
+-- since the caller's last reservation, API of the log.
 -- Returns: microseconds until the slot, present interval in microseconds, microseconds for which the
--- operator is taken to count requests.
+-- operator is taken to count requests, microseconds for which all its logs of this API pause. While they
+-- pause, no slot is reserved.
 
 local now = now_us()
 local shortest, slowest, pause = ARGV[1] * 1000, ARGV[2] * 1000, ARGV[3] * 1000
 
-local next_slot, _, refused_until, counts_until = read_operator(KEYS[1], now)
+local state = read_operator(KEYS[1], now)
 local interval, paced = pace(KEYS[1], now, shortest, slowest, tonumber(ARGV[4]), 0)
-local slot = math.max(now, next_slot)
+local slot, paused = math.max(now, state.next), math.max(state['paused_until:' .. ARGV[5]] - now, 0)
 if slot > now + pause + 1000 * slowest then
   slot = now -- no queue is that long: a release without `at` wrote it before the clock was set back
 end
-write_operator(KEYS[1], now, math.max(slot + interval, refused_until, counts_until), paced,
-  'next', text(slot + interval), 'refused_until', text(refused_until), 'counts_until', text(counts_until))
-return {slot - now, interval, math.max(counts_until - now, 0)}
+if paused == 0 then
+  state.next = slot + interval
+end
+write_operator(KEYS[1], now, state, paced)
+return {slot - now, interval, math.max(state.counts_until - now, 0), paused}
