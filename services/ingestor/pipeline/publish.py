@@ -156,16 +156,28 @@ class WindowPublisher:
         reaches_head = window.first + len(entries) >= window.tree_head.size
         limit = MAX_LIVE_MESSAGES if reaches_head else MAX_MESSAGES
         start = 0
-        while start < len(entries):
-            batch, end = await self._batch(window, digests, start, done, limit)
-            if frontier is not None:
-                if end == len(entries) and window.frontier_after is not None:
-                    frontier = window.frontier_after
-                else:
-                    frontier.extend(window.leaf_hashes[start:end])
-                batch = msgspec.structs.replace(batch, frontier=frontier.to_bytes())
-            await self._send(msgspec.structs.replace(batch, known_at=known_at))
-            start = end
+        sending: asyncio.Task[None] | None = None  # while Redis publishes, the next one is written
+        try:
+            while start < len(entries):
+                batch, end = await self._batch(window, digests, start, done, limit)
+                if frontier is not None:
+                    if end == len(entries) and window.frontier_after is not None:
+                        frontier = window.frontier_after
+                    else:
+                        frontier.extend(window.leaf_hashes[start:end])
+                    batch = msgspec.structs.replace(batch, frontier=frontier.to_bytes())
+                if sending is not None:
+                    await sending
+                batch = msgspec.structs.replace(batch, known_at=known_at)
+                sending = asyncio.create_task(self._send(batch))
+                await asyncio.sleep(0)  # the batch is on its way
+                start = end
+            if sending is not None:
+                await sending
+        finally:
+            if sending is not None and not sending.done():
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
 
     async def _batch(
         self,

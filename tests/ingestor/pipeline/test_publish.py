@@ -1,5 +1,6 @@
 """Windows of entries into a real Redis: batches, duplicates, rejections, and races for a log."""
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -26,6 +27,7 @@ from ingestor.redis_retry import RedisRetry
 from ingestor.window import VerifiedWindow
 from tests.paths import FIXTURES
 from tests.retained import history
+from tests.waiting import until
 
 LOG = "ab" * 32
 KEYS = Keys()
@@ -223,6 +225,59 @@ async def test_batches_have_a_maximum_of_bytes(bench: Bench) -> None:
     await pipeline.publish(verified(0, [entry(index) for index in range(8)]))
     assert [len(batch) for batch in await bench.batches()] == [3, 3, 2]
     assert (await bench.log()).next == 8
+
+
+async def test_the_next_batch_is_written_while_redis_publishes_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, _ = await bench.pipeline()
+    count = 2 * MAX_MESSAGES + 10
+    written, at_publish, under_way = 0, list[int](), 0
+    write, publish = pipeline._write, bench.publisher.publish
+
+    def counted(entry: Entry, digest: bytes, seen: float) -> Message:
+        nonlocal written
+        written += 1
+        return write(entry, digest, seen)
+
+    async def slow(lease: Lease, batch: Batch) -> Outcome:
+        nonlocal under_way
+        under_way += 1
+        assert under_way == 1, "one batch at a time, in order"
+        expected = min(batch.next + MAX_MESSAGES, count)
+        await until(lambda: written >= expected, "the next batch is written")
+        at_publish.append(batch.first)
+        outcome = await publish(lease, batch)
+        under_way -= 1
+        return outcome
+
+    monkeypatch.setattr(pipeline, "_write", counted)
+    monkeypatch.setattr(bench.publisher, "publish", slow)
+    await pipeline.publish(verified(0, [entry(index) for index in range(count)]))
+    assert at_publish == [0, MAX_MESSAGES, 2 * MAX_MESSAGES]
+    assert pipeline.next == count
+
+
+async def test_a_publication_that_is_cancelled_leaves_no_task(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, _ = await bench.pipeline()
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(lease: Lease, batch: Batch) -> Outcome:
+        begun.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(bench.publisher, "publish", endless)
+    publishing = asyncio.create_task(pipeline.publish(verified(0, real_entries())))
+    await begun.wait()
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
+    assert ended.is_set()
+    assert publishing.cancelled()
 
 
 async def test_a_message_beyond_a_batch_is_rejected(bench: Bench, redis: Redis) -> None:
