@@ -32,7 +32,7 @@ IMMUTABLE = ("cache-control", "public, max-age=604800, immutable")
 TILE_PATH = re.compile(
     r"tile/(data|[0-5])/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d?|1\d\d|2[0-4]\d|25[0-5]))?", re.ASCII
 )
-MAX_CACHED_DATA_TILES = 64
+MAX_CACHED_DATA_TILES = 256
 
 
 class NamedTile(msgspec.Struct, frozen=True):
