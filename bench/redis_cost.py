@@ -59,12 +59,13 @@ FILL = """
 local window, digests = window_at(now_ms()) - ARGV[3], ARGV[4]
 local filter, place = filter_key(ARGV[1], window), '1779302892000-0-128'
 for offset = 0, #digests - 52, 52 do
-  local key = bucket(filter, digests, offset)
+  local bit = filter_bit(digests, offset)
+  local key = bucket(filter, bucket_number(bit))
   redis.call('HSET', key, field(digests, offset), place)
   if redis.call('HLEN', key) == 1 then
     redis.call('PEXPIRE', key, 3600000)
   end
-  redis.call('SETBIT', filter, filter_bit(digests, offset), 1)
+  redis.call('SETBIT', filter, bit, 1)
   if ARGV[5] == '0' then
     key = filter_key(ARGV[2], window) .. ':' .. byte(digests, offset + 33)
     redis.call('RPUSH', key, sub(digests, offset + 34, offset + 42), place)

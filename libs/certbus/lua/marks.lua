@@ -7,6 +7,8 @@
 local WINDOW_MS = 30 * 60 * 1000 -- as in keys.py and expire_marks.lua
 local SHA256_BYTES, SHA1_BYTES = 32, 20
 local call, byte, sub, format, floor = redis.call, string.byte, string.sub, string.format, math.floor
+local FILTER_BITS = 2 ^ 25
+local BIT_VALUES = { 128, 64, 32, 16, 8, 4, 2, 1 } -- of a byte, in the order of bitmaps
 local CHUNK = 256 -- digests in one command: unpack() passes a few thousand arguments at most
 
 local function window_at(ms)
@@ -17,27 +19,30 @@ local function filter_key(prefix, window)
   return format('%s%d', prefix, window)
 end
 
--- Returns the bit of a SHA-256, which begins after `offset` bytes, in the filter: its first 25 bits.
--- (As text: Redis would format a number with the 17 digits of a double.)
+-- Returns the number of the bit of a SHA-256, which begins after `offset` bytes, in the filter: its first
+-- 25 bits.
 local function filter_bit(digests, offset)
   local a, b, c, d = byte(digests, offset + 1, offset + 4)
-  return format('%d', ((a * 256 + b) * 256 + c) * 2 + floor(d / 128))
+  return a * 131072 + b * 512 + c * 2 + (d - d % 128) / 128
 end
 
--- Returns the number of the hash with the mark of a SHA-256: its first 14 bits. The hash has the key of
--- the filter with this number after it (`bucket`); the field is the rest of the digest.
-local function bucket_number(digests, offset)
-  local first, second = byte(digests, offset + 1, offset + 2)
-  return first * 64 + floor(second / 4)
+-- Returns the number of the hash with the mark of a SHA-256, whose bit in the filter is `bit`: its first
+-- 14 bits. The hash has the key of the filter with this number after it (`bucket`); the field is the rest
+-- of the digest.
+local function bucket_number(bit)
+  return (bit - bit % 2048) / 2048
 end
 
-local function bucket(filter, digests, offset)
-  return format('%s:%d', filter, bucket_number(digests, offset))
+local function bucket(filter, number)
+  return format('%s:%d', filter, number)
 end
 
--- After the filter, one bit for each hash states whether it exists (and has an expiry).
-local function bucket_bit(digests, offset)
-  return format('%d', 33554432 + bucket_number(digests, offset))
+-- Returns whether a hash exists (and has an expiry). `buckets` has one bit for each: the bytes after the
+-- filter, fewer if the rest are 0.
+local function has_bucket(buckets, number)
+  local last = number % 8
+  local eight, value = byte(buckets, (number - last) / 8 + 1) or 0, BIT_VALUES[last + 1]
+  return eight % (2 * value) >= value
 end
 
 local function field(digests, offset)
@@ -88,7 +93,8 @@ local function find_marks(prefix, digests, stride, numbers)
   for start = 0, total - 1, CHUNK do
     local reads, n = {}, 0
     for number = start, math.min(start + CHUNK, total) - 1 do
-      reads[n + 1], reads[n + 2], reads[n + 3] = 'GET', 'u1', filter_bit(digests, number * stride)
+      reads[n + 1], reads[n + 2] = 'GET', 'u1'
+      reads[n + 3] = format('%d', filter_bit(digests, number * stride))
       n = n + 3
     end
     for _, filter in ipairs(filters) do
@@ -97,7 +103,8 @@ local function find_marks(prefix, digests, stride, numbers)
         local number = start + i - 1
         if bit == 1 and not marked[number] then
           local offset = number * stride
-          marked[number] = call('HEXISTS', bucket(filter, digests, offset), field(digests, offset)) == 1
+          local key = bucket(filter, bucket_number(filter_bit(digests, offset)))
+          marked[number] = call('HEXISTS', key, field(digests, offset)) == 1
         end
       end
     end

@@ -78,6 +78,18 @@ async def test_the_second_of_a_pair_is_a_duplicate(
     ]
 
 
+async def test_issuances_are_searched_after_a_look_up_of_the_certificates(
+    two: tuple[Worker, Worker],
+) -> None:
+    worker, _ = two
+    lease = await worker.take()
+    assert isinstance(await worker.publisher.publish(lease, batch(0, of("a", "pre"))), Published)
+    known, known_at = await worker.publisher.find_known_at([of("a", "final").sha256])
+    assert known == [False]
+    sent = msgspec.structs.replace(batch(1, of("a", "final")), known_at=known_at)
+    assert repeated(await worker.publisher.publish(lease, sent)) == [0]
+
+
 @pytest.mark.parametrize("precert_first", [True, False])
 async def test_a_real_pair(client: Redis, precert_first: bool) -> None:
     entries = real_pair() if precert_first else real_pair()[::-1]

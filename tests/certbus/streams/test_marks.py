@@ -1,5 +1,8 @@
 """The keys of deduplication marks (`certbus.keys`), and the windows in which a look-up searches."""
 
+import random
+from typing import Any
+
 import msgspec
 from redis.asyncio import Redis
 
@@ -58,6 +61,33 @@ async def test_where_a_mark_is(one: Worker, client: Redis) -> None:
     assert await client.bitcount(filter_key) == 2
     assert await client.getbit(filter_key, first >> (32 - _FILTER_BITS))
     assert await client.getbit(filter_key, (1 << _FILTER_BITS) + bucket)
+
+
+async def test_each_hash_of_marks_has_a_bit_and_expires(one: Worker, client: Redis) -> None:
+    """Also one that two certificates of a batch share, or that an earlier batch made."""
+    lease = await one.take()
+    rng = random.Random(1)
+    buckets = [*rng.sample(range(1 << _BUCKET_BITS), 40), 0, 7, 8, (1 << _BUCKET_BITS) - 1]
+    for turn in range(4):
+        drawn = rng.choices(buckets, k=30)
+        digests = [
+            (each << 18 | rng.getrandbits(18)).to_bytes(4) + rng.randbytes(28) for each in drawn
+        ]
+        messages = [with_digest(f"{turn} {at}", digest) for at, digest in enumerate(digests)]
+        sent = Batch(30 * turn, 30 * turn + 30, messages, 0, [])
+        assert isinstance(await one.publisher.publish(lease, sent), Published)
+    numbers: dict[bytes, set[int]] = {}
+    async for key in client.scan_iter(f"{KEYS.marks}*:*", count=1000):
+        window, _, number = key.removeprefix(KEYS.marks.encode()).partition(b":")
+        numbers.setdefault(window, set()).add(int(number))
+        assert await client.pttl(key) > 0
+    assert set().union(*numbers.values()) <= set(buckets)
+    for window, found in numbers.items():
+        filter_key = KEYS.marks + window.decode()
+        bits: Any = await client.getrange(filter_key, 1 << (_FILTER_BITS - 3), -1)
+        assert found == {
+            8 * at + bit for at, byte in enumerate(bits) for bit in range(8) if byte << bit & 128
+        }
 
 
 async def test_marks_in_two_windows_are_found(one: Worker, client: Redis) -> None:

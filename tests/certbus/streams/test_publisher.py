@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.ids import EntryId, parse_entry_id
-from certbus.keys import Keys
+from certbus.keys import WINDOW_MS, Keys
 from certbus.streams.batch import (
     MAX_BYTES,
     Batch,
@@ -187,6 +187,26 @@ async def test_published_by_another_log_between_check_and_publish(
     assert_adds_up(await log_status(client))
 
 
+async def test_marks_are_searched_again_only_if_there_is_an_entry_since_the_look_up(
+    one: Worker, two: Worker, client: Redis
+) -> None:
+    async def searches() -> int:
+        stats: dict[str, Any] = await client.info("commandstats")
+        return int(stats["cmdstat_bitfield_ro"]["calls"])
+
+    own, other = await one.take(LOG), await two.take(OTHER_LOG)
+    await two.publisher.publish(other, batch(0, ["x"]))
+    window = batch(0, ["a", "b"])
+    _, known_at = await one.publisher.find_known_at([m.sha256 for m in window.messages])
+    before = await searches()
+    window = msgspec.structs.replace(window, known_at=known_at)
+    assert isinstance(await one.publisher.publish(own, window), Published)
+    assert await searches() == before
+    window = msgspec.structs.replace(batch(1, ["c", "b"]), known_at=known_at)
+    assert repeated(await two.publisher.publish(other, window)) == [1]
+    assert await searches() == before + 1
+
+
 async def test_a_certificate_twice_in_one_batch_is_reported(one: Worker, client: Redis) -> None:
     lease = await one.take()
     before = await everything(client)
@@ -310,6 +330,23 @@ async def test_a_key_of_the_wrong_type_stops_everything_whole(
     before = await everything(client)
     with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
         await one.publisher.publish(lease, Batch(0, 2, [message("a")], 0, [rejected(1)]))
+    assert await everything(client) == before
+
+
+async def test_a_filter_of_the_wrong_type_stops_everything_whole(
+    one: Worker, client: Redis
+) -> None:
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
+    _, known_at = await one.publisher.find_known_at([message("b").sha256])
+    now, _ = await client.time()
+    for window in range(now * 1000 // WINDOW_MS, now * 1000 // WINDOW_MS + 2):
+        await client.delete(f"{KEYS.marks}{window}")
+        await client.hset(f"{KEYS.marks}{window}", "no", "bitmap")
+    before = await everything(client)
+    sent = msgspec.structs.replace(batch(1, ["b"]), known_at=known_at)
+    with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+        await one.publisher.publish(lease, sent)
     assert await everything(client) == before
 
 

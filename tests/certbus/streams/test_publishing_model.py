@@ -1,10 +1,10 @@
 """Random histories of everything that changes what is published: a model of two logs.
 
-Two workers publish, with beliefs that may be out of date, while leases expire, operators skip,
-retire and rename logs, a worker skips under its lease, streams are trimmed, and Redis is emptied or
-replaced by an older copy. After each step, the counters of each log add up, and no stream has a
-certificate (by `issuance`: a precertificate or its certificate) twice. At the end, each certificate
-was in the stream at some time, but for the skipped ones.
+Two workers publish, with beliefs and look-ups that may be out of date, while leases expire,
+operators skip, retire and rename logs, a worker skips under its lease, streams are trimmed, and
+Redis is emptied or replaced by an older copy. After each step, the counters of each log add up, and
+no stream has a certificate (by `issuance`: a precertificate or its certificate) twice. At the end,
+each certificate was in the stream at some time, but for the skipped ones.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from certbus.connection import connect
+from certbus.ids import FIRST_ID
 from certbus.keys import DedupBy
 from certbus.logs.leases import Lease, SkipAhead
 from certbus.logs.registry import LogRegistry, Retirement
@@ -43,8 +44,8 @@ RETIREMENT = Retirement("command", "a test", 0.0, 0.0)
 # The precertificate of a certificate has the same letter.
 CERTIFICATES = st.lists(st.sampled_from("abcdABCD"), min_size=LENGTH, max_size=LENGTH)
 ACTIONS = (
-    "take", "publish", "publish", "publish", "expire", "release", "forget", "skip", "skip ahead",
-    "rename", "retire", "drop", "unretire", "trim", "copy", "rewind", "empty",
+    "take", "look up", "look up", "publish", "publish", "publish", "expire", "release", "forget",
+    "skip", "skip ahead", "rename", "retire", "drop", "unretire", "trim", "copy", "rewind", "empty",
 )  # fmt: skip
 STEP = st.tuples(
     st.sampled_from(ACTIONS), st.sampled_from(WORKERS), st.sampled_from(LOGS), st.integers(1, 4)
@@ -113,6 +114,7 @@ class Ingestor:
         self.registry = LogRegistry(world.client, KEYS)
         self.leases: dict[str, Lease] = {}
         self.next: dict[str, int] = {}
+        self.found: dict[str, tuple[dict[str, bool], str]] = {}  # by the last look-up of a log
 
     async def take(self, log: str) -> None:
         alias = await self.registry.aliases([log])
@@ -121,21 +123,33 @@ class Ingestor:
             self.leases[log], self.next[log] = lease, lease.next
             await self.world.client.hset(KEYS.log(lease.log_id), "newest", LENGTH)
 
+    async def look_up(self, log: str, count: int) -> None:
+        first = self.next.get(log, 0)
+        names = list(dict.fromkeys(self.world.entries[log][first : first + count]))
+        digests = [made(name).sha256 for name in names]
+        known, known_at = await self.worker.publisher.find_known_at(digests)
+        self.found[log] = dict(zip(names, known, strict=True)), known_at
+
     async def publish(self, log: str, count: int) -> None:
         first = self.next.get(log, 0)
         window = self.world.entries[log][first : first + count]
         if log not in self.leases or not window:
             return
-        new = [made(name) for name in window]
+        known, known_at = self.found.pop(log, ({}, FIRST_ID))
+        if not known.keys() >= set(window):
+            known, known_at = {}, FIRST_ID
+        new = [made(name) for name in window if not known.get(name)]
         while True:
             lease = self.leases[log]
-            sent = Batch(first, first + len(window), new, len(window) - len(new), [])
+            sent = Batch(
+                first, first + len(window), new, len(window) - len(new), [], known_at=known_at
+            )
             match await self.worker.publisher.publish(lease, sent):
                 case Published(next=next_index):
                     assert next_index == first + len(window)
                     self.next[log] = next_index
                     return
-                case AlreadyPublished(positions=positions):
+                case AlreadyPublished(positions=positions, known_at=known_at):
                     new = [each for at, each in enumerate(new) if at not in positions]
                 case Stale(next=next_index):
                     self.next[log] = next_index
@@ -179,6 +193,7 @@ class Ingestor:
         limits = {**retain(400 * count), "rejected": Retention(10**6, 3600)}
         does: dict[str, Callable[[], Awaitable[object]]] = {
             "take": lambda: self.take(log),
+            "look up": lambda: self.look_up(log, count),
             "publish": lambda: self.publish(log, count),
             "forget": lambda: self.forget(log, count),
             "expire": lambda: client.delete(KEYS.lease(alias)),

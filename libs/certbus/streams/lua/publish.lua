@@ -130,8 +130,11 @@ end
 
 local now = now_ms()
 local windows = read_windows(WINDOWS)
-local searched = windows_to_search(windows, now, remember)
-local marked = find_marks(batch.marks, digests, DIGESTS_BYTES, searched)
+-- Marks come with entries: where the streams have none since the look-up, which found no mark of these
+-- certificates, there is none now. The look-up does not search for issuances.
+local is_current = batch.known_at == last
+local searched = (issuances or not is_current) and windows_to_search(windows, now, remember)
+local marked = is_current and {} or find_marks(batch.marks, digests, DIGESTS_BYTES, searched)
 local issued = issuances and find_marks(batch.marks, issuances, SHA256_BYTES, searched) or {}
 local repeated = { 'repeated', last }
 for position = 0, n - 1 do
@@ -187,6 +190,10 @@ for name in string.gmatch(streams .. ' rejected', '%S+') do
     counted[#counted + 1] = name .. counter
   end
 end
+local window = window_at(now) -- of the new marks
+local filter = filter_key(batch.marks, window)
+local buckets = call('GETRANGE', filter, FILTER_BITS / 8, -1) -- see `has_bucket`
+
 local held = numbers(HEAD, counted)
 local counters = numbers(LOG, { 'published', 'duplicates', 'rejected' })
 call('XLEN', REJECTED) -- fails here, not later, if it is no stream
@@ -260,7 +267,6 @@ if n > 0 then
     call('HDEL', WINDOWS, unpack(forgotten))
     call('HSET', WINDOWS, 'cut', text(now))
   end
-  local window = window_at(now)
   local name = string.format('%d', window)
   local known = windows[name] or {}
   call('HSET', WINDOWS, name .. '.at', text(now),
@@ -269,7 +275,6 @@ if n > 0 then
     call('HDEL', WINDOWS, name .. '.gone') -- its removal had begun; it is in use again
   end
   local expire = text(now + remember + EXPIRY_MARGIN_MS)
-  local filter = filter_key(batch.marks, window)
   local sha1_lists = filter_key(batch.sha1_marks, window) .. ':'
 
   local places = {} -- of the messages, from 0
@@ -277,26 +282,28 @@ if n > 0 then
     places[position] = format('%s-%d', id, position)
   end
 
+  local made = {} -- numbers of the hashes that this batch makes
+
   -- Sets the mark of one SHA-256 of each message; the digests are `stride` bytes apart.
   local function mark(sha256s, stride)
     local bits, m = {}, 0
     for position = 0, n - 1 do
       local offset = position * stride
-      bits[m + 1], bits[m + 2], bits[m + 3], bits[m + 4] =
-        'SET', 'u1', filter_bit(sha256s, offset), '1'
-      bits[m + 5], bits[m + 6], bits[m + 7], bits[m + 8] =
-        'SET', 'u1', bucket_bit(sha256s, offset), '1'
-      m = m + 8
-    end
-    local before = call('BITFIELD', filter, unpack(bits))
-    for position = 0, n - 1 do
-      local offset = position * stride
-      local key = bucket(filter, sha256s, offset)
+      local bit = filter_bit(sha256s, offset)
+      local number = bucket_number(bit)
+      local key = bucket(filter, number)
       call('HSET', key, field(sha256s, offset), places[position])
-      if before[2 * position + 2] == 0 then
+      bits[m + 1], bits[m + 2], bits[m + 3], bits[m + 4] = 'SET', 'u1', format('%d', bit), '1'
+      m = m + 4
+      if not made[number] and not has_bucket(buckets, number) then
+        made[number] = true
         call('PEXPIREAT', key, expire)
+        bits[m + 1], bits[m + 2], bits[m + 3], bits[m + 4] =
+          'SET', 'u1', format('%d', FILTER_BITS + number), '1'
+        m = m + 4
       end
     end
+    call('BITFIELD', filter, unpack(bits))
   end
 
   mark(digests, DIGESTS_BYTES)
@@ -309,13 +316,14 @@ if n > 0 then
   for position = 0, n - 1 do
     local offset = position * DIGESTS_BYTES + SHA256_BYTES
     local first = byte(digests, offset + 1)
+    local rest = sub(digests, offset + 2, offset + SHA1_KEPT_BYTES)
     local list = lists[first]
-    if not list then
-      list = {}
-      lists[first] = list
+    if list then
+      local m = #list
+      list[m + 1], list[m + 2] = rest, places[position]
+    else
+      lists[first] = { rest, places[position] } -- half the time of a table that grows
     end
-    local m = #list
-    list[m + 1], list[m + 2] = sub(digests, offset + 2, offset + SHA1_KEPT_BYTES), places[position]
   end
   for first, list in pairs(lists) do
     local key = format('%s%d', sha1_lists, first)
