@@ -50,7 +50,8 @@ COUNT = 16
 """Batches of a stream in one read."""
 
 _STREAM_RANGE = script_text("streams/lua/stream_range.lua")
-_UNREAD_PAUSE_SECS = 0.05  # between reads while the messages of no stream are read
+_UNREAD_PAUSES = 4  # between reads while the messages of no stream are read
+_UNREAD_PAUSE_SECS = 0.05
 _BLOCK_MS = 1000  # of a read; after an empty one, the reader checks whether Redis was rewound
 _RETRY_SECS = (0.05, 0.1, 0.2, 0.5, 1.0)  # between attempts to reach Redis
 _PRECEDING = 4  # batches before the first one that a reader reads, to recognise a fork
@@ -180,7 +181,7 @@ class StreamReader:
 
     Attributes:
         is_read: whether the messages of a stream are read now; those of others are unpacked when
-            they are first read. While none is, batches are read 20 times a second.
+            they are first read. While none is, batches are read 5 times a second.
         connected: whether the last attempt to read succeeded.
         last_error: why not; None if it did.
     """
@@ -289,10 +290,8 @@ class StreamReader:
         if not self._trails:
             await asyncio.sleep(_BLOCK_MS / 1000)
             return []
-        if not self._has_more and not any(map(self.is_read, self._trails)):
-            # Redis answers a blocked read with the first stream of a batch, so reading at once
-            # takes two reads for each batch.
-            await asyncio.sleep(_UNREAD_PAUSE_SECS)
+        if not self._has_more:
+            await self._pause()
         after = {name: str(trail.place.entry) for name, trail in self._trails.items()}
         reply: Any = await self._redis.xread(
             {self._keys.stream(name): entry for name, entry in after.items()},
@@ -307,6 +306,17 @@ class StreamReader:
             if (name := self._names[key]) in self._trails
             and str(self._trails[name].place.entry) == after[name]  # else it was begun anew
         ]
+
+    async def _pause(self) -> None:
+        """Wait while no stream is read, for more batches in one read.
+
+        Redis answers a blocked read with the first stream of a batch, so reading at once takes two
+        reads for each batch, and a read costs more than a batch that is not unpacked.
+        """
+        for _ in range(_UNREAD_PAUSES):
+            if any(map(self.is_read, self._trails)):
+                return
+            await asyncio.sleep(_UNREAD_PAUSE_SECS)
 
     async def _take(self, stream: str, entry: Entry) -> tuple[list[Event], bool]:
         """Advance by one stream entry.

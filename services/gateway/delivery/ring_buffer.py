@@ -133,6 +133,8 @@ class Slot:
     @property
     def size(self) -> int:
         """Bytes held; packed messages count as if they were unpacked."""
+        if self.shared is None and not self.encodings:
+            return self.text_bytes
         shared = 0 if self.shared is None else len(self.shared.data)
         return self.text_bytes + shared + sum(map(len, self.encodings.values()))
 

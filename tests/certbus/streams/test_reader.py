@@ -66,7 +66,7 @@ async def test_streams_that_are_not_read_take_few_reads(
     one: Worker, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read at once, each batch takes a read for its first stream and one for the others."""
-    monkeypatch.setattr(reader, "_UNREAD_PAUSE_SECS", 1.0)
+    monkeypatch.setattr(reader, "_UNREAD_PAUSE_SECS", 0.25)
     lease, batches = await one.take(), 2 * COUNT
     async with following(client) as reading:
         reading.follower.is_read = lambda _: False
@@ -79,6 +79,27 @@ async def test_streams_that_are_not_read_take_few_reads(
             await reading.until(lambda events: names(events, stream) == expected)  # noqa: B023
         assert notices(reading.events) == []
         assert (await client.info("commandstats"))["cmdstat_xread"]["calls"] <= batches
+
+
+async def test_a_stream_that_becomes_read_ends_the_pause_between_reads(
+    one: Worker, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_UNREAD_PAUSES", 10**6)
+    lease = await one.take()
+    async with following(client) as reading:
+        await reading.ready()
+        paused = asyncio.Event()
+
+        def is_read(_: str) -> bool:
+            paused.set()
+            return False
+
+        reading.follower.is_read = is_read
+        await published(one, lease, 0, "a")  # ends the read in progress
+        await paused.wait()
+        await published(one, lease, 1, "b")
+        reading.follower.is_read = lambda _: True
+        await reading.until(lambda events: names(events) == ["a", "b"])
 
 
 async def test_from_the_first_batch_of_an_empty_redis(one: Worker, client: Redis) -> None:
