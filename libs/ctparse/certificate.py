@@ -221,7 +221,7 @@ def _domains(common_name: str | None, dns_names: list[str]) -> list[str]:
         common_name in dns_names or (common_name is not None and is_dns_name(common_name))
     ):
         dns_names = [common_name, *dns_names]
-    if len(set(dns_names)) == len(dns_names) and "" not in dns_names:
+    if (len(dns_names) == 1 or len(set(dns_names)) == len(dns_names)) and "" not in dns_names:
         return dns_names
     unique = dict.fromkeys(dns_names)
     unique.pop("", None)

@@ -56,7 +56,16 @@ class ExtensionReader:
                 length = data[at + 1]
                 stop = start + length
                 if length > 0x7F or stop > end:
-                    _, start, stop = der.header(data, at, end)
+                    tag, start, stop = der.header(data, at, end)
+                    # Lists of SCTs, which differ in all certificates, are this long.
+                    if (
+                        stop - start > 0x7F
+                        and tag == der.SEQUENCE
+                        and data.startswith(SCT_LIST, start)
+                    ):
+                        others.append(data[begin:at])
+                        begin = at = stop
+                        continue
                 raw = data[at:stop]
                 member = known.get(raw)
                 if member is None:
@@ -80,7 +89,7 @@ class ExtensionReader:
         self, raw: bytes, at: int, dns_names: list[str], problems: list[str]
     ) -> _Member | None:
         """Read the Extension `raw`, whose contents begin at `at`; None for a list of SCTs."""
-        if raw.startswith(_KEY_ID) and len(raw) == _KEY_ID_BYTES:
+        if len(raw) == _KEY_ID_BYTES and raw.startswith(_KEY_ID):
             name = "subjectKeyIdentifier"
             return name, f'"{name}":"keyid:{raw[len(_KEY_ID) :].hex(":")}"'
         name = "extension"
