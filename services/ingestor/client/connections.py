@@ -43,6 +43,7 @@ _READ_BYTES: Final = 1024 * 1024
 """That have arrived, at which the connection is not read any more until they are taken."""
 
 _MAX_HEAD_BYTES: Final = 100 * 1024
+_END_OF_HEAD: Final = b"\r\n\r\n"
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
 Server = tuple[bytes, bytes, int | None]
@@ -112,6 +113,11 @@ class _Reader(asyncio.Protocol):
         if not self.ended:
             self.arrived.clear()
         return pieces
+
+    def unread(self, pieces: list[bytes]) -> None:
+        """Return to the next `read` what the last one returned; no piece is empty."""
+        self.pieces[:0] = pieces
+        self._size += sum(map(len, pieces))
 
 
 class _Body(httpx.AsyncByteStream):
@@ -287,6 +293,11 @@ async def _next_event(state: h11.Connection, reader: _Reader) -> h11.Event | typ
         pieces = await reader.read()
         if not pieces and state.their_state is h11.SEND_RESPONSE:
             raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        if state.their_state is h11.SEND_RESPONSE:
+            end = pieces[0].find(_END_OF_HEAD) + len(_END_OF_HEAD)
+            if end >= len(_END_OF_HEAD):  # h11 would copy the body
+                reader.unread([piece for piece in (pieces[0][end:], *pieces[1:]) if piece])
+                pieces = [pieces[0][:end]]
         state.receive_data(b"".join(pieces))
     return cast("h11.Event | type[h11.PAUSED]", event)
 

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -99,3 +99,37 @@ async def test_plain_http_in_place_of_tls_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(ConnectionFailed) as raised:
             await fetcher(http).get_log(url.replace("http:", "https:"), LIMIT)
         assert isinstance(raised.value.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"content-length: 11\r\n\r\n1\r\n\r\n2\r\n\r\n3",
+        b"transfer-encoding: chunked\r\n\r\n5\r\n1\r\n\r\n\r\n6\r\n2\r\n\r\n3\r\n0\r\n\r\n",
+        b"connection: close\r\n\r\n1\r\n\r\n2\r\n\r\n3",
+    ],
+    ids=["length", "chunks", "to the end"],
+)
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n"])
+@pytest.mark.parametrize("in_pieces_of", [1, 1000])
+async def test_a_head_ends_at_the_first_empty_line(
+    rest: bytes, before: bytes, in_pieces_of: int
+) -> None:
+    answer = before + b"HTTP/1.1 200 OK\r\n" + rest
+
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                for at in range(0, len(answer), in_pieces_of):
+                    writer.write(answer[at : at + in_pieces_of])
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                if b"close" in answer:
+                    break
+        writer.close()
+
+    async with await asyncio.start_server(send, "127.0.0.1", 0) as server, http_client() as http:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        for _ in range(2):
+            assert await fetcher(http).get_log(url, LIMIT) == b"1\r\n\r\n2\r\n\r\n3"
