@@ -3,6 +3,7 @@
 import random
 import tracemalloc
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ctfilter import Certificate, Evaluator, Filter, Index, IndexFull, parse_filter, parse_line
-from ctfilter.index import MAX_SCANS, size_of
+from ctfilter.index import MAX_SCANS, _chunks, selectivity, size_of
 from ctfilter.matching import holds
 from ctfilter.names import registrable_label
+from ctfilter.regex import MAX_MEMORY_BYTES
 from ctfilter.words import WordIndex
 from tests.ctfilter import naive
 from tests.ctfilter.naive import Cert, Term
@@ -220,6 +222,91 @@ def test_many_filters_in_one_index() -> None:
         index.remove(made)
     assert index.lookup(certificate(Cert(("paypal.com",), "R10"))) == {}
     assert_empty(index)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("domain:co.uk", "domain:com", "name:www.example", "contains:aypa", "regex:log(in)+"),
+        *("like:paypal", "like:amazon", "idn:yes", "idn:no", "wildcard:yes", "wildcard:no"),
+        *("regex:[a-c]+$", "issuer:inc", "operator:google", "type:precert", "type:final"),
+        *("like:walmart -domain:com", "domain:com issuer:r10 -wildcard:yes"),
+    ],
+)
+def test_one_filter_alone(line: str) -> None:
+    """No other filter's dictionary or automaton leads to it."""
+    chance = random.Random(line)
+    index, made = Index(), parse_filter(match=[line])
+    assert made is not None
+    index.add(made)
+    evaluator = Evaluator(made)
+    drawn = [drawn_certificate(chance) for _ in range(250)]
+    drawn += [Cert(("x.www.example", "*.example", "www.example", "WWW.EXAMPLE."))]
+    found = [evaluator.matches(certificate(cert)) for cert in drawn]
+    assert [index.lookup(certificate(cert)).get(made, []) for cert in drawn] == found
+    assert any(found)
+    index.remove(made)
+    assert_empty(index)
+
+
+@pytest.mark.parametrize("label", ["xn--mnchn-kva", "XN--MNCHN-KVA", "munchn", "mumchen"])
+def test_a_brand_one_edit_from_a_label(label: str) -> None:
+    made = parse_filter(match=["like:m\u00fcnchen"])
+    assert made is not None
+    index = Index()
+    index.add(made)
+    name = f"www.{label}.de"
+    assert index.lookup(certificate(Cert((name,)))) == {made: [(name, "like:m\u00fcnchen")]}
+    assert index.lookup(certificate(Cert(("www.mchen.de", "mnche.de")))) == {}
+
+
+def test_issuers_that_were_seen_are_bounded() -> None:
+    made = parse_filter(match=["issuer:ca-"])
+    assert made is not None
+    index = Index()
+    index.add(made)
+    for number in range(5000):
+        assert index.lookup(certificate(Cert(("a.example",), f"CA-{number}")))
+        assert len(index._issuers_seen) == number % 4096 + 1
+
+
+def test_terms_are_ordered_by_selectivity() -> None:
+    terms = [
+        *("name:a.example", "domain:a.example", f"contains:{'a' * 31}", f"like:{'a' * 30}"),
+        *("contains:aaaa", "like:aaa", "regex:abc", "domain:co.uk", "domain:com", "issuer:inc"),
+        *("idn:yes", "operator:google", "type:final", "wildcard:no", "idn:no", "regex:a|b"),
+    ]
+    found = [selectivity(parse_line(term).terms[0]) for term in terms]
+    assert found == sorted(found, reverse=True)
+    assert [first == second for first, second in pairwise(found)] == [
+        *(False, False, True, False, False, False, False, True),
+        *(False, False, False, False, True, False, False),
+    ]
+
+
+def test_the_size_of_a_filter_grows_with_its_text_and_its_regexes() -> None:
+    sizes = [
+        size_of(filter_of([[[Term("contains", "abcd")]]])),
+        size_of(filter_of([[[Term("contains", "abcde")]]])),
+        size_of(filter_of([[[Term("regex", "abcd....")]]])),
+    ]
+    assert sizes[0] == 3000 + 200 * len("contains:abcd")
+    assert sizes[1] - sizes[0] == 200
+    assert sizes[2] - sizes[0] == MAX_MEMORY_BYTES + 200
+
+
+@pytest.mark.parametrize("longest", [30, 3000, 5000, 20_000])
+def test_names_are_searched_in_parts_of_whole_lines(longest: int) -> None:
+    chance = random.Random(longest)
+    for count in (1, 2, 5, 400):
+        lines = [b"a" * chance.randint(1, longest) for _ in range(count)]
+        text = b"\n".join(lines)
+        parts = list(_chunks(text))
+        assert b"\n".join(part for _, part in parts) == text
+        firsts = [sum(part.count(b"\n") + 1 for _, part in parts[:at]) for at in range(len(parts))]
+        assert [first for first, _ in parts] == firsts
+        assert all(len(part) <= 4096 or b"\n" not in part for _, part in parts)
+        assert len(parts) <= 1 + 2 * len(text) // 4096
 
 
 def assert_empty(index: Index) -> None:

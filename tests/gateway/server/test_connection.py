@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +21,9 @@ from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import Crowd, ask, gateway, handshake, request
 from tests.gateway.client_helpers import Raw, masked, upgrade_request
 from tests.waiting import until
+
+if TYPE_CHECKING:
+    from gateway.admission.controller import AdmissionController
 
 LARGE = b"x" * 100_000
 
@@ -41,7 +45,9 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    answer: Callable[[Request], Outcome], settings: Settings | None = None
+    answer: Callable[[Request], Outcome],
+    settings: Settings | None = None,
+    admission: "AdmissionController | None" = None,
 ) -> AsyncIterator[Server]:
     """Serve `answer` at /page, and the streams."""
     service = Hub(settings or Settings(), lambda client, cursor: None, Metrics())
@@ -56,7 +62,7 @@ async def serving(
     connections: list[HTTPConnection] = []
 
     def connect() -> HTTPConnection:
-        connections.append(HTTPConnection(service, routes))
+        connections.append(HTTPConnection(service, routes, admission))
         return connections[-1]
 
     server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0)

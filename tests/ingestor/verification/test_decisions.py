@@ -213,11 +213,36 @@ async def test_warn_publishes_what_is_wrong(checked: Checked) -> None:
     assert [each.verification.inclusion for each in await checked.verify(10, 20, newest)] == [
         "unverified"
     ]
+    later = checked.log.head(30)
+    assert await checked.verifier.select_tree_head(later, 10) is later, "there is no target"
     calls = len(checked.log.calls)
     checked.now += 60
-    assert await checked.verifier.select_tree_head(newest, 10) is newest
+    assert await checked.verifier.select_tree_head(newest, 10) == newest
     assert checked.log.calls[calls:] == [("inclusion", 9, 20)]
+    assert await checked.verifier.select_tree_head(later, 10) == newest
     assert checked.state() == "proven"
+
+
+async def test_a_failure_in_warn_mode_lasts_until_entries_are_proven() -> None:
+    checked = Checked("warn")
+    await checked.publish(0, 10)
+    head = checked.log.head(20)
+    await checked.verifier.select_tree_head(head, 10)
+    (failed,) = await checked.verifier.verify([Window(10, [entry(10, other=True)])], head)
+    assert failed.verification.inclusion == "failed"
+    checked.store.state = TreeState(checked.log.frontier(10), None, None)
+    await checked.verifier.load(10)
+    await checked.verifier.select_tree_head(head, 10)
+    (verified,) = await checked.verify(10, 20, head)
+    assert checked.state() == "unproven"
+    checked.verifier.mark_verified(verified)
+    assert checked.state() == "proven"
+
+
+async def test_only_leaves_of_hybrid_logs_may_lack_extensions(checked: Checked) -> None:
+    await checked.verifier.select_tree_head(checked.log.head(10), 0)
+    with pytest.raises(IntegrityViolation):
+        await checked.verifier.verify([window(0, 10, extended=True)], checked.log.head(10))
 
 
 async def test_warn_reads_what_it_cannot_verify(checked: Checked) -> None:
@@ -290,6 +315,27 @@ async def test_a_log_without_proofs_is_read_twice(checked: Checked) -> None:
     newest = checked.log.head(30)
     assert await checked.verifier.select_tree_head(newest, 20) == newest
     assert await checked.verify(20, 25, newest) == []
+
+
+@pytest.mark.parametrize("tile", [None, 5])
+async def test_a_log_that_returns_a_proof_again_is_no_longer_read_twice(
+    checked: Checked, tile: int | None
+) -> None:
+    checked.log.refusal, checked.log.tile = NOT_FOUND, tile
+    head = checked.log.head(10)
+    await checked.verifier.select_tree_head(head, 0)
+    await refuse(checked, head, 2, end=5)
+    checked.now = REFUSAL_SECS
+    assert await checked.verify(0, 5, head) == []
+    assert await checked.verify(5, 10, head) == []
+    (verified,) = await checked.verify(0, 10, head)
+    checked.verifier.mark_verified(verified)
+    checked.log.refusal = None
+    await checked.publish(10, 30, end=15)
+    checked.log.refusal = NOT_FOUND
+    with pytest.raises(ProofUnavailable) as raised:
+        await checked.verify(15, 20, checked.log.head(30))
+    assert not raised.value.certain
 
 
 async def test_an_entry_that_differs_the_second_time_is_a_violation(checked: Checked) -> None:

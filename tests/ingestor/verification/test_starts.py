@@ -16,7 +16,15 @@ from ingestor.client.errors import (
 from ingestor.verification.precerts import Mismatch
 from ingestor.window import Window
 from simlog.ctlog.tree import leaf_hash
-from tests.ingestor.verification.memory_log import MMD, NOT_FOUND, Checked, entry, leaf, window
+from tests.ingestor.verification.memory_log import (
+    MMD,
+    NOT_FOUND,
+    Checked,
+    MemoryLog,
+    entry,
+    leaf,
+    window,
+)
 
 
 @pytest.fixture
@@ -31,6 +39,12 @@ async def test_a_start_in_the_middle_takes_the_proof_of_the_entry_before(checked
     assert checked.state() == "proven"
     await checked.publish(6, 20)
     assert len(checked.log.calls) == 1
+
+
+async def test_the_tree_of_a_start_is_verified(checked: Checked) -> None:
+    await checked.verifier.select_tree_head(checked.log.head(20), 6)
+    assert await checked.verifier.prove_start(30, checked.log.head(40)) is not None
+    assert checked.log.calls[1:] == [("consistency", 20, 40), ("inclusion", 29, 40)]
 
 
 async def test_a_start_at_the_end_is_proven(checked: Checked) -> None:
@@ -86,6 +100,17 @@ async def test_entries_of_another_tree_are_a_split_view(checked: Checked) -> Non
     assert raised.value.kind == "split"
     assert raised.value.heads == (checked.log.head(30), other)
     assert checked.store.changes[-1] == ("withheld", 30)
+
+
+async def test_a_tree_of_one_leaf_may_be_split(checked: Checked) -> None:
+    checked.log.trees = MemoryLog(fork_at=0).trees
+    await checked.publish(0, 1)
+    checked.log.served = 1
+    other = checked.log.head(2, tree=1)
+    await checked.verifier.select_tree_head(other, 1)
+    with pytest.raises(IntegrityViolation) as raised:
+        await checked.verify(1, 2, other)
+    assert raised.value.kind == "split"
 
 
 async def test_a_wrong_entry_after_a_verified_tree_is_no_split_view(checked: Checked) -> None:
@@ -154,6 +179,19 @@ async def test_a_tree_whose_entries_cannot_be_read_is_replaced(checked: Checked)
     assert len(checked.log.calls) == calls, "once"
     await checked.publish(10, 30)
     assert checked.state() == "proven"
+
+
+async def test_only_a_tree_that_is_not_reached_takes_a_proof_to_be_replaced(
+    checked: Checked,
+) -> None:
+    await checked.publish(0, 20, end=10)
+    checked.verifier.mark_unreachable()
+    assert await checked.verifier.select_tree_head(checked.log.head(15), 10) == checked.log.head(20)
+    assert checked.log.calls[1:] == [("consistency", 15, 20)], "a replica that is behind"
+    await checked.publish(10, 20)
+    checked.verifier.mark_unreachable()
+    assert await checked.verifier.select_tree_head(checked.log.head(30), 20) == checked.log.head(30)
+    assert len(checked.log.calls) == 2
 
 
 async def test_a_tree_that_replaces_one_must_continue_it(checked: Checked) -> None:
