@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
@@ -9,7 +10,7 @@ from structlog.testing import capture_logs
 
 from certbus.connection import connect
 from certbus.keys import Keys
-from certbus.limits.operators import OperatorSlots
+from certbus.limits.operators import OperatorSlots, Slot
 from certbus.logs.circuit_state import CircuitStatus
 from ingestor.client.errors import LogError, Throttled, UnexpectedStatus
 from ingestor.client.http import Fetcher, http_client
@@ -17,6 +18,7 @@ from ingestor.client.log_availability import MAX_RESERVED
 from ingestor.client.throttle import (
     CATCH_UP_SHARE,
     LATE_SECS,
+    LONG_PAUSE_SECS,
     UNLIMITED_AFTER,
     OperatorThrottle,
     Purpose,
@@ -241,8 +243,13 @@ async def test_an_operator_that_answers_more_requests_than_one_counts_is_unlimit
         assert throttle.budget is RequestBudget.UNKNOWN
         throttle.answered()
     assert [throttle.budget, other.budget] == [RequestBudget.UNLIMITED, RequestBudget.UNKNOWN]
-    await throttle.record_429("log", 60.0, requested=True)
+    await throttle.record_429("log", LONG_PAUSE_SECS - 1, requested=True)
+    await throttle.record_429("log", 60.0, requested=False)
+    assert throttle.budget.value == "unlimited"
+    await throttle.record_429("log", LONG_PAUSE_SECS, requested=True)
     assert [throttle.budget, other.budget] == [RequestBudget.LIMITED, RequestBudget.UNKNOWN]
+    throttle._counts_until = 0.0  # as if half an hour had passed
+    assert throttle.budget.value == "unknown"
 
 
 class Recording(OperatorThrottle):
@@ -292,8 +299,62 @@ async def test_a_cancelled_request_leaves_its_slot_to_another(redis: Redis) -> N
     assert len(throttle._reserving) == 1, "the slot of the second request has not come yet"
 
 
-async def test_one_slot_in_ten_is_for_logs_that_catch_up(redis: Redis) -> None:
-    throttle = OperatorThrottle("Example", 1.0, OperatorSlots(redis, Keys()), RedisRetry())
+class Slots:
+    """Slots that come after these seconds; then their server fails.
+
+    Attributes:
+        answered: what each call reported.
+    """
+
+    def __init__(self, *waits: float) -> None:
+        self.answered: list[int] = []
+        self._waits = iter(waits)
+
+    async def reserve(self, _: str, interval: float, answered: int, api: str) -> Slot:
+        assert api == Kind.RFC6962.value
+        self.answered.append(answered)
+        wait = next(self._waits, None)
+        if wait is None:
+            raise ZeroDivisionError
+        return Slot(wait, 2 * interval, 3.0)
+
+    async def record_429(self, *_: object, answered: int, requested: bool, api: str) -> None:
+        assert (requested, api) == (True, Kind.RFC6962.value)
+        self.answered.append(answered)
+
+
+def throttle_of(slots: Slots) -> OperatorThrottle:
+    return OperatorThrottle("Example", 1.0, cast("OperatorSlots", slots), RedisRetry())
+
+
+async def test_each_answer_is_reported_once() -> None:
+    slots = Slots(0, 0, 0)
+    throttle = throttle_of(slots)
+    for answers in (0, 3, 0):
+        for _ in range(answers):
+            throttle.answered()
+        await throttle.acquire(is_behind=False)
+    throttle.answered()
+    await throttle.record_429("log", 1.0, requested=True)
+    await throttle.record_429("log", 1.0, requested=True)
+    assert slots.answered == [0, 3, 0, 1, 0]
+    assert throttle.current == 2.0
+
+
+async def test_a_slot_that_was_missed_is_replaced() -> None:
+    slots = Slots(-60, -60, 0)
+    await throttle_of(slots).acquire(is_behind=True)
+    assert len(slots.answered) == 3
+
+
+async def test_an_unexpected_error_fails_the_request() -> None:
+    async with asyncio.timeout(30):
+        with pytest.raises(ZeroDivisionError):
+            await throttle_of(Slots()).acquire(is_behind=False)
+
+
+async def test_logs_that_catch_up_wait_for_their_share() -> None:
+    throttle = throttle_of(Slots())
     loop = asyncio.get_running_loop()
     assert throttle._next() is None
     throttle._at_head.extend(loop.create_future() for _ in range(30))
@@ -302,5 +363,6 @@ async def test_one_slot_in_ten_is_for_logs_that_catch_up(redis: Redis) -> None:
     throttle._behind.extend(behind)
     behind[1].cancel()
     order = [throttle._next() for _ in range(27)]
-    assert [order.index(behind[0]), order.index(behind[2]), order.index(head)] == [9, 19, 26]
+    turns = [order.index(turn) for turn in (behind[0], behind[2], head)]
+    assert turns == [CATCH_UP_SHARE - 1, 2 * CATCH_UP_SHARE - 1, 26]
     assert throttle._next() is None
