@@ -175,9 +175,10 @@ class WindowPublisher:
             if sending is not None:
                 await sending
         finally:
-            if sending is not None and not sending.done():
+            if sending is not None:
                 sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
+                await asyncio.wait([sending])
+                _ = sending.cancelled() or sending.exception()  # else asyncio reports it as lost
 
     async def _batch(
         self,

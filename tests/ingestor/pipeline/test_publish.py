@@ -1,6 +1,7 @@
 """Windows of entries into a real Redis: batches, duplicates, rejections, and races for a log."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -278,6 +279,38 @@ async def test_a_publication_that_is_cancelled_leaves_no_task(
     await asyncio.gather(publishing, return_exceptions=True)
     assert ended.is_set()
     assert publishing.cancelled()
+
+
+async def test_a_publication_that_failed_before_it_was_cancelled_is_not_reported_as_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, _ = await bench.pipeline()
+    failed, reported = asyncio.Event(), list[object]()
+    write = pipeline._batch
+
+    async def failing(lease: Lease, batch: Batch) -> Outcome:
+        failed.set()
+        raise PositionChanged(0)
+
+    async def first_alone(
+        window: VerifiedWindow, digests: list[bytes], start: int, done: set[bytes], limit: int
+    ) -> tuple[Batch, int]:
+        if start:
+            await asyncio.Future()
+        return await write(window, digests, start, done, limit)
+
+    monkeypatch.setattr(bench.publisher, "publish", failing)
+    monkeypatch.setattr(pipeline, "_batch", first_alone)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    entries = [entry(index) for index in range(MAX_MESSAGES + 1)]
+    publishing = asyncio.create_task(pipeline.publish(verified(0, entries)))
+    await failed.wait()
+    await asyncio.sleep(0)
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
+    del publishing
+    gc.collect()
+    assert not reported
 
 
 async def test_a_message_beyond_a_batch_is_rejected(bench: Bench, redis: Redis) -> None:
