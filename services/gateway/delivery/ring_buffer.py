@@ -8,8 +8,8 @@ Slots are numbered. A client's position (`RingPosition`) is between two slots: t
 next one, and the id of the last message before it. All clients that have everything share one
 object, the ring's `head`; the test `is` distinguishes them from clients that lag.
 
-Batches are cut into slots of about `SLOT_BYTES`: a slot is the smallest write to a client, and a
-client that stops reading keeps the bytes of one write in memory.
+Batches are cut into slots of about `SLOT_BYTES`, packed ones of `PACKED_SLOT_BYTES`: a slot is the
+smallest write to a client, and a client that stops reading keeps the bytes of one write in memory.
 """
 
 from collections import deque
@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 
 SLOT_BYTES: Final = 64 * 1024
 """A slot ends with the message that reaches this size."""
+
+PACKED_SLOT_BYTES: Final = 256 * 1024
+"""The same for a slot that arrived packed. Making slots is the largest part of what a batch costs
+that no client reads; a client receives such slots only after it resumed in front of them."""
 
 _END_OF_BATCH: Final = 1 << 62  # above every position in a batch
 
@@ -488,7 +492,7 @@ def _cuts(messages: Sequence[bytes]) -> Iterator[int]:
     Packed messages are cut by their mean size, so that they need not be unpacked.
     """
     if isinstance(messages, PackedMessages):
-        step = max(len(messages) * SLOT_BYTES // max(messages.size, 1), 1)
+        step = max(len(messages) * PACKED_SLOT_BYTES // max(messages.size, 1), 1)
         yield from range(step, len(messages), step)
         yield len(messages)
         return

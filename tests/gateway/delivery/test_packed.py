@@ -12,7 +12,7 @@ from certbus.ids import Cursor, parse_cursor
 from certbus.streams.codec import Codec, PackedMessages, UndecodableBatch
 from gateway.config import Settings
 from gateway.delivery.encoding import WEBSOCKET
-from gateway.delivery.ring_buffer import SLOT_BYTES, Ring
+from gateway.delivery.ring_buffer import PACKED_SLOT_BYTES, SLOT_BYTES, Ring
 from tests.gateway.client_helpers import receive, serials, websocket
 from tests.gateway.conftest import Start
 from tests.gateway.inflater import Inflater
@@ -36,7 +36,7 @@ def texts_after(ring: Ring, cursor: Cursor) -> list[bytes]:
 
 @given(
     sizes=st.lists(
-        st.lists(st.sampled_from((1, 10, SLOT_BYTES // 3, SLOT_BYTES)), min_size=1, max_size=9),
+        st.lists(st.sampled_from((1, 10, SLOT_BYTES, PACKED_SLOT_BYTES)), min_size=1, max_size=9),
         min_size=1,
         max_size=5,
     ),
@@ -61,7 +61,9 @@ def test_a_packed_ring_reads_as_an_unpacked_one(
     assert rings[0].latest(4) == rings[1].latest(4)
 
 
-@pytest.mark.parametrize(("size", "slots"), [(3 * SLOT_BYTES, 4), (SLOT_BYTES // 2 - 9, 2), (9, 1)])
+@pytest.mark.parametrize(
+    ("size", "slots"), [(3 * PACKED_SLOT_BYTES, 4), (PACKED_SLOT_BYTES // 2 - 9, 2), (9, 1)]
+)
 def test_packed_messages_are_cut_by_their_mean_size(size: int, slots: int) -> None:
     ring = Ring("lite", 1 << 30)
     ring.append("1-0", "0-0", packed([b"m" * size] * 4))
