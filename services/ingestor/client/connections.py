@@ -235,7 +235,7 @@ class _Transport(httpx.AsyncBaseTransport):
             raise httpx.RemoteProtocolError("Server disconnected before a request was sent.")
         data = (state.send(head) or b"") + (state.send(h11.EndOfMessage()) or b"")
         reader.transport.write(data)
-        event = await _next_event(state, reader)
+        event = await _next_event(state, reader, keeps_body=True)
         while isinstance(event, h11.InformationalResponse):
             event = await _next_event(state, reader)
         if not isinstance(event, h11.Response):
@@ -288,14 +288,24 @@ class _Transport(httpx.AsyncBaseTransport):
         self._is_idle = is_done and not state.trailing_data[0]
 
 
-async def _next_event(state: h11.Connection, reader: _Reader) -> h11.Event | type[h11.PAUSED]:
+async def _next_event(
+    state: h11.Connection, reader: _Reader, *, keeps_body: bool = False
+) -> h11.Event | type[h11.PAUSED]:
+    """Return the next part of a response.
+
+    Args:
+        state: of the exchange.
+        reader: of the connection.
+        keeps_body: whether to leave what follows the first header fields to the next read, since
+            h11 would copy it. After informational responses it is not: each would copy the rest.
+    """
     while (event := state.next_event()) is h11.NEED_DATA:
         pieces = await reader.read()
         if not pieces and state.their_state is h11.SEND_RESPONSE:
             raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
-        if state.their_state is h11.SEND_RESPONSE:
+        if keeps_body:
             end = pieces[0].find(_END_OF_HEAD) + len(_END_OF_HEAD)
-            if end >= len(_END_OF_HEAD):  # h11 would copy the body
+            if end >= len(_END_OF_HEAD):
                 reader.unread([piece for piece in (pieces[0][end:], *pieces[1:]) if piece])
                 pieces = [pieces[0][:end]]
         state.receive_data(b"".join(pieces))
