@@ -12,8 +12,9 @@ has a row of its own. Then the same after the log was removed from Redis, so tha
 is read once more and is known. Each figure is the median of the runs. With `--before`, each run
 also measures the ingestor and the gateway of another revision, with the same log and packages.
 
-Second table: the stages in sequence in this process, on the first entries of the same log. The rest
-of the total is asyncio, and caches that are colder when everything runs together.
+Second table: the stages in sequence in this process, on the first entries of the same log, after
+each run; the median, too. The rest of the total is HTTP/1.1, the event loop, the loops over the
+entries of a batch, and caches that are colder when everything runs together.
 """
 
 import argparse
@@ -54,7 +55,8 @@ from certbus.streams.codec import Codec
 from certbus.streams.publisher import Publisher, PublisherSettings
 from certbus.streams.retention import Trimmer
 from ctparse.certificate import CertificateReader
-from ctparse.entry import Entry
+from ctparse.entry import Entry, Rejected
+from ctparse.merkle import Frontier
 from ctparse.rfc6962 import decode_entries
 from ctparse.wire_messages import Message, MessageWriter, Source
 from ingestor.client.http import Fetcher, http_client
@@ -62,7 +64,10 @@ from ingestor.client.interface import LogClient
 from ingestor.client.issuers import Issuers
 from ingestor.client.rfc6962 import Rfc6962Log
 from ingestor.client.static_ct import Identity, StaticCtLog
+from ingestor.cpu import Cpu
 from ingestor.log import Kind
+from ingestor.verification.entry_proofs import leaf_hashes
+from ingestor.verification.precerts import PrecertCheck
 from launcher.runtime.embedded_redis import EmbeddedRedis
 
 _T = TypeVar("_T")
@@ -112,17 +117,19 @@ async def main() -> None:
         flow = ["--rate=0", f"--preload={options.entries}", f"--max-entries={PAGE}"]
         async with simulated_logs(Path(directory), *world, *flow) as url:
             found: dict[str, list[dict[str, float]]] = {}
+            staged: list[dict[str, float]] = []
+            base = f"{url}/{'static1' if is_static else 'rfc1'}"
             for number in range(options.runs):
                 for revision in revisions:
                     state = Path(directory) / f"state-{number}-{revision.name}"
                     costs = await measure_once(revision, options.entries, Path(directory), state)
                     found.setdefault(revision.name, []).append(costs)
+                async with EmbeddedRedis(Path(directory) / f"stages-{number}") as server:
+                    staged.append(await stages(server.url, base, kind, options.entries))
             print(f"{options.entries:,} entries, median of {options.runs}\n")
             print(table(found))
             print("\n| stage, alone | µs a certificate |\n| --- | --- |")
-            base = f"{url}/{'static1' if is_static else 'rfc1'}"
-            async with EmbeddedRedis(Path(directory) / "stages") as server:
-                alone = await stages(server.url, base, kind, options.entries)
+            alone = {stage: statistics.median(x[stage] for x in staged) for stage in staged[0]}
             for stage, cost in {**alone, "sum": sum(alone.values())}.items():
                 print(f"| {stage} | {cost:.1f} |")
 
@@ -270,6 +277,7 @@ async def stages(redis_url: str, base: str, kind: Kind, count: int) -> dict[str,
                 "fetch and decode",
                 lambda: collect(lambda at: client.entries(at, at + window), starts),
             )
+        await timed("verify", lambda: verify(windows, client))
         entries = [entry for window in windows for entry in window if isinstance(entry, Entry)]
         digests = await timed("hash", lambda: now(lambda: [digest(entry) for entry in entries]))
         await timed(
@@ -316,6 +324,14 @@ async def collect(get: Callable[[int], Awaitable[_T]], starts: range) -> list[_T
 async def fetch(fetcher: Fetcher, base: str, at: int) -> bytes:
     entries = f"{base}/ct/v1/get-entries?start={at}&end={at + PAGE - 1}"
     return await fetcher.get_log(entries, 64 << 20)
+
+
+async def verify(windows: list[list[Entry | Rejected]], client: LogClient) -> None:
+    """Compute the tree of all entries, and compare precertificates with their leaves."""
+    frontier, precerts = Frontier(), PrecertCheck(client, Cpu())
+    for window in windows:
+        frontier.extend(leaf_hashes(window))
+        assert not await precerts.mismatches(window)
 
 
 def digest(entry: Entry) -> bytes:
