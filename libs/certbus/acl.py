@@ -24,7 +24,7 @@ COMMANDS: Final[dict[Server, tuple[str, ...]]] = {
         *_SCRIPTS,
         *_TRANSACTIONS,
         *("del", "exists", "expire", "persist", "pexpire", "pexpireat", "pttl", "rename", "unlink"),
-        *("get", "set", "bitfield", "bitfield_ro"),
+        *("get", "getrange", "set", "bitfield", "bitfield_ro"),
         *("hdel", "hexists", "hget", "hgetall", "hincrby", "hlen", "hset", "hsetnx"),
         *("lindex", "lpos", "rpush"),
         *("sadd", "smembers", "srem"),
