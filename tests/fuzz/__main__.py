@@ -80,7 +80,7 @@ def _report(name: str, data: bytes, problem: str) -> int:
     file = CORPUS / name / hashlib.sha256(data).hexdigest()[:16]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data)
-    print(f"{name}: {file}\n{problem}", flush=True)
+    print(f"{name}: {file}\n{problem}\nagain: python -m pytest tests/fuzz", flush=True)
     return 1
 
 

@@ -90,6 +90,17 @@ async def test_two_roots_of_one_size_are_a_split_view(checked: Checked) -> None:
     assert raised.value.heads == (checked.log.head(30), checked.log.head(30, tree=1))
 
 
+async def test_warn_continues_with_the_other_tree() -> None:
+    checked = Checked("warn")
+    await checked.publish(0, 30)
+    other = checked.log.head(30, tree=1)
+    assert await checked.verifier.select_tree_head(other, 30) is other
+    assert (checked.store.kinds, checked.state()) == (["split"], "lying")
+    checked.now, checked.log.served = 60, 1
+    assert await checked.verifier.select_tree_head(other, 30) == other
+    assert (checked.store.kinds, checked.state()) == (["split"], "proven")
+
+
 async def test_entries_of_another_tree_are_a_split_view(checked: Checked) -> None:
     await checked.publish(0, 30)
     checked.log.served = 1
