@@ -78,7 +78,11 @@ SCENARIOS = {
 
 
 class Source:
-    """Publishes real certificates' messages, made distinct, at a rate."""
+    """Publishes real certificates' messages, made distinct, at a rate.
+
+    Attributes:
+        published: ids of all messages, in order.
+    """
 
     def __init__(self, url: str, prefix: str) -> None:
         self._redis = connect(url)
@@ -88,6 +92,7 @@ class Source:
         self._publisher = Publisher(self._redis, keys, PublisherSettings(), trimmer.trim)
         self._numbers = itertools.count()
         self._texts = itertools.cycle(texts())
+        self.published: list[str] = []
 
     async def __aenter__(self) -> Self:
         await self._publisher.configure()
@@ -120,6 +125,7 @@ class Source:
                 batch = Batch(index, index + count, [self._make() for _ in range(count)], 0, [])
                 outcome = await self._publisher.publish(lease, batch)
                 assert isinstance(outcome, Published), outcome
+                self.published += [f"{outcome.id}-{position}" for position in range(count)]
                 index += count
         raise AssertionError
 

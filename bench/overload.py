@@ -1,0 +1,234 @@
+"""What a gateway does at three times the rate that it can deliver.
+
+    python -m bench.overload [--clients 300] [--seconds 120]
+
+Certificates are published as an ingestor does (`bench.fanout`), in full, to one gateway with
+clients in another process. Two more clients, in processes of their own, write down what they
+receive, and connect again with the id of their last message; one more requests `/health`.
+
+The rate doubles until the 99th percentile of the latency, from publication to receipt, exceeds 1 s
+twice in a row.
+Then three times that rate is published, and a tenth of it. `/health` must answer within 1 s, no
+message may be missing without a `gap` in its place, and the percentile must be below 1 s again
+within 60 s.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import msgspec
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from bench import page
+from bench.fanout import Source
+from bench.processes import Clients, free_port, gateway, running
+from launcher.runtime.embedded_redis import EmbeddedRedis
+
+MAX_SECS = 1.0
+"""Of the 99th percentile, and of an answer of /health."""
+
+RECOVERY_SECS = 60.0
+STEP_SECS = 8.0
+FIRST_RATE = 100
+FACTOR = 3
+PREFIX = "overload-"
+PROBES = ("/full-stream", "/")
+
+
+class Received(NamedTuple):
+    """A message or gap that a probe received.
+
+    Attributes:
+        at: seconds since the epoch.
+        id: of the message; empty for a gap.
+        seen: when the message was published.
+    """
+
+    at: float
+    id: str
+    seen: float
+
+
+class _Data(msgspec.Struct):
+    seen: float = 0.0
+
+
+class _Text(msgspec.Struct):
+    message_type: str
+    id: str = ""
+    data: _Data | msgspec.UnsetType = msgspec.UNSET
+
+
+class Reached(NamedTuple):
+    """What was published at a rate, and how late it arrived.
+
+    Attributes:
+        rate: certificates a second that were to be published.
+        published: certificates a second that were.
+        p99: seconds, of the messages that had arrived.
+    """
+
+    rate: int
+    published: float
+    p99: float
+
+
+async def probe(url: str, output: Path) -> None:
+    """Write down what one client receives, until cancelled."""
+    cursor = ""
+    with output.open("w") as file:
+        while True:
+            with suppress(OSError, WebSocketException, TimeoutError):
+                query = f"?cursor={cursor}" if cursor else ""
+                async with connect(f"{url}{query}", max_size=None, proxy=None) as connection:
+                    async for raw in connection:
+                        text = msgspec.json.decode(raw, type=_Text)
+                        if text.message_type == "heartbeat":
+                            continue
+                        cursor = text.id or cursor
+                        seen = text.data.seen if isinstance(text.data, _Data) else 0.0
+                        file.write(f"{time.time():.3f} {text.id or '-'} {seen:.3f}\n")
+                        file.flush()
+            await asyncio.sleep(0.1)
+
+
+def read(path: Path) -> list[Received]:
+    """Read what a probe has written so far."""
+    rows = [line.split(" ") for line in path.read_text().splitlines(keepends=True)]
+    return [
+        Received(float(at), "" if message == "-" else message, float(seen))
+        for at, message, seen in (row for row in rows if row[-1].endswith("\n"))
+    ]
+
+
+def p99(received: Sequence[Received], since: float, until: float = float("inf")) -> float:
+    """Return the 99th percentile of the latency of the messages that arrived in a time."""
+    late = sorted(each.at - each.seen for each in received if each.id and since < each.at <= until)
+    return late[int(0.99 * (len(late) - 1))] if late else float("inf")
+
+
+def missing(received: Sequence[Received], published: Sequence[str]) -> int:
+    """Return how many ids a client lacks from its first one on, without a gap in their place."""
+    order = sorted(published, key=lambda message: tuple(map(int, message.split("-"))))
+    places = {message: place for place, message in enumerate(order)}
+    lost, before, gap = 0, -1, False
+    for each in received:
+        if not each.id:
+            gap = True
+            continue
+        place = places[each.id]
+        if before >= 0 and not gap:
+            lost += max(place - before - 1, 0)
+        before, gap = place, False
+    return lost
+
+
+async def watch_health(url: str, output: Path) -> None:
+    """Request /health twice a second, over new connections, and write down when it took how long.
+
+    An answer that does not come within 30 s ends the process.
+    """
+    async with httpx.AsyncClient(trust_env=False, headers={"Connection": "close"}) as http:
+        with output.open("w") as file:
+            while True:
+                began = time.monotonic()
+                (await http.get(url, timeout=30)).raise_for_status()
+                file.write(f"{time.time():.3f} {time.monotonic() - began:.3f}\n")
+                file.flush()
+                await asyncio.sleep(0.5)
+
+
+async def overload(clients: int, seconds: float) -> int:
+    """Find the rate, exceed it, and print what happened.
+
+    Returns:
+        1 if a bound was exceeded or a message is missing, else 0.
+    """
+    async with AsyncExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overload-")))
+        enter, port = stack.enter_async_context, free_port()
+        server = await enter(EmbeddedRedis(home / "redis"))
+        settings = ("--set=connection_limit.enabled=false", f"--set=redis_prefix={PREFIX}")
+        await enter(gateway(server.url, port, home, *settings))
+        source = await enter(Source(server.url, PREFIX))
+        await source.run(10, 1, 1)
+        await (await enter(Clients(port, "/full-stream", clients))).connected()
+        files = []
+        for number, path in enumerate(PROBES):
+            files.append(home / f"probe-{number}")
+            command = ["-m", "bench.overload", f"--probe=ws://127.0.0.1:{port}{path}"]
+            await enter(running([*command, f"--output={files[-1]}"], home / f"{number}.log"))
+        health = home / "health"
+        command = ["-m", "bench.overload", f"--health=http://127.0.0.1:{port}/health"]
+        await enter(running([*command, f"--output={health}"], home / "health.log"))
+        while not all(file.exists() and read(file) for file in files):
+            await source.run(10, 1, 1)
+        reached = [await _step(source, FIRST_RATE, STEP_SECS, files[0])]
+        late = 0  # of two steps in a row
+        while late < 2:
+            if reached[-1].published < reached[-1].rate / 2:
+                raise SystemExit(f"too few clients: {reached[-1]}")
+            rate = reached[-1].rate * (1 if late else 2)
+            reached.append(await _step(source, rate, STEP_SECS, files[0]))
+            late = late + 1 if reached[-1].p99 > MAX_SECS else 0
+        began = time.time()
+        reached.append(await _step(source, FACTOR * reached[-1].rate, seconds, files[0]))
+        ended = time.time()
+        await source.run(max(reached[-1].rate // 10, 10), 4, RECOVERY_SECS)
+        recovered = _recovered(read(files[0]), ended)
+        rows = [line.split() for line in health.read_text().splitlines()]
+        answers = [float(spent) for at, spent in rows if float(at) > began]
+        assert time.time() - float(rows[-1][0]) < 5, "/health is not answered"
+        lost = [missing(read(file), source.published) for file in files]
+        gaps = [sum(not each.id for each in read(file)) for file in files]
+        steps = [[f"{each.rate}", f"{each.published:.0f}", f"{each.p99:.2f}"] for each in reached]
+        print(page.table(["rate", "published a second", "p99 (s)"], steps))
+        print(f"/health: {len(answers)} answers, the slowest after {max(answers):.2f} s")
+        print(f"p99 below {MAX_SECS:g} s again after {recovered:.0f} s")
+        print(f"missing without a gap: {lost}; gaps: {gaps}; published: {len(source.published)}")
+        return int(max(answers) > MAX_SECS or recovered > RECOVERY_SECS or any(lost))
+
+
+async def _step(source: Source, rate: int, seconds: float, file: Path) -> Reached:
+    """Publish at a rate; the percentile is that of the second half of the time."""
+    began, before = time.time(), len(source.published)
+    await source.run(rate, 4, seconds)
+    spent = time.time() - began
+    found = p99(read(file), began + spent / 2)
+    return Reached(rate, (len(source.published) - before) / spent, found)
+
+
+def _recovered(received: Sequence[Received], ended: float) -> float:
+    """Return the seconds after a time from which on each second's percentile is below 1 s."""
+    for second in range(int(RECOVERY_SECS), 0, -1):
+        if p99(received, ended + second - 1, ended + second) > MAX_SECS:
+            return float(second) if second < RECOVERY_SECS else float("inf")
+    return 0.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("bench.overload", description=__doc__)
+    parser.add_argument("--clients", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=120.0, help="of the overload")
+    parser.add_argument("--probe", help=argparse.SUPPRESS)
+    parser.add_argument("--health", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.probe is not None:
+        asyncio.run(probe(chosen.probe, chosen.output))
+    if chosen.health is not None:
+        asyncio.run(watch_health(chosen.health, chosen.output))
+    return asyncio.run(overload(chosen.clients, chosen.seconds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
