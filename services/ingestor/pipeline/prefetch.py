@@ -255,6 +255,7 @@ class Prefetch:
         tasks = [piece.task for piece in pieces if piece.task is not None]
         for piece in pieces:
             self._release(piece)
+            self._end(piece)  # a request that is cancelled before it begins does not
         self.next = self.head = start
         for task in tasks:
             task.cancel()
@@ -343,10 +344,15 @@ class Prefetch:
                 self._fill_from_tile(each, entries[each.start - start : each.end - start])
             self._received(piece, entries[piece.start - start :])
         finally:
-            piece.task = None
-            self._running -= 1
+            self._end(piece)
         self._fill()
         self.arrived.set()
+
+    def _end(self, piece: _Piece) -> None:
+        """Count the request for a piece as ended, once."""
+        if piece.task is not None:
+            piece.task = None
+            self._running -= 1
 
     def _earlier(self, piece: _Piece) -> list[_Piece]:
         """Return the pieces of the same tile, next to each other up to `piece`, in flight."""
@@ -366,6 +372,7 @@ class Prefetch:
             return
         if piece.task is not None:
             piece.task.cancel()
+            self._end(piece)
         piece.entries, piece.error = entries, None
         piece.arrived = asyncio.get_running_loop().time()
         self._hold(piece, _bytes(entries))

@@ -272,6 +272,16 @@ async def test_a_restart_ends_all_requests_and_frees_their_bytes(
     assert (log.running, fetched.used, ahead.next) == (0, 0, 300)
 
 
+async def test_requests_that_are_cancelled_before_they_begin_are_not_in_flight() -> None:
+    ahead = ahead_of(MemoryLog(1000), 0, PageSize(100), 4)
+    for _ in range(3):
+        ahead.extend(1000)
+        await ahead.restart(0)
+        assert ahead.in_flight == 0
+    ahead.extend(1000)
+    assert await take(ahead, 1000) == list(range(1000))
+
+
 async def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each log may have one answer; more only while the log and the process are below a bound."""
     monkeypatch.setattr(module, "MAX_PROCESS_BYTES", 100_000)
