@@ -11,12 +11,12 @@ second or the configured value if that is longer. After five seconds without a 4
 tenth each second. A Redis that lost the state starts again at the configured interval.
 
 A log that answers 429 is paused by its owner. When a second log of the same operator answers 429
-with a Retry-After while the first one still waits, the operator pauses for all ingestors until
-the later one ends, at most `MAX_PAUSE_SECS`: one log alone cannot stop the others. Its logs of the
-other API continue, until one of them answers 429, too: operators serve tiles from other systems
-than get-entries. An operator of
-which a log has requested a pause of 10 s or more is taken to count requests, for half an hour: its
-logs then poll as seldom as whole pages of entries are likely to be new.
+with a Retry-After while the first one still waits, the operator's logs of this API pause for all
+ingestors until the later one ends, at most `MAX_PAUSE_SECS`: one log alone cannot stop the others.
+Those of the other API continue, until one of them answers 429, too: operators serve tiles from
+other systems than get-entries. An operator of which a log has requested a pause of 10 s or more is
+taken to count requests, for half an hour: its logs then poll as seldom as whole pages of entries
+are likely to be new.
 """
 
 from typing import Final
@@ -55,7 +55,12 @@ class OperatorSlots(Store):
     _refused = script("lua/operator_slots.lua", "limits/lua/record_rate_limited.lua")
 
     async def reserve(
-        self, operator: str, interval: float, answered: int = 0, api: str = RFC6962
+        self,
+        operator: str,
+        interval: float,
+        answered: int = 0,
+        api: str = RFC6962,
+        lead: float = 0.0,
     ) -> Slot:
         """Reserve the next free slot, even if Redis is full.
 
@@ -64,13 +69,20 @@ class OperatorSlots(Store):
             interval: the configured seconds between two slots, above 0.
             answered: answers other than 429 since the last call for this log.
             api: of the log: `rfc6962` or `static-ct`.
+            lead: seconds that the slot is ahead at least, for a caller that Redis answers late.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached; a slot may have been reserved.
         """
         times = await self._reserve(
             keys=[self._keys.operator(operator)],
-            args=[*_interval_ms(interval), int(MAX_PAUSE_SECS * 1000), answered, api],
+            args=[
+                *_interval_ms(interval),
+                int(MAX_PAUSE_SECS * 1000),
+                answered,
+                api,
+                int(lead * 1_000_000),
+            ],
         )
         return Slot(*(us / 1_000_000 for us in times))
 
@@ -84,7 +96,7 @@ class OperatorSlots(Store):
         answered: int = 0,
         requested: bool = True,
         api: str = RFC6962,
-    ) -> bool:
+    ) -> float:
         """Record that a log has answered 429.
 
         Args:
@@ -97,7 +109,7 @@ class OperatorSlots(Store):
             api: as for `reserve`.
 
         Returns:
-            Whether all logs of the operator and API pause.
+            Seconds for which this makes all logs of the operator and API pause; 0: it does not.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached.
@@ -114,7 +126,7 @@ class OperatorSlots(Store):
                 api,
             ],
         )
-        return bool(reply)
+        return int(reply) / 1_000_000
 
 
 def _interval_ms(interval: float) -> tuple[str, str]:

@@ -4,11 +4,12 @@
 -- ARGV: none.
 -- Returns: nothing; it defines functions.
 --
--- `next` is the next free slot, `refused_by` the last log that requested a pause, `refused_until` the end
--- of the last of these pauses, `paused_until:<api>` that of the pause of all logs of one API, `counts_until`
+-- `next` is the next free slot, `refused_by` the log whose pause ends last, `refused_until` its end, `paused_until:<api>` that of the pause of all logs of one API, `counts_until`
 -- the time until which the operator is taken to count requests, `at` the time of writing. A stored time
 -- counts as no further ahead of TIME than it was ahead of `at`: after the clock of Redis is set back, no
--- worker waits until it catches up.
+-- worker waits until it catches up. A time that has passed is removed, so that it does not return then; one
+-- further ahead than MAX_AHEAD_SECS is from before a change of the clock that a release without it made `at`
+-- hide.
 
 -- The pace: `interval` is the present one, absent while it is the configured one; `changed` is the
 -- time of its last change, `refused` that of the last 429; `answers` holds the newest answers, oldest
@@ -16,6 +17,7 @@
 
 local MAX_ANSWERS, MIN_REFUSALS = 20, 5 -- answers that count, and 429 among them that slow down
 local MEMORY_SECS, QUIET_SECS, STEP_US = 60, 5, 1000000
+local MAX_AHEAD_SECS = 3600 -- of the longest pause of a log
 local KEPT_SECS = 5 -- after the last request, so that an operator of the server can read the slots
 local SLOWER, FASTER = 1.25, 0.9
 local TIMES = {
@@ -27,12 +29,16 @@ local function now_us()
   return time[1] * 1000000 + time[2]
 end
 
--- Returns the fields TIMES and `refused_by` as a table.
+-- Returns the fields TIMES and `refused_by` as a table; `stored` has the names of those in the hash.
 local function read_operator(key, now)
-  local stored = redis.call('HMGET', key, 'at', 'refused_by', unpack(TIMES))
-  local ahead = math.max(tonumber(stored[1] or 0) - now, 0)
-  local state = {refused_by = stored[2] or ''}
-  for n, field in ipairs(TIMES) do state[field] = math.max(tonumber(stored[n + 2] or 0) - ahead, 0) end
+  local values = redis.call('HMGET', key, 'at', 'refused_by', unpack(TIMES))
+  local ahead = math.max(tonumber(values[1] or 0) - now, 0)
+  local state = {refused_by = values[2] or '', stored = {}}
+  for n, field in ipairs(TIMES) do
+    local value = math.max(tonumber(values[n + 2] or 0) - ahead, 0)
+    state[field] = value > now + MAX_AHEAD_SECS * 1000000 and field ~= 'next' and 0 or value
+    state.stored[field] = values[n + 2]
+  end
   return state
 end
 
@@ -79,15 +85,19 @@ end
 -- the first write, and then the few bytes of the others.
 local function write_operator(key, now, state, paced)
   local expire, fields = now + KEPT_SECS * 1000000, {'at', text(now), 'refused_by', state.refused_by}
+  local passed = {}
   for _, field in ipairs(TIMES) do
     if state[field] > now then
       expire = math.max(expire, state[field])
       table.insert(fields, field)
       table.insert(fields, text(state[field]))
+    elseif state.stored[field] then
+      table.insert(passed, field)
     end
   end
   redis.call('PEXPIRE', key, 1)
   redis.call('HSET', key, unpack(fields))
+  if #passed > 0 then redis.call('HDEL', key, unpack(passed)) end
   if #paced > 0 then
     redis.call('HSET', key, unpack(paced))
     expire = math.max(expire, now + MEMORY_SECS * 1000000)

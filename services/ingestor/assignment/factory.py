@@ -73,7 +73,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         phases: of the polls of the next logs, as fractions of an interval.
         cpu: the CPU time of this process.
         fetched: bytes of entries that its logs have fetched ahead.
-        throttles: those of all operators of this process, by `operator_key` and API.
+        throttles: those of all operators of this process, by `operator_key`.
     """
 
     config: Config
@@ -90,7 +90,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
     phases: Iterator[float] = msgspec.field(default_factory=poll_phases)
     cpu: Cpu = msgspec.field(default_factory=Cpu)
     fetched: FetchedBytes = msgspec.field(default_factory=FetchedBytes)
-    throttles: dict[tuple[str, Kind], OperatorThrottle] = msgspec.field(default_factory=dict)
+    throttles: dict[str, OperatorThrottle] = msgspec.field(default_factory=dict)
 
     @property
     def circuit_policy(self) -> CircuitPolicy:
@@ -142,19 +142,13 @@ class FollowerFactory(msgspec.Struct, frozen=True):
     def _throttle(self, log: Log) -> OperatorThrottle:
         """Return the throttle of a log's operator, as far as that is known."""
         operator = operator_key(log.operator or urlsplit(log.url).hostname or log.id)
-        throttle = self.throttles.get((operator, log.kind))
+        throttle = self.throttles.get(operator)
         if throttle is None:
             interval = request_interval(log.operator, self.config.ct_log)
+            throttle = OperatorThrottle(operator, interval, self.operators, self.redis_retry)
+            self.throttles[operator] = throttle
             interval_ms = self.metrics.request_interval.labels(log.operator or "unknown")
-            interval_ms.set(1000 * interval)
-            throttle = self.throttles[operator, log.kind] = OperatorThrottle(
-                operator,
-                interval,
-                self.operators,
-                self.redis_retry,
-                log.kind,
-                lambda seconds: interval_ms.set(1000 * seconds),
-            )
+            interval_ms.set_function(lambda: 1000 * throttle.current)
         return throttle
 
     def follower(self, log: Log, lease: Lease) -> Follower:

@@ -75,7 +75,7 @@ async def open_log(config: Config, log: Log, redis: Redis | None) -> AsyncIterat
         slots = LocalSlots() if redis is None else SharedSlots(redis, keys)
         operator = operator_key(log.operator or urlsplit(log.url).hostname or log.id)
         interval = request_interval(log.operator, config.ct_log)
-        throttle = LowestPriority(operator, interval, slots, RedisRetry(), log.kind)
+        throttle = LowestPriority(operator, interval, slots, RedisRetry())
         availability = LogAvailability(log, circuit_policy(config.ct_log), throttle)
         availability.is_behind = True
         timeout = config.ct_log.request_timeout_secs

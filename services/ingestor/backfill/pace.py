@@ -30,10 +30,15 @@ class SharedSlots(OperatorSlots):
     pause = 0.0
 
     async def reserve(
-        self, operator: str, interval: float, answered: int = 0, api: str = RFC6962
+        self,
+        operator: str,
+        interval: float,
+        answered: int = 0,
+        api: str = RFC6962,
+        lead: float = 0.0,
     ) -> Slot:
         """Reserve the next free slot, and note how long others make it wait."""
-        slot = await super().reserve(operator, interval, answered, api)
+        slot = await super().reserve(operator, interval, answered, api, lead)
         others = slot.wait - slot.interval
         self.pause = min((SLOT_SHARE - 1) * others, _MAX_PAUSE_SECS) if others > 0 else 0.0
         return slot
@@ -56,6 +61,7 @@ class LocalSlots(SharedSlots):
         interval: float,
         answered: int = 0,  # noqa: ARG002
         api: str = RFC6962,  # noqa: ARG002
+        lead: float = 0.0,  # noqa: ARG002
     ) -> Slot:
         """Reserve the next free slot."""
         now = asyncio.get_running_loop().time()
@@ -74,10 +80,10 @@ class LocalSlots(SharedSlots):
         answered: int = 0,  # noqa: ARG002
         requested: bool = True,  # noqa: ARG002
         api: str = RFC6962,  # noqa: ARG002
-    ) -> bool:
+    ) -> float:
         """Lengthen the interval; the log itself pauses."""
         self._interval = min(self._interval * _GROWTH, max(interval, SLOWEST_SECS))
-        return False
+        return 0.0
 
 
 class LowestPriority(OperatorThrottle):
@@ -88,21 +94,17 @@ class LowestPriority(OperatorThrottle):
         interval: configured seconds between two requests; 0: no limit.
         slots: reserves them.
         redis_retry: what to do while Redis is away.
-        kind: the API.
     """
 
     def __init__(
-        self,
-        operator: str,
-        interval: float,
-        slots: SharedSlots,
-        redis_retry: RedisRetry,
-        kind: Kind,
+        self, operator: str, interval: float, slots: SharedSlots, redis_retry: RedisRetry
     ) -> None:
-        super().__init__(operator, interval, slots, redis_retry, kind)
+        super().__init__(operator, interval, slots, redis_retry)
         self._shared = slots
 
-    async def acquire(self, *, is_behind: bool, purpose: Purpose = Purpose.OTHER) -> None:
+    async def acquire(
+        self, kind: Kind, *, is_behind: bool, purpose: Purpose = Purpose.OTHER
+    ) -> None:
         """Wait for a slot."""
         await asyncio.sleep(self._shared.pause)
-        await super().acquire(is_behind=is_behind, purpose=purpose)
+        await super().acquire(kind, is_behind=is_behind, purpose=purpose)

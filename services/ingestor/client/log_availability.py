@@ -159,7 +159,7 @@ class LogAvailability:
     @property
     def budget(self) -> RequestBudget:
         """Whether the operator counts requests to logs of this API."""
-        return self._operator.budget
+        return self._operator.budget(self._log.kind)
 
     async def acquire(self, url: str, *, purpose: Purpose = Purpose.OTHER) -> None:
         """Wait until `url` may be requested.
@@ -172,14 +172,16 @@ class LogAvailability:
         """
         self._refuse(url)
         if not self._operator.interval:
-            await self._operator.acquire(is_behind=self.is_behind, purpose=purpose)
+            await self._operator.acquire(self._log.kind, is_behind=self.is_behind, purpose=purpose)
             return
         began = asyncio.get_running_loop().time()
         self.waiting += 1
         try:
             async with self._reserving if purpose is Purpose.ENTRIES else nullcontext():
                 self._refuse(url)
-                await self._operator.acquire(is_behind=self.is_behind, purpose=purpose)
+                await self._operator.acquire(
+                    self._log.kind, is_behind=self.is_behind, purpose=purpose
+                )
         finally:
             self.waiting -= 1
         self._waited(asyncio.get_running_loop().time() - began)
@@ -188,14 +190,16 @@ class LogAvailability:
     async def record_answer(self, error: UnexpectedStatus | None = None) -> None:
         """Count an answer; pause the log as it requests, and slow its operator down after a 429."""
         if error is None or not error.is_rate_limit:
-            self._operator.answered()
+            self._operator.answered(self._log.kind)
         if error is None or (error.retry_after is None and not error.is_rate_limit):
             return
         pause = PAUSE_SECS if error.retry_after is None else error.retry_after
         self._pause_for(min(pause, MAX_PAUSE_SECS))
         if error.is_rate_limit:
             requested = error.retry_after is not None
-            await self._operator.record_429(self._log.id, pause, requested=requested)
+            await self._operator.record_429(
+                self._log.kind, self._log.id, pause, requested=requested
+            )
 
     async def repeat(self, send: Callable[[], Awaitable[T]]) -> T:
         """Send a request until it is answered, as often as the policy permits.

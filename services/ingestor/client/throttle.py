@@ -1,18 +1,17 @@
 """The throttle of one operator: a request to any of its logs waits for a slot.
 
-`OperatorThrottle` has the slots of one operator, for all its logs of one API in this process; Redis
-spaces them over both APIs and all processes (`certbus.limits.operators`). An operator may pause the
-logs of one API. Each log waits for a few slots at a time. A
+`OperatorThrottle` has the slots of one operator, for all its logs in this process; Redis spaces
+them over all processes (`certbus.limits.operators`). Each log waits for a few slots at a time. A
 slot is assigned when it comes: to a log at its head first, then to those that catch up, in turn;
-these get at least one slot in `CATCH_UP_SHARE`. A slot missed by more than `LATE_SECS` is lost
-and another one reserved, so an operator receives at most `1 + (span + LATE_SECS) / interval`
-requests in any span of seconds, less what a request spends on its way. Every request counts: tree
-heads, entries, proofs, issuers, redirects and repetitions.
+these get at least one slot in `CATCH_UP_SHARE`. While the operator pauses its logs of one API, only
+requests to the others get slots. A slot missed by more than `LATE_SECS` is lost and another one
+reserved, so an operator receives at most `1 + (span + LATE_SECS) / interval` requests in any span
+of seconds, less what a request spends on its way. Every request counts: tree heads, entries,
+proofs, issuers, redirects and repetitions.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
 from enum import Enum
 from functools import partial
 from typing import Final
@@ -62,16 +61,20 @@ def request_interval(operator: str, settings: CTLog) -> float:
     return limits.get(operator_key(operator), settings.default_operator_rate_limit_ms) / 1000
 
 
+class _Turn(asyncio.Future[None]):
+    """A request that waits for a slot; `kind`: the API of its log."""
+
+    kind: Kind
+
+
 class OperatorThrottle:
-    """The slots of one operator for logs of one API in this process.
+    """The slots of one operator in this process.
 
     Args:
         operator: its name.
         interval: configured seconds between two requests; 0: no limit.
         slots: reserves them.
         redis_retry: what to do while Redis is away.
-        kind: the API.
-        paced: receives the seconds between two requests at present.
 
     Attributes:
         operator: as given.
@@ -80,40 +83,36 @@ class OperatorThrottle:
     """
 
     def __init__(
-        self,
-        operator: str,
-        interval: float,
-        slots: OperatorSlots,
-        redis_retry: RedisRetry,
-        kind: Kind = Kind.RFC6962,
-        paced: Callable[[float], None] = lambda _seconds: None,
+        self, operator: str, interval: float, slots: OperatorSlots, redis_retry: RedisRetry
     ) -> None:
         self.operator = operator
         self.interval = self.current = interval
         self._slots = slots
         self._redis_retry = redis_retry
-        self._kind = kind
-        self._paced = paced
-        self._at_head: deque[asyncio.Future[None]] = deque()
-        self._behind: deque[asyncio.Future[None]] = deque()
-        self._reserving: set[asyncio.Task[None]] = set()
+        self._at_head: deque[_Turn] = deque()
+        self._behind: deque[_Turn] = deque()
+        self._reserving: set[asyncio.Task[None]] = set()  # at least one for each turn that waits
         self._passed_over = 0  # slots for logs at their head while others waited
         self._answered = 0  # answers other than 429 that Redis does not know of yet
         self._counts_until = 0.0  # loop time
-        self._in_a_row = 0  # answers since the last long pause
+        self._paused_until = dict.fromkeys(Kind, 0.0)  # loop time
+        self._in_a_row: Counter[Kind] = Counter()  # answers since the last long pause
+        self._lead = 0.0  # seconds that the next slot must be ahead, because Redis answers late
 
-    @property
-    def budget(self) -> RequestBudget:
-        """Whether the operator counts requests to its logs of this API."""
+    def budget(self, kind: Kind) -> RequestBudget:
+        """Return whether the operator counts requests to its logs of one API."""
         if asyncio.get_running_loop().time() < self._counts_until:
             return RequestBudget.LIMITED
-        is_unlimited = self._in_a_row >= UNLIMITED_AFTER
+        is_unlimited = self._in_a_row[kind] >= UNLIMITED_AFTER
         return RequestBudget.UNLIMITED if is_unlimited else RequestBudget.UNKNOWN
 
-    async def acquire(self, *, is_behind: bool, purpose: Purpose = Purpose.OTHER) -> None:
+    async def acquire(
+        self, kind: Kind, *, is_behind: bool, purpose: Purpose = Purpose.OTHER
+    ) -> None:
         """Wait for a slot.
 
         Args:
+            kind: API of the log.
             is_behind: whether the log catches up.
             purpose: a proof is first: entries that were read wait for it.
         """
@@ -121,42 +120,41 @@ class OperatorThrottle:
             if self._redis_retry.problem is not None:
                 await self._redis_retry(self._slots.now)  # nothing could be published
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting_turns = self._behind if is_behind else self._at_head
+        turn = _Turn()
+        turn.kind = kind
+        waiting = self._behind if is_behind else self._at_head
         if purpose is Purpose.PROOF:
-            waiting_turns.appendleft(turn)
+            waiting.appendleft(turn)
         else:
-            waiting_turns.append(turn)
+            waiting.append(turn)
+        # A reservation serves the first request when its slot comes, so it survives this request.
         reserving = asyncio.create_task(self._assign())
         self._reserving.add(reserving)
         reserving.add_done_callback(self._reserving.discard)
-        # A reservation serves the first request when its slot comes, so it survives this request.
-        waiting = {turn, reserving}
         try:
-            while not turn.done():
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if reserving.done() and reserving.exception() is not None:
-                    reserving.result()
-                waiting.discard(reserving)
+            await turn
         finally:
-            turn.cancel()
+            if turn in waiting:  # it got no slot
+                waiting.remove(turn)
 
-    def answered(self) -> None:
-        """Count an answer other than 429."""
+    def answered(self, kind: Kind) -> None:
+        """Count an answer other than 429 of a log of one API."""
         self._answered += 1
-        self._in_a_row += 1
+        self._in_a_row[kind] += 1
 
-    async def record_429(self, log_id: str, pause: float, *, requested: bool) -> None:
-        """Record a 429: it slows the operator down, or pauses it.
+    async def record_429(self, kind: Kind, log_id: str, pause: float, *, requested: bool) -> None:
+        """Record a 429: it slows the operator down, or pauses its logs of one API.
 
         Args:
+            kind: API of the log.
             log_id: the log that answered.
             pause: seconds that it pauses.
             requested: whether the answer had a Retry-After.
         """
+        loop = asyncio.get_running_loop()
         if requested and pause >= LONG_PAUSE_SECS:
-            self._counts_until = asyncio.get_running_loop().time() + COUNTS_SECS
-            self._in_a_row = 0
+            self._counts_until = loop.time() + COUNTS_SECS
+            self._in_a_row.clear()
         if not self.interval:
             return
         answered, self._answered = self._answered, 0
@@ -168,44 +166,74 @@ class OperatorThrottle:
             self.interval,
             answered=answered,
             requested=requested,
-            api=self._kind.value,
+            api=kind.value,
         )
-        await self._redis_retry(record)
+        if paused := await self._redis_retry(record):
+            self._paused_until[kind] = loop.time() + paused
 
     async def _assign(self) -> None:
-        """Reserve a slot, and assign it when it comes."""
-        while not await self._met():
-            if all(turn.done() for waiting in (self._at_head, self._behind) for turn in waiting):
-                return
-        if (turn := self._next()) is not None:
-            turn.set_result(None)
+        """Reserve a slot, and assign it when it comes; again if it cannot be used."""
+        try:
+            while (kind := self._wanted()) is not None:
+                if await self._met(kind) and (turn := self._next()) is not None:
+                    turn.set_result(None)
+                    return
+        except Exception as error:  # noqa: BLE001  (a request raises it)
+            for turn in (*self._at_head, *self._behind):
+                if not turn.done():
+                    turn.set_exception(error)
+                    return
 
-    async def _met(self) -> bool:
+    def _wanted(self) -> Kind | None:
+        """Return the API to reserve a slot for; None if other reservations suffice."""
+        waiting = [turn for turn in (*self._at_head, *self._behind) if not turn.done()]
+        if sum(not task.done() for task in self._reserving) > len(waiting):
+            return None
+        free = (turn.kind for turn in waiting if not self._is_paused(turn.kind))
+        return next(free, waiting[0].kind)
+
+    def _is_paused(self, kind: Kind) -> bool:
+        return self._paused_until[kind] > asyncio.get_running_loop().time()
+
+    async def _met(self, kind: Kind) -> bool:
         """Wait for the next free slot; return whether it was met in time."""
         loop = asyncio.get_running_loop()
+        if self._is_paused(kind):
+            await asyncio.sleep(self._paused_until[kind] - loop.time())
+            return False
         answered, self._answered = self._answered, 0
 
         async def reserve() -> tuple[float, Slot]:
             requested = loop.time()
             slot = await self._slots.reserve(
-                self.operator, self.interval, answered, self._kind.value
+                self.operator, self.interval, answered, kind.value, self._lead
             )
-            return requested + (slot.paused or slot.wait), slot
+            spent = loop.time() - requested
+            self._lead = spent if spent > LATE_SECS / 2 else 0.0
+            return requested + slot.wait, slot
 
         due, slot = await self._redis_retry(reserve)
         self.current = slot.interval
-        self._paced(slot.interval)
         self._counts_until = max(self._counts_until, loop.time() + slot.counts)
+        if slot.paused:
+            self._paused_until[kind] = loop.time() + slot.paused
+            return False
         await asyncio.sleep(due - loop.time())
-        return not slot.paused and loop.time() - due <= LATE_SECS
+        return loop.time() - due <= LATE_SECS
 
-    def _next(self) -> asyncio.Future[None] | None:
-        """Return the request that gets the slot; None if none waits any more."""
-        for waiting in (self._at_head, self._behind):
-            while waiting and waiting[0].done():
-                waiting.popleft()
-        if self._behind and (not self._at_head or self._passed_over >= CATCH_UP_SHARE - 1):
+    def _next(self) -> _Turn | None:
+        """Return the request that gets the slot; None if none waits that may be sent."""
+        at_head, behind = self._first(self._at_head), self._first(self._behind)
+        if behind is not None and (at_head is None or self._passed_over >= CATCH_UP_SHARE - 1):
             self._passed_over = 0
-            return self._behind.popleft()
-        self._passed_over = self._passed_over + 1 if self._behind else 0
-        return self._at_head.popleft() if self._at_head else None
+            self._behind.remove(behind)
+            return behind
+        self._passed_over = self._passed_over + 1 if behind is not None else 0
+        if at_head is not None:
+            self._at_head.remove(at_head)
+        return at_head
+
+    def _first(self, waiting: deque[_Turn]) -> _Turn | None:
+        """Return the first request to a log whose API is not paused."""
+        free = (turn for turn in waiting if not turn.done() and not self._is_paused(turn.kind))
+        return next(free, None)

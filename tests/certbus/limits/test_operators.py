@@ -88,6 +88,58 @@ async def test_an_operator_that_requests_a_long_pause_is_taken_to_count_requests
     assert (await operators.reserve("Another", 0.001)).counts == 0
 
 
+async def test_times_that_have_passed_do_not_return_when_the_clock_is_set_back(
+    client: Redis,
+) -> None:
+    """Times are moved, because the clock of this Redis cannot be."""
+    operators, key = OperatorSlots(client, KEYS), KEYS.operator("example")
+    for log in (LOG, OTHER_LOG):
+        await operators.record_429("Example", log, 0.02)
+
+    async def ended() -> bool:
+        return (await operators.reserve("Example", 0.001)).paused == 0
+
+    await until(ended, "the pause ends")
+    assert await client.hmget(key, "paused_until:rfc6962", "refused_until") == [None, None]
+    hour = 3600 * 1_000_000
+    for name in ("at", "next"):
+        await client.hincrby(key, name, hour)
+    for _ in range(3):
+        slot = await operators.reserve("Example", 0.001)
+        assert slot.paused == 0
+        assert slot.wait < 1
+
+
+async def test_a_pause_that_no_release_has_written_is_not_kept(client: Redis) -> None:
+    """A release that does not know of it hides that the clock was set back."""
+    day = 86400 * 1_000_000
+    seconds, micros = await client.time()
+    at = seconds * 1_000_000 + micros
+    for name, time in {
+        "at": at,
+        "paused_until:rfc6962": at + day,
+        "counts_until": at + day,
+    }.items():
+        await client.hset(KEYS.operator("example"), name, time)
+    slot = await OperatorSlots(client, KEYS).reserve("Example", 0.001)
+    assert (slot.paused, slot.counts) == (0, 0)
+
+
+async def test_a_log_that_refuses_again_pauses_the_operator_while_another_waits(
+    client: Redis,
+) -> None:
+    operators = OperatorSlots(client, KEYS)
+    await operators.record_429("Example", LOG, 600)
+    assert 290 < await operators.record_429("Example", OTHER_LOG, 1) <= 300
+    await client.hdel(KEYS.operator("example"), "paused_until:rfc6962")  # as if it had ended
+    assert await operators.record_429("Example", OTHER_LOG, 1) > 290
+
+
+async def test_a_slot_is_as_far_ahead_as_requested(client: Redis) -> None:
+    operators = OperatorSlots(client, KEYS)
+    assert (await operators.reserve("Example", 0.001, lead=0.5)).wait == 0.5
+
+
 async def test_an_expired_429_does_not_count(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     await operators.record_429("Example", LOG, 0)

@@ -23,6 +23,7 @@ from ingestor.client.throttle import (
     OperatorThrottle,
     Purpose,
     RequestBudget,
+    _Turn,
 )
 from ingestor.log import Kind
 from ingestor.redis_retry import RedisRetry
@@ -31,6 +32,7 @@ from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redire
 from tests.waiting import until
 
 LIMIT = 1000
+RFC6962, STATIC_CT = Kind.RFC6962, Kind.STATIC_CT
 INTERVAL = 0.1
 
 
@@ -235,21 +237,19 @@ async def test_an_operator_that_answers_more_requests_than_one_counts_is_unlimit
     redis: Redis,
 ) -> None:
     """Of each API alone: Cloudflare counts the requests to its RFC 6962 logs."""
-    slots = OperatorSlots(redis, Keys())
-    throttle, other = (
-        OperatorThrottle("Example", 0.0, slots, RedisRetry(), kind) for kind in reversed(Kind)
-    )
+    throttle = OperatorThrottle("Example", 0.0, OperatorSlots(redis, Keys()), RedisRetry())
     for _ in range(UNLIMITED_AFTER):
-        assert throttle.budget is RequestBudget.UNKNOWN
-        throttle.answered()
-    assert [throttle.budget, other.budget] == [RequestBudget.UNLIMITED, RequestBudget.UNKNOWN]
-    await throttle.record_429("log", LONG_PAUSE_SECS - 1, requested=True)
-    await throttle.record_429("log", 60.0, requested=False)
-    assert throttle.budget.value == "unlimited"
-    await throttle.record_429("log", LONG_PAUSE_SECS, requested=True)
-    assert [throttle.budget, other.budget] == [RequestBudget.LIMITED, RequestBudget.UNKNOWN]
+        assert throttle.budget(STATIC_CT) is RequestBudget.UNKNOWN
+        throttle.answered(STATIC_CT)
+    assert throttle.budget(STATIC_CT) is RequestBudget.UNLIMITED
+    assert throttle.budget(RFC6962) is RequestBudget.UNKNOWN
+    await throttle.record_429(STATIC_CT, "log", LONG_PAUSE_SECS - 1, requested=True)
+    await throttle.record_429(STATIC_CT, "log", 60.0, requested=False)
+    assert throttle.budget(STATIC_CT).value == "unlimited"
+    await throttle.record_429(RFC6962, "log", LONG_PAUSE_SECS, requested=True)
+    assert throttle.budget(STATIC_CT).value == "limited"
     throttle._counts_until = 0.0  # as if half an hour had passed
-    assert throttle.budget.value == "unknown"
+    assert throttle.budget(STATIC_CT).value == "unknown"
 
 
 class Recording(OperatorThrottle):
@@ -257,7 +257,7 @@ class Recording(OperatorThrottle):
 
     served: list[bool]
 
-    def _next(self) -> asyncio.Future[None] | None:
+    def _next(self) -> _Turn | None:
         behind = set(self._behind)
         turn = super()._next()
         self.served.append(turn in behind)
@@ -269,34 +269,92 @@ async def test_logs_at_their_head_come_first_and_the_others_get_a_part(redis: Re
     throttle.served = []
     async with asyncio.TaskGroup() as tasks:
         for is_behind in [True] * 20 + [False] * 10 * (CATCH_UP_SHARE - 1):
-            tasks.create_task(throttle.acquire(is_behind=is_behind))
+            tasks.create_task(throttle.acquire(RFC6962, is_behind=is_behind))
     one_round = [False] * (CATCH_UP_SHARE - 1) + [True]
     assert throttle.served == one_round * 10 + [True] * 10
 
 
+async def test_a_log_at_its_head_does_not_wait_for_logs_of_the_other_api(redis: Redis) -> None:
+    throttle = OperatorThrottle("Example", 0.02, OperatorSlots(redis, Keys()), RedisRetry())
+    taken: list[Kind] = []
+
+    async def take(kind: Kind, *, is_behind: bool) -> None:
+        await throttle.acquire(kind, is_behind=is_behind)
+        taken.append(kind)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(take(RFC6962, is_behind=True))
+        await until(lambda: bool(taken), "the first slot")
+        tasks.create_task(take(STATIC_CT, is_behind=False))
+    # One slot may have been on its way.
+    assert taken.index(STATIC_CT) <= 1 + CATCH_UP_SHARE
+
+
 async def test_a_pause_of_one_api_stops_its_logs_alone(redis: Redis) -> None:
-    slots = OperatorSlots(redis, Keys())
-    rfc, static = (OperatorThrottle("X", 0.001, slots, RedisRetry(), kind) for kind in Kind)
-    await rfc.record_429("first", 3.0, requested=True)
-    await rfc.record_429("second", 3.0, requested=True)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    paused = asyncio.create_task(rfc.acquire(is_behind=False))
+    """Also those that have reserved slots before it began."""
+    throttle = OperatorThrottle("X", 0.1, OperatorSlots(redis, Keys()), RedisRetry())
+    waiting = [asyncio.create_task(throttle.acquire(RFC6962, is_behind=False)) for _ in range(5)]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for log in ("first", "second"):
+        await throttle.record_429(RFC6962, log, 3.0, requested=True)
+    began = asyncio.get_running_loop().time()
+    done = sum(task.done() for task in waiting)
     for _ in range(3):
-        await static.acquire(is_behind=False)
-    assert not paused.done() or loop.time() - began > 2.5
-    await paused
-    assert loop.time() - began > 2.5
+        await throttle.acquire(STATIC_CT, is_behind=False)
+        is_paused = asyncio.get_running_loop().time() < began + 2.5
+        assert not is_paused or sum(task.done() for task in waiting) == done
+    await asyncio.wait(waiting)
+    assert asyncio.get_running_loop().time() - began > 2.5
 
 
 async def test_a_cancelled_request_leaves_its_slot_to_another(redis: Redis) -> None:
     throttle = OperatorThrottle("Example", 0.2, OperatorSlots(redis, Keys()), RedisRetry())
-    await throttle.acquire(is_behind=False)
-    first, second = (asyncio.create_task(throttle.acquire(is_behind=False)) for _ in range(2))
-    await asyncio.sleep(0)
+    await throttle.acquire(RFC6962, is_behind=False)
+    first, second = (
+        asyncio.create_task(throttle.acquire(RFC6962, is_behind=False)) for _ in range(2)
+    )
+    await until(lambda: len(throttle._reserving) == 2, "both have reserved")
     first.cancel()
     await second
+    assert not throttle._at_head
     assert len(throttle._reserving) == 1, "the slot of the second request has not come yet"
+
+
+async def test_every_request_gets_a_slot_or_an_error() -> None:
+    """Cancelled ones, pauses and an error of Redis leave no other request without a reservation."""
+    slots = Slots(*[0.001] * 40)
+    throttle = throttle_of(slots)
+    requests = [
+        asyncio.create_task(throttle.acquire(kind, is_behind=is_behind))
+        for _ in range(15)
+        for kind in Kind
+        for is_behind in (False, True)
+    ]
+    await until(requests[0].done, "the first slot")
+    throttle._paused_until[RFC6962] = asyncio.get_running_loop().time() + 0.1
+    for request in requests[::7]:
+        request.cancel()
+    async with asyncio.timeout(30):
+        ended = await asyncio.gather(*requests, return_exceptions=True)
+    assert {type(end) for end in ended} <= {
+        type(None),
+        asyncio.CancelledError,
+        ZeroDivisionError,
+    }
+    assert ended.count(None) == 40
+    assert not throttle._at_head
+    assert not throttle._behind
+
+
+async def test_a_slow_redis_delays_requests_but_does_not_stop_them() -> None:
+    slots = Slots(0, 0, 0, 0)
+    slots.delay = LATE_SECS + 0.05
+    throttle = throttle_of(slots)
+    async with asyncio.timeout(30):
+        await throttle.acquire(RFC6962, is_behind=False)
+        await throttle.acquire(RFC6962, is_behind=False)
+    assert len(slots.answered) <= 4
 
 
 class Slots:
@@ -304,23 +362,28 @@ class Slots:
 
     Attributes:
         answered: what each call reported.
+        delay: seconds that each reservation takes.
     """
+
+    delay = 0.0
 
     def __init__(self, *waits: float) -> None:
         self.answered: list[int] = []
         self._waits = iter(waits)
 
-    async def reserve(self, _: str, interval: float, answered: int, api: str) -> Slot:
-        assert api == Kind.RFC6962.value
+    async def reserve(self, _: str, interval: float, answered: int, api: str, lead: float) -> Slot:
+        assert api in set(Kind)
         self.answered.append(answered)
+        await asyncio.sleep(self.delay)
         wait = next(self._waits, None)
         if wait is None:
             raise ZeroDivisionError
-        return Slot(wait, 2 * interval, 3.0)
+        return Slot(max(wait, lead) if lead else wait, 2 * interval, 3.0)
 
-    async def record_429(self, *_: object, answered: int, requested: bool, api: str) -> None:
-        assert (requested, api) == (True, Kind.RFC6962.value)
+    async def record_429(self, *_: object, answered: int, requested: bool, api: str) -> float:
+        assert (requested, api) == (True, RFC6962.value)
         self.answered.append(answered)
+        return 0.0
 
 
 def throttle_of(slots: Slots) -> OperatorThrottle:
@@ -332,37 +395,42 @@ async def test_each_answer_is_reported_once() -> None:
     throttle = throttle_of(slots)
     for answers in (0, 3, 0):
         for _ in range(answers):
-            throttle.answered()
-        await throttle.acquire(is_behind=False)
-    throttle.answered()
-    await throttle.record_429("log", 1.0, requested=True)
-    await throttle.record_429("log", 1.0, requested=True)
+            throttle.answered(RFC6962)
+        await throttle.acquire(RFC6962, is_behind=False)
+    throttle.answered(RFC6962)
+    await throttle.record_429(RFC6962, "log", 1.0, requested=True)
+    await throttle.record_429(RFC6962, "log", 1.0, requested=True)
     assert slots.answered == [0, 3, 0, 1, 0]
     assert throttle.current == 2.0
 
 
 async def test_a_slot_that_was_missed_is_replaced() -> None:
     slots = Slots(-60, -60, 0)
-    await throttle_of(slots).acquire(is_behind=True)
+    await throttle_of(slots).acquire(RFC6962, is_behind=True)
     assert len(slots.answered) == 3
 
 
 async def test_an_unexpected_error_fails_the_request() -> None:
     async with asyncio.timeout(30):
         with pytest.raises(ZeroDivisionError):
-            await throttle_of(Slots()).acquire(is_behind=False)
+            await throttle_of(Slots()).acquire(RFC6962, is_behind=False)
 
 
 async def test_logs_that_catch_up_wait_for_their_share() -> None:
     throttle = throttle_of(Slots())
-    loop = asyncio.get_running_loop()
     assert throttle._next() is None
-    throttle._at_head.extend(loop.create_future() for _ in range(30))
-    head, behind = throttle._at_head[-1], [loop.create_future() for _ in range(3)]
+
+    def turn() -> _Turn:
+        made = _Turn()
+        made.kind = RFC6962
+        return made
+
+    throttle._at_head.extend(turn() for _ in range(30))
+    head, behind = throttle._at_head[-1], [turn() for _ in range(3)]
     assert all(throttle._next() is not None for _ in range(5))
     throttle._behind.extend(behind)
     behind[1].cancel()
     order = [throttle._next() for _ in range(27)]
-    turns = [order.index(turn) for turn in (behind[0], behind[2], head)]
+    turns = [order.index(each) for each in (behind[0], behind[2], head)]
     assert turns == [CATCH_UP_SHARE - 1, 2 * CATCH_UP_SHARE - 1, 26]
     assert throttle._next() is None

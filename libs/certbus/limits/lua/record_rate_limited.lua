@@ -5,7 +5,7 @@
 -- ARGV: log id, pause in ms, 1 if a Retry-After stated the pause, longest pause of an operator in ms,
 -- shortest and longest interval in ms, answers other than 429 since the caller's last reservation, API of
 -- the log.
--- Returns: 1 if all logs of the API are paused, else 0.
+-- Returns: microseconds for which all logs of the API pause because of this; 0 if they do not.
 
 local LONG_PAUSE_MS, COUNTS_SECS = 10000, 1800 -- a long pause, and for how many seconds it counts
 
@@ -20,10 +20,13 @@ if ARGV[3] == '1' then
     state.counts_until = now + COUNTS_SECS * 1000000
   end
   pause_all = state.refused_by ~= log and state.refused_until > now
-  state.refused_by, state.refused_until = log, math.max(state.refused_until, pause_end)
+  if pause_end >= state.refused_until then
+    state.refused_by, state.refused_until = log, pause_end
+  end
   if pause_all then
-    state[api] = math.max(state[api], math.min(state.refused_until, now + ARGV[4] * 1000))
+    local longest = now + ARGV[4] * 1000
+    state[api] = math.min(math.max(state[api], state.refused_until), longest)
   end
 end
 write_operator(KEYS[1], now, state, paced)
-return pause_all and 1 or 0
+return pause_all and state[api] - now or 0

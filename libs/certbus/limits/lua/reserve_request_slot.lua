@@ -2,7 +2,7 @@
 -- follows the operator's answers (operator_slots.lua).
 -- KEYS: limit:operator:<name>.
 -- ARGV: shortest and longest interval in ms, longest pause of an operator in ms, answers other than 429
--- since the caller's last reservation, API of the log.
+-- since the caller's last reservation, API of the log, microseconds that the slot is ahead at least.
 -- Returns: microseconds until the slot, present interval in microseconds, microseconds for which the
 -- operator is taken to count requests, microseconds for which all its logs of this API pause. While they
 -- pause, no slot is reserved.
@@ -12,7 +12,11 @@ local shortest, slowest, pause = ARGV[1] * 1000, ARGV[2] * 1000, ARGV[3] * 1000
 
 local state = read_operator(KEYS[1], now)
 local interval, paced = pace(KEYS[1], now, shortest, slowest, tonumber(ARGV[4]), 0)
-local slot, paused = math.max(now, state.next), math.max(state['paused_until:' .. ARGV[5]] - now, 0)
+local api = 'paused_until:' .. ARGV[5]
+if state[api] > now + pause then
+  state[api] = 0 -- no pause is that long: see MAX_AHEAD_SECS
+end
+local slot, paused = math.max(now + ARGV[6], state.next), math.max(state[api] - now, 0)
 if slot > now + pause + 1000 * slowest then
   slot = now -- no queue is that long: a release without `at` wrote it before the clock was set back
 end
