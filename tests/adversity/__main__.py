@@ -107,7 +107,10 @@ async def _many(chosen: argparse.Namespace) -> int:
             print(result, flush=True)
             if result.troubles:
                 print(f"  evidence: {directory}", flush=True)
-                print(f"  again: make adversity SEED={seed} SECONDS={chosen.seconds:g}", flush=True)
+                again = f"make adversity SEED={seed} SECONDS={chosen.seconds:g}"
+                if chosen.move_secs != MOVE_SECS:
+                    again += f' ARGS="--move-secs {chosen.move_secs:g}"'
+                print(f"  again: {again}", flush=True)
             elif not chosen.keep:
                 shutil.rmtree(directory)
 
