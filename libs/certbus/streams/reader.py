@@ -293,6 +293,8 @@ class StreamReader:
         if not self._has_more:
             await self._pause()
         after = {name: str(trail.place.entry) for name, trail in self._trails.items()}
+        if not after:
+            return []  # other streams were set during the pause
         reply: Any = await self._redis.xread(
             {self._keys.stream(name): entry for name, entry in after.items()},
             count=COUNT,
@@ -314,7 +316,7 @@ class StreamReader:
         reads for each batch, and a read costs more than a batch that is not unpacked.
         """
         for _ in range(_UNREAD_PAUSES):
-            if any(map(self.is_read, self._trails)):
+            if not self._trails or any(map(self.is_read, self._trails)):
                 return
             await asyncio.sleep(_UNREAD_PAUSE_SECS)
 

@@ -102,6 +102,30 @@ async def test_a_stream_that_becomes_read_ends_the_pause_between_reads(
         await reading.until(lambda events: names(events) == ["a", "b"])
 
 
+async def test_other_streams_are_set_during_the_pause_between_reads(
+    one: Worker, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_UNREAD_PAUSES", 10**6)
+    lease, paused = await one.take(), asyncio.Event()
+
+    def is_read(stream: str) -> bool:
+        paused.set()
+        return stream == "full"
+
+    async with following(client, ["lite"]) as reading:
+        await reading.ready()
+        reading.follower.is_read = is_read
+        await published(one, lease, 0, "a")  # ends the read in progress
+        await paused.wait()
+        with capture_logs() as logs:
+            reading.follower.set_streams(["full"])
+            await until(lambda: set(reading.follower.positions) == {"full"})
+            await published(one, lease, 1, "b")
+            await reading.until(lambda events: names(events, "full") == ["b"])
+        assert logs == []
+        assert notices(reading.events) == []
+
+
 async def test_from_the_first_batch_of_an_empty_redis(one: Worker, client: Redis) -> None:
     async with following(client) as reading:
         await reading.ready()
