@@ -10,6 +10,27 @@ local call, byte, sub, format, floor = redis.call, string.byte, string.sub, stri
 local FILTER_BITS = 2 ^ 25
 local BIT_VALUES = { 128, 64, 32, 16, 8, 4, 2, 1 } -- of a byte, in the order of bitmaps
 local CHUNK = 256 -- digests in one command: unpack() passes a few thousand arguments at most
+local MAX_EXACT = 2 ^ 53 -- numbers are exact below it; parts of ids are milliseconds or smaller
+
+-- Returns the newest id of all streams, which `head` stores. Text in `head` that is no id was written by
+-- hand: the streams, whose keys are those from number `first` on, show the id.
+local function newest_id(stored, first)
+  local ms, seq = string.match(stored or '0-0', '^(%d+)-(%d+)$')
+  if ms and tonumber(ms) < MAX_EXACT and tonumber(seq) < MAX_EXACT then
+    return stored or '0-0'
+  end
+  local newest, newest_ms, newest_seq = '0-0', 0, 0
+  for i = first, #KEYS do
+    for _, entry in ipairs(call('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)) do
+      local ms, seq = string.match(entry[1], '^(%d+)-(%d+)$')
+      ms, seq = tonumber(ms), tonumber(seq)
+      if ms > newest_ms or (ms == newest_ms and seq > newest_seq) then
+        newest, newest_ms, newest_seq = entry[1], ms, seq
+      end
+    end
+  end
+  return newest
+end
 
 local function window_at(ms)
   return floor(ms / WINDOW_MS)

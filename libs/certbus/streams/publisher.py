@@ -153,7 +153,7 @@ class Publisher(Store):
         if not sha256s:
             return [], FIRST_ID
         answer, newest = await self._find_marks(
-            keys=[self._keys.head, self._keys.windows],
+            keys=[self._keys.head, self._keys.windows, *map(self._keys.stream, self._streams)],
             args=[self._keys.marks, b"".join(sha256s), self._settings.remember_ms],
         )
         return [mark == ord("1") for mark in answer], newest.decode()

@@ -119,7 +119,10 @@ async def test_text_that_is_no_id_in_the_head_is_replaced_by_the_newest_id(
         await Trimmer(client, KEYS).trim()
         stale = await one.publisher.publish(lease, batch(index + 7, ["other"]))
         assert stale == Stale(index)
-        outcome = await one.publisher.publish(lease, batch(index, [str(index)]))
+        known = await one.publisher.find_known_at([message("0").sha256, message("new").sha256])
+        assert known == ([True, False], last)
+        found = msgspec.structs.replace(batch(index, [str(index)]), known_at=last)
+        outcome = await one.publisher.publish(lease, found)
         assert isinstance(outcome, Published)
         assert (await stored(client))[-1].prev == last
         last = outcome.id

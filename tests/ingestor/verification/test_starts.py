@@ -367,6 +367,25 @@ async def test_a_hybrid_log_is_read_twice_once_a_form_is_proven() -> None:
     assert await checked.verifier.verify([window(10, 20, extended=True)], head)
 
 
+async def test_entries_that_differ_from_the_first_reading_are_a_violation() -> None:
+    checked = Checked(is_hybrid=True)
+    head = checked.log.head(20)
+    await checked.verifier.load(0)
+    await checked.verifier.select_tree_head(head, 0)
+    (verified,) = await checked.verifier.verify([window(0, 10)], head)
+    checked.verifier.mark_verified(verified)
+    checked.log.refusal = NOT_FOUND
+    for now in (50, 51):
+        checked.now = now
+        with pytest.raises(ProofUnavailable):
+            await checked.verifier.verify([window(10, 15)], head)
+    checked.now = 70
+    for first, end in ((10, 15), (10, 15), (15, 20)):
+        assert await checked.verifier.verify([window(first, end)], head) == []
+    with pytest.raises(IntegrityViolation, match="entry 10 differs from the one returned before"):
+        await checked.verifier.verify([window(10, 20, extended=True)], head)
+
+
 class Forged:
     """Precertificates at some positions are forged, or may be."""
 

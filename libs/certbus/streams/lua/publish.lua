@@ -24,7 +24,6 @@ local STREAM_COUNTERS = { '.bytes', '.entries', '.messages' }
 -- less than this for a moment removes no mark.
 local EXPIRY_MARGIN_MS = 60 * 24 * 3600 * 1000
 local ENTRY_OVERHEAD_BYTES = 128 -- memory of an entry beside its payload
-local MAX_EXACT = 2 ^ 53 -- numbers are exact below it; parts of ids are milliseconds or smaller
 
 local HEAD, LOG, REJECTED, WINDOWS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local batch = cjson.decode(ARGV[1])
@@ -53,26 +52,6 @@ local function set_all(key, fields)
     flat[#flat + 1] = type(value) == 'number' and text(value) or value
   end
   call('HSET', key, unpack(flat))
-end
-
--- Returns the newest id of all streams. Text in `head` that is no id was written by hand: the streams
--- show the id.
-local function newest_id(stored)
-  local ms, seq = string.match(stored or '0-0', '^(%d+)-(%d+)$')
-  if ms and tonumber(ms) < MAX_EXACT and tonumber(seq) < MAX_EXACT then
-    return stored or '0-0'
-  end
-  local newest, newest_ms, newest_seq = '0-0', 0, 0
-  for i = 5, #KEYS do
-    for _, entry in ipairs(call('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)) do
-      local ms, seq = string.match(entry[1], '^(%d+)-(%d+)$')
-      ms, seq = tonumber(ms), tonumber(seq)
-      if ms > newest_ms or (ms == newest_ms and seq > newest_seq) then
-        newest, newest_ms, newest_seq = entry[1], ms, seq
-      end
-    end
-  end
-  return newest
 end
 
 -- Returns whether the streams have an entry, or may have had it before they were trimmed. The last of
@@ -109,11 +88,11 @@ if fence ~= batch.fence then
   return { 'fenced' }
 end
 if tonumber(log_next) ~= batch.first then
-  return { 'stale', log_next, newest_id(call('HGET', HEAD, 'last')) }
+  return { 'stale', log_next, newest_id(call('HGET', HEAD, 'last'), 5) }
 end
 
 local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember', 'dedup')
-local epoch, last = head[1] or batch.epoch, newest_id(head[2])
+local epoch, last = head[1] or batch.epoch, newest_id(head[2], 5)
 local is_first = last == '0-0' -- of this epoch
 local streams, remember = head[3] or batch.streams, tonumber(head[4] or batch.remember)
 if streams ~= batch.streams then
@@ -192,7 +171,7 @@ for name in string.gmatch(streams .. ' rejected', '%S+') do
 end
 local window = window_at(now) -- of the new marks
 local filter = filter_key(batch.marks, window)
-local buckets = call('GETRANGE', filter, FILTER_BITS / 8, -1) -- see `has_bucket`
+local buckets = n > 0 and call('GETRANGE', filter, FILTER_BITS / 8, -1) -- see `has_bucket`
 
 local held = numbers(HEAD, counted)
 local counters = numbers(LOG, { 'published', 'duplicates', 'rejected' })
