@@ -4,7 +4,7 @@ from typing import get_args
 
 from tests.adversity.faults import AnyFault
 from tests.adversity.plan import draw
-from tests.adversity.table import BOUNDED, FIELD, PAGE, SERVERS, TITLES, counts, with_column
+from tests.adversity.table import BOUNDED, FIELD, NONE, PAGE, SERVERS, TITLES, counts, with_column
 
 
 def test_each_fault_has_a_row() -> None:
@@ -35,3 +35,13 @@ def test_a_column_is_replaced() -> None:
         page, "1 to 2", {"Redis full": 3}
     )
     assert once != page
+
+
+def test_a_column_keeps_its_place() -> None:
+    table = "| fault | 1 to 2 | 3 to 4 |\n| --- | --- | --- |\n| Redis full | 5 | 6 |\n"
+    page = f"| fault | lost |\n\n{table}"
+    once = with_column(page, "1 to 2", {"Redis full": 7, "Redis emptied": 8})
+    assert once == page.replace("| 5 |", "| 7 |") + f"| Redis emptied | 8 | {NONE} |\n"
+    assert (
+        with_column(once, "3 to 4", {"Redis full": 9}).splitlines()[4] == "| Redis full | 7 | 9 |"
+    )

@@ -115,7 +115,8 @@ def run(name: str, part: slice, seed: int, directory: Path) -> int:
     """Run the mutants of a module.
 
     Returns:
-        1 if fewer than `MIN_KILLED` of those that are not equivalent were killed, else 0.
+        1 if none was tried, or fewer than `MIN_KILLED` of those that are not equivalent were
+        killed, else 0.
     """
     target = TARGETS[name]
     file = directory / target.source
@@ -125,6 +126,9 @@ def run(name: str, part: slice, seed: int, directory: Path) -> int:
     drawn = random.Random(f"{seed} {name}").sample(mutants, len(mutants))[part]
     tried = [mutant for mutant in drawn if mutant.key(source) not in known]
     began = time.monotonic()
+    if not tried:
+        print(f"{name}: no mutant to try from {part.start} on, of {len(mutants)}", file=sys.stderr)
+        return 1
     if not passes(target, directory, 300):
         raise SystemExit(f"{name}: its tests fail without a mutant")
     spent = time.monotonic() - began

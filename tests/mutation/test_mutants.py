@@ -1,10 +1,11 @@
 """The mutants themselves: each is one change, and valid source."""
 
 import ast
+from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import TARGETS, equivalent, mutants_of
+from tests.mutation.__main__ import TARGETS, equivalent, mutants_of, run
 from tests.mutation.mutants import lua_mutants, python_mutants
 from tests.paths import ROOT
 
@@ -27,6 +28,14 @@ def test_each_module_has_mutants_and_tests(name: str) -> None:
 def test_equivalent_mutants_are_those_of_the_present_source(name: str) -> None:
     source = (ROOT / TARGETS[name].source).read_bytes()
     assert equivalent(name) <= {mutant.key(source) for mutant in mutants_of(name, source)}
+
+
+def test_no_mutant_to_try_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / TARGETS["marks"].source
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((ROOT / TARGETS["marks"].source).read_bytes())
+    assert run("marks", slice(9999, 10299), 1, tmp_path) == 1
+    assert "marks: no mutant to try from 9999 on" in capsys.readouterr().err
 
 
 def test_python() -> None:
