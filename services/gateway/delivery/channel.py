@@ -21,8 +21,9 @@ from gateway.delivery.ring_buffer import BehindRing, Ring, RingPosition, Slot
 from gateway.metrics import Metrics
 
 MAX_WRITE_BYTES: Final = 128 * 1024
-"""Size of one write to a subscriber, without the last slot of it. A subscriber that stops reading
-holds at most one write in memory."""
+"""Size of one write to a subscriber, without the last slot of it: `SLOT_BYTES` and one message more
+at most, about `PACKED_SLOT_BYTES` more where a subscriber resumed in front of slots that came
+packed. A subscriber that stops reading holds at most one write in memory."""
 
 MAX_PAUSE_SECS: Final = 0.020
 """A longer pause saves little. At 500 subscribers, a flush of 20 messages each spends two thirds of

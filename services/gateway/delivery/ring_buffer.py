@@ -37,7 +37,10 @@ SLOT_BYTES: Final = 64 * 1024
 
 PACKED_SLOT_BYTES: Final = 256 * 1024
 """The same for a slot that arrived packed. Making slots is the largest part of what a batch costs
-that no client reads; a client receives such slots only after it resumed in front of them."""
+that no client reads; a client receives such slots only after it resumed in front of them.
+
+A packed slot is cut by the mean size of the messages of its batch. It exceeds this size where its
+messages are longer than the mean."""
 
 _END_OF_BATCH: Final = 1 << 62  # above every position in a batch
 
