@@ -40,12 +40,14 @@ class Slot(msgspec.Struct, frozen=True):
         interval: seconds between two slots at present.
         counts: seconds for which the operator is taken to count requests.
         paused: seconds for which its logs of this API pause; then no slot is reserved.
+        other_paused: seconds for which those of the other API pause.
     """
 
     wait: float
     interval: float
     counts: float = 0.0
     paused: float = 0.0
+    other_paused: float = 0.0
 
 
 class OperatorSlots(Store):

@@ -20,9 +20,9 @@ local MEMORY_SECS, QUIET_SECS, STEP_US = 60, 5, 1000000
 local MAX_AHEAD_SECS = 3600 -- of the longest pause of a log
 local KEPT_SECS = 5 -- after the last request, so that an operator of the server can read the slots
 local SLOWER, FASTER = 1.25, 0.9
-local TIMES = {
-  'next', 'refused_until', 'counts_until', 'paused_until:rfc6962', 'paused_until:static-ct',
-}
+local APIS = {'rfc6962', 'static-ct'}
+local TIMES = {'next', 'refused_until', 'counts_until'}
+for _, api in ipairs(APIS) do table.insert(TIMES, 'paused_until:' .. api) end
 
 local function now_us()
   local time = redis.call('TIME')
@@ -32,10 +32,11 @@ end
 -- Returns the fields TIMES and `refused_by` as a table; `stored` has the names of those in the hash.
 local function read_operator(key, now)
   local values = redis.call('HMGET', key, 'at', 'refused_by', unpack(TIMES))
-  local ahead = math.max(tonumber(values[1] or 0) - now, 0)
+  local function number(value) return value and tonumber(value) or 0 end
+  local ahead = math.max(number(values[1]) - now, 0)
   local state = {refused_by = values[2] or '', stored = {}}
   for n, field in ipairs(TIMES) do
-    local value = math.max(tonumber(values[n + 2] or 0) - ahead, 0)
+    local value = math.max(number(values[n + 2]) - ahead, 0)
     state[field] = value > now + MAX_AHEAD_SECS * 1000000 and field ~= 'next' and 0 or value
     state.stored[field] = values[n + 2]
   end

@@ -39,7 +39,7 @@ class SharedSlots(OperatorSlots):
     ) -> Slot:
         """Reserve the next free slot, and note how long others make it wait."""
         slot = await super().reserve(operator, interval, answered, api, lead)
-        others = slot.wait - slot.interval
+        others = slot.wait - max(lead, slot.interval)
         self.pause = min((SLOT_SHARE - 1) * others, _MAX_PAUSE_SECS) if others > 0 else 0.0
         return slot
 

@@ -23,6 +23,9 @@ from ingestor.log import Kind
 from ingestor.redis_retry import RedisRetry
 
 LATE_SECS: Final = 0.3
+MAX_LEAD_SECS: Final = 1.0
+"""How far ahead a slot is reserved at most, because Redis answers late: others wait for it, too."""
+
 LONG_PAUSE_SECS: Final = 10.0
 COUNTS_SECS: Final = 1800.0
 """For how long after a 429 with a pause of at least `LONG_PAUSE_SECS` an operator's logs save
@@ -62,9 +65,15 @@ def request_interval(operator: str, settings: CTLog) -> float:
 
 
 class _Turn(asyncio.Future[None]):
-    """A request that waits for a slot; `kind`: the API of its log."""
+    """A request that waits for a slot.
+
+    Attributes:
+        kind: API of its log.
+        is_proof: whether it requests a proof.
+    """
 
     kind: Kind
+    is_proof: bool
 
 
 class OperatorThrottle:
@@ -92,6 +101,7 @@ class OperatorThrottle:
         self._at_head: deque[_Turn] = deque()
         self._behind: deque[_Turn] = deque()
         self._reserving: set[asyncio.Task[None]] = set()  # at least one for each turn that waits
+        self._asleep: Counter[Kind] = Counter()  # those of them that wait for the end of a pause
         self._passed_over = 0  # slots for logs at their head while others waited
         self._answered = 0  # answers other than 429 that Redis does not know of yet
         self._counts_until = 0.0  # loop time
@@ -114,19 +124,17 @@ class OperatorThrottle:
         Args:
             kind: API of the log.
             is_behind: whether the log catches up.
-            purpose: a proof is first: entries that were read wait for it.
+            purpose: proofs are first in their class: entries that were read wait for them.
         """
         if not self.interval:
             if self._redis_retry.problem is not None:
                 await self._redis_retry(self._slots.now)  # nothing could be published
             return
         turn = _Turn()
-        turn.kind = kind
+        turn.kind, turn.is_proof = kind, purpose is Purpose.PROOF
         waiting = self._behind if is_behind else self._at_head
-        if purpose is Purpose.PROOF:
-            waiting.appendleft(turn)
-        else:
-            waiting.append(turn)
+        proofs = next((n for n, each in enumerate(waiting) if not each.is_proof), len(waiting))
+        waiting.insert(proofs if turn.is_proof else len(waiting), turn)
         # A reservation serves the first request when its slot comes, so it survives this request.
         reserving = asyncio.create_task(self._assign())
         self._reserving.add(reserving)
@@ -179,18 +187,29 @@ class OperatorThrottle:
                     turn.set_result(None)
                     return
         except Exception as error:  # noqa: BLE001  (a request raises it)
-            for turn in (*self._at_head, *self._behind):
-                if not turn.done():
-                    turn.set_exception(error)
-                    return
+            waiting = self._waiting()
+            for turn in sorted(waiting, key=lambda turn: self._is_paused(turn.kind))[:1]:
+                turn.set_exception(error)
+
+    def _waiting(self) -> list[_Turn]:
+        return [turn for turn in (*self._at_head, *self._behind) if not turn.done()]
 
     def _wanted(self) -> Kind | None:
-        """Return the API to reserve a slot for; None if other reservations suffice."""
-        waiting = [turn for turn in (*self._at_head, *self._behind) if not turn.done()]
-        if sum(not task.done() for task in self._reserving) > len(waiting):
-            return None
-        free = (turn.kind for turn in waiting if not self._is_paused(turn.kind))
-        return next(free, waiting[0].kind)
+        """Return the API to reserve a slot for, or whose pause to wait for.
+
+        There is a reservation for each request that may be sent, and one that waits for each that
+        may not. None: this one is not needed.
+        """
+        free, paused = list[Kind](), Counter[Kind]()
+        for turn in self._waiting():
+            if self._is_paused(turn.kind):
+                paused[turn.kind] += 1
+            else:
+                free.append(turn.kind)
+        awake = sum(not task.done() for task in self._reserving) - self._asleep.total()
+        if awake <= len(free):
+            return free[0]
+        return next((kind for kind, count in paused.items() if self._asleep[kind] < count), None)
 
     def _is_paused(self, kind: Kind) -> bool:
         return self._paused_until[kind] > asyncio.get_running_loop().time()
@@ -199,7 +218,11 @@ class OperatorThrottle:
         """Wait for the next free slot; return whether it was met in time."""
         loop = asyncio.get_running_loop()
         if self._is_paused(kind):
-            await asyncio.sleep(self._paused_until[kind] - loop.time())
+            self._asleep[kind] += 1
+            try:
+                await asyncio.sleep(self._paused_until[kind] - loop.time())
+            finally:
+                self._asleep[kind] -= 1
             return False
         answered, self._answered = self._answered, 0
 
@@ -209,14 +232,16 @@ class OperatorThrottle:
                 self.operator, self.interval, answered, kind.value, self._lead
             )
             spent = loop.time() - requested
-            self._lead = spent if spent > LATE_SECS / 2 else 0.0
+            self._lead = min(spent, MAX_LEAD_SECS) if spent > LATE_SECS / 2 else 0.0
             return requested + slot.wait, slot
 
         due, slot = await self._redis_retry(reserve)
         self.current = slot.interval
         self._counts_until = max(self._counts_until, loop.time() + slot.counts)
+        for api in Kind:
+            if seconds := slot.paused if api is kind else slot.other_paused:
+                self._paused_until[api] = loop.time() + seconds
         if slot.paused:
-            self._paused_until[kind] = loop.time() + slot.paused
             return False
         await asyncio.sleep(due - loop.time())
         return loop.time() - due <= LATE_SECS

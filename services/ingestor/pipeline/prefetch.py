@@ -164,6 +164,7 @@ class Prefetch:
         self._fetched = fetched or FetchedBytes()
         self._pieces: list[_Piece] = []
         self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # also those whose requests others have ended
         self._bytes = 0  # of all pieces
         self._entry_bytes = float(_FIRST_ESTIMATE_BYTES)
         self._interrupted = False
@@ -252,7 +253,7 @@ class Prefetch:
     async def restart(self, start: int) -> None:
         """Drop all entries, cancel all requests, and continue at `start`; `head` is reset."""
         pieces, self._pieces = self._pieces, []
-        tasks = [piece.task for piece in pieces if piece.task is not None]
+        tasks = list(self._tasks)
         for piece in pieces:
             self._release(piece)
             self._end(piece)  # a request that is cancelled before it begins does not
@@ -329,7 +330,9 @@ class Prefetch:
         self._hold(piece, self._expected(piece))
         self._running += 1
         self._page.record_request(piece.start, piece.end - piece.start)
-        piece.task = asyncio.create_task(self._fetch(piece))
+        piece.task = task = asyncio.create_task(self._fetch(piece))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return True
 
     async def _fetch(self, piece: _Piece) -> None:
@@ -338,7 +341,8 @@ class Prefetch:
         try:
             entries = await self._client.entries(start, piece.end)
         except Exception as error:  # noqa: BLE001  (the follower handles it, in the order of the log)
-            self._failed(piece, error)
+            if piece.task is not None:
+                self._failed(piece, error)
         else:
             for each in earlier:
                 self._fill_from_tile(each, entries[each.start - start : each.end - start])

@@ -135,6 +135,14 @@ async def test_a_log_that_refuses_again_pauses_the_operator_while_another_waits(
     assert await operators.record_429("Example", OTHER_LOG, 1) > 290
 
 
+async def test_text_that_is_no_time_is_replaced(client: Redis) -> None:
+    operators, key = OperatorSlots(client, KEYS), KEYS.operator("example")
+    for field in ("at", "next", "refused_until", "paused_until:static-ct"):
+        await client.hset(key, field, "none")
+    assert (await operators.reserve("Example", 10)).wait == 0
+    assert (await operators.reserve("Example", 10)).wait > 9
+
+
 async def test_a_slot_is_as_far_ahead_as_requested(client: Redis) -> None:
     operators = OperatorSlots(client, KEYS)
     assert (await operators.reserve("Example", 0.001, lead=0.5)).wait == 0.5
