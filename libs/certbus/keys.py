@@ -76,7 +76,7 @@ Fields of `log:<log id>`:
 - `skip`, `skip_at` (ms): the range skipped last, and the reason
 - `circuit`: closed, half-open or open
 - `failures`, `errors`: failures in a row, and in all
-- `retry_at` (ms): no request before this time
+- `retry_at` (ms): no request before this time; `retry_pause` (ms): how far ahead that was when it was stored
 - `excluded`: 1 if the configuration of the worker that described the log last excludes it
 - `name`, `url`, `operator`, `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms):
   description of the log

@@ -27,8 +27,7 @@ State = Literal["closed", "half-open", "open"]
 """Requests as usual; a few requests as a probe; no requests until `retry_at`."""
 
 _MAX_PAUSE_MS = 3600 * 1000
-"""The longest pause of a circuit. A stored one that ends later was stored before the clock of Redis
-was set back."""
+"""The longest pause of a circuit, if its length is not stored, as by the previous release."""
 
 
 class CircuitStatus(msgspec.Struct, frozen=True):
@@ -46,6 +45,17 @@ class CircuitStatus(msgspec.Struct, frozen=True):
     retry_at: int | None = None
 
 
+class _Stored(CircuitStatus, frozen=True):
+    """A circuit in Redis.
+
+    Attributes:
+        pause: milliseconds from when it was stored to `retry_at`: no owner waits longer, also if
+            the clock of Redis was set back since.
+    """
+
+    pause: int = msgspec.field(default=_MAX_PAUSE_MS, name="retry_pause")
+
+
 class CircuitStore(Store):
     """The circuits in Redis.
 
@@ -61,14 +71,15 @@ class CircuitStore(Store):
 
     async def load(self, log_id: str) -> CircuitStatus:
         """Read the circuit of a log; closed, if nothing readable is stored."""
-        names = CircuitStatus.__struct_encode_fields__
+        names = _Stored.__struct_encode_fields__
         commands = ("TIME",), ("HMGET", self._keys.log(log_id), *names)
         now, values = await round_trip(self._redis, commands)
-        stored = read_struct(CircuitStatus, texts(names, values))
-        if stored.retry_at is None:
-            return stored
-        pause = min(stored.retry_at - to_ms(now), _MAX_PAUSE_MS)
-        return msgspec.structs.replace(stored, retry_at=int(self._clock() * 1000) + pause)
+        stored = read_struct(_Stored, texts(names, values))
+        retry_at = stored.retry_at
+        if retry_at is not None:
+            pause = min(retry_at - to_ms(now), stored.pause, _MAX_PAUSE_MS)
+            retry_at = int(self._clock() * 1000) + pause
+        return CircuitStatus(stored.state, stored.failures, retry_at)
 
     async def save(self, log_id: str, status: CircuitStatus) -> None:
         """Store the circuit of a log."""
@@ -99,10 +110,11 @@ class CircuitStore(Store):
 
     def _changes(self, status: CircuitStatus) -> tuple[Change, ...]:
         """Return the changes that store a circuit."""
-        pause: Change = ("delete", "retry_at", "")
+        pause: tuple[Change, ...] = ("delete", "retry_at", ""), ("delete", "retry_pause", "")
         if status.retry_at is not None:
-            pause = ("time", "retry_at", status.retry_at - int(self._clock() * 1000))
-        return ("set", "circuit", status.state), ("set", "failures", status.failures), pause
+            length = status.retry_at - int(self._clock() * 1000)
+            pause = ("time", "retry_at", length), ("set", "retry_pause", max(length, 0))
+        return ("set", "circuit", status.state), ("set", "failures", status.failures), *pause
 
 
 def last_error(reason: str) -> tuple[Change, ...]:

@@ -36,3 +36,21 @@ async def test_a_circuit_is_kept_and_seen(one: Worker, client: Redis) -> None:
 async def test_an_unreadable_circuit_is_closed(client: Redis) -> None:
     await client.hset(KEYS.log(LOG), mapping={"circuit": "ajar", "failures": "many"})
     assert await CircuitStore(client, KEYS).load(LOG) == CircuitStatus()
+
+
+async def test_a_pause_is_no_longer_after_the_clock_of_redis_was_set_back(
+    one: Worker, client: Redis
+) -> None:
+    """The stored time is moved, because the clock of this Redis cannot be."""
+    await one.take()
+    circuits = CircuitStore(client, KEYS)
+    now = int(time.time() * 1000)
+    await circuits.failed(LOG, CircuitStatus("closed", 1, now + 500), "get-sth: 503")
+    await client.hincrby(KEYS.log(LOG), "retry_at", 3600 * 1000)
+    stored = await circuits.load(LOG)
+    assert stored.retry_at is not None
+    assert stored.retry_at <= int(time.time() * 1000) + 500
+    await client.hdel(KEYS.log(LOG), "retry_pause")  # as the previous release stores it
+    stored = await circuits.load(LOG)
+    assert stored.retry_at is not None
+    assert stored.retry_at > now + 1000

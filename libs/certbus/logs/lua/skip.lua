@@ -31,6 +31,7 @@ end
 local fence = string.format('%d:%s', tonumber(string.match(log[4] or '0:', '^(%d+):')) + 1, random)
 record_skip({ log = LOG, rejected = REJECTED, head = HEAD }, log_id, next_index, to, reason, random,
   tonumber(log[5] or 0), { 'fence', fence })
-redis.call('HDEL', LOG, 'frontier', 'circuit', 'failures', 'retry_at', 'last_error', 'last_error_at')
+redis.call('HDEL', LOG, 'frontier', 'circuit', 'failures', 'retry_at', 'retry_pause',
+  'last_error', 'last_error_at')
 redis.call('DEL', LEASE)
 return { 'skipped', next_index, to }
