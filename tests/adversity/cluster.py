@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import msgspec
 
 from certbus.cluster import snapshot
@@ -212,9 +213,17 @@ class Cluster(Site):
     # What is read -------------------------------------------------------------------------------
 
     async def sizes(self) -> tuple[dict[str, int], bool]:
-        """The entries of each log, and whether there will be no more."""
+        """The entries of each log, and whether there will be no more; simlog may be starting."""
+        await until(self._shows_world, "simlog answers", START)
         world = msgspec.json.decode(await self.get(f"{self.logs_url}/world.json"))
         return {log["name"]: log["size"] for log in world["logs"]}, world["complete"]
+
+    async def _shows_world(self) -> bool:
+        try:
+            await self.get(f"{self.logs_url}/world.json")
+        except httpx.TransportError:
+            return False
+        return True
 
     async def newest_ids(self) -> dict[str, str]:
         """Id of the newest message that each stream holds; empty if it holds none."""
