@@ -4,12 +4,12 @@
 -- ARGV: none.
 -- Returns: nothing; it defines functions.
 --
--- `next` is the next free slot, `refused_by` the log whose pause ends last, `refused_until` its end, `paused_until:<api>` that of the pause of all logs of one API, `counts_until`
--- the time until which the operator is taken to count requests, `at` the time of writing. A stored time
--- counts as no further ahead of TIME than it was ahead of `at`: after the clock of Redis is set back, no
--- worker waits until it catches up. A time that has passed is removed, so that it does not return then; one
--- further ahead than MAX_AHEAD_SECS is from before a change of the clock that a release without it made `at`
--- hide.
+-- `next` is the next free slot, `refused_by` the log whose pause ends last, `refused_until` its end,
+-- `paused_until:<api>` the end of the pause of all logs of one API, `counts_until` the time until which the
+-- operator is taken to count requests, `at` the time of writing. A stored time counts as no further ahead of
+-- TIME than it was ahead of `at`: after the clock of Redis is set back, no worker waits until it catches up.
+-- A time that has passed is removed, so that it does not return then. One further ahead than MAX_AHEAD_SECS
+-- is dropped: a release that does not know the field has rewritten `at` after the clock was set back.
 
 -- The pace: `interval` is the present one, absent while it is the configured one; `changed` is the
 -- time of its last change, `refused` that of the last 429; `answers` holds the newest answers, oldest
