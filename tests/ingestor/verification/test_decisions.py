@@ -287,12 +287,18 @@ async def refuse(checked: Checked, head: TreeHead, times: int, end: int = 10) ->
         )
 
 
-async def test_a_log_without_proofs_is_read_twice(checked: Checked) -> None:
+async def refuse_proofs(checked: Checked, size: int) -> TreeHead:
+    """Select the tree head of a log that refuses proofs for long enough to be read twice."""
     checked.log.refusal = NOT_FOUND
-    head = checked.log.head(20)
+    head = checked.log.head(size)
     await checked.verifier.select_tree_head(head, 0)
     await refuse(checked, head, 2)
     checked.now = REFUSAL_SECS
+    return head
+
+
+async def test_a_log_without_proofs_is_read_twice(checked: Checked) -> None:
+    head = await refuse_proofs(checked, 20)
     assert await checked.verify(0, 10, head) == []
     assert bool(checked.verifier.reads_twice)
     assert checked.store.kinds == []
@@ -339,11 +345,7 @@ async def test_a_log_that_returns_a_proof_again_is_no_longer_read_twice(
 
 
 async def test_an_entry_that_differs_the_second_time_is_a_violation(checked: Checked) -> None:
-    checked.log.refusal = NOT_FOUND
-    head = checked.log.head(20)
-    await checked.verifier.select_tree_head(head, 0)
-    await refuse(checked, head, 2)
-    checked.now = REFUSAL_SECS
+    head = await refuse_proofs(checked, 20)
     await checked.verify(0, 12, head)
     await checked.verify(12, 20, head)
     served = window(0, 12)
@@ -354,11 +356,7 @@ async def test_an_entry_that_differs_the_second_time_is_a_violation(checked: Che
 
 
 async def test_entries_that_lead_to_another_root_are_a_violation(checked: Checked) -> None:
-    checked.log.refusal = NOT_FOUND
-    head = checked.log.head(20)
-    await checked.verifier.select_tree_head(head, 0)
-    await refuse(checked, head, 2)
-    checked.now = REFUSAL_SECS
+    head = await refuse_proofs(checked, 20)
     await checked.verify(0, 10, head)
     served = window(10, 20)
     served.entries[0] = entry(10, other=True)
@@ -373,11 +371,7 @@ async def test_a_backlog_may_be_too_large_to_be_read_twice(
     checked: Checked, monkeypatch: pytest.MonkeyPatch, most: int, certain: bool
 ) -> None:
     monkeypatch.setattr(module, "MAX_TWO_PASS_ENTRIES", most)
-    checked.log.refusal = NOT_FOUND
-    head = checked.log.head(20)
-    await checked.verifier.select_tree_head(head, 0)
-    await refuse(checked, head, 2)
-    checked.now = REFUSAL_SECS
+    head = await refuse_proofs(checked, 20)
     if certain:
         with pytest.raises(ProofUnavailable) as raised:
             await checked.verify(0, 10, head)
