@@ -150,8 +150,8 @@ def client_of(
     """Make a client's items of what it has written down."""
     items: list[Message | Gap] = []
     unreadable: list[str] = []
-    again: set[str] = set()  # certificates that a new process of `tail` may repeat
-    printed: list[tuple[str, str, float]] = []  # id, certificate and time, of all of them
+    again: set[tuple[str, str]] = set()  # what a new process of `tail` may repeat, as in `printed`
+    printed: list[tuple[str, str, float]] = []  # id, certificate and time, also of repeats
     ended = 0.0
     for line in noted:
         if line.kind == "close" and _UNREADABLE.search(line.what):
@@ -162,14 +162,17 @@ def client_of(
             cursor = line.what.decode().partition(" ")[2]
             kept = [at for at, (message_id, *_) in enumerate(printed) if message_id == cursor]
             later = printed[kept[-1] + 1 :] if kept else printed
-            again = {sha256 for _, sha256, at in later if ended - at < REPEATS_SECS} | (
-                again & {sha256 for _, sha256, _ in later}
-            )
+            again = {
+                (message_id, sha256)
+                for message_id, sha256, at in later
+                if ended - at < REPEATS_SECS or (message_id, sha256) in again
+            }
         item = _item(profile.form, line, truth, known) if line.kind == "text" else None
         if isinstance(item, Message):
-            if item.sha256 in again:
-                continue
             printed.append((item.id, item.sha256, item.at))
+            if (item.id, item.sha256) in again:
+                again.remove((item.id, item.sha256))
+                continue
         if item is not None:
             items.append(item)
     return Client(profile.name, profile.form, tuple(items), tuple(unreadable), profile.is_filtered)

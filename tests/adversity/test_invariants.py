@@ -12,6 +12,7 @@ from tests.adversity.clients import Line as Noted
 from tests.adversity.invariants import Client, Gap, Message, client_of, of_client, of_redis
 from tests.adversity.lines import Held, Line
 from tests.adversity.plan import draw
+from tests.adversity.tail import REPEATS_SECS
 from tests.paths import ROOT
 
 LOST = "the server lost it"
@@ -134,19 +135,56 @@ def test_only_the_owner_of_a_lease_publishes() -> None:
     assert found.kind == "published without the lease"
 
 
-@pytest.mark.parametrize(("cursor", "is_reported"), [("1-0-0", False), ("3-0-0", True)])
-def test_tail_repeats_only_what_follows_its_cursor(cursor: str, *, is_reported: bool) -> None:
-    texts = [
-        b'{"id":"%d-0-0","message_type":"dns_entries","data":["%d.example"]}' % (n, n)
-        for n in (1, 2, 3)
-    ]
-    noted = [Noted(n, "text", text) for n, text in enumerate(texts)]
-    noted += [Noted(4, "close", b"it is killed"), Noted(5, "open", b"address " + cursor.encode())]
-    noted += [Noted(6, "text", texts[1]), Noted(7, "text", texts[2])]
+@pytest.mark.parametrize(
+    ("noted", "repeated"),
+    [
+        ("1 2 3 killed@1 2 3 4", ""),
+        ("1 2 3 killed@3 2 3 4", "2 3"),
+        ("1 2 3 killed@1 2 3 2 4", "2"),  # once by each process
+        ("1 2 3 killed@1 2 3 killed@1 2 3 4", ""),
+        ("1 2 3 killed@1 later killed@1 2 3 4", ""),  # the second process got nothing
+        ("1 2 3 later killed@1 2 3 4", "2 3"),
+        ("1 2 3 killed@1 later 2 3 later killed@1 2 3", "2 3"),
+    ],
+)
+def test_tail_repeats_only_what_follows_its_cursor(noted: str, repeated: str) -> None:
+    lines: list[Noted] = []
+    at = 0.0
+    for word in noted.split():
+        if word == "later":
+            at += REPEATS_SECS
+        elif word.startswith("killed"):
+            lines += [
+                Noted(at, "close", b"it is killed"),
+                Noted(at, "open", f"address {word[-1]}-0-0".encode()),
+            ]
+        else:
+            text = f'{{"id":"{word}-0-0","message_type":"dns_entries","data":["{word}.example"]}}'
+            lines.append(Noted(at, "text", text.encode()))
     profile = Profile("tail", "domains", "hopping")
-    one = client_of(profile, noted, GroundTruth([]), lambda message_id, _: message_id[0])
-    repeated = [item for item in one.items[3:] if isinstance(item, Message)]
-    assert bool(repeated) == is_reported
+    one = client_of(profile, lines, GroundTruth([]), lambda message_id, _: message_id[0])
+    seen: set[str] = set()
+    again = []
+    for item in one.items:
+        assert isinstance(item, Message)
+        again += [item.id[0]] * (item.id in seen)
+        seen.add(item.id)
+    assert " ".join(again) == repeated
+
+
+def test_tail_repeats_a_certificate_under_another_id_only_after_a_gap() -> None:
+    texts = [
+        b'{"id":"%d-0-0","message_type":"dns_entries","data":["a.example"]}' % n for n in (2, 3)
+    ]
+    lines = [
+        Noted(0, "text", texts[0]),
+        Noted(1, "close", b"it is killed"),
+        Noted(1, "open", b"address 1-0-0"),
+        Noted(2, "text", texts[1]),
+    ]
+    profile = Profile("tail", "domains", "hopping")
+    one = client_of(profile, lines, GroundTruth([]), lambda _, names: names[0])
+    assert len(one.items) == 2
 
 
 def test_a_seed_draws_the_same_plan() -> None:
