@@ -25,7 +25,7 @@ from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.batch import Published
 from certbus.streams.cert_index import find_by_fingerprint
 from certbus.streams.events import FORGOTTEN, Gap, StreamBatch
-from certbus.streams.publisher import PublisherSettings
+from certbus.streams.publisher import RESIDUES, PublisherSettings
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import (
@@ -382,6 +382,25 @@ class TestPublishing:
             published = await one.publisher.publish(lease, batch(n, [f"b {n}"]))
             assert isinstance(published, Published)
             assert published.id not in {each.id for each in lost if isinstance(each, Published)}
+
+    async def test_no_id_that_redis_lost_is_given_again_after_the_clock_was_set_back_twice(
+        self, client: Redis, server: ShiftedRedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """TIME then keeps no worker from an id whose sequence number came from a later TIME."""
+        residues = iter((RESIDUES - 1, 0))
+        monkeypatch.setattr("secrets.randbelow", lambda _: next(residues))
+        one, two = Worker(client, "one"), Worker(client, "two")
+        lease, other = await one.take(LOG), await two.take(OTHER_LOG)
+        await one.publisher.publish(lease, batch(0, ["a"]))
+        server.shift(-60)
+        await one.publisher.publish(lease, batch(1, ["b"]))
+        server.save_aside()
+        server.shift(-3600)
+        lost = [await two.publisher.publish(other, batch(n, [f"lost {n}"])) for n in range(3)]
+        server.wind_back()
+        again = [await one.publisher.publish(lease, batch(n, [f"c {n}"])) for n in range(2, 5)]
+        ids = [each.id for each in (*lost, *again) if isinstance(each, Published)]
+        assert len(set(ids)) == 6
 
     async def test_that_the_newest_id_is_ahead_is_seen(
         self, client: Redis, server: ShiftedRedisServer

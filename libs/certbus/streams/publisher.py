@@ -42,6 +42,9 @@ from certbus.streams.events import VERIFICATION_CODES
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
 
+RESIDUES = 65536
+"""Of sequence numbers, one for each worker; as in publish.lua."""
+
 _MAX_RAW = 16 * 1024  # bytes kept of one unreadable entry
 _MAX_RAW_BATCH = 1024 * 1024
 _OOM_PAUSES_SECS = (0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the last one is repeated
@@ -99,9 +102,10 @@ class Publisher(Store):
         self._encode = msgspec.json.Encoder().encode
         self._streams = settings.streams
         self._dedup = settings.dedup
-        # The greatest id this worker was ever given: a Redis that lost its last second must not
-        # give it to another batch.
+        # The greatest id that this worker has received: a Redis that lost its last second must not
+        # give it to another batch. Nor one that another worker received: see publish.lua.
         self._floor = FIRST_ID
+        self._residue = secrets.randbelow(RESIDUES)
 
     async def configure(self, settings: PublisherSettings | None = None) -> None:
         """Make this worker's settings those of all workers: the newest configuration counts.
@@ -156,6 +160,7 @@ class Publisher(Store):
             keys=[self._keys.head, self._keys.windows, *map(self._keys.stream, self._streams)],
             args=[self._keys.marks, b"".join(sha256s), self._settings.remember_ms],
         )
+        self._raise_floor(newest.decode())
         return [mark == ord("1") for mark in answer], newest.decode()
 
     async def publish(self, lease: Lease, batch: Batch) -> Outcome:
@@ -215,6 +220,7 @@ class Publisher(Store):
             "format": FORMAT,
             "epoch": _new_epoch(),
             "floor": self._floor,
+            "residue": self._residue,
             "streams": " ".join(self._streams),
             "remember": self._settings.remember_ms,
             "marks": self._keys.marks,
@@ -268,6 +274,7 @@ class Publisher(Store):
                 return Published(entry_id.decode(), int(next_index))
             case [b"repeated", newest, *positions]:
                 known_at = newest.decode()
+                self._raise_floor(known_at)
                 return AlreadyPublished([int(position) for position in positions], known_at)
             case [b"stale", next_index, last]:
                 self._raise_floor(last.decode())

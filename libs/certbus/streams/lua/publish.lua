@@ -23,6 +23,7 @@ local STREAM_COUNTERS = { '.bytes', '.entries', '.messages' }
 -- Expiry of marks beyond `remember`. expire_marks.lua removes them long before; a clock that is ahead by
 -- less than this for a moment removes no mark.
 local EXPIRY_MARGIN_MS = 60 * 24 * 3600 * 1000
+local RESIDUES = 65536 -- of sequence numbers; as in publisher.py
 local ENTRY_OVERHEAD_BYTES = 128 -- memory of an entry beside its payload
 
 local HEAD, LOG, REJECTED, WINDOWS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -147,9 +148,10 @@ if n > 0 and next(windows) then
 end
 
 -- The new id: above the last one, above each one that this worker received, and not below TIME. Ids are
--- an order. Where they are ahead of TIME, because the clock was, the field `at` has the time, and the
--- sequence number follows TIME: a Redis that lost its last second must not issue an id again, and another
--- worker's floor may be lower than what was lost.
+-- an order. A Redis that lost its last second must not issue an id again. TIME prevents that, unless ids are
+-- ahead of it, because the clock was. Then the field `at` has the time, and each worker has sequence
+-- numbers of its own, of one residue: its floor may be lower than what another worker published and Redis
+-- lost.
 local id_ms, id_seq = now, 0
 for _, floor in ipairs({ last, batch.floor }) do
   local ms, seq = string.match(floor, '^(%d+)-(%d+)$')
@@ -159,7 +161,7 @@ for _, floor in ipairs({ last, batch.floor }) do
   end
 end
 if id_ms > now then
-  id_seq = math.max(id_seq, now)
+  id_seq = id_seq + (batch.residue - id_seq) % RESIDUES
 end
 local id = text(id_ms) .. '-' .. text(id_seq)
 
