@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from redis.asyncio import Redis
 
 from certbus.connection import connect
@@ -24,6 +25,32 @@ def server(executable: str, tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RedisServer]]:
+    """Servers by their executable, which tests share."""
+    servers: dict[str, RedisServer] = {}
+    yield servers
+    for server in servers.values():
+        server.kill()
+
+
+@pytest.fixture
+def shared_server(
+    executable: str,
+    servers: dict[str, RedisServer],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RedisServer:
+    """An empty server, for tests that leave its settings as they are."""
+    if executable not in servers:
+        servers[executable] = RedisServer(executable, tmp_path_factory.mktemp("shared"))
+        servers[executable].start()
+    with redis.Redis(unix_socket_path=str(servers[executable].socket)) as client:
+        client.flushall()
+        client.script_flush()
+        client.config_resetstat()
+    return servers[executable]
 
 
 @pytest.fixture

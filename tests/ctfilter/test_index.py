@@ -260,6 +260,15 @@ def test_a_brand_one_edit_from_a_label(label: str) -> None:
     assert index.lookup(certificate(Cert(("www.mchen.de", "mnche.de")))) == {}
 
 
+def test_a_name_that_is_not_ascii_may_look_like_a_brand() -> None:
+    made = parse_filter(match=["like:amazon"])
+    assert made is not None
+    index = Index()
+    index.add(made)
+    name = "\u0430mazon-login.com"
+    assert index.lookup(certificate(Cert((name,)))) == {made: [(name, "like:amazon")]}
+
+
 def test_issuers_that_were_seen_are_bounded() -> None:
     made = parse_filter(match=["issuer:ca-"])
     assert made is not None

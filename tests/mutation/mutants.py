@@ -24,8 +24,14 @@ class Mutant(NamedTuple):
         return source[: self.start] + self.text + source[self.end :]
 
     def key(self, source: bytes) -> tuple[str, str]:
-        """Return the line of the source where this change begins, before it and after it."""
-        return _line(source, self.start), _line(self.apply(source), self.start)
+        """Return the line of the source where this change begins, before it and after it.
+
+        The second one of several equal lines has ` (2)` after it, and so on.
+        """
+        line = _line(source, self.start)
+        above = source[: source.rfind(b"\n", 0, self.start) + 1].decode().splitlines()
+        number = 1 + sum(each.strip() == line for each in above)
+        return line + f" ({number})" * (number > 1), _line(self.apply(source), self.start)
 
     def describe(self, source: bytes) -> str:
         """Return number of the line and change, for people."""

@@ -67,3 +67,10 @@ def test_lua() -> None:
         "2: not -> nothing",
         "3: call('DEL', x) -> nothing",
     }
+
+
+def test_equal_lines_have_numbers() -> None:
+    source = b"  x = 1\n  if x == 1 then\n    x = 1\n"
+    keys = {mutant.key(source) for mutant in lua_mutants(source)}
+    assert ("x = 1", "x = 2") in keys
+    assert ("x = 1 (2)", "x = 2") in keys

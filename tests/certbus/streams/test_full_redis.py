@@ -103,6 +103,34 @@ async def test_a_batch_waits_for_memory_and_is_then_published(one: Worker, clien
     assert_adds_up(await log_status(client))
 
 
+async def test_each_refusal_is_reported_and_pauses_grow(
+    client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers: list[int] = []
+    pauses: list[float] = []
+
+    async def free_memory() -> int:
+        await allow(client, TOO_LITTLE if len(numbers) < 9 else MEMORY)
+        return 0
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    worker = Worker(client, "one")
+    worker.publisher = Publisher(
+        client, KEYS, PublisherSettings(), free_memory, lambda _, number: numbers.append(number)
+    )
+    lease = await worker.take()
+    await allow(client, TOO_LITTLE)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await worker.publisher.publish(lease, batch(0, ["a"]))
+    assert numbers == list(range(1, 10))
+    assert len(pauses) == 9
+    assert pauses[0] == 0, "what was freed may be enough"
+    assert 0 < pauses[1] < pauses[2] < pauses[-2] == pauses[-1] == 2
+    assert await stored_names(client) == ["a"]
+
+
 async def test_a_worker_that_only_publishes_makes_room_for_itself(
     one: Worker, client: Redis
 ) -> None:

@@ -22,11 +22,17 @@ from tests.certbus.bus import (
     repeated,
     stored_names,
 )
+from tests.certbus.servers import RedisServer
 from tests.certbus.streams.test_publisher import everything
 from tests.ctparse.reading import SEEN, new_writer
 from tests.ctparse.test_issuance import real_pair
 
 ISSUANCE = PublisherSettings(dedup="issuance")
+
+
+@pytest.fixture
+def server(shared_server: RedisServer) -> RedisServer:
+    return shared_server
 
 
 def of(issuance: str, name: str) -> Message:

@@ -4,15 +4,22 @@ import random
 from typing import Any
 
 import msgspec
+import pytest
 from redis.asyncio import Redis
 
 from certbus.keys import WINDOW_MS
 from certbus.streams.batch import Batch, Published
 from ctparse.wire_messages import Message
 from tests.certbus.bus import KEYS, Worker, batch, message, repeated
+from tests.certbus.servers import RedisServer
 
 _FILTER_BITS = 25
 _BUCKET_BITS = 14
+
+
+@pytest.fixture
+def server(shared_server: RedisServer) -> RedisServer:
+    return shared_server
 
 
 def with_digest(name: str, sha256: bytes) -> Message:

@@ -45,6 +45,11 @@ from tests.certbus.streams.test_marks import move_marks
 TREE_HEAD = TreeHead(size=1000, timestamp=1_700_000_000_000, root=b"\0\xff" * 16, signature=b"\4\3")
 
 
+@pytest.fixture
+def server(shared_server: RedisServer) -> RedisServer:
+    return shared_server
+
+
 async def everything(client: Redis) -> dict[bytes, bytes | None]:
     """Every key with its serialized value, to check whether anything was written."""
     return {key: await client.dump(key) async for key in client.scan_iter(count=1000)}
@@ -85,8 +90,7 @@ async def test_rejected_entries_and_the_tree_head_are_stored_with_next(
         (LOG.encode(), b"3", b"not a certificate", b"100000"),
     ]
     assert entries[0][b"raw"] == b"garbage"
-    assert huge.startswith(entries[1][b"raw"])
-    assert 1000 < len(entries[1][b"raw"]) < len(huge)
+    assert entries[1][b"raw"] == huge[: 16 * 1024]
     fields = await client.hgetall(KEYS.log(LOG))
     assert fields[b"tree_size"] == b"1000"
     assert fields[b"tree_timestamp"] == b"1700000000000"
@@ -95,6 +99,14 @@ async def test_rejected_entries_and_the_tree_head_are_stored_with_next(
     status = await log_status(client)
     assert (status.published, status.duplicates, status.rejected) == (1, 1, 2)
     assert_adds_up(status)
+
+
+async def test_the_rejected_entries_of_a_batch_share_a_mebibyte(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    huge = [rejected(index, bytes(5000)) for index in range(256)]
+    assert isinstance(await one.publisher.publish(lease, Batch(0, 256, [], 0, huge)), Published)
+    reply: Any = await client.xrange(KEYS.rejected)
+    assert [len(fields[b"raw"]) for _, fields in reply] == [2**20 // 256] * 256
 
 
 async def test_text_that_is_no_id_in_the_head_is_replaced_by_the_newest_id(
@@ -389,7 +401,9 @@ async def test_data_of_a_newer_version_is_left_alone(one: Worker, client: Redis)
     assert await client.hgetall(KEYS.head) == {b"format": b"2"}
 
 
-async def test_marks_are_found_by_lookup_and_expire(one: Worker, client: Redis) -> None:
+async def test_marks_are_found_by_lookup_and_expire(client: Redis) -> None:
+    remember = 100 * 24 * 3600 * 1000
+    one = Worker(client, "one", PublisherSettings(remember_ms=remember))
     await one.publisher.configure()
     lease = await one.take()
     outcome = await one.publisher.publish(lease, batch(0, ["a", "b"]))
@@ -403,7 +417,6 @@ async def test_marks_are_found_by_lookup_and_expire(one: Worker, client: Redis) 
         outcome.id, 1
     )
 
-    remember = PublisherSettings().remember_ms
     marks = [
         *[key async for key in client.scan_iter(KEYS.prefix + "cert:*")],
         *[key async for key in client.scan_iter(KEYS.prefix + "sha1:*")],

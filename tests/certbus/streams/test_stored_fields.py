@@ -12,11 +12,17 @@ from certbus.streams.publisher import RESIDUES
 from ctparse.entry import Rejected
 from ctparse.v2_message import Verification
 from tests.certbus.bus import KEYS, LOG, Worker, batch, log_status, message
+from tests.certbus.servers import RedisServer
 from tests.certbus.streams.test_marks import move_marks
 
 OVERHEAD_BYTES = 128
 AHEAD = 99999999999990
 """Milliseconds of an id that TIME does not reach."""
+
+
+@pytest.fixture
+def server(shared_server: RedisServer) -> RedisServer:
+    return shared_server
 
 
 async def head(client: Redis) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Requests wait for their operator's turn, whichever worker sends them, and for their log."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
 import pytest
@@ -27,6 +27,8 @@ from ingestor.client.throttle import (
 )
 from ingestor.log import Kind
 from ingestor.redis_retry import RedisRetry
+from launcher.runtime.embedded_redis import find_executable
+from tests.certbus.servers import RedisServer
 from tests.ingestor.client.available import available
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server, redirect
 from tests.waiting import until
@@ -49,6 +51,21 @@ class Asker:
             if repeat:
                 return await fetcher.get_log(url, LIMIT)
             return (await fetcher.attempt(url, LIMIT)).body
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(find_executable(), tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def redis(shared_server: RedisServer) -> AsyncIterator[Redis]:
+    async with connect(shared_server.url) as client:
+        await client.flushall()
+        yield client
 
 
 @pytest.fixture
@@ -297,15 +314,15 @@ async def test_a_pause_of_one_api_stops_its_logs_alone(redis: Redis) -> None:
     waiting = [asyncio.create_task(throttle.acquire(RFC6962, is_behind=False)) for _ in range(5)]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for log in ("first", "second"):
-        await throttle.record_429(RFC6962, log, 3.0, requested=True)
+        await throttle.record_429(RFC6962, log, 1.5, requested=True)
     began = asyncio.get_running_loop().time()
     done = sum(task.done() for task in waiting)
     for _ in range(3):
         await throttle.acquire(STATIC_CT, is_behind=False)
-        is_paused = asyncio.get_running_loop().time() < began + 2.5
+        is_paused = asyncio.get_running_loop().time() < began + 1.2
         assert not is_paused or sum(task.done() for task in waiting) == done
     await asyncio.wait(waiting)
-    assert asyncio.get_running_loop().time() - began > 2.5
+    assert asyncio.get_running_loop().time() - began > 1.2
 
 
 async def test_a_cancelled_request_leaves_its_slot_to_another(redis: Redis) -> None:
