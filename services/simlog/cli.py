@@ -27,7 +27,7 @@ A fault is in force in its time, and hits its share of the requests to one part 
   since=0,until=,since_size=0,until_size=,share=1.0,only=head|entries|proofs|issuers
 seconds since the world's time zero, entries of the log. Kinds, with their own values:
 {textwrap.indent(chr(10).join(fault_types.described()), "  ")}
-While it runs: PUT, POST, DELETE /control/LOG/faults, with JSON such as
+While it runs, all but malformed: PUT, POST, DELETE /control/LOG/faults, with JSON such as
   {{"kind": "latency", "seconds": 2, "only": "head"}}
 """
 

@@ -197,7 +197,6 @@ HTTPFault = (
     | Fewer
     | NoPartials
     | Stale
-    | Malformed
 )
 Misbehaviour = (
     SwappedLeaf
@@ -211,7 +210,11 @@ Misbehaviour = (
     | WrongProofs
     | WrongIssuer
 )
-AnyFault = HTTPFault | Misbehaviour
+ServedFault = HTTPFault | Misbehaviour
+"""What is wrong with answers: the control endpoint can change it while the log runs."""
+
+AnyFault = ServedFault | Malformed
+"""What a specification can contain. `Malformed` changes the tree, which a restart must repeat."""
 
 HTTP_FAULTS: tuple[AnyFault, ...] = (
     Latency(seconds=0.2, jitter=0.3),

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 from simlog.ctlog.log import Log, LogKey
+from simlog.fault_types import Malformed
 from simlog.faults.active import ActiveFaults
 from simlog.field.heads import HeadSchedule
 from simlog.oracle.ground_truth import TruthEntry, truth_entry
 from simlog.pki.certificates import Certificates
 from simlog.schedule import Submission, submissions
+from simlog.seeded import choose, uniform
 from simlog.spec import Spec
 
 
@@ -17,7 +19,7 @@ class World:
     Attributes:
         spec: its specification.
         logs: by name, in the order of the specification.
-        faults: which of their faults are in force.
+        faults: which faults of their answers are in force.
         heads: when each log with a profile shows its tree heads, by name.
         complete: whether every certificate that there will be is under a tree head.
     """
@@ -80,6 +82,16 @@ class World:
 
     def _submit(self, submission: Submission) -> None:
         log = self._by_position[submission.log]
-        malformed = self.faults.malforms(log.spec.name, len(log.tree), submission.time)
+        malformed = self._is_malformed(log, submission.time)
         log.append(submission.certificate, submission.time, malformed=malformed)
         self._next = next(self._submissions, None)
+
+    def _is_malformed(self, log: Log, time: int) -> bool:
+        """Whether a log appends malformed bytes next (time: ms since the epoch)."""
+        seed, name, index = self.spec.seed, log.spec.name, len(log.tree)
+        return any(
+            isinstance(fault, Malformed)
+            and fault.in_force(time / 1000 - self.spec.start, index)
+            and uniform(choose(seed, f"malformed {name}", index, 4)) < fault.share
+            for fault in log.spec.faults
+        )

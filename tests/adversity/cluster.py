@@ -24,6 +24,7 @@ from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
 from simlog.field.operators import field_spec
+from simlog.spec import spread
 from tests.adversity.clients import transcripts
 from tests.adversity.faults import (
     GATEWAYS,
@@ -157,28 +158,30 @@ class Cluster(Site):
             start=self._start_of_logs,
             parent_pid=os.getpid(),
         )
-        world = msgspec.json.decode(await self.get(f"{self.logs_url}/world.json"))
-        self._names = [log["name"] for log in world["logs"]]
         ct_log = {**_CT_LOG, **(_BOUND if plan.is_bounded else {})}
         await self.configure(**common, ct_log=ct_log)
         for name in INGESTORS:
             self.start_ingestor(environment=self._clock_of(name))
 
     def _world(self) -> dict[str, object]:
-        """The options of the simulated logs."""
+        """The options of the simulated logs, whose names it keeps."""
         plan = self._plan
         seconds = plan.seconds + self._lead + TAIL
+        options: dict[str, object]
         if plan.operators:
             rate = 2 * plan.rate  # in entries
             spec = field_spec(0, plan.seed, rate=rate, operators=plan.operators)
-            operators = list(plan.operators)
-            total = round(spec.rate * seconds)
-            return {"field": True, "operator": operators, "rate": rate, "total": total}
-        common = {"duplicates": 0.3, "rate": plan.rate, "total": round(plan.rate * seconds)}
-        if plan.is_bounded:
-            total = FAR_BEHIND + round(plan.rate * seconds)
-            return {**common, "rfc6962": 1, "static_ct": 1, "preload": FAR_BEHIND, "total": total}
-        return {**common, "rfc6962": 3, "static_ct": 2, "operators": 3}
+            logs, total = spec.logs, round(spec.rate * seconds)
+            options = {"field": True, "operator": list(plan.operators), "rate": rate}
+        else:
+            preload = FAR_BEHIND if plan.is_bounded else 0
+            rfc6962, static_ct, operators = (1, 1, 2) if plan.is_bounded else (3, 2, 3)
+            logs, total = spread(rfc6962, static_ct, operators), round(plan.rate * seconds)
+            counts = {"rfc6962": rfc6962, "static_ct": static_ct, "operators": operators}
+            options = {"duplicates": 0.3, "rate": plan.rate, "preload": preload, **counts}
+            total += preload
+        self._names = [log.name for log in logs]
+        return {**options, "total": total, "fault": plan.malformed(self._names)}
 
     def _clock_of(self, name: str) -> dict[str, str]:
         """The environment of a process whose clock a fault of the plan sets."""

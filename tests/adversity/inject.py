@@ -18,6 +18,7 @@ import yaml
 from certbus.connection import connect
 from certbus.errors import UNAVAILABLE
 from certbus.store import script_text
+from simlog.fault_types import Malformed
 from tests.adversity.cluster import START, STOP, Cluster, last_words
 from tests.adversity.faults import (
     INGESTORS,
@@ -349,6 +350,8 @@ class FaultyCluster(Cluster):
 
     async def _fault_of_log(self, fault: LogFault) -> None:
         """Make a log slow, broken or untrue; simlog ends it by its own clock."""
+        if isinstance(LOG_FAULTS[fault.fault], Malformed):
+            return  # in the tree, by `Plan.malformed`, so that simlog started again repeats it
         name = self._names[fault.log % len(self._names)]
         wrong = msgspec.structs.replace(LOG_FAULTS[fault.fault], until=fault.seconds)
         body = msgspec.json.encode([wrong])

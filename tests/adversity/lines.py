@@ -64,6 +64,8 @@ class Line:
         retained: of each stream, the ids of the messages that it held at the end of the line.
         troubles: what the streams of one server never are.
         skips: of its logs.
+        forged: (log, index) of each rejected entry that the log showed as a forged
+            precertificate, also those whose record was trimmed.
         fences: entry id -> fence of the log's lease when the batch was published.
     """
 
@@ -72,6 +74,7 @@ class Line:
     retained: Mapping[str, frozenset[str]]
     troubles: tuple[str, ...] = ()
     skips: tuple[Skip, ...] = ()
+    forged: frozenset[tuple[str, int]] = frozenset()
     fences: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -145,6 +148,7 @@ def read(directory: Path, truth: GroundTruth) -> Line:
         },
         (*troubles, *logs.troubles),
         tuple(logs.skips),
+        frozenset(logs.forged),
         logs.fences,
     )
 
@@ -155,6 +159,7 @@ class _Logs:
     def __init__(self) -> None:
         self.troubles: list[str] = []
         self.skips: list[Skip] = []
+        self.forged: set[tuple[str, int]] = set()
         self.fences: dict[str, str] = {}
         self._prefix = Keys().log("").encode()
         self._rejected = Keys().rejected.encode()
@@ -175,8 +180,10 @@ class _Logs:
             fields = dict(zip(command[3::2], command[4::2], strict=True))
             if b"last" not in fields and FORGED not in fields[b"reason"]:
                 return
-            first, last = int(fields[b"index"]), int(fields.get(b"last", fields[b"index"]))
-            self.skips.append(Skip(self._name(fields[b"log"].decode()), first, last + 1))
+            name, first = self._name(fields[b"log"].decode()), int(fields[b"index"])
+            self.skips.append(Skip(name, first, int(fields.get(b"last", first)) + 1))
+            if b"last" not in fields:
+                self.forged.add((name, first))
 
     def published(self, entry: str, log_id: str) -> None:
         """Keep the fence that the log has when an entry is published."""

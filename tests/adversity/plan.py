@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from simlog.fault_types import Malformed
 from tests.adversity.faults import (
     GATEWAYS,
     INGESTORS,
@@ -89,6 +90,21 @@ class Plan(msgspec.Struct, frozen=True):
             *(f"{type(fault).__name__} {_variant(fault)}".strip() for fault in self.faults),
             *(["field profile"] if self.operators else []),
             *(["bounded delay"] if self.is_bounded else []),
+        ]
+
+    def malformed(self, logs: Sequence[str]) -> list[str]:
+        """Return the faults that are in the trees of logs, as options of simlog.
+
+        Args:
+            logs: their names. Seconds count from their time zero, which is about when the first
+                fault happens.
+        """
+        return [
+            f"{logs[fault.log % len(logs)]}:malformed:"
+            f"share={wrong.share},since={fault.at},until={fault.at + fault.seconds:.2f}"
+            for fault in self.faults
+            if isinstance(fault, LogFault)
+            and isinstance(wrong := LOG_FAULTS[fault.fault], Malformed)
         ]
 
 

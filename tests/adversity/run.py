@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import msgspec
@@ -35,6 +35,7 @@ from tests.waiting import until
 
 RESULT: Final = "result.json"
 RECORD: Final = "record"
+ACCOUNTS: Final = "accounts"
 PUBLISHED: Final = "published"
 NOT_QUIET: Final = "not quiet in time"
 
@@ -46,6 +47,13 @@ MOVE_SECS: Final = 30.0
 
 RECOVERY: Final = 300.0
 """Seconds after which it has, progress or not: a busy machine is slow, but not as slow."""
+
+
+class Accounts(msgspec.Struct, frozen=True):
+    """The counters of each log, and how many entries each has, when everything is quiet."""
+
+    tallies: list[Tally]
+    sizes: dict[str, int]
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -281,28 +289,12 @@ class _Run:
             for log in logs
         ]
 
-    async def _forged(self) -> Counter[str]:
-        """Count the rejected entries of each log that it showed as forged precertificates."""
-        async with connect(self._cluster.redis_admin_url) as client, asyncio.timeout(5):
-            names = {log.log_id: log.name for log in (await snapshot(client, Keys())).logs}
-            rejected: Any = await client.xrange(Keys().rejected)
-        return Counter(
-            names[fields[b"log"].decode()]
-            for _, fields in rejected
-            if lines.FORGED in fields.get(b"reason", b"")
-        )
-
     async def _judge(self) -> None:
         cluster = self._cluster
         (cluster.directory / PUBLISHED).write_bytes(msgspec.json.encode(cluster.proxy.published))
         (cluster.directory / RECORD).write_bytes(await cluster.get(f"{cluster.logs_url}/record"))
-        sizes, _ = await cluster.sizes()
-        record = GroundTruth(ground_truth.read_jsonl((cluster.directory / RECORD).read_bytes()))
-        skips = self._plan.is_bounded
-        unpublishable = record.malformed + await self._forged()
-        self._troubles += invariants.of_logs(
-            await self._tallies(), sizes, unpublishable, skips=skips
-        )
+        accounts = Accounts(await self._tallies(), (await cluster.sizes())[0])
+        (cluster.directory / ACCOUNTS).write_bytes(msgspec.json.encode(accounts))
         await cluster.end()
         if cluster.troubles:
             self._troubles.append(Trouble("processes", "troubles", tuple(cluster.troubles)))
@@ -331,6 +323,11 @@ def judge(
     published = msgspec.json.decode((directory / PUBLISHED).read_bytes(), type=dict[str, str])
     troubles = invariants.of_redis(
         held, truth, published, marks_may_expire=ahead, is_read_again=plan.has_sentinels
+    )
+    accounts = msgspec.json.decode((directory / ACCOUNTS).read_bytes(), type=Accounts)
+    unpublishable = truth.malformed + Counter(log for log, _ in held[-1].forged)
+    troubles += invariants.of_logs(
+        accounts.tallies, accounts.sizes, unpublishable, skips=plan.is_bounded
     )
     numbers = Counter(
         {

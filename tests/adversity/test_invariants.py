@@ -1,17 +1,23 @@
 """The judge of the runs under random faults, with made-up lines and clients."""
 
+from pathlib import Path
+
+import hiredis
 import msgspec
 import pytest
 
+from certbus.keys import Keys
 from certbus.streams.events import NOT_RETAINED_REASON
+from simlog.fault_types import Malformed, parse
 from simlog.oracle.check_message import GroundTruth
 from simlog.oracle.ground_truth import TruthEntry
-from tests.adversity import controls
+from tests.adversity import controls, lines
 from tests.adversity.clients import FILTER, Profile
 from tests.adversity.clients import Line as Noted
+from tests.adversity.faults import LOG_FAULTS, LogFault
 from tests.adversity.invariants import Client, Gap, Message, client_of, of_client, of_redis
 from tests.adversity.lines import Held, Line
-from tests.adversity.plan import draw
+from tests.adversity.plan import Plan, draw
 from tests.adversity.tail import REPEATS_SECS
 from tests.paths import ROOT
 
@@ -185,6 +191,33 @@ def test_tail_repeats_a_certificate_under_another_id_only_after_a_gap() -> None:
     profile = Profile("tail", "domains", "hopping")
     one = client_of(profile, lines, GroundTruth([]), lambda _, names: names[0])
     assert len(one.items) == 2
+
+
+def test_a_rejection_whose_record_was_trimmed_counts(tmp_path: Path) -> None:
+    keys, reason = Keys(), b"entry %d: " + lines.FORGED
+    commands: list[tuple[bytes | str, ...]] = [("HSET", keys.log("ab"), "name", "rfc1")]
+    for index in (2, 5, 5, 8):  # 5 was read again
+        record = ("log", "ab", "index", str(index), "reason", reason % index, "raw", b"0")
+        commands.append(("XADD", keys.rejected, f"{len(commands)}-0", *record))
+    commands.append(("XTRIM", keys.rejected, "MINID", "4-1"))
+    file = tmp_path / "appendonly.aof"
+    packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
+    file.write_bytes(b"".join(packed))
+    found = lines.read(tmp_path, GroundTruth([]))
+    assert found.forged == {("rfc1", 2), ("rfc1", 5), ("rfc1", 8)}
+    assert [skip.first for skip in found.skips] == [2, 5, 5, 8]
+
+
+def test_malformed_entries_are_in_the_trees_from_the_start() -> None:
+    malformed = next(at for at, each in enumerate(LOG_FAULTS) if isinstance(each, Malformed))
+    faults = [LogFault(at=9.5, log=log, fault=malformed - log, seconds=2.25) for log in (0, 1)]
+    faults.append(LogFault(at=20, log=6, fault=malformed, seconds=1))
+    plan = Plan(1, 60, 30, "redis6", 1, tuple(faults))
+    parsed = [parse(text) for text in plan.malformed(["rfc1", "rfc2", "static1", "static2"])]
+    assert parsed == [
+        ("rfc1", Malformed(share=0.2, since=9.5, until=11.75)),
+        ("static1", Malformed(share=0.2, since=20, until=21)),
+    ]
 
 
 def test_a_seed_draws_the_same_plan() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from ctparse import signatures
 from ctparse.tree_head import TreeHead
+from simlog import fault_types
+from simlog.spec import LogSpec
 from tests.simlog.worlds import START, grown, small
 
 
@@ -16,6 +18,19 @@ def test_a_world_started_again_holds_the_same_entries() -> None:
     for name, log in first.logs.items():
         assert log.head.root == second.logs[name].head.root
         assert log.head.size == len(log.tree) > 100
+
+
+def test_no_fault_that_is_set_while_it_runs_changes_the_tree() -> None:
+    wrong = fault_types.Malformed(share=0.2, since=0.1, until=0.3)
+    spec = small(logs=(LogSpec("rfc1", "rfc6962", "Operator", (wrong,)),), rate=1000.0)
+    changed, started_again = grown(spec, START + 0.2), grown(spec, START + 0.5)
+    changed.faults.put("rfc1", [fault_types.Fork()], START + 0.2)
+    assert not changed.advance(START + 0.5, limit=10_000)
+    assert list(changed.entries()) == list(started_again.entries())
+    assert changed.logs["rfc1"].head.root == started_again.logs["rfc1"].head.root
+    malformed = [entry for entry in changed.entries() if entry.malformed]
+    stamps = [entry.timestamp / 1000 - START for entry in malformed]
+    assert 0.1 <= min(stamps) < 0.2 <= max(stamps) < 0.3
 
 
 def test_a_later_world_continues_the_earlier_one() -> None:

@@ -1,6 +1,6 @@
 """The control API: change faults and log lists at run time, from this machine only.
 
-GET     /control                  the faults of all logs
+GET     /control                  the faults of the answers of all logs
 GET     /control/<log>/faults     those of one
 PUT     /control/<log>/faults     replaces them: one fault or an array, {"kind": "latency", ...}
 POST    /control/<log>/faults     adds to them
@@ -8,8 +8,8 @@ DELETE  /control/<log>/faults     clears them
 PUT     /control/lists/<list>     replaces the edition of a log list: {"number": 1, "states": {...}}
 
 <log> is a name or a pattern; `*` matches all logs. Each answers with the faults that are now set,
-by log. Seconds count from when a fault was set. <list> is log_list or unsigned_list; its edition is
-`log_list.Edition`.
+by log. Seconds count from when a fault was set. `malformed` is in the tree, so that only the
+specification can set it. <list> is log_list or unsigned_list; its edition is `log_list.Edition`.
 """
 
 import time
@@ -22,7 +22,7 @@ import msgspec
 
 from certhttp.protocol import Request
 from simlog.api.log_list import Edition, LogList
-from simlog.fault_types import AnyFault
+from simlog.fault_types import ServedFault
 from simlog.faults.active import ActiveFaults
 from simlog.http_server import Refused, Response
 
@@ -61,7 +61,7 @@ def _apply(active: ActiveFaults, logs: Sequence[str], request: Request) -> None:
         case "GET":
             return
         case "DELETE":
-            faults: Sequence[AnyFault] = ()
+            faults: Sequence[ServedFault] = ()
         case "PUT" | "POST":
             faults = _faults(request.body)
         case method:
@@ -71,8 +71,9 @@ def _apply(active: ActiveFaults, logs: Sequence[str], request: Request) -> None:
         change(name, faults, now)
 
 
-def _faults(body: bytes) -> Sequence[AnyFault]:
-    decoded: list[AnyFault] | AnyFault = _decoded(body, list[AnyFault] | AnyFault, "invalid faults")
+def _faults(body: bytes) -> Sequence[ServedFault]:
+    kind = list[ServedFault] | ServedFault
+    decoded: list[ServedFault] | ServedFault = _decoded(body, kind, "invalid faults")
     return decoded if isinstance(decoded, list) else [decoded]
 
 

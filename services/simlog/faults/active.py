@@ -1,4 +1,4 @@
-"""Which faults of which log are in force: set by the specification, changed while it runs.
+"""Which faults of answers are in force: set by the specification, changed while it runs.
 
 Whether a fault hits a request is drawn from the seed by the number of requests it could have hit,
 so the same requests in the same order meet the same faults.
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from simlog.ctlog.request_target import RequestTarget
-from simlog.fault_types import AnyFault, Malformed, Oversized, Status
+from simlog.fault_types import Malformed, Oversized, ServedFault, Status
 from simlog.seeded import choose, uniform
 from simlog.spec import Spec
 
@@ -22,7 +22,7 @@ class ActiveFault:
         zero: what its seconds count from, seconds since the epoch.
     """
 
-    def __init__(self, fault: AnyFault, zero: float, label: str) -> None:
+    def __init__(self, fault: ServedFault, zero: float, label: str) -> None:
         self.fault = fault
         self.zero = zero
         self._label = label
@@ -55,18 +55,19 @@ class ActiveFaults:
         self._spec = spec
         self._by_log: dict[str, tuple[ActiveFault, ...]] = {}
         for log in spec.logs:
-            self.put(log.name, log.faults, spec.start)
+            served = [fault for fault in log.faults if not isinstance(fault, Malformed)]
+            self.put(log.name, served, spec.start)
 
-    def of(self, log: str) -> Sequence[AnyFault]:
+    def of(self, log: str) -> Sequence[ServedFault]:
         """Return the faults that are set on a log, in force or not."""
         return [active.fault for active in self._by_log.get(log, ())]
 
-    def put(self, log: str, faults: Iterable[AnyFault], zero: float) -> None:
+    def put(self, log: str, faults: Iterable[ServedFault], zero: float) -> None:
         """Replace the faults of a log. Their seconds count from `zero`."""
         self._by_log.pop(log, None)
         self.add(log, faults, zero)
 
-    def add(self, log: str, faults: Iterable[AnyFault], zero: float) -> None:
+    def add(self, log: str, faults: Iterable[ServedFault], zero: float) -> None:
         """Set more faults on a log, after those that are there."""
         active = self._by_log.get(log, ())
         active += tuple(
@@ -92,15 +93,5 @@ class ActiveFaults:
         return [
             FaultMatch(active, luck)
             for active in self._by_log.get(log, ())
-            if not isinstance(active.fault, Malformed)
-            and (luck := active.hit(self._spec.seed, target, size, now)) is not None
+            if (luck := active.hit(self._spec.seed, target, size, now)) is not None
         ]
-
-    def malforms(self, log: str, index: int, timestamp: int) -> bool:
-        """Whether a log takes this entry in malformed (timestamp: ms since the epoch)."""
-        return any(
-            isinstance(active.fault, Malformed)
-            and active.fault.in_force(timestamp / 1000 - active.zero, index)
-            and uniform(choose(self._spec.seed, f"malformed {log}", index, 4)) < active.fault.share
-            for active in self._by_log.get(log, ())
-        )

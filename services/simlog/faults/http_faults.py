@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from simlog import fault_types
 from simlog.ctlog.request_target import RequestTarget
 from simlog.ctlog.static_ct import dropped_partial
-from simlog.fault_types import AnyFault
+from simlog.fault_types import ServedFault
 from simlog.http_server import Response, broken_off
 
 PAGE = b"<!DOCTYPE html><title>Maintenance</title><p>We will be back shortly.</p>\n"
@@ -22,7 +22,7 @@ PIECE = 1 << 16
 ZEROS = bytes(1 << 20)
 
 
-def narrowed(fault: AnyFault, luck: float, target: RequestTarget) -> RequestTarget:
+def narrowed(fault: ServedFault, luck: float, target: RequestTarget) -> RequestTarget:
     """Return the request as the log understands it."""
     if (
         isinstance(fault, fault_types.Fewer)
@@ -35,7 +35,7 @@ def narrowed(fault: AnyFault, luck: float, target: RequestTarget) -> RequestTarg
 
 
 def broken(
-    fault: AnyFault, luck: float, target: RequestTarget, size: int, response: Response
+    fault: ServedFault, luck: float, target: RequestTarget, size: int, response: Response
 ) -> Response:
     """Return an answer as the fault changes it.
 
@@ -66,7 +66,7 @@ def broken(
 
 
 def _rewritten(
-    fault: AnyFault, target: RequestTarget, status: int, body: bytes
+    fault: ServedFault, target: RequestTarget, status: int, body: bytes
 ) -> bytes | Iterable[bytes]:
     match fault:
         case fault_types.Reset(after=after):

@@ -72,6 +72,7 @@ async def test_a_pattern_names_several_logs(world: Served) -> None:
         ("PATCH", "/control/rfc1/faults", "[]", 405, "use GET, PUT, POST or DELETE"),
         ("PUT", "/control/rfc1/faults", "{", 400, "invalid faults: "),
         ("PUT", "/control/rfc1/faults", '{"kind": "x"}', 400, "Invalid value 'x'"),
+        ("PUT", "/control/rfc1/faults", '{"kind": "malformed"}', 400, "Invalid value 'malformed'"),
         ("PUT", "/control/rfc1/faults", '[{"kind":"reset","share":2}]', 400, "$[0].share"),
         ("PUT", "/control/rfc1/faults", '{"kind":"reset","shar":1}', 400, "unknown field `shar`"),
         ("PUT", "/control/rfc1/faults", '{"kind":"status","code":200}', 400, ">= 400"),
