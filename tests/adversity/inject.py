@@ -316,20 +316,21 @@ class FaultyCluster(Cluster):
 
     def _handles_sighup(self, name: str) -> bool:
         """Whether a process handles or blocks SIGHUP, which would end it just after its start."""
-        return self._has_sighup(name, "SigCgt") or self._has_sighup(name, "SigBlk")
-
-    def _has_sighup(self, name: str, mask: str) -> bool:
-        """Whether SIGHUP is in a mask of a process (proc(5)); it handles it once it has started."""
         try:
             status = Path(f"/proc/{self.process(name).pid}/status").read_text()
         except OSError:
             return False
-        masks = dict(line.split(":\t", 1) for line in status.splitlines())
-        return bool(int(masks[mask], 16) & 1)
+        masks = dict(line.split(":\t", 1) for line in status.splitlines())  # proc(5)
+        return bool((int(masks["SigCgt"], 16) | int(masks["SigBlk"], 16)) & 1)
+
+    def _has_started(self, name: str) -> bool:
+        """Whether a process has opened everything that it needs later, but for connections."""
+        event = "logs selected" if name in INGESTORS else "gateway started"
+        return event in self.process(name).printed
 
     async def _limit_descriptors_for(self, fault: LimitDescriptors) -> None:
         """Let a process open only a few descriptors more. While it starts, it would end."""
-        await until(partial(self._has_sighup, fault.process, "SigCgt"), fault.process, START)
+        await until(partial(self._has_started, fault.process), f"{fault.process} starts", START)
         pid, kind = self.process(fault.process).pid, resource.RLIMIT_NOFILE
         with suppress(ProcessLookupError, FileNotFoundError):
             before = resource.prlimit(pid, kind)

@@ -29,7 +29,13 @@ class Process:
         # Settings of the machine that runs the tests must not apply.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("CERTSTREAM_")}
         self._environment = {**inherited, **(environment or {})}
+        self._printed_before = 0  # bytes of the log
         self._popen = self._start()
+
+    @property
+    def printed(self) -> str:
+        """What it has printed since its last start."""
+        return self.log.read_bytes()[self._printed_before :].decode(errors="replace")
 
     @property
     def pid(self) -> int:
@@ -73,6 +79,7 @@ class Process:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
+            self._printed_before = log.tell()
             return subprocess.Popen(
                 self._command,
                 cwd=self._directory,

@@ -34,6 +34,7 @@ The streams are WebSockets at `/`, `/full-stream` and `/domains-only`, and serve
 
 Everything answers HEAD as it does GET, and OPTIONS."""
 
+_VERSION: Final = version("certstream-server")  # of a file: read at the start
 _REFS: Final = "#/components/schemas/{name}"
 _BAD_REQUEST: Final = error_spec(
     "The request is malformed.", ErrorCode.BAD_REQUEST, ErrorCode.INVALID_QUERY
@@ -91,7 +92,7 @@ class Document:
             "openapi": "3.1.0",
             "info": {
                 "title": "certstream-server",
-                "version": version("certstream-server"),
+                "version": _VERSION,
                 "description": _ABOUT,
                 "license": {"name": "MIT", "identifier": "MIT"},
             },

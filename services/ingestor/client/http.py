@@ -46,6 +46,7 @@ from ingestor.metrics import FetchOutcome, Measured
 
 MAX_REDIRECTS = 3
 NO_HEADERS: Mapping[str, str] = {}
+_PRODUCT = f"certstream-server/{version('certstream-server')}"  # of a file: read at the start
 _MAX_HEADER = 256
 _GZIP_MAGIC = b"\x1f\x8b"
 # Members of one gzip body (RFC 1952 section 2.2); some tools make one of each 64 KiB.
@@ -91,10 +92,9 @@ class _Redirect(msgspec.Struct, frozen=True):
 
 def user_agent(config: Config) -> str:
     """Return the header `User-Agent` of all requests to logs."""
-    product = f"certstream-server/{version('certstream-server')}"
     if config.ct_log.user_agent is not None:
         return config.ct_log.user_agent
-    return f"{product} (+{config.contact})" if config.contact else product
+    return f"{_PRODUCT} (+{config.contact})" if config.contact else _PRODUCT
 
 
 def http_client(agent: str = "certstream-server", connect_timeout: float = 10.0) -> HttpClients:

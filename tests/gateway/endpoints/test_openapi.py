@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import resource
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -112,6 +113,30 @@ async def test_answers_match_the_document(busy: Running) -> None:
                 compared += "$ref" in schema
         assert compared >= 9
         assert (await client.get("/api/logs")).json()["logs"][0]["retry_at"] == 0
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open nothing more; poll(2) still takes one descriptor."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_no_answer_needs_a_descriptor(start: Start) -> None:
+    """A gateway has read what its answers need when it starts."""
+    gateway = await (await start(SETTINGS)).following()
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        assert (await client.get("/health")).status_code == 200
+        with no_descriptors():
+            answer = await client.get("/openapi.json")
+            assert answer.status_code == 200
+            for path in answer.json()["paths"].keys() - {"/sse"}:
+                status = (await client.get(path.replace("{hash}", "ab" * 32))).status_code
+                assert status in (200, 404, 426), path
 
 
 @pytest.fixture
