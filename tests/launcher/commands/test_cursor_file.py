@@ -128,8 +128,8 @@ async def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
 def test_the_output_is_synced_before_the_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that stops at any step has the lines up to the id that its file has."""
-    output, path = tmp_path / "output", tmp_path / "cursor"
+    """A machine that stops at any step has the lines and gaps up to the id that its file has."""
+    path = tmp_path / "cursor"
     steps: list[tuple[str, str]] = []
 
     def fsync(descriptor: int) -> None:
@@ -137,13 +137,14 @@ def test_the_output_is_synced_before_the_id(
         steps.append((name, path.read_text() if path.exists() else ""))
 
     monkeypatch.setattr("os.fsync", fsync)
-    with output.open("w") as opened:
-        file = CursorFile(path, opened.fileno())
+    with (tmp_path / "output").open("w") as output, (tmp_path / "notes").open("w") as notes:
+        file = CursorFile(path, [output.fileno(), notes.fileno()])
         for number in ("1-0-0", "2-0-0", "2-0-0"):
             file.last = number
             file.save()
-    first = [("output", ""), ("cursor.new", ""), (tmp_path.name, "1-0-0\n")]
-    second = [("output", "1-0-0\n"), ("cursor.new", "1-0-0\n"), (tmp_path.name, "2-0-0\n")]
+    synced = ("output", "notes", "cursor.new")
+    first = [*((name, "") for name in synced), (tmp_path.name, "1-0-0\n")]
+    second = [*((name, "1-0-0\n") for name in synced), (tmp_path.name, "2-0-0\n")]
     assert steps == first + second
 
 

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     lines_of = formats.make_formatter(form, match, only_names=not is_whole)
     cursor, file = args.cursor, None
     if args.cursor_file is not None:
-        file = CursorFile(args.cursor_file, sys.stdout.fileno())
+        file = CursorFile(args.cursor_file, [sys.stdout.fileno(), sys.stderr.fileno()])
         cursor = file.load() or cursor
         end_cut_line(sys.stdout.fileno())
     summary = TailSummary(matching=match is not None)

@@ -1,14 +1,16 @@
 """The file of `tail --cursor-file`: the id after which the next run continues.
 
 A line counts once it is flushed to the output. The file is written after that: as a new file, with
-fsync, which then takes the name. An output that is a file is fsynced before. So a crash of the
-process or of the machine loses no line, and the next run repeats at most what was printed in the
-last `SAVE_INTERVAL_SECS`.
+fsync, which then takes the name. Outputs that are files are fsynced before: that of the lines, and
+that of the notes, which report gaps. So a crash of the process or of the machine loses no line and
+no gap before a line. The next run repeats at most what was printed in the last
+`SAVE_INTERVAL_SECS`.
 """
 
 import asyncio
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -24,17 +26,17 @@ class CursorFile:
 
     Args:
         path: of the file; it need not exist.
-        output: descriptor of the output.
+        outputs: descriptors of what is printed to.
 
     Attributes:
         last: id of the last message whose lines were flushed; None before the first. The task that
             prints sets it.
     """
 
-    def __init__(self, path: Path, output: int) -> None:
+    def __init__(self, path: Path, outputs: Sequence[int]) -> None:
         self.last: str | None = None
         self._path = path
-        self._output = output
+        self._outputs = outputs
         self._saved: str | None = None
 
     def load(self) -> str | None:
@@ -78,8 +80,8 @@ class CursorFile:
             return
         new = self._path.with_name(f"{self._path.name}.new")
         try:
-            if _is_file(self._output):
-                os.fsync(self._output)
+            for output in filter(_is_file, self._outputs):
+                os.fsync(output)
             with new.open("w", encoding="utf-8") as file:
                 file.write(f"{last}\n")
                 file.flush()
