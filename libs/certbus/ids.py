@@ -35,10 +35,13 @@ class Cursor(NamedTuple):
     Attributes:
         entry: the batch.
         position: the message in the batch; None for the whole batch.
+        is_moment: whether the client requests what is newer than a time: `entry` need not be the id
+            of a batch.
     """
 
     entry: EntryId
     position: int | None
+    is_moment: bool = False
 
     def __str__(self) -> str:
         """Return the text that `parse_cursor` reads."""
@@ -60,7 +63,7 @@ def parse_entry_id(text: str) -> EntryId:
 
 
 def parse_cursor(text: str) -> Cursor:
-    """Read `<ms>-<seq>-<position>`, `<ms>-<seq>` or `<ms>` (as `0`: before everything kept).
+    """Read `<ms>-<seq>-<position>`, `<ms>-<seq>`, or a moment `<ms>`; `0` is before everything.
 
     Raises:
         ValueError: it is none of them.
@@ -69,7 +72,9 @@ def parse_cursor(text: str) -> Cursor:
     if match is None:
         raise ValueError(f"{text[:60]!r} is not a cursor: expected <ms>-<seq>-<position>")
     ms, seq, position = match.groups()
-    return Cursor(EntryId(int(ms), int(seq or 0)), None if position is None else int(position))
+    entry = EntryId(int(ms), int(seq or 0))
+    is_moment = seq is None and entry.ms > 0
+    return Cursor(entry, None if position is None else int(position), is_moment)
 
 
 def message_id(entry_id: str, position: int) -> str:

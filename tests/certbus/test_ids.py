@@ -27,6 +27,7 @@ def test_ids_are_compared_as_numbers() -> None:
     ("text", "cursor"),
     [
         ("0", Cursor(EntryId(0, 0), None)),
+        ("17", Cursor(EntryId(17, 0), None, is_moment=True)),
         ("17-3", Cursor(EntryId(17, 3), None)),
         ("17-3-0", Cursor(EntryId(17, 3), 0)),
     ],

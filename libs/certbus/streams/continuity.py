@@ -16,7 +16,7 @@ stream: a chain that begins at 0-0. A `View` is what Redis showed of one stream 
     behind      it has everything up to a whole batch, which it read in a known epoch
     cursor      a client has everything up to a message, or up to a batch; the epoch of the id is
                 not known
-    moment      a client needs what is newer than an id, which need not be that of a batch
+    moment      a client needs what is newer than a time; no batch need have its id
 
 **Transitions.** `decide` compares a position with a view. The first matching line applies; E is the
 position's entry id, N the first retained batch above E, *known* the states empty and behind:
@@ -31,7 +31,7 @@ position's entry id, N the first retained batch above E, *known* the states empt
     E in a range recorded as emptied       at the oldest batch           reset
     E in a range recorded as lost          back to the fork              lost
     E above head.last, known               back to the fork              lost
-    E above head.last and TIME, a message  at the oldest batch           lost
+    E above head.last and TIME, no moment  at the oldest batch           lost
     E above head.last                      with what is published next   future
     no N, E is head.last, a whole batch    with what is published next   -
     no N, known                            with what is published next   -
@@ -111,12 +111,14 @@ class ReaderPosition(msgspec.Struct, frozen=True):
         position: of the last message it has in that batch; None for all of them.
         epoch: in which it read the batch; None if only the id is known.
         link: the batch, if it read it.
+        is_moment: whether no batch need have the id.
     """
 
     entry: EntryId
     position: int | None = None
     epoch: str | None = None
     link: Link | None = None
+    is_moment: bool = False
 
     @property
     def is_oldest(self) -> bool:
@@ -256,8 +258,8 @@ def _by_id(place: ReaderPosition, view: View, losses: LostRanges) -> Decision | 
         return None
     if known:
         return Decision(Action.BACK, "lost")
-    is_message = place.position is not None
-    if is_message and view.now is not None and 0 < entry.ms - view.now < _MAX_CLOCK_AHEAD_MS:
+    is_ahead = view.now is not None and 0 < entry.ms - view.now < _MAX_CLOCK_AHEAD_MS
+    if is_ahead and not place.is_moment:
         return Decision(Action.OLDEST, "lost")
     return Decision(Action.END, "future")
 
@@ -275,7 +277,7 @@ def _by_chain(place: ReaderPosition, view: View) -> Decision:
         return Decision(Action.NEXT, None if follows else "trimmed")
     if known:
         return Decision(Action.BACK, "lost")
-    return Decision(Action.NEXT, None if whole else "unknown")
+    return Decision(Action.NEXT, None if place.is_moment else "unknown")
 
 
 def first_of(first: EntryId | None, oldest: Link | None) -> EntryId | None:

@@ -50,12 +50,12 @@ async def resolve_cursor(client: Redis, keys: Keys, stream: str, cursor: Cursor)
         client: the primary.
         keys: names of the keys.
         stream: its name.
-        cursor: without a position, it need not be the id of any batch: what is newer follows.
+        cursor: what follows it is wanted.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
     """
-    place = ReaderPosition(cursor.entry, cursor.position)
+    place = ReaderPosition(cursor.entry, cursor.position, is_moment=cursor.is_moment)
     if place == OLDEST:
         return ResumePoint(FIRST_ID)
     piece = await read_piece(client, keys, stream, str(place.entry), 2)

@@ -125,7 +125,7 @@ class _ClientReplay:
         self._history = history
         self._reader = reader
         self._replay = replay
-        self._position = ReaderPosition(cursor.entry, cursor.position)
+        self._position = ReaderPosition(cursor.entry, cursor.position, is_moment=cursor.is_moment)
         self._pending_gap: tuple[str, Reason] | None = None  # requested id and reason of a gap
 
     @property

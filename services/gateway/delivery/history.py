@@ -145,7 +145,7 @@ class HistoryPage:
 
     def reader_position(self, position: RingPosition) -> ReaderPosition:
         """Return the stream position of a reader at a position of the ring."""
-        entry, message = position.cursor
+        entry, message = position.cursor.entry, position.cursor.position
         is_whole = message is None or message + 1 == self._sizes.get(entry)
         link = next((link for link in self.links if link.id == entry), None)
         return ReaderPosition(entry, None if is_whole else message, self._view.epoch or "", link)

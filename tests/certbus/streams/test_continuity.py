@@ -41,7 +41,8 @@ def view(
 EMPTY = ReaderPosition(NOTHING, None, "one")
 BEHIND = ReaderPosition(at(20), None, "one", link(20, 10))
 CURSOR = ReaderPosition(at(20), 3)
-MOMENT = ReaderPosition(at(20))
+WHOLE = ReaderPosition(at(20))  # as in a heartbeat
+MOMENT = ReaderPosition(at(20), is_moment=True)
 
 
 @pytest.mark.parametrize(
@@ -62,32 +63,37 @@ MOMENT = ReaderPosition(at(20))
         (MOMENT, view(19), Action.END, "future"),
         (CURSOR, view(19, now=20), Action.END, "future"),
         (CURSOR, view(19, now=19), Action.OLDEST, "lost"),
+        (WHOLE, view(19, now=19), Action.OLDEST, "lost"),
         (MOMENT, view(19, now=19), Action.END, "future"),
         (ReaderPosition(at(10**14), 0), view(19, now=19), Action.END, "future"),
         (BEHIND, view(19, now=19), Action.BACK, "lost"),
         (CURSOR, view(50, None, link(30, 19), now=19), Action.NEXT, "unknown"),
         (BEHIND, view(20), Action.END, None),
+        (WHOLE, view(20), Action.END, None),
         (CURSOR, view(20), Action.END, "trimmed"),
         (BEHIND, view(21), Action.END, None),
         (ReaderPosition(at(20), 3, "one"), view(21), Action.END, None),
+        (WHOLE, view(21), Action.END, "trimmed"),
         (MOMENT, view(21), Action.END, "trimmed"),
         (EMPTY, view(0, first=None), Action.END, None),
         (EMPTY, view(30, None, link(30, 0)), Action.NEXT, None),
         (EMPTY, view(30, None, link(30, 29)), Action.NEXT, "trimmed"),
         (BEHIND, view(50, None, link(30, 20)), Action.NEXT, None),
+        (WHOLE, view(50, None, link(30, 20)), Action.NEXT, None),
         (CURSOR, view(50, None, link(30, 20)), Action.NEXT, "trimmed"),
         (BEHIND, view(50, None, link(30, 29)), Action.NEXT, "trimmed"),
         (MOMENT, view(50, None, link(30, 29)), Action.NEXT, "trimmed"),
         (BEHIND, view(50, None, link(30, 19)), Action.BACK, "lost"),
         (MOMENT, view(50, None, link(30, 19)), Action.NEXT, None),
         (CURSOR, view(50, None, link(30, 19)), Action.NEXT, "unknown"),
+        (WHOLE, view(50, None, link(30, 19)), Action.NEXT, "unknown"),
     ],
 )
 def test_the_table(place: ReaderPosition, shown: View, action: Action, gap: str | None) -> None:
     assert decide(place, shown) == (action, gap)
 
 
-@pytest.mark.parametrize("place", [CURSOR, MOMENT])
+@pytest.mark.parametrize("place", [CURSOR, WHOLE, MOMENT])
 @pytest.mark.parametrize(
     ("lost", "action", "gap"),
     [
@@ -102,7 +108,7 @@ def test_an_id_that_the_reader_has_seen_lost(
 ) -> None:
     losses = LostRanges()
     losses.add(lost)
-    if gap is None and place is CURSOR:
+    if gap is None and place is not MOMENT:
         gap = "unknown"
     assert decide(place, view(50, None, link(30, 19)), losses) == (action, gap)
 

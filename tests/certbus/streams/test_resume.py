@@ -48,7 +48,9 @@ async def test_an_unknown_id_is_a_gap(one: Worker, client: Redis) -> None:
     while last.startswith(f"{ms}-"):  # in the same millisecond
         last = await published(one, lease, index, f"a{index}")
         index += 1
-    assert (await start(client, f"{ms}-999-0")).gap == UNKNOWN
+    for cursor in (f"{ms}-999-0", f"{ms}-999"):
+        assert (await start(client, cursor)).gap == UNKNOWN
+    assert (await start(client, str(int(ms) + 1))).gap is None
 
 
 async def test_a_trimmed_position_is_a_gap(client: Redis) -> None:

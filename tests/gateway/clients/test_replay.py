@@ -93,10 +93,11 @@ async def test_a_moment_is_a_cursor_too(gateway: Running) -> None:
         assert await receive(client, len(expected)) == expected
 
 
-async def test_an_unknown_id_is_reported(gateway: Running) -> None:
+@pytest.mark.parametrize("position", ["-0", ""])
+async def test_an_unknown_id_is_reported(gateway: Running, position: str) -> None:
     messages = await every(gateway)
     ms, seq, _ = messages[20]["id"].split("-")
-    cursor = f"{ms}-{int(seq) + 500}-0"
+    cursor = f"{ms}-{int(seq) + 500}{position}"
     expected = [m for m in messages if parse_cursor(m["id"]) > parse_cursor(cursor)]
     async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
         gap, *rest = await receive(client, 1 + len(expected))
