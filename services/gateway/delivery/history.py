@@ -157,7 +157,7 @@ class HistoryReader:
     Args:
         client: primary or replica.
         keys: names of the keys.
-        max_bytes: of the cache, which drops the least recently used page.
+        max_bytes: of the cache, encoded bytes included; the page used last stays in any case.
     """
 
     def __init__(self, client: Redis, keys: Keys, max_bytes: int) -> None:
@@ -217,6 +217,7 @@ class HistoryReader:
         page = index.get((stream, position.entry))
         if page is not None:
             self._pages.move_to_end(id(page))
+            self._evict()  # pages grow by what is encoded of them
         return page
 
     async def _read(self, live: Ring, start: str, position: ReaderPosition) -> HistoryPage:
@@ -263,6 +264,10 @@ class HistoryReader:
             self._after[stream, link.id] = page
         if read_from is not None and read_from < links[0].id:
             self._after[stream, read_from] = page
+        self._evict()
+
+    def _evict(self) -> None:
+        """Drop the least recently used pages that exceed the limit, but not the last one used."""
         while len(self._pages) > 1 and self.size > self._max_bytes:
             self._drop(next(iter(self._pages.values())))
 

@@ -389,7 +389,8 @@ class Ring:
 
         Returns:
             The encoded rest of the slot with the message, the position after that slot, and the
-            number of messages in the rest.
+            number of messages in the rest. Nothing, and the position after the message, if a slot
+            ends with it: what follows is encoded once for all clients.
 
         Raises:
             BehindRing: the ring does not hold everything after the message, or not its batch.
@@ -431,7 +432,7 @@ class Ring:
                 break
             if slot.entry == entry and _order(slot.after.cursor) > requested:
                 skip = requested[1] + 1 - slot.first
-                return slot, skip, slot.after
+                return (slot, skip, slot.after) if skip else (None, 0, slot.before)
         if position.cursor.entry != cursor.entry or (
             position is self.first_after and self._is_cut_at_notice
         ):

@@ -34,6 +34,21 @@ async def test_every_message_can_be_resumed_from(press: Press) -> None:
         assert got == list(range(number + 1, BATCHES * BATCH))
 
 
+async def test_the_cache_is_bounded_with_what_is_encoded(press: Press) -> None:
+    """All clients share the encoded bytes of a page, which the cache holds with it."""
+    entries = [parse_entry_id(await press.print(BATCH)) for _ in range(BATCHES)]
+    places = [ReaderPosition(entries[number], 0) for number in (0, 4)]
+    history = HistoryReader(press.redis, press.keys, 1 << 30)
+    first, second = [await history.read(FULL, place) for place in places]
+    assert [await history.read(FULL, place) for place in places] == [first, second]
+    history = HistoryReader(press.redis, press.keys, history.size)
+    first, second = [await history.read(FULL, place) for place in places]
+    second.ring.read(second.ring.first_after, SSE, 1 << 20)
+    assert await history.read(FULL, places[1]) is second
+    assert history.size == second.ring.size
+    assert await history.read(FULL, places[0]) is not first
+
+
 async def test_nothing_retained_that_is_newer(press: Press) -> None:
     entry = await press.print(BATCH)
     history = HistoryReader(press.redis, press.keys, 1 << 20)

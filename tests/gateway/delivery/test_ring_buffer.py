@@ -68,6 +68,25 @@ def test_a_form_is_made_once() -> None:
     assert made == ["1-0", "2-0"]
 
 
+def test_readers_by_cursor_share_what_follows_their_slot() -> None:
+    """A replay finds its place by a cursor before each write."""
+    made = []
+
+    def batch(entry: str, first: int, messages: object) -> bytes:
+        made.append(first)
+        return ids(entry, first, messages)
+
+    ring = ring_of(12, message=b"m" * (SLOT_BYTES // 4))  # three slots
+    form = Encoding("counted", batch, lambda message: message)
+    for _ in range(3):
+        position = ring.first_after
+        while position is not ring.head:
+            rest, found, messages = ring.read_from_cursor(position.cursor, form)
+            assert (rest, found, messages) == (b"", position, 0)
+            _, position = ring.read(found, form, 1)
+    assert made == [0, 4, 8]
+
+
 def test_a_large_batch_is_cut_into_slots() -> None:
     ring = ring_of(10, message=b"m" * (SLOT_BYTES // 4))
     data, place = ring.read(ring.first_after, IDS, 1)
