@@ -90,12 +90,21 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
-    """A gap message that a client got."""
+    """A gap message that a client got.
+
+    Attributes:
+        at: seconds since the epoch.
+        requested: as in the message.
+        oldest: as in the message.
+        reason: as in the message.
+        is_before_repeats: whether it follows an id that `tail` had stored before it printed more.
+    """
 
     at: float
     requested: str
     oldest: str | None
     reason: str
+    is_before_repeats: bool = False
 
     @property
     def announces_repeats(self) -> bool:
@@ -152,7 +161,7 @@ def client_of(
     unreadable: list[str] = []
     again: set[tuple[str, str]] = set()  # what a new process of `tail` may repeat, as in `printed`
     printed: list[tuple[str, str, float]] = []  # id, certificate and time, also of repeats
-    ended = 0.0
+    ended, cursor = 0.0, ""
     for line in noted:
         if line.kind == "close" and _UNREADABLE.search(line.what):
             unreadable.append(f"{line.what.decode()} at {line.at:.2f}")
@@ -173,6 +182,8 @@ def client_of(
             if (item.id, item.sha256) in again:
                 again.remove((item.id, item.sha256))
                 continue
+        if isinstance(item, Gap) and item.requested == cursor and again:
+            item = msgspec.structs.replace(item, is_before_repeats=True)
         if item is not None:
             items.append(item)
     return Client(profile.name, profile.form, tuple(items), tuple(unreadable), profile.is_filtered)
@@ -271,6 +282,8 @@ def _unfounded(items: Sequence[Message | Gap], may_be_lost_since: float | None) 
         if item.announces_repeats:
             if may_be_lost_since is None or item.at < may_be_lost_since:
                 unfounded.append(f"{item}: Redis has lost nothing")
+            continue
+        if item.is_before_repeats:
             continue
         before = next((i for i in reversed(items[:index]) if isinstance(i, Message)), None)
         after = next((i for i in items[index + 1 :] if isinstance(i, Message)), None)

@@ -178,6 +178,29 @@ def test_tail_repeats_only_what_follows_its_cursor(noted: str, repeated: str) ->
     assert " ".join(again) == repeated
 
 
+@pytest.mark.parametrize(("cursor", "is_reported"), [("1-0-0", False), ("2-0-1", True)])
+def test_a_gap_after_the_stored_id_of_tail_is_not_within_a_batch(
+    cursor: str, *, is_reported: bool
+) -> None:
+    texts = [
+        f'{{"id":"{each}","message_type":"dns_entries","data":["{each}.example"]}}'.encode()
+        for each in ("1-0-0", "2-0-0", "2-0-1", "2-0-2")
+    ]
+    data = {"requested": cursor, "oldest": "2-0", "reason": NOT_RETAINED_REASON}
+    lines = [
+        *(Noted(n, "text", text) for n, text in enumerate(texts[:3])),
+        Noted(3, "close", b"it is killed"),
+        Noted(4, "open", f"address {cursor}".encode()),
+        Noted(5, "text", msgspec.json.encode({"message_type": "gap", "data": data})),
+        *(Noted(6, "text", text) for text in (texts[1:] if cursor == "1-0-0" else texts[3:])),
+    ]
+    profile = Profile("tail", "domains", "hopping")
+    one = client_of(profile, lines, GroundTruth([]), lambda message_id, _: message_id)
+    held = tuple(Held(i, i, ()) for i in ("1-0-0", "2-0-0", "2-0-1", "2-0-2"))
+    kinds = {each.kind for each in of_client(one, (Line("0", held, RETAINED),), 0)}
+    assert ("gaps for nothing" in kinds) == is_reported
+
+
 def test_tail_repeats_a_certificate_under_another_id_only_after_a_gap() -> None:
     texts = [
         b'{"id":"%d-0-0","message_type":"dns_entries","data":["a.example"]}' % n for n in (2, 3)
