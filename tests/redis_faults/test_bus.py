@@ -139,9 +139,9 @@ async def recording_list_failures(lossy: Redis, client: Redis) -> None:
     """redis-py repeats a call whose reply is lost: it counts one failure all the same."""
     lists = LogListCache(lossy, KEYS)
     for number in range(3):
-        await lists.record_failure("list", 60, f"problem {number}")
+        await lists.record_failure("list", "name", "https://x", 60, f"problem {number}")
     (status,) = await LogListCache(client, KEYS).statuses(["list"])
-    assert (status.failures, status.problem) == (3, "problem 2")
+    assert (status.failures, status.problem, status.name) == (3, "problem 2", "name")
     await lists.record_success("list", 60, "etag", "modified")
     (status,) = await LogListCache(client, KEYS).statuses(["list"])
     assert (status.failures, status.etag, status.modified) == (0, "etag", "modified")

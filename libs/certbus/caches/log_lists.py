@@ -175,11 +175,15 @@ class LogListCache(Store):
             ("set", "modified", modified[:MAX_TEXT_CHARS]),
         )
 
-    async def record_failure(self, list_id: str, next_in: float, problem: str) -> None:
+    async def record_failure(
+        self, list_id: str, name: str, url: str, next_in: float, problem: str
+    ) -> None:
         """Record that the server returned no usable list.
 
         Args:
             list_id: the list.
+            name: its name, for a list of which Redis holds no copy.
+            url: of its server, for the same.
             next_in: seconds until it is due again.
             problem: one line.
         """
@@ -187,6 +191,8 @@ class LogListCache(Store):
             self._keys.log_list(list_id),
             counted_once("failure_event"),
             ("add", "failures", 1),
+            ("set", "name", name),
+            ("set", "url", url),
             ("set", "problem", problem[:MAX_TEXT_CHARS]),
             ("time", "problem_at", 0),
             ("time", "due", _ms(next_in)),

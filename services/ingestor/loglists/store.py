@@ -166,7 +166,8 @@ class LogListStore:
         except ListRejected as rejection:
             self._reject(one, rejection, source.url)
             again = max(LOG_LIST(status.failures), rejection.wait)
-            await self._cache.record_failure(source.id, again, f"{rejection.reason}: {rejection}")
+            problem = f"{rejection.reason}: {rejection}"
+            await self._cache.record_failure(source.id, source.name, source.url, again, problem)
             return
         if one.rejection is not None:
             one.rejection = None
