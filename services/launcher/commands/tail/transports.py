@@ -13,6 +13,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from launcher.terminal import escape_control_chars
+
 Stream = Literal["full", "lite", "domains", "v2"]
 
 #: Errors of a connection after which a client reconnects.
@@ -22,11 +24,17 @@ _PATHS: Final = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"
 _CONNECT_TIMEOUT_SECS: Final = 10
 _READ_TIMEOUT_SECS: Final = 75  # servers send at least a heartbeat every 30 s
 _CLOSE_TIMEOUT_SECS: Final = 1  # every message received is printed already
+_MAX_ERROR_BYTES: Final = 16 << 10
+_MAX_ERROR_CHARS: Final = 300
 _LINE_ENDS: Final = re.compile(rb"\r\n|\n|\r")
 
 
 class RefusedError(Exception):
     """The server rejects the request; retrying would not help."""
+
+
+class _ErrorBody(msgspec.Struct):
+    error: str
 
 
 def messages(
@@ -92,7 +100,7 @@ async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator
     except WebSocketException as error:
         response = getattr(error, "response", None)
         if response is not None:
-            _check_status(response.status_code, url)
+            _check_status(response.status_code, url, response.body or b"")
         raise
     try:
         async for message in connection:
@@ -124,7 +132,8 @@ async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes
         httpx.AsyncClient(timeout=timeout) as client,
         client.stream("GET", url, headers={b"Accept": b"text/event-stream", **headers}) as response,
     ):
-        _check_status(response.status_code, url)
+        if response.is_client_error:
+            _check_status(response.status_code, url, await _beginning(response))
         response.raise_for_status()
         data: list[bytes] = []
         event_id = b""
@@ -160,8 +169,31 @@ async def _lines(parts: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
             yield line
 
 
-def _check_status(status: int, url: str) -> None:
-    """Raise `RefusedError` for a client error, except 408 and 429, after which to retry."""
+async def _beginning(response: httpx.Response) -> bytes:
+    """Return the first bytes of a body, as far as the server sends them in time."""
+    body = b""
+    with suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(_CONNECT_TIMEOUT_SECS):
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) >= _MAX_ERROR_BYTES:
+                    break
+    return body
+
+
+def _check_status(status: int, url: str, body: bytes) -> None:
+    """Raise `RefusedError` for a client error, except 408 and 429, after which to retry.
+
+    Args:
+        status: of the response.
+        url: of the request.
+        body: the beginning of the response; `error` in it replaces the name of the status.
+    """
     if 400 <= status < 500 and status not in {408, 429}:
         shown = url.partition("?")[0]  # the query may hold a token
-        raise RefusedError(f"{shown} answers {status}: {httpx.codes.get_reason_phrase(status)}")
+        try:
+            reason = msgspec.json.decode(body, type=_ErrorBody).error[:_MAX_ERROR_CHARS]
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            reason = httpx.codes.get_reason_phrase(status)
+        hint = " (--token-file FILE sends the token in it)" if status == 401 else ""
+        raise RefusedError(f"{shown} answers {status}: {escape_control_chars(reason)}{hint}")
