@@ -23,7 +23,7 @@ FORGOTTEN = "deduplication marks were lost: certificates that were sent before m
 CURSOR_AHEAD_REASON = "this id is from the future: live from now on"
 """The reason reported for a cursor above every id that was given out."""
 
-RESET = "the server's store was emptied; earlier ids are void"
+RESET = "the server's store began or was emptied after this id; earlier ids are void"
 """The reason reported for what was read before Redis was emptied."""
 
 _ODD = "unreadable"
