@@ -126,7 +126,7 @@ class ServerProtocol:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
                 status = error.error_status_hint
-                raise RequestError(status, _CODES[status], f"Malformed request: {error}") from None
+                raise RequestError(status, _CODES[status], _malformed(str(error))) from None
             match event:
                 case h11.Request():
                     self.head = event
@@ -247,3 +247,10 @@ def _check(head: h11.Request) -> None:
 
 def _bad(text: str) -> RequestError:
     return RequestError(400, "bad_request", text)
+
+
+def _malformed(problem: str) -> str:
+    """Return an error text for a problem of h11, which may quote bytes as Python writes them."""
+    text, _, quoted = problem.partition(": bytearray(")
+    hint = "; percent-encode characters that are not ASCII" if "\\x" in quoted else ""
+    return f"Malformed request: {text}{hint}"

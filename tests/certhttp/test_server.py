@@ -113,13 +113,17 @@ async def test_pages(address: str) -> None:
         ),
         (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404", "not_found"),
         (b"hello\r\n\r\n", b"400", "bad_request"),
+        (b"GET /?domain=b\xc3\xbccher.example HTTP/1.1\r\n\r\n", b"400", "bad_request"),
         (b"GET / HTTP/1.1\r\nx: " + b"x" * 40_000 + b"\r\n\r\n", b"431", "head_too_large"),
     ],
 )
 async def test_mistakes(address: str, request_head: bytes, status: bytes, code: str) -> None:
     head, _, body = (await say(address, request_head)).partition(b"\r\n\r\n")
     assert head.split(b" ")[1] == status
-    assert json.loads(body)["code"] == code
+    error = json.loads(body)
+    assert error["code"] == code
+    assert "bytearray" not in error["error"]
+    assert (b"\xc3" in request_head) == ("percent-encode" in error["error"])
     assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
 
 
