@@ -30,7 +30,7 @@ _NAMES: Final[Mapping[object, str]] = {
     Path: "a path",
     Network: "an address or a network: 192.0.2.7, 10.0.0.0/8, 2001:db8::/32",
     Secret: "text",
-    RedisURL: "a redis://, rediss:// or unix:// URL",
+    RedisURL: "a redis://, rediss://, unix:// or redis+sentinel:// URL",
 }
 _MAX_SHOWN_CHARS: Final = 60
 
@@ -193,8 +193,17 @@ def _given(node: YamlNode, *, secret: bool) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
 
 
+_GO_SECTIONS: Final = frozenset({"general", "prometheus", "streamprocessing", "webserver"})
+"""Sections of certstream-server-go, whose settings have other names here."""
+
+
 def _hint(name: str, fields: Mapping[str, object]) -> str:
     """Return the nearest setting: of this section first, then of any."""
+    if name in _GO_SECTIONS:
+        return (
+            " here, but a section of certstream-server-go: docs/deploy.md has a table of what "
+            "takes the place of its settings"
+        )
     if near := difflib.get_close_matches(name, fields, 1):
         return f": did you mean {near[0]}?"
     everywhere = {setting.rpartition(".")[2]: setting for setting in iter_settings()}

@@ -51,7 +51,9 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
         dest="assignments",
         help="any setting, its value as YAML: --set streams.full=false --set 'log_lists=[]'",
     )
-    group.add_argument("--redis-url", metavar="URL", help="redis://, rediss:// or unix://")
+    group.add_argument(
+        "--redis-url", metavar="URL", help="redis://, rediss://, unix:// or redis+sentinel://"
+    )
     group.add_argument("--state-dir", metavar="DIR", help="directory of an embedded Redis' data")
     group.add_argument("--log-level", metavar="LEVEL", help="debug, info, warn or error")
     group.add_argument(

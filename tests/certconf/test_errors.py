@@ -55,6 +55,10 @@ def problems(
             "notices: [x]",
             "config.yaml:1: notices: no such setting here: expected access_log, admin, allow, auth",
         ),
+        (
+            "webserver: {listen_port: 80}",
+            "config.yaml:1: webserver: no such setting here, but a section of certstream-server-go",
+        ),
         ("streams: false", "config.yaml:1: streams: false is not a section with settings of its"),
         ("streams: {full: maybe}", "config.yaml:1: streams.full: 'maybe' is not true or false"),
         (
