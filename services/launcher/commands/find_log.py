@@ -2,9 +2,12 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from launcher.terminal import CommandError
+
+MAX_NAMES: Final = 8
+"""Names of logs in one error."""
 
 
 class NamedLog(Protocol):
@@ -44,7 +47,10 @@ def find_log(logs: Sequence[L], wanted: str) -> L:
     near = {name: log for log in logs for name in _names(log)}
     guesses = difflib.get_close_matches(wanted.casefold(), near, n=3, cutoff=0.5)
     candidates = [near[guess] for guess in guesses] or logs
-    shown = ", ".join(sorted({repr(log.name or log.log_id) for log in candidates}))
+    known = sorted({log.name or log.log_id for log in candidates})
+    shown = ", ".join(f'"{name}"' for name in known[:MAX_NAMES])
+    if len(known) > MAX_NAMES:
+        shown += f" and {len(known) - MAX_NAMES} more"
     hint = f"did you mean {shown}?" if guesses else f"known logs: {shown}"
     raise CommandError(f"no log named {wanted!r}; {hint}")
 

@@ -105,8 +105,8 @@ async def test_what_skip_refuses(site: Site) -> None:
     await site.ingestor("a", **FROM_START)
     await until(site.complete, "complete Redis")
     for arguments, problem in (
-        (("nobody", "--to=1"), "no log named 'nobody'; known logs: 'rfc1'"),
-        (("rfc", "--to=1"), "did you mean 'rfc1'"),
+        (("nobody", "--to=1"), "no log named 'nobody'; known logs: \"rfc1\""),
+        (("rfc", "--to=1"), 'did you mean "rfc1"'),
         (("rfc1", "--to=7"), "--to must be above 100, the position of the log, not 7"),
         (("RFC1", "--to=1000", "--yes"), "--to must be at most 100, the size of the newest"),
     ):

@@ -26,7 +26,10 @@ from certbus.cluster import (
 )
 from certbus.cluster_report import ClusterReport, cluster_report
 from certbus.server_state import ServerState
+from launcher.commands.find_log import MAX_NAMES, find_log
+from launcher.commands.status.command import columns
 from launcher.commands.status.render import view
+from launcher.terminal import CommandError
 from tests.certbus.servers import RedisServer
 from tests.e2e.processes import free_port
 from tests.gateway.conftest import running_redis
@@ -125,7 +128,34 @@ def test_sixty_logs_fit_the_terminal(width: int) -> None:
 def test_a_small_terminal_shows_the_logs_with_an_error() -> None:
     lines = shown(seen(many=60), 80, height=1)
     assert sum(line.startswith(("log5", "silent")) for line in lines) == 3
-    assert "and 57 more, less far behind" in lines
+    assert "and 57 more" in lines
+
+
+def test_a_log_without_a_position_is_not_read_yet() -> None:
+    report = seen(1, 0.0, logs=[log(1, owner=None, next=None), log(2, owner=None)])
+    rows = [line.rstrip() for line in shown(report, 80)]
+    assert [row[:4] for row in rows if row.endswith("not read yet")] == ["log1"]
+    assert [row[:4] for row in rows if row.endswith("no ingestor reads it")] == ["log2"]
+
+
+def test_a_pipe_is_wider_than_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "IPng Networks 'Halloumi2026h2a'"
+    width = columns()
+    assert width is not None
+    assert any(name in line for line in shown(seen(1, 0.0, logs=[log(1, name=name)]), width))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert columns() is None
+
+
+def test_an_unknown_log_is_answered_with_some_names() -> None:
+    logs = [log(number) for number in range(60)]
+    with pytest.raises(CommandError) as caught:
+        find_log(logs, "zzzzzzzz")
+    assert str(caught.value).startswith('no log named \'zzzzzzzz\'; known logs: "log0", "log1", ')
+    assert str(caught.value).endswith(f" and {60 - MAX_NAMES} more")
+    with pytest.raises(CommandError, match=r'did you mean .*"log59"'):
+        find_log(logs, "log59x")
 
 
 @pytest.mark.parametrize("height", [12, 24, 36, 48, 100])

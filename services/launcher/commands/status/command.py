@@ -1,10 +1,12 @@
 """The command: one report, or a new one every second."""
 
 import argparse
+import os
 import sys
 import time
 from contextlib import suppress
 from functools import partial
+from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
@@ -21,6 +23,8 @@ from launcher.commands.redis_target import run_with_redis
 from launcher.commands.status.render import Printable, view
 from launcher.commands.status.watch import watch
 from launcher.terminal import print_json
+
+_PIPE_COLUMNS: Final = 160
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         config, _ = options.configuration(args)
         threshold = config.ct_log.unhealthy_threshold
         read = partial(read_report, client, keys, threshold)
-        console = Console(highlight=False, markup=False)
+        console = Console(highlight=False, markup=False, width=columns())
         if args.watch:
             with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
                 await watch(
@@ -66,6 +70,11 @@ def run(args: argparse.Namespace) -> int:
         return int(report.status == "unhealthy")
 
     return run_with_redis(args, "status", work)
+
+
+def columns() -> int | None:
+    """Return the width of a report in a pipe, where names are not cut; None: of the terminal."""
+    return None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _PIPE_COLUMNS
 
 
 async def _check_replication(client: Redis) -> None:

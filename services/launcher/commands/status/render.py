@@ -79,7 +79,7 @@ def _trouble(log: LogReport) -> str:
     if log.circuit != "closed":
         return f"circuit {log.circuit}"
     if log.owner is None:
-        return "no ingestor reads it"
+        return "no ingestor reads it" if log.next is not None else "not read yet"
     return f"kept behind by {log.limited_by}" if log.limited_by else ""
 
 
@@ -188,7 +188,7 @@ def _logs(logs: Sequence[LogReport], width: int, max_rows: int | None) -> Render
     if not order:
         return Text("no logs yet", style="dim")
     if max_rows is not None and len(order) > max_rows:
-        rest = Text(f"and {len(order) - max_rows} more, less far behind", style="dim")
+        rest = Text(f"and {len(order) - max_rows} more", style="dim")
         return Group(table, rest)
     return table
 
