@@ -273,13 +273,16 @@ class ClusterReport(msgspec.Struct, frozen=True):
     problems: list[HealthProblem]
 
 
-async def read_report(client: Redis, keys: Keys, unhealthy_threshold: int) -> ClusterReport:
+async def read_report(
+    client: Redis, keys: Keys, unhealthy_threshold: int, *, starting: bool = False
+) -> ClusterReport:
     """Read the cluster from any of its Redis servers.
 
     Args:
         client: of that Redis.
         keys: names of the keys.
         unhealthy_threshold: failures in a row that make a log unhealthy.
+        starting: whether the service started a moment ago, see `evaluate`.
 
     Raises:
         redis.exceptions.RedisError: Redis cannot be reached.
@@ -289,6 +292,7 @@ async def read_report(client: Redis, keys: Keys, unhealthy_threshold: int) -> Cl
         await server_state(client),
         unhealthy_threshold=unhealthy_threshold,
         ranges=await stream_ranges(client, keys),
+        starting=starting,
     )
 
 

@@ -12,6 +12,7 @@ def test_each_stream_that_is_offered_has_a_url() -> None:
         f"ws{base}/domains-only",
         f"ws{base}/v2",
         f"http{base}/sse",
+        f"http{base}/",
         f"http{base}/health",
     ]
     nothing_to_make_it_of = load(

@@ -81,6 +81,7 @@ def urls(config: Config) -> Iterator[tuple[str, str]]:
     if config.protocols.sse and offered:
         names = "|".join(name for _, name, _, _ in offered)
         yield f"http{secure}://{base}/sse", f"server-sent events; ?stream={names}"
+    yield f"http{secure}://{base}/", "page for browsers: the live stream, examples"
     if config.protocols.health:
         yield f"http{secure}://{base}/health", "for load balancers"
 

@@ -5,9 +5,9 @@ gateway registered in Redis, not only the children of this process.
 """
 
 import termios
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from importlib.metadata import version
 from types import TracebackType
 from typing import IO, Final, Self
@@ -18,7 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from certbus.cluster_report import read_report
+from certbus.cluster_report import ClusterReport, read_report
 from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Config
@@ -28,6 +28,7 @@ from launcher.terminal import marked
 _FRAME_COLUMNS: Final = 4
 _FRAME_LINES: Final = 3  # with the blank line after the URLs
 _MAX_HEIGHT: Final = 2 / 3  # of the terminal: log lines have the rest
+_STARTING_SECS: Final = 10.0  # in which processes that do not run yet are no fault
 _LOCAL_MODES: Final = 3  # index in the list of tcgetattr
 
 
@@ -74,7 +75,13 @@ class Dashboard:
         """Show the URLs, and a new report every second, until cancelled."""
         async with connect(redis_url, name="panel") as client:
             keys, threshold = Keys(config.redis_prefix), config.ct_log.unhealthy_threshold
-            await watch(partial(read_report, client, keys, threshold), self._size, self._show)
+            since = time.monotonic()
+
+            def read() -> Awaitable[ClusterReport]:
+                starting = time.monotonic() - since < _STARTING_SECS
+                return read_report(client, keys, threshold, starting=starting)
+
+            await watch(read, self._size, self._show)
 
     def _size(self) -> tuple[int, int]:
         height = int(self._console.height * _MAX_HEIGHT)
