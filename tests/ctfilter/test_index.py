@@ -228,6 +228,7 @@ def test_many_filters_in_one_index() -> None:
     "line",
     [
         *("domain:co.uk", "domain:com", "name:www.example", "contains:aypa", "regex:log(in)+"),
+        *("contains:.example", "like:example", "regex:www.exam"),
         *("like:paypal", "like:amazon", "idn:yes", "idn:no", "wildcard:yes", "wildcard:no"),
         *("regex:[a-c]+$", "issuer:inc", "operator:google", "type:precert", "type:final"),
         *("like:walmart -domain:com", "domain:com issuer:r10 -wildcard:yes"),
@@ -242,6 +243,7 @@ def test_one_filter_alone(line: str) -> None:
     evaluator = Evaluator(made)
     drawn = [drawn_certificate(chance) for _ in range(250)]
     drawn += [Cert(("x.www.example", "*.example", "www.example", "WWW.EXAMPLE."))]
+    drawn += [Cert((odd, "www.example", "b.com")) for odd in ("", "a\nb", "a\nb\nc", "a\nb\nc\nd")]
     found = [evaluator.matches(certificate(cert)) for cert in drawn]
     assert [index.lookup(certificate(cert)).get(made, []) for cert in drawn] == found
     assert any(found)
@@ -331,6 +333,21 @@ def assert_empty(index: Index) -> None:
 
 def repr_of(made: Filter) -> str:
     return repr(sorted(sorted(group) for group in made.key))
+
+
+def test_parts_have_the_number_of_their_first_line() -> None:
+    """Also where empty lines are at their ends."""
+    chance = random.Random(1)
+    for _ in range(300):
+        sizes = [chance.choice((0, 0, 1, 100, 5000)) for _ in range(60)]
+        wanted = [b"x" * size for size in sizes]
+        at, parts = 0, list(_chunks(b"\n".join(wanted)))
+        for first, part in parts:
+            assert first == at
+            found = part.split(b"\n")
+            assert found == wanted[at : at + len(found)]
+            at += len(found)
+        assert at == len(wanted)
 
 
 @settings(FAST, max_examples=200)

@@ -82,7 +82,7 @@ class Gateway:
     ) -> None:
         client = cast("Any", redis)
         other = None if primary is redis or live else cast("Any", primary)
-        meter = Metrics()
+        meter = self.metrics = Metrics()
         self.follower = StreamReader(cast("Any", live or redis), KEYS, [STREAM], primary=other)
         history = HistoryReader(client, KEYS, 10_000)
         replay = Replayer(history, cast("Any", primary), KEYS, self.follower, group, meter)
@@ -223,6 +223,8 @@ class Reader:
                 self._present = found["d"]
                 self.cursor = found["cursor"] or self.cursor
             elif found["message_type"] == "gap":
+                oldest = found["data"]["oldest"]
+                assert oldest is None or parse_entry_id(oldest)
                 self.got.append(None)
 
 
@@ -371,6 +373,7 @@ async def run(
             await asyncio.sleep(20)
         for gateway in gateways:
             gateway.stop(readers)
+            assert not gateway.service.errors.count
     for reader in readers:
         judge(reader, world, is_simple=not AMBIGUOUS & set(steps))
 

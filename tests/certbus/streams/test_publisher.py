@@ -9,9 +9,10 @@ from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.ids import EntryId, parse_entry_id
-from certbus.keys import WINDOW_MS, Keys
+from certbus.keys import STREAMS, WINDOW_MS, Keys
 from certbus.streams.batch import (
     MAX_BYTES,
+    AlreadyPublished,
     Batch,
     Fenced,
     Missing,
@@ -307,14 +308,18 @@ async def test_an_id_is_above_what_the_worker_was_given_and_above_a_clock_put_ba
     assert {_id(first).ms, _id(second).ms} == {99999999999990}
 
 
-async def test_an_id_that_a_stale_worker_learnt_of_counts_too(
-    one: Worker, two: Worker, client: Redis
+@pytest.mark.parametrize("index", [7, 1], ids=["stale", "repeated"])
+async def test_an_id_that_a_refused_worker_learnt_of_counts_too(
+    one: Worker, client: Redis, index: int
 ) -> None:
     lease = await one.take()
+    await one.publisher.publish(lease, batch(0, ["a"]))
     await client.hset(KEYS.head, "last", "99999999999990-7")
-    assert await one.publisher.publish(lease, batch(7, ["a"])) == Stale(0)
+    refused = await one.publisher.publish(lease, batch(index, ["a"]))
+    assert isinstance(refused, Stale if index == 7 else AlreadyPublished)
     await client.hset(KEYS.head, "last", "0-0")
-    published = await one.publisher.publish(lease, batch(0, ["a"]))
+    await client.delete(*map(KEYS.stream, STREAMS))
+    published = await one.publisher.publish(lease, batch(1, ["b"]))
     assert parse_entry_id("99999999999990-7") < _id(published)
 
 

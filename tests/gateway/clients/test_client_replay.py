@@ -1,0 +1,254 @@
+"""The replay of one client, on a model of Redis: pace, errors, counts, replicas that lag."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from certbus.streams.continuity import ReaderPosition
+from gateway.clients import replay
+from gateway.delivery.history import HistoryPage, HistoryReader
+from gateway.delivery.ring_buffer import Ring
+from tests.gateway.test_delivery_model import Doors, Gateway, Reader, came, virtual_time
+from tests.waiting import until
+
+SEARCH_SECS = 5.0
+
+
+@pytest.fixture
+def slow_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each search for a filter take `SEARCH_SECS`, by the clock of the replay."""
+    clock = iter(range(1_000_000))
+    monkeypatch.setattr(replay, "perf_counter", lambda: SEARCH_SECS * next(clock))
+
+
+def run(scenario: Callable[[asyncio.TaskGroup], Any]) -> None:
+    async def grouped() -> None:
+        async with asyncio.TaskGroup() as group:
+            await scenario(group)
+
+    with virtual_time() as runner:
+        runner.run(grouped())
+
+
+@pytest.mark.usefixtures("slow_searches")
+def test_pages_for_filters_take_a_quarter_of_the_time() -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, first, second, other = Doors(), Reader("even"), Reader("odd"), Reader()
+        for number in range(4):
+            redis.publish(10_000 + number, number)
+        redis.live.is_reachable = False
+        gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+        loop = asyncio.get_running_loop()
+        for reader, numbers, expected in (
+            (first, [0, 2], 0.0),
+            (second, [1, 3], 3 * SEARCH_SECS),
+            (other, [0, 1, 2, 3], 3 * SEARCH_SECS),  # without a filter: at once
+        ):
+            reader.cursor = "0"
+            reader.connect(gateway, 0)
+            assert await came(reader, len(numbers)) == numbers
+            assert loop.time() == pytest.approx(expected, abs=1)
+        gateway.stop([first, second, other])
+
+    run(scenario)
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[ReaderPosition]:
+    """The positions after which pages were read from Redis."""
+    found: list[ReaderPosition] = []
+    read = HistoryReader.read
+
+    async def recording(self: HistoryReader, ring: Ring, at: ReaderPosition) -> HistoryPage:
+        found.append(at)
+        return await read(self, ring, at)
+
+    monkeypatch.setattr(HistoryReader, "read", recording)
+    return found
+
+
+@pytest.mark.usefixtures("slow_searches")
+def test_the_ring_is_searched_for_a_new_filter_in_a_quarter_of_the_time(
+    pages: list[ReaderPosition],
+) -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader("even")
+        redis.publish(10_000, 0)
+        gateway = Gateway(redis.replay, redis.primary, 100_000, group, redis.live)
+        await until(lambda: gateway.follows)
+        for number in range(1, 5):
+            redis.publish(10_000 + number, number)
+            await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        reader.cursor = "10001-0-0"
+        reader.connect(gateway, 0)
+        assert await came(reader, 2) == [2, 4]
+        spent = asyncio.get_running_loop().time() - began
+        assert spent == pytest.approx(3 * 3 * SEARCH_SECS, abs=1)
+        assert not pages
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+def test_an_unexpected_error_ends_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader()
+        gateway = Gateway(redis.replay, redis.primary, 1000, group)
+        await until(lambda: gateway.follows)
+        monkeypatch.setattr(HistoryReader, "read", fail)
+        reader.cursor = "5-0"
+        with capture_logs() as lines:
+            reader.connect(gateway, 0)
+            await until(lambda: any(line["event"] == "connection failed" for line in lines))
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+def test_a_client_that_has_everything_reads_no_more_pages(pages: list[ReaderPosition]) -> None:
+    """Although nothing was published since its gateway started."""
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader()
+        redis.publish(10_000, 0)
+        gateway = Gateway(redis.replay, redis.primary, 1000, group)
+        await until(lambda: gateway.follows)
+        reader.cursor = "10000-0-0"
+        reader.connect(gateway, 0)
+        await asyncio.sleep(60)
+        assert len(pages) <= 1
+        redis.publish(10_010, 1)
+        assert await came(reader, 1) == [1]
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+def test_a_loss_is_reported_at_once_although_nothing_is_retained() -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader()
+        redis.publish(10_000, 0)
+        redis.data.entries.clear()
+        redis.live.is_reachable = False
+        gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+        reader.cursor = "5000-0-0"
+        reader.connect(gateway, 0)
+        await asyncio.sleep(5)
+        reader.take()
+        assert reader.got == [None]
+        reader.beat()
+        reader.take()
+        assert reader.cursor == "10000-0"
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+def test_a_loss_before_the_live_reader_has_begun() -> None:
+    """It will not find the fork: the client gets everything retained again, after a gap."""
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader()
+        for number in range(3):
+            redis.publish(10_000 + number, number)
+        redis.live.is_reachable = False
+        gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+        reader.cursor = "0"
+        reader.connect(gateway, 0)
+        assert await came(reader, 3) == [0, 1, 2]
+        redis.data.entries.pop()
+        redis.data.last = redis.data.ids[-1]
+        redis.publish(10_010, 3)
+        assert await came(reader, 7) == [0, 1, 2, None, 0, 1, 3]
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+def test_the_ring_holds_what_redis_has_trimmed() -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader()
+        redis.publish(9_000, 0)
+        redis.publish(10_000, 1)
+        gateway = Gateway(redis.replay, redis.primary, 1000, group)
+        await until(lambda: gateway.follows)
+        for number in (2, 3):
+            redis.publish(10_000 + number, number)
+            await asyncio.sleep(1)
+        redis.data.entries.clear()
+        reader.cursor = "9000-0-0"
+        reader.connect(gateway, 0)
+        assert await came(reader, 3) == [None, 2, 3]
+        redis.publish(10_010, 4)
+        assert await came(reader, 4) == [None, 2, 3, 4]
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+def test_a_replica_that_lacks_the_newest_batch_is_not_a_loss() -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader()
+        redis.publish(10_000, 0)
+        redis.replay.data = redis.primary.copy()
+        redis.publish(10_010, 1)
+        redis.live.is_reachable = False
+        gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+        reader.cursor = "10010-0-0"
+        reader.connect(gateway, 0)
+        await asyncio.sleep(5)
+        redis.replay.data = redis.data
+        redis.live.is_reachable = True
+        await until(lambda: gateway.follows)
+        redis.publish(10_020, 2)
+        assert await came(reader, 1) == [2]
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+def test_a_loss_that_the_gateway_has_not_seen_is_counted_as_unknown() -> None:
+    """A client may invent an id: that is no reason for an alarm."""
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis = Doors()
+        for number in range(3):
+            redis.publish(10_000 + number, number)
+        gateway = Gateway(redis.replay, redis.primary, 1, group)
+        await until(lambda: gateway.follows)
+
+        def counted() -> dict[str, float]:
+            read = gateway.metrics.registry.get_sample_value
+            name = "certstream_gateway_gaps_total"
+            values = {r: read(name, {"reason": r}) for r in ("lost", "unknown", "trimmed")}
+            return {reason: value for reason, value in values.items() if value}
+
+        async def resume(cursor: str, expected: list[int | None]) -> None:
+            reader = Reader()
+            reader.cursor = cursor
+            reader.connect(gateway, 0)
+            assert await came(reader, len(expected)) == expected
+            reader.leave()
+
+        await resume("10001-5-0", [None, 2])
+        assert counted() == {"unknown": 1}
+        del redis.data.entries[1:]
+        redis.data.last = redis.data.ids[-1]
+        redis.publish(10_010, 3)
+        await until(lambda: "lost" in counted(), "the gateway has seen the loss")
+        assert counted() == {"unknown": 1, "lost": 1}
+        await resume("10002-0-0", [None, 3])
+        assert counted() == {"unknown": 1, "lost": 2}
+        del redis.data.entries[:1]
+        await resume("10000-0-0", [None, 3])
+        assert counted() == {"unknown": 1, "lost": 2, "trimmed": 1}
+        gateway.stop([])
+
+    run(scenario)
