@@ -52,8 +52,12 @@ class Up:
 
     async def status(self) -> bytes:
         """What `status --json` finds out by the address and the state directory alone."""
+        return await self.command("status", "--json")
+
+    async def command(self, *arguments: str) -> bytes:
+        """Return the output of a command that knows only the address and the state directory."""
         process = await asyncio.create_subprocess_exec(
-            *(SCRIPT, "status", "--json", "--set=host=127.0.0.1", f"--set=port={self.port}"),
+            *(SCRIPT, *arguments, "--set=host=127.0.0.1", f"--set=port={self.port}"),
             f"--state-dir={self.state}",
             stdout=subprocess.PIPE,
             env={**os.environ, "TMPDIR": self.temporary},

@@ -22,7 +22,7 @@ from ctfilter import Certificate, Filter, Index, Line
 from ingestor.backfill.app import Backfill, Log, LogError, Unproven, find_logs, open_log
 from launcher import options
 from launcher.commands.find_log import find_log
-from launcher.commands.redis_target import find_redis
+from launcher.commands.redis_target import find_redis, with_demo_lists
 from launcher.commands.tail.arguments import filter_line
 from launcher.runtime import logging_setup, run_service
 from launcher.terminal import CommandError, escape_control_chars, silence_broken_pipe
@@ -112,7 +112,7 @@ def write(
     Raises:
         CommandError: an entry is not proven, or the log cannot be read.
     """
-    config, _ = options.configuration(args)
+    config = with_demo_lists(options.configuration(args)[0])
     logging_setup.configure("warning", "console", "backfill")
     passes = _matcher(match) if match else None
     code = INTERRUPTED

@@ -5,15 +5,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
 import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Config
+from certconf.settings import LogList
 from launcher import options
 from launcher.runtime.embedded_redis import find_running
-from launcher.runtime.runtime_dir import DEMO_STATE, runtime_dir_path
+from launcher.runtime.runtime_dir import DEMO_LISTS, DEMO_STATE, runtime_dir_path
 from launcher.terminal import CommandError
 
 T = TypeVar("T")
@@ -63,3 +65,21 @@ def find_redis(config: Config) -> str | None:
     return find_running(config.state_dir) or find_running(
         runtime_dir_path(config.host, config.port) / DEMO_STATE
     )
+
+
+def with_demo_lists(config: Config) -> Config:
+    """Return the configuration with the log lists of the demo whose Redis `find_redis` returns.
+
+    Its logs are in no configuration file. Without a demo, return `config`.
+    """
+    directory = runtime_dir_path(config.host, config.port)
+    if config.redis_url or find_running(config.state_dir):
+        return config
+    try:
+        held = (directory / DEMO_LISTS).read_bytes()
+    except OSError:
+        return config
+    if find_running(directory / DEMO_STATE) is None:
+        return config
+    lists = msgspec.json.decode(held, type=tuple[LogList, ...])
+    return msgspec.structs.replace(config, log_lists=lists, custom_logs=(), static_logs=())

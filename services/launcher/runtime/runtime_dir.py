@@ -14,6 +14,9 @@ from launcher.runtime.supervisor import StartError
 DEMO_STATE: Final = "state"
 """Name of the state directory of a demo in it."""
 
+DEMO_LISTS: Final = "log_lists.json"
+"""Name of the file with the value of `log_lists` of a demo in it."""
+
 
 def runtime_dir_path(host: str, port: int) -> Path:
     """Return the path of the directory of an `up` that listens there."""

@@ -258,6 +258,8 @@ async def test_the_demo_streams_to_every_kind_of_tail(begin: Begin) -> None:
         assert all(message["id"] for message in messages)
     full = [json.loads(line)["data"]["leaf_cert"] for line in certificates[2]]
     assert all("as_der" in leaf for leaf in full)
+    (entry,) = (await up.command("entry", "rfc1", "5")).splitlines()
+    assert json.loads(entry)["data"]["entry"]["index"] == 5
     report = json.loads(await up.status())
     assert {log["name"] for log in report["logs"]} == {"rfc1", "rfc2", "static1", "static2"}
     assert (len(report["ingestors"]), len(report["gateways"])) == (1, 1)

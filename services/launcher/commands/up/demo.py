@@ -2,6 +2,7 @@
 
 import asyncio
 import http
+import json
 import socket
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from certhttp.client import fetch
+from launcher.runtime.runtime_dir import DEMO_LISTS
 
 _TIMEOUT_SECS = 5.0
 _CHECK_INTERVAL_SECS = 0.05
@@ -18,7 +20,7 @@ class Demo:
     """The simlog of one `up`; its start time is fixed, so that a restart serves the same logs.
 
     Args:
-        directory: gets the key of its log list.
+        directory: gets the key of its log list, and the setting that names the list.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -28,6 +30,7 @@ class Demo:
         self._start = time.time()
         self._url = f"http://127.0.0.1:{self._port}"
         self._key = directory / "log_list_pubkey.pem"
+        self._lists = directory / DEMO_LISTS
 
     @property
     def arguments(self) -> Sequence[str]:
@@ -59,11 +62,12 @@ class Demo:
         }
 
     async def wait(self) -> None:
-        """Wait until it answers, and store the key of its log list."""
+        """Wait until it answers; store the key of its log list, and the setting for commands."""
         address = f"127.0.0.1:{self._port}"
         while True:
             key = await fetch(address, "/log_list_pubkey.pem", _TIMEOUT_SECS)
             if key is not None and key.status == http.HTTPStatus.OK:
                 self._key.write_bytes(key.body)
+                self._lists.write_text(json.dumps(self.settings["log_lists"]))
                 return
             await asyncio.sleep(_CHECK_INTERVAL_SECS)
