@@ -262,12 +262,14 @@ def test_a_brand_one_edit_from_a_label(label: str) -> None:
     assert index.lookup(certificate(Cert(("www.mchen.de", "mnche.de")))) == {}
 
 
-def test_a_name_that_is_not_ascii_may_look_like_a_brand() -> None:
+@pytest.mark.parametrize("label", ["\u0430mazon-login", "\u0430mazon_login"])
+def test_a_name_that_is_not_ascii_may_look_like_a_brand(label: str) -> None:
+    """With and without an A-label."""
     made = parse_filter(match=["like:amazon"])
     assert made is not None
     index = Index()
     index.add(made)
-    name = "\u0430mazon-login.com"
+    name = f"{label}.com"
     assert index.lookup(certificate(Cert((name,)))) == {made: [(name, "like:amazon")]}
 
 

@@ -1,6 +1,7 @@
 """The keys of deduplication marks (`certbus.keys`), and the windows in which a look-up searches."""
 
 import random
+from itertools import chain, permutations
 from typing import Any
 
 import msgspec
@@ -74,21 +75,26 @@ async def test_each_hash_of_marks_has_a_bit_and_expires(one: Worker, client: Red
     """Also one that two certificates of a batch share, or that an earlier batch made."""
     lease = await one.take()
     rng = random.Random(1)
-    buckets = [*rng.sample(range(1 << _BUCKET_BITS), 40), 0, 7, 8, (1 << _BUCKET_BITS) - 1]
-    for turn in range(4):
-        drawn = rng.choices(buckets, k=30)
+    buckets = [*rng.sample(range(1 << _BUCKET_BITS), 30), 0, 7, 8, (1 << _BUCKET_BITS) - 1]
+    # In each byte, a bit that is set first, and another one that is set later.
+    pairs = [(8 * at + a, 8 * at + b) for at, (a, b) in enumerate(permutations(range(8), 2), 2)]
+    pairs.append((512 + 3, 8 + 3))  # that of another byte
+    turns = [rng.choices(buckets, k=30) for _ in range(4)]
+    first = 0
+    for turn, drawn in enumerate([*turns, *zip(*pairs, strict=True)]):
         digests = [
             (each << 18 | rng.getrandbits(18)).to_bytes(4) + rng.randbytes(28) for each in drawn
         ]
         messages = [with_digest(f"{turn} {at}", digest) for at, digest in enumerate(digests)]
-        sent = Batch(30 * turn, 30 * turn + 30, messages, 0, [])
+        sent = Batch(first, first + len(messages), messages, 0, [])
         assert isinstance(await one.publisher.publish(lease, sent), Published)
+        first = sent.next
     numbers: dict[bytes, set[int]] = {}
     async for key in client.scan_iter(f"{KEYS.marks}*:*", count=1000):
         window, _, number = key.removeprefix(KEYS.marks.encode()).partition(b":")
         numbers.setdefault(window, set()).add(int(number))
         assert await client.pttl(key) > 0
-    assert set().union(*numbers.values()) <= set(buckets)
+    assert set().union(*numbers.values()) <= {*buckets, *chain(*pairs)}
     for window, found in numbers.items():
         filter_key = KEYS.marks + window.decode()
         bits: Any = await client.getrange(filter_key, 1 << (_FILTER_BITS - 3), -1)

@@ -144,6 +144,17 @@ async def test_text_that_is_no_id_in_the_head_is_replaced_by_the_newest_id(
     assert_adds_up(await log_status(client))
 
 
+async def test_the_newest_id_is_that_of_the_stream_that_is_ahead(
+    one: Worker, client: Redis
+) -> None:
+    """A stream may have been written again since a shorter time, while the clock was ahead."""
+    await one.publisher.configure()
+    for name, newest in zip(STREAMS, ("5-7", "5-9", "5-8"), strict=True):
+        await client.xadd(KEYS.stream(name), {"m": ""}, id=newest)
+    await client.hset(KEYS.head, "last", "latest")
+    assert (await one.publisher.find_known_at([message("a").sha256]))[1] == "5-9"
+
+
 async def test_a_batch_of_duplicates_only_appends_nothing(one: Worker, client: Redis) -> None:
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
