@@ -219,6 +219,7 @@ async def overload(
         await enter(running([*command, f"--output={health}"], home / "health.log"))
         while not all(file.exists() and read(file) for file in files):
             await source.run(10, 1, 1)
+            await asyncio.sleep(0.5)  # a run of one second publishes at once
         reached = [await _step(source, FIRST_RATE, STEP_SECS, files[0])]
         late = 0  # of two steps in a row
         while late < 2:
