@@ -103,7 +103,8 @@ async def _until_signalled(serve: Serve, reloader: ConfigReloader | None, probe:
     loop = asyncio.get_running_loop()
     notifier = Notifier(os.environ)
 
-    def on_signal() -> None:
+    def on_signal(received: signal.Signals) -> None:
+        log.info("signal received", signal=received.name)
         notifier.stopping()
         stop.set()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -111,7 +112,7 @@ async def _until_signalled(serve: Serve, reloader: ConfigReloader | None, probe:
             signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     if reloader is None:
         await serve(stop)
         return

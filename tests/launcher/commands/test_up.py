@@ -268,6 +268,8 @@ async def test_the_demo_streams_to_every_kind_of_tail(begin: Begin) -> None:
     assert up.process.stop(signal.SIGTERM) == 0
     await up.all_gone()
     assert not _exists(server["state"])
+    stopped = {line["service"] for line in up.lines("signal received")}
+    assert stopped == {"up", "ingestor", "gateway"}
 
 
 async def test_a_demo_removes_the_state_of_a_killed_one(begin: Begin) -> None:
