@@ -199,7 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape what the locale cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")
-    args = _parser(arguments[:1]).parse_args(arguments)
+    parser = _parser(arguments[:1])
+    if not arguments:
+        parser.print_help(sys.stderr)
+        print_error(f"a command is missing; `{PROGRAM} up` runs everything on this machine")
+        return USAGE
+    args = parser.parse_args(arguments)
     command: Command = args.command
     if not command.reloads:
         unblock_sighup()
