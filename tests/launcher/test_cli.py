@@ -103,6 +103,7 @@ def test_every_error_of_a_configuration_is_printed_before_anything_starts(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ((), "a command is missing; `certstream-server up` runs everything"),
         (("up", "--set", "port"), "argument --set: 'port' is not KEY=VALUE"),
         (("up", "--set", "port=[1"), "the value of port is not YAML: while parsing"),
         (("config", "--set", "contact=&a [*a]"), "the value of contact is too large"),
@@ -153,5 +154,7 @@ def test_an_acl_has_the_user_and_the_password_of_the_url(
         rule = capsys.readouterr().out.split()
         assert rule[:4] == ["user", user, "reset", "on"]
         assert ("#" + sha256(b"sesame").hexdigest() in rule) == (server != "sentinel")
+    assert main(["redis-acl"]) == 0
+    assert "note: without a password" in capsys.readouterr().err
     assert main(["redis-acl", "--set=redis_prefix=a b"]) == 1
     assert "blank" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`certstream-server redis-acl`: print the rule of the user that the server needs in Redis."""
 
 import argparse
+import sys
 from typing import Final, cast, get_args
 from urllib.parse import unquote, urlsplit
 
@@ -38,6 +39,12 @@ def run(args: argparse.Namespace) -> int:
         print(acl_rule(server, user, config.redis_prefix, password))
     except ValueError as error:
         raise CommandError(str(error)) from error
+    if password is None:
+        print(
+            f"note: without a password in the URL or its file, {user} cannot log in: append "
+            "'>PASSWORD' or '#SHA256' to the rule",
+            file=sys.stderr,
+        )
     return 0
 
 
