@@ -104,12 +104,12 @@ async def _until_signalled(serve: Serve, reloader: ConfigReloader | None, probe:
     notifier = Notifier(os.environ)
 
     def on_signal(received: signal.Signals) -> None:
-        log.info("signal received", signal=received.name)
         notifier.stopping()
         stop.set()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
+        log.info("signal received", signal=received.name)  # last: standard error may be closed
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
