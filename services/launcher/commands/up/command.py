@@ -166,9 +166,9 @@ async def _run_everything(
             _import_services()
             if demo is not None:
                 await demo.wait()
-            if dashboard is not None:
-                background.create_task(dashboard.watch(redis_url.reveal(), config))
             async with asyncio.TaskGroup() as tasks:
+                if dashboard is not None:  # it ends before the services: an end is no fault
+                    tasks.create_task(dashboard.watch(redis_url.reveal(), config))
                 for name, command in _services(args):
                     tasks.create_task(service(name, command))
 
