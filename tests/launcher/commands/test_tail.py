@@ -448,6 +448,29 @@ async def test_a_token_is_sent_and_never_shown(tmp_path: Path) -> None:
     assert not {"sesame", "seed"} & set(err.replace("=", " ").split())
 
 
+async def test_a_reconnection_sends_the_token_that_the_file_has_then(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old\n")
+    sent: list[str] = []
+
+    async def answer(client: ServerConnection) -> None:
+        assert client.request is not None
+        sent.append(client.request.headers["Authorization"])
+        if len(sent) < 3:  # the file is empty for a moment, then has another token
+            file.write_text("" if len(sent) == 1 else "new\n")
+            client.transport.abort()
+        else:
+            await client.send(names(1))
+            await client.wait_closed()
+
+    async with (
+        serve(answer, "127.0.0.1", 0) as server,
+        tailing(f"ws://{address(server)}", f"--token-file={file}", "--limit=1") as process,
+    ):
+        code, _, _ = await finish(process)
+    assert (code, sent) == (0, ["Bearer old", "Bearer old", "Bearer new"])
+
+
 @pytest.mark.parametrize("scheme", ["ws", "http"])
 async def test_a_token_is_sent_in_utf_8(tmp_path: Path, scheme: str) -> None:
     requests: list[bytes] = []

@@ -3,6 +3,8 @@
 import argparse
 import re
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -43,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--token-file",
         metavar="FILE",
-        type=_token,
+        type=_token_file,
         dest="token",
-        help="file with the token for a server",
+        help="file with the token for a server; read again for each connection",
     )
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
@@ -114,6 +116,20 @@ def _token(path: str) -> str:
     if not token.isprintable() or not token:
         raise argparse.ArgumentTypeError(f"{path} must have one token, on one line")
     return token
+
+
+def _token_file(path: str) -> Callable[[], str]:
+    """Return a function that reads the token; while the file has none, it returns the last one."""
+    last = _token(path)
+
+    def read() -> str:
+        nonlocal last
+        if Path(path).is_file():  # what a pipe held was read
+            with suppress(argparse.ArgumentTypeError):
+                last = _token(path)
+        return last
+
+    return read
 
 
 def _cursor(text: str) -> str:

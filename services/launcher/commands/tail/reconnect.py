@@ -36,7 +36,7 @@ async def stream_http(
     url: str,
     stream: Stream,
     cursor: str | None,
-    token: str | None,
+    token: Callable[[], str] | None,
     match: Sequence[str],
     note: Print,
     gap: Print,
@@ -47,7 +47,7 @@ async def stream_http(
         url: of the server, see `transports.messages`.
         stream: its name.
         cursor: id of the message to begin after; None: begin with the next message.
-        token: bearer token.
+        token: returns the bearer token of the next connection.
         match: alternative lines of a filter.
         note: gets the state of the connection.
         gap: gets each gap.
@@ -55,7 +55,8 @@ async def stream_http(
     delays, noted, shown = _delays(), "", strip_query(url)
     while True:
         try:
-            async with aclosing(messages(url, stream, cursor, token, match)) as connection:
+            bearer = None if token is None else token()
+            async with aclosing(messages(url, stream, cursor, bearer, match)) as connection:
                 async for text in connection:
                     message = decode(text)
                     cursor = message.id or cursor
