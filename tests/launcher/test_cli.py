@@ -1,5 +1,6 @@
 """The command line: help, errors, the version."""
 
+import fcntl
 import os
 import subprocess
 from base64 import urlsafe_b64decode
@@ -12,6 +13,8 @@ import pytest
 from certconf import load
 from gateway.admission.credentials import find_owner, token_table
 from launcher.cli import main
+from launcher.commands.redis_target import find_redis
+from launcher.runtime.runtime_dir import DEMO_STATE, runtime_dir_path
 from tests.e2e.processes import CERTSTREAM_SERVER
 
 COMMANDS = (
@@ -158,3 +161,20 @@ def test_an_acl_has_the_user_and_the_password_of_the_url(
     assert "note: without a password" in capsys.readouterr().err
     assert main(["redis-acl", "--set=redis_prefix=a b"]) == 1
     assert "blank" in capsys.readouterr().err
+
+
+def test_no_directory_of_another_is_that_of_a_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    config = load(None, {}, {"state_dir": str(tmp_path / "none")})
+    directory = runtime_dir_path(config.host, config.port)
+    (directory / DEMO_STATE).mkdir(parents=True)
+    with (directory / DEMO_STATE / "redis.lock").open("w") as lock:
+        lock.write("/x/redis.sock")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert find_redis(config) == "unix:///x/redis.sock"
+        directory.rename(tmp_path / "other")
+        directory.symlink_to(tmp_path / "other")
+        assert find_redis(config) is None

@@ -2,7 +2,10 @@
 
 import argparse
 import asyncio
+import os
+import stat
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -62,9 +65,20 @@ def find_redis(config: Config) -> str | None:
     """
     if config.redis_url:
         return config.redis_url.reveal()
-    return find_running(config.state_dir) or find_running(
-        runtime_dir_path(config.host, config.port) / DEMO_STATE
-    )
+    if (url := find_running(config.state_dir)) is not None:
+        return url
+    directory = _demo_dir(config)
+    return None if directory is None else find_running(directory / DEMO_STATE)
+
+
+def _demo_dir(config: Config) -> Path | None:
+    """Return the directory of a demo of this user; None if another user has made it."""
+    directory = runtime_dir_path(config.host, config.port)
+    try:
+        found = directory.lstat()
+    except OSError:
+        return None
+    return directory if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() else None
 
 
 def with_demo_lists(config: Config) -> Config:
@@ -72,8 +86,8 @@ def with_demo_lists(config: Config) -> Config:
 
     Its logs are in no configuration file. Without a demo, return `config`.
     """
-    directory = runtime_dir_path(config.host, config.port)
-    if config.redis_url or find_running(config.state_dir):
+    directory = _demo_dir(config)
+    if directory is None or config.redis_url or find_running(config.state_dir):
         return config
     try:
         held = (directory / DEMO_LISTS).read_bytes()
