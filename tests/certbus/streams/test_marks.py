@@ -50,10 +50,11 @@ async def move_marks(client: Redis, windows: int, *, listed: bool = True) -> Non
             await client.hset(KEYS.windows, f"{int(number) + windows}.{name}", value)
 
 
-async def test_where_a_mark_is(one: Worker, client: Redis) -> None:
+@pytest.mark.parametrize("start", ["a1b2c3d4", "a1b2c380", "a1b2c37f"])
+async def test_where_a_mark_is(one: Worker, client: Redis, start: str) -> None:
     """Other releases read it there."""
     lease = await one.take()
-    sha256 = bytes.fromhex("a1b2c3d4") + bytes(range(28))
+    sha256 = bytes.fromhex(start) + bytes(range(28))
     before, _ = await client.time()
     outcome = await one.publisher.publish(lease, Batch(0, 1, [with_digest("a", sha256)], 0, []))
     after, _ = await client.time()
