@@ -435,9 +435,11 @@ class Slots:
     Attributes:
         answered: what each call reported.
         delay: seconds that each reservation takes.
+        pause: seconds that a 429 pauses the logs.
     """
 
     delay = 0.0
+    pause = 0.0
 
     def __init__(self, *waits: float) -> None:
         self.answered: list[int] = []
@@ -455,7 +457,7 @@ class Slots:
     async def record_429(self, *_: object, answered: int, requested: bool, api: str) -> float:
         assert (requested, api) == (True, RFC6962.value)
         self.answered.append(answered)
-        return 0.0
+        return self.pause
 
 
 def throttle_of(slots: Slots) -> OperatorThrottle:
@@ -474,6 +476,32 @@ async def test_each_answer_is_reported_once() -> None:
     await throttle.record_429(RFC6962, "log", 1.0, requested=True)
     assert slots.answered == [0, 3, 0, 1, 0]
     assert throttle.current == 2.0
+
+
+async def test_a_429_pauses_requests_before_the_next_slot() -> None:
+    slots = Slots()
+    slots.pause = 60.0
+    throttle = throttle_of(slots)
+    await throttle.record_429(RFC6962, "log", 1.0, requested=True)
+    waiting = asyncio.create_task(throttle.acquire(RFC6962, is_behind=False))
+    await until(lambda: throttle._asleep[RFC6962] == 1, "it waits for the end of the pause")
+    assert slots.answered == [0], "no slot was reserved"
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_requests_that_were_cancelled_in_a_pause_reserve_no_slots_after_it() -> None:
+    slots = Slots(*[0.0] * 10)
+    throttle = throttle_of(slots)
+    throttle._paused_until[RFC6962] = asyncio.get_running_loop().time() + 0.1
+    requests = [asyncio.create_task(throttle.acquire(RFC6962, is_behind=False)) for _ in range(5)]
+    await asyncio.sleep(0)
+    for request in requests[:3]:
+        request.cancel()
+    await asyncio.gather(*requests, return_exceptions=True)
+    await until(lambda: not throttle._reserving, "no reservation is left")
+    assert len(slots.answered) == 2
+    assert not throttle._asleep.total()
 
 
 async def test_a_slot_that_was_missed_is_replaced() -> None:
