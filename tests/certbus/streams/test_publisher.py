@@ -321,15 +321,18 @@ async def test_an_id_is_above_what_the_worker_was_given_and_above_a_clock_put_ba
     assert {_id(first).ms, _id(second).ms} == {99999999999990}
 
 
-@pytest.mark.parametrize("index", [7, 1], ids=["stale", "repeated"])
-async def test_an_id_that_a_refused_worker_learnt_of_counts_too(
-    one: Worker, client: Redis, index: int
+@pytest.mark.parametrize("index", [7, 1, None], ids=["stale", "repeated", "look-up"])
+async def test_an_id_that_a_worker_learnt_of_counts_too(
+    one: Worker, client: Redis, index: int | None
 ) -> None:
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
     await client.hset(KEYS.head, "last", "99999999999990-7")
-    refused = await one.publisher.publish(lease, batch(index, ["a"]))
-    assert isinstance(refused, Stale if index == 7 else AlreadyPublished)
+    if index is None:
+        await one.publisher.find_known([message("a").sha256])
+    else:
+        refused = await one.publisher.publish(lease, batch(index, ["a"]))
+        assert isinstance(refused, Stale if index == 7 else AlreadyPublished)
     await client.hset(KEYS.head, "last", "0-0")
     await client.delete(*map(KEYS.stream, STREAMS))
     published = await one.publisher.publish(lease, batch(1, ["b"]))
