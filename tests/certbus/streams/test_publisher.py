@@ -415,6 +415,13 @@ async def test_the_newest_configuration_determines_the_streams(client: Redis) ->
     assert await client.xlen(KEYS.stream("full")) == 2
 
 
+async def test_a_configuration_is_stored_in_one_step(one: Worker, client: Redis) -> None:
+    await client.config_resetstat()
+    await one.publisher.configure()
+    stats: dict[str, Any] = await client.info("commandstats")
+    assert stats["cmdstat_exec"]["calls"] == 1
+
+
 async def test_data_of_a_newer_version_is_left_alone(one: Worker, client: Redis) -> None:
     await client.hset(KEYS.head, "format", "2")
     with pytest.raises(UnsupportedFormat, match=r"format 2 .* format 1"):
