@@ -144,6 +144,22 @@ async def test_text_that_is_no_id_in_the_head_is_replaced_by_the_newest_id(
     assert_adds_up(await log_status(client))
 
 
+async def test_a_single_stream_shows_the_newest_id(client: Redis) -> None:
+    one, two = (Worker(client, n, PublisherSettings(streams=("lite",))) for n in ("one", "two"))
+    await one.publisher.configure()
+    lease = await one.take()
+    await client.hset(KEYS.head, "last", "99999999999990-7")
+    first = await one.publisher.publish(lease, batch(0, ["a"]))
+    await client.hset(KEYS.head, "last", "latest")
+    assert await two.publisher.publish(lease, batch(7, ["c"])) == Stale(1)
+    assert isinstance(await one.publisher.publish(lease, batch(1, ["b"])), Published)
+    newest: Any = await client.xrevrange(KEYS.stream("lite"), count=1)
+    assert parse_entry_id(newest[0][1][b"prev"].decode()) == _id(first)
+    await client.hset(KEYS.head, "last", "0-0")
+    await client.delete(KEYS.stream("lite"))
+    assert _id(first) < _id(await two.publisher.publish(lease, batch(2, ["c"])))
+
+
 async def test_the_newest_id_is_that_of_the_stream_that_is_ahead(
     one: Worker, client: Redis
 ) -> None:
@@ -345,14 +361,15 @@ def _id(outcome: Outcome) -> EntryId:
     return parse_entry_id(outcome.id)
 
 
+@pytest.mark.parametrize("stream", STREAMS)
 async def test_a_stream_that_someone_else_wrote_to_stops_everything_whole(
-    one: Worker, client: Redis
+    one: Worker, client: Redis, stream: str
 ) -> None:
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
-    await client.xadd(KEYS.stream("domains"), {"foreign": "entry"}, id="99999999999999-0")
+    await client.xadd(KEYS.stream(stream), {"foreign": "entry"}, id="99999999999999-0")
     before = await everything(client)
-    with pytest.raises(redis.exceptions.ResponseError, match="stream:domains has entries above"):
+    with pytest.raises(redis.exceptions.ResponseError, match=f"stream:{stream} has entries"):
         await one.publisher.publish(lease, batch(1, ["b"]))
     assert await everything(client) == before
 
