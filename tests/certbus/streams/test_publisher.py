@@ -472,6 +472,22 @@ async def test_marks_are_found_by_lookup_and_expire(client: Redis) -> None:
         assert await client.pttl(key) > remember + 30 * 24 * 3600 * 1000
 
 
+async def test_certificates_whose_sha1_begins_alike_are_found(one: Worker, client: Redis) -> None:
+    lease = await one.take()
+    for first in (0, 3):
+        names = [str(number) for number in range(first, first + 3)]
+        alike = [
+            msgspec.structs.replace(each, sha1=b"\7" + each.sha1[1:])
+            for each in map(message, names)
+        ]
+        outcome = await one.publisher.publish(lease, Batch(first, first + 3, alike, 0, []))
+        assert isinstance(outcome, Published)
+        assert outcome.id is not None
+        for position, each in enumerate(alike):
+            found = await find_by_fingerprint(client, KEYS, each.sha1)
+            assert found == StreamLocation(outcome.id, position)
+
+
 async def test_a_restarted_redis_knows_no_scripts_and_everything_else(
     one: Worker, client: Redis, server: RedisServer
 ) -> None:
