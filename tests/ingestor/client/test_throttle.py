@@ -493,7 +493,7 @@ async def test_a_429_pauses_requests_before_the_next_slot() -> None:
 async def test_requests_that_were_cancelled_in_a_pause_reserve_no_slots_after_it() -> None:
     slots = Slots(*[0.0] * 10)
     throttle = throttle_of(slots)
-    throttle._paused_until[RFC6962] = asyncio.get_running_loop().time() + 0.1
+    throttle._paused_until[RFC6962] = asyncio.get_running_loop().time() + 0.3
     requests = [asyncio.create_task(throttle.acquire(RFC6962, is_behind=False)) for _ in range(5)]
     await asyncio.sleep(0)
     for request in requests[:3]:
