@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.caches.log_lists import LogListCache
 from certbus.cluster import ClusterRegistry, snapshot
+from certbus.ids import parse_cursor
 from certbus.limits.clients import (
     AdmittedCount,
     ConnectionCounts,
@@ -25,7 +27,8 @@ from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.batch import Published
 from certbus.streams.cert_index import find_by_fingerprint
 from certbus.streams.events import FORGOTTEN, Gap, StreamBatch
-from certbus.streams.publisher import RESIDUES, PublisherSettings
+from certbus.streams.publisher import PublisherSettings
+from certbus.streams.resume import resolve_cursor
 from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 from tests.certbus.bus import (
@@ -384,11 +387,9 @@ class TestPublishing:
             assert published.id not in {each.id for each in lost if isinstance(each, Published)}
 
     async def test_no_id_that_redis_lost_is_given_again_after_the_clock_was_set_back_twice(
-        self, client: Redis, server: ShiftedRedisServer, monkeypatch: pytest.MonkeyPatch
+        self, client: Redis, server: ShiftedRedisServer
     ) -> None:
         """TIME then keeps no worker from an id whose sequence number came from a later TIME."""
-        residues = iter((RESIDUES - 1, 0))
-        monkeypatch.setattr("secrets.randbelow", lambda _: next(residues))
         one, two = Worker(client, "one"), Worker(client, "two")
         lease, other = await one.take(LOG), await two.take(OTHER_LOG)
         await one.publisher.publish(lease, batch(0, ["a"]))
@@ -401,6 +402,41 @@ class TestPublishing:
         again = [await one.publisher.publish(lease, batch(n, [f"c {n}"])) for n in range(2, 5)]
         ids = [each.id for each in (*lost, *again) if isinstance(each, Published)]
         assert len(set(ids)) == 6
+
+    async def test_no_id_that_redis_lost_is_given_again_by_a_worker_that_did_not_receive_it(
+        self, client: Redis, server: ShiftedRedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its connection ended before the reply; clients have the batch."""
+        worker = Worker(client, "one")
+        lease, other = await worker.take(LOG), await worker.take(OTHER_LOG)
+        await worker.publisher.publish(lease, batch(0, ["a"]))
+        server.shift(-60)
+        await worker.publisher.publish(lease, batch(1, ["b"]))
+        server.save_aside()
+
+        send, requests = worker.publisher._publish, list[Any]()
+
+        async def cut(**request: Any) -> None:
+            requests.append(request)
+            await send(**request)
+            raise redis.exceptions.ConnectionError("cut")
+
+        monkeypatch.setattr(worker.publisher, "_publish", cut)
+        for its_lease, lost in ((lease, batch(2, ["c", "d"])), (other, batch(0, ["e", "f"]))):
+            with pytest.raises(redis.exceptions.ConnectionError):
+                await worker.publisher.publish(its_lease, lost)
+        monkeypatch.undo()
+        before = [each.id for each in (await stored(client))[-2:]]
+        server.wind_back()
+        for request in reversed(requests):  # as redis-py sends them again
+            await send(**request)
+        await worker.publisher.publish(lease, batch(4, ["g", "h"]))
+        after = [each.id for each in await stored(client)]
+        assert len(after) == 5
+        assert not set(before) & set(after)
+        for entry in before:
+            place = await resolve_cursor(client, KEYS, "lite", parse_cursor(f"{entry}-0"))
+            assert place.gap is not None
 
     async def test_that_the_newest_id_is_ahead_is_seen(
         self, client: Redis, server: ShiftedRedisServer

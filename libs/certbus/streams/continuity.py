@@ -60,9 +60,10 @@ clocks are right, an id above `head.last` is below TIME: then nothing was publis
 **Limits.** In the states empty and behind, each message that Redis retains is read, or a gap comes
 first. A cursor carries no epoch, so an id of a former epoch that is
 between two ids of this one is `unknown`: a gap again. An id that Redis has given twice, before and
-after it lost something, names the newer batch; `publish.lua` excludes that, unless a clock that
-was set back passes the same millisecond again. A moment has no batch to be compared with: it gets
-what is newer, as requested.
+after it lost something, names the newer batch. `publish.lua` prevents that, except in two cases:
+a clock that was set back passes the same millisecond again; or ids are ahead of TIME, then with a
+probability of about 2^-23 for each batch published in place of what was lost. A moment has no
+batch to be compared with: it gets what is newer, as requested.
 
 A batch is the same as another one if id, `prev`, log and first index agree.
 """

@@ -42,8 +42,8 @@ from certbus.streams.events import VERIFICATION_CODES
 from ctparse.entry import Rejected
 from ctparse.tree_head import TreeHead
 
-RESIDUES = 65536
-"""Of sequence numbers, one for each worker; as in publish.lua."""
+RESIDUES = 1 << 24
+"""Of sequence numbers that are ahead of TIME, a random one for each call; as in publish.lua."""
 
 _MAX_RAW = 16 * 1024  # bytes kept of one unreadable entry
 _MAX_RAW_BATCH = 1024 * 1024
@@ -103,9 +103,8 @@ class Publisher(Store):
         self._streams = settings.streams
         self._dedup = settings.dedup
         # The greatest id that this worker has received: a Redis that lost its last second must not
-        # give it to another batch. Nor one that another worker received: see publish.lua.
+        # give it to another batch. Nor one that it has not received: see publish.lua.
         self._floor = FIRST_ID
-        self._residue = secrets.randbelow(RESIDUES)
 
     async def configure(self, settings: PublisherSettings | None = None) -> None:
         """Make this worker's settings those of all workers: the newest configuration counts.
@@ -220,7 +219,7 @@ class Publisher(Store):
             "format": FORMAT,
             "epoch": _new_epoch(),
             "floor": self._floor,
-            "residue": self._residue,
+            "residue": secrets.randbelow(RESIDUES),
             "streams": " ".join(self._streams),
             "remember": self._settings.remember_ms,
             "marks": self._keys.marks,

@@ -23,7 +23,7 @@ local STREAM_COUNTERS = { '.bytes', '.entries', '.messages' }
 -- Expiry of marks beyond `remember`. expire_marks.lua removes them long before; a clock that is ahead by
 -- less than this for a moment removes no mark.
 local EXPIRY_MARGIN_MS = 60 * 24 * 3600 * 1000
-local RESIDUES = 65536 -- of sequence numbers; as in publisher.py
+local RESIDUES = 2 ^ 24 -- of sequence numbers; as in publisher.py
 local ENTRY_OVERHEAD_BYTES = 128 -- memory of an entry beside its payload
 
 local HEAD, LOG, REJECTED, WINDOWS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -149,9 +149,12 @@ end
 
 -- The new id: above the last one, above each one that this worker received, and not below TIME. Ids are
 -- an order. A Redis that lost its last second must not issue an id again. TIME prevents that, unless ids are
--- ahead of it, because the clock was. Then the field `at` has the time, and each worker has sequence
--- numbers of its own, of one residue: its floor may be lower than what another worker published and Redis
--- lost.
+-- ahead of it, because the clock was. Then the field `at` has the time, and the sequence number is random:
+-- the floor of a worker may be lower than what another one published and Redis lost, or what it published
+-- itself if the reply did not arrive. TIME makes that of a request that is sent again another one. While a
+-- Redis publishes in place of what it lost, the numbers that it lost are every 2^23rd on average: so each new
+-- batch has the id of a lost one with a probability of about 2^-23. A millisecond has room for a thousand
+-- million batches, after which the next one begins.
 local id_ms, id_seq = now, 0
 for _, floor in ipairs({ last, batch.floor }) do
   local ms, seq = string.match(floor, '^(%d+)-(%d+)$')
@@ -161,7 +164,11 @@ for _, floor in ipairs({ last, batch.floor }) do
   end
 end
 if id_ms > now then
-  id_seq = id_seq + (batch.residue - id_seq) % RESIDUES
+  local residue = batch.residue + call('TIME')[2]
+  id_seq = id_seq + (residue - id_seq) % RESIDUES
+  if id_seq >= MAX_EXACT then
+    id_ms, id_seq = id_ms + 1, residue % RESIDUES
+  end
 end
 local id = text(id_ms) .. '-' .. text(id_seq)
 
