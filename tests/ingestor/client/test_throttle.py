@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -12,6 +12,7 @@ from certbus.connection import connect
 from certbus.keys import Keys
 from certbus.limits.operators import OperatorSlots, Slot
 from certbus.logs.circuit_state import CircuitStatus
+from certconf.settings import CTLog
 from ingestor.client.errors import LogError, Throttled, UnexpectedStatus
 from ingestor.client.http import Fetcher, http_client
 from ingestor.client.log_availability import MAX_RESERVED
@@ -24,6 +25,7 @@ from ingestor.client.throttle import (
     Purpose,
     RequestBudget,
     _Turn,
+    request_interval,
 )
 from ingestor.log import Kind
 from ingestor.redis_retry import RedisRetry
@@ -490,6 +492,32 @@ async def test_a_429_pauses_requests_before_the_next_slot() -> None:
     await asyncio.gather(waiting, return_exceptions=True)
 
 
+async def test_an_answer_that_logs_pause_is_no_slot_for_the_other_api() -> None:
+    free = asyncio.Event()
+
+    class Pausing(Slots):
+        async def reserve(
+            self, _: str, interval: float, answered: int, api: str, lead: float
+        ) -> Slot:
+            assert (answered, lead) == (0, 0.0)
+            if api == RFC6962.value:
+                return Slot(0.0, interval, paused=60.0)
+            await free.wait()
+            return Slot(0.0, interval)
+
+    throttle = throttle_of(Pausing())
+    paused, other = [
+        asyncio.create_task(throttle.acquire(kind, is_behind=False))
+        for kind in (RFC6962, STATIC_CT)
+    ]
+    await until(lambda: throttle._asleep[RFC6962] == 1 or other.done(), "the pause is known")
+    assert not other.done()
+    free.set()
+    await asyncio.wait_for(other, 30)
+    paused.cancel()
+    await asyncio.wait([paused])
+
+
 async def test_requests_that_were_cancelled_in_a_pause_reserve_no_slots_after_it() -> None:
     slots = Slots(*[0.0] * 10)
     throttle = throttle_of(slots)
@@ -516,6 +544,28 @@ async def test_an_unexpected_error_fails_the_request() -> None:
             await throttle_of(Slots()).acquire(RFC6962, is_behind=False)
 
 
+async def test_an_unexpected_error_fails_one_request() -> None:
+    class FailsOnce(Slots):
+        fails = True
+
+        async def reserve(self, *of: Any) -> Slot:
+            if self.fails:
+                self.fails = False
+                raise ZeroDivisionError
+            return await super().reserve(*of)
+
+    throttle = throttle_of(FailsOnce(*[0.0] * 100))
+    requests = [throttle.acquire(RFC6962, is_behind=False) for _ in range(3)]
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [ZeroDivisionError, type(None), type(None)]
+
+
+def test_the_interval_of_an_operator_is_in_seconds() -> None:
+    settings = CTLog(operator_rate_limits={"Example": 250}, default_operator_rate_limit_ms=1500)
+    assert request_interval("example", settings) == 0.25
+    assert request_interval("Other", settings) == 1.5
+
+
 async def test_logs_that_catch_up_wait_for_their_share() -> None:
     throttle = throttle_of(Slots())
     assert throttle._next() is None
@@ -532,5 +582,5 @@ async def test_logs_that_catch_up_wait_for_their_share() -> None:
     behind[1].cancel()
     order = [throttle._next() for _ in range(27)]
     turns = [order.index(each) for each in (behind[0], behind[2], head)]
-    assert turns == [CATCH_UP_SHARE - 1, 2 * CATCH_UP_SHARE - 1, 26]
+    assert turns == [2, 5, 26], "they get one slot in three"
     assert throttle._next() is None
