@@ -81,6 +81,7 @@ async def test_rejected_entries_and_the_tree_head_are_stored_with_next(
 ) -> None:
     lease = await one.take()
     huge = b"\0" * 100_000
+    before = await client.hgetall(KEYS.log(LOG))
     odd = Batch(0, 4, [message("a")], 1, [rejected(1), rejected(3, huge)], TREE_HEAD)
     assert isinstance(await one.publisher.publish(lease, odd), Published)
 
@@ -93,6 +94,8 @@ async def test_rejected_entries_and_the_tree_head_are_stored_with_next(
     assert entries[0][b"raw"] == b"garbage"
     assert entries[1][b"raw"] == huge[: 16 * 1024]
     fields = await client.hgetall(KEYS.log(LOG))
+    tree = {b"tree_size", b"tree_timestamp", b"tree_root", b"tree_signature"}
+    assert set(fields) == {*before, *tree, b"published", b"duplicates", b"rejected"}
     assert fields[b"tree_size"] == b"1000"
     assert fields[b"tree_timestamp"] == b"1700000000000"
     assert fields[b"tree_root"] == TREE_HEAD.root

@@ -71,6 +71,7 @@ async def test_the_newest_and_the_first_id_are_those_of_messages(
     lease = await one.take()
     await one.publisher.publish(lease, Batch(0, 1, [], 1, []))
     epoch = (await head(client))["epoch"]
+    assert not await windows(client), "it has no message that is marked"
     await one.publisher.publish(lease, Batch(1, 2, [], 0, [Rejected(1, "no", b"")]))
     assert "first" not in await head(client)
     assert (await head(client))["last"] == "0-0"
