@@ -328,6 +328,9 @@ APPLE_LIST: Final = LogList(
 )
 """The list of Safari's logs."""
 
+DEFAULT_LISTS: Final = (GOOGLE_LIST, APPLE_LIST)
+"""The lists that are followed if `log_lists` is not set."""
+
 
 class RetentionLimit(msgspec.Struct, frozen=True):
     """Size and age at which Redis trims one stream, whichever is reached first."""

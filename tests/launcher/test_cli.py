@@ -1,20 +1,28 @@
 """The command line: help, errors, the version."""
 
 import fcntl
+import json
 import os
 import subprocess
 from base64 import urlsafe_b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from certconf import load
+from certconf.settings import APPLE_LIST, GOOGLE_LIST, LogList
+from certhttp.client import ClientResponse
 from gateway.admission.credentials import find_owner, token_table
 from launcher.cli import main
-from launcher.commands.redis_target import find_redis
-from launcher.runtime.runtime_dir import DEMO_STATE, runtime_dir_path
+from launcher.commands.redis_target import find_redis, with_demo_lists
+from launcher.commands.up.demo import Demo
+from launcher.runtime.runtime_dir import DEMO_LISTS, DEMO_STATE, runtime_dir_path
 from tests.e2e.processes import CERTSTREAM_SERVER
 
 COMMANDS = (
@@ -163,18 +171,79 @@ def test_an_acl_has_the_user_and_the_password_of_the_url(
     assert "blank" in capsys.readouterr().err
 
 
-def test_no_directory_of_another_is_that_of_a_demo(
+@contextmanager
+def running_demo(directory: Path) -> Iterator[None]:
+    """Make the files of a demo that runs."""
+    (directory / DEMO_STATE).mkdir(parents=True)
+    (directory / DEMO_LISTS).write_text(json.dumps([{"url": "http://127.0.0.1:1/log_list.json"}]))
+    with (directory / DEMO_STATE / "redis.lock").open("w") as lock:
+        lock.write("/x/redis.sock")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_only_a_private_directory_of_this_user_is_that_of_a_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     config = load(None, {}, {"state_dir": str(tmp_path / "none")})
     directory = runtime_dir_path(config.host, config.port)
-    (directory / DEMO_STATE).mkdir(parents=True)
-    with (directory / DEMO_STATE / "redis.lock").open("w") as lock:
-        lock.write("/x/redis.sock")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with running_demo(directory):
         assert find_redis(config) == "unix:///x/redis.sock"
+        assert with_demo_lists(config) != config
+        directory.chmod(0o770)
+        assert find_redis(config) is None, "others can write to it"
+        assert with_demo_lists(config) == config
+        directory.chmod(0o700)
         directory.rename(tmp_path / "other")
         directory.symlink_to(tmp_path / "other")
-        assert find_redis(config) is None
+        assert find_redis(config) is None, "a link"
+        assert with_demo_lists(config) == config
+    user = os.getuid() + 1
+    monkeypatch.setattr("os.getuid", lambda: user)
+    with running_demo(runtime_dir_path(config.host, config.port)):
+        assert find_redis(config) is None, "of another user"
+        assert with_demo_lists(config) == config
+
+
+def test_the_logs_of_a_demo_are_known_besides_those_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    overrides: dict[str, Any] = {"state_dir": str(tmp_path / "none")}
+    default = load(None, {}, overrides)
+    custom = [{"url": "https://ct.example.com/mylog/", "name": "mine"}]
+    configured = load(None, {}, {**overrides, "log_lists": [], "custom_logs": custom})
+    directory = runtime_dir_path(default.host, default.port)
+    demo = LogList("http://127.0.0.1:1/log_list.json")
+    assert with_demo_lists(default) == default
+    with running_demo(directory):
+        assert with_demo_lists(default).log_lists == (GOOGLE_LIST, APPLE_LIST, demo)
+        both = with_demo_lists(configured)
+        assert both == replace(configured, log_lists=(demo,))
+        assert [log.name for log in both.custom_logs] == ["mine"]
+        (directory / DEMO_LISTS).unlink()
+        assert with_demo_lists(configured) == configured, "it is starting"
+
+
+async def test_the_lists_of_a_demo_have_their_name_when_they_are_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that starts at any moment reads all of them or none."""
+    renamed: list[tuple[bool, object]] = []
+    rename = Path.replace
+
+    def observed(path: Path, target: Path) -> Path:
+        renamed.append((target.exists(), json.loads(path.read_bytes())))
+        return rename(path, target)
+
+    async def key(*_: object) -> ClientResponse:
+        return ClientResponse(200, b"key")
+
+    monkeypatch.setattr(Path, "replace", observed)
+    monkeypatch.setattr("launcher.commands.up.demo.fetch", key)
+    demo = Demo(tmp_path)
+    await demo.wait()
+    assert renamed == [(False, demo.settings["log_lists"])]
+    assert (tmp_path / DEMO_LISTS).exists()

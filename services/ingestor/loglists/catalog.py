@@ -17,14 +17,13 @@ from certbus.caches.log_lists import LogListCache
 from certbus.keys import operator_key
 from certbus.logs.registry import LogRegistry
 from certconf.current import ConfigHolder
-from certconf.settings import Config, CTLog
+from certconf.settings import DEFAULT_LISTS, Config, CTLog
 from ingestor.client.http import Fetcher
 from ingestor.config import kinds
 from ingestor.log import Log, url_id
 from ingestor.loglists.exclusions import Exclusions
 from ingestor.loglists.merge import merge
 from ingestor.loglists.retirement import ListedLog, RetirementPlan, plan_retirements
-from ingestor.loglists.source import DEFAULT
 from ingestor.loglists.store import LogListStore
 from ingestor.redis_retry import RedisRetry
 
@@ -113,7 +112,7 @@ class Catalog:
             return config
 
     def _open(self, config: Config) -> LogListStore:
-        settings = DEFAULT if config.log_lists is None else config.log_lists
+        settings = DEFAULT_LISTS if config.log_lists is None else config.log_lists
         interval = config.ct_log.log_refresh_interval_secs
         return LogListStore(settings, self._cache, self._fetcher, interval)
 

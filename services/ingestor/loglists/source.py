@@ -24,9 +24,6 @@ from ctparse.signatures import BadKey, BadSignature, verify_log_list
 from ingestor.client.addresses import FILE
 from ingestor.loglists.parser import LogList, parse
 
-DEFAULT = (GOOGLE_LIST, APPLE_LIST)
-"""The lists that are followed if `log_lists` is not set."""
-
 Reason = Literal["unreachable", "too_large", "signature", "malformed", "empty", "older"]
 REASONS: Sequence[Reason] = ("unreachable", "too_large", "signature", "malformed", "empty", "older")
 """Why a list was rejected."""

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +14,10 @@ from redis.asyncio import Redis
 from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Config
-from certconf.settings import LogList
+from certconf.settings import DEFAULT_LISTS, LogList
 from launcher import options
 from launcher.runtime.embedded_redis import find_running
-from launcher.runtime.runtime_dir import DEMO_LISTS, DEMO_STATE, runtime_dir_path
+from launcher.runtime.runtime_dir import DEMO_LISTS, DEMO_STATE, open_runtime_dir
 from launcher.terminal import CommandError
 
 T = TypeVar("T")
@@ -67,33 +66,28 @@ def find_redis(config: Config) -> str | None:
         return config.redis_url.reveal()
     if (url := find_running(config.state_dir)) is not None:
         return url
-    directory = _demo_dir(config)
-    return None if directory is None else find_running(directory / DEMO_STATE)
-
-
-def _demo_dir(config: Config) -> Path | None:
-    """Return the directory of a demo of this user; None if another user has made it."""
-    directory = runtime_dir_path(config.host, config.port)
-    try:
-        found = directory.lstat()
-    except OSError:
-        return None
-    return directory if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() else None
+    with open_runtime_dir(config.host, config.port) as directory:
+        return None if directory is None else find_running(Path(DEMO_STATE), directory)
 
 
 def with_demo_lists(config: Config) -> Config:
-    """Return the configuration with the log lists of the demo whose Redis `find_redis` returns.
+    """Return the configuration and the log lists of the demo whose Redis `find_redis` returns.
 
     Its logs are in no configuration file. Without a demo, return `config`.
     """
-    directory = _demo_dir(config)
-    if directory is None or config.redis_url or find_running(config.state_dir):
+    if config.redis_url or find_running(config.state_dir):
         return config
-    try:
-        held = (directory / DEMO_LISTS).read_bytes()
-    except OSError:
-        return config
-    if find_running(directory / DEMO_STATE) is None:
-        return config
-    lists = msgspec.json.decode(held, type=tuple[LogList, ...])
-    return msgspec.structs.replace(config, log_lists=lists, custom_logs=(), static_logs=())
+    with open_runtime_dir(config.host, config.port) as directory:
+        if directory is None:
+            return config
+        try:
+            lists = os.open(DEMO_LISTS, os.O_RDONLY, dir_fd=directory)
+        except OSError:
+            return config
+        with os.fdopen(lists, "rb") as file:
+            held = file.read()
+        if find_running(Path(DEMO_STATE), directory) is None:
+            return config
+    configured = DEFAULT_LISTS if config.log_lists is None else config.log_lists
+    demo = msgspec.json.decode(held, type=tuple[LogList, ...])
+    return msgspec.structs.replace(config, log_lists=(*configured, *demo))

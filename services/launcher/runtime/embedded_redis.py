@@ -288,10 +288,15 @@ class EmbeddedRedis:
         return os.fdopen(os.open(self._log_path, flags, 0o600), "ab")
 
 
-def find_running(state_dir: Path) -> str | None:
-    """Return the URL of the redis-server that runs with this state directory, if one does."""
+def find_running(state_dir: Path, parent: int | None = None) -> str | None:
+    """Return the URL of the redis-server that runs with this state directory, if one does.
+
+    Args:
+        state_dir: its path.
+        parent: descriptor of the directory that a relative path begins at; None: the current one.
+    """
     try:
-        lock = os.open(state_dir.expanduser() / "redis.lock", os.O_RDONLY)
+        lock = os.open(state_dir.expanduser() / "redis.lock", os.O_RDONLY, dir_fd=parent)
     except OSError:
         return None
     try:

@@ -9,11 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from certbus.caches.log_lists import LogListCache
-from certconf.settings import GOOGLE_LIST
+from certconf.settings import DEFAULT_LISTS, GOOGLE_LIST
 from certconf.settings import LogList as Setting
 from ingestor.client.http import Fetcher, http_client
 from ingestor.loglists.parser import parse
-from ingestor.loglists.source import DEFAULT, Source, bundled_list
+from ingestor.loglists.source import Source, bundled_list
 from ingestor.loglists.store import LogListStore
 from simlog.api.log_list import Edition
 from tests.ingestor.hostile import Answer, hostile_server
@@ -219,7 +219,7 @@ async def test_googles_list_comes_with_the_package(site: Site, opened: Open) -> 
 
 
 async def test_apples_list_only_adds_to_googles(opened: Open) -> None:
-    apple, google = opened(*reversed(DEFAULT)).sources
+    apple, google = opened(*reversed(DEFAULT_LISTS)).sources
     assert [(source.name, source.is_signed) for source in (google, apple)] == [
         ("google", True),
         ("apple", False),

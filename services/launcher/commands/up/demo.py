@@ -68,6 +68,8 @@ class Demo:
             key = await fetch(address, "/log_list_pubkey.pem", _TIMEOUT_SECS)
             if key is not None and key.status == http.HTTPStatus.OK:
                 self._key.write_bytes(key.body)
-                self._lists.write_text(json.dumps(self.settings["log_lists"]))
+                new = self._lists.with_suffix(".new")
+                new.write_text(json.dumps(self.settings["log_lists"]))
+                new.replace(self._lists)
                 return
             await asyncio.sleep(_CHECK_INTERVAL_SECS)
