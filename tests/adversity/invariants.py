@@ -34,6 +34,7 @@ from typing import Final
 
 import msgspec
 
+from certbus.ids import parse_cursor
 from certbus.streams.events import NOT_RETAINED_REASON
 from simlog.oracle.check_message import GroundTruth, MessageForm
 from simlog.oracle.oracle import Tally
@@ -159,7 +160,11 @@ def client_of(
     """Make a client's items of what it has written down."""
     items: list[Message | Gap] = []
     unreadable: list[str] = []
-    again: set[tuple[str, str]] = set()  # what a new process of `tail` may repeat, as in `printed`
+    # What a new process of `tail` may repeat: certificate -> id. It does so with that id, before
+    # anything new. If Redis lost the batch, the certificate comes with another id, at any time,
+    # and without a gap: the stored id is before all that.
+    again: dict[str, str] = {}
+    has_new = False
     printed: list[tuple[str, str, float]] = []  # id, certificate and time, also of repeats
     ended, cursor = 0.0, ""
     for line in noted:
@@ -168,20 +173,26 @@ def client_of(
         if line.kind == "close":
             ended = line.at
         if line.kind == "open" and profile.protocol == "tail":
+            has_new = False
             cursor = line.what.decode().partition(" ")[2]
             kept = [at for at, (message_id, *_) in enumerate(printed) if message_id == cursor]
-            later = printed[kept[-1] + 1 :] if kept else printed
-            again = {
-                (message_id, sha256)
-                for message_id, sha256, at in later
-                if ended - at < REPEATS_SECS or (message_id, sha256) in again
+            first, last = (kept[0] + 1, kept[-1] + 1) if kept else (0, 0)
+            # What an earlier process printed and no later one repeated, too: it follows the first
+            # time that the stored id was printed.
+            later = {sha256 for _, sha256, _ in printed[first:]}
+            again = {sha256: message_id for sha256, message_id in again.items() if sha256 in later}
+            again |= {
+                sha256: message_id
+                for message_id, sha256, at in printed[last:]
+                if ended - at < REPEATS_SECS
             }
         item = _item(profile.form, line, truth, known) if line.kind == "text" else None
         if isinstance(item, Message):
             printed.append((item.id, item.sha256, item.at))
-            if (item.id, item.sha256) in again:
-                again.remove((item.id, item.sha256))
+            before = again.pop(item.sha256, None)
+            if before is not None and not (has_new and before == item.id):
                 continue
+            has_new = True
         if isinstance(item, Gap) and item.requested == cursor and again:
             item = msgspec.structs.replace(item, is_before_repeats=True)
         if item is not None:
@@ -283,14 +294,13 @@ def _unfounded(items: Sequence[Message | Gap], may_be_lost_since: float | None) 
             if may_be_lost_since is None or item.at < may_be_lost_since:
                 unfounded.append(f"{item}: Redis has lost nothing")
             continue
-        if item.is_before_repeats:
-            continue
-        before = next((i for i in reversed(items[:index]) if isinstance(i, Message)), None)
+        ids = (i.id for i in reversed(items[:index]) if isinstance(i, Message))
+        before = item.requested if item.is_before_repeats else next(ids, None)
         after = next((i for i in items[index + 1 :] if isinstance(i, Message)), None)
         # A batch that is gone may have had more messages than the client has, for all that the
         # server knows.
-        if before is not None and after is not None and before.order[:2] == after.order[:2]:
-            unfounded.append(f"{item}: in one batch, between {before.id} and {after.id}")
+        if before and after is not None and parse_cursor(before).entry == after.order[:2]:
+            unfounded.append(f"{item}: in one batch, between {before} and {after.id}")
     return unfounded
 
 

@@ -46,7 +46,8 @@ MOVE_SECS: Final = 30.0
 """Seconds after the last fault within which every client gets another message."""
 
 RECOVERY: Final = 300.0
-"""Seconds after which it has, progress or not: a busy machine is slow, but not as slow."""
+"""Seconds after which it has, progress or not: a busy machine is slow, but not as slow. The length
+of a run, if it is more: an empty Redis gets everything again that the logs have had."""
 
 
 class Accounts(msgspec.Struct, frozen=True):
@@ -235,7 +236,7 @@ class _Run:
         Returns:
             What has not; empty if everything has.
         """
-        end = time.monotonic() + RECOVERY
+        end = time.monotonic() + max(RECOVERY, self._plan.seconds)
         progress, since = -1, time.monotonic()
         while True:
             try:

@@ -149,6 +149,9 @@ def test_only_the_owner_of_a_lease_publishes() -> None:
         ("1 2 3 killed@1 2 3 2 4", "2"),  # once by each process
         ("1 2 3 killed@1 2 3 killed@1 2 3 4", ""),
         ("1 2 3 killed@1 later killed@1 2 3 4", ""),  # the second process got nothing
+        ("1 2 3 4 killed@1 2 killed@2 3 4", ""),  # the second process repeated a part
+        ("1 2 3 4 killed@1 2 killed@2 3 4 2", "2"),
+        ("1 2 killed@1 3 2", "2"),  # after something new
         ("1 2 3 later killed@1 2 3 4", "2 3"),
         ("1 2 3 killed@1 later 2 3 later killed@1 2 3", "2 3"),
     ],
@@ -178,13 +181,16 @@ def test_tail_repeats_only_what_follows_its_cursor(noted: str, repeated: str) ->
     assert " ".join(again) == repeated
 
 
-@pytest.mark.parametrize(("cursor", "is_reported"), [("1-0-0", False), ("2-0-1", True)])
+@pytest.mark.parametrize(
+    ("cursor", "is_reported"), [("1-0-0", False), ("2-0-0", True), ("2-0-1", True)]
+)
 def test_a_gap_after_the_stored_id_of_tail_is_not_within_a_batch(
     cursor: str, *, is_reported: bool
 ) -> None:
+    ids = ("1-0-0", "2-0-0", "2-0-1", "2-0-2")
     texts = [
         f'{{"id":"{each}","message_type":"dns_entries","data":["{each}.example"]}}'.encode()
-        for each in ("1-0-0", "2-0-0", "2-0-1", "2-0-2")
+        for each in ids
     ]
     data = {"requested": cursor, "oldest": "2-0", "reason": NOT_RETAINED_REASON}
     lines = [
@@ -192,28 +198,37 @@ def test_a_gap_after_the_stored_id_of_tail_is_not_within_a_batch(
         Noted(3, "close", b"it is killed"),
         Noted(4, "open", f"address {cursor}".encode()),
         Noted(5, "text", msgspec.json.encode({"message_type": "gap", "data": data})),
-        *(Noted(6, "text", text) for text in (texts[1:] if cursor == "1-0-0" else texts[3:])),
+        *(Noted(6, "text", text) for text in texts[1 + ids.index(cursor) :]),
     ]
     profile = Profile("tail", "domains", "hopping")
     one = client_of(profile, lines, GroundTruth([]), lambda message_id, _: message_id)
-    held = tuple(Held(i, i, ()) for i in ("1-0-0", "2-0-0", "2-0-1", "2-0-2"))
+    held = tuple(Held(each, each, ()) for each in ids)
     kinds = {each.kind for each in of_client(one, (Line("0", held, RETAINED),), 0)}
     assert ("gaps for nothing" in kinds) == is_reported
 
 
-def test_tail_repeats_a_certificate_under_another_id_only_after_a_gap() -> None:
-    texts = [
-        b'{"id":"%d-0-0","message_type":"dns_entries","data":["a.example"]}' % n for n in (2, 3)
-    ]
+def test_tail_repeats_a_certificate_that_redis_lost_once_under_another_id() -> None:
+    """The server cannot know what was printed after the stored id."""
+    ids = {"2": "b", "3": "c", "4": "b", "5": "b"}  # and their certificates
     lines = [
-        Noted(0, "text", texts[0]),
-        Noted(1, "close", b"it is killed"),
-        Noted(1, "open", b"address 1-0-0"),
-        Noted(2, "text", texts[1]),
+        Noted(0, kind, what)
+        for kind, what in (
+            ("text", b"2"),
+            ("close", b"it is killed"),
+            ("open", b"address 1-0-0"),
+            ("text", b"3"),
+            ("text", b"4"),
+            ("text", b"5"),
+        )
+    ]
+    message = b'{"id":"%b-0-0","message_type":"dns_entries","data":["a.example"]}'
+    lines = [
+        msgspec.structs.replace(each, what=message % each.what) if each.kind == "text" else each
+        for each in lines
     ]
     profile = Profile("tail", "domains", "hopping")
-    one = client_of(profile, lines, GroundTruth([]), lambda _, names: names[0])
-    assert len(one.items) == 2
+    one = client_of(profile, lines, GroundTruth([]), lambda message_id, _: ids[message_id[0]])
+    assert [item.id[0] for item in one.items if isinstance(item, Message)] == ["2", "3", "5"]
 
 
 def test_a_rejection_whose_record_was_trimmed_counts(tmp_path: Path) -> None:
