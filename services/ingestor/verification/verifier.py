@@ -456,7 +456,9 @@ class Verifier:
             ProofUnavailable: it is smaller, or there is no proof.
         """
         verified = self._heads.verified
-        if verified is None or not verified.size or verified == head:
+        if verified is None or not verified.size:
+            return
+        if (verified.size, verified.root) == (head.size, head.root):
             return
         if verified.size < head.size:
             is_split = await check_split_view(self._client, verified, head)

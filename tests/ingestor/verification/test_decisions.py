@@ -11,6 +11,7 @@ from ctparse.v2_message import Verification, Verified
 from ingestor.client.errors import (
     IntegrityViolation,
     ProofUnavailable,
+    UnexpectedStatus,
 )
 from ingestor.verification import verifier as module
 from ingestor.window import VerifiedWindow, Window
@@ -168,7 +169,9 @@ async def test_a_wrong_entry_is_a_violation(
     assert checked.verifier.is_disputed(0)
     assert not checked.verifier.is_disputed(1)
     checked.log.wrong = ()
-    await checked.publish(0, size)
+    newest = checked.log.head(40)
+    assert await checked.verifier.select_tree_head(newest, 0) == newest, "not the target before"
+    await checked.publish(0, 40)
     assert checked.state() == "proven"
 
 
@@ -297,6 +300,30 @@ async def refuse_proofs(checked: Checked, size: int) -> TreeHead:
     return head
 
 
+@pytest.mark.parametrize("mode", ["enforce", "warn"])
+async def test_an_outage_delays_entries_for_ever_only_if_they_wait_for_proofs(
+    mode: Integrity,
+) -> None:
+    checked = Checked(mode)
+    head = checked.log.head(20)
+    checked.log.refusal = UnexpectedStatus(
+        "log", "https://log.example/proof", "HTTP 503", 503, None
+    )
+    for now in (0, 0, 0, REFUSAL_SECS - 1):
+        checked.now = now
+        with pytest.raises(ProofUnavailable):
+            await checked.verifier.select_tree_head(head, 6)
+    checked.now = 100 * REFUSAL_SECS
+    if mode == "warn":
+        assert await checked.verifier.select_tree_head(head, 6) is head
+        assert checked.store.kinds == ["no_proof"]
+    else:
+        with pytest.raises(ProofUnavailable) as raised:
+            await checked.verifier.select_tree_head(head, 6)
+        assert not raised.value.certain
+        assert checked.store.kinds == []
+
+
 async def test_a_log_without_proofs_is_read_twice(checked: Checked) -> None:
     head = await refuse_proofs(checked, 20)
     assert await checked.verify(0, 10, head) == []
@@ -383,6 +410,22 @@ async def test_a_backlog_may_be_too_large_to_be_read_twice(
         assert not raised.value.certain
     else:
         assert await checked.verify(0, 10, head) == []
+
+
+async def test_published_entries_do_not_count_as_a_backlog(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_TWO_PASS_ENTRIES", 20)
+    await checked.publish(0, 10)
+    checked.log.refusal = NOT_FOUND
+    head = checked.log.head(30)
+    await checked.verifier.select_tree_head(head, 10)
+    for _ in range(2):
+        with pytest.raises(ProofUnavailable):
+            await checked.verify(10, 20, head)
+    checked.now = REFUSAL_SECS
+    assert await checked.verify(10, 20, head) == []
+    assert checked.verifier.reads_twice
 
 
 async def test_warn_publishes_a_backlog_without_proofs(checked: Checked) -> None:

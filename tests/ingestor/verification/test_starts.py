@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 
 from certbus.logs.tree_state import TreeState
 from certconf.settings import Integrity
@@ -90,6 +91,16 @@ async def test_two_roots_of_one_size_are_a_split_view(checked: Checked) -> None:
     assert raised.value.heads == (checked.log.head(30), checked.log.head(30, tree=1))
 
 
+async def test_a_split_view_ends_with_the_verified_tree(checked: Checked) -> None:
+    await checked.publish(0, 30)
+    with pytest.raises(IntegrityViolation):
+        await checked.verifier.select_tree_head(checked.log.head(30, tree=1), 30)
+    assert checked.verifier.is_blocking
+    await checked.verifier.select_tree_head(checked.log.head(30), 30)
+    checked.verifier.mark_caught_up()
+    assert (checked.state(), checked.verifier.is_blocking) == ("proven", False)
+
+
 async def test_warn_continues_with_the_other_tree() -> None:
     checked = Checked("warn")
     await checked.publish(0, 30)
@@ -133,6 +144,15 @@ async def test_a_wrong_entry_after_a_verified_tree_is_no_split_view(checked: Che
         await checked.verifier.verify([served], newest)
     assert raised.value.kind == "wrong_leaf"
     assert raised.value.heads == (checked.log.head(20), newest)
+
+
+async def test_a_wrong_entry_of_a_verified_tree_takes_no_other_tree(checked: Checked) -> None:
+    await checked.publish(0, 20, end=10)
+    calls = len(checked.log.calls)
+    with pytest.raises(IntegrityViolation) as raised:
+        await checked.verifier.verify([Window(10, [entry(10, other=True)])], checked.log.head(20))
+    assert raised.value.heads == (checked.log.head(20),)
+    assert checked.log.calls[calls:] == [("inclusion", 10, 20)]
 
 
 async def test_a_replica_that_is_behind(checked: Checked) -> None:
@@ -199,6 +219,9 @@ async def test_only_a_tree_that_is_not_reached_takes_a_proof_to_be_replaced(
     checked.verifier.mark_unreachable()
     assert await checked.verifier.select_tree_head(checked.log.head(15), 10) == checked.log.head(20)
     assert checked.log.calls[1:] == [("consistency", 15, 20)], "a replica that is behind"
+    assert await checked.verifier.select_tree_head(checked.log.head(20), 10) == checked.log.head(20)
+    assert await checked.verifier.select_tree_head(checked.log.head(30), 10) == checked.log.head(20)
+    assert len(checked.log.calls) == 2, "a replica that is not behind may have the entries"
     await checked.publish(10, 20)
     checked.verifier.mark_unreachable()
     assert await checked.verifier.select_tree_head(checked.log.head(30), 20) == checked.log.head(30)
@@ -236,8 +259,12 @@ async def test_a_later_start_must_continue_the_verified_tree(mode: Integrity) ->
     checked.log.calls.clear()
     assert await checked.verifier.prove_start(15, checked.log.head(20)) is not None
     assert checked.log.calls == [("inclusion", 14, 20)]
+    signed_again = checked.log.head(20, timestamp=2)
+    assert await checked.verifier.prove_start(15, signed_again) is not None
+    assert checked.log.calls[1:] == [("inclusion", 14, 20)]
     checked.log.refusal, checked.log.refused = NOT_FOUND, ("consistency",)
-    for head in (newest, checked.log.head(10)):
+    other = replace(signed_again, root=bytes(32))
+    for head in (newest, checked.log.head(10), other):
         if mode == "warn":
             assert await checked.verifier.prove_start(5, head) is None
         else:
@@ -245,6 +272,7 @@ async def test_a_later_start_must_continue_the_verified_tree(mode: Integrity) ->
                 await checked.verifier.prove_start(5, head)
             assert not raised.value.certain
             assert raised.value.heads == (checked.log.head(20), head)
+    assert ("consistency", 20, 20) not in checked.log.calls
 
 
 async def test_a_later_start_in_another_tree_is_a_split_view(checked: Checked) -> None:
@@ -396,7 +424,12 @@ class Forged:
         return [
             Mismatch(
                 position,
-                Rejected(entries[position].index, "forged", b"", entries[position].leaf),
+                Rejected(
+                    entries[position].index,
+                    "forged" if certain else "unclear",
+                    b"",
+                    entries[position].leaf,
+                ),
                 certain,
             )
             for position, certain in self._positions.items()
@@ -434,5 +467,6 @@ async def test_forged_precertificates(mode: Literal["enforce", "warn"]) -> None:
         assert each.frontier_before.to_bytes() == checked.log.frontier(each.first).to_bytes()
         assert each.frontier_after.to_bytes() == checked.log.frontier(end).to_bytes()
         assert each.leaf_hashes == [leaf_hash(leaf(index)) for index in range(each.first, end)]
-    assert checked.store.kinds.count("forged_precert") == 2, "in each of two windows"
+    reported = [change[1] for change in checked.store.changes if change[0] == "forged_precert"]
+    assert reported == ["forged"] * 2, "in each of two windows"
     assert checked.state() == "lying"
