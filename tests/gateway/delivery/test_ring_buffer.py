@@ -106,6 +106,20 @@ def test_the_oldest_are_dropped_with_their_forms() -> None:
         ring.read(gone, IDS, 1)
 
 
+def test_the_size_is_that_of_what_the_ring_holds() -> None:
+    ring = Ring("lite", 100)
+    ring.context = cast("SharedContext", Compressed(*["next", "none"] * 20))
+    for number in range(1, 40):
+        ring.append(f"{number}-0", f"{number - 1}-0", [b"m" * 10])
+        ring.read(ring.first_after, IDS, MANY)
+    held = list(ring.slots_from(0))
+    assert held[0].entry != "1-0"
+    texts, forms = 10 * len(held), sum(len(f"{slot.entry}-0 ") for slot in held)
+    shared = sum(len(f"({slot.entry})") for slot in held if int(slot.entry[:-2]) % 2)
+    assert shared
+    assert ring.size == texts + forms + shared
+
+
 def test_the_newest_slot_stays_whatever_its_size() -> None:
     ring = ring_of(1, 100, max_bytes=10)
     assert read_all(ring, ring.first_after) == [f"2-0-{n}" for n in range(100)]
@@ -206,12 +220,16 @@ def test_the_present_epoch_begins_after_its_notice() -> None:
     ring = Ring("lite", MANY)
     ring.begin_after("0-0")
     ring.append("1-0", "0-0", [b"m"])
+    ring.append_notice(b"other")
+    data, place, _ = ring.read_from_cursor(parse_cursor("0"), IDS)
+    assert read_all(ring, place, data) == ["1-0-0", "other"]
     ring.append_notice(b"gap", resets=True)
+    assert ring.read_from_cursor(parse_cursor("0"), IDS) == (b"", ring.head, 0)
     ring.append("2-0", "0-0", [b"m"])
     data, place, _ = ring.read_from_cursor(parse_cursor("0"), IDS)
     assert read_all(ring, place, data) == ["2-0-0"]
     data, place, _ = ring.read_from_cursor(parse_cursor("1-0-0"), IDS)
-    assert read_all(ring, place, data) == ["gap", "2-0-0"]
+    assert read_all(ring, place, data) == ["other", "gap", "2-0-0"]
 
 
 def test_a_ring_that_begins_within_an_epoch_does_not_have_all_of_it() -> None:
@@ -355,10 +373,11 @@ def _text(model: Model, begin: int, end: int) -> str:
 
 
 class Chosen:
-    """A selection of the first message of each slot, which evaluates all slots or none."""
+    """A selection of the first, or last, message of each slot; it evaluates all slots or none."""
 
-    def __init__(self, *, evaluates: bool) -> None:
+    def __init__(self, *, evaluates: bool, last: bool = False) -> None:
         self._evaluates = evaluates
+        self._last = last
 
     def evaluates(self, _: Slot) -> bool:
         return self._evaluates
@@ -370,13 +389,16 @@ class Chosen:
         raise AssertionError(slot)
 
     def select(self, slot: Slot, skip: int) -> Iterator[tuple[int, bytes]]:
-        yield from [(0, slot.messages[0])][skip:]
+        number = len(slot.messages) - 1 if self._last else 0
+        yield from [(number, slot.messages[number])][skip:]
 
 
 def test_a_selection_keeps_the_positions_of_its_messages() -> None:
     ring = ring_of(5, message=b"m" * (SLOT_BYTES // 2))
     encoding = msgspec.structs.replace(IDS, selection=Chosen(evaluates=False))
     assert ring.read(ring.first_after, encoding, MANY)[0] == b"1-0-0 1-0-2 1-0-4 "
+    encoding = msgspec.structs.replace(IDS, selection=Chosen(evaluates=False, last=True))
+    assert ring.read(ring.first_after, encoding, MANY)[0] == b"1-0-1 1-0-3 1-0-4 "
 
 
 @pytest.mark.parametrize(
