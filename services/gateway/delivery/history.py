@@ -95,6 +95,7 @@ class HistoryPage:
         stream: its name.
         ring: the messages.
         links: of the entries.
+        read_from: the id before its first entry that the cache also finds it by, if any.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class HistoryPage:
         self.stream = stream
         self._view = view
         self.links = [entry.link for entry in entries]
+        self.read_from: EntryId | None = None
         self._sizes: dict[EntryId, int] = {}
         # Numbered below every position of the live ring: a position is in one of both.
         self.ring = Ring(stream, _UNBOUNDED, first=-_UNBOUNDED)
@@ -158,9 +160,13 @@ class HistoryReader:
         client: primary or replica.
         keys: names of the keys.
         max_bytes: of the cache, encoded bytes included; the page used last stays in any case.
+
+    Attributes:
+        size: bytes in the cache. Each page in it adds what its readers encode (`Ring.on_encoded`).
     """
 
     def __init__(self, client: Redis, keys: Keys, max_bytes: int) -> None:
+        self.size = 0
         self._redis = client
         self._keys = keys
         self._max_bytes = max_bytes
@@ -173,16 +179,10 @@ class HistoryReader:
         }
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT_READS)
 
-    @property
-    def size(self) -> int:
-        """Bytes in the cache."""
-        return sum(page.ring.size for page in self._pages.values())
-
     def clear(self) -> None:
         """Empty the cache: Redis has lost data."""
-        self._pages.clear()
-        self._at.clear()
-        self._after.clear()
+        for page in list(self._pages.values()):
+            self._drop(page)
 
     async def read(self, live: Ring, position: ReaderPosition) -> HistoryPage:
         """Read the page at the position of a reader.
@@ -202,7 +202,7 @@ class HistoryReader:
         if position.epoch is None:
             oldest = await self._without_trimmed(live)
             if position.is_oldest:
-                found = None if oldest is None else self._at.get((stream, oldest))
+                found = None if oldest is None else self._use(self._at.get((stream, oldest)))
                 return found or await self._read(live, "-", position)
         found = self._find(stream, position)
         if found is not None:
@@ -214,7 +214,9 @@ class HistoryReader:
 
     def _find(self, stream: str, position: ReaderPosition) -> HistoryPage | None:
         index = self._after if position.position is None else self._at
-        page = index.get((stream, position.entry))
+        return self._use(index.get((stream, position.entry)))
+
+    def _use(self, page: HistoryPage | None) -> HistoryPage | None:
         if page is not None:
             self._pages.move_to_end(id(page))
             self._evict()  # pages grow by what is encoded of them
@@ -257,14 +259,20 @@ class HistoryReader:
         if newest is not None and newest.epoch != page.epoch:
             self.clear()
         self._pages[id(page)] = page
+        self.size += page.ring.size
+        page.ring.on_encoded = self._grow
         stream, links = page.stream, page.links
         for link in links:
             self._at[stream, link.id] = page
         for link in links[:-1]:
             self._after[stream, link.id] = page
         if read_from is not None and read_from < links[0].id:
+            page.read_from = read_from
             self._after[stream, read_from] = page
         self._evict()
+
+    def _grow(self, size: int) -> None:
+        self.size += size
 
     def _evict(self) -> None:
         """Drop the least recently used pages that exceed the limit, but not the last one used."""
@@ -273,9 +281,15 @@ class HistoryReader:
 
     def _drop(self, page: HistoryPage) -> None:
         del self._pages[id(page)]
+        self.size -= page.ring.size
+        page.ring.on_encoded = None  # its readers may still encode
+        entries = [link.id for link in page.links]
+        if page.read_from is not None:
+            entries.append(page.read_from)
         for index in (self._at, self._after):
-            for key in [key for key, held in index.items() if held is page]:
-                del index[key]
+            for key in [(page.stream, entry) for entry in entries]:
+                if index.get(key) is page:  # a later page may have taken the key
+                    del index[key]
 
     async def _without_trimmed(self, live: Ring) -> EntryId | None:
         """Drop the pages whose first batch Redis has trimmed.

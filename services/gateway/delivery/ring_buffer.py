@@ -161,6 +161,7 @@ class Ring:
         head: the position after the newest slot.
         has_begun: whether the batch before the first slot is known.
         size: bytes held, encoded ones included.
+        on_encoded: called with the bytes of each new encoding of a slot; None: not.
         context: compresses each slot that is appended; None: nothing does.
     """
 
@@ -176,6 +177,7 @@ class Ring:
         self.head = RingPosition(first, Cursor(NOTHING, None), 0)
         self.has_begun = False
         self.size = 0
+        self.on_encoded: Callable[[int], None] | None = None
         self.context: SharedContext | None = None
         self._origin: int | None = None  # number of the first slot of the present epoch
         self._is_cut_at_notice = False  # the slot dropped last was a notice
@@ -445,6 +447,8 @@ class Ring:
         if data is None:
             data = slot.encodings[encoding.batch] = slot.encode(encoding)
             self.size += len(data)
+            if self.on_encoded is not None:
+                self.on_encoded(len(data))
         return data
 
     def _epoch_start(self) -> RingPosition:

@@ -6,8 +6,8 @@ from typing import Any
 from certbus.ids import parse_entry_id
 from certbus.streams.continuity import OLDEST, ReaderPosition
 from certbus.streams.events import FORGOTTEN
-from gateway.delivery.encoding import SSE
-from gateway.delivery.history import HistoryReader
+from gateway.delivery.encoding import SSE, WEBSOCKET
+from gateway.delivery.history import HistoryPage, HistoryReader
 from gateway.delivery.ring_buffer import Ring
 from tests.gateway.publishing import Press
 
@@ -47,6 +47,61 @@ async def test_the_cache_is_bounded_with_what_is_encoded(press: Press) -> None:
     assert await history.read(FULL, places[1]) is second
     assert history.size == second.ring.size
     assert await history.read(FULL, places[0]) is not first
+
+
+async def test_the_size_is_that_of_the_pages_and_dropped_ones_are_not_found(press: Press) -> None:
+    """Readers of a page may encode it before and after the cache drops it."""
+    entries = [parse_entry_id(await press.print(BATCH)) for _ in range(BATCHES)]
+    history = HistoryReader(press.redis, press.keys, 1 << 30)
+    before = ReaderPosition(entries[0]._replace(ms=entries[0].ms - 1))
+    places = [before, *(ReaderPosition(entries[number], 0) for number in (0, 2, 4, 7))]
+    pages: list[HistoryPage] = []
+
+    def check() -> None:
+        held = list(history._pages.values())
+        assert history.size == sum(page.ring.size for page in held)
+        found = [*history._at.values(), *history._after.values()]
+        assert all(any(each is page for page in held) for each in found)
+
+    for draw in range(40):
+        place = places[draw * 7 % 5]
+        pages.append(await history.read(FULL, OLDEST if draw % 9 == 8 else place))
+        for page in (pages[-1], pages[draw // 2]):
+            page.ring.read(page.ring.first_after, (SSE, WEBSOCKET)[draw % 2], 1 << 20)
+            check()
+        if draw == 10:
+            assert len(history._pages) > 2
+            history._max_bytes = history.size // 2
+        if draw == 30:
+            history.clear()
+            assert (history.size, history._at, history._after) == (0, {}, {})
+    assert len({id(page) for page in pages}) > 8, "pages were dropped and read again"
+
+
+async def test_a_dropped_page_leaves_the_batches_of_a_later_one(press: Press) -> None:
+    entries = [parse_entry_id(await press.print(BATCH)) for _ in range(BATCHES)]
+    history = HistoryReader(press.redis, press.keys, 1 << 30)
+    places = [ReaderPosition(entries[number], 0) for number in (4, 2)]
+    first = await history.read(FULL, places[0])
+    later = await history.read(FULL, places[1])  # with two batches of the first page
+    history._max_bytes = 0
+    assert await history.read(FULL, places[1]) is later
+    assert list(history._pages.values()) == [later] != [first]
+    assert await history.read(FULL, places[0]) is later
+
+
+async def test_the_page_of_the_oldest_is_used(press: Press) -> None:
+    entries = [parse_entry_id(await press.print(BATCH)) for _ in range(BATCHES)]
+    history = HistoryReader(press.redis, press.keys, 1 << 30)
+    oldest = await history.read(FULL, OLDEST)
+    second, third = [
+        await history.read(FULL, ReaderPosition(entries[number], 0)) for number in (4, 8)
+    ]
+    assert await history.read(FULL, OLDEST) is oldest
+    history._max_bytes = history.size - 1
+    assert await history.read(FULL, OLDEST) is oldest
+    assert list(history._pages.values()) == [third, oldest]
+    assert second.ring.on_encoded is None
 
 
 async def test_nothing_retained_that_is_newer(press: Press) -> None:
