@@ -140,6 +140,7 @@ def test_a_log_without_a_position_is_not_read_yet() -> None:
 
 def test_a_pipe_is_wider_than_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("sys.stdout", io.StringIO())  # pytest -s has the terminal
     name = "IPng Networks 'Halloumi2026h2a'"
     width = columns()
     assert width is not None
