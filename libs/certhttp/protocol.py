@@ -22,6 +22,7 @@ _MAX_QUERY_FIELDS: Final = 32
 
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ABSOLUTE: Final = re.compile(rb"https?://", re.IGNORECASE)
+_NOT_ASCII: Final = re.compile(r" .*\\x[89a-f]")  # after the method, in the repr of bytes
 _CODES: Final = {400: "bad_request", 431: "head_too_large", 501: "not_implemented"}
 """The statuses with which h11 reports an error, and their codes."""
 
@@ -126,7 +127,8 @@ class ServerProtocol:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
                 status = error.error_status_hint
-                raise RequestError(status, _CODES[status], _malformed(str(error))) from None
+                text = _malformed(str(error), self.unread)
+                raise RequestError(status, _CODES[status], text) from None
             match event:
                 case h11.Request():
                     self.head = event
@@ -249,8 +251,18 @@ def _bad(text: str) -> RequestError:
     return RequestError(400, "bad_request", text)
 
 
-def _malformed(problem: str) -> str:
-    """Return an error text for a problem of h11, which may quote bytes as Python writes them."""
+def _malformed(problem: str, unread: bytes) -> str:
+    """Return an error text for a problem of h11.
+
+    Args:
+        problem: of h11, which may quote the line as Python writes bytes.
+        unread: bytes received; they begin with the line if it is not quoted.
+    """
     text, _, quoted = problem.partition(": bytearray(")
-    hint = "; percent-encode characters that are not ASCII" if "\\x" in quoted else ""
+    hint = ""
+    if text == "illegal request line":
+        if unread.startswith(b"\x16\x03") if not quoted else quoted[2:].startswith(r"\x16\x03"):
+            hint = "; this is a TLS handshake; connect without TLS"
+        elif _NOT_ASCII.search(quoted.replace("\\\\", "")):
+            hint = "; percent-encode characters that are not ASCII"
     return f"Malformed request: {text}{hint}"

@@ -124,7 +124,39 @@ async def test_mistakes(address: str, request_head: bytes, status: bytes, code: 
     assert error["code"] == code
     assert "bytearray" not in error["error"]
     assert (b"\xc3" in request_head) == ("percent-encode" in error["error"])
+    assert "TLS" not in error["error"]
     assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        (b"GET /?a=\xc3\xbc HTTP/1.1", "percent-encode characters that are not ASCII"),
+        (b"GET /'\xc3\" HTTP/1.1", "percent-encode characters that are not ASCII"),
+        (b"GET /?a=\x01 HTTP/1.1", ""),
+        (b"GET /?a=\\xc3 b HTTP/1.1", ""),
+        (b"G\xc3T / HTTP/1.1", ""),
+        (b"GET / HTTP/1.1\r\nHost: x\r\na\xc3: b", ""),
+        (b"GET / HTTP/1.1\r\nHost: x\r\na: \x00", ""),
+        (b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03", "this is a TLS handshake; connect without TLS"),
+        (b"\x16\x03\x01'", "this is a TLS handshake; connect without TLS"),
+        (b"\x16\x03\x01" + bytes(range(1, 255)), "this is a TLS handshake; connect without TLS"),
+    ],
+)
+async def test_a_malformed_request_has_a_hint_that_is_true(
+    address: str, line: bytes, hint: str
+) -> None:
+    _, _, body = (await say(address, line + b"\r\n\r\n")).partition(b"\r\n\r\n")
+    text, _, found = json.loads(body)["error"].partition("; ")
+    assert text.startswith("Malformed request: illegal ")
+    assert "bytearray" not in text
+    assert found == hint
+
+
+async def test_a_tls_client_is_answered_before_a_line_ends(address: str) -> None:
+    """A handshake without a line feed, as most have it."""
+    answer = await say(address, b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03")
+    assert b"this is a TLS handshake; connect without TLS" in answer
 
 
 async def test_a_page_that_fails_stops_nothing(address: str) -> None:
