@@ -1,6 +1,8 @@
 """`tail --cursor-file`: every message at least once over any number of runs."""
 
 import asyncio
+import errno
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from launcher.commands.tail.cursor_file import CursorFile, end_cut_line
+from launcher.terminal import CommandError
 from tests.gateway.conftest import running_redis
 from tests.gateway.publishing import Press
 from tests.launcher.commands.test_tail import ENOUGH, address, finish, names, sending, tailing
@@ -154,14 +157,50 @@ def test_the_output_is_synced_before_the_id(
 
     monkeypatch.setattr("os.fsync", fsync)
     with (tmp_path / "output").open("w") as output, (tmp_path / "notes").open("w") as notes:
-        file = CursorFile(path, [output.fileno(), notes.fileno()])
+        outputs = {"standard output": output.fileno(), "standard error": notes.fileno()}
+        file = CursorFile(path, outputs)
         for number in ("1-0-0", "2-0-0", "2-0-0"):
-            file.last = number
+            file.advance(number)
             file.save()
     synced = ("output", "notes", "cursor.new")
     first = [*((name, "") for name in synced), (tmp_path.name, "1-0-0\n")]
     second = [*((name, "1-0-0\n") for name in synced), (tmp_path.name, "2-0-0\n")]
     assert steps == first + second
+
+
+@pytest.mark.parametrize("stored", [None, "1-0-0"])
+def test_the_first_id_of_a_run_is_stored_at_once(tmp_path: Path, stored: str | None) -> None:
+    """So runs that are all killed within a second do not repeat the same lines for ever."""
+    path = tmp_path / "cursor"
+    if stored is not None:
+        path.write_text(stored)
+    file = CursorFile(path, {})
+    assert file.load() == stored
+    for number in ("2-0-0", "3-0-0"):
+        file.advance(number)
+        assert path.read_text() == "2-0-0\n"
+    file.save()
+    assert path.read_text() == "3-0-0\n"
+
+
+@pytest.mark.parametrize("name", ["standard output", "standard error"])
+def test_an_error_names_the_output_that_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / "cursor"
+    with (tmp_path / "output").open("w") as output, (tmp_path / "other").open("w") as other:
+        outputs = dict.fromkeys(("standard output", "standard error"), other.fileno())
+        file = CursorFile(path, {**outputs, name: output.fileno()})
+
+        def fsync(descriptor: int) -> None:
+            if descriptor == output.fileno():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr("os.fsync", fsync)
+        with pytest.raises(CommandError) as caught:
+            file.advance("1-0-0")
+    assert str(caught.value) == f"fsync of {name}: Input/output error"
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(("before", "after"), [("", ""), ("a\n", "a\n"), ("a\nb", "a\nb\n")])

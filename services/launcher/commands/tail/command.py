@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     lines_of = formats.make_formatter(form, match, only_names=not is_whole)
     cursor, file = args.cursor, None
     if args.cursor_file is not None:
-        file = CursorFile(args.cursor_file, [sys.stdout.fileno(), sys.stderr.fileno()])
+        outputs = {"standard output": sys.stdout.fileno(), "standard error": sys.stderr.fileno()}
+        file = CursorFile(args.cursor_file, outputs)
         cursor = file.load() or cursor
         end_cut_line(sys.stdout.fileno())
     summary = TailSummary(matching=match is not None)
@@ -179,7 +180,7 @@ async def _print(
                     summary.certificates += 1
                     summary.printed += lines is not None
                 if file is not None and message.id is not None:
-                    file.last = message.id
+                    file.advance(message.id)
                 if summary.printed == limit:
                     return
         finally:

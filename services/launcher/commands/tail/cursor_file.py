@@ -4,13 +4,14 @@ A line counts once it is flushed to the output. The file is written after that: 
 fsync, which then takes the name. Outputs that are files are fsynced before: that of the lines, and
 that of the notes, which report gaps. So a crash of the process or of the machine loses no line and
 no gap before a line. The next run repeats at most what was printed in the last
-`SAVE_INTERVAL_SECS`.
+`SAVE_INTERVAL_SECS`. The first id of a run is saved at once: runs that are all killed within that
+time still advance.
 """
 
 import asyncio
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -26,15 +27,12 @@ class CursorFile:
 
     Args:
         path: of the file; it need not exist.
-        outputs: descriptors of what is printed to.
-
-    Attributes:
-        last: id of the last message whose lines were flushed; None before the first. The task that
-            prints sets it.
+        outputs: descriptors of what is printed to, by name.
     """
 
-    def __init__(self, path: Path, outputs: Sequence[int]) -> None:
-        self.last: str | None = None
+    def __init__(self, path: Path, outputs: Mapping[str, int]) -> None:
+        self._last: str | None = None
+        self._has_advanced = False
         self._path = path
         self._outputs = outputs
         self._saved: str | None = None
@@ -56,14 +54,25 @@ class CursorFile:
             raise CommandError(
                 f"cursor file {self._path}: {error}; remove it to begin anew"
             ) from None
-        self.last = self._saved = text
+        self._last = self._saved = text
         return text
+
+    def advance(self, last: str) -> None:
+        """Set the id of the last message whose lines were flushed; save the first one.
+
+        Raises:
+            CommandError: as for `save`.
+        """
+        self._last = last
+        if not self._has_advanced:
+            self._has_advanced = True
+            self.save()
 
     async def keep(self) -> None:
         """Save the last id, at most once in `SAVE_INTERVAL_SECS`, until cancelled.
 
         Raises:
-            CommandError: the file cannot be written.
+            CommandError: as for `save`.
         """
         while True:
             await asyncio.sleep(SAVE_INTERVAL_SECS)
@@ -73,15 +82,19 @@ class CursorFile:
         """Save the last id, unless the file has it.
 
         Raises:
-            CommandError: the file cannot be written.
+            CommandError: an output cannot be synced, or the file cannot be written.
         """
-        last = self.last
+        last = self._last
         if last is None or last == self._saved:
             return
         new = self._path.with_name(f"{self._path.name}.new")
+        for name, output in self._outputs.items():
+            try:
+                if _is_file(output):
+                    os.fsync(output)
+            except OSError as error:
+                raise CommandError(f"fsync of {name}: {error.strerror}") from None
         try:
-            for output in filter(_is_file, self._outputs):
-                os.fsync(output)
             with new.open("w", encoding="utf-8") as file:
                 file.write(f"{last}\n")
                 file.flush()
