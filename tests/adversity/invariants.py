@@ -175,7 +175,11 @@ def client_of(
         if line.kind == "open" and profile.protocol == "tail":
             has_new = False
             cursor = line.what.decode().partition(" ")[2]
-            kept = [at for at, (message_id, *_) in enumerate(printed) if message_id == cursor]
+            in_batch = [each for each, *_ in printed if each.startswith(f"{cursor}-")]
+            last_id = max(
+                in_batch, key=lambda each: parse_cursor(each).position or 0, default=cursor
+            )
+            kept = [at for at, (message_id, *_) in enumerate(printed) if message_id == last_id]
             first, last = (kept[0] + 1, kept[-1] + 1) if kept else (0, 0)
             # What an earlier process printed and no later one repeated, too: it follows the first
             # time that the stored id was printed.

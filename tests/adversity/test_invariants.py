@@ -156,7 +156,8 @@ def test_only_the_owner_of_a_lease_publishes() -> None:
         ("1 2 3 killed@1 later 2 3 later killed@1 2 3", "2 3"),
     ],
 )
-def test_tail_repeats_only_what_follows_its_cursor(noted: str, repeated: str) -> None:
+@pytest.mark.parametrize("form", ["{}-0-0", "{}-0"], ids=["message", "batch"])
+def test_tail_repeats_only_what_follows_its_cursor(noted: str, repeated: str, form: str) -> None:
     lines: list[Noted] = []
     at = 0.0
     for word in noted.split():
@@ -165,7 +166,7 @@ def test_tail_repeats_only_what_follows_its_cursor(noted: str, repeated: str) ->
         elif word.startswith("killed"):
             lines += [
                 Noted(at, "close", b"it is killed"),
-                Noted(at, "open", f"address {word[-1]}-0-0".encode()),
+                Noted(at, "open", f"address {form.format(word[-1])}".encode()),
             ]
         else:
             text = f'{{"id":"{word}-0-0","message_type":"dns_entries","data":["{word}.example"]}}'

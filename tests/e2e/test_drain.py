@@ -31,7 +31,7 @@ class Roamer(Client):
 
     Attributes:
         closed: how gateways sent it elsewhere.
-        cursors_right: whether each closing frame had the id of its last message.
+        cursors_right: whether each closing frame had the id of its last message, or of the batch.
     """
 
     def __init__(self, where: str, form: MessageForm, gateways: Iterator[str]) -> None:
@@ -52,7 +52,10 @@ class Roamer(Client):
             except ConnectionClosed as closed:
                 close = closed.rcvd or Close(0, "cut off instead of sent elsewhere")
                 self.closed.append(close)
-                self.cursors_right &= close.reason == f"restart; resume with ?cursor={self.last_id}"
+                right = (self.last_id, self.last_id.rpartition("-")[0])
+                self.cursors_right &= close.reason in [
+                    f"restart; resume with ?cursor={each}" for each in right
+                ]
             except (OSError, InvalidHandshake):
                 await asyncio.sleep(0.05)  # that one is not back yet
 

@@ -4,6 +4,7 @@ TAIL_KILLED_SECS in the environment sets for how long; the suite has time for a 
 """
 
 import asyncio
+import math
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from certbus.ids import Cursor, parse_cursor
+from certbus.ids import Cursor, EntryId, parse_cursor
 from launcher.commands.tail.cursor_file import SAVE_INTERVAL_SECS
 from launcher.runtime.embedded_redis import find_running
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port
@@ -40,8 +41,13 @@ class Line(msgspec.Struct):
     start: int
 
     @property
-    def cursor(self) -> Cursor:
-        return parse_cursor(self.id)
+    def order(self) -> tuple[EntryId, float]:
+        return order(parse_cursor(self.id))
+
+
+def order(cursor: Cursor) -> tuple[EntryId, float]:
+    """Return the sort key: a whole batch is above its last message."""
+    return cursor.entry, math.inf if cursor.position is None else cursor.position
 
 
 class Kill(msgspec.Struct):
@@ -164,8 +170,9 @@ def check_repeats(sink: Sink) -> None:
     lines = sink.lines()
     assert len({line.id for line in lines}) == len({line.sha256 for line in lines})
     for kill in sink.kills:
-        assert all(line.cursor > kill.cursor for line in lines if line.start >= kill.size)
-        old = [line.cursor for line in lines if kill.started <= line.start < kill.flushed]
-        assert not old or max(old) <= kill.cursor
+        stored = order(kill.cursor)
+        assert all(line.order > stored for line in lines if line.start >= kill.size)
+        old = [line.order for line in lines if kill.started <= line.start < kill.flushed]
+        assert not old or max(old) <= stored
     repeated = len(lines) - len({line.id for line in lines})
     print(f"\n{len(lines)} lines, {repeated} repeated after {len(sink.kills)} kills of tail")

@@ -603,6 +603,35 @@ def test_a_gap_is_reported_once_when_the_filter_changes(trimmed: bool) -> None:
         runner.run(scenario())
 
 
+def test_a_client_that_has_a_whole_batch_gets_no_gap_because_it_was_trimmed() -> None:
+    """It resumes with its heartbeat, or stays connected while the ring drops what follows."""
+
+    async def scenario() -> None:
+        redis, reader, other = Doors(), Reader(), Reader()
+        redis.publish(10_000, 0)
+        async with asyncio.TaskGroup() as group:
+            gateway = Gateway(redis.replay, redis.primary, 1, group, redis.live)
+            await until(lambda: gateway.follows)
+            reader.connect(gateway, 0)
+            other.connect(gateway, 0)
+            redis.publish(10_010, 1)
+            await came(reader, 1)
+            await came(other, 1)
+            reader.beat()
+            reader.leave()
+            assert reader.cursor == "10010-0"
+            redis.data.entries.clear()
+            redis.publish(10_020, 2)
+            redis.publish(10_030, 3)
+            assert await came(other, 3) == [1, 2, 3]
+            reader.connect(gateway, 0)
+            assert await came(reader, 3) == [1, 2, 3]
+            gateway.stop([reader, other])
+
+    with virtual_time() as runner:
+        runner.run(scenario())
+
+
 def test_the_live_reader_is_ahead_of_what_a_replay_has_read() -> None:
     """A batch is published while a replay checks the primary; the ring has it at the end."""
 

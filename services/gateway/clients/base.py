@@ -185,7 +185,7 @@ class Client(asyncio.Protocol, ABC):
         Everything up to it was sent, did not pass the filter, or was reported by a gap. None while
         a replay has read nothing yet, or before anything is known of the stream.
         """
-        cursor = self._read if self._replaying else self.channel.position_of(self).cursor
+        cursor = self._read if self._replaying else self.channel.position_of(self).resumes_after
         return None if cursor is None or cursor.entry == NOTHING else str(cursor)
 
     @property
@@ -312,7 +312,7 @@ class Client(asyncio.Protocol, ABC):
         elif channel.ring is old.ring:
             self.flush()
         else:
-            self._continue_from(position.cursor, position.cursor)
+            self._continue_from(position.resumes_after, position.resumes_after)
 
     def count_sent(self, messages: int) -> None:
         """Count messages that a flush of a filtered channel has written."""
@@ -352,8 +352,8 @@ class Client(asyncio.Protocol, ABC):
         try:
             data, position, self.in_step = channel.read(self.position, in_step=self.in_step)
         except BehindRing:
-            self._start_replay(self.position.cursor)
-            self._read = self.position.cursor
+            self._start_replay(self.position.resumes_after)
+            self._read = self.position.resumes_after
             return
         if not self.send(data, position, position.total - self.position.total):
             return

@@ -52,15 +52,25 @@ class RingPosition(msgspec.Struct, frozen=True, eq=False, gc=False):
         number: of the next slot.
         cursor: the last message before the position.
         total: number of messages that the ring has held before it.
+        ends_batch: whether that message is the last one of its batch.
     """
 
     number: int
     cursor: Cursor
     total: int
+    ends_batch: bool = False
 
     def __str__(self) -> str:
-        """Return the id to resume from."""
+        """Return the id of the message before it."""
         return str(self.cursor)
+
+    @property
+    def resumes_after(self) -> Cursor:
+        """What a client at this position has: a whole batch where that is known.
+
+        Of a message that Redis no longer has it is not known whether more of its batch followed.
+        """
+        return Cursor(self.cursor.entry, None) if self.ends_batch else self.cursor
 
 
 class BehindRing(Exception):
@@ -278,7 +288,10 @@ class Ring:
         first = 0
         for end in _cuts(messages):
             after = RingPosition(
-                self.head.number + 1, Cursor(entry_id, end - 1), self.head.total + end - first
+                self.head.number + 1,
+                Cursor(entry_id, end - 1),
+                self.head.total + end - first,
+                end == len(messages),
             )
             if isinstance(messages, PackedMessages):
                 share = messages.size * (end - first) // len(messages)
@@ -303,8 +316,10 @@ class Ring:
             resets: whether an epoch begins after the notice.
         """
         head = self.head
-        cursor = head.cursor if replaces is None else Cursor(parse_entry_id(replaces), None)
-        after = RingPosition(head.number + 1, cursor, head.total + 1)
+        cursor, ends_batch = head.cursor, head.ends_batch
+        if replaces is not None:
+            cursor, ends_batch = Cursor(parse_entry_id(replaces), None), True
+        after = RingPosition(head.number + 1, cursor, head.total + 1, ends_batch)
         self._add(Slot("", 0, (message,), head, after, notice=True))
         if resets:
             self._origin = after.number

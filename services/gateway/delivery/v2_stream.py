@@ -14,7 +14,7 @@ from certbus.streams.events import StreamBatch
 from ctparse.v2_message import v2_message
 from gateway.config import V2
 from gateway.delivery.encoding import NO_NAMES
-from gateway.delivery.ring_buffer import Ring, RingPosition
+from gateway.delivery.ring_buffer import Ring
 
 _LOG_ID_HEX: Final = 64
 
@@ -71,8 +71,7 @@ class V2Ring(Ring):
         if source != self.source:
             self.source = source
             self.clear()
-            head = self.head
-            self.head = RingPosition(head.number + 1, head.cursor, head.total)
+            self.head = msgspec.structs.replace(self.head, number=self.head.number + 1)
 
     def follows(self, stream: str) -> bool:
         """Whether an event of a stream is to be added. Without clients, the ring is emptied."""

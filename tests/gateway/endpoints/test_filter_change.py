@@ -50,7 +50,7 @@ async def test_the_answer_is_between_the_old_and_the_new_filter(
         assert answer["message_type"] == "error"
         answer = await subscribe(client, ["domain:4.Example", "domain:5.example"])
         lines = ["domain:4.example", "domain:5.example"]
-        assert answer == {"message_type": "subscribed", "id": f"{entry}-2", "match": lines}
+        assert answer == {"message_type": "subscribed", "id": entry, "match": lines}
         await press.print(4)
         assert serials(await receive(client, 2)) == [4, 5]
         answer = await subscribe(client, None)
@@ -99,7 +99,8 @@ async def test_ten_thousand_lines(gateway: Running, press: Press) -> None:
         *before, answer = got
         assert len(answer["match"]) == MAX_LINES
         assert serials(before) == list(range(len(before)))
-        assert answer["id"] == (before[-1]["id"] if before else None)
+        last = before[-1]["id"] if before else None
+        assert answer["id"] in (last, last and last.rpartition("-")[0])
         rest = [number for number in range(len(before), 100) if number % 2 == 0]
         assert serials(await receive(client, len(rest))) == rest
 
@@ -134,7 +135,7 @@ async def test_each_request_of_a_paused_client_is_answered_in_order(
         ["domain:1.example"],
         ["domain:2.example"],
     ]
-    assert [a.get("id") for a in answers] == ["1-0-0", None, "1-0-0", "1-0-0"]
+    assert [a.get("id") for a in answers] == ["1-0", None, "1-0", "1-0"]
     assert hub.filters.count == 1
     client.pause_writing()
     for _ in range(MAX_WAITING_ANSWERS):

@@ -211,9 +211,9 @@ async def test_event_source_reconnects_after_its_last_comment(
         )
         await tab.until("source.readyState === 1")
         entry = await press.print(7)
-        await until(lambda: f"\nid: {entry}-6\n\n".encode() in relay.received)
+        await until(lambda: f"\nid: {entry}\n\n".encode() in relay.received)
         relay.cut()
-        expected = f"last-event-id: {entry}-6\r\n".encode()
+        expected = f"last-event-id: {entry}\r\n".encode()
         await until(lambda: expected in relay.sent.lower(), seconds=60)
         assert await tab.evaluate("fired") == []
         entry = await press.print(2)
