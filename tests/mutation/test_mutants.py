@@ -1,6 +1,8 @@
 """The mutants themselves: each is one change, and valid source."""
 
 import ast
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,34 @@ def test_each_module_has_mutants_and_tests(name: str) -> None:
     assert all(mutant.apply(source) != source for mutant in mutants)
     assert all((ROOT / test).exists() for test in target.tests)
     if not is_lua:
+        parts = list(_statements(source))
         for mutant in mutants:
-            ast.parse(mutant.apply(source))
+            part = next((each for each in parts if mutant.start in each), range(len(source)))
+            moved = mutant._replace(start=mutant.start - part.start, end=mutant.end - part.start)
+            text = moved.apply(source[part.start : part.stop])
+            ast.parse(b"if 1:\n" + text if text.startswith(b" ") else text)
+
+
+def _statements(source: bytes) -> Iterator[range]:
+    """Yield where the lines of each statement of the module, or of a class in it, are.
+
+    If the statement that has a change is valid with it, the module is: to parse the module for each
+    change takes ten times as long.
+    """
+    lines = [0, *accumulate(map(len, source.splitlines(keepends=True)))]
+    for node in ast.parse(source).body:
+        for each in node.body if isinstance(node, ast.ClassDef) else [node]:
+            decorators = getattr(each, "decorator_list", [])
+            first = min(part.lineno for part in (each, *decorators))
+            yield range(lines[first - 1], lines[each.end_lineno or first])
+
+
+def test_the_statements_have_all_of_a_module() -> None:
+    source = (ROOT / TARGETS["ring"].source).read_bytes()
+    covered = {at for part in _statements(source) for at in part}
+    outside = bytes(byte for at, byte in enumerate(source) if at not in covered).splitlines()
+    words = {line.split()[0] for line in outside if line.strip()}
+    assert words <= {b"class", b"#"}, "all but the first lines of classes"
 
 
 @pytest.mark.parametrize("name", TARGETS)
