@@ -195,6 +195,12 @@ def test_ids_that_begin_anew_void_the_old_ones() -> None:
     assert read_all(ring, ring.first_after) == ["1-0-0", "1-0-1"]
 
 
+def test_an_id_that_is_issued_again_voids_its_batch() -> None:
+    ring = ring_of(1, 1)
+    ring.append("2-0", "1-0", [b"m", b"m"])
+    assert read_all(ring, ring.first_after) == ["2-0-0", "2-0-1"]
+
+
 def test_a_notice_before_ids_that_begin_anew_stays() -> None:
     ring = ring_of(1, 1)
     behind = ring.head
