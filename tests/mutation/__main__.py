@@ -73,6 +73,7 @@ TARGETS = {
         (
             "tests/gateway/delivery/test_ring_buffer.py",
             "tests/gateway/delivery/test_packed.py",
+            "tests/gateway/delivery/test_history.py",
             _MODEL,
         ),
         "not holds_arrives",

@@ -228,7 +228,7 @@ class _ClientReplay:
             data, at, messages = ring.read_from_cursor(position.cursor, form)
         except BehindRing:
             data, at, messages = b"", ring.first_after, 0
-        self._send_gap(str(_next_of(page, at) or at.cursor.entry))
+        self._send_gap(_next_of(page, at))
         if not data:
             begin = at
             data, at = ring.read(begin, form, MAX_WRITE_BYTES)
@@ -293,10 +293,10 @@ class _ClientReplay:
         return entry > view.last and parse_entry_id(primary.last) >= entry
 
 
-def _next_of(page: HistoryPage, at: RingPosition) -> EntryId | None:
+def _next_of(page: HistoryPage, at: RingPosition) -> str | None:
     """Return the id of the batch after a position of a page."""
     after = page.view(at.cursor.entry).after
-    return None if after is None else after.id
+    return None if after is None else str(after.id)
 
 
 def _entry_of(text: str) -> EntryId:

@@ -9,8 +9,10 @@ from structlog.testing import capture_logs
 
 from certbus.streams.continuity import ReaderPosition
 from gateway.clients import replay
+from gateway.delivery.encoding import SSE
 from gateway.delivery.history import HistoryPage, HistoryReader
 from gateway.delivery.ring_buffer import Ring
+from tests.gateway.model_redis import STREAM
 from tests.gateway.test_delivery_model import Doors, Gateway, Reader, came, virtual_time
 from tests.waiting import until
 
@@ -131,6 +133,34 @@ def test_a_client_that_has_everything_reads_no_more_pages(pages: list[ReaderPosi
     run(scenario)
 
 
+def test_messages_of_a_shared_page_are_counted_from_where_a_client_continues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cleared: list[HistoryReader] = []
+    monkeypatch.setattr(HistoryReader, "clear", cleared.append)
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, first, second = Doors(), Reader(), Reader()
+        for number in range(4):
+            redis.publish(10_000 + number, number)
+        redis.live.is_reachable = False
+        gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+        channel = gateway.service.channel(STREAM, SSE, None)
+        for reader, cursor, numbers in (
+            (first, "0", [0, 1, 2, 3]),
+            (second, "10001-0-0", [2, 3]),
+        ):
+            before = channel.sent
+            reader.cursor = cursor
+            reader.connect(gateway, 0)
+            assert await came(reader, len(numbers)) == numbers
+            assert channel.sent - before == len(numbers)
+        assert not cleared, "nothing was lost"
+        gateway.stop([first, second])
+
+    run(scenario)
+
+
 def test_a_loss_is_reported_at_once_although_nothing_is_retained() -> None:
     async def scenario(group: asyncio.TaskGroup) -> None:
         redis, reader = Doors(), Reader()
@@ -193,11 +223,13 @@ def test_the_ring_holds_what_redis_has_trimmed() -> None:
     run(scenario)
 
 
-def test_a_replica_that_lacks_the_newest_batch_is_not_a_loss() -> None:
+@pytest.mark.parametrize("epoch", ["epoch", "the one before"])
+def test_a_replica_that_lacks_the_newest_batch_is_not_a_loss(epoch: str) -> None:
     async def scenario(group: asyncio.TaskGroup) -> None:
         redis, reader = Doors(), Reader()
         redis.publish(10_000, 0)
         redis.replay.data = redis.primary.copy()
+        redis.replay.data.epoch = epoch
         redis.publish(10_010, 1)
         redis.live.is_reachable = False
         gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
