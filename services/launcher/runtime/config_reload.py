@@ -97,6 +97,10 @@ class ConfigReloader:
             for problem in error.problems:
                 log.error("configuration rejected", why=str(problem))
             return
+        except OSError as error:  # no descriptor: filters need modules that were not imported yet
+            current.reloads["refused"] += 1
+            log.error("configuration rejected", why=str(error))
+            return
         changed = diff(self._service, current.config, loaded)
         for notice in loaded.notices:
             if not self._quiet and notice not in current.config.notices:
