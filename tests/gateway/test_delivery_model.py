@@ -632,6 +632,34 @@ def test_a_client_that_has_a_whole_batch_gets_no_gap_because_it_was_trimmed() ->
         runner.run(scenario())
 
 
+@pytest.mark.parametrize("lags", [False, True], ids=["a quiet stream", "a replica that lags"])
+def test_a_moment_after_the_last_batch_is_no_gap(lags: bool) -> None:
+    async def scenario() -> None:
+        redis, reader = Doors(), Reader()
+        redis.publish(10_000, 0)
+        async with asyncio.TaskGroup() as group:
+            gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+            await until(lambda: gateway.follows)
+            redis.publish(10_010, 1)
+            if lags:
+                redis.replay.data = redis.primary.copy()
+                redis.publish(10_012, 2)
+                redis.publish(10_020, 3)
+            reader.cursor = "10015"
+            reader.connect(gateway, 0)
+            await asyncio.sleep(5)
+            if lags:
+                assert await came(reader, 0) == []
+                redis.replay.data = redis.primary.data
+                assert await came(reader, 1) == [3]
+            redis.publish(20_000, 4)
+            assert await came(reader, 1 + lags) == [*([3] if lags else []), 4]
+            gateway.stop([reader])
+
+    with virtual_time() as runner:
+        runner.run(scenario())
+
+
 def test_the_live_reader_is_ahead_of_what_a_replay_has_read() -> None:
     """A batch is published while a replay checks the primary; the ring has it at the end."""
 

@@ -32,6 +32,7 @@ position's entry id, N the first retained batch above E, *known* the states empt
     E in a range recorded as lost          back to the fork              lost
     E above head.last, known               back to the fork              lost
     E above head.last and TIME, no moment  at the oldest batch           lost
+    E above head.last, not TIME, a moment  with what is published next   -
     E above head.last                      with what is published next   future
     no N, E is head.last, a whole batch    with what is published next   -
     no N, known                            with what is published next   -
@@ -56,6 +57,7 @@ without N needs no gap yet: `prev` of the batch that follows shows whether some 
 *Above TIME*, by less than a year: Redis issued the id while its clock was ahead, and has lost it.
 What it issued after that has lower ids, so it is not known which of these the client has. While
 clocks are right, an id above `head.last` is below TIME: then nothing was published since the loss.
+A moment there gets no gap if the epoch has a batch: nothing was published since the moment.
 
 **Limits.** In the states empty and behind, each message that Redis retains is read, or a gap comes
 first. A cursor carries no epoch, so an id of a former epoch that is
@@ -262,7 +264,9 @@ def _by_id(place: ReaderPosition, view: View, losses: LostRanges) -> Decision | 
     is_ahead = view.now is not None and 0 < entry.ms - view.now < _MAX_CLOCK_AHEAD_MS
     if is_ahead and not place.is_moment:
         return Decision(Action.OLDEST, "lost")
-    return Decision(Action.END, "future")
+    has_passed = view.now is not None and entry.ms <= view.now
+    is_quiet = place.is_moment and has_passed and view.last > NOTHING
+    return Decision(Action.END, None if is_quiet else "future")
 
 
 def _by_chain(place: ReaderPosition, view: View) -> Decision:

@@ -162,7 +162,8 @@ class _ClientReplay:
         page = await self._history.read(self._client.channel.ring, position)
         view = page.view(position.entry)
         decision = decide(position, view, self._reader.losses(self._stream))
-        if decision.gap in _LOSS_REASONS and await self._is_behind(view):
+        ends_at_view = position.is_moment and decision.action is Action.END
+        if (decision.gap in _LOSS_REASONS or ends_at_view) and await self._is_behind(view):
             return self._client.closed
         if self._client.closed:
             return True
@@ -264,7 +265,7 @@ class _ClientReplay:
             self._client.continue_live(first)
             return True
         self._send_gap(None)
-        if decision.gap is not None:
+        if decision.gap is not None or self._position.is_moment:
             self._position = ReaderPosition(view.last, None, view.epoch or "")
             self._client.read_up_to(self._position.cursor)
         return False

@@ -28,7 +28,7 @@ _LAST: Final = {"type": "string", "pattern": f"^({_ID})?$"}
 _CURSOR: Final = ParameterSpec(
     "cursor",
     "query",
-    "Id of the last message seen: what followed comes first. 0: from the oldest kept.",
+    "Id of the last message seen, or a time in ms: what is newer comes first. 0: all that is kept.",
     {"type": "string", "pattern": f"^{_ID}$"},
 )
 _FILTERS: Final = (

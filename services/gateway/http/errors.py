@@ -36,7 +36,7 @@ class ErrorCode(StrEnum):
     INVALID_QUERY = "invalid_query", 400, "The query has too many fields."
     INVALID_FILTER = "invalid_filter", 400, "A filter is malformed, or not possible here."
     UNKNOWN_PARAMETER = "unknown_parameter", 400, "A parameter resembles one of a filter."
-    INVALID_CURSOR = "invalid_cursor", 400, "`cursor` or `Last-Event-ID` is not a message id."
+    INVALID_CURSOR = "invalid_cursor", 400, "`cursor` or `Last-Event-ID` is no id and no time."
     UNKNOWN_STREAM = "unknown_stream", 400, "`stream` is not `full`, `lite`, `domains` or `v2`."
     INVALID_HASH = "invalid_hash", 400, "The path does not end with a SHA-256 or SHA-1 in hex."
     TOKEN_REQUIRED = "token_required", 401, "The request has no token."

@@ -65,6 +65,8 @@ MOMENT = ReaderPosition(at(20), is_moment=True)
         (CURSOR, view(19, now=19), Action.OLDEST, "lost"),
         (WHOLE, view(19, now=19), Action.OLDEST, "lost"),
         (MOMENT, view(19, now=19), Action.END, "future"),
+        (MOMENT, view(19, now=20), Action.END, None),
+        (MOMENT, view(0, first=None, now=20), Action.END, "future"),
         (ReaderPosition(at(10**14), 0), view(19, now=19), Action.END, "future"),
         (BEHIND, view(19, now=19), Action.BACK, "lost"),
         (CURSOR, view(50, None, link(30, 19), now=19), Action.NEXT, "unknown"),

@@ -1,5 +1,7 @@
 """From a cursor to the position where a reader resumes."""
 
+import asyncio
+
 from redis.asyncio import Redis
 
 from certbus.ids import parse_cursor
@@ -34,8 +36,10 @@ async def test_a_moment_needs_to_be_no_batch(one: Worker, client: Redis) -> None
     last = await published(one, lease, 0, "a")
     assert await start(client, "0") == ResumePoint("0-0")
     assert await start(client, "5") == ResumePoint("0-0", gap=RESET)
-    later = int(last.partition("-")[0]) + 5
-    assert await start(client, str(later)) == ResumePoint(last, gap=CURSOR_AHEAD_REASON)
+    ms = int(last.partition("-")[0])
+    assert await start(client, str(ms + 600_000)) == ResumePoint(last, gap=CURSOR_AHEAD_REASON)
+    await asyncio.sleep(0.01)
+    assert await start(client, str(ms + 1)) == ResumePoint(last), "before TIME: nothing came since"
 
 
 async def test_an_unknown_id_is_a_gap(one: Worker, client: Redis) -> None:
