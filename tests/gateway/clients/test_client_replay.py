@@ -53,6 +53,9 @@ def test_pages_for_filters_take_a_quarter_of_the_time() -> None:
             reader.connect(gateway, 0)
             assert await came(reader, len(numbers)) == numbers
             assert loop.time() == pytest.approx(expected, abs=1)
+            reader.beat()
+            reader.take()
+            assert reader.cursor == "10003-0", "messages that do not pass count as read"
         gateway.stop([first, second, other])
 
     run(scenario)
@@ -161,7 +164,12 @@ def test_messages_of_a_shared_page_are_counted_from_where_a_client_continues(
     run(scenario)
 
 
-def test_a_loss_is_reported_at_once_although_nothing_is_retained() -> None:
+def test_a_loss_is_reported_at_once_although_nothing_is_retained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cleared: list[HistoryReader] = []
+    monkeypatch.setattr(HistoryReader, "clear", cleared.append)
+
     async def scenario(group: asyncio.TaskGroup) -> None:
         redis, reader = Doors(), Reader()
         redis.publish(10_000, 0)
@@ -176,6 +184,7 @@ def test_a_loss_is_reported_at_once_although_nothing_is_retained() -> None:
         reader.beat()
         reader.take()
         assert reader.cursor == "10000-0"
+        assert not cleared, "a client may invent an id"
         gateway.stop([reader])
 
     run(scenario)
@@ -216,6 +225,7 @@ def test_the_ring_holds_what_redis_has_trimmed() -> None:
         reader.cursor = "9000-0-0"
         reader.connect(gateway, 0)
         assert await came(reader, 3) == [None, 2, 3]
+        await asyncio.sleep(5)
         redis.publish(10_010, 4)
         assert await came(reader, 4) == [None, 2, 3, 4]
         gateway.stop([reader])
@@ -223,8 +233,70 @@ def test_the_ring_holds_what_redis_has_trimmed() -> None:
     run(scenario)
 
 
+def test_a_loss_that_the_live_reader_has_not_found_yet_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It knows the fork: the client gets again only what follows that."""
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader()
+        read = HistoryReader.read
+
+        async def losing(self: HistoryReader, ring: Ring, at: ReaderPosition) -> HistoryPage:
+            if at.epoch is not None and redis.data.last == "10020-0":  # after the first page
+                redis.live.is_reachable = False
+                del redis.data.entries[10:]
+                redis.data.last = redis.data.ids[-1]
+                redis.publish(10_030, 30)
+            return await read(self, ring, at)
+
+        gateway = Gateway(redis.replay, redis.primary, 1, group, redis.live)
+        for number in range(21):
+            redis.publish(10_000 + number, number)
+            await until(lambda: gateway.follows)
+            await asyncio.sleep(1)
+        monkeypatch.setattr(HistoryReader, "read", losing)
+        reader.cursor = "0"
+        reader.connect(gateway, 0)
+        await asyncio.sleep(5)
+        redis.live.is_reachable = True
+        assert await came(reader, 18) == [*range(16), None, 30]
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+def test_redis_trims_what_follows_a_page_and_the_ring_begins_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader()
+        read = HistoryReader.read
+
+        async def trimming(self: HistoryReader, ring: Ring, at: ReaderPosition) -> HistoryPage:
+            if at.epoch is not None:  # after the first page
+                redis.data.entries.clear()
+            return await read(self, ring, at)
+
+        for number in range(20):
+            redis.publish(10_000 + number, number)
+        gateway = Gateway(redis.replay, redis.primary, 1000, group)
+        await until(lambda: gateway.follows)
+        redis.publish(10_020, 20)
+        await asyncio.sleep(1)
+        monkeypatch.setattr(HistoryReader, "read", trimming)
+        reader.cursor = "0"
+        reader.connect(gateway, 0)
+        assert await came(reader, 18) == [*range(16), None, 20]
+        gateway.stop([reader])
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("epoch", ["epoch", "the one before"])
-def test_a_replica_that_lacks_the_newest_batch_is_not_a_loss(epoch: str) -> None:
+def test_a_replica_that_lacks_the_newest_batch_is_not_a_loss(
+    epoch: str, pages: list[ReaderPosition]
+) -> None:
     async def scenario(group: asyncio.TaskGroup) -> None:
         redis, reader = Doors(), Reader()
         redis.publish(10_000, 0)
@@ -235,7 +307,10 @@ def test_a_replica_that_lacks_the_newest_batch_is_not_a_loss(epoch: str) -> None
         gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
         reader.cursor = "10010-0-0"
         reader.connect(gateway, 0)
-        await asyncio.sleep(5)
+        await asyncio.sleep(0.4)
+        assert len(pages) >= 5
+        await asyncio.sleep(4.6)
+        assert len(pages) <= 11, "the pauses grow to a second"
         redis.replay.data = redis.data
         redis.live.is_reachable = True
         await until(lambda: gateway.follows)
