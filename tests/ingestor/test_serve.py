@@ -268,6 +268,45 @@ async def test_an_emptied_redis_is_filled_from_where_its_owner_was(site: Site) -
     await assert_exactly_once(site)
 
 
+_SAVE = """
+local saved = {}
+for i, key in ipairs(redis.call('KEYS', '*')) do
+  saved[i] = {key, math.max(redis.call('PTTL', key), 0), redis.call('DUMP', key)}
+end
+return saved
+"""
+
+_REWIND = """
+redis.call('FLUSHALL')
+for i = 1, #ARGV, 3 do
+  redis.call('RESTORE', ARGV[i], ARGV[i + 1], ARGV[i + 2])
+end
+"""
+
+
+async def test_what_redis_lost_is_published_again_though_the_log_has_nothing_new(
+    site: Site,
+) -> None:
+    """No publication shows the loss."""
+    await site.simlog.start(rfc6962=1, static_ct=1, rate=100, total=200)
+    await site.ingestor("a", **{"ct_log.start_index": 0})
+
+    async def some() -> bool:
+        return len(await site.published()) >= 100
+
+    await until(some, "a hundred certificates")
+    saved = await site.redis.eval(_SAVE, 0)
+
+    async def complete() -> bool:
+        return len(await site.published()) == 200
+
+    await until(complete, "all certificates")
+    await site.redis.eval(_REWIND, 0, *(each for key in saved for each in key))
+    assert not await complete()
+    await until(complete, "all certificates again", 30)
+    await assert_exactly_once(site)
+
+
 async def test_redis_killed_and_restarted_is_waited_for(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=500, rate=100)
     with capture_logs() as lines:

@@ -45,6 +45,10 @@ from ingestor.window import VerifiedWindow, Window
 _HINT_AFTER_FAILURES = 4
 _MAX_HEADS = 64
 _BEHIND_CHECK_SECS = 0.5
+_COMPARE_SECS = 5.0
+"""Between two comparisons of the position with Redis while nothing is left to publish. Where there
+is, a publication shows that Redis has lost what it acknowledged."""
+
 JUDGE_SECS = 60.0
 """Between two polls of a log that is behind and may skip: a refused skip is tried again."""
 
@@ -195,6 +199,7 @@ class Follower:
         self._partial_tile = PartialTile(client.tile, settings.partial_tile_wait)
         self._limits = settings.limits
         self._judged = 0  # size of the largest tree head at which the delay was judged
+        self._compared = 0.0  # when the position was last compared with Redis, loop time
         # Until when nothing was left to read and no poll was due, seconds since the epoch.
         self._reached = time.time()
 
@@ -528,7 +533,15 @@ class Follower:
         return f" (entry {first}, {failures} times; if it never can be read, {hint})"
 
     async def _record_success(self, head: TreeHead) -> None:
-        """Note that all entries up to `head` are published, but those that wait for their tile."""
+        """Note that all entries up to `head` are published, but those that wait for their tile.
+
+        Raises:
+            PositionChanged: Redis has lost some of them.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._compared >= _COMPARE_SECS:
+            self._compared = now
+            await self.publisher.check_position()
         # Of two successes, the second is of a tree head requested after the first (`is_drained`).
         self.health.successes += self._poll is None
         if self.publisher.next >= head.size:

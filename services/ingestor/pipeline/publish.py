@@ -290,6 +290,17 @@ class WindowPublisher:
         self._metrics.observe_publish(outcome, time.perf_counter() - began)
         return outcome
 
+    async def check_position(self) -> None:
+        """Compare `next` with Redis, which may have lost what it acknowledged.
+
+        Raises:
+            PositionChanged: Redis has another position.
+        """
+        stored = await self._redis_retry(self._leases.next_index, self.lease.log_id)
+        if stored is not None and stored != self.next:
+            self.next = stored
+            raise PositionChanged(stored)
+
     async def handover(self) -> Handover:
         """Return what the earlier owners of the log have learned."""
         return await self._redis_retry(self._leases.handover, self.lease.log_id)
