@@ -70,7 +70,8 @@ def parse_cursor(text: str) -> Cursor:
     """
     match = _CURSOR.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text[:60]!r} is not a cursor: expected <ms>-<seq>-<position> or <ms>")
+        forms = "<ms>-<seq>-<position>, <ms>-<seq> or <ms>"
+        raise ValueError(f"{text[:60]!r} is not a cursor: expected {forms}")
     ms, seq, position = match.groups()
     entry = EntryId(int(ms), int(seq or 0))
     is_moment = seq is None and entry.ms > 0

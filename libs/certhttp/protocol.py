@@ -22,7 +22,7 @@ _MAX_QUERY_FIELDS: Final = 32
 
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ABSOLUTE: Final = re.compile(rb"https?://", re.IGNORECASE)
-_NOT_ASCII: Final = re.compile(r" .*\\x[89a-f]")  # after the method, in the repr of bytes
+_NOT_ASCII: Final = re.compile(r"\\x[89a-f]")  # in the repr of bytes
 _CODES: Final = {400: "bad_request", 431: "head_too_large", 501: "not_implemented"}
 """The statuses with which h11 reports an error, and their codes."""
 
@@ -263,6 +263,6 @@ def _malformed(problem: str, unread: bytes) -> str:
     if text == "illegal request line":
         if unread.startswith(b"\x16\x03") if not quoted else quoted[2:].startswith(r"\x16\x03"):
             hint = "; this is a TLS handshake; connect without TLS"
-        elif _NOT_ASCII.search(quoted.replace("\\\\", "")):
+        elif _NOT_ASCII.search(quoted.replace("\\\\", "").partition(" ")[2]):  # after the method
             hint = "; percent-encode characters that are not ASCII"
     return f"Malformed request: {text}{hint}"

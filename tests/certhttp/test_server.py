@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from certhttp.address import address_of, is_here, listen
 from certhttp.client import ClientResponse, fetch
+from certhttp.protocol import RequestError, ServerProtocol
 from certhttp.server import Response, serve_pages, text_response
 
 
@@ -151,6 +152,14 @@ async def test_a_malformed_request_has_a_hint_that_is_true(
     assert text.startswith("Malformed request: illegal ")
     assert "bytearray" not in text
     assert found == hint
+
+
+def test_the_hint_for_a_malformed_line_takes_time_linear_in_it() -> None:
+    """A regex with `.*` after each of 200,000 spaces took minutes."""
+    protocol = ServerProtocol(keep_bodies=False)
+    protocol.receive(b"GET" + b" " * 200_000 + b"\r\n\r\n")
+    with pytest.raises(RequestError, match=r"illegal request line$"):
+        protocol.next_request()
 
 
 async def test_a_tls_client_is_answered_before_a_line_ends(address: str) -> None:

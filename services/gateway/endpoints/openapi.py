@@ -29,7 +29,7 @@ Every certificate that Certificate Transparency logs receive, as a live stream.
 
 The streams are WebSockets at `/`, `/full-stream` and `/domains-only`, and server-sent events at
 `/sse`. Beside messages about certificates (`/schemas/`), a stream has heartbeats,
-`{"message_type":"heartbeat","timestamp":…}`, and, where something is missing,
+`{"message_type":"heartbeat","timestamp":…,"id":…}`, and, where something is missing,
 `{"message_type":"gap","data":{"requested":…,"oldest":…,"reason":…}}`.
 
 Everything answers HEAD as it does GET, and OPTIONS."""

@@ -39,7 +39,8 @@ class Event(msgspec.Struct, frozen=True):
 
     Attributes:
         data: a message, as over WebSocket.
-        id: of the message; heartbeats and gap messages have none.
+        id: of the message; gap messages have none. Without data, it is the position of the client,
+            perhaps after a whole batch (`<ms>-<seq>`).
         event: "message", the default, is not sent.
     """
 

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHEN",
         type=_since,
         dest="cursor",
-        help="begin that long ago (90s, 10m, 2h, 1d) or after a message id; 0: the oldest retained",
+        help="begin that long ago (90s, 10m, 2h, 1d) or after an id; 0: the oldest retained",
     )
     begin.add_argument("--cursor", metavar="ID", type=_cursor, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -124,8 +124,8 @@ def _token_file(path: str) -> Callable[[], str]:
 
     def read() -> str:
         nonlocal last
-        if Path(path).is_file():  # what a pipe held was read
-            with suppress(argparse.ArgumentTypeError):
+        with suppress(OSError, argparse.ArgumentTypeError):
+            if Path(path).is_file():  # what a pipe held was read
                 last = _token(path)
         return last
 
