@@ -53,7 +53,10 @@ class Crashing:
     async def until_killed(self, point: str, times: int) -> None:
         process = self.start(point, times)
         try:
-            await until(lambda: not process.running, f"death at {point}")
+            try:
+                await until(lambda: not process.running, f"death at {point}")
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{process}") from None
             assert process._popen.returncode == -signal.SIGKILL, str(process)
         finally:
             if process.running:
