@@ -105,7 +105,6 @@ class HistoryPage:
         self._view = view
         self.links = [entry.link for entry in entries]
         self.read_from: EntryId | None = None
-        self._sizes: dict[EntryId, int] = {}
         # Numbered below every position of the live ring: a position is in one of both.
         self.ring = Ring(stream, _UNBOUNDED, first=-_UNBOUNDED)
         self.ring.begin_after(str(self.links[0].prev) if self.links else before)
@@ -126,7 +125,6 @@ class HistoryPage:
             gap = Gap(stream, str(at), entry.id, FORGOTTEN)
             ring.append_notice(gap_message_for(gap))
         ring.append(entry.id, entry.prev, entry.messages)
-        self._sizes[link.id] = len(entry.messages)
 
     @property
     def epoch(self) -> str | None:
@@ -147,10 +145,9 @@ class HistoryPage:
 
     def reader_position(self, position: RingPosition) -> ReaderPosition:
         """Return the stream position of a reader at a position of the ring."""
-        entry, message = position.cursor.entry, position.cursor.position
-        is_whole = message is None or message + 1 == self._sizes.get(entry)
-        link = next((link for link in self.links if link.id == entry), None)
-        return ReaderPosition(entry, None if is_whole else message, self._view.epoch or "", link)
+        after = position.resumes_after
+        link = next((link for link in self.links if link.id == after.entry), None)
+        return ReaderPosition(after.entry, after.position, self._view.epoch or "", link)
 
 
 class HistoryReader:
