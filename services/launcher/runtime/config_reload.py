@@ -92,14 +92,11 @@ class ConfigReloader:
         try:
             # In a thread: a large file would delay messages to clients.
             loaded = await asyncio.to_thread(self._read)
-        except ConfigError as error:
+        # OSError: no descriptor is free, and filters need modules that were not imported yet.
+        except (ConfigError, OSError) as error:
             current.reloads["refused"] += 1
-            for problem in error.problems:
+            for problem in error.problems if isinstance(error, ConfigError) else [error]:
                 log.error("configuration rejected", why=str(problem))
-            return
-        except OSError as error:  # no descriptor: filters need modules that were not imported yet
-            current.reloads["refused"] += 1
-            log.error("configuration rejected", why=str(error))
             return
         changed = diff(self._service, current.config, loaded)
         for notice in loaded.notices:
