@@ -433,6 +433,11 @@ class Config(msgspec.Struct, frozen=True):
     file: Path | None = None
     notices: tuple[str, ...] = ()
 
+    @property
+    def followed_lists(self) -> tuple[LogList, ...]:
+        """The log lists to follow."""
+        return DEFAULT_LISTS if self.log_lists is None else self.log_lists
+
 
 #: Fields of Config that `load` fills in, not settings.
 FACTS: Final = frozenset({"file", "notices"})

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from certbus.caches.log_lists import LogListCache
 from certbus.keys import Keys, operator_key
-from certconf.settings import DEFAULT_LISTS, Config
+from certconf.settings import Config
 from ctparse.signatures import BadKey, LogKey, load_log_key
 from ingestor.backfill.pace import LocalSlots, LowestPriority, SharedSlots
 from ingestor.backfill.reader import Backfill, Part, Unproven
@@ -41,7 +41,7 @@ async def find_logs(config: Config, redis: Redis | None) -> list[Log]:
     signed: list[Log] = []
     unsigned: list[Log] = []
     cache = None if redis is None else LogListCache(redis, Keys(config.redis_prefix))
-    for setting in DEFAULT_LISTS if config.log_lists is None else config.log_lists:
+    for setting in config.followed_lists:
         source = Source(setting)
         current = await _copy(source, cache) or source.bundled()
         if current is not None:

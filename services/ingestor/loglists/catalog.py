@@ -17,7 +17,7 @@ from certbus.caches.log_lists import LogListCache
 from certbus.keys import operator_key
 from certbus.logs.registry import LogRegistry
 from certconf.current import ConfigHolder
-from certconf.settings import DEFAULT_LISTS, Config, CTLog
+from certconf.settings import Config, CTLog
 from ingestor.client.http import Fetcher
 from ingestor.config import kinds
 from ingestor.log import Log, url_id
@@ -112,9 +112,8 @@ class Catalog:
             return config
 
     def _open(self, config: Config) -> LogListStore:
-        settings = DEFAULT_LISTS if config.log_lists is None else config.log_lists
         interval = config.ct_log.log_refresh_interval_secs
-        return LogListStore(settings, self._cache, self._fetcher, interval)
+        return LogListStore(config.followed_lists, self._cache, self._fetcher, interval)
 
     async def _update(self, config: Config) -> None:
         """Merge lists and configuration; write and pass on what has changed."""

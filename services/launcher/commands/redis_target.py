@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from certbus.connection import connect
 from certbus.keys import Keys
 from certconf import Config
-from certconf.settings import DEFAULT_LISTS, LogList
+from certconf.settings import LogList
 from launcher import options
 from launcher.runtime.embedded_redis import find_running
 from launcher.runtime.runtime_dir import DEMO_LISTS, DEMO_STATE, open_runtime_dir
@@ -88,6 +88,5 @@ def with_demo_lists(config: Config) -> Config:
             held = file.read()
         if find_running(Path(DEMO_STATE), directory) is None:
             return config
-    configured = DEFAULT_LISTS if config.log_lists is None else config.log_lists
     demo = msgspec.json.decode(held, type=tuple[LogList, ...])
-    return msgspec.structs.replace(config, log_lists=(*configured, *demo))
+    return msgspec.structs.replace(config, log_lists=(*config.followed_lists, *demo))
