@@ -154,50 +154,75 @@ def identify(lines: Iterable[Line]) -> Identify:
     return lambda message_id, names: certificates.get((message_id, names))
 
 
+class _Tail:
+    """What a new process of `tail --cursor-file` may repeat of what those before it printed.
+
+    It does so with the same id, before anything new. If Redis lost the batch, the certificate comes
+    with another id, at any time, and without a gap: the stored id is before all that.
+
+    Attributes:
+        ended: when the last process ended, seconds since the epoch.
+    """
+
+    def __init__(self) -> None:
+        self.ended = 0.0
+        self._cursor = ""
+        self._may_repeat: dict[str, str] = {}  # certificate -> id
+        self._has_new = False
+        self._printed: list[Message] = []  # also repeats
+
+    def start(self, cursor: str) -> None:
+        """Begin a process that has this stored id."""
+        self._cursor, self._has_new = cursor, False
+        ids = [each.id for each in self._printed]
+        in_batch = [each for each in ids if each.startswith(f"{cursor}-")]
+        last_id = max(in_batch, key=lambda each: parse_cursor(each).position or 0, default=cursor)
+        kept = [at for at, each in enumerate(ids) if each == last_id]
+        first, last = (kept[0] + 1, kept[-1] + 1) if kept else (0, 0)
+        # What an earlier process printed and no later one repeated, too: it follows the first time
+        # that the stored id was printed.
+        later = {each.sha256 for each in self._printed[first:]}
+        self._may_repeat = {
+            **{sha256: each for sha256, each in self._may_repeat.items() if sha256 in later},
+            **{
+                each.sha256: each.id
+                for each in self._printed[last:]
+                if self.ended - each.at < REPEATS_SECS
+            },
+        }
+
+    def repeats(self, message: Message) -> bool:
+        """Note what a process prints, and return whether it repeats that rightly."""
+        self._printed.append(message)
+        before = self._may_repeat.pop(message.sha256, None)
+        if before is not None and not (self._has_new and before == message.id):
+            return True
+        self._has_new = True
+        return False
+
+    def repeats_after(self, gap: Gap) -> bool:
+        """Whether repeats may follow a gap after the stored id."""
+        return gap.requested == self._cursor and bool(self._may_repeat)
+
+
 def client_of(
     profile: Profile, noted: Iterable[Noted], truth: GroundTruth, known: Identify
 ) -> Client:
     """Make a client's items of what it has written down."""
     items: list[Message | Gap] = []
     unreadable: list[str] = []
-    # What a new process of `tail` may repeat: certificate -> id. It does so with that id, before
-    # anything new. If Redis lost the batch, the certificate comes with another id, at any time,
-    # and without a gap: the stored id is before all that.
-    again: dict[str, str] = {}
-    has_new = False
-    printed: list[tuple[str, str, float]] = []  # id, certificate and time, also of repeats
-    ended, cursor = 0.0, ""
+    tail = _Tail()
     for line in noted:
-        if line.kind == "close" and _UNREADABLE.search(line.what):
-            unreadable.append(f"{line.what.decode()} at {line.at:.2f}")
         if line.kind == "close":
-            ended = line.at
+            tail.ended = line.at
+            if _UNREADABLE.search(line.what):
+                unreadable.append(f"{line.what.decode()} at {line.at:.2f}")
         if line.kind == "open" and profile.protocol == "tail":
-            has_new = False
-            cursor = line.what.decode().partition(" ")[2]
-            in_batch = [each for each, *_ in printed if each.startswith(f"{cursor}-")]
-            last_id = max(
-                in_batch, key=lambda each: parse_cursor(each).position or 0, default=cursor
-            )
-            kept = [at for at, (message_id, *_) in enumerate(printed) if message_id == last_id]
-            first, last = (kept[0] + 1, kept[-1] + 1) if kept else (0, 0)
-            # What an earlier process printed and no later one repeated, too: it follows the first
-            # time that the stored id was printed.
-            later = {sha256 for _, sha256, _ in printed[first:]}
-            again = {sha256: message_id for sha256, message_id in again.items() if sha256 in later}
-            again |= {
-                sha256: message_id
-                for message_id, sha256, at in printed[last:]
-                if ended - at < REPEATS_SECS
-            }
+            tail.start(line.what.decode().partition(" ")[2])
         item = _item(profile.form, line, truth, known) if line.kind == "text" else None
-        if isinstance(item, Message):
-            printed.append((item.id, item.sha256, item.at))
-            before = again.pop(item.sha256, None)
-            if before is not None and not (has_new and before == item.id):
-                continue
-            has_new = True
-        if isinstance(item, Gap) and item.requested == cursor and again:
+        if isinstance(item, Message) and tail.repeats(item):
+            continue
+        if isinstance(item, Gap) and tail.repeats_after(item):
             item = msgspec.structs.replace(item, is_before_repeats=True)
         if item is not None:
             items.append(item)
