@@ -430,13 +430,7 @@ async def test_published_entries_do_not_count_as_a_backlog(
 
 async def test_warn_publishes_a_backlog_without_proofs(checked: Checked) -> None:
     checked = Checked("warn")
-    checked.log.refusal = NOT_FOUND
-    head = checked.log.head(20)
-    await checked.verifier.select_tree_head(head, 0)
-    for _ in range(2):
-        with pytest.raises(ProofUnavailable):
-            await checked.verify(0, 10, head)
-    checked.now = REFUSAL_SECS
+    head = await refuse_proofs(checked, 20)
     (verified,) = await checked.verify(0, 10, head)
     assert verified.verification == Verification("verified", "unverified")
     assert checked.store.kinds == ["no_proof"]
