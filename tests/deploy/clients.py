@@ -20,6 +20,7 @@ _LONGEST_PAUSE = 0.5  # seconds
 
 
 class _Message(msgspec.Struct):
+    message_type: str = ""
     id: str = ""
 
 
@@ -27,7 +28,7 @@ class Client:
     """One client of `address`, from the oldest certificate that there is.
 
     Attributes:
-        certificates: how many messages with an id it has.
+        certificates: how many messages about certificates it has.
         ended: how its connections ended: close codes of WebSocket, else names of errors.
     """
 
@@ -62,9 +63,10 @@ class Client:
         async with aclosing(messages(self._url, self._form, self._last)) as received:
             async for text in received:
                 self._messages.append(self._texts.setdefault(text, text))
-                if message_id := msgspec.json.decode(text, type=_Message).id:
-                    self.certificates += 1
-                    self._last = message_id
+                message = msgspec.json.decode(text, type=_Message)
+                if message.id:  # heartbeats have one too
+                    self._last = message.id
+                    self.certificates += message.message_type != "heartbeat"
 
 
 class Visitor:

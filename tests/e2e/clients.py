@@ -1,7 +1,7 @@
 """Clients that keep everything they receive."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
@@ -31,19 +31,29 @@ class Client:
 
     @property
     def last_id(self) -> str:
-        """The id of its newest message that has one."""
-        for text in reversed(self.messages):
-            if message_id := msgspec.json.decode(text, type=_Identified).id:
-                return message_id
-        return ""
+        """The id to resume with: that of its newest certificate, or of a heartbeat after it."""
+        return next((each.id for each in self._newest_first() if each.id), "")
+
+    @property
+    def last_certificate(self) -> str:
+        """The id of its newest message about a certificate."""
+        return next((each.id for each in self._newest_first() if each.is_certificate), "")
+
+    def _newest_first(self) -> Iterator["_Message"]:
+        return (msgspec.json.decode(text, type=_Message) for text in reversed(self.messages))
 
     @property
     def delivery(self) -> Delivery:
         return Delivery(self.where, self.form, self.messages)
 
 
-class _Identified(msgspec.Struct):
+class _Message(msgspec.Struct):
+    message_type: str = ""
     id: str = ""
+
+    @property
+    def is_certificate(self) -> bool:
+        return self.message_type in ("certificate_update", "dns_entries")
 
 
 Keep = Callable[[str], bytes]
@@ -120,7 +130,7 @@ async def events(lines: AsyncIterator[str]) -> AsyncIterator[str]:
         if line:
             event[field] = value.removeprefix(" ")
         elif "data" in event:
-            message_id = msgspec.json.decode(event["data"], type=_Identified).id
+            message_id = msgspec.json.decode(event["data"], type=_Message).id
             assert event.get("id", "") == message_id, event
             yield event["data"]
             event = {}
@@ -148,6 +158,6 @@ async def all_received(clients: Sequence[Client], last_id: str, seconds: float) 
     """Wait until each client has the message with this id, the last there will be."""
 
     async def received() -> bool:
-        return all(client.last_id == last_id for client in clients)
+        return all(client.last_certificate == last_id for client in clients)
 
     await until(received, f"each client received {last_id}", seconds)

@@ -63,7 +63,7 @@ async def test_nothing_uncommitted_reaches_a_client(site: Site) -> None:
         newest = (await site.streams())[0].messages[-1][7:].partition(b'"')[0].decode()
 
         async def all_received() -> bool:
-            return all(client.last_id == newest for client in clients)
+            return all(client.last_certificate == newest for client in clients)
 
         await until(all_received, f"everything up to {newest} at the clients")
     deliveries = [*await site.streams(), *(client.delivery for client in clients)]
