@@ -421,13 +421,8 @@ class Client(asyncio.Protocol, ABC):
             self.slot.release()
 
     def fail(self, error: BaseException) -> None:
-        """Abort this client alone after an unexpected error.
-
-        uvloop raises RuntimeError from a write to a connection that has ended, before it calls
-        `connection_lost`: that is not reported.
-        """
-        if not (isinstance(error, RuntimeError) and self.transport.is_closing()):
-            self.registry.errors.report(error, connection=self.connection_id)
+        """Abort this client alone after an unexpected error."""
+        self.registry.errors.report(error, connection=self.connection_id)
         self.channel.part(self)
         self.abort("internal error")
 

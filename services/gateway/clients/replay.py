@@ -140,6 +140,8 @@ class _ClientReplay:
             if not ring.has_begun and (entry := self._reader.positions.get(self._stream)):
                 ring.begin_after(entry)
             await self._scan_ring()
+            if client.closed:
+                return
             if self._pending_gap is None and client.resume(self._position.cursor):
                 return
             before = self._position

@@ -2,9 +2,6 @@
 
 import asyncio
 
-import pytest
-from structlog.testing import capture_logs
-
 from certbus.ids import Cursor, parse_entry_id
 from gateway.clients.base import Client
 from gateway.clients.sse import SSEClient
@@ -54,32 +51,3 @@ async def test_a_client_that_pauses_during_its_replay_is_not_replayed_twice() ->
     assert client.resume(Cursor(place.cursor.entry, None))
     assert transport.written.count(b'"n":1') == transport.written.count(b'"n":2') == 1
     assert client in lane.ready
-
-
-class EndedTransport(Transport):
-    """A transport of uvloop whose connection has ended, before it calls `connection_lost`."""
-
-    ended = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self.ended:
-            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
-        super().write(data)
-
-    def is_closing(self) -> bool:
-        return self.ended
-
-    def abort(self) -> None:
-        """Do nothing: it has ended."""
-
-
-@pytest.mark.parametrize("ended", [True, False])
-async def test_a_write_to_a_connection_that_has_ended_is_no_error(*, ended: bool) -> None:
-    service = Hub(Settings(streams=("lite",)), lambda *_: None, Metrics())
-    transport = EndedTransport()
-    client = SSEClient(service.clients, service.channels["lite", SSE], transport)
-    client.attach(None)
-    with capture_logs() as lines:
-        transport.ended = ended
-        client.fail(RuntimeError("unable to perform operation"))
-    assert [line["event"] for line in lines] == ([] if ended else ["connection failed"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from certbus.ids import Cursor, parse_entry_id
 from certbus.streams.continuity import ReaderPosition
 from gateway.clients import replay
 from gateway.delivery.encoding import SSE
@@ -95,6 +96,45 @@ def test_the_ring_is_searched_for_a_new_filter_in_a_quarter_of_the_time(
         assert spent == pytest.approx(3 * 3 * SEARCH_SECS, abs=1)
         assert not pages
         gateway.stop([reader])
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("slow_searches")
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_client_that_leaves_while_the_ring_is_searched_has_left(closes: bool) -> None:
+    """In the pause after the last search, or while it waits for the search of another client."""
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, readers = Doors(), [Reader("even"), Reader("even")]
+        redis.publish(10_000, 0)
+        gateway = Gateway(redis.replay, redis.primary, 100_000, group, redis.live)
+        await until(lambda: gateway.follows)
+        for number in range(1, 5):
+            redis.publish(10_000 + number, number)
+            await asyncio.sleep(0.1)
+        for reader in readers:
+            reader.cursor = "10001-0-0"
+            reader.connect(gateway, 0)
+        (channel,) = gateway.service.filters.channels.values()
+        clients = list(channel.clients)
+        await until(lambda: not channel.unseen(Cursor(parse_entry_id("10001-0"), 0)))
+        for client in clients:
+            if closes:
+                client.close(1012, "restart")
+            else:
+                client.connection_lost(None)
+        for reader in readers:
+            reader.take()
+        await asyncio.sleep(10 * SEARCH_SECS)
+        redis.publish(10_010, 6)
+        await asyncio.sleep(10 * SEARCH_SECS)
+        for client, reader in zip(clients, readers, strict=True):
+            reader.take()
+            assert not reader.got
+            assert client.closed
+            assert client not in channel.ready
+        gateway.stop(readers)
 
     run(scenario)
 
