@@ -277,7 +277,7 @@ class LogAvailability:
             await self._redis_retry(self._circuits.noted, self._log.id, error.summary)
 
     async def record_progress(self) -> None:
-        """Record that entries of the log were published."""
+        """Record that entries were published, or read for the first of two times."""
         before = self.status
         if before.state == "half-open":
             self._successes += 1

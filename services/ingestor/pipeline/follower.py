@@ -484,8 +484,17 @@ class Follower:
                 await self._check_rejections(window)
             last = windows[-1]
             self._prefetch.take(last.first + len(last.entries))
-            if verified:
+            if verified or self._reads_on:
                 await self._record_progress()
+
+    @property
+    def _reads_on(self) -> bool:
+        """Whether a `TwoPassCheck` reads entries that it has not read before a failure.
+
+        Otherwise, a log that fails again and again at the same entry, or at the end of the first
+        pass, would be read from the beginning after short pauses for ever.
+        """
+        return self._prefetch.next > self._unread.first and not self.verifier.alerts.violating
 
     async def _record_progress(self) -> None:
         """Report missing issuers, and note that the log could be read."""
@@ -515,7 +524,7 @@ class Follower:
 
     def _record_unreadable(self, head: TreeHead) -> None:
         """Count a failure to read the next entries; request fewer of them."""
-        first = self.publisher.next
+        first = self._prefetch.next  # not the publisher's, in the first pass of a `TwoPassCheck`
         if first != self._unread.first:
             self._unread = Backlog(first)
         if self._unread.failures > 0:

@@ -1,0 +1,147 @@
+"""A follower of a log without proofs, whose entries are read twice, while requests fail."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from certbus.logs.leases import Handover
+from ctparse.entry import Entry, Rejected
+from ctparse.tree_head import TreeHead
+from ingestor.client.errors import ConnectionFailed, LogError
+from ingestor.pipeline.follower import Follower, PollSettings, Requests
+from ingestor.pipeline.prefetch import FetchedBytes, InFlight
+from ingestor.window import VerifiedWindow
+from tests.ingestor.client.available import available, policy
+from tests.ingestor.verification.memory_log import NOT_FOUND, Checked, entry
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from ingestor.client.interface import LogClient
+    from ingestor.pipeline.publish import WindowPublisher
+
+SIZE = 40
+MANY = 12
+"""Failures in a row: more than those after which the first pass begins again."""
+
+
+class Client:
+    """Returns the tree heads and entries of a `MemoryLog`.
+
+    Attributes:
+        fails: returns whether the request with this number, of these entries, fails.
+        wrong: index of the entry that is not the one in the tree.
+        requests: for entries, so far.
+    """
+
+    tile = None
+    has_partial_tiles = False
+    missing_issuers = 0
+
+    def __init__(self, checked: Checked) -> None:
+        self.fails: Callable[[int, range], bool] = lambda _number, _entries: False
+        self.wrong: int | None = None
+        self.requests = 0
+        self._checked = checked
+
+    async def tree_head(self) -> TreeHead:
+        self._checked.now += 10  # enough refusals, over enough time
+        return self._checked.log.head(SIZE)
+
+    async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
+        self.requests += 1
+        await asyncio.sleep(0)
+        if self.fails(self.requests, range(start, end)):
+            raise ConnectionFailed("log", "url", "time-out")
+        return [entry(index, other=index == self.wrong) for index in range(start, end)]
+
+    def lacking(self) -> Sequence[LogError]:
+        return ()
+
+
+class Publisher:
+    """Publishes into nothing."""
+
+    newest = barren = None
+    counts = SimpleNamespace(published=0, duplicates=0)
+
+    def __init__(self) -> None:
+        self.next = 0
+
+    async def handover(self) -> Handover:
+        return Handover()
+
+    async def publish(self, window: VerifiedWindow) -> None:
+        assert window.first == self.next
+        self.next += len(window.entries)
+
+    async def check_position(self) -> None:
+        pass
+
+
+class Following:
+    """A follower of a log that refuses proofs, and what it uses."""
+
+    def __init__(self) -> None:
+        checked = Checked()
+        checked.log.refusal = NOT_FOUND
+        self.client = Client(checked)
+        self.publisher = Publisher()
+        self.availability = available(policy(unhealthy=5, healthy=2))
+        self.follower = Follower(
+            checked.of,
+            cast("LogClient", self.client),
+            cast("WindowPublisher", self.publisher),
+            checked.verifier,
+            self.availability,
+            PollSettings(batch_size=2, interval=0.001, phase=0.0),
+            Requests(InFlight(4), FetchedBytes()),
+        )
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Follow the log until a condition holds."""
+        task = asyncio.create_task(self.follower.run())
+        try:
+            await until(lambda: task.done() or condition(), what)
+            assert not task.done(), task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def following(monkeypatch: pytest.MonkeyPatch) -> Following:
+    monkeypatch.setattr("ingestor.pipeline.prefetch.MAX_LOG_BYTES", 1)  # each answer is a run
+    monkeypatch.setattr("ingestor.pipeline.prefetch.RUN_BYTES", 1)
+    return Following()
+
+
+async def test_failures_at_different_entries_do_not_add_up(following: Following) -> None:
+    """Nor do they open the circuit: then each request would be sent once, after long pauses."""
+    states: set[str] = set()
+
+    def fails(number: int, _entries: range) -> bool:
+        states.add(following.availability.status.state)
+        return number % 4 == 0
+
+    following.client.fails = fails
+    await following.until(lambda: following.publisher.next == SIZE, "all entries")
+    assert states == {"closed"}
+
+
+@pytest.mark.parametrize("unreadable", [True, False])
+async def test_each_failure_at_the_same_entry_makes_the_pause_longer(
+    following: Following, unreadable: bool
+) -> None:
+    """Also after the first pass has begun again, and read the entries before it."""
+    if unreadable:
+        following.client.fails = lambda _number, entries: SIZE - 2 in entries
+    else:
+        following.client.wrong = SIZE - 2
+    await following.until(
+        lambda: following.availability.status.failures > MANY, "failures without progress"
+    )
+    assert following.publisher.next == 0
+    assert following.client.requests > SIZE
