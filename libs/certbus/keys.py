@@ -53,6 +53,7 @@ Fields of `head`:
 Fields of `log:<log id>`:
 
 - `start`, `next`: index of the first entry, and of the next entry to publish
+- `created` (ms): when `start` was stored
 - `fence`, `owner`: `<n>:<random>` of the newest lease, and its worker
 - `published`, `duplicates`, `rejected`, `skipped`: counters; their sum is always next - start
 - `tree_size`, `tree_timestamp` (ms), `tree_root`, `tree_signature`: the verified tree head

@@ -268,6 +268,26 @@ async def test_an_emptied_redis_is_filled_from_where_its_owner_was(site: Site) -
     await assert_exactly_once(site)
 
 
+async def test_an_emptied_redis_in_which_a_log_was_started_later_loses_nothing(site: Site) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=50, rate=0)
+    await site.ingestor("a", **{"ct_log.start_index": 0})
+    await until(site.complete, what="complete Redis")
+    sizes = await site.simlog.sizes()
+    ids = [log.log_id for log in (await site.logs()).values()]
+    async with site.redis.pipeline(transaction=True) as another_worker:
+        another_worker.flushall()
+        for log_id in ids:
+            another_worker.sadd(site.keys.logs, log_id)
+            another_worker.hset(site.keys.log(log_id), mapping={"start": 10**6, "next": 10**6})
+        await another_worker.execute()
+
+    async def restored() -> bool:
+        logs = await site.logs()
+        return {name: logs[name].start for name in sizes if name in logs} == sizes
+
+    await until(restored, "the position of the owner", 30)
+
+
 _SAVE = """
 local saved = {}
 for i, key in ipairs(redis.call('KEYS', '*')) do

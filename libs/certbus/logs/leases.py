@@ -179,13 +179,17 @@ class Leases(Store):
             next_index: the next entry it would have published.
 
         Returns:
-            A new lease; None if the log exists again with an early enough start: acquire it.
+            A new lease; None if the log exists again with an early enough start, or for longer
+            than marks are kept: acquire it.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
         reply = await self._restore(
-            keys=[self._keys.lease(lease.log_id), self._keys.log(lease.log_id), self._keys.logs],
+            keys=[
+                *(self._keys.lease(lease.log_id), self._keys.log(lease.log_id)),
+                *(self._keys.logs, self._keys.head),
+            ],
             args=[self._worker, self._ttl_ms, secrets.token_hex(8), lease.log_id, next_index],
         )
         return self._lease(lease.log_id, reply)

@@ -173,16 +173,13 @@ class Worker:
             assigned = self._assigned.get(lease.log_id)
             if assigned is None or assigned.lease is not lease:
                 continue  # ended or restored since
-            if await self._leases.next_index(lease.log_id) is None:
-                # Redis lost its data, and only this worker knows the log's position.
-                try:
-                    await assigned.follower.publisher.restore(lease)
-                except LeaseLost:
-                    pass
-                else:
-                    continue
-            _log.warning("lease lost", log=assigned.follower.log.name)
-            await self._end(lease.log_id)
+            try:
+                # If Redis lost its data, only this worker knows the position of the log. Another
+                # worker may have started the log later.
+                await assigned.follower.publisher.restore(lease)
+            except LeaseLost:
+                _log.warning("lease lost", log=assigned.follower.log.name)
+                await self._end(lease.log_id)
 
     async def _lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Renew leases and return those lost; one by one if Redis rejects the whole call.

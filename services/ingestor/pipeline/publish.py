@@ -263,10 +263,8 @@ class WindowPublisher:
                         break
                     self.next = next_index
                     raise PositionChanged(next_index)
-                case Missing():
+                case Missing() | Fenced():
                     await self.restore(lease)
-                case Fenced() if self.lease is lease:
-                    raise LeaseLost
         self.next = batch.next
         if batch.timestamp is not None:
             self.newest = batch.timestamp / 1000
@@ -293,11 +291,14 @@ class WindowPublisher:
     async def check_position(self) -> None:
         """Compare `next` with Redis, which may have lost what it acknowledged.
 
+        A larger position is that of another worker. If that one started the log later because
+        Redis was emptied, the heartbeat restores the position of this one.
+
         Raises:
-            PositionChanged: Redis has another position.
+            PositionChanged: Redis has a smaller position.
         """
         stored = await self._redis_retry(self._leases.next_index, self.lease.log_id)
-        if stored is not None and stored != self.next:
+        if stored is not None and stored < self.next:
             self.next = stored
             raise PositionChanged(stored)
 
@@ -320,10 +321,8 @@ class WindowPublisher:
                 case int() as next_index:
                     self.next = next_index
                     raise PositionChanged(next_index)
-                case "missing":
+                case "missing" | "fenced":
                     await self.restore(lease)
-                case "fenced" if self.lease is lease:
-                    raise LeaseLost
         _log.warning(
             "entries skipped",
             log_id=lease.log_id,
@@ -338,10 +337,10 @@ class WindowPublisher:
         """Restore the log from `next` in a Redis that lost its data.
 
         Args:
-            lease: the one that Redis does not know. If it was replaced since, this does nothing.
+            lease: the one that Redis rejects. If it was replaced since, this does nothing.
 
         Raises:
-            LeaseLost: another worker has restored it.
+            LeaseLost: another worker has the log, or has restored it.
         """
         async with self._restoring:
             if lease is not self.lease:

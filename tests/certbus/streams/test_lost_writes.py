@@ -9,7 +9,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from certbus.connection import connect, once
-from certbus.keys import STREAMS
+from certbus.keys import DEFAULT_REMEMBER_MS, STREAMS
 from certbus.streams.batch import Fenced, Missing, Published, Stale
 from tests.certbus.bus import (
     KEYS,
@@ -200,6 +200,31 @@ class TestEverything:
         status = await log_status(client)
         assert (status.start, status.next) == (2, 6)
         assert_adds_up(status)
+
+    async def test_an_owner_is_too_late_once_the_marks_of_the_other_worker_have_expired(
+        self, server: RedisServer, one: Worker, two: Worker, client: Redis
+    ) -> None:
+        lease = await one.take()
+        server.lose_everything()
+        at_head = await two.take(start=5)
+        await two.publisher.publish(at_head, batch(5, ["f"]))
+        await client.hincrby(KEYS.log(LOG), "created", -DEFAULT_REMEMBER_MS)
+        assert await one.leases.restore(lease, 2) is None
+        assert isinstance(await two.publisher.publish(at_head, batch(6, ["g"])), Published)
+
+    async def test_a_lost_reply_to_restore_changes_nothing(
+        self, proxy: LossyProxy, client: Redis
+    ) -> None:
+        async with connect(proxy.url) as lossy:
+            worker = Worker(lossy, "lossy")
+            lease = await worker.take()
+            assert await worker.leases.restore(lease, 0) is None  # Redis has the script then
+            await client.flushall()
+            proxy.lose_next(LOG.encode())
+            restored = await worker.leases.restore(lease, 7)
+            assert proxy.lost == 1
+            assert restored is not None
+            assert isinstance(await worker.publisher.publish(restored, batch(7, ["a"])), Published)
 
     async def test_only_one_of_two_that_would_restore_does(
         self, server: RedisServer, one: Worker, two: Worker

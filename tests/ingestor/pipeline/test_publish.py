@@ -369,6 +369,22 @@ async def test_an_emptied_redis_gets_the_log_back(bench: Bench, redis: Redis) ->
     assert [line["log_id"] for line in lines if line["event"] == "log state restored"] == [LOG]
 
 
+async def test_a_later_start_of_another_worker_after_a_loss_is_replaced(
+    bench: Bench, redis: Redis
+) -> None:
+    pipeline, _ = await bench.pipeline("a")
+    await pipeline.publish(verified(0, [entry(index) for index in range(10)]))
+    await redis.flushall()
+    other, _ = await bench.pipeline("b", start=10_000)
+    await pipeline.check_position()
+    assert pipeline.next == 10
+    await pipeline.publish(verified(10, [entry(10)]))
+    log = await bench.log()
+    assert (log.start, log.next) == (10, 11)
+    with pytest.raises(LeaseLost):
+        await other.publish(verified(10_000, [entry(10_000)]))
+
+
 async def test_restoring_twice_at_once_keeps_one_lease(bench: Bench, redis: Redis) -> None:
     pipeline, leases = await bench.pipeline()
     lost = pipeline.lease

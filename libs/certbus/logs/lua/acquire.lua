@@ -26,7 +26,7 @@ redis.call('SET', LEASE, worker, 'PX', ttl)
 if not next_index then
   next_index = start
   redis.call('SADD', LOGS, log_id)
-  redis.call('HSET', LOG, 'start', start, 'next', start)
+  redis.call('HSET', LOG, 'start', start, 'next', start, 'created', text(now_ms()))
 end
 redis.call('HSET', LOG, 'fence', fence, 'owner', worker)
 return { fence, next_index, log[5] or '' }

@@ -1,22 +1,36 @@
 -- Purpose: create a log again after Redis was emptied, at the position of its owner.
--- KEYS: lease:<id>, log:<id>, logs.
+-- KEYS: lease:<id>, log:<id>, logs, head.
 -- ARGV: worker, TTL in ms, random part of the fence, log id, next.
--- Returns: {fence, next}; nil if the log exists and starts early enough, or has a better id.
+-- Returns: {fence, next}; nil if the log exists and starts early enough or was created too long ago, or
+-- has a better id. A repeated call, whose reply was lost, changes nothing and returns the same.
 --
 -- If another worker, which did not know the log, has created it with a later start, the owner's position
--- replaces that. Entries published twice then are found as duplicates; entries between would be lost.
+-- replaces that. Entries published twice then are found as duplicates; entries between would be lost. An
+-- owner that was stopped until the marks of the other worker expired does not replace anything: clients
+-- would receive certificates again without a gap.
 
-local LEASE, LOG, LOGS = KEYS[1], KEYS[2], KEYS[3]
+local LEASE, LOG, LOGS, HEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local worker, ttl, random, log_id, position = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-local log = redis.call('HMGET', LOG, 'start', 'fence', 'renamed')
-if log[3] or (log[1] and tonumber(log[1]) <= tonumber(position)) then
+local log = redis.call('HMGET', LOG, 'start', 'fence', 'renamed', 'created')
+local start, created = tonumber(log[1] or ''), tonumber(log[4] or '')
+local number, own = string.match(log[2] or '0:', '^(%d+):(.*)$')
+if own == random then
+  return { log[2], log[1] }
+end
+if log[3] or (start and start <= tonumber(position)) then
   return false
 end
-local fence = string.format('%d:%s', tonumber(string.match(log[2] or '0:', '^(%d+):')) + 1, random)
+local now = now_ms()
+local remember = tonumber(redis.call('HGET', HEAD, 'remember') or '')
+if start and created and remember and now - created > remember then
+  return false
+end
+local fence = string.format('%d:%s', number + 1, random)
 
 redis.call('SET', LEASE, worker, 'PX', ttl)
 redis.call('SADD', LOGS, log_id)
 redis.call('HDEL', LOG, 'published', 'duplicates', 'rejected', 'skipped')
-redis.call('HSET', LOG, 'start', position, 'next', position, 'fence', fence, 'owner', worker)
+redis.call('HSET', LOG, 'start', position, 'next', position, 'fence', fence, 'owner', worker,
+  'created', text(now))
 return { fence, position }

@@ -9,5 +9,5 @@ if log[1] or log[2] or log[3] then
   return 0
 end
 redis.call('SADD', LOGS, ARGV[1])
-redis.call('HSET', LOG, 'start', ARGV[2], 'next', ARGV[2])
+redis.call('HSET', LOG, 'start', ARGV[2], 'next', ARGV[2], 'created', text(now_ms()))
 return 1
