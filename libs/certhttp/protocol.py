@@ -22,6 +22,9 @@ _MAX_QUERY_FIELDS: Final = 32
 
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ABSOLUTE: Final = re.compile(rb"https?://", re.IGNORECASE)
+_HOST: Final = re.compile(
+    rb"(\[[-.~!$&'()*+,;=%:\w]+\]|[-.~!$&'()*+,;=%\w]*)(:[0-9]*)?"  # (RFC 3986 section 3.2.2)
+)
 _NOT_ASCII: Final = re.compile(r"\\x[89a-f]")  # in the repr of bytes
 _CODES: Final = {400: "bad_request", 431: "head_too_large", 501: "not_implemented"}
 """The statuses with which h11 reports an error, and their codes."""
@@ -238,6 +241,8 @@ def _check(head: h11.Request) -> None:
     for name, value in head.headers:
         if _CONTROL.search(value):  # RFC 9110 section 5.5
             raise _bad(f"Header {name.decode()} contains a control character")
+        if name == b"host" and not _HOST.fullmatch(value):  # RFC 9112 section 3.2
+            raise _bad("Invalid Host; expected a name or an address, with or without a port")
     # RFC 9112 section 6.1: a proxy on the way may have seen another end of the request.
     names = {name for name, _ in head.headers}
     if b"transfer-encoding" in names:

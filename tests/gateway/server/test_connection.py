@@ -300,46 +300,6 @@ async def test_request_lines(head: bytes, status: int) -> None:
             assert await client.ends()
 
 
-SMUGGLED = (
-    b"POST /page HTTP/1.1\r\nHost: t\r\n%bContent-Length: 4\r\n%b\r\n0\r\n\r\n"
-    b"GET /page HTTP/1.1\r\nHost: t\r\n\r\n"
-)
-
-
-@pytest.mark.parametrize(
-    "order",
-    [
-        (b"Transfer-Encoding: chunked\r\n", b""),
-        (b"", b"Transfer-Encoding: chunked\r\n"),
-    ],
-)
-async def test_two_lengths_end_the_connection(order: tuple[bytes, bytes]) -> None:
-    """RFC 9112 section 6.1: a server must close after such a request."""
-    async with (
-        serving(lambda _: Response(200, (), b"")) as server,
-        await Raw.open(server.port) as client,
-    ):
-        client.send(SMUGGLED % order)
-        _, headers, _ = await client.answer()
-        assert headers["connection"] == "close"
-        assert await client.closed(), "the second request is not answered"
-
-
-async def test_transfer_encoding_of_http_1_0_ends_the_connection() -> None:
-    """RFC 9112 section 6.1, too."""
-    async with (
-        serving(lambda _: Response(200, (), b"")) as server,
-        await Raw.open(server.port) as client,
-    ):
-        client.send(
-            b"POST /page HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
-            b"0\r\n\r\nGET /page HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
-        )
-        status, headers, _ = await client.answer()
-        assert (status, headers["connection"]) == (400, "close")
-        assert await client.closed()
-
-
 @pytest.mark.parametrize(
     "header",
     [b"Sec-WebSocket-Protocol:", b"Sec-WebSocket-Extensions:", b"Sec-WebSocket-Protocol: , ,"],
