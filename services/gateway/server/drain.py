@@ -38,6 +38,9 @@ async def drain(listener: Listener, hub: Hub, code: int, reason: str) -> None:
     for _ in range(3):  # connections in the accept queue would be reset
         await asyncio.sleep(0)
     listener.close()
+    for _ in range(2):  # in which what was accepted last is set up, and starts a TLS handshake
+        await asyncio.sleep(0)
+    listener.cancel_handshakes()
     for connection in tuple(hub.pending_connections):
         connection.close()
     clients = [client for channel in hub.all_channels for client in channel.clients]

@@ -90,7 +90,7 @@ class Arrival:
 
     Attributes:
         address: the same.
-        connection: None during a TLS handshake.
+        connection: None during a TLS handshake, and in the iterations that set the socket up.
         connecting: the task that sets it up.
         refused: whether it is kept only to send a rejection.
     """
@@ -164,7 +164,7 @@ class Listener:
         self._loop.add_reader(listening.fileno(), self._accept)
 
     def close(self) -> None:
-        """Stop accepting. Connections that are set up stay. Idempotent."""
+        """Stop accepting. Accepted connections stay. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -172,6 +172,13 @@ class Listener:
             self._retry.cancel()
         self._loop.remove_reader(self._listening.fileno())
         self._listening.close()
+
+    def cancel_handshakes(self) -> None:
+        """End TLS handshakes, once every accepted connection without TLS is set up.
+
+        If the task that sets up such a connection is cancelled, uvloop closes the socket, but calls
+        the protocol as if it were open, and never calls `connection_lost`.
+        """
         for arrival in tuple(self._arrivals):
             if arrival.connection is None:
                 arrival.connecting.cancel()
@@ -261,10 +268,10 @@ class Listener:
     def _make_room(self) -> bool:
         """Close a connection that waits for its client; return False if there is none."""
         for arrival, _ in zip(tuple(self._arrivals), range(_MAX_CHECKED), strict=False):
-            if arrival.connection is None:
-                arrival.connecting.cancel()
-            elif not arrival.connection.is_answering:
+            if arrival.connection is not None and not arrival.connection.is_answering:
                 arrival.connection.close()
+            elif arrival.connection is None and self._tls:
+                arrival.connecting.cancel()
             else:
                 continue
             arrival.leave()

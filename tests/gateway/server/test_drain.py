@@ -2,20 +2,26 @@
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from certbus.cluster import snapshot
 from certhttp.protocol import Request
 from gateway.config import Settings
 from gateway.http.messages import DeferredResponse, Outcome, Response
+from gateway.server.drain import drain
+from gateway.server.listener import Limits
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway, request
+from tests.gateway.certificates import pair
 from tests.gateway.client_helpers import Raw, upgrade_request
 from tests.gateway.conftest import Start
 from tests.gateway.publishing import Press
-from tests.gateway.server.test_connection import serving
+from tests.gateway.server.test_connection import serving, turns
+from tests.gateway.server.test_listener import MANY, arrive, listener, tls_options
 from tests.waiting import until
 
 
@@ -83,3 +89,36 @@ async def test_a_pending_answer_is_still_sent() -> None:
         _, headers, body = await client.answer()
         assert (headers["connection"], body) == ("close", b"at last")
         assert await client.closed()
+
+
+@pytest.mark.parametrize("iterations", range(4))
+async def test_a_connection_that_is_accepted_last_is_answered(iterations: int) -> None:
+    """However far it is set up when its gateway stops to accept others."""
+
+    async def respond() -> Response:
+        await turns(10)
+        return Response(200, (), b"here")
+
+    async with listener(
+        Limits(MANY), given=Settings(stop_timeout=60), answer=DeferredResponse(respond)
+    ) as place:
+        stopping = asyncio.create_task(drain(place.listener, place.service, 1012, "restart"))
+        await turns(iterations)
+        with arrive(place) as client, capture_logs() as lines:
+            await stopping
+            assert [line["event"] for line in lines if line["log_level"] != "debug"] == []
+            assert not place.service.pending_connections
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("iterations", range(4))
+async def test_a_tls_handshake_that_begins_last_is_ended(iterations: int, tmp_path: Path) -> None:
+    tls = tls_options(tmp_path, pair("here"))
+    async with listener(Limits(MANY), tls=tls, given=Settings(stop_timeout=60)) as place:
+        stopping = asyncio.create_task(drain(place.listener, place.service, 1012, "restart"))
+        await turns(iterations)
+        with arrive(place, b"\x16\x03\x01\x02\x00\x01\x00") as client:
+            await stopping
+            await turns(10)
+            with suppress(ConnectionResetError):
+                assert client.recv(1000) == b""

@@ -2,10 +2,14 @@
 
 import asyncio
 import errno
+import fcntl
 import gc
 import json
 import os
 import socket
+import sys
+import termios
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +25,7 @@ from certhttp.tls import load_certificate
 from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.endpoints.router import Route, Router
-from gateway.http.messages import Response
+from gateway.http.messages import Outcome, Response
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.server.connection import HTTPConnection
@@ -29,7 +33,7 @@ from gateway.server.listener import Arrival, Limits, Listener, listen, set_socke
 from launcher.runtime.supervisor import CERTSTREAM_SERVER
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway, request, settings
-from tests.gateway.certificates import pair
+from tests.gateway.certificates import Pair, pair
 from tests.gateway.client_helpers import Raw, upgrade_request
 from tests.gateway.conftest import Start
 from tests.gateway.publishing import Press
@@ -41,7 +45,8 @@ MANY = 1 << 30
 class Place:
     """Where a listener listens, and what it has refused."""
 
-    def __init__(self, port: int, refused: Counter[str], service: Hub) -> None:
+    def __init__(self, accepting: Listener, port: int, refused: Counter[str], service: Hub) -> None:
+        self.listener = accepting
         self.port = port
         self.refused = refused
         self.service = service
@@ -49,10 +54,17 @@ class Place:
 
 @asynccontextmanager
 async def listener(
-    limits: Limits, policy: Policy | None = None, tls: dict[str, Any] | None = None
+    limits: Limits,
+    policy: Policy | None = None,
+    tls: dict[str, Any] | None = None,
+    *,
+    given: Settings | None = None,
+    answer: Outcome | None = None,
 ) -> AsyncIterator[Place]:
-    service = Hub(Settings(), lambda client, cursor: None, Metrics())
-    routes = Router(service, [Route("/page", "", lambda _: Response(200, (), b"here"), {})])
+    """Serve `answer` at /page."""
+    service = Hub(given or Settings(), lambda client, cursor: None, Metrics())
+    outcome = answer or Response(200, (), b"here")
+    routes = Router(service, [Route("/page", "", lambda _: outcome, {})])
     refused: Counter[str] = Counter()
     with listen("127.0.0.1", 0) as listening:
         set_socket_options(listening, service.settings)
@@ -60,9 +72,21 @@ async def listener(
         connect = partial(HTTPConnection, service, routes, None)
         accepting = Listener(listening, connect, refused, lambda: policy, limits, tls or {})
         try:
-            yield Place(listening.getsockname()[1], refused, service)
+            yield Place(accepting, listening.getsockname()[1], refused, service)
         finally:
             accepting.close()
+
+
+def arrive(place: Place, sent: bytes = request("/page")) -> socket.socket:
+    """Connect and send something; return once the kernel has both for the listener.
+
+    The event loop runs no iteration in this time.
+    """
+    client = socket.create_connection(("127.0.0.1", place.port), timeout=30)
+    client.sendall(sent)
+    while int.from_bytes(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)), sys.byteorder):
+        time.sleep(0.001)
+    return client
 
 
 async def silent(stack: AsyncExitStack, place: Place, count: int) -> list[Raw]:
@@ -109,6 +133,14 @@ async def test_above_the_total_limit_the_oldest_connection_is_closed() -> None:
         assert (await page(place.port))[0] == 200
         assert await second.closed()
         assert place.refused["waiting"] >= 2
+
+
+async def test_a_connection_that_is_being_set_up_makes_no_room() -> None:
+    async with listener(Limits(MANY, waiting=2)) as place, AsyncExitStack() as stack:
+        clients = [stack.enter_context(arrive(place)) for _ in range(3)]
+        await until(lambda: place.refused["waiting"])
+        received = [await asyncio.to_thread(client.recv, 1000) for client in clients]
+        assert [answer[9:12] for answer in received] == [b"200", b"200", b"503"]
 
 
 async def test_idle_connections_are_few() -> None:
@@ -205,11 +237,15 @@ async def test_ended_and_upgraded_connections_leave_no_garbage(start: Start) -> 
         gc.enable()
 
 
+def tls_options(directory: Path, certificate: Pair) -> dict[str, Any]:
+    certificate.write(directory / "cert", directory / "key")
+    context, _ = load_certificate(directory / "cert", directory / "key")
+    return {"ssl": context, "ssl_handshake_timeout": 60.0}
+
+
 async def test_tls_handshakes_count_as_well(tmp_path: Path) -> None:
     certificate = pair("here")
-    certificate.write(tmp_path / "cert", tmp_path / "key")
-    context, _ = load_certificate(tmp_path / "cert", tmp_path / "key")
-    tls = {"ssl": context, "ssl_handshake_timeout": 60.0}
+    tls = tls_options(tmp_path, certificate)
     trusting = certificate.trusting()
     async with listener(Limits(MANY, waiting=3), tls=tls) as place, AsyncExitStack() as stack:
         stalled = [await stack.enter_async_context(await Raw.open(place.port)) for _ in range(3)]
