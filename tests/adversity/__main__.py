@@ -123,11 +123,16 @@ async def _many(chosen: argparse.Namespace) -> int:
 
 def _summary(results: list[Result], broken: list[int]) -> str:
     drawn = Counter(name for result in results for name in result.plan.drawn())
+    happened = Counter(name for result in results for name in result.happened)
     failed = sorted(result.plan.seed for result in results if result.troubles)
     return "\n".join(
         [
             f"{len(results)} runs, {len(results) - len(failed)} passed, {len(failed)} failed",
-            *(f"  {number:4} {kind}" for kind, number in drawn.most_common()),
+            *(
+                f"  {happened[kind]:4} {kind}"
+                + (f" (drawn {number} times)" if number != happened[kind] else "")
+                for kind, number in drawn.most_common()
+            ),
             *([f"failed: seeds {', '.join(map(str, failed))}"] if failed else []),
             *([f"broken off: seeds {', '.join(map(str, sorted(broken)))}"] if broken else []),
         ]

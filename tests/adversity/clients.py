@@ -180,8 +180,9 @@ class Transcript:
         return None
 
     def moved_after(self, at: float) -> float | None:
-        """Return when the first message came after a time; None if none did."""
-        return next((line.at for line in self.lines if line.at > at and line.kind == "text"), None)
+        """Return when the first certificate came after a time; None if none did."""
+        texts = (line for line in self.lines if line.at > at and line.kind == "text")
+        return next((line.at for line in texts if is_message(line.what)), None)
 
 
 def is_message(text: bytes) -> bool:

@@ -24,7 +24,7 @@ from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import STREAMS, Keys
 from simlog.field.operators import field_spec
-from simlog.spec import spread
+from simlog.spec import LogSpec, spread
 from tests.adversity.clients import transcripts
 from tests.adversity.faults import (
     GATEWAYS,
@@ -114,7 +114,7 @@ class Cluster(Site):
         self._start_of_logs = 0.0
         self.clients: Process | None = None
         self._shifted = {f.process for f in plan.faults if isinstance(f, ShiftHost)}
-        self._names: list[str] = []  # of the logs
+        self._logs: tuple[LogSpec, ...] = ()
         self._lead = LONG_LEAD if plan.operators or plan.is_bounded else LEAD
 
     async def __aenter__(self) -> Self:
@@ -164,7 +164,7 @@ class Cluster(Site):
             self.start_ingestor(environment=self._clock_of(name))
 
     def _world(self) -> dict[str, object]:
-        """The options of the simulated logs, whose names it keeps."""
+        """The options of the simulated logs, whose specifications it keeps."""
         plan = self._plan
         seconds = plan.seconds + self._lead + TAIL
         options: dict[str, object]
@@ -180,8 +180,8 @@ class Cluster(Site):
             counts = {"rfc6962": rfc6962, "static_ct": static_ct, "operators": operators}
             options = {"duplicates": 0.3, "rate": plan.rate, "preload": preload, **counts}
             total += preload
-        self._names = [log.name for log in logs]
-        return {**options, "total": total, "fault": plan.malformed(self._names)}
+        self._logs = logs
+        return {**options, "total": total, "fault": plan.malformed([log.name for log in logs])}
 
     def _clock_of(self, name: str) -> dict[str, str]:
         """The environment of a process whose clock a fault of the plan sets."""

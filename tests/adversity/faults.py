@@ -44,6 +44,14 @@ LOG_FAULTS: tuple[fault_types.AnyFault, ...] = (
 )
 """Every kind of fault of simulated logs, with values for logs of some hundred entries."""
 
+ONLY_OF: dict[type[fault_types.Fault], str] = {
+    fault_types.NoPartials: "static-ct",
+    fault_types.WrongLeafIndex: "static-ct",
+    fault_types.WrongIssuer: "static-ct",
+    fault_types.Fewer: "rfc6962",
+}
+"""Faults that change nothing in a log of the other kind -> the kind that they change."""
+
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Something that goes wrong.
@@ -233,7 +241,7 @@ class LogFault(Fault, frozen=True, kw_only=True):
     """For `seconds`, a log is slow, broken or untrue.
 
     Attributes:
-        log: number of the log.
+        log: number of the log, of those that the fault can change.
         fault: index in `LOG_FAULTS`.
     """
 

@@ -23,6 +23,7 @@ from tests.adversity.cluster import START, STOP, Cluster, last_words
 from tests.adversity.faults import (
     INGESTORS,
     LOG_FAULTS,
+    ONLY_OF,
     PUBLISH,
     REDIS,
     SCRIPTS,
@@ -50,7 +51,8 @@ from tests.adversity.faults import (
     Stop,
     StopAtPublish,
 )
-from tests.certbus.proxy import FENCE, Held
+from tests.adversity.plan import Plan
+from tests.certbus.proxy import FENCE, Held, Ordered
 from tests.certbus.servers import ShiftedRedisServer
 from tests.waiting import until
 
@@ -58,8 +60,17 @@ _LOG = re.compile(rb"\n([^\r\n]*\blog:[^\r\n]+)\r")
 """The key of the log in a request that publishes."""
 
 
+class NothingChanged(Exception):
+    """A fault met nothing that it could change; says why."""
+
+
 class FaultyCluster(Cluster):
     """A cluster that faults happen to."""
+
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        super().__init__(directory, plan)
+        self._delays: list[float] = []
+        self._refusals = 0
 
     async def apply(self, fault: AnyFault, copy: Path | None) -> None:
         """Let a fault happen, from its begin to its end.
@@ -67,6 +78,9 @@ class FaultyCluster(Cluster):
         Args:
             fault: which.
             copy: of the data of Redis, if it rewinds to one.
+
+        Raises:
+            NothingChanged: it cannot happen now.
         """
         match fault:
             case Kill():
@@ -102,11 +116,13 @@ class FaultyCluster(Cluster):
                 self.proxy.cut(fault.how)
             case CutAtReply():
                 marker = PUBLISH if fault.publishing else b""
-                self.proxy.cut_at(fault.reply, fault.how, fault.when, marker)
+                cut = self.proxy.cut_at(fault.reply, fault.how, fault.when, marker)
+                await self._is_made(cut, fault.at)
             case CutAtCall():
                 text = script_text(*SCRIPTS[fault.script])
                 sha1 = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-                self.proxy.cut_at(fault.call, fault.how, fault.when, sha1.encode())
+                cut = self.proxy.cut_at(fault.call, fault.how, fault.when, sha1.encode())
+                await self._is_made(cut, fault.at)
             case Delay():
                 await self._delay_for(fault.seconds, fault.delay)
             case Refuse():
@@ -124,6 +140,8 @@ class FaultyCluster(Cluster):
             case EmptyRedis():
                 await self._empty_redis(fault.down, ingestors=fault.ingestors)
             case RewindRedis():
+                if copy is None:
+                    raise NothingChanged("there was nothing to copy")
                 await self._replace_redis(fault.down, copy)
             case ShiftClock():
                 await self._shift_clock_for(fault.offset, fault.seconds)
@@ -133,8 +151,14 @@ class FaultyCluster(Cluster):
                 await self._fill_disk_for(fault.spare, fault.seconds)
 
     async def _kill(self, names: tuple[str, ...], down: float) -> None:
-        """SIGKILL, and start again after `down` seconds. What is down already is left alone."""
+        """SIGKILL, and start again after `down` seconds. What is down already is left alone.
+
+        Raises:
+            NothingChanged: all of them are down or stopped.
+        """
         victims = [self.process(name) for name in names if name not in self._down]
+        if not victims:
+            raise NothingChanged("down or stopped")
         self._down |= {victim.name for victim in victims}
         for victim in victims:
             victim.kill()
@@ -143,10 +167,18 @@ class FaultyCluster(Cluster):
             victim.restart()
             self._down.discard(victim.name)
 
+    async def _kill_if_up(self, names: tuple[str, ...], down: float) -> None:
+        with suppress(NothingChanged):
+            await self._kill(names, down)
+
     async def _restart(self, name: str) -> None:
-        """SIGTERM, and start again. A process must end after SIGTERM, with 0."""
+        """SIGTERM, and start again. A process must end after SIGTERM, with 0.
+
+        Raises:
+            NothingChanged: it is down or stopped.
+        """
         if name in self._down:
-            return
+            raise NothingChanged(f"{name} is down or stopped")
         self._down.add(name)
         process = self.process(name)
         try:
@@ -160,19 +192,30 @@ class FaultyCluster(Cluster):
         self._down.discard(name)
 
     async def _stop_for(self, name: str, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after `seconds`."""
+        """SIGSTOP, and SIGCONT after `seconds`.
+
+        Raises:
+            NothingChanged: it is down or stopped.
+        """
         if name == REDIS:
             async with self.redis_lock:
                 await self._suspend(self.redis.send, seconds)
-        elif name not in self._down:
-            self._down.add(name)
-            await self._suspend(self.process(name).send, seconds)
-            self._down.discard(name)
+            return
+        if name in self._down:
+            raise NothingChanged(f"{name} is down or stopped")
+        self._down.add(name)
+        await self._suspend(self.process(name).send, seconds)
+        self._down.discard(name)
 
     async def _stop_at_publish(self, seconds: float) -> None:
-        """Let Redis have a batch just after the lease of its log went to another ingestor."""
+        """Let Redis have a batch just after the lease of its log went to another ingestor.
+
+        Raises:
+            NothingChanged: no batch came, or no other ingestor took its log.
+        """
         held: Held | None = None
         victim: str | None = None
+        is_taken = False
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 held = await self.proxy.hold(PUBLISH)
@@ -181,11 +224,14 @@ class FaultyCluster(Cluster):
                     self._down.add(victim)
                     self.process(victim).send(signal.SIGSTOP)
                     await until(partial(self._has_new_fence, held.requests), "a new fence")
+                    is_taken = True
         if held is not None:
             held.released.set()
         if victim is not None:
             self.process(victim).send(signal.SIGCONT)
             self._down.discard(victim)
+        if not is_taken:
+            raise NothingChanged("no batch, or no other ingestor that took its log")
 
     def _owner(self, port: int) -> str | None:
         """The ingestor with a connection from a port, unless a fault ends or stops it."""
@@ -237,21 +283,36 @@ class FaultyCluster(Cluster):
 
     async def _refuse_for(self, seconds: float) -> None:
         """Accept no connection to Redis."""
+        self._refusals += 1
         self.proxy.refused = True
         await asyncio.sleep(seconds)
-        self.proxy.refused = False
+        self._refusals -= 1
+        self.proxy.refused = self._refusals > 0
+
+    async def _is_made(self, cut: Ordered, at: float) -> None:
+        """Wait for a cut while faults happen.
+
+        Raises:
+            NothingChanged: it was not made, or another one took its place.
+        """
+        with suppress(TimeoutError):
+            await asyncio.wait_for(cut.over.wait(), self._plan.seconds - at)
+        if not cut.is_made:
+            raise NothingChanged("no such call or reply")
 
     async def _delay_for(self, seconds: float, delay: float) -> None:
         """Let every reply be late."""
-        self.proxy.delay = delay
+        self._delays.append(delay)
+        self.proxy.delay = max(self._delays)
         await asyncio.sleep(seconds)
-        self.proxy.delay = 0
+        self._delays.remove(delay)
+        self.proxy.delay = max(self._delays, default=0)
 
     async def _empty_redis(self, down: float, *, ingestors: bool) -> None:
         """Let Redis come back with nothing, perhaps while no ingestor runs."""
         async with asyncio.TaskGroup() as group:
             if ingestors:
-                group.create_task(self._kill(INGESTORS, down + 1))
+                group.create_task(self._kill_if_up(INGESTORS, down + 1))
             group.create_task(self._replace_redis(down, lose=True))
 
     async def _shift_clock_for(self, offset: float, seconds: float | None) -> None:
@@ -286,7 +347,8 @@ class FaultyCluster(Cluster):
     async def _roll(self, names: tuple[str, ...]) -> None:
         """Restart one process after the other, each when the one before runs again."""
         for name in names:
-            await self._restart(name)
+            with suppress(NothingChanged):
+                await self._restart(name)
             await until(partial(self._handles_sighup, name), f"{name} runs", START)
 
     async def _reload(self, fault: Reload) -> None:
@@ -332,12 +394,14 @@ class FaultyCluster(Cluster):
         """Let a process open only a few descriptors more. While it starts, it would end."""
         await until(partial(self._has_started, fault.process), f"{fault.process} starts", START)
         pid, kind = self.process(fault.process).pid, resource.RLIMIT_NOFILE
-        with suppress(ProcessLookupError, FileNotFoundError):
+        try:
             before = resource.prlimit(pid, kind)
             used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
             resource.prlimit(pid, kind, (used + fault.spare, before[1]))
             await asyncio.sleep(fault.seconds)
             resource.prlimit(pid, kind, before)
+        except (ProcessLookupError, FileNotFoundError) as error:
+            raise NothingChanged(f"{fault.process} ended") from error
 
     async def _shift_host_for(self, fault: ShiftHost) -> None:
         """Set the clock of a process to the machine's plus an offset."""
@@ -353,7 +417,11 @@ class FaultyCluster(Cluster):
         """Make a log slow, broken or untrue; simlog ends it by its own clock."""
         if isinstance(LOG_FAULTS[fault.fault], Malformed):
             return  # in the tree, by `Plan.malformed`, so that simlog started again repeats it
-        name = self._names[fault.log % len(self._names)]
+        kind = ONLY_OF.get(type(LOG_FAULTS[fault.fault]))
+        names = [log.name for log in self._logs if kind in (None, log.kind)]
+        if not names:
+            raise NothingChanged(f"no {kind} log")
+        name = names[fault.log % len(names)]
         wrong = msgspec.structs.replace(LOG_FAULTS[fault.fault], until=fault.seconds)
         body = msgspec.json.encode([wrong])
         await self.put(f"{self.logs_url}/control/{name}/faults", body)

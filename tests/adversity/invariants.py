@@ -2,8 +2,8 @@
 
 Of what Redis held (`lines.py`) and of each client:
 
-* Each entry that the logs serve was published, in some line; in the last one, if sentinels chose
-  another primary.
+* Each entry that the logs serve was published, in some line; in the last one, unless Redis was
+  emptied.
 * A message that Redis still holds has reached every client that began before it, gap or no gap: a
   gap is for what cannot be delivered.
 * A message that Redis does not hold any more, because it was trimmed or was lost with its line,
@@ -18,13 +18,13 @@ Of what Redis held (`lines.py`) and of each client:
   and only what passes is owed.
 * No connection ends because a client could not read what it got.
 * Only the owner of a log's lease publishes, and the frontier of a log ends at its position.
-* No line has a certificate twice, unless the clock of Redis was ahead, which lets marks expire.
+* No line has a certificate twice, unless the clock of Redis jumped by as much as marks last.
 * No gap is sent for nothing.
 * `tail --cursor-file` may repeat what it printed in its last moments before it was killed.
 
-And of each log: published + duplicates + rejected + skipped = next - start. Only what a log holds
-that is no certificate, or shows in place of a precertificate, is rejected, and only a log that was
-far behind skips.
+And of each log, after each command that Redis executed: published + duplicates + rejected +
+skipped = next - start. Only what a log holds that is no certificate, or shows in place of a
+precertificate, is rejected, and only a log that was far behind skips.
 """
 
 import re
@@ -427,7 +427,7 @@ def of_redis(
         lines: of Redis.
         truth: what the logs hold.
         published_with: entry id -> fence of the request that published it.
-        marks_may_expire: whether the clock of Redis was ahead.
+        marks_may_expire: whether the clock of Redis jumped by as much as they last.
         is_read_again: whether the last line must have all of it.
     """
     having = lines[-1:] if is_read_again else lines

@@ -23,6 +23,7 @@ from simlog.oracle.check_message import GroundTruth
 from tests.adversity.clients import passes
 
 _CHUNK: Final = 1 << 20
+_COUNTERS: Final = (b"published", b"duplicates", b"rejected", b"skipped")
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
@@ -167,15 +168,8 @@ class _Logs:
 
     def read(self, word: bytes, command: list[bytes]) -> None:
         """Read a command, if it concerns a log."""
-        if word == b"HSET" and command[1].startswith(self._prefix):
-            log_id = command[1].removeprefix(self._prefix).decode()
-            fields = dict(zip(command[2::2], command[3::2], strict=True))
-            log = self._fields.setdefault(log_id, {})
-            log |= fields
-            if (frontier := fields.get(b"frontier")) is not None:
-                size, end = Frontier.from_bytes(frontier).size, int(log[b"next"])
-                if size != end:  # scripts set `next` before it, in one transaction
-                    self.troubles.append(f"{self._name(log_id)}: frontier {size}, next {end}")
+        if command[1].startswith(self._prefix):
+            self._change(word, command[1].removeprefix(self._prefix).decode(), command[2:])
         if word == b"XADD" and command[1] == self._rejected:
             fields = dict(zip(command[3::2], command[4::2], strict=True))
             if b"last" not in fields and FORGED not in fields[b"reason"]:
@@ -184,6 +178,26 @@ class _Logs:
             self.skips.append(Skip(name, first, int(fields.get(b"last", first)) + 1))
             if b"last" not in fields:
                 self.forged.add((name, first))
+
+    def _change(self, word: bytes, log_id: str, arguments: list[bytes]) -> None:
+        """Change the fields of a log, which must have accounts that add up at any time."""
+        log = self._fields.setdefault(log_id, {})
+        if word in (b"DEL", b"UNLINK"):
+            log.clear()
+        elif word == b"HDEL":
+            for name in arguments:
+                log.pop(name, None)
+        elif word == b"HSET":
+            fields = dict(zip(arguments[::2], arguments[1::2], strict=True))
+            log |= fields
+            if b"next" in fields and b"start" in log:
+                done = sum(int(log.get(name, b"0")) for name in _COUNTERS)
+                if done != int(log[b"next"]) - int(log[b"start"]):
+                    self.troubles.append(f"{self._name(log_id)}: {done} accounted: {log}")
+            if (frontier := fields.get(b"frontier")) is not None:
+                size, end = Frontier.from_bytes(frontier).size, int(log[b"next"])
+                if size != end:  # scripts set `next` before it, in one transaction
+                    self.troubles.append(f"{self._name(log_id)}: frontier {size}, next {end}")
 
     def published(self, entry: str, log_id: str) -> None:
         """Keep the fence that the log has when an entry is published."""

@@ -45,12 +45,16 @@ from tests.adversity.faults import (
 )
 from tests.certbus.proxy import How, When
 from tests.e2e.sentinels import KINDS
+from tests.e2e.sentinels import How as FailOverKind
 
 Server = Literal["redis6", "redis7"]
 """Names of `tests.certbus.servers.executables`."""
 
 MIN_FIELD_SECS = 40.0
 """Shorter runs have no logs with a profile, and none that are far behind: these take longer."""
+
+SENTINELS_EACH = 3
+"""One seed in so many has sentinels: 200 runs have each kind of fail-over 22 times."""
 
 FIELD_OPERATORS = ("Google", "DigiCert", "TrustAsia", "Let's Encrypt", "IPng Networks", "Geomys")
 """Those of the field profile whose tree heads come within seconds."""
@@ -86,8 +90,11 @@ class Plan(msgspec.Struct, frozen=True):
 
     def drawn(self) -> list[str]:
         """Return the name of each fault, and of what the logs of the run are."""
+        return [*(name_of(fault) for fault in self.faults), *self.kinds_of_logs()]
+
+    def kinds_of_logs(self) -> list[str]:
+        """Return the name of what the logs of the run are; none for the usual ones."""
         return [
-            *(f"{type(fault).__name__} {_variant(fault)}".strip() for fault in self.faults),
             *(["field profile"] if self.operators else []),
             *(["bounded delay"] if self.is_bounded else []),
         ]
@@ -106,6 +113,11 @@ class Plan(msgspec.Struct, frozen=True):
             if isinstance(fault, LogFault)
             and isinstance(wrong := LOG_FAULTS[fault.fault], Malformed)
         ]
+
+
+def name_of(fault: AnyFault) -> str:
+    """Return the kind of a fault, by which runs count it."""
+    return f"{type(fault).__name__} {_variant(fault)}".strip()
 
 
 def _variant(fault: AnyFault) -> str:
@@ -137,8 +149,7 @@ def draw(seed: int, seconds: float, rate: float, servers: Sequence[Server], *, c
     chance = random.Random(seed)
     server = chance.choice(servers)
     retained = chance.choice((256 * 1024, 2 * 1024 * 1024, 64 * 1024 * 1024, 64 * 1024 * 1024))
-    # Each fifth seed, so that all others draw what they drew before.
-    has_sentinels = seconds >= MIN_FIELD_SECS and seed % 5 == 0
+    has_sentinels = seconds >= MIN_FIELD_SECS and seed % SENTINELS_EACH == 0
     makers = [*_MAKERS, *(_CLOCK_MAKERS if clock else ())]
     operators: tuple[str, ...] = ()
     if seconds >= MIN_FIELD_SECS and chance.random() < 0.2:
@@ -147,7 +158,8 @@ def draw(seed: int, seconds: float, rate: float, servers: Sequence[Server], *, c
     faults: list[AnyFault] = []
     if has_sentinels:
         makers = [*_MAKERS_WITH_SENTINELS]
-        faults.append(_fail_over(chance, seconds))
+        how = KINDS[seed // SENTINELS_EACH % len(KINDS)]
+        faults.append(_fail_over(chance, seconds, how))
     at = chance.uniform(0.5, 2)
     while at < seconds - 1:
         faults.append(chance.choice(makers)(chance, round(at, 2), seconds - at))
@@ -277,9 +289,9 @@ def _log_fault(chance: random.Random, at: float, left: float) -> LogFault:
     )
 
 
-def _fail_over(chance: random.Random, seconds: float) -> FailOver:
+def _fail_over(chance: random.Random, seconds: float, how: FailOverKind) -> FailOver:
     at = round(chance.uniform(0.1, 0.4) * seconds, 2)
-    return FailOver(at=at, how=chance.choice(KINDS), seconds=_seconds(chance, 1, 30, seconds - at))
+    return FailOver(at=at, how=how, seconds=_seconds(chance, 1, 30, seconds - at))
 
 
 _MAKERS: tuple[Maker, ...] = (

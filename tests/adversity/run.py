@@ -30,7 +30,7 @@ from tests.adversity.faults import (
 )
 from tests.adversity.inject import FaultyCluster
 from tests.adversity.invariants import Trouble
-from tests.adversity.plan import Plan
+from tests.adversity.plan import Plan, name_of
 from tests.waiting import until
 
 RESULT: Final = "result.json"
@@ -44,6 +44,10 @@ QUIET_TIMEOUT_SECS: Final = 90.0
 
 MOVE_SECS: Final = 30.0
 """Seconds after the last fault within which every client gets another message."""
+
+EXPIRY_SECS: Final = 3600.0
+"""By so much the clock of Redis must jump for marks and certificates to expire in a run: the time
+for which runs retain them."""
 
 RECOVERY: Final = 300.0
 """Seconds after which it has, progress or not: a busy machine is slow, but not as slow. The length
@@ -63,12 +67,14 @@ class Applied(msgspec.Struct, frozen=True):
     Attributes:
         at: when it began, seconds since the epoch.
         fault: its text.
-        error: what went wrong in doing it; empty if nothing did.
+        error: what went wrong in doing it, or why it changed nothing; empty if it happened.
+        name: its kind.
     """
 
     at: float
     fault: str
     error: str = ""
+    name: str = ""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -105,6 +111,12 @@ class Result(msgspec.Struct, frozen=True):
                 *_summary(self.troubles),
             ]
         )
+
+    @property
+    def happened(self) -> list[str]:
+        """The kind of each fault that changed something, and of the logs of the run."""
+        faults = [done.name for done in self.applied if not done.error]
+        return [*faults, *self.plan.kinds_of_logs()]
 
     @property
     def details(self) -> str:
@@ -210,7 +222,7 @@ class _Run:
         await self._until(fault.at)
         at, error = time.time(), ""
         if isinstance(fault, EmptyRedis | RewindRedis | FailOver) or (
-            isinstance(fault, ShiftClock) and fault.offset > 0
+            isinstance(fault, ShiftClock) and fault.offset >= EXPIRY_SECS
         ):
             self._lost_since = at if self._lost_since is None else self._lost_since
         try:
@@ -219,7 +231,7 @@ class _Run:
             error = f"({type(problem).__name__} {problem})"
             if isinstance(fault, FailOver):
                 self._troubles.append(Trouble("redis", "no fail-over", (error,)))
-        self._applied.append(Applied(at, str(fault), error))
+        self._applied.append(Applied(at, str(fault), error, name_of(fault)))
         self._applied.sort(key=lambda done: done.at)
 
     async def _until(self, at: float) -> None:
@@ -320,10 +332,13 @@ def judge(
     truth = GroundTruth(ground_truth.read_jsonl((directory / RECORD).read_bytes()))
     paths = sorted((directory / LINES).iterdir(), key=lambda path: int(path.name))
     held = [lines.read(path, truth) for path in paths]
-    ahead = any(isinstance(fault, ShiftClock) for fault in plan.faults)
+    expires = any(
+        isinstance(fault, ShiftClock) and abs(fault.offset) >= EXPIRY_SECS for fault in plan.faults
+    )
+    emptied = any(isinstance(fault, EmptyRedis) for fault in plan.faults)
     published = msgspec.json.decode((directory / PUBLISHED).read_bytes(), type=dict[str, str])
     troubles = invariants.of_redis(
-        held, truth, published, marks_may_expire=ahead, is_read_again=plan.has_sentinels
+        held, truth, published, marks_may_expire=expires, is_read_again=not emptied
     )
     accounts = msgspec.json.decode((directory / ACCOUNTS).read_bytes(), type=Accounts)
     unpublishable = truth.malformed + Counter(log for log, _ in held[-1].forged)

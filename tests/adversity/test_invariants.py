@@ -12,7 +12,7 @@ from simlog.fault_types import Malformed, parse
 from simlog.oracle.check_message import GroundTruth
 from simlog.oracle.ground_truth import TruthEntry
 from tests.adversity import controls, lines
-from tests.adversity.clients import FILTER, Profile
+from tests.adversity.clients import FILTER, TEXTS, Profile, Texts, Transcript
 from tests.adversity.clients import Line as Noted
 from tests.adversity.faults import LOG_FAULTS, LogFault
 from tests.adversity.invariants import Client, Gap, Message, client_of, of_client, of_redis
@@ -245,6 +245,37 @@ def test_a_rejection_whose_record_was_trimmed_counts(tmp_path: Path) -> None:
     found = lines.read(tmp_path, GroundTruth([]))
     assert found.forged == {("rfc1", 2), ("rfc1", 5), ("rfc1", 8)}
     assert [skip.first for skip in found.skips] == [2, 5, 5, 8]
+
+
+def test_accounts_add_up_after_each_command(tmp_path: Path) -> None:
+    log = Keys().log("ab")
+    commands: list[tuple[str, ...]] = [
+        ("HSET", log, "name", "rfc1", "start", "0", "next", "0"),
+        ("HSET", log, "next", "5", "published", "3", "duplicates", "1", "rejected", "1"),
+        ("HSET", log, "next", "9", "published", "6"),  # one less than it should be
+        ("HSET", log, "next", "9", "published", "7"),
+        ("HDEL", log, "published", "duplicates", "rejected", "skipped"),
+        ("HSET", log, "start", "9", "next", "9"),
+        ("HSET", log, "next", "12", "skipped", "3"),
+    ]
+    packed = [hiredis.pack_command(command) for command in commands]
+    (tmp_path / "appendonly.aof").write_bytes(b"".join(packed))
+    (trouble,) = lines.read(tmp_path, GroundTruth([])).troubles
+    assert trouble.startswith("rfc1: 8 accounted")
+
+
+def test_a_heartbeat_is_no_progress(tmp_path: Path) -> None:
+    path, texts = tmp_path / "a.client", Texts(tmp_path)
+    (tmp_path / TEXTS).write_bytes(
+        b'{"message_type":"heartbeat","timestamp":5,"id":"1-0"}\n{"id":"2-0-0","message_type":""}\n'
+    )
+    path.write_bytes(b"5.000 text 0\n")
+    transcript = Transcript(path, texts)
+    transcript.update()
+    assert transcript.moved_after(4) is None
+    path.write_bytes(b"5.000 text 0\n6.000 text 1\n")
+    transcript.update()
+    assert transcript.moved_after(4) == 6
 
 
 def test_malformed_entries_are_in_the_trees_from_the_start() -> None:

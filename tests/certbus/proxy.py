@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 import struct
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Self
 
@@ -37,6 +38,23 @@ class Held(NamedTuple):
     released: asyncio.Event
 
 
+@dataclass(slots=True)
+class Ordered:
+    """A cut that is to come: `cut_at` describes its first fields.
+
+    Attributes:
+        is_made: whether it was made.
+        over: set when it was, or when another one took its place.
+    """
+
+    how: How
+    when: When
+    left: int
+    marker: bytes
+    is_made: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Proxy:
     """Forwards TCP connections to the unix socket of a Redis, and cuts them on command.
 
@@ -66,7 +84,7 @@ class Proxy:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
-        self._cut: tuple[How, When, int, bytes] | None = None
+        self._cut: Ordered | None = None
         self._hold: tuple[bytes, asyncio.Future[Held]] | None = None
 
     async def __aenter__(self) -> Self:
@@ -103,8 +121,8 @@ class Proxy:
         self.cuts += len(connections)
         return len(connections)
 
-    def cut_at(self, reply: int, how: How, when: When, marker: bytes = b"") -> None:
-        """Cut a connection at a reply.
+    def cut_at(self, reply: int, how: How, when: When, marker: bytes = b"") -> "Ordered":
+        """Cut a connection at a reply, in place of any cut that was ordered and not made.
 
         Args:
             reply: which one, counted from now over all connections; the next is 1.
@@ -113,7 +131,10 @@ class Proxy:
             marker: count only replies to requests that contain it, or only these requests.
         """
         assert reply > 0
-        self._cut = (how, when, reply, marker)
+        if self._cut is not None:
+            self._cut.over.set()
+        self._cut = Ordered(how, when, reply, marker)
+        return self._cut
 
     def is_over(self) -> bool:
         """Whether the cut that `cut_at` ordered has been made."""
@@ -140,28 +161,28 @@ class Proxy:
     def due(self, requests: bytes) -> tuple[How, When] | None:
         """Count one reply to (some of) `requests`; return how and when to cut at it, or None."""
         self.replies += 1
-        if self._cut is None or self._cut[1] == "unsent":
+        if self._cut is None or self._cut.when == "unsent":
             return None
-        return self._counted(requests)
+        return self._counted(self._cut, requests)
 
     def refuses(self, requests: bytes) -> How | None:
         """Count what a client has sent; return how to cut instead of forwarding it, or None."""
-        if self._cut is None or self._cut[1] != "unsent":
+        if self._cut is None or self._cut.when != "unsent":
             return None
-        cut = self._counted(requests)
+        cut = self._counted(self._cut, requests)
         return None if cut is None else cut[0]
 
-    def _counted(self, requests: bytes) -> tuple[How, When] | None:
-        assert self._cut is not None
-        how, when, left, marker = self._cut
-        if marker not in requests:
+    def _counted(self, cut: "Ordered", requests: bytes) -> tuple[How, When] | None:
+        if cut.marker not in requests:
             return None
-        if left > 1:
-            self._cut = (how, when, left - 1, marker)
+        cut.left -= 1
+        if cut.left:
             return None
         self._cut = None
+        cut.is_made = True
+        cut.over.set()
         self.cuts += 1
-        return how, when
+        return cut.how, cut.when
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self, reader, writer)
