@@ -169,13 +169,16 @@ class Crowd:
         return time.perf_counter() - began
 
     def run(self) -> None:
-        """Receive until stdin is closed; start counting again upon SIGUSR1."""
+        """Receive until stdin is closed; upon SIGUSR1, start counting again and stay connected."""
         self._poll.register(sys.stdin.fileno(), select.EPOLLIN)
         due, pong_due = 0.0, time.perf_counter() + PONG_SECS
+        each = 100 * self._options.reconnect_secs / self._options.clients
+        reconnect_due = time.perf_counter() + (each or math.inf)
         while True:
             ended = self._receive(0.02)
             if self._restart:
                 self._restart = False
+                reconnect_due = math.inf
                 for client in self._clients.values():
                     client.messages = client.bytes = client.signs = 0
                     client.latencies.clear()
@@ -184,11 +187,24 @@ class Crowd:
             if now >= due:
                 self._read_slowly()
                 due = now + 0.1
+            if now >= reconnect_due:
+                self._reconnect()
+                reconnect_due += each
             if now >= pong_due:
                 self._pong()
                 pong_due = now + PONG_SECS
             if ended:
                 return
+
+    def _reconnect(self) -> None:
+        """Let the client that has been connected for the longest time leave, and come back."""
+        descriptor = next(iter(self._clients))
+        client = self._clients.pop(descriptor)
+        if not client.closed:
+            self._poll.unregister(descriptor)
+        self._waiting.discard(descriptor)
+        client.socket.close()
+        self._open(client.number)
 
     def _pong(self) -> None:
         """Show the server that the clients are alive: without an answer to pings it closes them."""
@@ -356,6 +372,12 @@ def main() -> None:
     parser.add_argument("--offer", default="", help="extensions of WebSocket")
     parser.add_argument("--slow", type=int, default=0, help="number of clients that read slowly")
     parser.add_argument("--slow-rate", type=float, default=150_000, help="bytes a second of those")
+    parser.add_argument(
+        "--reconnect-secs",
+        type=float,
+        default=0.0,
+        help="each time, one client in a hundred reconnects; 0: none does",
+    )
     parser.add_argument("--stuck", type=int, default=0, help="number of clients that read nothing")
     options = parser.parse_args()
     crowd = Crowd(options)

@@ -99,6 +99,7 @@ class Clients:
     """The clients of one gateway, in a process of their own (`bench.clients`)."""
 
     def __init__(self, port: int, path: str, count: int, *options: str) -> None:
+        self.path = path
         where = [f"--port={port}", f"--path={path}", f"--clients={count}"]
         self._command = ["-m", "bench.clients", *where, *options]
 

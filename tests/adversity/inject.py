@@ -61,7 +61,7 @@ _LOG = re.compile(rb"\n([^\r\n]*\blog:[^\r\n]+)\r")
 
 
 class NothingChanged(Exception):
-    """A fault met nothing that it could change; says why."""
+    """A fault met nothing that it could change; its text is why."""
 
 
 class FaultyCluster(Cluster):

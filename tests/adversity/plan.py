@@ -54,7 +54,7 @@ MIN_FIELD_SECS = 40.0
 """Shorter runs have no logs with a profile, and none that are far behind: these take longer."""
 
 SENTINELS_EACH = 3
-"""One seed in so many has sentinels: 200 runs have each kind of fail-over 22 times."""
+"""Each third seed has sentinels: 200 runs have each kind of fail-over 22 times."""
 
 FIELD_OPERATORS = ("Google", "DigiCert", "TrustAsia", "Let's Encrypt", "IPng Networks", "Geomys")
 """Those of the field profile whose tree heads come within seconds."""

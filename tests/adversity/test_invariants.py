@@ -258,7 +258,7 @@ def test_accounts_add_up_after_each_command(tmp_path: Path) -> None:
         ("HSET", log, "start", "9", "next", "9"),
         ("HSET", log, "next", "12", "skipped", "3"),
     ]
-    packed = [hiredis.pack_command(command) for command in commands]
+    packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
     (tmp_path / "appendonly.aof").write_bytes(b"".join(packed))
     (trouble,) = lines.read(tmp_path, GroundTruth([])).troubles
     assert trouble.startswith("rfc1: 8 accounted")
