@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from ctfilter import Filter, IndexFull, parse_filter
 from ctfilter.grammar import CERTIFICATE_KEYS
 from gateway.clients.base import Client, ClientRegistry, StartReplay
+from gateway.clients.stall_timeout import unacknowledged_bytes
 from gateway.config import V2, Settings
 from gateway.delivery.channel import Channel
 from gateway.delivery.compression import DEFLATED, SHARED, SharedContext
@@ -201,8 +202,11 @@ class Hub:
 
     @property
     def is_answering(self) -> bool:
-        """Whether a connection waits for an answer of this gateway."""
-        return any(connection.is_answering for connection in self.pending_connections)
+        """Whether a connection waits for a response, or its client has not read all of one."""
+        return any(
+            connection.is_answering or unacknowledged_bytes(connection.transport)
+            for connection in self.pending_connections
+        )
 
     def stream_ages(self) -> Mapping[str, float]:
         """Return the age of the newest batch of each stream, in seconds."""

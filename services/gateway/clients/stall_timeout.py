@@ -79,7 +79,9 @@ async def close_stalled_clients(registry: ClientRegistry, timeout_secs: float) -
 
 def unacknowledged_bytes(transport: asyncio.Transport) -> int:
     """Return the bytes written to a transport that the kernel of its peer has not acknowledged."""
-    connection = cast("socket.socket", transport.get_extra_info("socket"))
+    connection = cast("socket.socket | None", transport.get_extra_info("socket"))
+    if connection is None:  # the end of a TLS connection, an iteration before `connection_lost`
+        return 0
     count = array.array("i", [0])
     fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, count)  # SIOCOUTQ, see tcp(7)
     return count[0] + transport.get_write_buffer_size()

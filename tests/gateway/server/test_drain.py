@@ -91,6 +91,29 @@ async def test_a_pending_answer_is_still_sent() -> None:
         assert await client.closed()
 
 
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_client_that_is_reading_a_response_gets_all_of_it(
+    secure: bool, tmp_path: Path
+) -> None:
+    certificate = pair("here")
+    options = tls_options(tmp_path, certificate) if secure else None
+    trusting = certificate.trusting() if secure else None
+    body = bytes(12_000_000)  # more than kernels hold for one connection
+    settings, response = Settings(stop_timeout=60), Response(200, (), body)
+    async with (
+        listener(Limits(MANY), tls=options, given=settings, answer=response) as place,
+        await Raw.open(place.port, tls=trusting) as client,
+    ):
+        client.send(request("/page"))
+        _, headers = await client.head()
+        stopping = asyncio.create_task(drain(place.listener, place.service, 1012, "restart"))
+        await turns(100)
+        assert not stopping.done()
+        async with asyncio.timeout(60):
+            assert await client.reader.readexactly(int(headers["content-length"])) == body
+        await stopping
+
+
 @pytest.mark.parametrize("iterations", range(4))
 async def test_a_connection_that_is_accepted_last_is_answered(iterations: int) -> None:
     """However far it is set up when its gateway stops to accept others."""
