@@ -22,6 +22,7 @@ from typing import Any
 from certbus.logs.leases import Lease
 from certbus.streams.batch import Batch, Outcome
 from certbus.streams.publisher import Publisher
+from ingestor.pipeline import prefetch
 from ingestor.verification.verifier import Verifier
 from launcher.cli import main
 
@@ -43,7 +44,8 @@ class Crash:
 
 
 def arm(crash: Crash) -> None:
-    """Make every verifier and publisher of this process count their steps."""
+    """Make every verifier and publisher of this process count their steps, of small runs."""
+    prefetch.MAX_LOG_BYTES = prefetch.RUN_BYTES = 1 << 20
     verify, publish = Verifier.verify, Publisher.publish
 
     async def verifying(self: Verifier, *arguments: Any) -> Any:

@@ -4,6 +4,8 @@ import signal
 import sys
 from pathlib import Path
 
+import yaml
+
 from certbus.logs.tree_state import TreeStateStore
 from tests.e2e.processes import Process
 from tests.ingestor.pipeline.crashing import POINTS
@@ -25,12 +27,11 @@ START = 500
 class Crashing:
     """Ingestors one after the other, each a process that dies at a point."""
 
-    def __init__(self, site: Site, directory: Path, config: Path) -> None:
+    def __init__(self, site: Site, directory: Path) -> None:
         self._site = site
         self._directory = directory
         self._arguments = [
             "ingest",
-            f"--config={config}",
             f"--redis-url={site.server.url}",
             f"--from-index={START}",
             "--set=ct_log.poll_interval_ms=50",
@@ -42,16 +43,15 @@ class Crashing:
             "--set=ct_log.batch_size=512",
         ]
 
-    def start(self, point: str, times: int) -> Process:
+    def start(self, config: Path, point: str, times: int) -> Process:
         command = [sys.executable, "-m", "tests.ingestor.pipeline.crashing", point, str(times)]
         root = str(ROOT)
         environment = {"PYTHONPATH": root}
-        return Process(
-            f"{point} {times}", [*command, *self._arguments], self._directory, environment
-        )
+        arguments = [*command, *self._arguments, f"--config={config}"]
+        return Process(f"{point} {times}", arguments, self._directory, environment)
 
-    async def until_killed(self, point: str, times: int) -> None:
-        process = self.start(point, times)
+    async def until_killed(self, config: Path, point: str, times: int) -> None:
+        process = self.start(config, point, times)
         try:
             try:
                 await until(lambda: not process.running, f"death at {point}")
@@ -68,18 +68,21 @@ class Crashing:
 async def test_the_frontier_is_where_the_log_is_whenever_it_is_killed(
     site: Site, tmp_path: Path
 ) -> None:
-    # More than one run takes (`MAX_LOG_BYTES`): else a log may be complete after its first.
-    await site.simlog.start(rfc6962=1, static_ct=1, preload=14_000, rate=0)
-    ingestors = Crashing(site, tmp_path, await site.simlog.config())
-    for _ in range(5):
-        await ingestors.until_killed("published", 6)
-        if all((log.next or 0) > START for log in (await by_path(site)).values()):
-            break
+    await site.simlog.start(rfc6962=1, static_ct=1, preload=4000, rate=0)
+    config, ingestors = await site.simlog.config(), Crashing(site, tmp_path)
+    # Each log alone, so that both have a frontier, and none is complete.
+    for kind, logs in site.simlog.settings(config).items():
+        one = tmp_path / f"{kind}.yaml"
+        one.write_text(yaml.safe_dump({"log_lists": [], kind: logs}))
+        await ingestors.until_killed(one, "published", 2)
+    sizes = await site.simlog.sizes()
+    for path, log in (await by_path(site)).items():
+        assert START < (log.next or 0) < sizes[log.name], path
     # From now on no frontier can be started from a proof.
     await switch(site, "*", {"kind": "status", "code": 404, "only": "proofs"})
     ledger = TreeStateStore(site.redis, site.keys)
     for point in POINTS:
-        await ingestors.until_killed(point, 2)
+        await ingestors.until_killed(config, point, 2)
         for log in (await by_path(site)).values():
             assert log.next is not None
             kept = await ledger.load(log.log_id, log.next)
@@ -87,7 +90,7 @@ async def test_the_frontier_is_where_the_log_is_whenever_it_is_killed(
             assert kept.frontier.size == log.next > START
             done = log.published + log.duplicates + log.rejected
             assert done == log.next - START
-    last = ingestors.start("never", 0)
+    last = ingestors.start(config, "never", 0)
     try:
         await until(site.complete, f"complete Redis\n{last}")
         await until(lambda: shown(site, "proven"), f"proven logs\n{last}")
