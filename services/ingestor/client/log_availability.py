@@ -15,6 +15,7 @@ and stores the circuit, for the log's next worker and for the status of the clus
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ import msgspec
 import structlog
 
 from certbus.ids import new_event
-from certbus.logs.circuit_state import CircuitStatus, CircuitStore, State
+from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certconf.settings import CTLog
 from ingestor.backoff import Backoff
 from ingestor.client.errors import (
@@ -101,6 +102,7 @@ class LogAvailability:
         redis_retry: repeats Redis calls while Redis is away.
         waited: receives the seconds that were spent waiting for a slot.
         clock: seconds since the epoch: other workers continue with the times of a circuit.
+        monotonic: seconds; pauses of this worker end by it, also when the host's clock is set.
 
     Attributes:
         status: the stored state of the circuit.
@@ -119,6 +121,7 @@ class LogAvailability:
         redis_retry: RedisRetry | None = None,
         waited: Callable[[float], None] = lambda _seconds: None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status = CircuitStatus()
         self.errors = 0
@@ -132,12 +135,14 @@ class LogAvailability:
         self._redis_retry = redis_retry or RedisRetry()
         self._waited = waited
         self._clock = clock
+        self._monotonic = monotonic
+        self._paused_until = -math.inf  # by `monotonic`, as all times below
         self._reserving = asyncio.Semaphore(MAX_RESERVED)  # which is fair
         self._successes = 0  # since the circuit is half-open
         self._down_since: float | None = None
         self._logged = False  # whether the outage was logged
-        self._silent_until = 0.0
-        self._limit_silent_until = 0.0
+        self._silent_until = -math.inf
+        self._limit_silent_until = -math.inf
 
     @property
     def is_closed(self) -> bool:
@@ -147,9 +152,7 @@ class LogAvailability:
     @property
     def pause(self) -> float:
         """Seconds until the log may be requested."""
-        if self.status.retry_at is None:
-            return 0.0
-        return min(max(self.status.retry_at / 1000 - self._clock(), 0.0), MAX_PAUSE_SECS)
+        return max(self._paused_until - self._monotonic(), 0.0)
 
     @property
     def is_at_configured_interval(self) -> bool:
@@ -231,13 +234,15 @@ class LogAvailability:
     def restore(self, status: CircuitStatus) -> None:
         """Continue with a stored circuit."""
         self.status, self._successes = status, 0
+        remains = 0.0 if status.retry_at is None else status.retry_at / 1000 - self._clock()
+        self._paused_until = self._monotonic() + min(remains, MAX_PAUSE_SECS)
 
     async def can_poll(self) -> None:
         """Wait until the log may be requested. An open circuit is then half-open."""
         before = self.status
         await self._wait()
         if self.status.state == "open":
-            self._become("half-open")
+            self.status = msgspec.structs.replace(self.status, state="half-open", retry_at=None)
             self._successes = 0
         await self._save(before)
 
@@ -248,7 +253,7 @@ class LogAvailability:
             return
         was_open = not self.is_closed
         self._fail()
-        now, wait = self._clock(), round(self.pause, 1)
+        now, wait = self._monotonic(), round(self.pause, 1)
         if isinstance(error, ProofUnavailable):
             pass  # the verifier reports it if it lasts
         elif self._down_since is None:
@@ -269,7 +274,7 @@ class LogAvailability:
     async def noted(self, error: LogError) -> None:
         """Record a problem of a log that can be read."""
         self.last_error = error.summary
-        now = self._clock()
+        now = self._monotonic()
         if now >= self._silent_until:
             self._silent_until = now + LOG_INTERVAL_SECS
             _log.warning("log degraded", log=self._log.name, url=error.url, problem=error.problem)
@@ -291,7 +296,7 @@ class LogAvailability:
         """Record that all entries up to a tree head were published."""
         await self.record_progress()
         if self._down_since is not None and self.is_closed:
-            down = round(self._clock() - self._down_since, 1)
+            down = round(self._monotonic() - self._down_since, 1)
             self._down_since = None
             if self._logged:
                 _log.info("log recovered", log=self._log.name, down_secs=down, tree_size=tree_size)
@@ -303,7 +308,7 @@ class LogAvailability:
         `Throttled` is not counted: no request was sent.
         """
         if not isinstance(error, Throttled):
-            now = self._clock()
+            now = self._monotonic()
             if now >= self._limit_silent_until:
                 self._limit_silent_until = now + LOG_INTERVAL_SECS
                 _log.warning(
@@ -328,16 +333,14 @@ class LogAvailability:
         failures = self.status.failures + 1
         self.status = msgspec.structs.replace(self.status, failures=failures)
         if not self.is_closed or failures >= self._policy.unhealthy:
-            self._become("open")
+            self.status = msgspec.structs.replace(self.status, state="open")
         delay = self._policy.closed if self.is_closed else self._policy.open
         self._pause_for(delay(failures - 1))
 
-    def _become(self, state: State) -> None:
-        self.status = msgspec.structs.replace(self.status, state=state)
-
     def _pause_for(self, seconds: float) -> None:
         """Pause, at least until the end of a pause that has begun."""
-        at = max(int((self._clock() + seconds) * 1000), self.status.retry_at or 0)
+        self._paused_until = max(self._monotonic() + seconds, self._paused_until)
+        at = int((self._clock() + self.pause) * 1000)
         self.status = msgspec.structs.replace(self.status, retry_at=at)
 
     def _log_outage(self, error: LogError, now: float, wait: float) -> None:

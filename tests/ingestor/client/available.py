@@ -34,9 +34,10 @@ def available(
     name: str = "log",
     operator: str = "Example",
     interval: float = 0.0,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> LogAvailability:
     """Make the availability of one log; `redis` has the slots of all logs of an operator."""
     log = Log(id=name, name=name, url="http://test/", kind=Kind.RFC6962, operator=operator)
     slots = LocalSlots() if redis is None else OperatorSlots(redis, Keys())
     throttle = OperatorThrottle(operator, interval, slots, RedisRetry())
-    return LogAvailability(log, rules or policy(), throttle, clock=clock)
+    return LogAvailability(log, rules or policy(), throttle, clock=clock, monotonic=monotonic)

@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from certbus.logs.circuit_state import CircuitStatus
 from ingestor.backoff import Backoff
 from ingestor.client.errors import ConnectionFailed, InvalidResponse, UnexpectedStatus
-from ingestor.client.log_availability import MAX_PAUSE_SECS, LogAvailability
+from ingestor.client.log_availability import LOG_INTERVAL_SECS, MAX_PAUSE_SECS, LogAvailability
 from tests.ingestor.client.available import available, policy
 
 RULES = policy(unhealthy=3, healthy=2, closed=Backoff(1, 4), opened=Backoff(1, 60))
@@ -15,16 +16,26 @@ DOWN = ConnectionFailed("log", "http://test/", "no answer")
 
 
 class Clock:
-    """A clock that moves while the log waits.
+    """The clocks of a host, which move while the log waits.
 
     Attributes:
         now: seconds since the epoch.
+        ahead: seconds by which the clock was set forward.
     """
 
     now = 1_800_000_000.0
+    ahead = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def monotonic(self) -> float:
+        return self.now - self.ahead
+
+    def set(self, seconds: float) -> None:
+        """Set the clock forward, or back."""
+        self.now += seconds
+        self.ahead += seconds
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -39,7 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def log(clock: Clock) -> LogAvailability:
-    return available(RULES, clock)
+    return available(RULES, clock, monotonic=clock.monotonic)
 
 
 def state(log: LogAvailability) -> tuple[str, int]:
@@ -76,7 +87,8 @@ async def test_failures_in_a_row_open_it_and_each_makes_the_wait_longer(
 
 
 async def test_while_it_does_not_open_the_wait_is_bounded(clock: Clock) -> None:
-    log = available(policy(unhealthy=100, closed=Backoff(1, 4), opened=Backoff(1, 60)), clock)
+    rules = policy(unhealthy=100, closed=Backoff(1, 4), opened=Backoff(1, 60))
+    log = available(rules, clock, monotonic=clock.monotonic)
     await fail(log, 50)
     assert log.is_closed
     assert log.pause <= 4
@@ -176,9 +188,9 @@ async def test_what_may_succeed_soon_is_repeated_and_a_429_without_end(
 
 async def test_another_worker_continues_with_it(log: LogAvailability, clock: Clock) -> None:
     await fail(log, 3)
-    other = available(RULES, clock)
+    other = available(RULES, clock, monotonic=clock.monotonic)
     other.restore(log.status)
-    assert other.pause == log.pause
+    assert other.pause == pytest.approx(log.pause, abs=0.01)
     await other.can_poll()
     await other.record_failure(DOWN)
     assert state(other) == ("open", 4)
@@ -187,3 +199,30 @@ async def test_another_worker_continues_with_it(log: LogAvailability, clock: Clo
 def test_no_clock_of_another_worker_stops_it_for_ever(log: LogAvailability, clock: Clock) -> None:
     log.restore(CircuitStatus("open", 3, int((clock.now + 1e9) * 1000)))
     assert log.pause == MAX_PAUSE_SECS
+
+
+@pytest.mark.parametrize("hours", [-8, 8])
+async def test_a_clock_that_is_set_ends_no_pause_and_makes_none_longer(
+    log: LogAvailability, clock: Clock, hours: int
+) -> None:
+    for failures in range(1, 6):
+        await log.record_failure(DOWN)
+        pause = log.pause
+        clock.set(hours * 3600)
+        assert log.pause == pytest.approx(pause, abs=0.01)
+        assert log.pause <= 16
+        before = clock.monotonic()
+        await log.can_poll()
+        assert clock.monotonic() - before == pytest.approx(pause, abs=0.01)
+    assert log.status == CircuitStatus("half-open", 5)  # its next owner does not wait either
+
+
+async def test_outages_are_logged_again_after_the_clock_was_set_back(
+    log: LogAvailability, clock: Clock
+) -> None:
+    with capture_logs() as events:
+        await log.noted(DOWN)
+        clock.set(-8 * 3600)
+        clock.now += LOG_INTERVAL_SECS
+        await log.noted(DOWN)
+    assert [event["event"] for event in events] == ["log degraded"] * 2
