@@ -200,8 +200,9 @@ class Follower:
         self._limits = settings.limits
         self._judged = 0  # size of the largest tree head at which the delay was judged
         self._compared = 0.0  # when the position was last compared with Redis, loop time
-        # Until when nothing was left to read and no poll was due, seconds since the epoch.
-        self._reached = time.time()
+        # Until when nothing was left to read and no poll was due, by the monotonic clock: a host's
+        # clock that is set forward skips nothing.
+        self._reached = time.monotonic()
 
     @property
     def missing_issuers(self) -> int:
@@ -249,7 +250,7 @@ class Follower:
         await self.verifier.load(self.publisher.next)
         handover = await self.publisher.handover()
         if handover.since_success is not None:
-            self._reached = time.time() - handover.since_success
+            self._reached = time.monotonic() - handover.since_success
         if handover.page is not None:
             self._page.assume(handover.page)
         self._polls.assume(handover.gaps)
@@ -361,7 +362,7 @@ class Follower:
         while self.publisher.next >= self._end(target):
             # Neither entries that wait for their tile nor the time to the next poll are a delay.
             until_poll = max(self._polls.due - asyncio.get_running_loop().time(), 0.0)
-            self._reached = time.time() + until_poll
+            self._reached = time.monotonic() + until_poll
             if self.publisher.next >= target.size:
                 self.health.caught_up = time.time()
             while self._later and self._later[0].size <= self.publisher.next:
@@ -402,7 +403,7 @@ class Follower:
             return
         self._judged = head.size
         first, end = self.publisher.next, head.size - self._limits.overlap
-        since_head = time.time() - self._reached
+        since_head = time.monotonic() - self._reached
         reason = self._limits.exceeded(head.size - first, self.ingest_delay, since_head)
         if reason is None or end <= first:
             return
@@ -416,7 +417,7 @@ class Follower:
             _log.warning("skip rejected", log=self.log.name, why=reason, problem=error.problem)
             return
         await self.publisher.skip_ahead(SkipAhead(first, end, reason, head, frontier))
-        self._reached = time.time()
+        self._reached = time.monotonic()
         await self.verifier.load(end)
         await self._restart()
 

@@ -1,16 +1,18 @@
-"""A follower of a log without proofs, whose entries are read twice, while requests fail."""
+"""A follower without Redis: a log without proofs that is read twice, and clocks that are set."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from certbus.logs.leases import Handover
+from certbus.logs.leases import Handover, SkipAhead
 from ctparse.entry import Entry, Rejected
 from ctparse.tree_head import TreeHead
 from ingestor.client.errors import ConnectionFailed, LogError
+from ingestor.pipeline.catch_up import CatchUpLimits
 from ingestor.pipeline.follower import Follower, PollSettings, Requests
 from ingestor.pipeline.prefetch import FetchedBytes, InFlight
 from ingestor.window import VerifiedWindow
@@ -31,6 +33,7 @@ class Client:
     """Returns the tree heads and entries of a `MemoryLog`.
 
     Attributes:
+        size: of its tree heads.
         fails: returns whether the request with this number, of these entries, fails.
         wrong: index of the entry that is not the one in the tree.
         requests: for entries, so far.
@@ -41,6 +44,7 @@ class Client:
     missing_issuers = 0
 
     def __init__(self, checked: Checked) -> None:
+        self.size = SIZE
         self.fails: Callable[[int, range], bool] = lambda _number, _entries: False
         self.wrong: int | None = None
         self.requests = 0
@@ -48,7 +52,7 @@ class Client:
 
     async def tree_head(self) -> TreeHead:
         self._checked.now += 10  # enough refusals, over enough time
-        return self._checked.log.head(SIZE)
+        return self._checked.log.head(self.size)
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         self.requests += 1
@@ -62,13 +66,21 @@ class Client:
 
 
 class Publisher:
-    """Publishes into nothing."""
+    """Publishes into nothing.
 
-    newest = barren = None
+    Attributes:
+        next: index of the next entry.
+        newest: when it was last called, seconds since the epoch.
+        skips: what was skipped.
+    """
+
+    barren = None
     counts = SimpleNamespace(published=0, duplicates=0)
 
     def __init__(self) -> None:
         self.next = 0
+        self.newest: float | None = None
+        self.skips: list[SkipAhead] = []
 
     async def handover(self) -> Handover:
         return Handover()
@@ -76,17 +88,22 @@ class Publisher:
     async def publish(self, window: VerifiedWindow) -> None:
         assert window.first == self.next
         self.next += len(window.entries)
+        self.newest = time.time()
+
+    async def skip_ahead(self, skip: SkipAhead) -> None:
+        self.skips.append(skip)
+        self.next = skip.end
 
     async def check_position(self) -> None:
         pass
 
 
 class Following:
-    """A follower of a log that refuses proofs, and what it uses."""
+    """A follower, and what it uses."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_lag_secs: float = 0.0, *, refuses: bool = True) -> None:
         checked = Checked()
-        checked.log.refusal = NOT_FOUND
+        checked.log.refusal = NOT_FOUND if refuses else None
         self.client = Client(checked)
         self.publisher = Publisher()
         self.availability = available(policy(unhealthy=5, healthy=2))
@@ -96,7 +113,9 @@ class Following:
             cast("WindowPublisher", self.publisher),
             checked.verifier,
             self.availability,
-            PollSettings(batch_size=2, interval=0.001, phase=0.0),
+            PollSettings(
+                batch_size=2, interval=0.001, phase=0.0, limits=CatchUpLimits(secs=max_lag_secs)
+            ),
             Requests(InFlight(4), FetchedBytes()),
         )
 
@@ -145,3 +164,18 @@ async def test_each_failure_at_the_same_entry_makes_the_pause_longer(
     )
     assert following.publisher.next == 0
     assert following.client.requests > SIZE
+
+
+async def test_a_clock_that_is_set_forward_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    following = Following(max_lag_secs=3600, refuses=False)
+    following.client.size = SIZE // 2
+    set_forward = time.time() + 2 * 3600
+
+    def has_all() -> bool:
+        if following.publisher.next == following.client.size < SIZE:
+            monkeypatch.setattr(time, "time", lambda: set_forward)
+            following.client.size = SIZE
+        return following.publisher.next == SIZE
+
+    await following.until(has_all, "all entries")
+    assert following.publisher.skips == []
