@@ -205,7 +205,7 @@ def test_no_clock_of_another_worker_stops_it_for_ever(log: LogAvailability, cloc
 async def test_a_clock_that_is_set_ends_no_pause_and_makes_none_longer(
     log: LogAvailability, clock: Clock, hours: int
 ) -> None:
-    for failures in range(1, 6):
+    for _ in range(5):
         await log.record_failure(DOWN)
         pause = log.pause
         clock.set(hours * 3600)
