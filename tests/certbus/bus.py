@@ -83,6 +83,11 @@ class Worker:
         assert lease is not None
         return lease
 
+    async def lost(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Renew leases and return those that are lost."""
+        renewed = await self.leases.renew(leases)
+        return [lease for lease, held in zip(leases, renewed, strict=True) if held is None]
+
 
 async def log_status(client: Redis, log_id: str = LOG) -> LogStatus:
     (status,) = [log for log in (await snapshot(client, KEYS)).logs if log.log_id == log_id]

@@ -134,6 +134,13 @@ class Site:
         self.shelf = LogListCache(redis, self.keys)
         self.stack = AsyncExitStack()
 
+    async def withhold(self, *indexes: int) -> None:
+        """Let each log answer requests for these entries, and only those, with an error."""
+        faults = [{"kind": "status", "index": index, "only": "entries"} for index in indexes]
+        async with httpx.AsyncClient(trust_env=False) as http:
+            url = f"{self.simlog.url}/control/*/faults"
+            (await http.put(url, json=faults)).raise_for_status()
+
     async def ingestor(self, name: str, **overrides: object) -> Ingestor:
         settings = {**HURRIED, "redis_url": self.server.url, **overrides}
         return self._run(load(await self.simlog.config(), {}, settings), name)

@@ -327,6 +327,27 @@ async def test_what_redis_lost_is_published_again_though_the_log_has_nothing_new
     await assert_exactly_once(site)
 
 
+async def test_what_redis_lost_is_published_again_though_the_next_entry_cannot_be_read(
+    site: Site,
+) -> None:
+    await site.simlog.start(rfc6962=1, static_ct=0, preload=100, rate=0)
+    await site.withhold(40, 60)
+    await site.ingestor("a", **{"ct_log.start_index": 0, "ct_log.batch_size": 20})
+
+    async def publishes_up_to(end: int) -> None:
+        async def has_next() -> bool:
+            return [log.next for log in (await site.logs()).values()] == [end]
+
+        await until(has_next, f"the entries before {end}")
+
+    await publishes_up_to(40)
+    saved = await site.redis.eval(_SAVE, 0)
+    await site.withhold(60)
+    await publishes_up_to(60)
+    await site.redis.eval(_REWIND, 0, *(each for key in saved for each in key))
+    await publishes_up_to(60)
+
+
 async def test_redis_killed_and_restarted_is_waited_for(site: Site) -> None:
     await site.simlog.start(rfc6962=1, static_ct=1, preload=500, rate=100)
     with capture_logs() as lines:

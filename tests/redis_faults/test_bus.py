@@ -86,7 +86,7 @@ async def publishing(lossy: Redis, client: Redis) -> None:
         assert await worker.publisher.find_known([window.messages[0].sha256]) == [False]
         outcome = await worker.publisher.publish(lease, window)
         assert isinstance(outcome, Published) or outcome == Stale(window.next)
-        assert await worker.leases.renew([lease]) == []
+        assert await worker.lost([lease]) == []
     await worker.leases.release(lease)
     batches = await history(client, KEYS, "lite", "0-0", 10)
     assert [b"n%d" % n in b.messages[0] for n, b in enumerate(batches)] == [True] * 3

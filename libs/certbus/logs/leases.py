@@ -126,17 +126,18 @@ class Leases(Store):
         )
         return self._lease(log_id, reply)
 
-    async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
+    async def renew(self, leases: Sequence[Lease]) -> list[int | None]:
         """Renew leases, in one round trip, even if Redis is full.
 
         A lease that expired is taken again, under its fence, if no worker has taken the log since.
 
         Returns:
-            The lost leases: the tasks that publish under them must stop.
+            For each lease, the index of the next entry to publish of its log; None if the lease is
+            lost: the task that publishes under it must stop.
         """
         if not leases:
             return []
-        held = await self._renew(
+        renewed: list[int | None] = await self._renew(
             keys=[
                 key
                 for lease in leases
@@ -144,7 +145,7 @@ class Leases(Store):
             ],
             args=[self._worker, self._ttl_ms, *(lease.fence for lease in leases)],
         )
-        return [lease for lease, is_held in zip(leases, held, strict=True) if not is_held]
+        return renewed
 
     async def release(self, lease: Lease) -> bool:
         """Release a lease.
@@ -158,16 +159,21 @@ class Leases(Store):
         )
         return bool(reply)
 
-    async def drop(self, lease: Lease) -> bool:
+    async def drop(self, lease: Lease, next_index: int) -> bool:
         """Finish the retirement of a drained log: its lease ends, and no worker gets another one.
 
+        Args:
+            lease: the right to publish the log.
+            next_index: the next entry that it would publish.
+
         Returns:
-            False if it had been lost before, or the log is no longer retired.
+            False if it had been lost before, the log is no longer retired, or Redis has another
+            position.
         """
         log_id = lease.log_id
         reply = await self._drop(
             keys=[self._keys.log(log_id), self._keys.lease(log_id), self._keys.evidence(log_id)],
-            args=[self._worker, lease.fence, RETIRED_VISIBLE_MS],
+            args=[self._worker, lease.fence, RETIRED_VISIBLE_MS, next_index],
         )
         return bool(reply)
 

@@ -2,7 +2,8 @@
 
 Two loops run once a second. The heartbeat loop keeps what this worker has; nothing may delay it:
 
-    renew       the task of a log whose lease was lost ends at once
+    renew       the task of a log whose lease was lost ends at once; that of one of which Redis lost
+                entries publishes them again
     heartbeat   this worker is alive and holds these logs
 
 The assignment loop changes it:
@@ -167,12 +168,21 @@ class Worker:
         await self._cluster.heartbeat("worker", self._id, fields)
 
     async def _renew(self) -> None:
-        """Renew all leases; stop following the logs whose leases were lost."""
-        leases = [assigned.lease for assigned in self._assigned.values()]
-        for lease in await self._lost(leases):
-            assigned = self._assigned.get(lease.log_id)
-            if assigned is None or assigned.lease is not lease:
+        """Renew all leases; stop following the logs whose leases were lost.
+
+        What was published before the call is in Redis, unless Redis lost it.
+        """
+        held = list(self._assigned.values())
+        leases = [assigned.lease for assigned in held]
+        published = [assigned.follower.publisher.next for assigned in held]
+        stored = await self._renewed(leases)
+        for assigned, lease, end, next_index in zip(held, leases, published, stored, strict=True):
+            if self._assigned.get(lease.log_id) is not assigned or assigned.lease is not lease:
                 continue  # ended or restored since
+            if next_index is not None:
+                if next_index < end:
+                    assigned.follower.publisher.rewound.set()
+                continue
             try:
                 # If Redis lost its data, only this worker knows the position of the log. Another
                 # worker may have started the log later.
@@ -181,8 +191,8 @@ class Worker:
                 _log.warning("lease lost", log=assigned.follower.log.name)
                 await self._end(lease.log_id)
 
-    async def _lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
-        """Renew leases and return those lost; one by one if Redis rejects the whole call.
+    async def _renewed(self, leases: Sequence[Lease]) -> Sequence[int | None]:
+        """Renew leases as `Leases.renew` does; one by one if Redis rejects the whole call.
 
         Redis rejects it if what it holds of one log is unusable.
         """
@@ -191,12 +201,14 @@ class Worker:
         except UNAVAILABLE:
             raise
         except RedisError:
-            lost: list[Lease] = []
+            stored: list[int | None] = []
             for lease in leases:
+                next_index: list[int | None] = [None]
                 if (assigned := self._assigned.get(lease.log_id)) is not None:
                     async with self._only_affecting(assigned.log, "renewing its lease"):
-                        lost += await self._leases.renew([lease])
-            return lost
+                        next_index = await self._leases.renew([lease])
+                stored += next_index
+            return stored
 
     async def _keep_assigning(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -414,12 +426,12 @@ class Worker:
             log_id = assigned.log.id
             if not assigned.is_drained(now) or await self._end(log_id) is None:
                 continue
-            if await self._leases.drop(assigned.lease):
+            at = assigned.follower.publisher.next
+            if await self._leases.drop(assigned.lease, at):
                 self._logs.pop(log_id, None)
                 self._described.pop(log_id, None)  # if it is reinstated, describe it again
-                at = assigned.follower.publisher.next
                 _log.info("log drained", log=assigned.log.name, at=at)
-            else:  # it was reinstated
+            else:  # it was reinstated, or Redis lost entries
                 await self._release_lease(assigned)
 
     async def _end(self, log_id: str) -> AssignedLog | None:

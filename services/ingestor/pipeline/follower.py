@@ -9,6 +9,7 @@ it needs no proof, and the requests for a larger one are already in flight.
 """
 
 import asyncio
+import contextlib
 import shlex
 import time
 from bisect import insort
@@ -45,10 +46,6 @@ from ingestor.window import VerifiedWindow, Window
 _HINT_AFTER_FAILURES = 4
 _MAX_HEADS = 64
 _BEHIND_CHECK_SECS = 0.5
-_COMPARE_SECS = 5.0
-"""Between two comparisons of the position with Redis while nothing is left to publish. Where there
-is, a publication shows that Redis has lost what it acknowledged."""
-
 JUDGE_SECS = 60.0
 """Between two polls of a log that is behind and may skip: a refused skip is tried again."""
 
@@ -199,7 +196,6 @@ class Follower:
         self._partial_tile = PartialTile(client.tile, settings.partial_tile_wait)
         self._limits = settings.limits
         self._judged = 0  # size of the largest tree head at which the delay was judged
-        self._compared = 0.0  # when the position was last compared with Redis, loop time
         # Until when nothing was left to read and no poll was due, by the monotonic clock: a host's
         # clock that is set forward skips nothing.
         self._reached = time.monotonic()
@@ -273,8 +269,13 @@ class Follower:
             await self._restart()
 
     async def _step(self) -> None:
-        """Handle a tree head that has arrived, or else publish a run of entries."""
+        """Handle a tree head that has arrived, or else publish a run of entries.
+
+        Raises:
+            PositionChanged: Redis has lost entries.
+        """
         loop = asyncio.get_running_loop()
+        await self.publisher.check_position()
         if self._poll is not None and self._poll.done():
             poll, self._poll = self._poll, None
             await self._select(poll.result())
@@ -296,7 +297,9 @@ class Follower:
             if self._poll is not None:
                 await asyncio.wait([self._poll])
             else:
-                await asyncio.sleep(due - loop.time())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(due - loop.time()):
+                        await self.publisher.rewound.wait()
             return
         # Entries whose wait has ended are requested next; a deadline in the past would only spin.
         ends = [] if tile_due is None or tile_due <= loop.time() else [tile_due]
@@ -543,15 +546,7 @@ class Follower:
         return f" (entry {first}, {failures} times; if it never can be read, {hint})"
 
     async def _record_success(self, head: TreeHead) -> None:
-        """Note that all entries up to `head` are published, but those that wait for their tile.
-
-        Raises:
-            PositionChanged: Redis has lost some of them.
-        """
-        now = asyncio.get_running_loop().time()
-        if now - self._compared >= _COMPARE_SECS:
-            self._compared = now
-            await self.publisher.check_position()
+        """Note that all entries up to `head` are published, but those that wait for their tile."""
         # Of two successes, the second is of a tree head requested after the first (`is_drained`).
         self.health.successes += self._poll is None
         if self.publisher.next >= head.size:

@@ -82,8 +82,8 @@ class EntryCounts(msgspec.Struct):
 class WindowPublisher:
     """Publishes the windows of one log, under one lease.
 
-    The follower's task calls `publish` and owns all attributes but `lease`, which the heartbeat
-    may replace too (`restore`).
+    The follower's task calls `publish` and owns all attributes but two: the heartbeat may replace
+    `lease` too (`restore`), and sets `rewound`.
 
     Args:
         publisher: writes batches to Redis.
@@ -102,6 +102,7 @@ class WindowPublisher:
             epoch; None before the first.
         counts: entries by outcome.
         barren: entries rejected since the last that was not; None before the first.
+        rewound: set when Redis had a smaller position, until `check_position` has compared it.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class WindowPublisher:
         self.newest: float | None = None if accepted is None else accepted / 1000
         self.counts = EntryCounts()
         self.barren: int | None = None
+        self.rewound = asyncio.Event()
         self._publisher = publisher
         self._leases = leases
         self._writer = writer
@@ -289,7 +291,7 @@ class WindowPublisher:
         return outcome
 
     async def check_position(self) -> None:
-        """Compare `next` with Redis, which may have lost what it acknowledged.
+        """Compare `next` with Redis if the heartbeat found that it lost what it acknowledged.
 
         A larger position is that of another worker. If that one started the log later because
         Redis was emptied, the heartbeat restores the position of this one.
@@ -297,6 +299,9 @@ class WindowPublisher:
         Raises:
             PositionChanged: Redis has a smaller position.
         """
+        if not self.rewound.is_set():
+            return
+        self.rewound.clear()
         stored = await self._redis_retry(self._leases.next_index, self.lease.log_id)
         if stored is not None and stored < self.next:
             self.next = stored

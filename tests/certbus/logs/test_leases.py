@@ -63,7 +63,7 @@ async def test_a_held_lease_is_not_given_to_anyone(one: Worker, two: Worker) -> 
     assert await two.leases.acquire(LOG, 0) is None
     assert await one.leases.acquire(LOG, 0) is None
     assert await two.leases.acquire(OTHER_LOG, 0) is not None
-    assert await one.leases.renew([lease]) == []
+    assert await one.lost([lease]) == []
 
 
 async def test_a_lease_expires_unless_it_is_renewed(client: Redis) -> None:
@@ -73,11 +73,22 @@ async def test_a_lease_expires_unless_it_is_renewed(client: Redis) -> None:
     other = await renewed.take(OTHER_LOG)
     async with asyncio.timeout(10):
         while (taken := await Worker(client, "next").leases.acquire(LOG, 0)) is None:
-            assert await renewed.leases.renew([other]) == []
+            assert await renewed.lost([other]) == []
             await asyncio.sleep(0.02)
-    assert await short.leases.renew([lease]) == [lease]
+    assert await short.lost([lease]) == [lease]
     assert taken.fence != lease.fence
-    assert await renewed.leases.renew([other]) == []
+    assert await renewed.lost([other]) == []
+
+
+async def test_renewing_returns_the_positions_in_redis(
+    one: Worker, two: Worker, client: Redis
+) -> None:
+    first, second = await one.take(LOG, 5), await one.take("cd" * 32, 7)
+    lost = await two.take("ef" * 32)
+    await one.publisher.publish(first, batch(5, ["a", "b"]))
+    assert await one.leases.renew([second, first, lost]) == [7, 7, None]
+    await client.hset(KEYS.log(LOG), "next", "not a number")
+    assert await one.leases.renew([first, second]) == [0, 7]
 
 
 async def test_renewing_many_returns_the_lost_ones(one: Worker, two: Worker, client: Redis) -> None:
@@ -86,8 +97,8 @@ async def test_renewing_many_returns_the_lost_ones(one: Worker, two: Worker, cli
     await client.delete(*[KEYS.lease(log_id) for log_id in log_ids[::7]])
     assert await two.leases.acquire(log_ids[0], 0) is not None
     assert await two.leases.acquire(log_ids[7], 0) is not None
-    assert await one.leases.renew(leases) == [leases[0], leases[7]]
-    assert await one.leases.renew([]) == []
+    assert await one.lost(leases) == [leases[0], leases[7]]
+    assert await one.lost([]) == []
 
 
 async def test_a_lease_that_expired_is_taken_again_under_its_fence(
@@ -96,7 +107,7 @@ async def test_a_lease_that_expired_is_taken_again_under_its_fence(
     lease = await one.take()
     await one.publisher.publish(lease, batch(0, ["a"]))
     await client.delete(KEYS.lease(LOG))  # as it expires
-    assert await one.leases.renew([lease]) == []
+    assert await one.lost([lease]) == []
     assert 0 < await client.pttl(KEYS.lease(LOG)) <= 30_000
     assert await two.leases.acquire(LOG, None) is None
     assert await one.publisher.publish(lease, batch(1, ["b"])) == Published(ANY, 2)
@@ -111,11 +122,11 @@ async def test_a_log_that_was_released_retired_or_renamed_is_not_taken_again(
     await one.leases.release(released)
     dropped = await one.take(OTHER_LOG)
     await roll.retire(OTHER_LOG, Retirement("command", "over", 0.0, 0.0))
-    await one.leases.drop(dropped)
+    await one.leases.drop(dropped, dropped.next)
     renamed = await one.take("url-1")
     await roll.rename("url-1", "ef" * 32)
     leases = [released, dropped, renamed]
-    assert await one.leases.renew(leases) == leases
+    assert await one.lost(leases) == leases
     for lease in leases:
         assert await client.exists(KEYS.lease(lease.log_id)) == 0
 
@@ -126,7 +137,7 @@ async def test_a_full_redis_lets_a_worker_take_its_expired_lease_again(
     lease = await one.take()
     await client.delete(KEYS.lease(LOG))
     await allow(client, TOO_LITTLE)
-    assert await one.leases.renew([lease]) == []
+    assert await one.lost([lease]) == []
     assert await client.pttl(KEYS.lease(LOG)) > 0
 
 
@@ -135,14 +146,14 @@ async def test_a_lost_lease_cannot_be_released(one: Worker, two: Worker, client:
     await client.delete(KEYS.lease(LOG))
     taken = await two.take()
     assert not await one.leases.release(lease)
-    assert await two.leases.renew([taken]) == []
+    assert await two.lost([taken]) == []
 
 
 async def test_an_earlier_lease_of_the_same_worker_is_another(one: Worker, client: Redis) -> None:
     first = await one.take()
     await client.delete(KEYS.lease(LOG))
     second = await one.take()
-    assert await one.leases.renew([first, second]) == [first]
+    assert await one.lost([first, second]) == [first]
     assert not await one.leases.release(first)
     assert await one.publisher.publish(first, batch(0, ["a"])) == Fenced()
     assert isinstance(await one.publisher.publish(second, batch(0, ["a"])), Published)

@@ -56,7 +56,7 @@ async def test_the_owner_of_a_log_under_its_old_id_is_fenced(
     await one.publisher.publish(lease, batch(0, ["a"]))
     await roll.rename(OLD, LOG)
     assert await one.publisher.publish(lease, batch(1, ["b"])) == Fenced()
-    assert await one.leases.renew([lease]) == [lease]
+    assert await one.lost([lease]) == [lease]
     assert await one.leases.next_index(OLD) is None
     assert await one.leases.restore(lease, 1) is None
     assert await one.leases.acquire(OLD, 0) is None

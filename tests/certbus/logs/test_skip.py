@@ -42,7 +42,7 @@ async def test_the_owner_before_a_skip_is_fenced(one: Worker, two: Worker, clien
     assert await skip(client, KEYS, LOG, 5, "") == Skipped(0, 5)
     for first in (0, 5):
         assert await one.publisher.publish(lease, batch(first, ["a"])) == Fenced()
-    assert await one.leases.renew([lease]) == [lease]
+    assert await one.lost([lease]) == [lease]
     taken = await two.take()
     assert taken.next == 5
     assert isinstance(await two.publisher.publish(taken, batch(5, ["a"])), Published)

@@ -102,7 +102,7 @@ class TestLastSecond:
         new = await two.take()
         assert lost.fence.partition(":")[0] == new.fence.partition(":")[0]
         assert await one.publisher.publish(lost, batch(0, ["a"])) == Fenced()
-        assert await one.leases.renew([lost]) == [lost]
+        assert await one.lost([lost]) == [lost]
         assert isinstance(await two.publisher.publish(new, batch(0, ["a"])), Published)
 
     async def test_a_duplicate_of_what_was_lost_comes_from_its_own_log_again(
@@ -166,7 +166,7 @@ class TestEverything:
         server.lose_everything()
 
         assert await one.publisher.publish(lease, batch(102, ["c"])) == Missing()
-        assert await one.leases.renew([lease]) == [lease]
+        assert await one.lost([lease]) == [lease]
         restored = await one.leases.restore(lease, 102)
         assert restored is not None
         assert isinstance(await one.publisher.publish(restored, batch(102, ["c"])), Published)
@@ -191,7 +191,7 @@ class TestEverything:
         restored = await one.leases.restore(lease, 2)
         assert restored is not None
         assert await two.publisher.publish(at_head, batch(6, ["g"])) == Fenced()
-        assert await two.leases.renew([at_head]) == [at_head]
+        assert await two.lost([at_head]) == [at_head]
         window = batch(2, ["c", "d", "e", "f"])
         assert repeated(await one.publisher.publish(restored, window)) == [3]
         await one.publisher.publish(restored, batch(2, ["c", "d", "e"], duplicates=1))

@@ -1,10 +1,10 @@
 """Random histories of everything that changes what is published: a model of two logs.
 
-Two workers publish, with beliefs and look-ups that may be out of date, while leases expire,
-operators skip, retire and rename logs, a worker skips under its lease, streams are trimmed, and
-Redis is emptied or replaced by an older copy. After each step, the counters of each log add up, and
-no stream has a certificate (by `issuance`: a precertificate or its certificate) twice. At the end,
-each certificate was in the stream at some time, but for the skipped ones.
+Two workers publish and renew, with beliefs and look-ups that may be out of date, while leases
+expire, operators skip, retire and rename logs, a worker skips under its lease, streams are trimmed,
+and Redis is emptied or replaced by an older copy. After each step, the counters of each log add up,
+and no stream has a certificate (by `issuance`: a precertificate or its certificate) twice. At the
+end, each certificate was in the stream at some time, but for the skipped ones.
 """
 
 import asyncio
@@ -44,7 +44,8 @@ RETIREMENT = Retirement("command", "a test", 0.0, 0.0)
 # The precertificate of a certificate has the same letter.
 CERTIFICATES = st.lists(st.sampled_from("abcdABCD"), min_size=LENGTH, max_size=LENGTH)
 ACTIONS = (
-    "take", "look up", "look up", "publish", "publish", "publish", "expire", "release", "forget",
+    "take", "look up", "look up", "publish", "publish", "publish", "renew", "renew", "expire",
+    "release", "forget",
     "skip", "skip ahead", "rename", "retire", "drop", "unretire", "trim", "copy", "rewind", "empty",
 )  # fmt: skip
 STEP = st.tuples(
@@ -154,15 +155,22 @@ class Ingestor:
                 case Stale(next=next_index):
                     self.next[log] = next_index
                     return
-                case Fenced():
-                    del self.leases[log]
-                    return
-                case Missing():
-                    restored = await self.worker.leases.restore(lease, first)
-                    if restored is None:
-                        del self.leases[log]
+                case Fenced() | Missing():
+                    if not await self.restore(log, first):
                         return
-                    self.leases[log] = restored
+
+    async def restore(self, log: str, position: int) -> bool:
+        restored = await self.worker.leases.restore(self.leases.pop(log), position)
+        if restored is not None:
+            self.leases[log] = restored
+        return restored is not None
+
+    async def renew(self, log: str) -> None:
+        (next_index,) = await self.worker.leases.renew([self.leases[log]])
+        if next_index is None:
+            await self.restore(log, self.next[log])
+        elif next_index < self.next[log]:
+            self.next[log] = next_index
 
     async def skip(self, log: str, count: int) -> None:
         alias = await self.registry.aliases([log])
@@ -208,8 +216,9 @@ class Ingestor:
             "empty": client.flushall,
         }
         if lease is not None:
+            does["renew"] = lambda: self.renew(log)
             does["release"] = lambda: leases.release(lease)
-            does["drop"] = lambda: leases.drop(lease)
+            does["drop"] = lambda: leases.drop(lease, self.next[log])
         if action in does:
             await does[action]()
 

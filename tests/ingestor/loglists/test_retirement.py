@@ -147,12 +147,13 @@ async def test_a_retired_log_is_drained_dropped_and_can_return(site: Site) -> No
     assert not await roll.retire(LOG.id, retirement), "no worker follows it"
     lease = await one.acquire(LOG.id, 5)
     assert lease is not None
-    assert not await one.drop(lease), "it is not retired"
+    assert not await one.drop(lease, 5), "it is not retired"
     await roll.record_listed("list", {LOG.id: ListedEntry("7", retirement.log)})
     assert await roll.retire(LOG.id, retirement, "list")
     assert await roll.listed("list") == {}
     assert (await roll.states())[LOG.id] == LogState(True, retirement, False)
-    assert await one.drop(lease)
+    assert not await one.drop(lease, 6), "Redis lost an entry"
+    assert await one.drop(lease, 5)
     assert await two.acquire(LOG.id, 5) is None
     assert (await roll.states())[LOG.id].is_dropped
     assert await site.redis.pttl(site.keys.log(LOG.id)) > 0

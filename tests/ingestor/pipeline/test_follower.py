@@ -81,6 +81,7 @@ class Publisher:
         self.next = 0
         self.newest: float | None = None
         self.skips: list[SkipAhead] = []
+        self.rewound = asyncio.Event()
 
     async def handover(self) -> Handover:
         return Handover()
