@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, cast
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.utils import apply_mask
 
 Message = dict[str, Any]
 
@@ -115,15 +116,9 @@ class Raw:
 
     async def frame(self) -> tuple[int, bytes]:
         """Read a frame from the server: opcode and payload."""
-        async with asyncio.timeout(TIMEOUT_SECS):
-            first, length = await self.reader.readexactly(2)
-            assert first & 0x80, "fragmented"
-            assert not length & 0x80, "masked"
-            if length == 126:
-                length = int.from_bytes(await self.reader.readexactly(2), "big")
-            elif length == 127:
-                length = int.from_bytes(await self.reader.readexactly(8), "big")
-            return first & 0x0F, await self.reader.readexactly(length)
+        first, payload = await any_frame(self.reader)
+        assert first & 0x80, "fragmented"
+        return first & 0x0F, payload
 
     async def text(self) -> Message:
         """Read the next message that has an id, as a WebSocket client."""
@@ -157,6 +152,18 @@ class Raw:
         return {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
 
 
+async def any_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Read a frame of a server: its first byte, with FIN and the reserved bits, and its payload."""
+    async with asyncio.timeout(TIMEOUT_SECS):
+        first, length = await reader.readexactly(2)
+        assert not length & 0x80, "masked"
+        if length == 126:
+            length = int.from_bytes(await reader.readexactly(2), "big")
+        elif length == 127:
+            length = int.from_bytes(await reader.readexactly(8), "big")
+        return first, await reader.readexactly(length)
+
+
 def upgrade_request(path: str = "/") -> bytes:
     """An opening handshake (RFC 6455 section 1.3)."""
     return (
@@ -165,9 +172,17 @@ def upgrade_request(path: str = "/") -> bytes:
     ).encode()
 
 
-def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
-    """A frame as a client sends it, with a mask of zeros."""
-    head = bytes([opcode | (0x80 if fin else 0)])
-    if len(payload) < 126:
-        return head + bytes([0x80 | len(payload)]) + bytes(4) + payload
-    return head + b"\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
+def masked(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0) -> bytes:
+    """Encode a frame as a client sends it; `rsv` is RSV1 to RSV3 as a number of three bits."""
+    first = bytes([fin << 7 | rsv << 4 | opcode])
+    size = len(payload)
+    if size < 126:
+        length = bytes([0x80 | size])
+    elif size < 1 << 16:
+        length = b"\xfe" + size.to_bytes(2, "big")
+    else:
+        length = b"\xff" + size.to_bytes(8, "big")
+    return first + length + _MASK + apply_mask(payload, _MASK)
+
+
+_MASK = bytes.fromhex("37fa213d")  # (RFC 6455 section 5.7)

@@ -231,7 +231,9 @@ class WebSocketClient(Client):
         self._fragments.clear()
         self._held = 0
         if self._is_text and not _is_utf8(message):
-            self.close(CloseCode.INVALID_DATA, "a text message is not UTF-8")
+            # Not a closing handshake: nothing more is read (RFC 6455 sections 7.1.7 and 8.1).
+            self._protocol.fail(CloseCode.INVALID_DATA, "a text message is not UTF-8")
+            self._send()
             return None
         return message
 
