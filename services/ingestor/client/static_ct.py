@@ -76,7 +76,7 @@ class StaticCtLog:
         self._cpu = cpu or Cpu()
         self._decode = partial(decode_tile, requires_index=requires_index)
         self._kept: dict[HashTile, bytes] = {}
-        self._size = 0  # of the largest tree head shown
+        self._size = 0  # of the last tree head shown
 
     async def tree_head(self) -> TreeHead:
         """Read the checkpoint."""
@@ -93,7 +93,7 @@ class StaticCtLog:
     def note_size(self, size: int) -> None:
         """Note the size of a tree head that the log has shown: which tiles are full."""
         self._kept.clear()  # so that a wrong tile is not believed for longer than one attempt
-        self._size = max(self._size, size)
+        self._size = size  # it may be forged: the next one mends it
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         """Read the part of [start, end) that is in the tile of `start`, with its issuers."""

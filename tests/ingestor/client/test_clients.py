@@ -187,6 +187,18 @@ async def test_a_missing_partial_tile_means_the_full_one_is_there(
     assert tiles == ["/tile/data/001.p/44", "/tile/data/001"]
 
 
+async def test_a_forged_checkpoint_does_not_hide_the_newest_tile(
+    server: HostileServer, sunlight: StaticCtLog
+) -> None:
+    """The client cannot know which ones the log signed."""
+    checkpoint = (SUNLIGHT / "checkpoint").read_bytes()
+    forged = checkpoint.replace(b"\n700\n", b"\n700000000\n")
+    for body, size in ((forged, 700_000_000), (checkpoint, 700)):
+        server.answers["/checkpoint"] = [Answer(body)]
+        assert (await sunlight.tree_head()).size == size
+    assert len(await sunlight.entries(512, 700)) == 188
+
+
 async def test_a_missing_full_tile_is_an_error(sunlight: StaticCtLog) -> None:
     with pytest.raises(UnexpectedStatus, match=r"/tile/data/003: HTTP 404"):
         await sunlight.entries(768, 1024)
