@@ -10,8 +10,9 @@ A 429 or a Retry-After pauses the log in any state. A log that limits the rate i
 changes no state.
 
 Of an outage, three events are logged: its first failure, the opening of the circuit, and the first
-success after it. If outages repeat, one in `LOG_INTERVAL_SECS` is logged. Redis counts all failures
-and stores the circuit, for the log's next worker and for the status of the cluster.
+success after it. If outages repeat, one in `LOG_INTERVAL_SECS` is logged. An outage of proofs alone
+is logged once it opens the circuit. Redis counts all failures and stores the circuit, for the log's
+next worker and for the status of the cluster.
 """
 
 import asyncio
@@ -254,8 +255,8 @@ class LogAvailability:
         was_open = not self.is_closed
         self._fail()
         now, wait = self._monotonic(), round(self.pause, 1)
-        if isinstance(error, ProofUnavailable):
-            pass  # the verifier reports it if it lasts
+        if isinstance(error, ProofUnavailable) and (error.certain or self.is_closed):
+            pass  # the verifier reports it once it is certain; an outage never is
         elif self._down_since is None:
             self._down_since = now
             self._log_outage(error, now, wait)

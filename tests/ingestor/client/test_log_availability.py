@@ -7,7 +7,12 @@ from structlog.testing import capture_logs
 
 from certbus.logs.circuit_state import CircuitStatus
 from ingestor.backoff import Backoff
-from ingestor.client.errors import ConnectionFailed, InvalidResponse, UnexpectedStatus
+from ingestor.client.errors import (
+    ConnectionFailed,
+    InvalidResponse,
+    ProofUnavailable,
+    UnexpectedStatus,
+)
 from ingestor.client.log_availability import LOG_INTERVAL_SECS, MAX_PAUSE_SECS, LogAvailability
 from tests.ingestor.client.available import available, policy
 
@@ -226,3 +231,18 @@ async def test_outages_are_logged_again_after_the_clock_was_set_back(
         clock.now += LOG_INTERVAL_SECS
         await log.noted(DOWN)
     assert [event["event"] for event in events] == ["log degraded"] * 2
+
+
+@pytest.mark.parametrize(("certain", "expected"), [(False, ["log unavailable"]), (True, [])])
+async def test_proofs_that_fail_are_logged_when_the_circuit_opens(
+    log: LogAvailability, certain: bool, expected: list[str]
+) -> None:
+    """The verifier reports those that the log refuses for certain, and no others."""
+    error = ProofUnavailable("log", "http://test/", "no proof (HTTP 503)", certain=certain)
+    with capture_logs() as events:
+        for _ in range(RULES.unhealthy - 1):
+            await log.record_failure(error)
+        assert events == []
+        for _ in range(5):
+            await log.record_failure(error)
+    assert [event["event"] for event in events] == expected
