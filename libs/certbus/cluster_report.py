@@ -115,7 +115,9 @@ class LogReport(msgspec.Struct, frozen=True):
 
 
 class RetiredLog(msgspec.Struct, frozen=True):
-    """One log that is retired and drained; Redis keeps it for 30 days.
+    """One log that is retired and drained.
+
+    Redis keeps it for 30 days if a list retired it, otherwise until the retirement is undone.
 
     Attributes:
         id: as in `LogReport.id`.

@@ -85,7 +85,8 @@ Fields of `log:<log id>`:
   repeated because its reply was lost counts nothing twice
 - `retiring`, `retired_why`: JSON of a retirement (`by`, `why`, `since`, `at`, and `log`: everything
   needed to drain the log), and its reason
-- `retired` (ms): the log is drained; no worker gets its lease, and the hash expires 30 days later
+- `retired` (ms): the log is drained; no worker gets its lease. The hash expires 30 days later, unless
+  `retiring` is of a command
 - `renamed`: the current id of the log; the only field under an earlier id
 
 In `worker:<id>`, `loads` determines the assignment of logs: JSON, log id -> milliseconds of CPU a

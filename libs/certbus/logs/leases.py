@@ -21,7 +21,7 @@ from ctparse.merkle import Frontier
 from ctparse.tree_head import TreeHead
 
 RETIRED_VISIBLE_MS = 30 * 24 * 3600 * 1000
-"""How long a retired log and its position stay visible."""
+"""How long a log that a list retired stays visible, with its position."""
 
 _NUMBER = re.compile(r"\b[0-9]{1,6}(?:\.[0-9]+)?\b", re.ASCII)
 

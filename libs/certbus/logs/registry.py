@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from certbus.logs.leases import RETIRED_VISIBLE_MS
 from certbus.logs.tree_state import MAX_EVIDENCE
 from certbus.store import Store, read_json, round_trip, script, text
 
@@ -146,7 +145,7 @@ class LogRegistry(Store):
         listed = [] if list_id is None else [self._keys.listed_logs(list_id)]
         reply = await self._retire(
             keys=[self._keys.log(log_id), *listed],
-            args=[log_id, msgspec.json.encode(retirement), retirement.why, RETIRED_VISIBLE_MS],
+            args=[log_id, msgspec.json.encode(retirement), retirement.why],
         )
         return bool(reply)
 

@@ -169,6 +169,27 @@ async def test_a_retired_log_is_drained_dropped_and_can_return(site: Site) -> No
     assert await site.redis.scard(site.keys.logs) == 0
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_log_that_an_operator_retired_stays_retired(site: Site, at_once: bool) -> None:
+    """A list or a configuration may name it for ever."""
+    registry = LogRegistry(site.redis, site.keys)
+    retirement = Retirement("command", "noisy", 0.0, 0.0, msgspec.Raw(msgspec.json.encode(LOG)))
+    if at_once:  # nothing was read of it
+        await site.redis.hset(site.keys.log(LOG.id), "name", LOG.name)
+        await site.redis.sadd(site.keys.logs, LOG.id)
+        assert await registry.retire(LOG.id, retirement)
+    else:
+        leases = Leases(site.redis, site.keys, "one", 30)
+        lease = await leases.acquire(LOG.id, 5)
+        assert lease is not None
+        assert await registry.retire(LOG.id, retirement)
+        assert await leases.drop(lease, 5)
+    assert await site.redis.pttl(site.keys.log(LOG.id)) == -1
+    states = await registry.states()
+    assert states[LOG.id].is_dropped
+    assert not Case(edition(2, LOG), wanted=(LOG,), state=states[LOG.id]).judged().logs
+
+
 async def hurry(site: Site, edition: Edition, which: str = "log_list") -> None:
     """Replace a list of simlog, and request that it is read."""
     await lists.publish(site, edition, which)

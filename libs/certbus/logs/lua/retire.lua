@@ -1,11 +1,11 @@
 -- Purpose: begin the retirement of a log: workers drain it, then retire it. A log of which nothing was
 -- read and that an operator retires is retired at once.
 -- KEYS: log:<id>, and listed:<list id> if a list retires the log.
--- ARGV: log id, retirement (JSON), reason (one line), ms for which a retired log stays visible.
+-- ARGV: log id, retirement (JSON), reason (one line).
 -- Returns: 1, or 0 if the log is not known (for a list: has no position) or is being retired already.
 
 local LOG, LISTED = KEYS[1], KEYS[2]
-local log_id, retirement, reason, visible_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local log_id, retirement, reason = ARGV[1], ARGV[2], ARGV[3]
 
 local log = redis.call('HMGET', LOG, 'next', 'retiring', 'name', 'renamed')
 if LISTED then
@@ -18,6 +18,5 @@ end
 redis.call('HSET', LOG, 'retiring', retirement, 'retired_why', reason)
 if not has_position then
   redis.call('HSET', LOG, 'retired', text(now_ms()))
-  redis.call('PEXPIRE', LOG, visible_ms)
 end
 return 1
