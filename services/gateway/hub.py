@@ -136,9 +136,12 @@ class Hub:
             given: the filter; None for all messages.
 
         Raises:
-            FilterRefused: there is no place for the filter, or no stream has what it compares.
+            FilterRefused: there is no place for the filter, no stream has what it compares, or the
+                stream is disabled and its clients are being closed.
         """
-        base = self.channels[stream, encoding]
+        base = self.channels.get((stream, encoding))
+        if base is None:
+            raise FilterRefused(ErrorCode.DISABLED, f"Stream {stream} is disabled")
         if isinstance(base.ring, V2Ring):
             base.ring.start(self.rings[base.ring.source])
         if given is None:

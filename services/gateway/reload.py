@@ -80,9 +80,12 @@ class Reload(msgspec.Struct, frozen=True):
 
     async def _close_disallowed(self, removed: list[Channel[Client]]) -> None:
         closed = 0
-        for client, code, reason in list(self._disallowed(removed)):
+        for client, code, why in list(self._disallowed(removed)):
             if client.closed:
                 continue
+            reason = why
+            if code == _GOING_AWAY:
+                reason = f"{why}; {client.resume_hint} elsewhere"
             client.close(code, reason)
             closed += 1
             if closed % _YIELD_AFTER_CLIENTS == 0:
@@ -102,7 +105,7 @@ class Reload(msgspec.Struct, frozen=True):
                 reason = f"{'SSE' if channel.encoding.is_sse else 'WebSocket'} disabled"
             for client in tuple(channel.clients):
                 if reason is not None:
-                    yield client, _GOING_AWAY, f"{reason}; {client.resume_hint} elsewhere"
+                    yield client, _GOING_AWAY, reason
                 elif client.slot is not None and (
                     why := self.admission.why_disallowed(client.slot.client, channel.stream)
                 ):

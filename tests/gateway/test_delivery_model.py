@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from certbus.ids import parse_cursor, parse_entry_id
 from certbus.streams.reader import StreamReader
-from ctfilter import parse_filter
+from ctfilter import Filter, parse_filter
 from gateway.clients.replay import Replayer
 from gateway.clients.sse import SSEClient
 from gateway.clients.websocket import WebSocketClient
 from gateway.config import Settings
-from gateway.delivery import filter_index
+from gateway.delivery import channel, filter_index
 from gateway.delivery.channel import Flusher
 from gateway.delivery.compression import DEFLATED, SHARED
 from gateway.delivery.consumer import consume_streams
@@ -117,14 +117,21 @@ class Reader:
         domain: of the filter, "even" or "odd"; None without a filter.
         compressed: whether over WebSocket with a shared context; else server-sent events.
         changes: whether it removes and adds the filter while it is connected.
+        wide: the filter that it has without `domain`; None: none.
     """
 
     def __init__(
-        self, domain: str | None = None, *, compressed: bool = False, changes: bool = False
+        self,
+        domain: str | None = None,
+        *,
+        compressed: bool = False,
+        changes: bool = False,
+        wide: Filter | None = None,
     ) -> None:
         self.domain = domain
-        self._changes = changes
+        self.changes = changes
         self._filter = parse_filter(domain or "")
+        self._wide = wide
         self._compressed = compressed
         self._inflater = Inflater()
         self._wanted = self._filter  # the newest one that it requested
@@ -135,6 +142,11 @@ class Reader:
         self.gateway: Gateway | None = None
         self._client: Client | None = None
         self._transport = Transport()
+
+    @property
+    def size(self) -> int:
+        """Bytes received and not read."""
+        return len(self._transport.written)
 
     @property
     def compressed(self) -> int:
@@ -149,11 +161,18 @@ class Reader:
         self._transport = Transport()
         self._inflater = Inflater()
         hub = gateway.service
-        self._present = self.domain if self._wanted else None
+        self._present = self._wanted_domain
         lane = hub.channel(STREAM, self._encoding, self._wanted)
         make = WebSocketClient if self._compressed else SSEClient
         self._client = make(hub.clients, lane, self._transport)
         self._client.attach(None if self.cursor is None else parse_cursor(self.cursor))
+
+    @property
+    def _wanted_domain(self) -> str | None:
+        """The names that pass the filter that it wants; None: the message is unchanged."""
+        if self._wanted is self._filter:
+            return self.domain
+        return None if self._wide is None else "any"
 
     @property
     def _encoding(self) -> Encoding:
@@ -176,10 +195,10 @@ class Reader:
 
     def change(self) -> None:
         """Request the other filter."""
-        if not self._changes or self._client is None or self.gateway is None:
+        if not self.changes or self._client is None or self.gateway is None:
             return
-        self._wanted = None if self._wanted else self._filter
-        domain = self.domain if self._wanted else None
+        self._wanted = self._wide if self._wanted is self._filter else self._filter
+        domain = self._wanted_domain
 
         def answer(cursor: str | None) -> bytes:
             return json.dumps(
@@ -217,7 +236,7 @@ class Reader:
                 if self._present is None:
                     assert data.partition(",")[2] == model_message(found["n"])[1:]
                 else:
-                    assert self._present == PARITIES[found["n"] % 2]
+                    assert self._present in ("any", PARITIES[found["n"] % 2])
                 self.got.append((found["id"].rpartition("-")[0], found["n"]))
             elif found["message_type"] == "subscribed":
                 self._present = found["d"]
@@ -346,6 +365,7 @@ async def run(
     world = World(chance, replica=replica, with_first=with_first, slow=slow)
     readers = [Reader(domain) for domain in (None, None, "odd")]
     readers += [Reader(compressed=True), Reader("even", compressed=True, changes=True)]
+    readers += [Reader("even", changes=True, wide=WIDE), Reader("odd", changes=True, wide=WIDE)]
     for reader in readers[::2]:
         reader.cursor = "0"
     async with asyncio.TaskGroup() as group:
@@ -357,13 +377,18 @@ async def run(
         await asyncio.sleep(2)
         for step in steps:
             if step == "wait":
-                await asyncio.sleep(chance.choice((0.0, 0.002, 0.01, 0.3, 1.5)))
+                await asyncio.sleep(chance.choice((0.0, 0.0, 0.002, 0.01, 0.3, 1.5)))
+            elif step == "flush":
+                await begin_flush(readers)
             elif step == "restart":
                 chance.shuffle(gateways)
                 gateways.pop().stop(readers)
                 gateways.append(start())
             else:
-                take(step, world, chance.choice(readers), chance.choice(gateways))
+                able = [each for each in readers if each.changes or step != "change"]
+                gateway = chance.choice(gateways)
+                for reader in readers if step == "gather" else (chance.choice(able),):
+                    take(step, world, reader, gateway)
                 world.touch()
         for reader in readers:
             reader.connect(chance.choice(gateways), len(world.published))
@@ -378,10 +403,19 @@ async def run(
         judge(reader, world, is_simple=not AMBIGUOUS & set(steps))
 
 
+async def begin_flush(readers: list[Reader]) -> None:
+    """Wait until a flush has served a client; the next step comes before the next client."""
+    before = [reader.size for reader in readers]
+    for _ in range(50):
+        await asyncio.sleep(0)
+        if [reader.size for reader in readers] != before:
+            return
+
+
 def take(step: str, world: World, reader: Reader, gateway: Gateway) -> None:
     """Take one step."""
     match step:
-        case "connect":
+        case "connect" | "gather":
             reader.connect(gateway, len(world.published))
         case "pause" | "resume" | "leave" | "beat" | "change":
             getattr(reader, step)()
@@ -398,12 +432,16 @@ def judge(reader: Reader, world: World, *, is_simple: bool) -> None:
         is_simple: whether Redis went back on one line only and each id is above all before it.
             Then an id shows what its client has, and what Redis holds was received, gap or no gap.
     """
-    held = {
-        entry.decode(): int(fields[b"first"])
-        for entry, fields in world.primary.data.entries
-        if reader.domain in (None, PARITIES[int(fields[b"first"]) % 2])
+    retained = {
+        entry.decode(): int(fields[b"first"]) for entry, fields in world.primary.data.entries
     }
-    order = {number: at for at, number in enumerate(held.values())}
+    held = {
+        entry: number
+        for entry, number in retained.items()
+        if reader.domain in (None, PARITIES[number % 2])
+    }
+    # A client that changes its filter receives others, too.
+    order = {number: at for at, number in enumerate(retained.values())}
     numbers = [item[1] for item in reader.got if item is not None]
     received = set(numbers)
     owed_from = numbers[0] if reader.owed_from is None else reader.owed_from
@@ -432,6 +470,7 @@ def is_reported(got: list[tuple[str, int] | None], order: dict[int, int], number
 
 
 PARITIES = ("even", "odd")
+WIDE = parse_filter(match=[f"domain:{name}" for name in PARITIES])
 AMBIGUOUS = {"set_clock_back", "change_line"}
 """Steps after which a batch can have a lower id than one that Redis lost before."""
 
@@ -447,10 +486,14 @@ STEPS = (
 
 OUTAGE = ("refuse", "restart", "restart", "wait", "wait", "connect", "connect")
 RETURN = ("accept", "wait", "publish", "wait", "publish", "wait")
+SYNCED = ("publish", "sync")
 SEQUENCES = (
     *((step,) for step in STEPS),
     # Gateways start while Redis is away, and it comes back with less than clients have.
     *((*OUTAGE, loss, *RETURN) for loss in ("rewind", "rewind", "empty", "accept")),
+    # What clients do while a flush serves others.
+    ("gather", *SYNCED, "wait", *SYNCED, "flush", "change", *SYNCED, "flush", "change"),
+    *((*SYNCED, "flush", step) for step in ("change", "pause", "connect")),
 )
 
 
@@ -475,6 +518,7 @@ def silent() -> Iterator[None]:
     with_first=st.booleans(),
     slow=st.booleans(),
     window=st.sampled_from((1, 64)),
+    yields=st.booleans(),
 )
 def test_what_redis_holds_arrives_or_a_gap_before_it(
     seed: int,
@@ -484,11 +528,20 @@ def test_what_redis_holds_arrives_or_a_gap_before_it(
     with_first: bool,
     slow: bool,
     window: int,
+    yields: bool,
 ) -> None:
-    """With a window of one message, filters leave the index at once and return often."""
+    """Filters leave the index and return often; clients act while a flush serves others.
+
+    Args:
+        window: messages after which a filter may leave the index.
+        yields: whether other tasks run after each client that a flush serves.
+    """
     steps = [step for sequence in sequences for step in sequence]
     with virtual_time() as runner, pytest.MonkeyPatch.context() as patch:
         patch.setattr(filter_index, "WINDOW_MESSAGES", window)
+        if yields:
+            patch.setattr(channel, "_CLOCK_EVERY", 1)
+            patch.setattr(channel, "_YIELD_AFTER_SECS", -1.0)
         runner.run(run(seed, steps, ring=ring, replica=replica, with_first=with_first, slow=slow))
 
 

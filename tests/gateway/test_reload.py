@@ -3,10 +3,11 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -15,14 +16,28 @@ from websockets.exceptions import ConnectionClosed
 
 from certconf import load
 from ctfilter import parse_filter
+from gateway import reload as gateway_reload
+from gateway.clients.websocket import WebSocketClient
 from gateway.config import Settings
 from gateway.delivery import filtering
+from gateway.delivery.encoding import WEBSOCKET
+from gateway.endpoints.filter_change import FilterChanges
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from gateway.reload import Reload
 from tests.gateway.admission.gateways import ask, handshake, request
 from tests.gateway.client_helpers import Raw, certificates, receive, serials, websocket
 from tests.gateway.conftest import Running, Start
+from tests.gateway.inflater import Inflater
 from tests.gateway.publishing import Press
 from tests.gateway.real_messages import real_messages
+from tests.gateway.test_delivery_model import Transport
 from tests.waiting import until
+
+CloseOne = Callable[
+    [Hub, Settings, Iterable[WebSocketClient]],
+    Awaitable[tuple[asyncio.Task[None], WebSocketClient]],
+]
 
 
 def reload(gateway: Running, **changed: Any) -> None:
@@ -311,3 +326,64 @@ async def test_the_filter_of_a_token_holds_for_all_that_it_receives(
         assert await status("/api/cert/" + inside.sha256.hex() + "?filter=none", "free") == 400
         bind("all")
         assert await closed(wide) == (1008, "the token has another filter")
+
+
+def connected(hub: Hub) -> dict[WebSocketClient, Transport]:
+    """Two clients of the stream lite, which has one batch."""
+    channel = hub.channels["lite", WEBSOCKET]
+    transports = Transport(), Transport()
+    clients = {WebSocketClient(hub.clients, channel, each): each for each in transports}
+    hub.rings["lite"].append("1-0", "0-0", [b'{"data":1}'])
+    for client in clients:
+        client.attach(None)
+    return clients
+
+
+@pytest.fixture
+def close_one(monkeypatch: pytest.MonkeyPatch) -> CloseOne:
+    """Begin to close the clients that may not stay; return the task and a client that waits."""
+    monkeypatch.setattr(gateway_reload, "_YIELD_AFTER_CLIENTS", 1)
+
+    async def closing(
+        hub: Hub, settings: Settings, clients: Iterable[WebSocketClient]
+    ) -> tuple[asyncio.Task[None], WebSocketClient]:
+        unused = cast("Any", None)
+        reloading = Reload(hub, unused, unused, FilterChanges(hub))
+        removed = hub.apply_settings(settings)
+        task = asyncio.create_task(reloading._close_disallowed(removed))
+        await asyncio.sleep(0)
+        (waiting,) = (client for client in clients if not client.closed)
+        return task, waiting
+
+    return closing
+
+
+async def test_a_reason_has_the_id_that_its_client_has_when_it_is_closed(
+    close_one: CloseOne,
+) -> None:
+    """A client receives while others are closed."""
+    hub = Hub(Settings(), lambda client, cursor: None, Metrics())
+    clients = connected(hub)
+    task, waiting = await close_one(hub, Settings(websocket=False), clients)
+    hub.rings["lite"].append("2-0", "1-0", [b'{"data":2}'])
+    await hub.channels["lite", WEBSOCKET].flush()
+    await task
+    written = clients[waiting].written
+    assert b'"id":"2-0-0"' in written
+    assert written.endswith(b"WebSocket disabled; ?cursor=2-0 elsewhere")
+
+
+async def test_a_client_of_a_disabled_stream_cannot_change_its_filter(close_one: CloseOne) -> None:
+    """It may request that before it is closed."""
+    hub = Hub(Settings(), lambda client, cursor: None, Metrics())
+    clients = connected(hub)
+    task, waiting = await close_one(hub, Settings(streams=("full",)), clients)
+    for match in (["type:final"], None):
+        waiting.may_change_at = 0.0
+        request = json.dumps({"type": "subscribe", "match": match}).encode()
+        FilterChanges(hub).receive(waiting, request)
+    await task
+    written = clients[waiting].written
+    _, *answers = map(json.loads, Inflater().feed(written))
+    assert [answer.get("code") for answer in answers] == ["disabled", "disabled"]
+    assert written.endswith(b"stream lite disabled; ?cursor=1-0 elsewhere")

@@ -43,14 +43,12 @@ class Subscriber(Protocol):
     Attributes:
         position: the subscriber has everything before it.
         in_step: whether it can decompress what the channel's shared context makes next.
-        paused: whether the transport's buffer is full.
         transport: where messages are written.
         sent_bytes: bytes written to it.
     """
 
     position: RingPosition
     in_step: bool
-    paused: bool
     transport: asyncio.Transport
     sent_bytes: int
 
@@ -190,9 +188,12 @@ class Channel(Generic[S]):
         messages = self.count(end.total - start.total)
         is_filtered = self.encoding.selection is not None
         served = 0
-        for number, client in enumerate(tuple(self.ready), 1):
+        ready = self.ready
+        for number, client in enumerate(tuple(ready), 1):
             try:
-                if client.position is start and not client.paused and client.in_step is shared:
+                if client not in ready:
+                    pass  # it left the channel, or its transport paused, while other tasks ran
+                elif client.position is start and client.in_step is shared:
                     client.position = end
                     client.in_step = in_step
                     if data:

@@ -1,0 +1,180 @@
+"""A flush serves the clients of its channel, whatever they do while other tasks run."""
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from certbus.ids import Cursor
+from ctfilter import parse_filter
+from gateway.clients.base import Client
+from gateway.clients.sse import SSEClient
+from gateway.config import Settings
+from gateway.delivery import channel as channels
+from gateway.delivery.channel import Channel
+from gateway.delivery.encoding import SSE
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from tests.gateway.delivery.test_filtering import domains_message, lite_message, look_up_all
+from tests.gateway.test_delivery_model import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLIENTS = 40  # a flush reads the clock after each 16 of them
+EVEN, ODD, FINAL = "contains:even", "contains:odd", "contains:odd type:final"
+
+
+def passing(line: str | None, numbers: range) -> list[int]:
+    """Return the numbers that pass the filter of a line."""
+    return [n for n in numbers if line is None or n % 2 == (line != EVEN)]
+
+
+class Gateway:
+    """The delivery of a gateway without Redis, with `CLIENTS` clients of one channel.
+
+    Args:
+        stream: lite or domains.
+        line: of their filter; None without one.
+    """
+
+    def __init__(self, stream: str, line: str | None) -> None:
+        self.hub = Hub(Settings(), self._replay, Metrics())
+        self._replays: list[tuple[Client, Cursor]] = []
+        self._stream = stream
+        self._batches = 0
+        self.channel = self.find(line)
+        self.transports: dict[SSEClient, Transport] = {}
+        for _ in range(CLIENTS):
+            transport = Transport()
+            client = SSEClient(self.hub.clients, self.channel, transport)
+            client.attach(None)
+            self.transports[client] = transport
+
+    def find(self, line: str | None) -> Channel[Client]:
+        wanted = None if line is None else parse_filter(match=[line])
+        return self.hub.channel(self._stream, SSE, wanted)
+
+    def publish(self) -> None:
+        """Publish a batch of two messages, one with an even and one with an odd number."""
+        first = 2 * self._batches
+        names = [f"{first}.even.example", f"{first + 1}.odd.example"]
+        self._batches += 1
+        entry, before = f"{self._batches}-0", f"{self._batches - 1}-0"
+        lite = [lite_message([name], is_precertificate=False) for name in names]
+        self.hub.rings["lite"].append(entry, before, lite)
+        self.hub.rings["domains"].append(entry, before, [domains_message([n]) for n in names])
+
+    async def flush(self) -> None:
+        """Flush once, as `Flusher` does."""
+        for channel in self.hub.unfiltered_channels():
+            await channel.flush()
+        for client, cursor in self._replays:  # a filter on another ring
+            assert client.channel.encoding.selection is not None
+            for slot in client.channel.unseen(cursor):
+                client.channel.encoding.selection.look_up(slot)
+            assert client.resume(cursor)
+        self._replays.clear()
+        look_up_all(self.hub)
+        while self.hub.filters.due:
+            await self.hub.filters.serve_next()
+            await asyncio.sleep(0)  # a client continues its reads in another turn
+
+    def _replay(self, client: Client, cursor: Cursor) -> None:
+        self._replays.append((client, cursor))
+
+    def switch(self, client: Client, line: str | None) -> None:
+        client.switch(
+            self.find(line),
+            lambda cursor: b'{"message_type":"subscribed","cursor":"%b"}' % str(cursor).encode(),
+        )
+
+    def received(self, client: SSEClient) -> list[str | int]:
+        """Return the cursor of each answer and the number of each message that a client has."""
+        events = self.transports[client].written.split(b"\n")
+        found: list[str | int] = []
+        for text in (line[6:] for line in events if line.startswith(b"data: ")):
+            message = json.loads(text)
+            if message.get("message_type") == "subscribed":
+                found.append(message["cursor"])
+                continue
+            data = message["data"]
+            names = data if isinstance(data, list) else data["leaf_cert"]["all_domains"]
+            found.append(int(names[0].partition(".")[0]))
+        return found
+
+
+async def during_a_flush(gateway: Gateway, act: "Callable[[SSEClient], None]") -> SSEClient:
+    """Have the client that a flush serves last act while the flush lets other tasks run."""
+    gateway.publish()
+    await gateway.flush()
+    assert len(gateway.channel.ready) == CLIENTS
+    before = {client: gateway.received(client) for client in gateway.transports}
+    gateway.publish()
+    flush = asyncio.create_task(gateway.flush())
+    waiting: list[SSEClient] = []
+    while not 0 < len(waiting) < CLIENTS:
+        await asyncio.sleep(0)
+        waiting = [each for each, had in before.items() if gateway.received(each) == had]
+    act(waiting[-1])
+    await flush
+    gateway.publish()
+    await gateway.flush()
+    return waiting[-1]
+
+
+@pytest.fixture(autouse=True)
+def _yields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tasks run whenever a flush reads the clock."""
+    monkeypatch.setattr(channels, "_YIELD_AFTER_SECS", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "before", "lines"),
+    [
+        ("lite", EVEN, [ODD]),
+        ("lite", None, [ODD]),
+        ("lite", EVEN, [None]),
+        ("lite", EVEN, [ODD, EVEN]),
+        ("lite", None, [ODD, None]),
+        ("domains", None, [ODD]),
+        ("domains", None, [FINAL]),
+        ("domains", EVEN, [FINAL]),
+        ("domains", FINAL, [None]),
+    ],
+)
+async def test_a_client_that_changes_its_filter_during_a_flush(
+    stream: str, before: str | None, lines: list[str | None]
+) -> None:
+    """It receives, after the answers, what passes the new filter, once."""
+    gateway = Gateway(stream, before)
+
+    def act(client: SSEClient) -> None:
+        for line in lines:
+            gateway.switch(client, line)
+
+    last = await during_a_flush(gateway, act)
+    old, new = passing(before, range(2)), passing(lines[-1], range(2, 6))
+    assert gateway.received(last) == [*old, *["1-0"] * len(lines), *new]
+    others = [gateway.received(each) for each in gateway.transports if each is not last]
+    assert others == [passing(before, range(6))] * (CLIENTS - 1)
+
+
+@pytest.mark.parametrize("line", [None, EVEN])
+async def test_a_client_that_pauses_and_resumes_during_a_flush(line: str | None) -> None:
+    gateway = Gateway("lite", line)
+
+    def act(client: SSEClient) -> None:
+        client.pause_writing()
+        client.resume_writing()
+
+    last = await during_a_flush(gateway, act)
+    assert gateway.received(last) == passing(line, range(6))
+
+
+@pytest.mark.parametrize("line", [None, EVEN])
+async def test_nothing_is_written_to_a_client_that_closes_during_a_flush(line: str | None) -> None:
+    gateway = Gateway("lite", line)
+    last = await during_a_flush(gateway, lambda client: client.close(1000, "bye"))
+    assert gateway.transports[last].written.endswith(b": 1000 bye\n\n")
