@@ -79,6 +79,7 @@ lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml and requireme
 	$(BIN)/uv pip compile -q --upgrade $(LOCK) -o requirements/runtime.lock pyproject.toml requirements/build.in
 	$(BIN)/uv pip compile -q --upgrade $(LOCK) -c requirements/runtime.lock -o requirements/dev.lock \
 		pyproject.toml requirements/build.in requirements/dev.in
+	$(BIN)/uv pip compile -q --upgrade $(LOCK) -o requirements/fuzz.lock requirements/fuzz.in
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 tables: $(VENV)/.dev  ## update the public suffix list and the confusables that filters use

@@ -15,8 +15,23 @@ from certconf.errors import ConfigProblem, SourceLocation
 MAX_BYTES: Final = 256 * 1024
 MAX_NODES: Final = 20_000
 MAX_DEPTH: Final = 16
+_MAX_OPEN_BRACKETS: Final = 64
 
 _SCALARS = yaml.SafeLoader("")
+
+
+class _Loader(yaml.SafeLoader):
+    """Rejects brackets nested too deeply: PyYAML visits all open ones at each token."""
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:  # noqa: N803
+        """Open a bracket.
+
+        Raises:
+            RecursionError: `_MAX_OPEN_BRACKETS` are open.
+        """
+        if self.flow_level == _MAX_OPEN_BRACKETS:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
 
 
 class YamlNode(msgspec.Struct, frozen=True):
@@ -54,7 +69,7 @@ def parse(data: bytes, source: str, problems: list[ConfigProblem]) -> YamlNode:
     if len(data) > MAX_BYTES:
         raise _unusable(source, None, f"is larger than {MAX_BYTES} bytes")
     try:
-        root = yaml.compose(data, Loader=yaml.SafeLoader)
+        root = yaml.compose(data, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = ": ".join(part for part in (error.context, error.problem) if part)

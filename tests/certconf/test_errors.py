@@ -160,6 +160,7 @@ def problems(
         (b"port: \xff\xfe", "config.yaml: is not YAML:"),
         (b"\x00\x01", "config.yaml: is not YAML:"),
         ("[" * 5000, "config.yaml: is nested too deeply"),
+        ("a: " + "{a: " * 65 + "}" * 65, "config.yaml: is nested too deeply"),
         ("a: " + "[" * 50 + "]" * 50, "config.yaml:1: is too large once its aliases are unfolded"),
         ("&a [*a]", "config.yaml:1: is too large once its aliases are unfolded"),
         ("#" * 300_000, "config.yaml: is larger than 262144 bytes"),

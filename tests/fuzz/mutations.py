@@ -3,7 +3,8 @@
 import random
 from collections.abc import Sequence
 
-MAX_BYTES = 64 * 1024
+from tests.fuzz.growth import MAX_BYTES
+
 NUMBERS = tuple(
     number.to_bytes(width, "big")
     for width in (1, 2, 3, 4, 8)

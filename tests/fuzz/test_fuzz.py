@@ -1,14 +1,23 @@
-"""Former findings, and some new mutations of each target."""
+"""Kept inputs, and some new mutations of each target; what the fuzzing finds."""
 
 import random
+import re
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from tests.fuzz.__main__ import CORPUS, check
+from ctparse.entry import Unreadable
+from tests.ctparse.reading import leaf_cert, write
+from tests.fuzz import seeds
+from tests.fuzz.__main__ import check, check_grown, fuzz
+from tests.fuzz.growth import around, check_growth, repeat_element
 from tests.fuzz.mutations import mutate
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.seeds import kept
+from tests.fuzz.targets import TARGETS, Target
 
 MUTATIONS = 300
+GROWN_BYTES = 8 * 1024
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -17,10 +26,19 @@ def test_only_documented_errors(name: str) -> None:
     chance = random.Random(name)
     for seed in target.seeds:
         target.run(seed)  # without what it may raise
-    inputs = [file.read_bytes() for file in sorted((CORPUS / name).glob("*"))]
-    inputs += [mutate(chance, target.seeds, target.tokens) for _ in range(MUTATIONS)]
+    inputs = [*target.seeds, *kept(name)]
+    inputs += [mutate(chance, inputs, target.tokens) for _ in range(MUTATIONS)]
     for data in inputs:
         assert check(target, data) is None, data
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_cpu_time_is_linear(name: str) -> None:
+    target = TARGETS[name]
+    chance = random.Random(name)
+    repeats = [target.repeat(chance, seed, target.tokens) for seed in target.seeds]
+    for grown in (*target.grown, *repeats):
+        assert check_grown(target, grown, GROWN_BYTES) is None, grown(GROWN_BYTES)
 
 
 def test_a_fault_is_found() -> None:
@@ -29,3 +47,56 @@ def test_a_fault_is_found() -> None:
     problem = check(fails, b"")
     assert problem is not None
     assert "ZeroDivisionError" in problem
+
+
+def _strips_spaces(data: bytes) -> None:
+    """Take time in proportion to the square of the spaces in a row."""
+    re.sub(rb" +$", b"", data)
+
+
+def test_quadratic_time_is_found() -> None:
+    problem = check_growth(_strips_spaces, around(b"a", b" ", b"a"), 2048)
+    assert problem is not None
+    assert "not linear" in problem
+    assert check_growth(_strips_spaces, around(b"a", b"a ", b"a"), 2048) is None
+
+
+def test_an_input_whose_length_alone_makes_it_valid_is_linear() -> None:
+    def waits_for_some(data: bytes) -> None:
+        if len(data) > 1500:
+            _strips_spaces(b" " * 3000 + b"a")
+
+    assert check_growth(waits_for_some, around(b"", b" "), 2048) is None
+
+
+def test_random_repeats_find_quadratic_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(seeds, "CORPUS", tmp_path)
+    target = Target(_strips_spaces, [b"a: b\nc: d\n"], [b" ", b": "], max_bytes=2048)
+    monkeypatch.setitem(TARGETS, "spaces", target)
+    assert fuzz("spaces", 1, 1_000_000, float("inf")) == 1
+    assert "not linear" in capsys.readouterr().out
+    (found,) = kept("spaces")
+    assert b" " * 1000 in found
+
+
+def test_an_element_repeats_with_correct_lengths() -> None:
+    chance = random.Random(1)
+    target = TARGETS["certificate"]
+    longest = 0
+    while longest < GROWN_BYTES // 2:  # as JSON
+        data = repeat_element(chance, chance.choice(target.seeds), target.tokens)(GROWN_BYTES)
+        with suppress(Unreadable):
+            longest = max(
+                longest, len(leaf_cert(write(data))["extensions"].get("subjectAltName", ""))
+            )
+
+
+@pytest.mark.parametrize("data", [b"text\r\n", b"\x00\xff", "ß".encode(), b""])
+def test_an_input_is_kept(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "CORPUS", tmp_path)
+    assert kept("target") == []
+    file = seeds.keep("target", data)
+    assert file.suffix == (".b64" if data[:1] in (b"\x00", b"\xc3") else ".txt")
+    assert kept("target") == [data]
