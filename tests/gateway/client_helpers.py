@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -48,6 +49,12 @@ async def certificates(client: ClientConnection, count: int) -> list[Message]:
 def serials(messages: list[Message]) -> list[int]:
     """Which certificates these are."""
     return [int(message["data"]["leaf_cert"]["serial_number"]) for message in messages]
+
+
+def connect_blocking(port: int, tls: ssl.SSLContext | None = None) -> socket.socket:
+    """Return a client for a thread; it reads nothing before its `recv`."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECS)
+    return client if tls is None else tls.wrap_socket(client, server_hostname="127.0.0.1")
 
 
 class Raw:

@@ -21,6 +21,7 @@ from gateway.admission.client_identity import ClientIdentity, client_address
 from gateway.admission.controller import AdmissionController, ConnectionSlot
 from gateway.clients.base import Client
 from gateway.clients.sse import VARY, SSEClient
+from gateway.clients.stall_timeout import unacknowledged_bytes
 from gateway.clients.websocket import WebSocketClient, accept
 from gateway.delivery.channel import Channel
 from gateway.delivery.compression import encoding_of
@@ -62,6 +63,8 @@ class Phase(Enum):
     """A response that depends on Redis or on other processes."""
     WRITE = "client_timeout"
     """The client to take a response, also the last one before the connection is closed."""
+    CLOSE = "close_timeout"
+    """With TLS, the client to answer the end; one that is still reading then gets `WRITE`."""
 
 
 class HTTPConnection(asyncio.Protocol):
@@ -226,15 +229,21 @@ class HTTPConnection(asyncio.Protocol):
             case Phase.REQUEST if self._next_phase() is Phase.REQUEST:
                 error = "Request timed out"
                 self._answer(error_response(ErrorCode.REQUEST_TIMEOUT, error), close=True)
-            case Phase.WRITE:
+            case Phase.CLOSE if unacknowledged_bytes(self._transport):
+                self._enter(Phase.WRITE)
+            case Phase.WRITE | Phase.CLOSE:
                 self._transport.abort()
             case _:
                 self._hang_up()
 
     def _hang_up(self) -> None:
-        """Close once the kernel has taken everything written, or after `client_timeout`."""
+        """Close once the kernel has taken everything written, or after `client_timeout`.
+
+        A TLS transport waits for the client to close, too.
+        """
         self._transport.close()
-        self._enter(Phase.WRITE)
+        is_tls = self._transport.get_extra_info("sslcontext") is not None
+        self._enter(Phase.CLOSE if is_tls else Phase.WRITE)
 
     def _unregister(self) -> None:
         self._timer.cancel()

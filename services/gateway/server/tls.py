@@ -74,11 +74,15 @@ class TLSContextReloader:
 
 
 def server_options(certificate: TLSContextReloader | None, settings: Settings) -> dict[str, Any]:
-    """Return arguments of `connect_accepted_socket`, with time-outs for TLS handshakes."""
+    """Return arguments of `connect_accepted_socket`, with time-outs for TLS handshakes.
+
+    That of the closing handshake includes the time for reading the last response. `HTTPConnection`
+    and `Client` have shorter ones for a client that has read it and does not answer.
+    """
     if certificate is None:
         return {}
     return {
         "ssl": certificate.context,
         "ssl_handshake_timeout": settings.request_timeout,
-        "ssl_shutdown_timeout": settings.close_timeout,
+        "ssl_shutdown_timeout": settings.client_timeout,
     }

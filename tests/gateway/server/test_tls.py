@@ -1,5 +1,7 @@
 """TLS on a gateway's port."""
 
+import asyncio
+import socket
 import ssl
 from pathlib import Path
 
@@ -9,12 +11,21 @@ from websockets.asyncio.client import connect
 
 from certhttp.tls import UnusableCertificate, load_certificate
 from gateway.config import Settings
-from gateway.server.tls import TLSContextReloader
+from gateway.http.messages import Response
+from gateway.server.listener import Limits
+from gateway.server.tls import TLSContextReloader, server_options
 from tests.gateway.admission.gateways import request
 from tests.gateway.certificates import Pair, pair
-from tests.gateway.client_helpers import Raw, certificates, serials, upgrade_request
+from tests.gateway.client_helpers import (
+    Raw,
+    certificates,
+    connect_blocking,
+    serials,
+    upgrade_request,
+)
 from tests.gateway.conftest import Running, Start
 from tests.gateway.publishing import Press
+from tests.gateway.server.test_listener import MANY, listener
 from tests.waiting import until
 
 
@@ -93,6 +104,39 @@ async def test_an_unfinished_handshake_is_cut_off(start: Start, files: Files) ->
         half.send(b"\x16\x03\x01\x02\x00\x01\x00")  # the beginning of a ClientHello
         assert await silent.closed()
         assert await half.closed()
+
+
+async def test_the_last_response_may_be_read_as_slowly_as_any(files: Files) -> None:
+    """The time for closing handshakes does not apply to it."""
+    settings, body = Settings(close_timeout=0.1), bytes(12_000_000)  # more than kernels hold
+    tls = server_options(TLSContextReloader(files.certificate, files.key), settings)
+    async with (
+        listener(Limits(MANY), tls=tls, given=settings, answer=Response(200, (), body)) as place,
+        await Raw.open(place.port, tls=files.pair.trusting()) as client,
+    ):
+        client.send(b"GET /page HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        _, headers = await client.head()
+        assert headers["connection"] == "close"
+        await asyncio.sleep(0.3)
+        async with asyncio.timeout(60):
+            assert await client.reader.readexactly(int(headers["content-length"])) == body
+
+
+async def test_a_client_that_leaves_the_closing_handshake_unanswered_is_cut_off(
+    files: Files,
+) -> None:
+    settings = Settings(close_timeout=0.2, client_timeout=3600)
+    tls = server_options(TLSContextReloader(files.certificate, files.key), settings)
+
+    def fetch(port: int) -> socket.socket:
+        client = connect_blocking(port, files.pair.trusting())
+        client.sendall(b"GET /page HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        assert client.recv(4096).endswith(b"here")
+        return client
+
+    async with listener(Limits(MANY), tls=tls, given=settings) as place:
+        with await asyncio.to_thread(fetch, place.port):
+            await until(lambda: not place.service.pending_connections)
 
 
 @pytest.mark.parametrize("kind", ["websocket", "sse"])
