@@ -95,6 +95,16 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
+class _Protocol(Protocol):
+    """Accepts a close frame within a fragmented message (RFC 6455 section 5.4)."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Process a frame."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None  # the message ends without its last fragment
+        super().recv_frame(frame)
+
+
 class WebSocketClient(Client):
     """Sends text frames; reads pings, pongs and the closing handshake.
 
@@ -126,7 +136,7 @@ class WebSocketClient(Client):
         extensions: Sequence[Extension] = (),
     ) -> None:
         super().__init__(registry, channel, transport)
-        self._protocol = Protocol(SERVER, state=OPEN, max_size=_MAX_MESSAGE_BYTES, logger=_logger)
+        self._protocol = _Protocol(SERVER, state=OPEN, max_size=_MAX_MESSAGE_BYTES, logger=_logger)
         self._protocol.extensions.extend(extensions)
         self._pending_pong: bytes | None = None
         self._frames = 0

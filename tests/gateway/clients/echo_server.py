@@ -3,8 +3,9 @@
     python -m tests.gateway.clients.echo_server 9001
 
 It serves with the gateway's own connections, handshake and WebSocket class, without the limits on
-what a client may send. The Autobahn test suite runs against the command; `test_autobahn.py` and
-`test_autobahn_messages.py` have its cases.
+what a client may send. `test_autobahn.py` and `test_autobahn_messages.py` have the cases of the
+Autobahn test suite. The suite itself (`wstest -m fuzzingclient`, for Python 2.7) runs against the
+command.
 """
 
 import asyncio
