@@ -1,5 +1,7 @@
 """Whole ingestors between simulated logs and a real Redis."""
 
+import asyncio
+import itertools
 import os
 import signal
 from collections import Counter
@@ -219,13 +221,28 @@ async def held_by(site: Site, name: str, logs: int) -> bool:
     return {worker.rpartition("-")[0]: len(held) for worker, held in loads.items()} == {name: logs}
 
 
-async def test_an_unexpected_failure_at_the_start_stays_with_its_log(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("heads", "failure", "doing"),
+    [
+        (0, RuntimeError, "finding where it starts"),
+        (1, asyncio.CancelledError, "following it"),
+    ],
+)
+async def test_an_unexpected_failure_stays_with_its_log(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    heads: int,
+    failure: type[BaseException],
+    doing: str,
 ) -> None:
+    """While its start is looked up, and after that."""
     await site.simlog.start(rfc6962=1, static_ct=1, preload=300, rate=0)
+    tree_head, requests = Rfc6962Log.tree_head, itertools.count()
 
     async def broken(log: Rfc6962Log) -> TreeHead:
-        raise RuntimeError(log)
+        if next(requests) < heads:
+            return await tree_head(log)
+        raise failure(log)
 
     monkeypatch.setattr(Rfc6962Log, "tree_head", broken)
     with capture_logs() as lines:
@@ -237,6 +254,7 @@ async def test_an_unexpected_failure_at_the_start_stays_with_its_log(
 
         await until(lambda: any(line["event"] == "log failed" for line in lines))
         await until(other_is_complete, what="the other log complete")
+    assert {line["doing"] for line in lines if line["event"] == "log failed"} == {doing}
 
 
 async def _failed_since(site: Site, moment: int | None) -> bool:

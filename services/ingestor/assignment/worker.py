@@ -22,6 +22,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
+from typing import TypeVar
 
 import structlog
 from redis.exceptions import RedisError
@@ -39,6 +40,8 @@ from ingestor.log import Log
 from ingestor.pipeline.follower import Follower
 from ingestor.pipeline.publish import LeaseLost
 from ingestor.redis_retry import RedisRetry
+
+T = TypeVar("T")
 
 HEARTBEAT_SECS = 1.0
 LEASE_TTL_SECS = 5.0
@@ -371,7 +374,7 @@ class Worker:
         """Follow one log; an error ends this log's task only."""
         began = asyncio.get_running_loop().time()
         try:
-            await follower.run()
+            await _uncancelled(follower.run())
         except LeaseLost:
             _log.warning("lease lost", log=log.name)
         except Exception as error:  # noqa: BLE001  (one log's trouble must not end the others)
@@ -383,7 +386,7 @@ class Worker:
     async def _find_start(self, log: Log) -> None:
         """Look up where an unknown log starts, and store it."""
         try:
-            start = await self._factory.find_start(log, self._starts)
+            start = await _uncancelled(self._factory.find_start(log, self._starts))
             self._found_starts[log.id] = start
             await self._redis_retry(self._leases.set_start, log.id, start.index)
         except Exception as error:  # noqa: BLE001  (one log's trouble must not end the others)
@@ -464,6 +467,24 @@ class Worker:
         if errors:
             problem = describe(errors[0])
             _log.warning("leases not released", problem=problem, expire_secs=LEASE_TTL_SECS)
+
+
+async def _uncancelled(work: Awaitable[T]) -> T:
+    """Await the work of one log.
+
+    Without this, a task of the group would end in silence, and its log would keep its lease.
+
+    Raises:
+        RuntimeError: something that it awaited was cancelled, but not the current task.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        problem = "something that it awaited was cancelled"
+        raise RuntimeError(problem) from error
 
 
 def _description(log: Log, *, excluded: bool = False) -> LogDescription:
