@@ -78,9 +78,12 @@ async def close_stalled_clients(registry: ClientRegistry, timeout_secs: float) -
 
 
 def unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """Return the bytes written to a transport that the kernel of its peer has not acknowledged."""
+    """Return the bytes written to a transport that the kernel of its peer has not acknowledged.
+
+    0 once the connection has ended.
+    """
     connection = cast("socket.socket | None", transport.get_extra_info("socket"))
-    if connection is None:  # the end of a TLS connection, an iteration before `connection_lost`
+    if connection is None or connection.fileno() < 0:  # with TLS, also before `connection_lost`
         return 0
     count = array.array("i", [0])
     fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, count)  # SIOCOUTQ, see tcp(7)

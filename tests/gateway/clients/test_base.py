@@ -64,17 +64,18 @@ async def test_a_client_that_pauses_during_its_replay_is_not_replayed_twice() ->
 
 
 async def test_slow_clients_are_closed_while_a_tls_connection_ends() -> None:
-    """One whose transport has lost its socket, but has not called `connection_lost` yet."""
+    """Its transport has no socket any more, or a closed one."""
     service = Hub(Settings(streams=("lite",)), lambda *_: None, Metrics())
-    own, other = socket.socketpair()
-    with own, other:
+    own, closed = socket.socketpair()
+    closed.close()
+    with own:
         clients = []
-        for connection in (None, own):
+        for connection in (None, closed, own):
             transport = Transport({"socket": connection})
             clients.append(SSEClient(service.clients, service.channels["lite", SSE], transport))
             clients[-1].attach(None)
             clients[-1].pause_writing()
         checks = asyncio.create_task(close_stalled_clients(service.clients, 0.04))
-        await until(lambda: checks.done() or clients[1].closed)
-        assert clients[1].closed
+        await until(lambda: checks.done() or clients[-1].closed)
+        assert clients[-1].closed
         checks.cancel()
