@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.invariants import broken
 from tests.e2e.site import Site
 
 
 @pytest.fixture
 async def site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
-    """An empty deployment, whose logs must have accounts that add up after the test.
+    """An empty deployment, in which every invariant must hold after the test.
 
     A failure report contains the logs of its processes.
     """
@@ -16,7 +17,7 @@ async def site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     try:
         yield opened
         assert await opened.denied_by_redis() == []
-        assert await opened.wrong_accounts() == []
+        assert await broken(opened) == []
     finally:
         await opened.close()
         request.node.add_report_section("teardown", "processes", opened.report())

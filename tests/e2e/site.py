@@ -1,6 +1,5 @@
 """One deployment: simulated logs, a Redis, ingestors, gateways, each a process of its own."""
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -241,20 +240,6 @@ class Site:
             )
             for log in await self.logs()
         ]
-
-    async def wrong_accounts(self) -> list[Tally]:
-        """The logs whose counters do not add up; none without a Redis that answers."""
-        if not self.redis_url:
-            return []
-        with suppress(*UNAVAILABLE, TimeoutError):
-            async with asyncio.timeout(5):
-                return [
-                    tally
-                    for tally in await self.tallies()
-                    if tally.published + tally.duplicates + tally.rejected + tally.skipped
-                    != tally.next - tally.start
-                ]
-        return []
 
     async def streams(self) -> list[Delivery]:
         """What Redis holds of each stream, with the ids that gateways give the messages."""

@@ -1,0 +1,96 @@
+"""What must hold of Redis and the logs after each end-to-end test, whatever it has done.
+
+* Of each log, published + duplicates + rejected + skipped = next - start.
+* The frontier of each log ends at its position.
+* The streams hold the same ids, from the newest of their oldest ids on.
+* Each stream holds each certificate at most once, in the order of ids, as a log committed to it.
+
+What a test does not reach any more, because it has ended Redis or the simulated logs, is left out.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+import httpx
+import msgspec
+
+from certbus.connection import connect
+from certbus.errors import UNAVAILABLE
+from certbus.keys import Keys
+from ctparse.merkle import Frontier
+from simlog.oracle.oracle import Delivery, judge
+from tests.e2e.site import Site
+
+_TIMEOUT_SECS = 30.0
+_MISSED = ("lost", "gaps")
+"""What a test may leave undone, or have trimmed."""
+
+
+async def broken(site: Site) -> list[str]:
+    """Return what does not hold; nothing without a Redis that answers."""
+    found: list[str] = []
+    if not site.redis_url:
+        return found
+    with suppress(*UNAVAILABLE, TimeoutError):
+        async with asyncio.timeout(_TIMEOUT_SECS):
+            found += [*await _wrong_accounts(site), *await _wrong_frontiers(site)]
+            streams = await site.streams()
+            found += differing_ids(streams)
+            with suppress(httpx.TransportError):
+                verdict = judge(await site.record(), streams)
+                found += [
+                    f"{each.where}: {kind} {examples[:3]}"
+                    for each in verdict.findings
+                    for kind, examples in each.problems.items()
+                    if kind not in _MISSED
+                ]
+    return found
+
+
+async def _wrong_accounts(site: Site) -> list[str]:
+    return [
+        f"accounts of {tally}"
+        for tally in await site.tallies()
+        if tally.published + tally.duplicates + tally.rejected + tally.skipped
+        != tally.next - tally.start
+    ]
+
+
+async def _wrong_frontiers(site: Site) -> list[str]:
+    wrong = []
+    async with connect(site.redis_url) as client:
+        for log in await site.logs():
+            stored = await client.hmget(Keys().log(log.log_id), "next", "frontier")
+            end, frontier = stored
+            if frontier is None:
+                continue
+            assert isinstance(frontier, bytes)
+            if Frontier.from_bytes(frontier).size != int(end or 0):
+                wrong.append(f"{log.name}: frontier {frontier!r}, next {end!r}")
+    return wrong
+
+
+def differing_ids(streams: Sequence[Delivery]) -> list[str]:
+    """Return which streams differ from the first one, where both hold something."""
+    ids = [
+        [msgspec.json.decode(message, type=_Message).id for message in stream.messages]
+        for stream in streams
+    ]
+    if not all(ids):
+        return []
+    start = max((each[0] for each in ids), key=_order)
+    held = [[each for each in stream if _order(each) >= _order(start)] for stream in ids]
+    return [
+        f"{stream.where} has other ids than {streams[0].where} from {start} on"
+        for stream, each in zip(streams, held, strict=True)
+        if each != held[0]
+    ]
+
+
+def _order(message_id: str) -> tuple[int, ...]:
+    return tuple(map(int, message_id.split("-")))
+
+
+class _Message(msgspec.Struct):
+    id: str
