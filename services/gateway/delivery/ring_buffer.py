@@ -15,7 +15,7 @@ smallest write to a client, and a client that stops reading keeps the bytes of o
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -226,6 +226,15 @@ class Ring:
     def oldest(self) -> str | None:
         """Entry id of the oldest batch."""
         return next((slot.entry for slot in self._slots if not slot.notice), None)
+
+    @property
+    def last_notices(self) -> list[Slot]:
+        """The notices after the batch of the head, the oldest first."""
+        entry = self.head.cursor.entry
+        found = takewhile(
+            lambda slot: slot.notice and slot.before.cursor.entry == entry, reversed(self._slots)
+        )
+        return list(found)[::-1]
 
     def _slots_after(self, position: RingPosition) -> Iterator[Slot]:
         """Return the slots after a position.

@@ -56,12 +56,17 @@ class V2Ring(Ring):
         self._has_clients = has_clients
 
     def start(self, source: Ring) -> None:
-        """Begin at the head of the source, before the first client reads it."""
+        """Begin after the newest batch of the source, before the first client reads it.
+
+        A client that has this batch gets the notices after it: Redis may have lost the batch.
+        """
         if self.is_filled:
             return
         self.is_filled = True
         if source.has_begun:
             self.begin_after(str(source.head.cursor.entry))
+            for slot in source.last_notices:
+                self.append_notice(slot.messages[0])
 
     def change_source(self, source: str) -> None:
         """Be made of another stream, which may have been read up to another batch.

@@ -12,12 +12,14 @@ import jsonschema
 import msgspec
 import pytest
 
+from certbus.ids import parse_cursor
 from certbus.streams.events import StreamBatch
 from ctparse.v2_message import Verification, v2_message
 from gateway.config import Settings
 from gateway.delivery import v2_stream
-from gateway.delivery.encoding import NO_NAMES
-from gateway.delivery.v2_stream import v2_messages
+from gateway.delivery.encoding import NO_NAMES, SSE
+from gateway.delivery.ring_buffer import Ring
+from gateway.delivery.v2_stream import V2Ring, v2_messages
 from tests.gateway.client_helpers import certificates, receive, websocket
 from tests.gateway.conftest import Running, Start
 from tests.gateway.delivery.test_compression import WITHOUT_CONTEXT, compressed, negotiated
@@ -189,3 +191,25 @@ async def test_a_reload_that_changes_its_source_loses_and_repeats_nothing(
         while len(found) < len(entries):
             found += await receive(v2, 1)
     assert [message.get("id") for message in found] == [f"{entry}-0" for entry in entries]
+
+
+def test_it_begins_with_the_notices_after_the_newest_batch() -> None:
+    """A client that has the batch, which Redis may have lost, gets them; others do not."""
+    source, v2 = Ring("lite", 1 << 20), V2Ring(1 << 20, "lite", lambda: True)
+    source.append("1-0", "0-0", [b'{"n":1}'])
+    source.append_notice(b'{"of":"another batch"}')
+    source.append("2-0", "1-0", [b'{"n":2}'])
+    for number in range(2):
+        source.append_notice(b'{"notice":%d}' % number)
+    v2.start(source)
+    source.append_notice(b'{"notice":2}')
+    v2.start(source)
+    _, at, _ = v2.read_from_cursor(parse_cursor("2-0"), SSE)
+    data, at = v2.read(at, SSE, 1 << 20)
+    assert data == b'data: {"notice":0}\n\ndata: {"notice":1}\n\n'
+    assert at is v2.head
+    unreadable = V2Ring(1 << 20, "lite", lambda: True)
+    source.append_notice(b'{"notice":3}', replaces="3-0")
+    unreadable.start(source)
+    assert unreadable.is_empty
+    assert unreadable.head.cursor == parse_cursor("3-0")
