@@ -713,6 +713,36 @@ def test_a_moment_after_the_last_batch_is_no_gap(lags: bool) -> None:
         runner.run(scenario())
 
 
+def test_a_client_from_the_oldest_of_an_empty_stream_gets_a_gap_for_what_is_trimmed() -> None:
+    """Everything was trimmed when it connects, and Redis is away while a batch comes and goes."""
+
+    async def scenario() -> None:
+        redis, reader = Doors(), Reader()
+        redis.publish(10_000, 0)
+        redis.data.entries.clear()
+        async with asyncio.TaskGroup() as group:
+            gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+            await until(lambda: gateway.follows)
+            reader.cursor = "0"
+            reader.connect(gateway, 0)
+            await asyncio.sleep(5)
+            reader.take()
+            reader.beat()
+            reader.take()
+            assert (reader.got, reader.cursor) == ([], "10000-0")
+            redis.replay.is_reachable = redis.live.is_reachable = False
+            redis.publish(20_000, 1)
+            redis.publish(20_001, 2)
+            await asyncio.sleep(20)
+            del redis.data.entries[0]
+            redis.replay.is_reachable = redis.live.is_reachable = True
+            assert await came(reader, 2) == [None, 2]
+            gateway.stop([reader])
+
+    with virtual_time() as runner:
+        runner.run(scenario())
+
+
 def test_the_live_reader_is_ahead_of_what_a_replay_has_read() -> None:
     """A batch is published while a replay checks the primary; the ring has it at the end."""
 

@@ -222,10 +222,12 @@ class _ClientReplay:
         client = self._client
         ring, form = page.ring, client.channel.encoding
         if not page.links:
-            if self._pending_gap is not None:
-                self._send_gap(None)
-                # A switch to another channel must not report it again.
-                client.read_up_to(Cursor(page.view(position.entry).last, None))
+            view = page.view(position.entry)
+            self._send_gap(None)
+            if view.epoch is not None:  # what is published and trimmed from now on is missing
+                self._position = ReaderPosition(view.last, None, view.epoch)
+            # A switch to another channel must not report the gap again.
+            client.read_up_to(Cursor(view.last, None))
             return
         try:
             data, at, messages = ring.read_from_cursor(position.cursor, form)
