@@ -170,7 +170,7 @@ class HistoryReader:
         self._pages: OrderedDict[int, HistoryPage] = OrderedDict()
         self._at: dict[tuple[str, EntryId], HistoryPage] = {}  # the page with this batch
         self._after: dict[tuple[str, EntryId], HistoryPage] = {}  # with the next batch
-        self._reads: dict[tuple[str, str], asyncio.Task[HistoryPage]] = {}
+        self._reads: dict[tuple[str, str, bool], asyncio.Task[HistoryPage]] = {}
         self._oldest = {
             stream: SharedRead(partial(oldest_id, client, keys, stream)) for stream in STREAMS
         }
@@ -220,7 +220,8 @@ class HistoryReader:
         return page
 
     async def _read(self, live: Ring, start: str, position: ReaderPosition) -> HistoryPage:
-        key = (live.stream, start)
+        # Only who has the whole batch can use a cached page that begins after it.
+        key = (live.stream, start, position.position is None)
         task = self._reads.get(key)
         if task is None:
             task = self._reads[key] = asyncio.create_task(self._fetch(live, start, position))

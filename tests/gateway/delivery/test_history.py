@@ -1,15 +1,18 @@
 """History read from Redis in pieces: resuming after any message returns all later ones."""
 
+import asyncio
 import re
-from typing import Any
+from typing import Any, cast
 
 from certbus.ids import parse_entry_id
-from certbus.streams.continuity import OLDEST, ReaderPosition
+from certbus.streams.continuity import OLDEST, ReaderPosition, decide
 from certbus.streams.events import FORGOTTEN
 from gateway.delivery.encoding import SSE, WEBSOCKET
 from gateway.delivery.history import HistoryPage, HistoryReader
 from gateway.delivery.ring_buffer import Ring
+from tests.gateway.model_redis import KEYS, ModelRedis
 from tests.gateway.publishing import Press
+from tests.gateway.test_delivery_model import virtual_time
 
 BATCHES = 9  # read four at a time, so that pieces end with the fourth and the eighth
 BATCH = 5
@@ -168,3 +171,31 @@ async def test_the_oldest_is_not_what_was_trimmed(press: Press) -> None:
     # Nor is the piece used for a cursor in it.
     place = ReaderPosition(parse_entry_id(entries[3]), 0)
     assert str((await history.read(FULL, place)).links[0].id) == entries[2]
+
+
+def test_a_read_is_shared_only_with_clients_that_can_use_the_page() -> None:
+    """One has a whole batch, one a message of it; the page after the batch is read before both."""
+
+    async def scenario() -> None:
+        redis = ModelRedis(lambda: 0.1)
+        redis.now, redis.data.epoch = 30_000, "epoch"
+        for number in range(200):
+            redis.data.publish(f"{10_000 + number}-0", number, with_first=True)
+        history, live = HistoryReader(cast("Any", redis), KEYS, 1 << 20), Ring("lite", 1000)
+        batch = parse_entry_id("10150-0")
+        places = [ReaderPosition(batch), ReaderPosition(batch, 0)]
+        waiting = [asyncio.create_task(history.read(live, place)) for place in places]
+        await asyncio.sleep(0.15)  # they read the id of the oldest batch first
+        others = [
+            ReaderPosition(parse_entry_id(f"{n}-0"), 0, "epoch") for n in (10_000, 10_030, 10_060)
+        ]
+        known = ReaderPosition(batch, None, "epoch")
+        reads = [asyncio.create_task(history.read(live, each)) for each in (*others, known)]
+        pages = await asyncio.gather(*waiting)
+        await asyncio.gather(*reads)
+        found = [decide(at, page.view(batch)) for at, page in zip(places, pages, strict=True)]
+        assert [decision.gap for decision in found] == [None, None]
+        assert pages[1].links[0].id == batch
+
+    with virtual_time() as runner:
+        runner.run(scenario())
