@@ -34,6 +34,8 @@ class Lease(msgspec.Struct, frozen=True):
         worker: id of the holder.
         fence: what publish.lua checks.
         next: index of the next entry to publish, when the lease was taken.
+        start: index of the first entry.
+        epoch: of Redis, when the lease was taken; empty if it had none.
         entry_timestamp: when the log accepted the last entry before `next`, as far as that is
             known, ms since the epoch.
     """
@@ -42,6 +44,8 @@ class Lease(msgspec.Struct, frozen=True):
     worker: str
     fence: str
     next: int
+    start: int
+    epoch: str
     entry_timestamp: int | None = None
 
 
@@ -115,7 +119,10 @@ class Leases(Store):
             redis.exceptions.RedisError: Redis cannot be reached, or is full.
         """
         reply = await self._acquire(
-            keys=[self._keys.lease(log_id), self._keys.log(log_id), self._keys.logs],
+            keys=[
+                *(self._keys.lease(log_id), self._keys.log(log_id)),
+                *(self._keys.logs, self._keys.head),
+            ],
             args=[
                 self._worker,
                 self._ttl_ms,
@@ -178,7 +185,10 @@ class Leases(Store):
         return bool(reply)
 
     async def restore(self, lease: Lease, next_index: int) -> Lease | None:
-        """Create a log again after Redis was emptied (`Missing`), at the position of its owner.
+        """Create a log again that Redis lost (`Missing`).
+
+        In a Redis that was emptied it continues at the position of its owner. An older copy, which
+        has the same epoch, has none of its entries: there it begins at its start again.
 
         Args:
             lease: of this worker, which Redis does not know.
@@ -196,7 +206,10 @@ class Leases(Store):
                 *(self._keys.lease(lease.log_id), self._keys.log(lease.log_id)),
                 *(self._keys.logs, self._keys.head),
             ],
-            args=[self._worker, self._ttl_ms, secrets.token_hex(8), lease.log_id, next_index],
+            args=[
+                *(self._worker, self._ttl_ms, secrets.token_hex(8), lease.log_id),
+                *(next_index, lease.start, lease.epoch),
+            ],
         )
         return self._lease(lease.log_id, reply)
 
@@ -261,6 +274,14 @@ class Leases(Store):
     def _lease(self, log_id: str, reply: list[bytes] | None) -> Lease | None:
         if reply is None:
             return None
-        fence, next_index, *timestamp = reply
+        fence, next_index, start, epoch, *timestamp = reply
         accepted = int(timestamp[0]) if timestamp and timestamp[0].isdigit() else None
-        return Lease(log_id, self._worker, fence.decode(), int(next_index), accepted)
+        return Lease(
+            log_id=log_id,
+            worker=self._worker,
+            fence=fence.decode(),
+            next=int(next_index),
+            start=int(start),
+            epoch=text(epoch),
+            entry_timestamp=accepted,
+        )

@@ -339,7 +339,9 @@ class WindowPublisher:
         self._metrics.count_skipped(skip.end - skip.first)
 
     async def restore(self, lease: Lease) -> None:
-        """Restore the log from `next` in a Redis that lost its data.
+        """Restore the log in a Redis that lost it, as `Leases.restore` does.
+
+        `next` stays. If the log begins at its start again, the next call for it shows that.
 
         Args:
             lease: the one that Redis rejects. If it was replaced since, this does nothing.
@@ -353,7 +355,7 @@ class WindowPublisher:
             restored = await self._redis_retry(self._leases.restore, lease, self.next)
             if restored is None:
                 raise LeaseLost
-            _log.warning("log state restored", log_id=lease.log_id, next=self.next)
+            _log.warning("log state restored", log_id=lease.log_id, next=restored.next)
             self.lease = restored
 
 

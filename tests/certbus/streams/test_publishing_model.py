@@ -61,9 +61,10 @@ class World:
     """What was published, skipped and copied.
 
     Attributes:
-        published: names of all messages that were in the stream at some time.
+        published: names of all messages that were in the stream at some time; without those that an
+            older copy of the same epoch does not have, which are to be published again.
         skipped: log and index of the entries that were skipped.
-        copy: an older state of Redis, by key.
+        copy: an older state of Redis, by key; with it its epoch, and what was published then.
     """
 
     def __init__(self, client: Redis, entries: dict[str, list[str]], by: DedupBy) -> None:
@@ -73,6 +74,7 @@ class World:
         self.published: set[str] = set()
         self.skipped: set[tuple[str, int]] = set()
         self.copy: dict[bytes, bytes] = {}
+        self.copied: tuple[object, set[str]] = None, set()
         self.events = itertools.count()
 
     def identity(self, name: str) -> str:
@@ -98,9 +100,13 @@ class World:
     async def dump(self) -> None:
         keys = [key async for key in self.client.scan_iter(count=1000)]
         self.copy = {key: value for key in keys if (value := await self.client.dump(key))}
+        self.copied = await self.client.hget(KEYS.head, "epoch"), set(self.published)
 
     async def rewind(self) -> None:
         if self.copy:
+            epoch, published = self.copied
+            if epoch is not None and epoch == await self.client.hget(KEYS.head, "epoch"):
+                self.published = set(published)
             await self.client.flushall()
             for key, value in self.copy.items():
                 await self.client.restore(key, 0, value)

@@ -386,6 +386,27 @@ async def test_a_later_start_of_another_worker_after_a_loss_is_replaced(
         await other.publish(verified(10_000, [entry(10_000)]))
 
 
+@pytest.mark.parametrize("other_start", [None, 5])
+async def test_an_older_copy_without_the_log_gets_all_of_its_entries(
+    bench: Bench, redis: Redis, other_start: int | None
+) -> None:
+    await bench.publisher.configure()
+    copy = await redis.dump(KEYS.head)
+    assert copy is not None
+    pipeline, _ = await bench.pipeline("a")
+    await pipeline.publish(verified(0, [entry(index) for index in range(10)]))
+    await redis.flushall()
+    await redis.restore(KEYS.head, 0, copy)
+    if other_start is not None:
+        await bench.pipeline("b", start=other_start)
+    with pytest.raises(PositionChanged) as moved:
+        await pipeline.publish(verified(10, [entry(10)]))
+    assert moved.value.next == pipeline.next == 0
+    await pipeline.publish(verified(0, [entry(index) for index in range(11)]))
+    log = await bench.log()
+    assert (log.start, log.next, log.published) == (0, 11, 11)
+
+
 async def test_restoring_twice_at_once_keeps_one_lease(bench: Bench, redis: Redis) -> None:
     pipeline, leases = await bench.pipeline()
     lost = pipeline.lease

@@ -1,10 +1,10 @@
 -- Purpose: take the lease of a log that no worker holds; create the log if it is new and `start` is set.
--- KEYS: lease:<id>, log:<id>, logs.
+-- KEYS: lease:<id>, log:<id>, logs, head.
 -- ARGV: worker, TTL in ms, random part of the fence, log id, start ('' if not known).
--- Returns: {fence, next, entry_timestamp or ''}; nil if the lease is held, the start is not known, or the log has a better id
--- or is retired.
+-- Returns: {fence, next, start, epoch or '', entry_timestamp or ''}; nil if the lease is held, the start is
+-- not known, or the log has a better id or is retired.
 
-local LEASE, LOG, LOGS = KEYS[1], KEYS[2], KEYS[3]
+local LEASE, LOG, LOGS, HEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local worker, ttl, random, log_id, start = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local left = redis.call('PTTL', LEASE)
@@ -15,8 +15,8 @@ if left ~= -2 then
   end
   return false
 end
-local log = redis.call('HMGET', LOG, 'next', 'fence', 'renamed', 'retired', 'entry_timestamp')
-local next_index = log[1]
+local log = redis.call('HMGET', LOG, 'next', 'fence', 'renamed', 'retired', 'entry_timestamp', 'start')
+local next_index, first = log[1], tonumber(log[6] or '') and log[6] or log[1]
 if log[3] or log[4] or (not next_index and start == '') then
   return false
 end
@@ -24,9 +24,9 @@ local fence = string.format('%d:%s', tonumber(string.match(log[2] or '0:', '^(%d
 
 redis.call('SET', LEASE, worker, 'PX', ttl)
 if not next_index then
-  next_index = start
+  next_index, first = start, start
   redis.call('SADD', LOGS, log_id)
   redis.call('HSET', LOG, 'start', start, 'next', start, 'created', text(now_ms()))
 end
 redis.call('HSET', LOG, 'fence', fence, 'owner', worker)
-return { fence, next_index, log[5] or '' }
+return { fence, next_index, first, redis.call('HGET', HEAD, 'epoch') or '', log[5] or '' }
