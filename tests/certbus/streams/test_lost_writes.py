@@ -153,6 +153,51 @@ class TestLastSecond:
         window = msgspec.structs.replace(batch(4, ["d"]), known_at=known_at)
         assert isinstance(await one.publisher.publish(first, window), Published)
 
+    @pytest.mark.parametrize("other_start", [None, 1])
+    async def test_a_log_that_the_copy_does_not_have_begins_at_its_start_again(
+        self,
+        server: RedisServer,
+        one: Worker,
+        two: Worker,
+        client: Redis,
+        other_start: int | None,
+    ) -> None:
+        await one.publisher.configure()
+        server.save_aside()
+        lease = await one.take(start=0)
+        await one.publisher.publish(lease, batch(0, ["a", "b"]))
+        server.wind_back()
+        refused: Fenced | Missing = Missing()
+        if other_start is not None:  # near the head of a log without new entries
+            await two.take(start=other_start)
+            refused = Fenced()
+        assert await one.publisher.publish(lease, batch(2, ["c"])) == refused
+        restored = await one.leases.restore(lease, 2)
+        assert restored is not None
+        assert (restored.start, restored.next) == (0, 0)
+        assert await one.publisher.publish(restored, batch(2, ["c"])) == Stale(0)
+        await one.publisher.publish(restored, batch(0, ["a", "b", "c"]))
+        assert await stored_names(client) == ["a", "b", "c"]
+        assert_adds_up(await log_status(client))
+
+    @pytest.mark.parametrize("published_since", [False, True])
+    async def test_an_entry_that_was_lost_is_not_taken_for_a_trimmed_one(
+        self, server: RedisServer, one: Worker, two: Worker, client: Redis, published_since: bool
+    ) -> None:
+        first, second = await one.take(), await two.take(OTHER_LOG)
+        await one.publisher.publish(first, batch(0, ["before"]))
+        for stream in STREAMS:
+            await client.xtrim(KEYS.stream(stream), maxlen=0)
+        server.save_aside()
+        await one.publisher.publish(first, batch(1, ["a"]))
+        known, known_at = await one.publisher.find_known_at([message("a").sha256])
+        assert known == [True]
+        server.wind_back()
+        if published_since:
+            await two.publisher.publish(second, batch(0, ["other"]))
+        window = msgspec.structs.replace(batch(1, [], duplicates=1), known_at=known_at)
+        assert await one.publisher.publish(first, window) == Stale(1)
+
 
 class TestEverything:
     """Redis comes back empty."""
@@ -200,6 +245,23 @@ class TestEverything:
         status = await log_status(client)
         assert (status.start, status.next) == (2, 6)
         assert_adds_up(status)
+
+    @pytest.mark.parametrize("trimmed", [False, True])
+    async def test_an_entry_of_the_lost_epoch_is_not_taken_for_a_trimmed_one(
+        self, server: RedisServer, one: Worker, two: Worker, client: Redis, trimmed: bool
+    ) -> None:
+        lease = await one.take()
+        await one.publisher.publish(lease, batch(0, ["a"]))
+        _, known_at = await one.publisher.find_known_at([message("a").sha256])
+        server.lose_everything()
+        await two.publisher.publish(await two.take(OTHER_LOG), batch(0, ["other"]))
+        if trimmed:
+            for stream in STREAMS:
+                await client.xtrim(KEYS.stream(stream), maxlen=0)
+        restored = await one.leases.restore(lease, 1)
+        assert restored is not None
+        window = msgspec.structs.replace(batch(1, [], duplicates=1), known_at=known_at)
+        assert await one.publisher.publish(restored, window) == Stale(1)
 
     async def test_an_owner_is_too_late_once_the_marks_of_the_other_worker_have_expired(
         self, server: RedisServer, one: Worker, two: Worker, client: Redis

@@ -55,12 +55,26 @@ local function set_all(key, fields)
   call('HSET', key, unpack(flat))
 end
 
--- Returns whether the streams have an entry, or may have had it before they were trimmed. The last of
--- them has the smallest entries. Redis may have lost it with other writes that were acknowledged, as a
--- replica does that becomes the primary.
-local function has_entry(id, last)
+-- Returns whether an id is below another one. Text that is no id was written by hand; it is not.
+local function is_below(id, other)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
+  if not (ms and other_ms) then
+    return false
+  end
+  ms, other_ms = tonumber(ms), tonumber(other_ms)
+  return ms < other_ms or (ms == other_ms and tonumber(seq) < tonumber(other_seq))
+end
+
+-- Returns whether the streams have an entry, or had it before they were trimmed. The last of them has the
+-- smallest entries. Redis may have lost it with other writes that were acknowledged, as a replica does
+-- that becomes the primary, or with all data. `last` and `first` are the ids of this epoch.
+local function has_entry(id, last, first)
   if id == last or id == '0-0' then
     return true
+  end
+  if is_below(last, id) or is_below(id, first) then
+    return false
   end
   local stream = KEYS[#KEYS]
   local found = call('XRANGE', stream, id, '+', 'COUNT', 1)[1]
@@ -69,9 +83,10 @@ local function has_entry(id, last)
   end
   local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   if not oldest then
-    return last ~= '0-0' -- all of it was trimmed
+    return true -- all of it was trimmed
   end
-  return found ~= nil and found[1] == oldest[1]
+  -- Trimmed entries are not above the one before the oldest, its `prev`.
+  return found ~= nil and found[1] == oldest[1] and not is_below(oldest[2][2], id)
 end
 
 ---- Check ---------------------------------------------------------------------------------------
@@ -92,7 +107,7 @@ if tonumber(log_next) ~= batch.first then
   return { 'stale', log_next, newest_id(call('HGET', HEAD, 'last'), 5) }
 end
 
-local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember', 'dedup')
+local head = call('HMGET', HEAD, 'epoch', 'last', 'streams', 'remember', 'dedup', 'first')
 local epoch, last = head[1] or batch.epoch, newest_id(head[2], 5)
 local is_first = last == '0-0' -- of this epoch
 local streams, remember = head[3] or batch.streams, tonumber(head[4] or batch.remember)
@@ -104,7 +119,7 @@ if dedup ~= batch.dedup then
   return { 'dedup', dedup }
 end
 
-if not has_entry(batch.known_at, last) then
+if not has_entry(batch.known_at, last, head[6] or '0-0') then
   return { 'stale', log_next, last }
 end
 
