@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from certbus.cluster import ClusterRegistry, LogDescription
 from certbus.keys import Keys
-from certbus.logs.registry import LogRegistry
+from certbus.logs.registry import LogRegistry, Retirement
 from tests.certbus.bus import log_status
 from tests.certbus.proxy import How, Proxy, When
 from tests.certbus.servers import RedisServer
@@ -101,4 +101,22 @@ async def test_retire_retires_once(proxy: Proxy, client: Redis, how: How, when: 
     proxy.cut_at(1, how, when, b"EVALSHA")
     await run("retire", "Example log", "--reason=closed", "--redis-url", proxy.url)
     assert (await LogRegistry(client, Keys()).states())[LOG].retirement is not None
+    assert proxy.is_over()
+
+
+@pytest.mark.usefixtures("published")
+async def test_retire_succeeds_and_is_undone_though_the_replies_are_lost(
+    proxy: Proxy, client: Redis
+) -> None:
+    registry = LogRegistry(client, Keys())
+    retirement = Retirement("command", "to load the scripts", 0.0, 0.0)
+    assert await registry.retire(LOG, retirement)
+    assert await registry.unretire(LOG, "command")
+    proxy.cut_at(1, "rst", "before", b"EVALSHA")
+    await run("retire", "Example log", "--reason=closed", "--redis-url", proxy.url)
+    assert proxy.is_over()
+    assert (await registry.states())[LOG].retirement is not None
+    proxy.cut_at(1, "rst", "before", b"EVALSHA")
+    await run("retire", "Example log", "--undo", "--redis-url", proxy.url)
+    assert (await registry.states())[LOG].retirement is None
     assert proxy.is_over()

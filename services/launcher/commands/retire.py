@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         log = find_log((await snapshot(client, keys)).logs, args.log)
         registry = LogRegistry(client, keys)
         if args.undo:
-            result = await _undo(registry, log)
+            result = await _undo(registry, log, client, keys)
         else:
             result = await _retire(registry, log, args.reason, drain=not args.now)
         return f"{log.name}: {result}"
@@ -65,12 +65,15 @@ async def _retire(registry: LogRegistry, log: LogStatus, reason: str, *, drain: 
     return f"{done}: {reason}"
 
 
-async def _undo(registry: LogRegistry, log: LogStatus) -> str:
+async def _undo(registry: LogRegistry, log: LogStatus, client: Redis, keys: Keys) -> str:
     """Reinstate a log and return the result."""
+    result = f"followed again, from entry {log.next}"
     if await registry.unretire(log.log_id, "command"):
-        return f"followed again, from entry {log.next}"
+        return result
     if not log.retired_why:
         raise CommandError(f"{log.name}: it is not retired")
+    if not find_log((await snapshot(client, keys)).logs, log.log_id).retired_why:
+        return result  # the call was repeated, because the reply to the first one was lost
     raise CommandError(
         f"{log.name}: {log.retired_why}: a log under custom_logs or static_logs is followed "
         "regardless of the lists"
