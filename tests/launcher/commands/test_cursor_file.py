@@ -81,15 +81,27 @@ async def test_a_gap_does_not_advance_it(tmp_path: Path) -> None:
 
 
 async def test_redis_without_a_server(tmp_path: Path) -> None:
+    """After the last batch, the id is that of the batch: nothing is missing if it is trimmed."""
     path = tmp_path / "cursor"
     with running_redis() as redis:
         async with Press(redis.url, "certstream:") as press:
-            await press.print(3)
+            batch = await press.print(3)
             arguments = (f"--redis={redis.url}", "--format=id {serial}", f"--cursor-file={path}")
             async with tailing(*arguments, "--since=0", "--limit=2") as process:
                 assert (await finish(process))[:2] == (0, ["id 0", "id 1"])
+            async with tailing(*arguments) as process:
+                await until(lambda: path.read_text() == f"{batch}\n", "the batch", ENOUGH)
+                await press.redis.xtrim(press.keys.stream("lite"), maxlen=0, approximate=False)
+                batch = await press.print(1)
+                await until(lambda: path.read_text() == f"{batch}\n", "the batch", ENOUGH)
+                process.terminate()
+                assert (await finish(process))[1] == ["id 2", "id 3"]
+            await press.redis.xtrim(press.keys.stream("lite"), maxlen=0, approximate=False)
+            await press.print(1)
             async with tailing(*arguments, "--limit=1") as process:
-                assert (await finish(process))[:2] == (0, ["id 2"])
+                code, out, err = await finish(process)
+            assert (code, out) == (0, ["id 4"])
+            assert err.endswith("no gaps\n")
 
 
 async def test_a_broken_pipe_is_an_end_with_the_last_flushed_id(tmp_path: Path) -> None:

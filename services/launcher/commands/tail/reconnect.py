@@ -76,7 +76,11 @@ async def stream_http(
 async def stream_redis(
     url: str, prefix: str, stream: Stream, cursor: str | None, note: Print, gap: Print
 ) -> AsyncGenerator[bytes]:
-    """Yield the messages that a gateway would send; `StreamReader` reconnects."""
+    """Yield the messages that a gateway would send; `StreamReader` reconnects.
+
+    A heartbeat with the id of the batch follows each batch. After the last one, it resumes without
+    a gap also when Redis has trimmed this batch.
+    """
     keys = Keys(prefix)
     async with connect(url, name="tail") as client:
         await _check_access(client)
@@ -92,6 +96,8 @@ async def stream_redis(
             gap(f"missed messages after {cursor}: {start.gap}")
         for number, text in start.rest:
             yield _numbered(number, text)
+        if start.rest:
+            yield _heartbeat(start.after)
         after: dict[str, str] = {stream: start.after} if start.after else {}
         async for event in StreamReader(client, keys, [stream], after):
             match event:
@@ -104,6 +110,7 @@ async def stream_redis(
                 case batch:
                     for position, text in enumerate(batch.messages):
                         yield _numbered(f"{batch.id}-{position}", text)
+                    yield _heartbeat(batch.id)
 
 
 async def _check_access(client: Redis) -> None:
@@ -131,6 +138,10 @@ def strip_query(url: str) -> str:
 
 def _numbered(number: str, text: bytes) -> bytes:
     return b'{"id":"%b",%b' % (number.encode(), text[1:])
+
+
+def _heartbeat(number: str) -> bytes:
+    return b'{"message_type":"heartbeat","id":"%b"}' % number.encode()
 
 
 def _delays() -> Iterator[float]:
