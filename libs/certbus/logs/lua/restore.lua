@@ -3,8 +3,9 @@
 -- KEYS: lease:<id>, log:<id>, logs, head.
 -- ARGV: worker, TTL in ms, random part of the fence, log id, next, start, epoch of Redis when the owner got
 -- its lease ('' if not known).
--- Returns: {fence, next, start, epoch or ''}; nil if the log exists and starts early enough or was created too long ago, or
--- has a better id. A repeated call, whose reply was lost, changes nothing and returns the same.
+-- Returns: {fence, next, start, epoch or ''}; nil if the log exists and starts early enough or was created
+-- too long ago, or has a better id. A repeated call, whose reply was lost, changes nothing and returns the
+-- same.
 --
 -- If another worker, which did not know the log, has created it with a later start, the owner's position
 -- replaces that. Entries published twice then are found as duplicates; entries between would be lost. An
