@@ -2,16 +2,21 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 MAX_BYTES = 64 * 1024
 MAX_FACTOR = 6.0
 """Of the CPU time for four times the length: 4 is linear, 16 quadratic."""
 
-_DOUBLINGS = 2
-_MAX_STEP = MAX_FACTOR ** (1 / _DOUBLINGS)
+_ROUNDS = 5
+_MAX_STEP = MAX_FACTOR**0.5
+_MIN_INCREASE = 1.25  # from the third quarter to the fourth: 1 is linear, 1.4 quadratic
 _MIN_SECS = 0.002  # for the longest input; a shorter time is mostly noise
 _CHARACTERS = (b" ", b"0", b"9", b".", b"*", b"(", b"[", b"{", b"-", b"\n", b"a", b"\x00", b"\xff")
+
+_MAX_DEPTH = 20
+_Parent = tuple[int, bytes, bytes]
+"""The tag of an element, and its contents before and after another element."""
 
 Grown = Callable[[int], bytes]
 """Returns an input of about this number of bytes."""
@@ -42,17 +47,7 @@ def repeat_slice(chance: random.Random, data: bytes, tokens: Sequence[bytes]) ->
 
 def repeat_element(chance: random.Random, data: bytes, tokens: Sequence[bytes]) -> Grown:
     """Repeat an element of a DER value, or one of the tokens, with correct lengths around it."""
-    parents: list[tuple[int, bytes, bytes]] = []  # tag, and the contents before and after
-    piece = data
-    while (found := _elements(piece)) and chance.randrange(8):
-        tag, contents = found[0]
-        inner = _elements(contents) if tag & 0x20 or tag == 0x04 else []
-        if not inner:
-            break
-        at = chance.randrange(len(inner))
-        encoded = [_encode(*each) for each in inner]
-        parents.append((tag, b"".join(encoded[:at]), b"".join(encoded[at + 1 :])))
-        piece = encoded[at]
+    parents, piece = chance.choice(list(_nested(data, ())))
     if not chance.randrange(4):
         piece = chance.choice(tokens)
 
@@ -63,6 +58,19 @@ def repeat_element(chance: random.Random, data: bytes, tokens: Sequence[bytes]) 
         return contents
 
     return grown
+
+
+def _nested(
+    piece: bytes, parents: tuple[_Parent, ...]
+) -> Iterator[tuple[Sequence[_Parent], bytes]]:
+    """Yield every element of a DER value, and what is around it."""
+    yield parents, piece
+    for tag, contents in _elements(piece)[:1]:
+        inner = _elements(contents) if tag & 0x20 or tag == 0x04 else []
+        encoded = [_encode(*each) for each in inner] if len(parents) < _MAX_DEPTH else []
+        for at, element in enumerate(encoded):
+            before, after = b"".join(encoded[:at]), b"".join(encoded[at + 1 :])
+            yield from _nested(element, (*parents, (tag, before, after)))
 
 
 def _elements(data: bytes) -> list[tuple[int, bytes]]:
@@ -94,29 +102,37 @@ def check_growth(run: Callable[[bytes], None], grown: Grown, size: int = MAX_BYT
     """Compare the CPU time for inputs of all, half and a quarter of `size` bytes.
 
     It is not linear if each doubling multiplies it by more than the root of `MAX_FACTOR`, three
-    times: an input of which only some lengths are valid has one large step instead.
+    times. An input of which only some lengths are valid has one large step instead. One that costs
+    more from some length on can have two; but then the last two quarters take the same time.
 
     Returns:
         What is wrong.
     """
-    inputs = [grown(size >> halvings) for halvings in range(_DOUBLINGS + 1)]
+    inputs = [grown(size * quarters // 4) for quarters in (1, 2, 3, 4)]
+    longer = float("inf")
+    for data in (inputs[3], inputs[1], inputs[0]):
+        secs = _cpu_secs(run, data)
+        if longer <= secs * _MAX_STEP or (data is inputs[3] and secs < _MIN_SECS):
+            return None
+        longer = secs
     found: list[str] = []
-    for attempt in range(3):
-        secs: list[float] = []
-        for data in inputs:
-            secs.append(_cpu_secs(run, data, 3 if attempt else 1))
-            if secs[0] < _MIN_SECS or (len(secs) > 1 and secs[-2] <= secs[-1] * _MAX_STEP):
-                return None
-        found.append(", ".join(f"{each * 1000:.2f}" for each in secs))
+    for _ in range(3):
+        rounds = [[_cpu_secs(run, data) for data in inputs] for _ in range(_ROUNDS)]
+        first, middle, third, last = map(
+            min, zip(*rounds, strict=True)
+        )  # what interrupts only adds
+        if (
+            middle <= first * _MAX_STEP
+            or last <= middle * _MAX_STEP
+            or last - third <= (third - middle) * _MIN_INCREASE
+        ):
+            return None
+        found.append(", ".join(f"{each * 1000:.2f}" for each in (first, middle, third, last)))
     lengths = ", ".join(f"{len(data):,}" for data in inputs)
     return f"CPU time is not linear: for {lengths} bytes, it is in ms {'; '.join(found)}"
 
 
-def _cpu_secs(run: Callable[[bytes], None], data: bytes, times: int) -> float:
-    """Return the least CPU time of some runs: what interrupts them only adds."""
-    taken: list[float] = []
-    for _ in range(times):
-        began = time.thread_time()
-        run(data)
-        taken.append(time.thread_time() - began)
-    return min(taken)
+def _cpu_secs(run: Callable[[bytes], None], data: bytes) -> float:
+    began = time.thread_time()
+    run(data)
+    return time.thread_time() - began

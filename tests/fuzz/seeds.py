@@ -23,7 +23,8 @@ def _read(file: Path) -> bytes:
 
 def keep(name: str, data: bytes) -> Path:
     """Write an input of a target to the corpus."""
-    is_text = data.isascii() and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in data)
+    text = data.decode(errors="replace").translate(dict.fromkeys(b"\t\n\r", " "))
+    is_text = text.isprintable() and "\ufffd" not in text
     suffix, contents = (".txt", data) if is_text else (".b64", base64.encodebytes(data))
     file = CORPUS / name / f"{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from certbus.streams.codec import Codec, UndecodableBatch
 from certbus.streams.events import decode, decode_entry
 from certconf import ConfigError, load
 from certhttp.protocol import RequestError, ServerProtocol
-from ctfilter import Evaluator, FilterError, Index, IndexFull, parse_filter
+from ctfilter import Certificate, Evaluator, FilterError, Index, IndexFull, parse_filter
 from ctparse.entry import Entry, IncompleteChain, Malformed, Rejected, Unreadable
 from ctparse.merkle import BadProof, Frontier, leaf_hash, verify_consistency, verify_inclusion
 from ctparse.precert import is_committed, pubkey_sha256, tbs_sha256, tbs_without_scts
@@ -28,6 +28,7 @@ from ctparse.rfc6962 import (
     decode_proof_by_hash,
     decode_sth,
 )
+from ctparse.signatures import BadKey, BadSignature, load_log_key, verify_tree_head
 from ctparse.static_ct import (
     FINGERPRINT_BYTES,
     decode_tile,
@@ -40,6 +41,7 @@ from ctparse.v2_message import v2_message
 from ctparse.wire_messages import MessageWriter
 from gateway.clients.websocket import accept
 from gateway.delivery.filter_messages import certificate_of, with_matches
+from ingestor.loglists.parser import is_followed
 from ingestor.loglists.parser import parse as parse_log_list
 from tests.ctparse.reading import SOURCE, link, new_writer, write
 from tests.fuzz.growth import MAX_BYTES, Grown, Repeat, around, repeat_element, repeat_slice
@@ -55,6 +57,9 @@ _CERTIFICATES += [base64.b64decode(b"".join(block.splitlines()[1:])) for block i
 _WRITER = new_writer()
 _CODEC = Codec()
 _SUNLIGHT = FIXTURES / "sunlight"
+_SUNLIGHT_KEY = load_log_key(
+    base64.b64decode(json.loads((_SUNLIGHT / "log.v3.json").read_bytes())["key"])
+)
 _TILE = gzip.decompress((_SUNLIGHT / "tile/data/002.p/188").read_bytes())
 _DER = (
     b"\x30\x80",
@@ -79,7 +84,7 @@ class Target(msgspec.Struct, frozen=True):
         seeds: inputs that it accepts.
         tokens: pieces of its language.
         documented: exceptions that mean "not valid".
-        grown: valid inputs of any length, where a repeated slice is seldom valid.
+        grown: inputs of any length whose repetition is valid; that of a slice seldom is.
         repeat: selects what an input repeats.
         max_bytes: the longest of these.
     """
@@ -103,6 +108,9 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def _certificate(data: bytes) -> None:
+    for digest in (tbs_without_scts, pubkey_sha256):
+        with contextlib.suppress(Unreadable):
+            digest(data)
     message = write(data, _WRITER)
     v2 = v2_message(message.full, None)
     certificate = certificate_of("full", message.full)
@@ -116,8 +124,6 @@ def _certificate(data: bytes) -> None:
     tbs = data[4:]  # and the signature
     leaf = bytes(44) + len(tbs).to_bytes(3) + tbs + b"\0\0"
     is_committed(Entry(7, 0, True, data, b"", leaf), lambda _: ())
-    tbs_without_scts(data)
-    pubkey_sha256(data)
 
 
 def _entries(data: bytes) -> None:
@@ -149,7 +155,23 @@ def _answers(data: bytes) -> None:
         leaf, path = decode_entry_and_proof(data)
         Frontier.from_inclusion_proof(4, 7, leaf_hash(leaf), path, bytes(32))
     with contextlib.suppress(Malformed, BadProof):
-        verify_consistency(4, 7, bytes(32), bytes(32), decode_consistency(data))
+        verify_consistency(3, 7, bytes(32), bytes(32), decode_consistency(data))
+
+
+def _checkpoint(data: bytes) -> None:
+    head = tree_head(parse_checkpoint(data))
+    with contextlib.suppress(BadSignature):
+        verify_tree_head(_SUNLIGHT_KEY, head)
+
+
+def _log_list(data: bytes) -> None:
+    found = parse_log_list(data)
+    assert len(found.rank) < 300
+    for log in found.logs:
+        is_followed(log, 0.0)
+        if log.key is not None:
+            with contextlib.suppress(BadKey):
+                load_log_key(log.key)
 
 
 def _tile(data: bytes) -> None:
@@ -180,11 +202,16 @@ def _first_entries(size: int) -> bytes:
 
 
 def _filter(data: bytes) -> None:
-    text = data.decode(errors="replace")
-    found = parse_filter(match=text.split("\n"))
+    """Read lines; if the first one begins with "?", it is a domain, a "?" and an issuer."""
+    lines = data.decode(errors="replace").split("\n")
+    domain = issuer = ""
+    if lines[0].startswith("?"):
+        domain, _, issuer = lines.pop(0)[1:].partition("?")
+    found = parse_filter(domain, issuer, lines)
     if found is None:
         return
-    assert parse_filter(match=[line.text for line in found.groups[0]]) == found
+    groups = [parse_filter(match=[line.text for line in group]) for group in found.groups]
+    assert parse_filter(also=[group for group in groups if group is not None]) == found
     index = Index()
     with contextlib.suppress(IndexFull):
         index.add(found)
@@ -249,7 +276,7 @@ def _served(count: int) -> bytes:
     return json.dumps({"entries": entries[:count]}).encode()
 
 
-def _log_list(operators: int) -> bytes:
+def _listed(operators: int) -> bytes:
     whole = json.loads((FIXTURES / "log_list.json").read_bytes())
     return json.dumps({**whole, "operators": whole["operators"][:operators]}).encode()
 
@@ -282,10 +309,12 @@ _FILTERS = (
     b'issuer:"Let\'s Encrypt" type:precert',
     b"like:paypal idn:yes\nregex:log[io]n-[a-z]{2,9} wildcard:no\nname:www.example.com",
     "domain:bücher.example operator:google".encode(),
+    b"?a.example,*.b.example?let's encrypt,digicert\ntype:final",
 )
 
 _ENTRY = _served(1).removeprefix(b'{"entries": [').removesuffix(b"]}")
-_OPERATOR = _log_list(1).split(b'"operators": [')[1].removesuffix(b"]}")
+_OPERATOR = _listed(1).split(b'"operators": [')[1].removesuffix(b"]}")
+_BATCH_HEAD, _BATCH_TAIL = _stored(b"none", b"{}\n@").split(b"@")
 _CONFIGURATION = b"""port: 8081
 ct_log:
   batch_size: 256
@@ -298,12 +327,20 @@ def _message(size: int) -> bytes:
     return b"\x81\xff" + size.to_bytes(8, "big") + bytes(4) + b"a" * size
 
 
-_MATCHED = [parse_filter(match=text.decode().split("\n")) for text in _FILTERS]
+_MATCHED = [parse_filter(match=text.decode().split("\n")) for text in _FILTERS[:-1]]
+_MATCHED.append(parse_filter("com,net,org,de", "let's encrypt,google,digicert"))
 _EVALUATORS = {given: Evaluator(given) for given in _MATCHED if given is not None}
 _INDEX = Index()
 for _given in _EVALUATORS:
     _INDEX.add(_given)
-_COMPARED = [certificate_of("lite", write(each, _WRITER).lite) for each in _CERTIFICATES[:3]]
+_COMPARED = [certificate_of("lite", write(each, _WRITER).lite) for each in _CERTIFICATES[:2]]
+_COMPARED.append(
+    Certificate(
+        ("www.ck", "a.b.ck", "*.paypa1.co.uk.", "xn--bcher-kva.example", "a@b", "b" * 300, "ﬁ.ß"),
+        "R3",
+        "Let's Encrypt",
+    )
+)
 
 TARGETS = {
     "certificate": Target(
@@ -322,14 +359,14 @@ TARGETS = {
         [around(b"", _first_entries(3000))],
     ),
     "checkpoint": Target(
-        lambda data: tree_head(parse_checkpoint(data)),
+        _checkpoint,
         [(_SUNLIGHT / "checkpoint").read_bytes()],
         (b"\n\n", "\n— ".encode(), b"=", b"0", b" "),
         (Malformed,),
         [around((_SUNLIGHT / "checkpoint").read_bytes(), "— a AAAAAAA=\n".encode())],
     ),
     "log_list": Target(
-        parse_log_list, [_log_list(2), b'{"operators":[]}'], _JSON, (Malformed,),
+        _log_list, [_listed(2), b'{"operators":[]}'], _JSON, (Malformed,),
         [around(b'{"operators":[', _OPERATOR + b",", _OPERATOR + b"]}")],
     ),
     "filter": Target(
@@ -373,6 +410,6 @@ TARGETS = {
         [_stored(b"zstd", Codec().pack([b"{}", b"[]"])), _stored(b"none", b"{}\n[]")],
         (b"\xff\xfe", b"\n", b"-", b"none", b"\x28\xb5\x2f\xfd"),
         (UndecodableBatch,),
-        [around(b"n\xff\xfe2\xff\xfecodec\xff\xfenone\xff\xfem\xff\xfe", b"{}\n", b"[]")],
+        [around(_BATCH_HEAD, b"a", _BATCH_TAIL)],
     ),
 }  # fmt: skip

@@ -55,18 +55,25 @@ def _strips_spaces(data: bytes) -> None:
 
 
 def test_quadratic_time_is_found() -> None:
-    problem = check_growth(_strips_spaces, around(b"a", b" ", b"a"), 2048)
-    assert problem is not None
+    spaces = around(b"a", b" ", b"a")
+    # On a machine with much other work, an attempt misses it.
+    attempts = (check_growth(_strips_spaces, spaces, 3072) for _ in range(20))
+    problem = next((found for found in attempts if found is not None), "")
     assert "not linear" in problem
-    assert check_growth(_strips_spaces, around(b"a", b"a ", b"a"), 2048) is None
+    assert check_growth(_strips_spaces, around(b"a", b"a ", b"a"), 3072) is None
 
 
-def test_an_input_whose_length_alone_makes_it_valid_is_linear() -> None:
-    def waits_for_some(data: bytes) -> None:
+def test_an_input_that_costs_more_from_some_length_on_is_linear() -> None:
+    def is_valid_when_long(data: bytes) -> None:
         if len(data) > 1500:
             _strips_spaces(b" " * 3000 + b"a")
 
-    assert check_growth(waits_for_some, around(b"", b" "), 2048) is None
+    def has_a_payload(data: bytes) -> None:
+        for _ in data[600:]:
+            _strips_spaces(b" " * 30 + b"a")
+
+    assert check_growth(is_valid_when_long, around(b"", b" "), 2048) is None
+    assert check_growth(has_a_payload, around(b"", b" "), 2048) is None
 
 
 def test_random_repeats_find_quadratic_time(
@@ -98,5 +105,5 @@ def test_an_input_is_kept(data: bytes, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(seeds, "CORPUS", tmp_path)
     assert kept("target") == []
     file = seeds.keep("target", data)
-    assert file.suffix == (".b64" if data[:1] in (b"\x00", b"\xc3") else ".txt")
+    assert file.suffix == (".b64" if data[:1] == b"\x00" else ".txt")
     assert kept("target") == [data]

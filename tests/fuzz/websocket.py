@@ -13,6 +13,7 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 
 _CHUNK_BYTES = 1000
+_TICK_CHUNKS = 8
 
 
 class _Transport(asyncio.Transport):
@@ -72,6 +73,8 @@ class Receiver:
                 break
             if is_full:
                 client.resume_writing()
+            elif start // _CHUNK_BYTES % _TICK_CHUNKS == _TICK_CHUNKS - 1:
+                client.tick(0)
         else:
             client.eof_received()
         while self._changes._tasks:
