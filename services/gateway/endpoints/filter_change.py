@@ -36,6 +36,9 @@ _YIELD_AFTER_CLIENTS: Final = 100  # renewed before other tasks run
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 section 7.4.1
 _CLOSE_CODES: Final = {ErrorCode.FILTER_LIMIT: 1013}  # "Try Again Later", of the IANA registry
 
+_BAD_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the decoder raises for a binary message, which need not be UTF-8, or a deeply nested one."""
+
 _NO_LINES: Final = '"match" needs lines; null requests the unfiltered stream'
 
 
@@ -75,7 +78,7 @@ class FilterChanges:
     def receive(self, client: Client, message: bytes) -> None:
         """Handle a message. Each `subscribe` is answered, in their order."""
         kind = None
-        with suppress(msgspec.MsgspecError):
+        with suppress(*_BAD_JSON):
             kind = msgspec.json.decode(message, type=_Kind).type
         if kind != "subscribe":
             return
@@ -95,7 +98,7 @@ class FilterChanges:
         client.may_change_at = now + MIN_INTERVAL_SECS
         try:
             lines = msgspec.json.decode(message, type=_Request).match
-        except msgspec.MsgspecError as problem:
+        except _BAD_JSON as problem:
             _refuse(client, f"Invalid subscribe: {problem}")
             return
         if lines is None:

@@ -73,6 +73,8 @@ async def test_messages_of_clients_mean_nothing(start: Start, press: Press) -> N
     async with websocket(gateway.ws + "/") as client:
         await client.send("subscribe")
         await client.send(b"\x00")
+        await client.send(b'{"type":"\x80"}')
+        await client.send('{"a":' + "[" * 5000)
         await press.print(1)
         assert serials(await certificates(client, 1)) == [0]
 
