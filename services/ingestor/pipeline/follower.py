@@ -193,6 +193,7 @@ class Follower:
         self._target: TreeHead | None = None  # to reach; None at the head and after a failure
         self._later: list[TreeHead] = []  # larger ones that the log has shown, by size
         self._unread = Backlog()
+        self._read_to = -1  # up to where a `TwoPassCheck` has read since the last published entry
         self._partial_tile = PartialTile(client.tile, settings.partial_tile_wait)
         self._limits = settings.limits
         self._judged = 0  # size of the largest tree head at which the delay was judged
@@ -488,17 +489,21 @@ class Follower:
                 await self._check_rejections(window)
             last = windows[-1]
             self._prefetch.take(last.first + len(last.entries))
-            if verified or self._reads_on:
+            if verified:
+                self._read_to = -1
+            if verified or self._record_read():
                 await self._record_progress()
 
-    @property
-    def _reads_on(self) -> bool:
-        """Whether a `TwoPassCheck` reads entries that it has not read before a failure.
+    def _record_read(self) -> bool:
+        """Return whether a `TwoPassCheck` has read entries that it had never read before.
 
-        Otherwise, a log that fails again and again at the same entry, or at the end of the first
-        pass, would be read from the beginning after short pauses for ever.
+        Entries read again are no progress: a log that fails again and again at the same entry, or
+        at the end of the first pass, would be read from the beginning after short pauses for ever.
         """
-        return self._prefetch.next > self._unread.first and not self.verifier.alerts.violating
+        if self.verifier.alerts.violating or self._prefetch.next <= self._read_to:
+            return False
+        self._read_to = self._prefetch.next
+        return True
 
     async def _record_progress(self) -> None:
         """Report missing issuers, and note that the log could be read."""

@@ -36,6 +36,7 @@ class Client:
         size: of its tree heads.
         fails: returns whether the request with this number, of these entries, fails.
         wrong: index of the entry that is not the one in the tree.
+        unparsed: index of the entry whose leaf is unknown.
         requests: for entries, so far.
     """
 
@@ -47,6 +48,7 @@ class Client:
         self.size = SIZE
         self.fails: Callable[[int, range], bool] = lambda _number, _entries: False
         self.wrong: int | None = None
+        self.unparsed: int | None = None
         self.requests = 0
         self._checked = checked
 
@@ -59,7 +61,12 @@ class Client:
         await asyncio.sleep(0)
         if self.fails(self.requests, range(start, end)):
             raise ConnectionFailed("log", "url", "time-out")
-        return [entry(index, other=index == self.wrong) for index in range(start, end)]
+        return [
+            Rejected(index, "unparsed", b"")
+            if index == self.unparsed
+            else entry(index, other=index == self.wrong)
+            for index in range(start, end)
+        ]
 
     def lacking(self) -> Sequence[LogError]:
         return ()
@@ -151,15 +158,18 @@ async def test_failures_at_different_entries_do_not_add_up(following: Following)
     assert states == {"closed"}
 
 
-@pytest.mark.parametrize("unreadable", [True, False])
+@pytest.mark.parametrize("failure", ["unreadable", "wrong", "unparsed"])
 async def test_each_failure_at_the_same_entry_makes_the_pause_longer(
-    following: Following, unreadable: bool
+    following: Following, failure: str
 ) -> None:
     """Also after the first pass has begun again, and read the entries before it."""
-    if unreadable:
-        following.client.fails = lambda _number, entries: SIZE - 2 in entries
-    else:
-        following.client.wrong = SIZE - 2
+    match failure:
+        case "wrong":
+            following.client.wrong = SIZE - 2
+        case "unparsed":
+            following.client.unparsed = SIZE - 2
+        case _:  # unreadable
+            following.client.fails = lambda _number, entries: SIZE - 2 in entries
     await following.until(
         lambda: following.availability.status.failures > MANY, "failures without progress"
     )
