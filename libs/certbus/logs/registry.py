@@ -80,8 +80,8 @@ class LogRegistry(Store):
     async def rename(self, old: str, new: str) -> bool:
         """Move a log to a better id and keep the old one as an alias.
 
-        Its position, counters, tree and evidence stay. Its lease ends; the next owner continues at
-        its `next`.
+        Its position, counters, tree, evidence and retirement stay. Its lease ends; the next owner
+        continues at its `next`.
 
         Returns:
             Whether anything was stored under the old id.
@@ -99,7 +99,10 @@ class LogRegistry(Store):
         return bool(reply)
 
     async def states(self) -> dict[str, LogState]:
-        """Read the state of every log, by id; remove logs whose state has expired."""
+        """Read the state of every log, by id; remove logs whose state has expired.
+
+        What a command retired must not expire: the previous release sets a TTL.
+        """
         members: Any = await self._redis.smembers(self._keys.logs)
         ids = sorted(member.decode() for member in members)
         fields = "next", "retiring", "retired", "name"
@@ -109,11 +112,21 @@ class LogRegistry(Store):
         if expired:
             keys = [self._keys.logs, *map(self._keys.log, expired)]
             await self._remove_expired(keys=keys, args=expired)
-        return {
+        states = {
             log_id: LogState(known is not None, _retirement(retiring), retired is not None)
             for log_id, (known, retiring, retired, _) in zip(ids, rows, strict=True)
             if log_id not in expired
         }
+        retired = [
+            key
+            for log_id, state in states.items()
+            if state.is_dropped and state.retirement and state.retirement.by == "command"
+            for key in (self._keys.log(log_id), self._keys.evidence(log_id))
+        ]
+        ttls = await round_trip(self._redis, (("PTTL", key) for key in retired))
+        expiring = [key for key, ttl in zip(retired, ttls, strict=True) if ttl >= 0]
+        await round_trip(self._redis, (("PERSIST", key) for key in expiring))
+        return states
 
     async def listed(self, list_id: str) -> dict[str, ListedEntry]:
         """Read the logs that a list names, or named last, to be followed."""

@@ -8,8 +8,9 @@ import httpx
 import msgspec
 import pytest
 
-from certbus.logs.leases import Leases
+from certbus.logs.leases import RETIRED_VISIBLE_MS, Leases
 from certbus.logs.registry import ListedEntry, LogRegistry, LogState, Retirement
+from certbus.logs.tree_state import TreeStateStore
 from ingestor.log import READ_MARGIN_SECS, Kind, Log
 from ingestor.loglists.parser import LogList
 from ingestor.loglists.retirement import ListedLog, RetirementPlan, plan_retirements
@@ -188,6 +189,13 @@ async def test_a_log_that_an_operator_retired_stays_retired(site: Site, at_once:
     states = await registry.states()
     assert states[LOG.id].is_dropped
     assert not Case(edition(2, LOG), wanted=(LOG,), state=states[LOG.id]).judged().logs
+    # An ingestor of the previous release lets the retired log expire.
+    await TreeStateStore(site.redis, site.keys).record_alarm(LOG.id, "split", "two trees", [])
+    expiring = site.keys.log(LOG.id), site.keys.evidence(LOG.id)
+    for key in expiring:
+        assert await site.redis.pexpire(key, RETIRED_VISIBLE_MS)
+    assert await registry.states() == states
+    assert [await site.redis.pttl(key) for key in expiring] == [-1, -1]
 
 
 async def hurry(site: Site, edition: Edition, which: str = "log_list") -> None:
