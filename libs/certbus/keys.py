@@ -54,6 +54,7 @@ Fields of `log:<log id>`:
 
 - `start`, `next`: index of the first entry, and of the next entry to publish
 - `created` (ms): when `start` was stored
+- `merged`: 1 if the log was followed under two ids, of which one record was kept; else absent
 - `fence`, `owner`: `<n>:<random>` of the newest lease, and its worker
 - `published`, `duplicates`, `rejected`, `skipped`: counters; their sum is always next - start
 - `tree_size`, `tree_timestamp` (ms), `tree_root`, `tree_signature`: the verified tree head

@@ -196,7 +196,7 @@ class Leases(Store):
 
         Returns:
             A new lease; None if the log exists again with an early enough start, or for longer
-            than marks are kept: acquire it.
+            than marks are kept, or was merged of two in the same epoch: acquire it.
 
         Raises:
             redis.exceptions.RedisError: Redis cannot be reached, or is full.

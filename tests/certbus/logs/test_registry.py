@@ -4,7 +4,7 @@ import pytest
 from redis.asyncio import Redis
 
 from certbus.cluster import ClusterRegistry, LogDescription, snapshot
-from certbus.logs.registry import LogRegistry
+from certbus.logs.registry import LogRegistry, Retirement
 from certbus.logs.tree_state import TreeStateStore
 from certbus.streams.batch import Fenced, Published
 from ctparse.merkle import Frontier
@@ -66,6 +66,95 @@ async def test_the_owner_of_a_log_under_its_old_id_is_fenced(
     await ClusterRegistry(client, KEYS).describe([description])
     assert await ids(client) == [LOG]
     assert await stored_names(client) == ["a"]
+
+
+@pytest.mark.parametrize("by_previous_release", [False, True])
+async def test_a_merged_log_continues_at_its_position_whoever_owned_it(
+    one: Worker, two: Worker, client: Redis, roll: LogRegistry, by_previous_release: bool
+) -> None:
+    """Also if the owner of the discarded record followed the log from an earlier entry on."""
+    await one.publisher.configure()
+    lease = await one.take(LOG, 0)
+    await one.publisher.publish(lease, batch(0, ["a", "b", "c", "d", "e"]))
+    moved = await two.take(OLD, 3)
+    await two.publisher.publish(moved, batch(3, ["f"], duplicates=2))
+    if by_previous_release:
+        await client.hdel(KEYS.log(OLD), "created")
+    assert await roll.rename(OLD, LOG)
+    assert await one.publisher.publish(lease, batch(5, ["f"])) == Fenced()
+    assert await one.leases.restore(lease, 5) is None
+    assert (await one.take(LOG)).next == 6
+
+
+async def test_the_owner_restores_a_merged_log_in_a_redis_that_was_emptied_before(
+    one: Worker, two: Worker, client: Redis, roll: LogRegistry
+) -> None:
+    """The entries before the merged start were published in no Redis."""
+    await one.publisher.configure()
+    lease = await one.take(LOG, 0)
+    await client.flushall()
+    await two.publisher.configure()
+    for log_id, first in ((LOG, 3), (OLD, 4)):
+        await two.publisher.publish(await two.take(log_id, first), batch(first, ["f", log_id]))
+    assert await roll.rename(OLD, LOG)
+    restored = await one.leases.restore(lease, 2)
+    assert restored is not None
+    assert restored.next == 2
+
+
+@pytest.mark.parametrize(
+    ("commanded", "old", "new"),
+    [
+        (OLD, None, None),
+        (OLD, None, (0, 5)),
+        (OLD, (0, 1), (0, 5)),
+        (LOG, (0, 1), None),
+        (LOG, (0, 9), (0, 5)),
+    ],
+)
+async def test_a_log_that_an_operator_retired_stays_retired_under_its_new_id(
+    one: Worker,
+    client: Redis,
+    roll: LogRegistry,
+    commanded: str,
+    old: tuple[int, int] | None,
+    new: tuple[int, int] | None,
+) -> None:
+    """Whichever record the log continues with. A log of which nothing was read is not followed."""
+    retirement = Retirement("command", "noisy", 0.0, 0.0)
+    listed = Retirement("list", "because", 0.0, 0.0)
+    for log_id, position in ((OLD, old), (LOG, new)):
+        description = LogDescription(log_id, "log", "https://log.example/", "", "rfc6962", "")
+        await ClusterRegistry(client, KEYS).describe([description])
+        if position is not None:
+            first, end = position
+            lease = await one.take(log_id, first)
+            await one.publisher.publish(lease, batch(first, [], duplicates=end - first))
+            if log_id != commanded:
+                assert await roll.retire(log_id, listed, "list")
+                assert await one.leases.drop(lease, end)
+        if log_id == commanded:
+            assert await roll.retire(log_id, retirement)
+    await roll.rename(OLD, LOG)
+    state = (await roll.states())[LOG]
+    assert state.retirement == retirement
+    assert await ids(client) == [LOG]
+    assert await client.pttl(KEYS.log(LOG)) == -1
+    if old is None and new is None:
+        assert state.is_dropped
+        assert await one.leases.acquire(LOG, 0) is None
+    assert await roll.unretire(LOG, "command")
+    assert (await roll.states())[LOG].retirement is None
+
+
+async def test_a_list_retirement_of_the_discarded_record_is_not_kept(
+    one: Worker, client: Redis, roll: LogRegistry
+) -> None:
+    await one.take(OLD, 5)
+    await one.take(LOG, 3)
+    assert await roll.retire(OLD, Retirement("list", "because", 0.0, 0.0), "list")
+    assert await roll.rename(OLD, LOG)
+    assert (await roll.states())[LOG].retirement is None
 
 
 async def test_an_unused_id_becomes_an_alias(one: Worker, client: Redis, roll: LogRegistry) -> None:
