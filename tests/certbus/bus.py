@@ -9,6 +9,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from certbus.cluster import LogStatus, snapshot
+from certbus.ids import new_event
 from certbus.keys import STREAMS, Keys
 from certbus.logs.leases import Lease, Leases
 from certbus.streams.batch import AlreadyPublished, Batch, Outcome
@@ -82,6 +83,9 @@ class Worker:
         lease = await self.leases.acquire(log_id, start)
         assert lease is not None
         return lease
+
+    async def restore(self, lease: Lease, next_index: int) -> Lease | None:
+        return await self.leases.restore(lease, next_index, new_event())
 
     async def lost(self, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases and return those that are lost."""

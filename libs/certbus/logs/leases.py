@@ -184,7 +184,7 @@ class Leases(Store):
         )
         return bool(reply)
 
-    async def restore(self, lease: Lease, next_index: int) -> Lease | None:
+    async def restore(self, lease: Lease, next_index: int, event: str) -> Lease | None:
         """Create a log again that Redis lost (`Missing`).
 
         In a Redis that was emptied it continues at the position of its owner. An older copy, which
@@ -193,6 +193,7 @@ class Leases(Store):
         Args:
             lease: of this worker, which Redis does not know.
             next_index: the next entry it would have published.
+            event: names the restoration: a repeated call changes nothing and returns the same.
 
         Returns:
             A new lease; None if the log exists again with an early enough start, or for longer
@@ -207,7 +208,7 @@ class Leases(Store):
                 *(self._keys.logs, self._keys.head),
             ],
             args=[
-                *(self._worker, self._ttl_ms, secrets.token_hex(8), lease.log_id),
+                *(self._worker, self._ttl_ms, event, lease.log_id),
                 *(next_index, lease.start, lease.epoch),
             ],
         )

@@ -352,7 +352,7 @@ class WindowPublisher:
         async with self._restoring:
             if lease is not self.lease:
                 return
-            restored = await self._redis_retry(self._leases.restore, lease, self.next)
+            restored = await self._redis_retry(self._leases.restore, lease, self.next, new_event())
             if restored is None:
                 raise LeaseLost
             _log.warning("log state restored", log_id=lease.log_id, next=restored.next)

@@ -58,7 +58,7 @@ async def test_the_owner_of_a_log_under_its_old_id_is_fenced(
     assert await one.publisher.publish(lease, batch(1, ["b"])) == Fenced()
     assert await one.lost([lease]) == [lease]
     assert await one.leases.next_index(OLD) is None
-    assert await one.leases.restore(lease, 1) is None
+    assert await one.restore(lease, 1) is None
     assert await one.leases.acquire(OLD, 0) is None
     assert not await one.leases.set_start(OLD, 0)
     assert not await one.leases.release(lease)
@@ -82,7 +82,7 @@ async def test_a_merged_log_continues_at_its_position_whoever_owned_it(
         await client.hdel(KEYS.log(OLD), "created")
     assert await roll.rename(OLD, LOG)
     assert await one.publisher.publish(lease, batch(5, ["f"])) == Fenced()
-    assert await one.leases.restore(lease, 5) is None
+    assert await one.restore(lease, 5) is None
     assert (await one.take(LOG)).next == 6
 
 
@@ -97,7 +97,7 @@ async def test_the_owner_restores_a_merged_log_in_a_redis_that_was_emptied_befor
     for log_id, first in ((LOG, 3), (OLD, 4)):
         await two.publisher.publish(await two.take(log_id, first), batch(first, ["f", log_id]))
     assert await roll.rename(OLD, LOG)
-    restored = await one.leases.restore(lease, 2)
+    restored = await one.restore(lease, 2)
     assert restored is not None
     assert restored.next == 2
 

@@ -172,7 +172,7 @@ class TestLastSecond:
             await two.take(start=other_start)
             refused = Fenced()
         assert await one.publisher.publish(lease, batch(2, ["c"])) == refused
-        restored = await one.leases.restore(lease, 2)
+        restored = await one.restore(lease, 2)
         assert restored is not None
         assert (restored.start, restored.next) == (0, 0)
         assert await one.publisher.publish(restored, batch(2, ["c"])) == Stale(0)
@@ -212,7 +212,7 @@ class TestEverything:
 
         assert await one.publisher.publish(lease, batch(102, ["c"])) == Missing()
         assert await one.lost([lease]) == [lease]
-        restored = await one.leases.restore(lease, 102)
+        restored = await one.restore(lease, 102)
         assert restored is not None
         assert isinstance(await one.publisher.publish(restored, batch(102, ["c"])), Published)
 
@@ -233,7 +233,7 @@ class TestEverything:
         await two.publisher.publish(at_head, batch(5, ["f"]))
 
         assert await one.publisher.publish(lease, batch(2, ["c"])) == Missing()
-        restored = await one.leases.restore(lease, 2)
+        restored = await one.restore(lease, 2)
         assert restored is not None
         assert await two.publisher.publish(at_head, batch(6, ["g"])) == Fenced()
         assert await two.lost([at_head]) == [at_head]
@@ -258,7 +258,7 @@ class TestEverything:
         if trimmed:
             for stream in STREAMS:
                 await client.xtrim(KEYS.stream(stream), maxlen=0)
-        restored = await one.leases.restore(lease, 1)
+        restored = await one.restore(lease, 1)
         assert restored is not None
         window = msgspec.structs.replace(batch(1, [], duplicates=1), known_at=known_at)
         assert await one.publisher.publish(restored, window) == Stale(1)
@@ -271,7 +271,7 @@ class TestEverything:
         at_head = await two.take(start=5)
         await two.publisher.publish(at_head, batch(5, ["f"]))
         await client.hincrby(KEYS.log(LOG), "created", -DEFAULT_REMEMBER_MS)
-        assert await one.leases.restore(lease, 2) is None
+        assert await one.restore(lease, 2) is None
         assert isinstance(await two.publisher.publish(at_head, batch(6, ["g"])), Published)
 
     async def test_a_lost_reply_to_restore_changes_nothing(
@@ -280,10 +280,10 @@ class TestEverything:
         async with connect(proxy.url) as lossy:
             worker = Worker(lossy, "lossy")
             lease = await worker.take()
-            assert await worker.leases.restore(lease, 0) is None  # Redis has the script then
+            assert await worker.restore(lease, 0) is None  # Redis has the script then
             await client.flushall()
             proxy.lose_next(LOG.encode())
-            restored = await worker.leases.restore(lease, 7)
+            restored = await worker.restore(lease, 7)
             assert proxy.lost == 1
             assert restored is not None
             assert isinstance(await worker.publisher.publish(restored, batch(7, ["a"])), Published)
@@ -293,7 +293,7 @@ class TestEverything:
     ) -> None:
         stale = await one.take()
         server.lose_everything()
-        current = await two.leases.restore(stale, 7)
+        current = await two.restore(stale, 7)
         assert current is not None
-        assert await one.leases.restore(stale, 9) is None
+        assert await one.restore(stale, 9) is None
         assert await one.leases.next_index(LOG) == 7

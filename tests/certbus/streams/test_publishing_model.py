@@ -166,7 +166,7 @@ class Ingestor:
                         return
 
     async def restore(self, log: str, position: int) -> bool:
-        restored = await self.worker.leases.restore(self.leases.pop(log), position)
+        restored = await self.worker.restore(self.leases.pop(log), position)
         if restored is not None:
             self.leases[log] = restored
         return restored is not None

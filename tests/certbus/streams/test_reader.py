@@ -262,7 +262,7 @@ async def test_an_emptied_redis_is_a_new_epoch(
         await reading.until(lambda events: all(names(events, s) == ["a"] for s in STREAMS))
         before = await read_head(client, KEYS)
         server.lose_everything()
-        restored = await one.leases.restore(lease, 1)
+        restored = await one.restore(lease, 1)
         assert restored is not None
         await published(one, restored, 1, "b")
         await published(one, restored, 2, "c")

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from certbus.cluster import LogStatus, snapshot
+from certbus.errors import ConnectionFailed
 from certbus.keys import Keys
 from certbus.logs.leases import Lease, Leases
 from certbus.streams.batch import MAX_BYTES, MAX_MESSAGES, Batch, Outcome
@@ -405,6 +406,29 @@ async def test_an_older_copy_without_the_log_gets_all_of_its_entries(
     await pipeline.publish(verified(0, [entry(index) for index in range(11)]))
     log = await bench.log()
     assert (log.start, log.next, log.published) == (0, 11, 11)
+
+
+async def test_a_restoration_whose_reply_was_lost_is_repeated(
+    bench: Bench, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restored log is the worker's own, not one that another worker has restored."""
+    monkeypatch.setattr("ingestor.redis_retry.REDIS", lambda _attempt: 0.0)
+    pipeline, leases = await bench.pipeline()
+    restore, calls = leases.restore, 0
+
+    async def restore_without_reply(*args: Any) -> Lease | None:
+        nonlocal calls
+        calls += 1
+        restored = await restore(*args)
+        if calls == 1:
+            raise ConnectionFailed("the reply was lost")
+        return restored
+
+    monkeypatch.setattr(leases, "restore", restore_without_reply)
+    await redis.flushall()
+    await pipeline.publish(verified(0, [entry(0)]))
+    assert calls == 2
+    assert (await bench.log()).published == 1
 
 
 async def test_restoring_twice_at_once_keeps_one_lease(bench: Bench, redis: Redis) -> None:
