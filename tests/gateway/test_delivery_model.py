@@ -743,6 +743,36 @@ def test_a_client_from_the_oldest_of_an_empty_stream_gets_a_gap_for_what_is_trim
         runner.run(scenario())
 
 
+def test_a_client_that_changes_its_filter_keeps_what_follows_an_empty_redis() -> None:
+    """Redis is emptied. A replay reads this; the live reader reads the next epoch before it."""
+
+    async def scenario() -> None:
+        redis, reader = Doors(), Reader("even", changes=True, wide=WIDE)
+        redis.publish(10_000, 0)
+        async with asyncio.TaskGroup() as group:
+            gateway = Gateway(redis.replay, redis.primary, 100_000, group, redis.live)
+            await until(lambda: gateway.follows)
+            await asyncio.sleep(2)
+            redis.data = redis.replay.data = redis.primary.data = redis.live.data = Data()
+            reader.cursor = "0"
+            reader.connect(gateway, 0)
+            await asyncio.sleep(5)
+            redis.data.epoch = "next epoch"
+            for number in (2, 4, 6):
+                redis.publish(20_000 + number, number)
+            ring = gateway.service.rings[STREAM]
+            await until(lambda: str(ring.head.cursor.entry) == "20006-0")
+            reader.take()
+            assert not reader.got, "the replay has not read Redis since"
+            reader.change()
+            redis.publish(30_000, 8)
+            assert await came(reader, 4) == [2, 4, 6, 8]
+            gateway.stop([reader])
+
+    with virtual_time() as runner:
+        runner.run(scenario())
+
+
 def test_the_live_reader_is_ahead_of_what_a_replay_has_read() -> None:
     """A batch is published while a replay checks the primary; the ring has it at the end."""
 

@@ -308,8 +308,13 @@ class Client(asyncio.Protocol, ABC):
         if self._replaying:
             if self._replay is not None:
                 self._replay.cancel()
-            self._continue_from(self._read or self._replay_from, self._read)
+            after = self._read or self._replay_from
+            assert after is not None
+            self._continue_from(after, self._read)
         elif channel.ring is old.ring:
+            self.flush()
+        elif position.cursor.entry == NOTHING:  # before any is known, the next message is the first
+            self._move(channel.ring.head)
             self.flush()
         else:
             self._continue_from(position.resumes_after, position.resumes_after)
@@ -463,18 +468,14 @@ class Client(asyncio.Protocol, ABC):
         self.channel.part(self)
         self._replay = self.registry.start_replay(self, cursor)
 
-    def _continue_from(self, cursor: Cursor | None, read: Cursor | None) -> None:
+    def _continue_from(self, cursor: Cursor, read: Cursor | None) -> None:
         """Continue after a message on a channel that was switched to.
 
         Args:
-            cursor: the message; without one, or before any is known, the next message is the first.
-            read: what the client is known to have.
+            cursor: the message; 0-0 for everything of the epoch.
+            read: what a replay has read; None if nothing.
         """
-        if cursor is None or (cursor.entry == NOTHING and cursor == read):
-            self._replaying = False
-            self._move(self.channel.ring.head)
-            self.flush()
-        elif not self.resume(cursor):
+        if not self.resume(cursor):
             self._start_replay(cursor)
             self._read = read
 
