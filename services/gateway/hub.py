@@ -86,7 +86,7 @@ class Hub:
         """Offer the streams and encodings of `settings`. Limits and intervals do not change.
 
         Returns:
-            Channels of streams that are no longer offered; their clients receive nothing new.
+            Channels of streams that are no longer offered. The caller closes their clients.
         """
         self.settings = settings
         removed = [

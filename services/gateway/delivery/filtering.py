@@ -245,7 +245,7 @@ class FilterSet:
         metrics: of the gateway.
 
     Attributes:
-        channels: by channel without the filter, and filter.
+        channels: that clients may join, by channel without the filter, and filter.
         due: channels with something to write, and clients that lag; the first one is next.
         wake: called when a client is due; the flusher sets it.
         size: memory of the filters, an upper estimate in bytes.
@@ -308,11 +308,16 @@ class FilterSet:
         return ring in self._rings
 
     def remove(self, channel: FilteredChannel) -> None:
-        """Remove a channel without clients, or whose stream is no longer offered."""
+        """Have no more clients join a channel; without clients, remove it.
+
+        Until the clients of a disabled stream are closed, look-ups and flushes of their channel
+        continue: the ids that these clients get depend on both.
+        """
         joined = channel.selection.joined
-        if self.channels.get((channel.base, joined.given)) is not channel:
+        if self.channels.get((channel.base, joined.given)) is channel:
+            del self.channels[channel.base, joined.given]
+        if channel.clients or channel not in joined.channels:
             return
-        del self.channels[channel.base, joined.given]
         self.due.pop(channel, None)
         joined.channels.remove(channel)
         self._count(channel.ring, -1)
@@ -387,7 +392,8 @@ class FilterSet:
         ]
 
     def _channels_of(self, ring: Ring) -> list[FilteredChannel]:
-        return [channel for channel in self.channels.values() if channel.ring is ring]
+        every = (channel for joined in self.shared.joined.values() for channel in joined.channels)
+        return [channel for channel in every if channel.ring is ring]
 
     def _mark(self, channel: FilteredChannel, at: RingPosition) -> None:
         """Have the next flush visit a channel, whose clients have everything before a position."""

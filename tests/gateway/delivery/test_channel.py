@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from certbus.ids import Cursor
@@ -178,3 +179,32 @@ async def test_nothing_is_written_to_a_client_that_closes_during_a_flush(line: s
     gateway = Gateway("lite", line)
     last = await during_a_flush(gateway, lambda client: client.close(1000, "bye"))
     assert gateway.transports[last].written.endswith(b": 1000 bye\n\n")
+
+
+@pytest.mark.parametrize("disabled", ["lite", "domains"])
+@pytest.mark.parametrize("looked_up", [True, False])
+async def test_a_client_of_a_disabled_stream_resumes_after_what_it_received(
+    disabled: str, looked_up: bool
+) -> None:
+    """A message that passes its filter waits, looked up or not, when its stream is disabled."""
+    gateway = Gateway("domains" if disabled == "domains" else "lite", FINAL)
+    hub, client = gateway.hub, next(iter(gateway.transports))
+    other = SSEClient(hub.clients, gateway.find(EVEN), Transport())
+    other.attach(None)
+    gateway.publish()
+    await gateway.flush()
+    gateway.publish()
+    if looked_up:
+        look_up_all(hub)
+    streams = tuple(stream for stream in hub.settings.offered if stream != disabled)
+    removed = hub.apply_settings(msgspec.structs.replace(hub.settings, streams=streams))
+    assert {gateway.channel, other.channel} <= set(removed)
+    assert client.resume_hint == "?cursor=1-0"
+    look_up_all(hub)
+    assert (gateway.received(client), client.resume_hint) == ([1], "?cursor=1-0")
+    await gateway.flush()
+    assert (gateway.received(client), client.resume_hint) == ([1, 3], "?cursor=2-0")
+    for each in (*gateway.transports, other):
+        each.close(1001, "stream disabled")
+    assert (hub.filters.count, hub.filters.size, hub.filters.due) == (0, 0, {})
+    assert not hub.filters.reads(gateway.channel.ring)
