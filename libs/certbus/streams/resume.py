@@ -36,11 +36,13 @@ class ResumePoint(msgspec.Struct, frozen=True):
         after: entry id for `StreamReader(after=…)`.
         rest: (id, JSON text) of the messages that follow the cursor in its own batch.
         gap: why something between the cursor and these is missing; None if nothing is.
+        ends_batch: whether a reader with the cursor and these has the whole batch `after`.
     """
 
     after: str
     rest: list[tuple[str, bytes]] = []
     gap: str | None = None
+    ends_batch: bool = False
 
 
 async def resolve_cursor(client: Redis, keys: Keys, stream: str, cursor: Cursor) -> ResumePoint:
@@ -64,7 +66,7 @@ async def resolve_cursor(client: Redis, keys: Keys, stream: str, cursor: Cursor)
     gap = None if verdict.gap is None else _REASONS[verdict.gap]
     match verdict.action:
         case Action.INSIDE:
-            return ResumePoint(str(place.entry), _rest(stream, piece, cursor.position))
+            return _inside(stream, piece, cursor)
         case Action.NEXT if view.after is not None:
             # The reader compares the first batch that it reads with this position.
             return ResumePoint(str(view.after.prev), gap=gap)
@@ -73,10 +75,14 @@ async def resolve_cursor(client: Redis, keys: Keys, stream: str, cursor: Cursor)
     return ResumePoint(FIRST_ID, gap=gap)
 
 
-def _rest(stream: str, piece: Piece, position: int | None) -> list[tuple[str, bytes]]:
+def _inside(stream: str, piece: Piece, cursor: Cursor) -> ResumePoint:
+    """Return the rest of the batch of a cursor, which is the first one of a piece."""
+    after, position = str(cursor.entry), cursor.position
     if position is None:
-        return []
-    entry, fields = piece.entries[0]
-    batch = decode_entry(Codec(), stream, entry.decode(), fields)
-    messages = [] if isinstance(batch, Unreadable) else batch.messages
-    return [(f"{entry.decode()}-{at}", text) for at, text in enumerate(messages) if at > position]
+        return ResumePoint(after, ends_batch=True)
+    batch = decode_entry(Codec(), stream, after, piece.entries[0][1])
+    if isinstance(batch, Unreadable):
+        return ResumePoint(after, gap=f"unreadable: {batch.error}")
+    texts = enumerate(batch.messages)
+    rest = [(f"{after}-{at}", text) for at, text in texts if at > position]
+    return ResumePoint(after, rest, ends_batch=True)

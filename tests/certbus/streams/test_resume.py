@@ -26,8 +26,20 @@ async def test_the_rest_of_a_batch_follows_its_message(one: Worker, client: Redi
     assert [b'"b"' in text or b'"c"' in text for _, text in found.rest] == [True, True]
     async with following(client, ["lite"], after={"lite": found.after}) as reading:
         await reading.until(lambda events: names(events) == ["d"])
-    assert (await start(client, f"{first}-2")) == ResumePoint(first)
-    assert (await start(client, first)) == ResumePoint(first)
+    assert found.ends_batch
+    assert (await start(client, f"{first}-2")) == ResumePoint(first, ends_batch=True)
+    assert (await start(client, first)) == ResumePoint(first, ends_batch=True)
+
+
+async def test_the_rest_of_an_unreadable_batch_is_a_gap(one: Worker, client: Redis) -> None:
+    first = await published(one, await one.take(), 0, "a", "b")
+    stream = KEYS.stream("lite")
+    await client.delete(stream)
+    await client.xadd(stream, {"m": "no batch"}, id=first)
+    found = await start(client, f"{first}-0")
+    assert (found.after, found.rest, found.ends_batch) == (first, [], False)
+    assert found.gap is not None
+    assert found.gap.startswith("unreadable: ")
 
 
 async def test_a_moment_needs_to_be_no_batch(one: Worker, client: Redis) -> None:

@@ -89,13 +89,16 @@ async def test_redis_without_a_server(tmp_path: Path) -> None:
             arguments = (f"--redis={redis.url}", "--format=id {serial}", f"--cursor-file={path}")
             async with tailing(*arguments, "--since=0", "--limit=2") as process:
                 assert (await finish(process))[:2] == (0, ["id 0", "id 1"])
+            async with tailing(*arguments, "--limit=1") as process:
+                assert (await finish(process))[:2] == (0, ["id 2"])
+            assert path.read_text() == f"{batch}-2\n"
             async with tailing(*arguments) as process:
                 await until(lambda: path.read_text() == f"{batch}\n", "the batch", ENOUGH)
                 await press.redis.xtrim(press.keys.stream("lite"), maxlen=0, approximate=False)
                 batch = await press.print(1)
                 await until(lambda: path.read_text() == f"{batch}\n", "the batch", ENOUGH)
                 process.terminate()
-                assert (await finish(process))[1] == ["id 2", "id 3"]
+                assert (await finish(process))[1] == ["id 3"]
             await press.redis.xtrim(press.keys.stream("lite"), maxlen=0, approximate=False)
             await press.print(1)
             async with tailing(*arguments, "--limit=1") as process:

@@ -78,8 +78,8 @@ async def stream_redis(
 ) -> AsyncGenerator[bytes]:
     """Yield the messages that a gateway would send; `StreamReader` reconnects.
 
-    A heartbeat with the id of the batch follows each batch. After the last one, it resumes without
-    a gap also when Redis has trimmed this batch.
+    A heartbeat with the id of the batch follows each batch, also one of which nothing is left after
+    the cursor. After the last one, it resumes without a gap also when Redis has trimmed this batch.
     """
     keys = Keys(prefix)
     async with connect(url, name="tail") as client:
@@ -96,7 +96,7 @@ async def stream_redis(
             gap(f"missed messages after {cursor}: {start.gap}")
         for number, text in start.rest:
             yield _numbered(number, text)
-        if start.rest:
+        if start.ends_batch:
             yield _heartbeat(start.after)
         after: dict[str, str] = {stream: start.after} if start.after else {}
         async for event in StreamReader(client, keys, [stream], after):
