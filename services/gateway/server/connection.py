@@ -49,6 +49,9 @@ from gateway.server.listener import Arrival
 
 _RETRY_AFTER_SECS: Final = 5  # after a response that was not ready in time
 
+MAX_CLOSE_NOTIFY_BYTES: Final = 85
+"""A record with the TLS alert close_notify: 24 bytes with TLS 1.3, up to 85 with TLS 1.2."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -64,7 +67,10 @@ class Phase(Enum):
     WRITE = "client_timeout"
     """The client to take a response, also the last one before the connection is closed."""
     CLOSE = "close_timeout"
-    """With TLS, the client to answer the end; one that is still reading then gets `WRITE`."""
+    """With TLS, the client to answer the end; one that is still reading then gets `WRITE`.
+
+    One whose kernel has acknowledged all but the close_notify is not reading.
+    """
 
 
 class HTTPConnection(asyncio.Protocol):
@@ -229,7 +235,7 @@ class HTTPConnection(asyncio.Protocol):
             case Phase.REQUEST if self._next_phase() is Phase.REQUEST:
                 error = "Request timed out"
                 self._answer(error_response(ErrorCode.REQUEST_TIMEOUT, error), close=True)
-            case Phase.CLOSE if unacknowledged_bytes(self._transport):
+            case Phase.CLOSE if unacknowledged_bytes(self._transport) > MAX_CLOSE_NOTIFY_BYTES:
                 self._enter(Phase.WRITE)
             case Phase.WRITE | Phase.CLOSE:
                 self._transport.abort()

@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
+from ssl import TLSVersion
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,6 +14,8 @@ from websockets.asyncio.client import connect
 from certhttp.tls import UnusableCertificate, load_certificate
 from gateway.config import Settings
 from gateway.http.messages import Response
+from gateway.server import connection
+from gateway.server.connection import MAX_CLOSE_NOTIFY_BYTES
 from gateway.server.listener import Limits
 from gateway.server.tls import TLSContextReloader, server_options
 from tests.gateway.admission.gateways import request
@@ -122,9 +126,13 @@ async def test_the_last_response_may_be_read_as_slowly_as_any(files: Files) -> N
             assert await client.reader.readexactly(int(headers["content-length"])) == body
 
 
+@pytest.mark.parametrize("vanished", [False, True])
 async def test_a_client_that_leaves_the_closing_handshake_unanswered_is_cut_off(
-    files: Files,
+    files: Files, vanished: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of one that has vanished, the kernel does not acknowledge the close_notify either."""
+    if vanished:
+        monkeypatch.setattr(connection, "unacknowledged_bytes", lambda _: MAX_CLOSE_NOTIFY_BYTES)
     settings = Settings(close_timeout=0.2, client_timeout=3600)
     tls = server_options(TLSContextReloader(files.certificate, files.key), settings)
 
@@ -137,6 +145,28 @@ async def test_a_client_that_leaves_the_closing_handshake_unanswered_is_cut_off(
     async with listener(Limits(MANY), tls=tls, given=settings) as place:
         with await asyncio.to_thread(fetch, place.port):
             await until(lambda: not place.service.pending_connections)
+
+
+@pytest.mark.parametrize(
+    ("version", "ciphers"),
+    [(TLSVersion.TLSv1_3, "ALL"), (TLSVersion.TLSv1_2, "AESGCM"), (TLSVersion.TLSv1_2, "SHA384")],
+)
+def test_the_longest_close_notify(files: Files, version: TLSVersion, ciphers: str) -> None:
+    client_context = files.pair.trusting()
+    client_context.maximum_version = version
+    client_context.set_ciphers(ciphers)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = TLSContextReloader(files.certificate, files.key).context
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    client = client_context.wrap_bio(to_client, to_server, server_hostname="127.0.0.1")
+    for side in (client, server, client, server):
+        with suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    assert server.version() == version.name.replace("_", ".")
+    to_client.read()  # session tickets
+    with suppress(ssl.SSLWantReadError):
+        server.unwrap()
+    assert 0 < to_client.pending <= MAX_CLOSE_NOTIFY_BYTES
 
 
 @pytest.mark.parametrize("kind", ["websocket", "sse"])
