@@ -18,9 +18,16 @@ TIMEOUT_SECS = 60
 
 
 @asynccontextmanager
-async def websocket(url: str) -> AsyncIterator[ClientConnection]:
-    """A client that neither pings nor compresses."""
-    async with connect(url, ping_interval=None, compression=None, max_size=None) as client:
+async def websocket(url: str, max_queue: int | None = 16) -> AsyncIterator[ClientConnection]:
+    """A client that neither pings nor compresses.
+
+    Args:
+        url: of the stream.
+        max_queue: messages that it holds. If more follow, it takes 10 s to leave. None: no limit.
+    """
+    async with connect(
+        url, ping_interval=None, compression=None, max_size=None, max_queue=max_queue
+    ) as client:
         yield client
 
 

@@ -173,7 +173,7 @@ async def test_a_client_that_drops_and_resumes_gets_each_certificate_once(
         while len(got) < 450:
             gateway = gateways[turn % 2]
             turn += 1
-            async with websocket(f"{gateway.ws}/?cursor={cursor}") as client:
+            async with websocket(f"{gateway.ws}/?cursor={cursor}", max_queue=None) as client:
                 for message in await certificates(client, min(1 + turn % 17, 450 - len(got))):
                     got.extend(serials([message]))
                     cursor = message["id"]
