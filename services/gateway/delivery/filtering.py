@@ -190,9 +190,10 @@ class FilteredChannel(Channel[Any]):
         """Move the ready clients forward to a position before which they have everything."""
         if position.number < self.flushed_to.number:
             return
-        old, self.flushed_to = self.flushed_to, position
+        self.flushed_to = position
         for client in self.ready:
-            if client.position is old:
+            # Also those that joined in front of slots that were not looked up yet.
+            if client.position.number <= position.number:
                 client.position = position
 
     def join(self, client: Any) -> None:

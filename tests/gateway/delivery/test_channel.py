@@ -42,7 +42,7 @@ class Gateway:
 
     def __init__(self, stream: str, line: str | None) -> None:
         self.hub = Hub(Settings(), self._replay, Metrics())
-        self._replays: list[tuple[Client, Cursor]] = []
+        self.replays: list[tuple[Client, Cursor]] = []
         self._stream = stream
         self._batches = 0
         self.channel = self.find(line)
@@ -57,33 +57,33 @@ class Gateway:
         wanted = None if line is None else parse_filter(match=[line])
         return self.hub.channel(self._stream, SSE, wanted)
 
-    def publish(self) -> None:
-        """Publish a batch of two messages, one with an even and one with an odd number."""
+    def publish(self, *more: bytes) -> None:
+        """Publish a batch: a message with an even number, one with an odd one, and more of lite."""
         first = 2 * self._batches
         names = [f"{first}.even.example", f"{first + 1}.odd.example"]
         self._batches += 1
         entry, before = f"{self._batches}-0", f"{self._batches - 1}-0"
         lite = [lite_message([name], is_precertificate=False) for name in names]
-        self.hub.rings["lite"].append(entry, before, lite)
+        self.hub.rings["lite"].append(entry, before, [*lite, *more])
         self.hub.rings["domains"].append(entry, before, [domains_message([n]) for n in names])
 
     async def flush(self) -> None:
         """Flush once, as `Flusher` does."""
         for channel in self.hub.unfiltered_channels():
             await channel.flush()
-        for client, cursor in self._replays:  # a filter on another ring
+        for client, cursor in self.replays:  # a filter on another ring
             assert client.channel.encoding.selection is not None
             for slot in client.channel.unseen(cursor):
                 client.channel.encoding.selection.look_up(slot)
             assert client.resume(cursor)
-        self._replays.clear()
+        self.replays.clear()
         look_up_all(self.hub)
         while self.hub.filters.due:
             await self.hub.filters.serve_next()
             await asyncio.sleep(0)  # a client continues its reads in another turn
 
     def _replay(self, client: Client, cursor: Cursor) -> None:
-        self._replays.append((client, cursor))
+        self.replays.append((client, cursor))
 
     def switch(self, client: Client, line: str | None) -> None:
         client.switch(
@@ -208,3 +208,27 @@ async def test_a_client_of_a_disabled_stream_resumes_after_what_it_received(
         each.close(1001, "stream disabled")
     assert (hub.filters.count, hub.filters.size, hub.filters.due) == (0, 0, {})
     assert not hub.filters.reads(gateway.channel.ring)
+
+
+@pytest.mark.parametrize("others", [0, CLIENTS])
+async def test_a_client_that_joins_before_a_look_up_stays_in_the_ring(others: int) -> None:
+    """Its position is after what does not pass its filter, however long nothing does."""
+    gateway = Gateway("lite", "contains:rare" if others else "contains:other")
+    ring = gateway.hub.rings["lite"]
+    gateway.publish()  # and nothing is looked up yet
+    transport = Transport()
+    channel = gateway.find("contains:rare")
+    client = SSEClient(gateway.hub.clients, channel, transport)
+    client.attach(None)
+    joined = ring.head.number
+    await gateway.flush()
+    while ring.first_after.number <= joined:
+        gateway.publish()
+        await gateway.flush()
+        ring._max_bytes = 4000
+    gateway.publish(lite_message(["1.rare.example"], is_precertificate=False))
+    look_up_all(gateway.hub)
+    while gateway.hub.filters.due:
+        await gateway.hub.filters.serve_next()
+    assert gateway.replays == []
+    assert transport.written.count(b"contains:rare") == 1
