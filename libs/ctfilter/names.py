@@ -112,12 +112,14 @@ def to_unicode(host: str) -> str:
 
 
 def _u_label(label: str) -> str:
-    if label.startswith("xn--") and len(label) <= _MAX_LABEL:
-        try:
-            return label[4:].encode("ascii").decode("punycode").lower()
-        except UnicodeError:
-            pass
-    return label
+    if not label.startswith("xn--") or len(label) > _MAX_LABEL:
+        return label
+    try:
+        decoded = label[4:].encode("ascii").decode("punycode").lower()
+        decoded.encode()  # Punycode can encode surrogates, which are no characters
+    except UnicodeError:
+        return label
+    return decoded
 
 
 def registrable_label(host: str) -> str | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ctfilter import Certificate, Evaluator, Filter, Index, IndexFull, parse_filter, parse_line
 from ctfilter.index import MAX_SCANS, _chunks, selectivity, size_of
 from ctfilter.matching import holds
-from ctfilter.names import registrable_label
+from ctfilter.names import registrable_label, to_unicode
 from ctfilter.regex import MAX_MEMORY_BYTES
 from ctfilter.words import WordIndex
 from tests.ctfilter import naive
@@ -271,6 +271,22 @@ def test_a_name_that_is_not_ascii_may_look_like_a_brand(label: str) -> None:
     index.add(made)
     name = f"{label}.com"
     assert index.lookup(certificate(Cert((name,)))) == {made: [(name, "like:amazon")]}
+
+
+SURROGATE = "xn--bcher-kva-account-1014f"
+"""Its Punycode has U+DC8E, which no UTF-8 has."""
+
+
+@pytest.mark.parametrize("line", ["contains:account", "like:paypal", "regex:acc.*nt", "idn:yes"])
+def test_a_label_that_decodes_to_no_characters_remains(line: str) -> None:
+    name = f"www.{SURROGATE}.example"
+    assert to_unicode(name) == name
+    index, made = Index(), parse_filter(match=[line])
+    assert made is not None
+    index.add(made)
+    found = index.lookup(certificate(Cert((name,))))
+    assert found == {made: [(name, line)]} if line != "like:paypal" else found == {}
+    assert Evaluator(made).matches(certificate(Cert((name,)))) == found.get(made, [])
 
 
 def test_issuers_that_were_seen_are_bounded() -> None:

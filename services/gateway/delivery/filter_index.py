@@ -11,9 +11,9 @@ It returns to the index when few certificates pass.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 from weakref import ref
 
 import msgspec
@@ -38,6 +38,7 @@ _SAMPLE: Final = 8  # messages after which many hits are judged
 _MANY_HITS: Final = 500  # of all filters, since the last judgement
 _KNOWN_MESSAGES: Final = 4096  # whose results are kept for the other streams
 _PARSED_SLOTS: Final = 32  # whose certificates are kept for heavy filters
+_LOGGED_NAMES: Final = 3
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +52,18 @@ class _Known(NamedTuple):
     certificate: Certificate
     found: dict[Filter, list[Match]]
     only_names: bool
+
+
+T = TypeVar("T")
+
+
+def _without_errors(compare: Callable[[Certificate], T], certificate: Certificate) -> T | None:
+    """Compare a certificate; an unexpected error costs this certificate, not all delivery."""
+    try:
+        return compare(certificate)
+    except Exception:
+        log.exception("certificate not compared", names=list(certificate.names[:_LOGGED_NAMES]))
+        return None
 
 
 class JoinedFilter:
@@ -150,7 +163,7 @@ class GatewayFilters:
         return found
 
     def _look_up(self, certificate: Certificate) -> dict[Filter, list[Match]]:
-        found = self.index.lookup(certificate)
+        found = _without_errors(self.index.lookup, certificate) or {}
         for given in found:
             self._judged[given] += 1
         self._messages += 1
@@ -239,6 +252,10 @@ class StreamFilters:
     @seen.setter
     def seen(self, position: RingPosition) -> None:
         self._seen = position
+
+    def matches(self, evaluator: Evaluator, certificate: Certificate) -> list[Match]:
+        """Return what of a certificate passes a heavy filter."""
+        return _without_errors(evaluator.matches, certificate) or []
 
     def certificates(self, slot: Slot) -> list[Certificate | None]:
         """Return what filters compare of each message of a slot; None if it cannot be decoded."""

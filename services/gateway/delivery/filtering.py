@@ -89,11 +89,11 @@ class FilterSelection:
         joined = self.joined
         if joined.evaluator is not None:
             compared = self.filters.certificates(slot)
-            matches_of = joined.evaluator.matches
             found = [
                 (number, matches)
                 for number, certificate in enumerate(compared)
-                if certificate is not None and (matches := matches_of(certificate))
+                if certificate is not None
+                and (matches := self.filters.matches(joined.evaluator, certificate))
             ]
             joined.evaluated += len(compared)
             joined.passed += len(found)

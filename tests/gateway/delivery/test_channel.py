@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from certbus.ids import Cursor
-from ctfilter import parse_filter
+from ctfilter import Certificate, Evaluator, Index, parse_filter
 from gateway.clients.base import Client
 from gateway.clients.sse import SSEClient
 from gateway.config import Settings
@@ -232,3 +232,28 @@ async def test_a_client_that_joins_before_a_look_up_stays_in_the_ring(others: in
         await gateway.hub.filters.serve_next()
     assert gateway.replays == []
     assert transport.written.count(b"contains:rare") == 1
+
+
+@pytest.mark.parametrize("is_heavy", [False, True])
+async def test_a_certificate_that_cannot_be_compared_costs_itself_alone(
+    is_heavy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Filtered clients lack it, which is logged; everything else is delivered."""
+    kind, name = (Evaluator, "matches") if is_heavy else (Index, "lookup")
+    compare = getattr(kind, name)
+
+    def fail(self: object, compared: Certificate) -> object:
+        if "2.even.example" in compared.names:
+            raise ValueError
+        return compare(self, compared)
+
+    monkeypatch.setattr(kind, name, fail)
+    gateway = Gateway("lite", EVEN)
+    (joined,) = gateway.hub.filters.shared.joined.values()
+    if is_heavy:
+        gateway.hub.filters.shared._moving.append(joined)
+    for _ in range(3):
+        gateway.publish()
+        await gateway.flush()
+    assert (joined.evaluator is not None) is is_heavy
+    assert {tuple(gateway.received(each)) for each in gateway.transports} == {(0, 4)}
