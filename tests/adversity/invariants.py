@@ -13,6 +13,7 @@ Of what Redis held (`lines.py`) and of each client:
 * A certificate comes a second time only after a `gap`: one with another reason than trimming, or
   any once Redis has lost something. A gateway that began after the loss and finds an id trimmed
   cannot know that the id was lost, too.
+  If nothing was published after Redis lost its line, there is no place for the gap.
 * Between two gaps, ids ascend.
 * What clients get was in Redis, and agrees with its certificate; with a filter, all of it passes,
   and only what passes is owed.
@@ -350,7 +351,10 @@ def _lost(one: Client, lines: Sequence[Line], *, quiet: bool) -> tuple[list[str]
     by_line: dict[int, list[int]] = {}
     for number, place in owed.values():
         by_line.setdefault(number, []).append(place)
+    newest = max((number for number, line in enumerate(lines) if line.messages), default=0)
     for number, places in by_line.items():
+        if number == newest < len(lines) - 1:
+            continue  # nothing followed what Redis lost, so there is no place for a gap
         line = lines[number]
         retained = line.retained[one.form] if number == len(lines) - 1 else frozenset()
         gone = []

@@ -71,6 +71,7 @@ def kinds(received: str, lines: tuple[Line, ...], lost_since: float | None = 0) 
         ("1a 2b 3c lost 2b 5c 6d 7e", REWOUND),
         ("1a 2b lost 6e", EMPTIED_AND_TRIMMED),
         ("1a 2b 3c trimmed 5c 6d 7e", REWOUND),  # from a gateway that began after the loss
+        ("1a 2b", (EMPTIED[0], line("1"))),  # nothing followed
     ],
 )
 def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
