@@ -239,10 +239,10 @@ class _Connection:
             self._writer.close()
             self._upstream.close()
 
-    def _fence(self) -> str:
-        """Return the fence of the newest batch that was sent."""
+    def _fence(self) -> str | None:
+        """Return the fence of the newest batch that was sent; None if none was."""
         fences: list[bytes] = FENCE.findall(self._requested)
-        return fences[-1].decode()
+        return fences[-1].decode() if fences else None
 
     async def _requests(self, upstream: asyncio.StreamWriter) -> None:
         while data := await self._reader.read(_CHUNK):
@@ -260,8 +260,12 @@ class _Connection:
             parser.feed(data)
             cut = None
             while cut is None and (reply := parser.gets()) is not False:
-                if isinstance(reply, list) and reply[:1] == [b"published"]:
-                    self._proxy.published[reply[1].decode()] = self._fence()
+                if (
+                    isinstance(reply, list)
+                    and reply[:1] == [b"published"]
+                    and (fence := self._fence()) is not None  # else a field of a log
+                ):
+                    self._proxy.published[reply[1].decode()] = fence
                 cut = self._proxy.due(self._requested)
             if not parser.has_data():
                 self._requested = b""
