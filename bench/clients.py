@@ -172,7 +172,7 @@ class Crowd:
         """Receive until stdin is closed; upon SIGUSR1, start counting again and stay connected."""
         self._poll.register(sys.stdin.fileno(), select.EPOLLIN)
         due, pong_due = 0.0, time.perf_counter() + PONG_SECS
-        each = 100 * self._options.reconnect_secs / self._options.clients
+        each = 100 * self._options.reconnect_secs / max(self._options.clients, 1)
         reconnect_due = time.perf_counter() + (each or math.inf)
         while True:
             ended = self._receive(0.02)
