@@ -19,7 +19,13 @@ from certbus.streams.events import EpochChanged, Gap, Rewind
 from certbus.streams.reader import StreamReader
 from certbus.streams.resume import ResumePoint, resolve_cursor
 from launcher.commands.tail.formats import decode
-from launcher.commands.tail.transports import FAILURES, RefusedError, Stream, messages
+from launcher.commands.tail.transports import (
+    FAILURES,
+    RefusedError,
+    Stream,
+    heartbeat,
+    messages,
+)
 
 _MAX_DELAY_SECS: Final = 10.0
 
@@ -97,7 +103,7 @@ async def stream_redis(
         for number, text in start.rest:
             yield _numbered(number, text)
         if start.ends_batch:
-            yield _heartbeat(start.after)
+            yield heartbeat(start.after)
         after: dict[str, str] = {stream: start.after} if start.after else {}
         async for event in StreamReader(client, keys, [stream], after):
             match event:
@@ -110,7 +116,7 @@ async def stream_redis(
                 case batch:
                     for position, text in enumerate(batch.messages):
                         yield _numbered(f"{batch.id}-{position}", text)
-                    yield _heartbeat(batch.id)
+                    yield heartbeat(batch.id)
 
 
 async def _check_access(client: Redis) -> None:
@@ -138,10 +144,6 @@ def strip_query(url: str) -> str:
 
 def _numbered(number: str, text: bytes) -> bytes:
     return b'{"id":"%b",%b' % (number.encode(), text[1:])
-
-
-def _heartbeat(number: str) -> bytes:
-    return b'{"message_type":"heartbeat","id":"%b"}' % number.encode()
 
 
 def _delays() -> Iterator[float]:

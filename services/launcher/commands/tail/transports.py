@@ -146,11 +146,14 @@ async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes
                 if data:
                     yield b"\n".join(data)
                 elif event_id:
-                    yield msgspec.json.encode(
-                        {"message_type": "heartbeat", "id": event_id.decode("utf-8", "replace")}
-                    )
+                    yield heartbeat(event_id.decode("utf-8", "replace"))
                 data.clear()
                 event_id = b""
+
+
+def heartbeat(message_id: str) -> bytes:
+    """Return a heartbeat with an id, as WebSocket clients get it."""
+    return msgspec.json.encode({"message_type": "heartbeat", "id": message_id})
 
 
 async def _lines(parts: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
