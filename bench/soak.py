@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -145,21 +146,26 @@ def with_short_windows(directory: Path) -> Path:
     return directory
 
 
-class Filtered(NamedTuple):
-    """The clients of a gateway that have a filter each."""
+@dataclass(slots=True)
+class Filtered:
+    """The clients of a gateway that have a filter each.
+
+    Attributes:
+        left: number of connections that their clients ended.
+    """
 
     port: int
     requested: list[str]
     counts: Counts
     clients: list[FilteredClient]
-    left: list[int]  # number of connections that their clients ended, as its one item
+    left: int = 0
 
     async def reconnect(self, turn: int) -> None:
         """Let one client in a hundred leave and come back."""
         loop = asyncio.get_running_loop()
         for number in range(turn % RECONNECT_EACH, len(self.clients), RECONNECT_EACH):
             self.clients[number].transport.abort()
-            self.left[0] += 1
+            self.left += 1
             factory = partial(FilteredClient, self.requested[number], number, self.counts)
             _, self.clients[number] = await loop.create_connection(factory, "127.0.0.1", self.port)
 
@@ -214,10 +220,10 @@ async def _check(
         counts = group.counts
         passed = sum(number > 0 for number in counts.messages[1::2])
         expected = len(counts.messages) / 2 * (1 - math.exp(-published / PAIRS))
-        if counts.closed != group.left[0] or passed < expected / 4:
+        if counts.closed != group.left or passed < expected / 4:
             wrong.append(
                 f"filtered: {passed} received something; "
-                f"{counts.closed} connections ended, {group.left[0]} by their clients"
+                f"{counts.closed} connections ended, {group.left} by their clients"
             )
     return wrong
 
@@ -265,7 +271,7 @@ async def soak(minutes: float, warm_up: float, rate: float, clients: int) -> int
             requested = filters(each["filtered"], each["filtered"] * (number - 1))
             counts = Counts(len(requested))
             connected = await connect(port, requested, counts)
-            groups.append(Filtered(port, requested, counts, connected, [0]))
+            groups.append(Filtered(port, requested, counts, connected))
         reconnecting = asyncio.create_task(_reconnect(groups))
         stack.callback(reconnecting.cancel)
         await asyncio.sleep(60 * warm_up)

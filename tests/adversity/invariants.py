@@ -485,7 +485,7 @@ def of_logs(
     wrong = []
     sizes = dict(sizes)
     for tally in tallies:
-        done = tally.published + tally.duplicates + tally.rejected + tally.skipped
+        done = tally.accounted
         size = sizes.pop(tally.log, 0)
         if done != tally.next - tally.start or tally.next != size:
             wrong.append(f"{tally} of a log with {size} entries")

@@ -11,30 +11,10 @@ from gateway.delivery.compression import DEFLATED
 from gateway.endpoints.filter_change import FilterChanges
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from tests.gateway.clients.echo_server import Transport
 
 _CHUNK_BYTES = 1000
 _TICK_CHUNKS = 8
-
-
-class _Transport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self._closing = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self._closing, "written after the end"
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def close(self) -> None:
-        self._closing = True
-
-    def abort(self) -> None:
-        self._closing = True
 
 
 class _Client(WebSocketClient):
@@ -59,7 +39,7 @@ class Receiver:
         self._runner.run(self._receive(data))
 
     async def _receive(self, data: bytes) -> None:
-        registry, transport = self._hub.clients, _Transport()
+        registry, transport = self._hub.clients, Transport()
         extensions = [PerMessageDeflate(True, True, 15, 15)]
         client = _Client(registry, self._hub.channels["lite", DEFLATED], transport, extensions)
         client.attach(None)

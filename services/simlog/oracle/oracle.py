@@ -45,6 +45,11 @@ class Tally(msgspec.Struct, frozen=True):
     rejected: int = 0
     skipped: int = 0
 
+    @property
+    def accounted(self) -> int:
+        """Number of entries that are counted: of a right tally, next - start."""
+        return self.published + self.duplicates + self.rejected + self.skipped
+
 
 class Findings(msgspec.Struct, frozen=True):
     """How one delivery differs from what it should be. Empty tuples: not at all.
@@ -208,7 +213,7 @@ def _audit(
     sizes = Counter(log for log, _ in truth.by_place)
     published = 0
     for tally in tallies:
-        done = tally.published + tally.duplicates + tally.rejected + tally.skipped
+        done = tally.accounted
         if done != tally.next - tally.start:
             yield f"{tally.log}: {done} of {tally.next - tally.start} entries accounted: {tally}"
         published += tally.published

@@ -69,7 +69,7 @@ async def test_the_owner_of_a_log_under_its_old_id_is_fenced(
 
 
 @pytest.mark.parametrize("by_previous_release", [False, True])
-async def test_a_merged_log_continues_at_its_position_whoever_owned_it(
+async def test_a_merged_log_continues_at_its_position(
     one: Worker, two: Worker, client: Redis, roll: LogRegistry, by_previous_release: bool
 ) -> None:
     """Also if the owner of the discarded record followed the log from an earlier entry on."""

@@ -36,6 +36,17 @@ def run(scenario: Callable[[asyncio.TaskGroup], Any]) -> None:
         runner.run(grouped())
 
 
+async def following(redis: Doors, group: asyncio.TaskGroup) -> Gateway:
+    """Return a gateway whose ring has the batches 1 to 4, each of one message."""
+    redis.publish(10_000, 0)
+    gateway = Gateway(redis.replay, redis.primary, 100_000, group, redis.live)
+    await until(lambda: gateway.follows)
+    for number in range(1, 5):
+        redis.publish(10_000 + number, number)
+        await asyncio.sleep(0.1)
+    return gateway
+
+
 @pytest.mark.usefixtures("slow_searches")
 def test_pages_for_filters_take_a_quarter_of_the_time() -> None:
     async def scenario(group: asyncio.TaskGroup) -> None:
@@ -82,12 +93,7 @@ def test_the_ring_is_searched_for_a_new_filter_in_a_quarter_of_the_time(
 ) -> None:
     async def scenario(group: asyncio.TaskGroup) -> None:
         redis, reader = Doors(), Reader("even")
-        redis.publish(10_000, 0)
-        gateway = Gateway(redis.replay, redis.primary, 100_000, group, redis.live)
-        await until(lambda: gateway.follows)
-        for number in range(1, 5):
-            redis.publish(10_000 + number, number)
-            await asyncio.sleep(0.1)
+        gateway = await following(redis, group)
         began = asyncio.get_running_loop().time()
         reader.cursor = "10001-0-0"
         reader.connect(gateway, 0)
@@ -107,12 +113,7 @@ def test_a_client_that_leaves_while_the_ring_is_searched_has_left(closes: bool) 
 
     async def scenario(group: asyncio.TaskGroup) -> None:
         redis, readers = Doors(), [Reader("even"), Reader("even")]
-        redis.publish(10_000, 0)
-        gateway = Gateway(redis.replay, redis.primary, 100_000, group, redis.live)
-        await until(lambda: gateway.follows)
-        for number in range(1, 5):
-            redis.publish(10_000 + number, number)
-            await asyncio.sleep(0.1)
+        gateway = await following(redis, group)
         for reader in readers:
             reader.cursor = "10001-0-0"
             reader.connect(gateway, 0)
