@@ -4,7 +4,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from certbus.keys import Keys
+from certbus.keys import STREAMS, Keys
 from certbus.streams.codec import Codec
 from certbus.streams.events import StreamBatch, Unreadable, decode_entry
 
@@ -26,6 +26,17 @@ async def history(
             break
         after = entries[-1][0].decode()
     return batches
+
+
+async def whole(client: Redis, keys: Keys) -> dict[str, list[StreamBatch]]:
+    """Return every batch that each stream retains at one moment, oldest first."""
+    async with client.pipeline(transaction=True) as together:
+        for stream in STREAMS:
+            together.xrange(keys.stream(stream))
+        answers = await together.execute()
+    return {
+        stream: _decoded(stream, entries) for stream, entries in zip(STREAMS, answers, strict=True)
+    }
 
 
 async def oldest(client: Redis, keys: Keys, stream: str) -> StreamBatch | None:

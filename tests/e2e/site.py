@@ -23,7 +23,7 @@ from simlog.oracle.check_message import MessageForm
 from simlog.oracle.ground_truth import TruthEntry
 from simlog.oracle.oracle import Delivery, Tally
 from tests.e2e.processes import CERTSTREAM_SERVER, Process, free_port
-from tests.retained import history
+from tests.retained import whole
 from tests.waiting import until
 
 START = 60.0
@@ -242,23 +242,21 @@ class Site:
         ]
 
     async def streams(self) -> list[Delivery]:
-        """What Redis holds of each stream, with the ids that gateways give the messages."""
-        client = connect(self.redis_url)
-        try:
-            return [
-                Delivery(
-                    f"stream:{form}",
-                    form,
-                    [
-                        message.replace(b"{", b'{"id":"%b-%d",' % (batch.id.encode(), position), 1)
-                        for batch in await history(client, Keys(), form, "0-0", 1_000_000)
-                        for position, message in enumerate(batch.messages)
-                    ],
-                )
-                for form in FORMS
-            ]
-        finally:
-            await client.aclose()
+        """What Redis holds of each stream at one moment, with the ids of the messages."""
+        async with connect(self.redis_url) as client:
+            streams = await whole(client, Keys())
+        return [
+            Delivery(
+                f"stream:{form}",
+                form,
+                [
+                    message.replace(b"{", b'{"id":"%b-%d",' % (batch.id.encode(), position), 1)
+                    for batch in streams[form]
+                    for position, message in enumerate(batch.messages)
+                ],
+            )
+            for form in FORMS
+        ]
 
     def _common(self, config: Path | None = None) -> list[str]:
         config = config or self._directory / "config.yaml"
