@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from certbus.connection import COMMAND_TIMEOUT
 from gateway.config import Settings
 from tests.certbus.proxy import How, Proxy, When
 from tests.gateway.client_helpers import certificates, receive, serials, websocket
@@ -72,6 +74,18 @@ async def test_limits_and_counts_survive_resets(start: Start, press: Press, prox
             await press.print(1)
             assert serials(await certificates(client, 1)) == [turn]
     assert not gateway.task.done()
+
+
+async def test_a_stop_does_not_wait_for_a_redis_that_does_not_answer(
+    start: Start, press: Press, proxy: Proxy
+) -> None:
+    gateway = await (await start(Settings(stop_timeout=0.5), redis_url=proxy.url)).following()
+    await press.print(1)
+    proxy.delay = 3600
+    async with websocket(f"{gateway.ws}/?cursor={FUTURE}"), websocket(f"{gateway.ws}/?cursor=0"):
+        began = time.monotonic()
+        await gateway.stopped()
+        assert time.monotonic() - began < COMMAND_TIMEOUT, "no replay of a client that has left"
 
 
 async def test_clients_that_wait_for_a_slow_redis_delay_no_other(

@@ -332,6 +332,8 @@ class Client(asyncio.Protocol, ABC):
         """Unsubscribe."""
         if not self.closed:
             self._move(_CLOSED)
+        if self._replay is not None:  # a stop waits for it, and it may wait for Redis
+            self._replay.cancel()
         waiting, self._next_channel = self._next_channel, None
         if waiting is not None and waiting is not self.channel:
             waiting.leave(self)
