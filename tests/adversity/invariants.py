@@ -81,6 +81,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         sha256: of its certificate; empty if Redis never held it.
         problems: fields that differ from its certificate.
         passes: whether it passes the filter of filtered clients.
+        stored: the id that a process of `tail` began after, whose first message it is that does not
+            repeat an earlier process; empty otherwise.
     """
 
     at: float
@@ -89,6 +91,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     sha256: str
     problems: tuple[str, ...]
     passes: bool = True
+    stored: str = ""
 
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
@@ -168,13 +171,13 @@ class _Tail:
     def __init__(self) -> None:
         self.ended = 0.0
         self._cursor = ""
+        self._stored = ""  # the same, until the process prints something new
         self._may_repeat: dict[str, str] = {}  # certificate -> id
-        self._has_new = False
         self._printed: list[Message] = []  # also repeats
 
     def start(self, cursor: str) -> None:
         """Begin a process that has this stored id."""
-        self._cursor, self._has_new = cursor, False
+        self._cursor = self._stored = cursor
         ids = [each.id for each in self._printed]
         in_batch = [each for each in ids if each.startswith(f"{cursor}-")]
         last_id = max(in_batch, key=lambda each: parse_cursor(each).position or 0, default=cursor)
@@ -192,14 +195,14 @@ class _Tail:
             },
         }
 
-    def repeats(self, message: Message) -> bool:
-        """Note what a process prints, and return whether it repeats that rightly."""
+    def new(self, message: Message) -> Message | None:
+        """Note what a process prints; return it unless it rightly repeats an earlier process."""
         self._printed.append(message)
         before = self._may_repeat.pop(message.sha256, None)
-        if before is not None and not (self._has_new and before == message.id):
-            return True
-        self._has_new = True
-        return False
+        if before is not None and (self._stored or before != message.id):
+            return None
+        stored, self._stored = self._stored, ""
+        return msgspec.structs.replace(message, stored=stored) if stored else message
 
     def repeats_after(self, gap: Gap) -> bool:
         """Whether repeats may follow a gap after the stored id."""
@@ -221,8 +224,8 @@ def client_of(
         if line.kind == "open" and profile.protocol == "tail":
             tail.start(line.what.decode().partition(" ")[2])
         item = _item(profile.form, line, truth, known) if line.kind == "text" else None
-        if isinstance(item, Message) and tail.repeats(item):
-            continue
+        if isinstance(item, Message):
+            item = tail.new(item)
         if isinstance(item, Gap) and tail.repeats_after(item):
             item = msgspec.structs.replace(item, is_before_repeats=True)
         if item is not None:
@@ -307,12 +310,16 @@ def _repeated(items: Sequence[Message | Gap], may_be_lost_since: float | None) -
 
 def _disordered(items: Sequence[Message | Gap]) -> list[str]:
     return [
-        f"{after.id} after {before.id} at {after.at:.2f}"
+        f"{after.id} after {after.stored or before.id} at {after.at:.2f}"
         for before, after in pairwise(items)
         if isinstance(before, Message)
         and isinstance(after, Message)
-        and after.order <= before.order
+        and after.order <= (_order(after.stored) if after.stored else before.order)
     ]
+
+
+def _order(stored: str) -> tuple[int, ...]:
+    return tuple(map(int, stored.split("-")))
 
 
 def _unfounded(items: Sequence[Message | Gap], may_be_lost_since: float | None) -> list[str]:

@@ -183,6 +183,26 @@ def test_tail_repeats_only_what_follows_its_cursor(noted: str, repeated: str, fo
     assert " ".join(again) == repeated
 
 
+@pytest.mark.parametrize(("stored", "is_reported"), [("1-0-0", False), ("2-0-0", True)])
+def test_what_tail_prints_follows_its_stored_id(stored: str, *, is_reported: bool) -> None:
+    """After a fail-over it may print what its gateway alone has of an earlier primary."""
+    texts = [
+        f'{{"id":"{each}","message_type":"dns_entries","data":["{each}.example"]}}'.encode()
+        for each in ("1-0-0", "4-0-0", "2-0-0", "5-0-0")
+    ]
+    lines = [
+        *(Noted(n, "text", text) for n, text in enumerate(texts[:2])),
+        Noted(3, "close", b"it is killed"),
+        Noted(4, "open", f"address {stored}".encode()),
+        *(Noted(5, "text", text) for text in texts[2:]),
+    ]
+    profile = Profile("tail", "domains", "hopping")
+    one = client_of(profile, lines, GroundTruth([]), lambda message_id, _: message_id)
+    assert [item.id for item in one.items if isinstance(item, Message)][2:] == ["2-0-0", "5-0-0"]
+    kinds = {each.kind for each in of_client(one, (), 0)}
+    assert ("out of order" in kinds) == is_reported
+
+
 @pytest.mark.parametrize(
     ("cursor", "is_reported"), [("1-0-0", False), ("2-0-0", True), ("2-0-1", True)]
 )
