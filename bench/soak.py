@@ -1,6 +1,6 @@
 """Memory and descriptors of every process over half an hour of load.
 
-    python -m bench.soak [--minutes 30] [--rate 700] [--clients 10000]
+    python -m bench.soak [--minutes 30] [--rate 700] [--clients 10000] [--samples FILE]
 
 Simulated logs, a Redis, two ingestors and two gateways. Of 10,000 clients 9,200 have a distinct
 filter that passes little: one certificate in 54,000 for each second one, and names that nothing has
@@ -30,7 +30,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import psutil
 
@@ -112,25 +112,43 @@ def fit(times: Sequence[float], values: Sequence[float]) -> Slope:
 
 
 class Watch:
-    """Samples of some processes."""
+    """Samples of some processes.
 
-    def __init__(self, processes: dict[str, psutil.Process]) -> None:
+    Args:
+        processes: by name.
+        file: has a line for each value: seconds, process, what, value. None for no file.
+    """
+
+    def __init__(self, processes: dict[str, psutil.Process], file: TextIO | None) -> None:
         self._processes = processes
+        self._file = file
+        self._began = time.monotonic()
         self._times: list[float] = []
         self._values: dict[tuple[str, str], list[float]] = {}
 
-    def sample(self) -> None:
-        """Read Pss (KiB) and the number of descriptors of each process."""
-        self._times.append(time.monotonic())
-        for name, process in self._processes.items():
-            found = {"Pss": pss(process.pid) / 1024, "descriptors": float(process.num_fds())}
-            for what, value in found.items():
-                self._values.setdefault((name, what), []).append(value)
+    async def sample(self, secs: float) -> None:
+        """Read Pss (KiB) and the number of descriptors of each process, again and again."""
+        end = time.monotonic() + secs
+        while (now := time.monotonic()) < end:
+            self._times.append(now - self._began)
+            for name, process in self._processes.items():
+                found = {"Pss": pss(process.pid) / 1024, "descriptors": float(process.num_fds())}
+                for what, value in found.items():
+                    self._values.setdefault((name, what), []).append(value)
+                    if self._file is not None:
+                        print(f"{self._times[-1]:.0f},{name},{what},{value:.0f}", file=self._file)
+            await asyncio.sleep(SAMPLE_SECS)
 
-    def slopes(self) -> dict[tuple[str, str], tuple[float, Slope]]:
-        """Return the mean and the slope of each series."""
+    def slopes(self, since: float) -> dict[tuple[str, str], tuple[float, Slope]]:
+        """Return the mean and the slope of each series.
+
+        Args:
+            since: seconds after the first sample, of the first one that counts.
+        """
+        skipped = sum(at < since for at in self._times)
+        times = self._times[skipped:]
         return {
-            key: (sum(values) / len(values), fit(self._times, values))
+            key: (sum(values[skipped:]) / len(times), fit(times, values[skipped:]))
             for key, values in self._values.items()
         }
 
@@ -213,7 +231,9 @@ async def _check(
     await asyncio.sleep(CHECK_SECS)
     wrong = []
     for crowd in crowds:
-        found = (await crowd.results())["normal"]
+        found = (await crowd.results()).get("normal")
+        if found is None:  # it has no client
+            continue
         if found["messages"] < MIN_SHARE * rate * CHECK_SECS or found["closed"]:
             wrong.append(f"{crowd.path}: {found['messages']} messages, {found['closed']} closed")
     for group in groups:
@@ -228,8 +248,17 @@ async def _check(
     return wrong
 
 
-async def soak(minutes: float, warm_up: float, rate: float, clients: int) -> int:
+async def soak(
+    minutes: float, warm_up: float, rate: float, clients: int, samples: TextIO | None
+) -> int:
     """Run the load; print a table.
+
+    Args:
+        minutes: of load.
+        warm_up: minutes of them that do not count.
+        rate: certificates a second.
+        clients: of all kinds together.
+        samples: gets every sample; None: nothing does.
 
     Returns:
         1 if something grows or a kind of client does not receive what it should, else 0.
@@ -274,14 +303,11 @@ async def soak(minutes: float, warm_up: float, rate: float, clients: int) -> int
             groups.append(Filtered(port, requested, counts, connected))
         reconnecting = asyncio.create_task(_reconnect(groups))
         stack.callback(reconnecting.cancel)
-        await asyncio.sleep(60 * warm_up)
-        watch, ends = Watch(watched), time.monotonic() + 60 * (minutes - warm_up)
-        while time.monotonic() < ends:
-            watch.sample()
-            await asyncio.sleep(SAMPLE_SECS)
+        watch = Watch(watched, samples)
+        await watch.sample(60 * minutes)
         assert not reconnecting.done(), reconnecting.exception()
         rows, grows = [], False
-        for (name, what), (mean, slope) in watch.slopes().items():
+        for (name, what), (mean, slope) in watch.slopes(60 * warm_up).items():
             grows = grows or not slope.is_flat
             change = f"{slope.percent:+.1f} ± {slope.error:.1f} % an hour"
             unit = f"{mean / 1024:.1f} MiB" if what == "Pss" else f"{mean:.0f}"
@@ -299,10 +325,15 @@ def main() -> int:
     parser.add_argument("--warm-up", type=float, default=5.0, help="minutes of them")
     parser.add_argument("--rate", type=float, default=700.0, help="certificates a second")
     parser.add_argument("--clients", type=int, default=10_000)
+    parser.add_argument(
+        "--samples", type=argparse.FileType("w", 1), help="CSV file of every sample"
+    )
     chosen = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return asyncio.run(soak(chosen.minutes, chosen.warm_up, chosen.rate, chosen.clients))
+    return asyncio.run(
+        soak(chosen.minutes, chosen.warm_up, chosen.rate, chosen.clients, chosen.samples)
+    )
 
 
 if __name__ == "__main__":
