@@ -11,7 +11,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from http.client import responses as PHRASES  # noqa: N812
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import h11
 import msgspec
@@ -21,10 +21,10 @@ MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_QUERY_FIELDS: Final = 32
 
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_ABSOLUTE: Final = re.compile(rb"https?://", re.IGNORECASE)
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)", re.IGNORECASE)
 _HOST: Final = re.compile(
-    rb"(\[[-.~!$&'()*+,;=%:\w]+\]|[-.~!$&'()*+,;=%\w]*)(:[0-9]*)?"  # (RFC 3986 section 3.2.2)
-)
+    rb"(\[[0-9A-Fa-f:.]+(%[-.~%\w]+)?\]|[-.~!$&'()*+,;=%\w]*)(:[0-9]*)?"
+)  # RFC 3986 section 3.2.2, and IPv6 addresses with a zone
 _NOT_ASCII: Final = re.compile(r"\\x[89a-f]")  # in the repr of bytes
 _CODES: Final = {400: "bad_request", 431: "head_too_large", 501: "not_implemented"}
 """The statuses with which h11 reports an error, and their codes."""
@@ -203,9 +203,10 @@ def parse_request(head: h11.Request, body: bytes = b"") -> Request:
     """
     _check(head)
     target = head.target.decode()
-    if not target.startswith(("/", "*")):  # absolute-form (RFC 9112 section 3.2.2)
-        split = urlsplit(target)
-        target = f"{split.path or '/'}?{split.query}"
+    if absolute := _ABSOLUTE.match(head.target):  # absolute-form (RFC 9112 section 3.2.2)
+        target = target[absolute.end() :]
+        if not target.startswith("/"):
+            target = f"/{target}"
     path, _, query = target.partition("?")
     headers: dict[str, str] = {}
     for raw_name, raw_value in head.headers:
@@ -230,7 +231,7 @@ def _check(head: h11.Request) -> None:
         if head.method != b"OPTIONS":
             method = head.method.decode()
             raise _bad(f"Method {method} not allowed with the target *; use OPTIONS")
-    elif not target.startswith(b"/") and not _ABSOLUTE.match(target):
+    elif not target.startswith(b"/") and not _is_absolute(target):
         shown = target[:100].decode()
         raise _bad(
             f"Invalid request target {shown!r}; expected a path or an http:// or https:// URL"
@@ -250,6 +251,12 @@ def _check(head: h11.Request) -> None:
             raise _bad("Content-Length and Transfer-Encoding exclude each other")
         if version == b"1.0":
             raise _bad("HTTP/1.0 has no Transfer-Encoding")
+
+
+def _is_absolute(target: bytes) -> bool:
+    """Whether a target is a URL with a host, and without a user (RFC 9110 section 4.2)."""
+    match = _ABSOLUTE.match(target)
+    return match is not None and not match[1].startswith(b":") and bool(_HOST.fullmatch(match[1]))
 
 
 def _bad(text: str) -> RequestError:

@@ -114,6 +114,7 @@ async def test_pages(address: str) -> None:
         ),
         (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", b"404", "not_found"),
         (b"hello\r\n\r\n", b"400", "bad_request"),
+        (b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n", b"400", "bad_request"),
         (b"GET /?domain=b\xc3\xbccher.example HTTP/1.1\r\n\r\n", b"400", "bad_request"),
         (b"GET / HTTP/1.1\r\nx: " + b"x" * 40_000 + b"\r\n\r\n", b"431", "head_too_large"),
     ],

@@ -291,6 +291,7 @@ _PROOF = {"leaf_index": 4, "audit_path": [base64.b64encode(bytes(32)).decode()] 
 _REQUEST = (
     b"GET /sse?stream=lite&match=domain%3Aa.example HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n"
 )
+_TO_PROXY = b"GET http://[::1]:80/sse?stream=lite HTTP/1.1\r\nHost: a\r\n\r\n"
 _UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -378,8 +379,11 @@ TARGETS = {
     ),
     "http": Target(
         _http,
-        (_REQUEST, _UPGRADE, _REQUEST * 2),
-        (b"\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"\x00", b"%", b" "),
+        (_REQUEST, _UPGRADE, _REQUEST * 2, _TO_PROXY),
+        (
+            b"\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n",
+            b"\x00", b"%", b" ", b"http://", b"[", b"]", b":", b"@", b"/", b"?", b"\xb2",
+        ),
         (RequestError,),
         [
             around(b"", _REQUEST),
