@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.utils import accept_key
 
 from certbus.connection import connect
 from tests.certbus.servers import RedisServer
@@ -85,6 +86,67 @@ async def test_it_resumes_after_the_last_id_and_tells_of_a_gap() -> None:
     assert 'missed messages: {"reason":"no longer retained"}' in err
     assert err.splitlines()[-1].startswith("tail: 3 certificates in ")
     assert err.endswith(", 1 gap\n")
+
+
+@pytest.mark.parametrize("scheme", ["ws", "http"])
+async def test_a_connection_that_ends_before_the_first_id_is_a_gap(scheme: str) -> None:
+    """Nothing states where the next one should resume. One that was refused misses nothing."""
+    requests = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        requests += 1
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if requests == 1:
+            writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+        elif scheme == "ws":
+            key = re.search(r"(?i)sec-websocket-key: (\S+)", head)
+            assert key is not None
+            writer.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                + f"Sec-WebSocket-Accept: {accept_key(key[1])}\r\n\r\n".encode()
+            )
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n:\n\n")
+        if requests == 3:
+            text = names(1).encode()
+            frame = b"\x81" + bytes([len(text)]) + text
+            writer.write(frame if scheme == "ws" else b"id: 1-0-0\ndata: %b\n\n" % text)
+        await writer.drain()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+        tailing(f"{scheme}://{address(server)}", "--limit=1") as process,
+    ):
+        code, out, err = await finish(process)
+    assert (code, out, requests) == (0, ["1.example"], 3)
+    assert err.count("missed messages: the connection ended before the first id") == 1
+    assert err.endswith(", 1 gap\n")
+
+
+@pytest.mark.parametrize("scheme", ["ws", "http"])
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "403 Forbidden"])
+async def test_no_error_shows_the_secrets_of_the_url(scheme: str, status: str) -> None:
+    requests = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        requests += 1
+        await reader.readuntil(b"\r\n\r\n")
+        shown = status if requests == 1 else "403 Forbidden"
+        writer.write(f"HTTP/1.1 {shown}\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    place = address(server)
+    async with server, tailing(f"{scheme}://user:password@{place}/?token=sesame") as process:
+        code, _, err = await finish(process)
+    assert code == 1
+    assert status[:3] in err
+    assert f"{scheme}://{place}/" in err
+    assert not {secret for secret in ("user", "password", "sesame") if secret in err}
 
 
 async def test_sse_resumes_too_and_keeps_a_path_of_its_own() -> None:

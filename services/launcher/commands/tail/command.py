@@ -20,8 +20,8 @@ from ctfilter import Line
 from launcher.commands.tail import formats
 from launcher.commands.tail.arguments import add_arguments
 from launcher.commands.tail.cursor_file import CursorFile, end_cut_line
-from launcher.commands.tail.reconnect import stream_http, stream_redis, strip_query
-from launcher.commands.tail.transports import RefusedError, Stream
+from launcher.commands.tail.reconnect import stream_http, stream_redis
+from launcher.commands.tail.transports import RefusedError, Stream, strip_query
 from launcher.runtime import logging_setup, run_service
 from launcher.terminal import (
     CommandError,

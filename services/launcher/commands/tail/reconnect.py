@@ -6,7 +6,6 @@ import random
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import redis.exceptions
 from redis.asyncio import Redis
@@ -25,6 +24,7 @@ from launcher.commands.tail.transports import (
     Stream,
     heartbeat,
     messages,
+    strip_query,
 )
 
 _MAX_DELAY_SECS: Final = 10.0
@@ -60,9 +60,11 @@ async def stream_http(
     """
     delays, noted, shown = _delays(), "", strip_query(url)
     while True:
+        accepted = asyncio.Event()
         try:
             bearer = None if token is None else token()
-            async with aclosing(messages(url, stream, cursor, bearer, match)) as connection:
+            received = messages(url, stream, cursor, bearer, match, accepted.set)
+            async with aclosing(received) as connection:
                 async for text in connection:
                     message = decode(text)
                     cursor = message.id or cursor
@@ -73,6 +75,8 @@ async def stream_http(
             reason = "closed by the server"
         except FAILURES as error:
             reason = str(error) or type(error).__name__
+        if cursor is None and accepted.is_set():
+            gap("missed messages: the connection ended before the first id")
         if reason != noted:
             noted = reason
             note(f"{shown}: {reason}; retrying")
@@ -133,13 +137,6 @@ async def _check_access(client: Redis) -> None:
             return  # unavailable: the reader reports it
         hint = "set the password with --redis-password-file, or in the URL"
         raise RefusedError(f"redis denies access: {error} ({hint})") from None
-
-
-def strip_query(url: str) -> str:
-    """Return a URL without its query, which may hold a token, and without its password."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _numbered(number: str, text: bytes) -> bytes:

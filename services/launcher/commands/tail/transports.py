@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -43,6 +43,7 @@ def messages(
     cursor: str | None,
     token: str | None = None,
     match: Sequence[str] = (),
+    accepted: Callable[[], object] = lambda: None,
 ) -> AsyncGenerator[bytes]:
     """Return the JSON messages of one connection to a server.
 
@@ -53,6 +54,7 @@ def messages(
         cursor: id of the last message received.
         token: bearer token.
         match: alternative lines of a filter.
+        accepted: called when the server has accepted the connection.
 
     Raises:
         RefusedError: the server answered with a client error.
@@ -63,8 +65,15 @@ def messages(
     if cursor is not None:
         added.append(("cursor", cursor))
     if urlsplit(url).scheme in {"ws", "wss"}:
-        return _websocket(_address(url, _PATHS[stream], {}, added), headers)
-    return _sse(_address(url, "/sse", {"stream": stream}, added), headers)
+        return _websocket(_address(url, _PATHS[stream], {}, added), headers, accepted)
+    return _sse(_address(url, "/sse", {"stream": stream}, added), headers, accepted)
+
+
+def strip_query(url: str) -> str:
+    """Return a URL without its query, which may hold a token, and without its password."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def _address(
@@ -83,7 +92,9 @@ def _address(
     return urlunsplit((parts.scheme, parts.netloc, path, text, ""))
 
 
-async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
+async def _websocket(
+    url: str, headers: Mapping[bytes, bytes], accepted: Callable[[], object]
+) -> AsyncGenerator[bytes]:
     try:
         connection = await connect_websocket(
             url,
@@ -102,6 +113,7 @@ async def _websocket(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator
         if response is not None:
             _check_status(response.status_code, url, response.body or b"")
         raise
+    accepted()
     try:
         async for message in connection:
             yield message.encode() if isinstance(message, str) else message
@@ -122,7 +134,9 @@ async def _close(connection: ClientConnection) -> None:
     await closing
 
 
-async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes]:
+async def _sse(
+    url: str, headers: Mapping[bytes, bytes], accepted: Callable[[], object]
+) -> AsyncGenerator[bytes]:
     """Yield the data lines of each server-sent event (WHATWG HTML section 9.2.6).
 
     An event with an id and no data moves the position of a client: it becomes a heartbeat.
@@ -134,7 +148,9 @@ async def _sse(url: str, headers: Mapping[bytes, bytes]) -> AsyncGenerator[bytes
     ):
         if response.is_client_error:
             _check_status(response.status_code, url, await _beginning(response))
-        response.raise_for_status()
+        if not response.is_success:  # the text of httpx's own error has the whole URL
+            raise httpx.HTTPError(f"answers {response.status_code} {response.reason_phrase}")
+        accepted()
         data: list[bytes] = []
         event_id = b""
         async for line in _lines(response.aiter_bytes()):
@@ -193,10 +209,11 @@ def _check_status(status: int, url: str, body: bytes) -> None:
         body: the beginning of the response; `error` in it replaces the name of the status.
     """
     if 400 <= status < 500 and status not in {408, 429}:
-        shown = url.partition("?")[0]  # the query may hold a token
         try:
             reason = msgspec.json.decode(body, type=_ErrorBody).error[:_MAX_ERROR_CHARS]
         except (msgspec.DecodeError, UnicodeDecodeError):
             reason = httpx.codes.get_reason_phrase(status)
         hint = " (--token-file FILE sends the token in it)" if status == 401 else ""
-        raise RefusedError(f"{shown} answers {status}: {escape_control_chars(reason)}{hint}")
+        raise RefusedError(
+            f"{strip_query(url)} answers {status}: {escape_control_chars(reason)}{hint}"
+        )
