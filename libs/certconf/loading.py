@@ -159,11 +159,17 @@ def _wrong_filters(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("filters",), "a filter needs a name"
         if not lines:
             yield (key, "filters"), "a filter needs a line"
+        wrong = False
         for number, line in enumerate(lines):
             try:
                 parse_filter(match=[line])
             except FilterError as error:
+                wrong = True
                 yield (f"{key}[{number}]", key, "filters"), str(error).removeprefix("match: ")
+        try:
+            parse_filter(match=() if wrong else lines)
+        except FilterError as error:  # too many lines, or regexes
+            yield (key, "filters"), str(error).removeprefix("match: ")
 
 
 def _unreadable_state(settings: CTLog) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -30,6 +30,15 @@ MAX_TERMS: Final = 64
 MAX_LINES: Final = 10_000
 """Lines of one filter."""
 
+MAX_REGEXES: Final = 100
+"""Regexes of one filter."""
+
+MAX_LINE_REGEXES: Final = 4
+"""Regexes of one line."""
+
+MAX_BRAND: Final = 63
+"""Characters of a brand after folding, as of a label (RFC 1035 section 2.3.4)."""
+
 MAX_FIELD_TERMS: Final = 20
 """Terms of `domain=` and of `issuer=`."""
 
@@ -146,9 +155,14 @@ def parse_line(text: str) -> Line:
     if len(text) > MAX_LINE:
         raise FilterError(f"longer than {MAX_LINE} characters", text, text[:40], 0)
     terms: list[Term] = []
+    regexes = 0
     for negated, key, value, position, end in _tokens(text):
         if len(terms) == MAX_TERMS:
             raise FilterError(f"more than {MAX_TERMS} terms", text, text[position:end], position)
+        regexes += key == "regex"
+        if regexes > MAX_LINE_REGEXES:  # before it is compiled
+            reason = f"more than {MAX_LINE_REGEXES} regexes in a line"
+            raise FilterError(reason, text, text[position:end], position)
         terms.append(_term(text, negated, key, value, position, end))
     if not terms:
         raise FilterError("a line needs a term", text, text[:40], 0, "contains:…")
@@ -313,6 +327,8 @@ def _like(term: Term) -> None:
     folded = fold(term.value)
     if len(compact(folded)) < MIN_WORD:
         raise _ValueError(f"shorter than {MIN_WORD} characters without hyphens")
+    if len(compact(folded)) > MAX_BRAND:
+        raise _ValueError(f"longer than {MAX_BRAND} characters, as many as a label has")
     if "." in folded or not folded.isprintable() or " " in folded:
         raise _ValueError("a brand that is read as punctuation")
 
@@ -323,7 +339,7 @@ def _regex(term: Term) -> None:
     try:
         term.search = compile_regex(term.value)
     except ValueError as error:
-        raise _ValueError(f"RE2 does not accept the pattern: {error}") from None
+        raise _ValueError(str(error)) from None
     term.literals = required_literals(term.value)
 
 
@@ -404,7 +420,12 @@ class Filter:
 
 
 def parse_filter(
-    domain: str = "", issuer: str = "", match: Sequence[str] = (), *, also: Sequence[Filter] = ()
+    domain: str = "",
+    issuer: str = "",
+    match: Sequence[str] = (),
+    *,
+    also: Sequence[Filter] = (),
+    max_regexes: int = MAX_REGEXES,
 ) -> Filter | None:
     """Parse the parameters of a request.
 
@@ -413,6 +434,7 @@ def parse_filter(
         issuer: parts of issuers' names, separated by commas; "" for none.
         match: alternative lines.
         also: further filters that must hold.
+        max_regexes: in `match`.
 
     Returns:
         None if no parameter has a term.
@@ -427,5 +449,18 @@ def parse_filter(
     if len(match) > MAX_LINES:
         raise FilterError(f"more than {MAX_LINES} lines", match[MAX_LINES], match[MAX_LINES], 0)
     if match:
-        groups.append([parse_line(text) for text in match])
+        groups.append(_parse_lines(match, max_regexes))
     return Filter(groups) if groups else None
+
+
+def _parse_lines(texts: Sequence[str], max_regexes: int) -> list[Line]:
+    """Parse lines; not further than to the limit of regexes, which take memory and time."""
+    lines: list[Line] = []
+    regexes = 0
+    for text in texts:
+        line = parse_line(text)
+        regexes += sum(term.key == "regex" for term in line.terms)
+        if regexes > max_regexes:
+            raise FilterError(f"more than {max_regexes} regexes", text, text.strip(), _start(text))
+        lines.append(line)
+    return lines

@@ -1,9 +1,11 @@
 """Regular expressions of RE2, and the literals that each match contains.
 
-RE2 matches in time linear in the text. A pattern whose program exceeds `MAX_MEMORY_BYTES` is an
-error.
+RE2 matches in time linear in the text and in the program of the pattern, at worst; a pattern with a
+larger program than `MAX_PROGRAM` is an error. RE2 holds the GIL while it compiles, so what makes
+that slow is found before: classes of Unicode, and large counts.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -18,28 +20,58 @@ MAX_LITERALS: Final = 16
 MAX_MEMORY_BYTES: Final = 64 * 1024
 """Memory of one compiled pattern, with the states that RE2 keeps of it."""
 
+MAX_PROGRAM: Final = 256
+"""Instructions of one compiled pattern; about one for each character, after counts are expanded."""
+
+_TOO_LARGE: Final = "the pattern is too large"
+_SHORTER: Final = "; use +, * or smaller counts, or several lines"
+_TRIAL_BYTES: Final = 24 * 1024  # in which patterns of `MAX_PROGRAM` and little more compile
 _MAX_DEPTH: Final = 20
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_COUNTS: Final = re.compile(r"\{(\d*),?(\d*)\}")
 
 
 def compile_regex(pattern: str) -> Callable[[bytes], bool]:
     """Return a function that searches a pattern in an ASCII text, without case.
 
     Raises:
-        ValueError: RE2 does not accept the pattern.
+        ValueError: RE2 does not accept the pattern, or it has a class of Unicode, or is too large.
+    """
+    if any(escaped in "pP" for escaped in _ESCAPED.findall(pattern)):
+        raise ValueError(r"\p and \P are not possible: names are ASCII; use [a-z]")
+    counts = [count for pair in _COUNTS.findall(pattern) for count in pair if count]
+    if any(len(count) > 3 or int(count) > MAX_PROGRAM for count in counts):
+        raise ValueError(f"a count above {MAX_PROGRAM}")
+    if counts:  # a nested one may be large, which takes RE2 a while
+        _compile(pattern, _TRIAL_BYTES)
+    compiled = _compile(pattern, MAX_MEMORY_BYTES)
+    if compiled.programsize > MAX_PROGRAM:
+        size = f"{compiled.programsize} instructions of at most {MAX_PROGRAM}"
+        raise ValueError(f"{_TOO_LARGE}: {size}{_SHORTER}")
+    search = compiled.search
+    return lambda text: search(text) is not None
+
+
+def _compile(pattern: str, max_bytes: int) -> "re2._Regexp[bytes]":
+    """Compile a pattern.
+
+    Raises:
+        ValueError: RE2 does not accept the pattern, or it needs more memory.
     """
     options = re2.Options()
     options.case_sensitive = False
     options.log_errors = False
-    options.max_mem = MAX_MEMORY_BYTES
+    options.max_mem = max_bytes
     options.encoding = re2.Options.Encoding.LATIN1  # the texts are ASCII
     options.never_capture = True
     try:
-        search = re2.compile(pattern.encode(), options).search
+        return re2.compile(pattern.encode(), options)
     except re2.error as error:
         reason = error.args[0]
         text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-        raise ValueError(text) from None
-    return lambda text: search(text) is not None
+        if "pattern too large" in text:
+            raise ValueError(f"{_TOO_LARGE}{_SHORTER}") from None
+        raise ValueError(f"RE2 does not accept the pattern: {text}") from None
 
 
 def required_literals(pattern: str) -> tuple[str, ...]:
@@ -125,12 +157,12 @@ class _Parser:
         character = self._take()
         if not character.isalnum():
             return character
-        if character in "pP" or character == "x":
+        if character == "x":
             if self._next_is("{"):
                 while self._take() != "}":
                     pass
             else:
-                self._at += 1 if character in "pP" else 2
+                self._at += 2
         elif character.isdigit():
             while self._at < len(self._pattern) and self._pattern[self._at].isdigit():
                 self._at += 1

@@ -20,6 +20,7 @@ from msgspec import UNSET, UnsetType
 
 from ctfilter import Filter, FilterError, parse_filter
 from gateway.clients.base import MAX_WAITING_ANSWERS, Client
+from gateway.endpoints.subscribe import MAX_REGEXES
 from gateway.http.errors import ErrorBody, ErrorCode, filter_error
 from gateway.http.messages import FilterRequest
 from gateway.hub import FilterRefused, Hub
@@ -27,7 +28,7 @@ from gateway.hub import FilterRefused, Hub
 MIN_INTERVAL_SECS: Final = 10.0
 """Between two requests of one client."""
 
-_MAX_INLINE_LINES: Final = 50  # a thread parses longer lists
+_MAX_INLINE_LINES: Final = 50  # a thread parses longer lists, and those with more regexes
 
 _PARSING_RETRY_SECS: Final = 1.0  # after a request during the parsing of another
 
@@ -73,6 +74,7 @@ class FilterChanges:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._tasks: set[asyncio.Task[None]] = set()
+        self._one_list = asyncio.Lock()
         self._parsing: dict[Client, list[_Error]] = {}  # answers after that of the list
 
     def receive(self, client: Client, message: bytes) -> None:
@@ -105,7 +107,7 @@ class FilterChanges:
             self._apply(client, None)
         elif not lines:
             _refuse(client, f"Invalid subscribe: {_NO_LINES}")
-        elif len(lines) <= _MAX_INLINE_LINES:
+        elif len(lines) <= _MAX_INLINE_LINES and _regexes(lines) <= MAX_REGEXES:
             try:
                 given = parse_filter(match=lines)
             except FilterError as problem:
@@ -119,9 +121,12 @@ class FilterChanges:
             task.add_done_callback(self._tasks.discard)
 
     async def _parse(self, client: Client, lines: list[str]) -> None:
-        """Parse a long list beside the event loop."""
+        """Parse a long list beside the event loop; one at a time, which bounds its memory."""
         try:
-            given = await asyncio.to_thread(parse_filter, match=lines)
+            async with self._one_list:
+                if client.closed:
+                    return
+                given = await asyncio.to_thread(parse_filter, match=lines)
             if not client.closed:
                 self._apply(client, given)
         except FilterError as problem:
@@ -179,6 +184,11 @@ class FilterChanges:
         channel = self._hub.channel(client.channel.stream, encoding, given)
         client.requested = requested
         client.switch(channel, partial(_subscribed, lines, requested.names or UNSET))
+
+
+def _regexes(lines: list[str]) -> int:
+    """Return the number of regexes of lines, or more."""
+    return sum(line.count("regex:") for line in lines)
 
 
 def _of_token(client: Client) -> tuple[str, ...]:

@@ -24,6 +24,9 @@ _PARAMETERS: Final = (
     *LAST_EVENT_ID,
 )
 
+MAX_REGEXES: Final = 20
+"""Of `match` in the query, which is parsed on the event loop."""
+
 _MEANT_AS_FILTER: Final = frozenset({
     "cn", "contains", "dns", "domains", "exclude", "filters", "host", "hostname", "idn",
     "include", "like", "name", "names", "operator", "org", "pattern", "q", "query", "regex", "san",
@@ -158,7 +161,8 @@ def _parse(fields: Sequence[tuple[str, str]]) -> Filter | None:
         if len(given[name]) > 1:
             second = given[name][1]
             raise FilterError("the parameter is given twice", second, second, 0, parameter=name)
-    return parse_filter("".join(given["domain"]), "".join(given["issuer"]), given["match"])
+    domain, issuer = "".join(given["domain"]), "".join(given["issuer"])
+    return parse_filter(domain, issuer, given["match"], max_regexes=MAX_REGEXES)
 
 
 def _unknown_parameter(request: Request) -> Response | None:

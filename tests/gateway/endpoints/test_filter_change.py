@@ -70,8 +70,12 @@ async def test_the_answer_is_between_the_old_and_the_new_filter(
         ),
         (["contains:abc"] * (MAX_LINES + 1), {"code": "invalid_filter"}),
         (["-contains:abc"] * 60, {"code": "invalid_filter", "line": "-contains:abc"}),
+        (
+            [f"regex:abc{n} regex:xyz" for n in range(51)],
+            {"code": "invalid_filter", "line": "regex:abc50 regex:xyz"},
+        ),
     ],
-    ids=["no line", "no list", "invalid", "too many", "invalid, parsed in a thread"],
+    ids=["no line", "no list", "invalid", "too many", "invalid, parsed in a thread", "regexes"],
 )
 async def test_an_error_leaves_the_old_filter(
     gateway: Running, press: Press, match: Any, expected: dict[str, Any]
@@ -195,3 +199,31 @@ async def test_incomplete_messages_are_bounded(
         assert [task.result()[1][:2] for task in done] == [(1013).to_bytes(2, "big")]
         for task in waiting:
             task.cancel()
+
+
+async def test_long_lists_are_parsed_one_at_a_time(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So are short ones with many regexes; what one takes of memory is bounded."""
+    parsing, most = 0, 0
+    lock, parse = threading.Lock(), parse_filter
+
+    def counted(**given: Any) -> Any:
+        nonlocal parsing, most
+        with lock:
+            parsing += 1
+            most = max(most, parsing)
+        assert threading.current_thread() is not threading.main_thread()
+        made = parse(**given)
+        with lock:
+            parsing -= 1
+        return made
+
+    monkeypatch.setattr(filter_change, "parse_filter", counted)
+    async with websocket(gateway.ws) as one, websocket(gateway.ws) as two:
+        answers = await asyncio.gather(
+            subscribe(one, [f"domain:{n}.example" for n in range(1000)]),
+            subscribe(two, [f"regex:abc{n} regex:x{n}yz" for n in range(20)]),
+        )
+    assert [answer["message_type"] for answer in answers] == ["subscribed"] * 2
+    assert most == 1
