@@ -105,6 +105,8 @@ class Publisher(Store):
         # The greatest id that this worker has received: a Redis that lost its last second must not
         # give it to another batch. Nor one that it has not received: see publish.lua.
         self._floor = FIRST_ID
+        self._freeing = asyncio.Lock()
+        self._times_freed = 0  # so often memory was freed
 
     async def configure(self, settings: PublisherSettings | None = None) -> None:
         """Make this worker's settings those of all workers: the newest configuration counts.
@@ -178,6 +180,7 @@ class Publisher(Store):
         while True:
             if repeated := await self._duplicates_within(batch):
                 return AlreadyPublished(repeated, batch.known_at)
+            times_freed = self._times_freed
             try:
                 reply = await self._send(lease, batch)
             except redis.exceptions.ResponseError as error:
@@ -186,7 +189,7 @@ class Publisher(Store):
                 pause = _OOM_PAUSES_SECS[min(attempt, len(_OOM_PAUSES_SECS) - 1)]
                 attempt += 1
                 self._rejected(error, attempt)
-                freed = await self._free_memory()
+                freed = await self._free_memory_after(times_freed)
                 log.warning(
                     "redis memory exhausted", log_id=lease.log_id, freed=freed, attempt=attempt
                 )
@@ -203,6 +206,24 @@ class Publisher(Store):
                     f"{self._keys.head} wants the streams {' '.join(self._streams)}; this version "
                     f"knows {' '.join(STREAMS)}"
                 )
+
+    async def _free_memory_after(self, times_freed: int) -> int:
+        """Free memory unless that has been done since a batch was sent, which may fit now.
+
+        All logs publish at the same time, and a full Redis refuses the batches of all of them.
+
+        Args:
+            times_freed: `_times_freed` when the batch was sent.
+
+        Returns:
+            Bytes removed for this batch.
+        """
+        async with self._freeing:
+            if times_freed != self._times_freed:
+                return 0
+            freed = await self._free_memory()
+            self._times_freed += 1
+            return freed
 
     async def _duplicates_within(self, batch: Batch) -> list[int]:
         """Return the positions of what the batch has a second time."""

@@ -1,8 +1,8 @@
 """Trimming: what keeps Redis within its memory.
 
 Each stream has a maximum age and size. Every ingestor trims once per second; the second one finds
-nothing to remove. When Redis rejects a batch because it is full, the publisher removes a share of
-each stream more: Redis recovers without more memory.
+nothing to remove. When Redis rejects a batch because it is full, the publisher removes more, a
+share of each stream at most: Redis recovers without more memory.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ from certbus.store import Store, script
 
 TRIM_INTERVAL_SECS = 1.0
 _MAX_CALL_BYTES = 1024 * 1024  # inspected by one script call: about a millisecond of Redis
-_FREED_PART = 16  # a full Redis loses 1/16 of each stream
+_FREED_PART = 16  # a full Redis loses 1/16 of each stream at most, to have as much free
+_FREED_STEPS = 4  # in which that is removed
 _MAX_CALL_KEYS = 2048  # of marks, removed by one script call: about a millisecond of Redis
 _MEMORY_INTERVAL_SECS = 60.0  # between two reads of maxmemory
 
@@ -149,17 +150,32 @@ class Trimmer(Store):
     async def free_bytes(self) -> int:
         """Trim, and remove a share of each stream's bytes beyond that.
 
+        It ends once as many bytes are free as the shares of all streams have: other ingestors may
+        free memory at the same time. At least one entry of each stream is removed, since a batch
+        may be refused for its own size.
+
         Returns:
             Bytes removed.
         """
         names = list(self._retention)
         fields = await self._redis.hmget(self._keys.head, [f"{name}.bytes" for name in names])
         held = dict(zip(names, (int(value or 0) for value in fields), strict=True))
-        freed = sum(
-            [await self._trim_stream(name, held[name] // _FREED_PART + 1) for name in names]
-        )
+        room = sum(held.values()) // _FREED_PART
+        freed = 0
+        for _ in range(_FREED_STEPS):
+            for name in names:
+                part = held[name] // (_FREED_PART * _FREED_STEPS) + 1
+                freed += await self._trim_stream(name, part)
+            if await self._has_free(room):
+                break
         await self.expire_marks()  # those that no retained message needs any more
         return freed
+
+    async def _has_free(self, size: int) -> bool:
+        memory: dict[str, Any] = await self._redis.info("memory")
+        most = int(memory.get("maxmemory", 0))
+        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
+        return most == 0 or used + size <= most
 
     async def _trim_stream(self, name: str, free: int) -> int:
         retention = self._retention[name]

@@ -153,6 +153,27 @@ async def test_a_worker_that_only_publishes_makes_room_for_itself(
     assert_adds_up(status)
 
 
+@pytest.mark.parametrize(("ingestors", "logs"), [(1, 20), (10, 1)])
+async def test_batches_that_are_refused_at_the_same_time_remove_little(
+    one: Worker, client: Redis, ingestors: int, logs: int
+) -> None:
+    """A short spell must not cost the retention, however many logs and ingestors publish."""
+    lease = await one.take()
+    for number in range(MEMORY // 3 // 100_000):
+        await one.publisher.publish(lease, batch(number, [str(number)], size=200_000))
+    workers = [Worker(client, f"of-{number}") for number in range(ingestors)]
+    names = {f"{number:064x}": workers[number % ingestors] for number in range(ingestors * logs)}
+    # At the same time, so that the connections of all are there, which take memory of Redis.
+    leases = await asyncio.gather(*(worker.take(name) for name, worker in names.items()))
+    await fill(client)
+    before = int(await client.hget(KEYS.head, "full.bytes") or 0)
+    await asyncio.gather(
+        *(names[each.log_id].publisher.publish(each, batch(0, [each.log_id])) for each in leases)
+    )
+    after = int(await client.hget(KEYS.head, "full.bytes") or 0)
+    assert before * 3 / 4 < after < before, "nothing was freed, or much more than was needed"
+
+
 async def stored_names_of_the_newest(client: Redis) -> list[str]:
     return [
         text.decode().split('"')[3] for batch in await stored(client) for text in batch.messages
