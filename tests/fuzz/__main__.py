@@ -57,7 +57,7 @@ def fuzz(name: str, seed: int, inputs: int, seconds: float) -> int:
     chance = random.Random(f"{seed} {name}")
     seeds = [*target.seeds, *kept(name)]
     began = time.monotonic()
-    before = done = 0
+    before, done = None, 0  # `before`: KiB after the warm-up
     while done < inputs and (done % 64 or time.monotonic() - began < seconds):
         if done % GROWN_EVERY == GROWN_EVERY - 1:
             grown = target.repeat(chance, chance.choice(seeds), target.tokens)
@@ -71,10 +71,11 @@ def fuzz(name: str, seed: int, inputs: int, seconds: float) -> int:
         done += 1
         if done == WARM_UP_INPUTS:
             before = _peak_kib(restart=True)
-    more = (_peak_kib() - before) // 1024 if before else 0
+    more = None if before is None else (_peak_kib() - before) // 1024
     spent = time.monotonic() - began
-    print(f"{name:14} {done:9,} inputs  {spent:7.1f} s  {more:3} MiB more", flush=True)
-    return int(more > MAX_GROWTH_MIB)
+    memory = "memory not measured" if more is None else f"{more:3} MiB more"
+    print(f"{name:14} {done:9,} inputs  {spent:7.1f} s  {memory}", flush=True)
+    return int(more is not None and more > MAX_GROWTH_MIB)
 
 
 def check(target: Target, data: bytes) -> str | None:
