@@ -371,7 +371,7 @@ class Client(asyncio.Protocol, ABC):
 
     async def writable(self) -> bool:
         """Wait until the transport accepts more; return False if the client has left."""
-        if self.paused and not self.closed:
+        while self.paused and not self.closed:  # an answer may pause the client again
             self._drain_waiter = asyncio.get_running_loop().create_future()
             await self._drain_waiter
         return not self.closed

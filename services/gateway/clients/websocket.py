@@ -159,6 +159,7 @@ class WebSocketClient(Client):
         """Unsubscribe and stop the heartbeats."""
         self.registry.websocket_timers.discard(self)
         self._set_unfinished(0)
+        self._pending_pong = None
         super().detach()
 
     def data_received(self, data: bytes) -> None:
@@ -206,7 +207,11 @@ class WebSocketClient(Client):
         """Send the pong that is due, and continue: the send buffer is empty."""
         pong, self._pending_pong = self._pending_pong, None
         if pong is not None:
+            self.paused = False
+            self.registry.paused.discard(self)
             self.write(pong)
+            if self.paused:  # TLS may pause within the write
+                return
         super().resume_writing()
 
     def _parse(self, data: bytes) -> None:

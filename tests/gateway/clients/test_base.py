@@ -8,8 +8,9 @@ from certbus.ids import Cursor, parse_entry_id
 from gateway.clients.base import Client
 from gateway.clients.sse import SSEClient
 from gateway.clients.stall_timeout import close_stalled_clients
+from gateway.clients.websocket import WebSocketClient
 from gateway.config import Settings
-from gateway.delivery.encoding import SSE
+from gateway.delivery.encoding import SSE, WEBSOCKET
 from gateway.delivery.ring_buffer import Ring
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -29,11 +30,81 @@ class Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def is_closing(self) -> bool:
+        return False
+
     def close(self) -> None:
         pass
 
     def abort(self) -> None:
         pass
+
+
+class FullTransport(Transport):
+    """Pauses its client within each write while it is full, as TLS does also within a resume."""
+
+    client: Client
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_full = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        super().write(data)
+        if data and self.is_full:
+            self.client.pause_writing()
+
+
+PING = b"\x89\x80\0\0\0\0"
+PONG = b"\x8a\0"
+
+
+def paused_websocket() -> tuple[Hub, WebSocketClient, FullTransport]:
+    """A live client that has sent a ping while its transport was paused."""
+    hub = Hub(Settings(streams=("lite",)), lambda *_: None, Metrics())
+    transport = FullTransport()
+    client = WebSocketClient(hub.clients, hub.channels["lite", WEBSOCKET], transport)
+    transport.client = client
+    client.attach(None)
+    client.pause_writing()
+    client.data_received(PING)
+    assert not transport.written
+    return hub, client, transport
+
+
+async def test_a_pong_that_fills_the_send_buffer_pauses_its_client() -> None:
+    hub, client, transport = paused_websocket()
+    transport.is_full = True
+    client.resume_writing()
+    assert transport.written == PONG
+    assert client.paused
+    assert client in hub.clients.paused, "a client that reads nothing is closed"
+    assert client not in client.channel.ready
+    transport.is_full = False
+    client.resume_writing()
+    assert client.channel.ready == {client}
+    assert not hub.clients.paused
+    assert transport.written == PONG
+
+
+async def test_no_pong_follows_a_close_frame() -> None:
+    _, client, transport = paused_websocket()
+    client.close(1001, "bye")
+    client.resume_writing()
+    assert transport.written == b"\x88\x05\x03\xe9bye"
+
+
+async def test_a_replay_waits_while_an_answer_fills_the_send_buffer() -> None:
+    _, client, transport = paused_websocket()
+    client.answer(lambda _: b"{}")
+    writable = asyncio.create_task(client.writable())
+    await asyncio.sleep(0)
+    for is_full in (True, True, False):  # the pong, the answer, nothing
+        transport.is_full = is_full
+        client.resume_writing()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert writable.done() is not is_full
 
 
 async def test_a_client_that_pauses_during_its_replay_is_not_replayed_twice() -> None:
