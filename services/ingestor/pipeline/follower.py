@@ -261,6 +261,8 @@ class Follower:
                     await self.availability.record_failure(error)
                     if isinstance(error, IntegrityViolation):
                         await self.verifier.alerts.report(error, self.publisher.next)
+                    if self._prefetch.next > self.publisher.next and not self.verifier.reads_twice:
+                        await self._restart()  # the first of two passes has ended with the failure
                     await self.availability.can_poll()
                 except PositionChanged as changed:
                     _log.info("log position changed", log=self.log.name, next=changed.next)

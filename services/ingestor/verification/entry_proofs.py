@@ -138,7 +138,12 @@ class TwoPassCheck:
         Args:
             first: index of the first one, at most the number of leaves read so far.
             leaves: hash of each.
+
+        Raises:
+            ValueError: leaves before the first one were not read.
         """
+        if first > self._frontier.size:
+            raise ValueError(f"leaf {first} does not follow leaf {self._frontier.size - 1}")
         unseen = leaves[self._frontier.size - first :]
         self._frontier.extend(unseen)
         self._leaves += b"".join(unseen)

@@ -34,6 +34,7 @@ class Client:
 
     Attributes:
         size: of its tree heads.
+        shows: returns the tree head to show instead; None: it shows one of `size`.
         fails: returns whether the request with this number, of these entries, fails.
         wrong: index of the entry that is not the one in the tree.
         unparsed: index of the entry whose leaf is unknown.
@@ -46,6 +47,7 @@ class Client:
 
     def __init__(self, checked: Checked) -> None:
         self.size = SIZE
+        self.shows: Callable[[], TreeHead | None] = lambda: None
         self.fails: Callable[[int, range], bool] = lambda _number, _entries: False
         self.wrong: int | None = None
         self.unparsed: int | None = None
@@ -54,7 +56,7 @@ class Client:
 
     async def tree_head(self) -> TreeHead:
         self._checked.now += 10  # enough refusals, over enough time
-        return self._checked.log.head(self.size)
+        return self.shows() or self._checked.log.head(self.size)
 
     async def entries(self, start: int, end: int) -> list[Entry | Rejected]:
         self.requests += 1
@@ -110,7 +112,7 @@ class Following:
     """A follower, and what it uses."""
 
     def __init__(self, max_lag_secs: float = 0.0, *, refuses: bool = True) -> None:
-        checked = Checked()
+        self.checked = checked = Checked()
         checked.log.refusal = NOT_FOUND if refuses else None
         self.client = Client(checked)
         self.publisher = Publisher()
@@ -175,6 +177,28 @@ async def test_each_failure_at_the_same_entry_makes_the_pause_longer(
     )
     assert following.publisher.next == 0
     assert following.client.requests > SIZE
+
+
+async def test_one_bad_tree_head_in_the_first_pass_accuses_no_entries(following: Following) -> None:
+    follower, failed, shown = following.follower, list[int](), list[TreeHead]()
+
+    def fails(number: int, _entries: range) -> bool:
+        """Fail once, half-way through the first pass: then a tree head is requested."""
+        if follower.verifier.reads_twice and follower._prefetch.next >= SIZE // 2 and not failed:
+            failed.append(number)
+            return True
+        return False
+
+    def shows() -> TreeHead | None:
+        if failed and not shown:
+            shown.append(following.checked.log.head(SIZE, signed=False))
+            return shown[0]
+        return None
+
+    following.client.fails, following.client.shows = fails, shows
+    await following.until(lambda: following.publisher.next == SIZE, "all entries")
+    assert len(shown) == 1
+    assert following.checked.store.kinds == ["bad_signature"]
 
 
 async def test_a_clock_that_is_set_forward_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

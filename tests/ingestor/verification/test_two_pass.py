@@ -48,6 +48,12 @@ def test_what_was_seen_before_an_interruption_counts_once(survey: TwoPassCheck) 
     assert survey.state == "right"
 
 
+def test_leaves_after_a_gap_are_refused(survey: TwoPassCheck) -> None:
+    with pytest.raises(ValueError, match="leaf 5 does not follow leaf 3"):
+        survey.read(5, LEAVES[5:])
+    assert survey.state == "open"
+
+
 def test_the_second_time_each_leaf_has_to_be_what_it_was(survey: TwoPassCheck) -> None:
     survey.read(4, LEAVES[4:])
     assert survey.mismatch(8, LEAVES[8:12]) is None
