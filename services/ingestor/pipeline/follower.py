@@ -366,20 +366,30 @@ class Follower:
     async def _aim(self, target: TreeHead) -> None:
         """Reach a tree head, or those after it if there is nothing to read up to it."""
         while self.publisher.next >= self._end(target):
-            # Neither entries that wait for their tile nor the time to the next poll are a delay.
-            until_poll = max(self._polls.due - asyncio.get_running_loop().time(), 0.0)
-            self._reached = time.monotonic() + until_poll
-            if self.publisher.next >= target.size:
-                self.health.caught_up = time.time()
+            if not self._is_withheld:
+                # Entries that wait for their tile are no delay, nor is the time to the next poll.
+                until_poll = max(self._polls.due - asyncio.get_running_loop().time(), 0.0)
+                self._reached = time.monotonic() + until_poll
+                if self.publisher.next >= target.size:
+                    self.health.caught_up = time.time()
             while self._later and self._later[0].size <= self.publisher.next:
                 self._later.pop(0)
             self._target = None
             if not self._later:
-                await self._record_success(target)
+                if not self._is_withheld:
+                    await self._record_success(target)
                 return
             target = await self.verifier.select_tree_head(self._later.pop(0), self.publisher.next)
         self._target = target
         self._prefetch.extend(self._readable(target.size))
+
+    @property
+    def _is_withheld(self) -> bool:
+        """Whether entries that the log has signed are withheld, also if a replica shows fewer."""
+        alerts = self.verifier.alerts
+        is_unproven = alerts.violating or alerts.unproven
+        is_behind = self.publisher.next < self.health.tree_size
+        return is_behind and is_unproven and self.verifier.is_blocking
 
     def _readable(self, size: int) -> int:
         """Return up to where to request entries, of a tree of `size` or of all trees shown.

@@ -201,6 +201,34 @@ async def test_one_bad_tree_head_in_the_first_pass_accuses_no_entries(following:
     assert following.checked.store.kinds == ["bad_signature"]
 
 
+@pytest.mark.parametrize(("failure", "state"), [("wrong", "lying"), ("unparsed", "unproven")])
+async def test_a_replica_that_is_behind_ends_no_alert(
+    following: Following, failure: str, state: str
+) -> None:
+    """Neither a violation nor a missing proof: the entries after its tree are still withheld."""
+    client, follower, polls = following.client, following.follower, 0
+    following.checked.log.refusal = None
+    client.size = SIZE // 2
+    await following.until(lambda: following.publisher.next == SIZE // 2, "the first half")
+    setattr(client, failure, SIZE // 2)
+    successes = set[int]()
+
+    def shows() -> TreeHead | None:
+        nonlocal polls
+        polls += 1
+        client.size = SIZE if polls % 2 else SIZE // 2
+        if follower.verifier.alerts.counts:
+            successes.add(follower.health.successes)
+        return None
+
+    client.shows = shows
+    await following.until(lambda: polls > 2 * MANY, "tree heads")
+    assert following.availability.status.state != "closed"
+    assert follower.verifier.state == state
+    assert sum(follower.verifier.alerts.counts.values()) == 1
+    assert len(successes) == 1
+
+
 async def test_a_clock_that_is_set_forward_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     following = Following(max_lag_secs=3600, refuses=False)
     following.client.size = SIZE // 2
