@@ -4,7 +4,8 @@ Limits on connections that have no stream:
 
     descriptors     the last ones are reserved for Redis and the admin listener
     total           at the limit, the connection that has waited longest is closed
-    per address     at the limit, a new one is rejected; proxies count towards the total only
+    per address     at the limit, a new one is rejected; proxies count towards the total only;
+                    the addresses of an IPv6 /64 network count as one
     idle            at the limit, a response is the last one of its connection
 
 A rejected connection is answered 429 or 503, unless that needs resources of other connections.
@@ -23,7 +24,7 @@ import msgspec
 import structlog
 
 from certhttp.address import open_port
-from gateway.admission.client_identity import client_address, is_within
+from gateway.admission.client_identity import address_group, client_address, is_within
 from gateway.admission.policy import Policy
 from gateway.config import Settings
 from gateway.error_log import LogInterval
@@ -86,36 +87,36 @@ class Arrival:
 
     Args:
         listener: that accepted it.
-        address: of its peer; None if it counts towards the total only.
+        group: address group of its peer; None if it counts towards the total only.
 
     Attributes:
-        address: the same.
+        group: the same.
         connection: None during a TLS handshake, and in the iterations that set the socket up.
         connecting: the task that sets it up.
         refused: whether it is kept only to send a rejection.
     """
 
-    __slots__ = ("_idle", "_listener", "address", "connecting", "connection", "refused")
+    __slots__ = ("_idle", "_listener", "connecting", "connection", "group", "refused")
 
     connecting: "asyncio.Task[None]"
 
-    def __init__(self, listener: "Listener", address: str | None, *, refused: bool) -> None:
+    def __init__(self, listener: "Listener", group: str | None, *, refused: bool) -> None:
         self._listener = listener
         self._idle = False
-        self.address = address
+        self.group = group
         self.connection: _Transported | None = None
         self.refused = refused
 
     @property
     def may_idle(self) -> bool:
         """Whether the connection may be kept open for another request."""
-        return self._listener.has_room_for_idle(self.address)
+        return self._listener.has_room_for_idle(self.group)
 
     def set_idle(self, *, idle: bool) -> None:
         """Set whether the connection is between two requests."""
         if idle != self._idle:
             self._idle = idle
-            self._listener.count_idle(self.address, 1 if idle else -1)
+            self._listener.count_idle(self.group, 1 if idle else -1)
 
     def leave(self) -> None:
         """Stop counting the connection: it has ended or has a stream. Idempotent."""
@@ -183,23 +184,23 @@ class Listener:
             if arrival.connection is None:
                 arrival.connecting.cancel()
 
-    def has_room_for_idle(self, address: str | None) -> bool:
+    def has_room_for_idle(self, group: str | None) -> bool:
         """Whether another connection may be kept open between two requests."""
         if self._idle_total >= self._bounds.idle:
             return False
-        if address is None:
+        if group is None:
             return True
         policy, limit = self._policy(), self._bounds.idle_of_one
         if policy.limits_connections and policy.max_per_address is not None:
             limit = min(limit, policy.max_per_address)
-        return self._idle[address] < limit
+        return self._idle[group] < limit
 
-    def count_idle(self, address: str | None, change: int) -> None:
-        """Change the number of idle connections of an address."""
+    def count_idle(self, group: str | None, change: int) -> None:
+        """Change the number of idle connections of an address group."""
         self._idle_total += change
-        self._idle[address] += change
-        if not self._idle[address]:
-            del self._idle[address]
+        self._idle[group] += change
+        if not self._idle[group]:
+            del self._idle[group]
 
     def forget(self, arrival: Arrival) -> None:
         """Stop counting a connection."""
@@ -207,10 +208,10 @@ class Listener:
         if arrival not in self._arrivals:
             return
         del self._arrivals[arrival]
-        if arrival.address is not None:
-            self._of_one[arrival.address] -= 1
-            if not self._of_one[arrival.address]:
-                del self._of_one[arrival.address]
+        if arrival.group is not None:
+            self._of_one[arrival.group] -= 1
+            if not self._of_one[arrival.group]:
+                del self._of_one[arrival.group]
 
     def _accept(self) -> None:
         for _ in range(_ACCEPT_BATCH):
@@ -232,15 +233,15 @@ class Listener:
 
     def _take(self, accepted: socket.socket, peer: str) -> None:
         accepted.setblocking(False)
-        trusted = self._policy().trusted_proxies
-        is_proxy = bool(trusted) and is_within(client_address(peer, None, ()), trusted)
-        address = None if is_proxy else peer
-        refusal = self._refusal(accepted, address)
-        arrival = Arrival(self, address, refused=refusal is not None)
+        address = client_address(peer, None, ())
+        is_proxy = is_within(address, self._policy().trusted_proxies)
+        group = None if is_proxy else address_group(address)
+        refusal = self._refusal(accepted, group)
+        arrival = Arrival(self, group, refused=refusal is not None)
         if refusal is None:
             self._arrivals[arrival] = None
-            if address is not None:
-                self._of_one[address] += 1
+            if group is not None:
+                self._of_one[group] += 1
         elif len(self._refusing) < _MAX_REJECTING:
             self._refusing.add(arrival)
         else:
@@ -248,16 +249,16 @@ class Listener:
             return
         arrival.connecting = self._loop.create_task(self._set_up(arrival, accepted, refusal))
 
-    def _refusal(self, accepted: socket.socket, address: str | None) -> Response | None:
+    def _refusal(self, accepted: socket.socket, group: str | None) -> Response | None:
         """Return the rejection of a connection; None if it is accepted, after making room."""
         retry = retry_after(_RETRY_AFTER_SECS)
         if accepted.fileno() >= self._bounds.descriptors:
             self._count_rejection("descriptors", descriptor=accepted.fileno())
             return error_response(ErrorCode.CONNECTION_LIMIT, _FULL, retry)
         limit = self._bounds.waiting_of_one
-        if address is not None and self._of_one[address] >= limit:
+        if group is not None and self._of_one[group] >= limit:
             self._refused["site"] += 1
-            error = f"Connection limit per address reached ({limit} without a stream for {address})"
+            error = f"Connection limit per address reached ({limit} without a stream for {group})"
             return error_response(ErrorCode.ADDRESS_LIMIT, error, retry)
         if len(self._arrivals) >= self._bounds.waiting:
             self._count_rejection("waiting", connections=len(self._arrivals))

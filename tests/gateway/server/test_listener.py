@@ -11,7 +11,7 @@ import sys
 import termios
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,24 @@ class Place:
         self.service = service
 
 
+class Elsewhere:
+    """A listening socket to which clients connect from other addresses."""
+
+    def __init__(self, listening: socket.socket, peers: Iterable[str]) -> None:
+        self._listening = listening
+        self._peers = iter(peers)
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted, peer = self._listening.accept()
+        return accepted, (next(self._peers, peer[0]), *peer[1:])
+
+    def close(self) -> None:
+        self._listening.close()
+
+
 @asynccontextmanager
 async def listener(
     limits: Limits,
@@ -60,8 +78,9 @@ async def listener(
     *,
     given: Settings | None = None,
     answer: Outcome | None = None,
+    peers: Iterable[str] = (),
 ) -> AsyncIterator[Place]:
-    """Serve `answer` at /page."""
+    """Serve `answer` at /page; the first connections seem to come from `peers`."""
     service = Hub(given or Settings(), lambda client, cursor: None, Metrics())
     outcome = answer or Response(200, (), b"here")
     routes = Router(service, [Route("/page", "", lambda _: outcome, {})])
@@ -70,7 +89,8 @@ async def listener(
         set_socket_options(listening, service.settings)
         policy = policy or Policy()
         connect = partial(HTTPConnection, service, routes, None)
-        accepting = Listener(listening, connect, refused, lambda: policy, limits, tls or {})
+        accepted = cast("socket.socket", Elsewhere(listening, peers))
+        accepting = Listener(accepted, connect, refused, lambda: policy, limits, tls or {})
         try:
             yield Place(accepting, listening.getsockname()[1], refused, service)
         finally:
@@ -114,6 +134,28 @@ async def test_connections_of_one_address_without_a_stream_are_limited() -> None
         first.writer.transport.abort()
         await until(lambda: len(place.service.pending_connections) == 4)
         assert (await page(place.port))[0] == 200
+
+
+async def test_a_64_of_ipv6_is_one_address() -> None:
+    """One client has 2**64 addresses there (RFC 6177)."""
+    peers = [*(f"2001:db8:0:1::{host}" for host in range(5)), "2001:db8:0:2::1", "::ffff:192.0.2.1"]
+    limits = Limits(MANY, waiting_of_one=3)
+    async with listener(limits, peers=peers) as place, AsyncExitStack() as stack:
+        await silent(stack, place, 3)
+        assert [(await page(place.port))[0] for _ in peers[3:]] == [429, 429, 200, 200]
+        assert place.refused["site"] == 2
+
+
+async def test_a_64_of_ipv6_is_one_address_between_requests() -> None:
+    peers = [*(f"2001:db8:0:1::{host}" for host in range(3)), "2001:db8:0:2::1"]
+    limits = Limits(MANY, idle_of_one=2)
+    async with listener(limits, peers=peers) as place, AsyncExitStack() as stack:
+        endings = []
+        for _ in peers:
+            client = await stack.enter_async_context(await Raw.open(place.port))
+            client.send(request("/page"))
+            endings.append((await client.answer())[1].get("connection"))
+    assert endings == [None, None, "close", None]
 
 
 async def test_a_proxy_is_not_one_address() -> None:
