@@ -44,17 +44,25 @@ class TLSContextReloader:
         self.context.sni_callback = self._select  # also called for clients that send no SNI
 
     async def run(self) -> None:
-        """Load changed files until cancelled; keep the current certificate if they are invalid."""
+        """Load changed files until cancelled.
+
+        If they are invalid or unreadable, keep the current certificate and try again: a free
+        descriptor or another mode changes nothing that is compared.
+        """
+        logged: object = None
         while True:
             await asyncio.sleep(_CHECK_INTERVAL_SECS)
             state = self._file_state()
             if state == self._state:
                 continue
-            self._state = state
             try:
                 self._newest = self._load()
             except UnusableCertificate as error:
-                log.error("certificate rejected", reason=str(error))
+                if logged != (state, reason := str(error)):
+                    log.error("certificate rejected", reason=reason)
+                    logged = (state, reason)
+            else:
+                self._state = state
 
     def _load(self) -> ssl.SSLContext:
         context, expires = load_certificate(self._certificate, self._key)

@@ -1,6 +1,8 @@
 """TLS on a gateway's port."""
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -243,6 +245,37 @@ async def test_a_new_certificate_is_for_new_connections_and_a_broken_one_for_non
         assert not await trusted(first)
         await press.print(5)
         assert serials(await certificates(client, 5)) == list(range(5))
+
+
+async def test_a_certificate_that_could_not_be_read_is_read_again(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that is renewed while no descriptor is free, or with the wrong mode."""
+    monkeypatch.setattr("gateway.server.tls._CHECK_INTERVAL_SECS", 0.01)
+    reads = 0
+
+    def read(file: Path) -> bytes:
+        nonlocal reads
+        reads += 1
+        if broken:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return read_bytes(file)
+
+    broken, read_bytes = False, Path.read_bytes
+    reloader = TLSContextReloader(files.certificate, files.key)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    task = asyncio.create_task(reloader.run())
+    try:
+        with capture_logs() as logs:
+            broken = True
+            files.put(pair("second"))
+            await until(lambda: reads > 3, "it is tried again")
+            broken = False
+            await until(lambda: logs[-1]["event"] == "certificate loaded")
+    finally:
+        task.cancel()
+    assert [line["event"] for line in logs] == ["certificate rejected", "certificate loaded"]
+    assert logs[0]["reason"] == f"tls_cert {files.certificate} cannot be read: Too many open files"
 
 
 @pytest.mark.parametrize(
