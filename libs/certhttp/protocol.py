@@ -18,6 +18,10 @@ import msgspec
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_BODY_BYTES: Final = 64 * 1024
+MAX_CHUNKS: Final = 1024
+"""Chunks of a body. Each costs some microseconds, whatever its size."""
+_PIECE_BYTES: Final = 1024
+"""Bytes parsed at once. h11 limits a head, or trailers, only before it has the end."""
 _MAX_QUERY_FIELDS: Final = 32
 
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -86,7 +90,16 @@ class ServerProtocol:
         head: of the request that is being read or answered; None between two requests.
     """
 
-    __slots__ = ("_body", "_http", "_keep_bodies", "_size", "head")
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_ended",
+        "_http",
+        "_keep_bodies",
+        "_size",
+        "_unparsed",
+        "head",
+    )
 
     def __init__(self, *, keep_bodies: bool) -> None:
         self.head: h11.Request | None = None
@@ -94,16 +107,19 @@ class ServerProtocol:
         self._keep_bodies = keep_bodies
         self._body: list[bytes] = []
         self._size = 0
+        self._chunks = 0
+        self._unparsed = bytearray()
+        self._ended = False
 
     @property
     def started(self) -> bool:
         """Whether a part of the next request has been received, or a request is being answered."""
-        return self.head is not None or bool(self.unread)
+        return self.head is not None or bool(self._unparsed or self._http.trailing_data[0])
 
     @property
     def unread(self) -> bytes:
         """Received bytes that belong to no request that was read."""
-        return self._http.trailing_data[0]
+        return self._http.trailing_data[0] + self._unparsed
 
     @property
     def peer_closed(self) -> bool:
@@ -117,7 +133,8 @@ class ServerProtocol:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client; none at the end of the stream."""
-        self._http.receive_data(data)
+        self._unparsed += data
+        self._ended = not data
 
     def next_request(self) -> Request | None:
         """Return the next request once it is whole; None until then.
@@ -136,7 +153,7 @@ class ServerProtocol:
                 case h11.Request():
                     self.head = event
                     self._body.clear()
-                    self._size = 0
+                    self._size = self._chunks = 0
                     if self._http.they_are_waiting_for_100_continue:
                         raise RequestError(
                             417, "body_not_supported", "Request bodies are not supported"
@@ -146,11 +163,19 @@ class ServerProtocol:
                     if self._size > MAX_BODY_BYTES:
                         text = f"Request body too large; the maximum is {MAX_BODY_BYTES} bytes"
                         raise RequestError(413, "body_too_large", text)
+                    self._chunks += event.chunk_end
+                    if self._chunks > MAX_CHUNKS:
+                        text = f"Too many chunks in the request body; the maximum is {MAX_CHUNKS}"
+                        raise RequestError(413, "body_too_large", text)
                     if self._keep_bodies:
                         self._body.append(bytes(event.data))
                 case h11.EndOfMessage():
                     assert self.head is not None
                     return parse_request(self.head, b"".join(self._body))
+                case h11.NEED_DATA if self._unparsed or self._ended:
+                    self._http.receive_data(bytes(self._unparsed[:_PIECE_BYTES]))
+                    self._ended = self._ended and bool(self._unparsed)
+                    del self._unparsed[:_PIECE_BYTES]
                 case _:  # NEED_DATA, PAUSED, ConnectionClosed
                     return None
 

@@ -20,7 +20,7 @@ import structlog
 
 from certhttp.protocol import Request, RequestError, ServerProtocol
 
-_READ_BYTES: Final = 16 * 1024  # as the maximum of a head, which then applies to whole heads too
+_READ_BYTES: Final = 16 * 1024
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on with 0 s: the kernel drops unsent bytes and sends a RST."""
 

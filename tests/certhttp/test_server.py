@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from certhttp.address import address_of, is_here, listen
 from certhttp.client import ClientResponse, fetch
-from certhttp.protocol import RequestError, ServerProtocol
+from certhttp.protocol import MAX_BODY_BYTES, MAX_CHUNKS, RequestError, ServerProtocol
 from certhttp.server import Response, serve_pages, text_response
 
 
@@ -156,11 +156,50 @@ async def test_a_malformed_request_has_a_hint_that_is_true(
 
 
 def test_the_hint_for_a_malformed_line_takes_time_linear_in_it() -> None:
-    """A regex with `.*` after each of 200,000 spaces took minutes."""
+    """A regex with `.*` after each space took seconds."""
     protocol = ServerProtocol(keep_bodies=False)
-    protocol.receive(b"GET" + b" " * 200_000 + b"\r\n\r\n")
+    protocol.receive(b"GET" + b" " * 16_000 + b"\r\n\r\n")
     with pytest.raises(RequestError, match=r"illegal request line$"):
         protocol.next_request()
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 60_000 + b"\r\n", 431),
+        (CHUNKED + b"0\r\n" + b"a:\r\n" * 60_000 + b"\r\n", 431),
+        (CHUNKED + b"1\r\na\r\n" * 60_000 + b"0\r\n\r\n", 413),
+        (CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (65_537, b"a" * 65_537), 413),
+    ],
+)
+def test_large_parts_are_refused_also_if_they_come_at_once(data: bytes, status: int) -> None:
+    """One read of the event loop can be 250 KiB; a small header or chunk costs microseconds."""
+    protocol = ServerProtocol(keep_bodies=False)
+    protocol.receive(data)
+    with pytest.raises(RequestError) as caught:
+        protocol.next_request()
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("read", [1, 1000, 1 << 20])
+def test_allowed_bodies_and_the_requests_after_them_are_read(read: int) -> None:
+    data = CHUNKED + b"40\r\n%b\r\n" % (b"a" * 64) * MAX_CHUNKS + b"0\r\nX: a\r\n\r\n"
+    data += b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + b"b" * MAX_BODY_BYTES
+    data += b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3
+    protocol, bodies = ServerProtocol(keep_bodies=True), []
+    for start in range(0, len(data), read):
+        protocol.receive(data[start : start + read])
+        while (request := protocol.next_request()) is not None:
+            bodies.append(request.body)
+            protocol.encode(200, (), b"")
+            assert protocol.next_cycle()
+    assert bodies == [b"a" * MAX_BODY_BYTES, b"b" * MAX_BODY_BYTES, b"", b"", b""]
+    protocol.receive(b"")
+    assert protocol.next_request() is None
+    assert protocol.peer_closed
 
 
 async def test_a_tls_client_is_answered_before_a_line_ends(address: str) -> None:

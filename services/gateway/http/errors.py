@@ -51,12 +51,16 @@ class ErrorCode(StrEnum):
     CERTIFICATE_NOT_FOUND = "certificate_not_found", 404, "No retained certificate has this hash."
     METHOD_NOT_ALLOWED = "method_not_allowed", 405, "The method is not GET, HEAD or OPTIONS."
     REQUEST_TIMEOUT = "request_timeout", 408, "The request was incomplete after `request_timeout`."
-    BODY_TOO_LARGE = "body_too_large", 413, "The request body exceeds 64 KiB."
+    BODY_TOO_LARGE = "body_too_large", 413, "The request body exceeds 64 KiB or 1,024 chunks."
     BODY_NOT_SUPPORTED = "body_not_supported", 417, "The request expects `100 Continue`."
     UPGRADE_REQUIRED = "upgrade_required", 426, "The endpoint is a WebSocket."
     RATE_LIMITED = "rate_limited", 429, "`rate_limit` is exceeded; see `Retry-After`."
     ADDRESS_LIMIT = "address_limit", 429, "The client's address has too many connections."
-    HEAD_TOO_LARGE = "head_too_large", 431, "The request head exceeds 16 KiB."
+    HEAD_TOO_LARGE = (
+        "head_too_large",
+        431,
+        "The request's head or trailers exceed 16 KiB.",
+    )
     INTERNAL_ERROR = "internal_error", 500, "The server failed; its log has the details."
     UNREADABLE_MESSAGE = "unreadable_message", 500, "A message in Redis could not be decoded."
     NOT_IMPLEMENTED = "not_implemented", 501, "The transfer coding is not supported."

@@ -515,7 +515,7 @@ class HTTPConnection(asyncio.Protocol):
         if not self._flow.blocked:
             self._enter(self._next_phase())
         # One request per iteration of the event loop, for pipelined requests too.
-        self._flow.update(busy=bool(self._http.unread))
+        self._flow.update(busy=self._http.started)
         if self._flow.busy:
             asyncio.get_running_loop().call_soon(self._next)
 
