@@ -144,6 +144,23 @@ async def test_above_the_rate_the_answer_states_when_to_retry(
             assert (await ask(port, "/health"))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "configured", "status"),
+    [
+        ("/example.json", {"auth": AUTH}, 401),
+        ("/api/stats", {"allow": {"api": ["203.0.113.0/24"]}, "protocols": {"api": True}}, 403),
+        ("/metrics", {"allow": {"metrics": ["203.0.113.0/24"]}}, 403),
+    ],
+)
+async def test_refused_requests_are_counted_as_well(
+    shared_redis: RedisServer, prefix: str, path: str, configured: dict[str, Any], status: int
+) -> None:
+    """A client that guesses tokens has no more attempts than requests."""
+    async with gateway(shared_redis.url, prefix, rate_limit=FEW, **configured) as port:
+        statuses = [(await ask(port, path, X_Key=f"guess{n}"))[0] for n in range(5)]
+    assert statuses == [status] * 3 + [429] * 2
+
+
 async def test_one_connection_is_many_requests(shared_redis: RedisServer, prefix: str) -> None:
     """Requests that come at once are answered in order, each having been counted."""
     async with (

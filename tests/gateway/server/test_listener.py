@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
-
 from certconf.addresses import Network
 from certhttp.client import fetch as ask_admin
 from certhttp.tls import load_certificate
@@ -362,27 +360,3 @@ async def test_a_gateway_short_of_descriptors_refuses_clients_alone(
     events = [json.loads(line) for line in stderr.splitlines()]
     rejected = [event for event in events if event["event"] == "connection rejected"]
     assert [event["reason"] for event in rejected] == ["descriptors"]
-
-
-@pytest.mark.parametrize(
-    "configured",
-    [
-        {"auth": {"enabled": True, "tokens": ["secret"]}},
-        {"allow": {"api": ["203.0.113.0/24"]}, "protocols": {"api": True}},
-        {"allow": {"metrics": ["203.0.113.0/24"]}},
-    ],
-)
-async def test_refused_requests_are_counted_as_well(
-    shared_redis: RedisServer, prefix: str, configured: dict[str, Any]
-) -> None:
-    few = {"enabled": True, "max_tokens": 3, "refill_rate": 0.01, "burst": 0.5}
-    path = "/metrics" if "metrics" in configured.get("allow", {}) else "/api/stats"
-    async with gateway(shared_redis.url, prefix, rate_limit=few, **configured) as port:
-        statuses = []
-        for number in range(6):
-            async with await Raw.open(port) as client:
-                client.send(request(path, Authorization=f"Bearer guess{number}"))
-                statuses.append((await client.answer())[0])
-    assert statuses[:3] == [statuses[0]] * 3
-    assert statuses[0] in (401, 403)
-    assert statuses[3:] == [429] * 3
