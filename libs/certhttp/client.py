@@ -44,7 +44,7 @@ async def fetch(address: str, path: str, seconds: float) -> ClientResponse | Non
                 return await _exchange(*streams, path)
             finally:
                 streams[1].transport.abort()
-    except (OSError, ValueError, h11.ProtocolError):
+    except (OSError, ValueError, OverflowError, h11.ProtocolError):  # also an address that is none
         return None
 
 

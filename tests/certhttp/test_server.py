@@ -218,6 +218,12 @@ async def test_a_page_that_fails_stops_nothing(address: str) -> None:
     assert await fetch(address, "/health", 5) == ClientResponse(200, b"OK")
 
 
+@pytest.mark.parametrize("text", ["", "a", "[:1", "127.0.0.1:70000", "127.0.0.1:-1", "unix:\0"])
+async def test_text_that_is_no_address_is_no_answer(text: str) -> None:
+    """Addresses of other processes come from Redis."""
+    assert await fetch(text, "/health", 5) is None
+
+
 async def test_nobody_there_is_no_answer(tmp_path: Path) -> None:
     assert await fetch(f"unix:{tmp_path}/none.sock", "/health", 5) is None
     with listen("127.0.0.1:0") as silent:
