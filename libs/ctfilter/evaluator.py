@@ -19,9 +19,6 @@ class Evaluator:
 
     Args:
         given: the filter.
-
-    Raises:
-        IndexFull: as `Index.add`.
     """
 
     def __init__(self, given: Filter) -> None:
@@ -41,7 +38,11 @@ class Evaluator:
         if sum(map(len, given.groups)) > _MAX_LINES:
             self._groups = []
             self._index = Index()
-            self._index.add(given)
+            self._index.add(given, limited=False)
+
+    def place_next(self) -> bool:
+        """Prepare `matches` for a moment, see `Index.place_next`."""
+        return self._index is not None and self._index.place_next()
 
     def matches(self, certificate: Certificate) -> list[Match]:
         """Return what `Index.lookup` returns for the filter; [] if the certificate does not pass.

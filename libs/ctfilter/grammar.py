@@ -36,6 +36,9 @@ MAX_REGEXES: Final = 100
 MAX_LINE_REGEXES: Final = 4
 """Regexes of one line."""
 
+MAX_INSTRUCTIONS: Final = 2048
+"""Instructions of the regexes of one filter."""
+
 MAX_BRAND: Final = 63
 """Characters of a brand after folding, as of a label (RFC 1035 section 2.3.4)."""
 
@@ -106,15 +109,17 @@ class Term:
         value: in its normal form.
         negated: whether it begins with `-`.
         literals: of a regex, of which each match contains one; () without any.
+        instructions: of the program of a regex.
     """
 
-    __slots__ = ("key", "literals", "negated", "search", "value")
+    __slots__ = ("instructions", "key", "literals", "negated", "search", "value")
 
     def __init__(self, key: str, value: str, *, negated: bool = False) -> None:
         self.key = key
         self.value = value
         self.negated = negated
         self.literals: tuple[str, ...] = ()
+        self.instructions = 0
         self.search: Callable[[bytes], bool] | None = None
 
     @property
@@ -337,7 +342,7 @@ def _regex(term: Term) -> None:
     if not term.value.isascii():
         raise _ValueError("names are compared as A-labels, which are ASCII")
     try:
-        term.search = compile_regex(term.value)
+        term.search, term.instructions = compile_regex(term.value)
     except ValueError as error:
         raise _ValueError(str(error)) from None
     term.literals = required_literals(term.value)
@@ -456,11 +461,15 @@ def parse_filter(
 def _parse_lines(texts: Sequence[str], max_regexes: int) -> list[Line]:
     """Parse lines; not further than to the limit of regexes, which take memory and time."""
     lines: list[Line] = []
-    regexes = 0
+    regexes = instructions = 0
     for text in texts:
         line = parse_line(text)
         regexes += sum(term.key == "regex" for term in line.terms)
         if regexes > max_regexes:
             raise FilterError(f"more than {max_regexes} regexes", text, text.strip(), _start(text))
+        instructions += sum(term.instructions for term in line.terms)
+        if instructions > MAX_INSTRUCTIONS:
+            reason = f"the regexes have more than {MAX_INSTRUCTIONS} instructions together"
+            raise FilterError(reason, text, text.strip(), _start(text))
         lines.append(line)
     return lines

@@ -16,6 +16,7 @@ A filter of several groups is anchored by the most selective of them. When one o
 the other groups must have one too. Lines are shared by filters, and so are groups' other lines.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -36,10 +37,15 @@ from ctfilter.words import WordIndex
 MAX_SCANS: Final = 100
 """Lines with a regex that contains no literal."""
 
+MAX_INSTRUCTIONS: Final = 16 * 1024
+"""Instructions of all regexes: at worst, one costs a name of 60 characters 0.6 µs."""
+
+_PLACED_KEYS: Final = 256  # at once: half a millisecond
 _CHUNK_BYTES: Final = 4096  # of names that are searched at once: bounds the list of words found
 _MAX_ISSUERS: Final = 4096  # remembered
 _LINE_BYTES: Final = 3000
 _CHARACTER_BYTES: Final = 200
+_EDIT_BYTES: Final = 400  # for each text that a brand becomes by removing a character
 
 Match = tuple[str | None, str]
 """Name and line: the name for which the line holds, None if the line has no name terms."""
@@ -103,6 +109,7 @@ def size_of(given: Filter) -> int:
         _LINE_BYTES
         + _CHARACTER_BYTES * len(line.text)
         + MAX_MEMORY_BYTES * sum(term.key == "regex" for term in line.terms)
+        + _EDIT_BYTES * sum(len(term.value) for term in line.terms if term.key == "like")
         for group in given.groups
         for line in group
     )
@@ -114,11 +121,13 @@ class Index:
     Attributes:
         filters: filter -> its groups of entries.
         scans: lines with a regex without literals.
+        instructions: of the regexes.
     """
 
     def __init__(self) -> None:
         self.filters: dict[Filter, list[_Bucket]] = {}
-        self.scans = 0
+        self.scans = self.instructions = 0
+        self._unplaced: deque[tuple[_Entry, bool]] = deque()  # to add, or to remove
         self._entries: dict[str, _Entry] = {}
         self._words: WordIndex[_Entry] = WordIndex()
         self._folded: WordIndex[_Entry] = WordIndex()
@@ -131,17 +140,27 @@ class Index:
         self._properties: dict[str, _Bucket] = {}
         self._longest_edited = 0
 
-    def add(self, given: Filter) -> None:
+    def add(self, given: Filter, *, limited: bool = True) -> None:
         """Add a filter; without effect if the index has it.
 
+        Args:
+            given: the filter.
+            limited: whether it counts against `MAX_SCANS` and `MAX_INSTRUCTIONS`.
+
         Raises:
-            IndexFull: more than `MAX_SCANS` lines have a regex without literals.
+            IndexFull: more lines have a regex without literals, or the regexes more instructions.
         """
         if given in self.filters:
             return
         lines = {line.text: line for group in given.groups for line in group}
-        scans = sum(_scans(line) for text, line in lines.items() if text not in self._entries)
-        if scans and self.scans + scans > MAX_SCANS:
+        new = [line for text, line in lines.items() if text not in self._entries]
+        scans, instructions = sum(map(_scans, new)), sum(map(_instructions, new))
+        if limited and instructions and self.instructions + instructions > MAX_INSTRUCTIONS:
+            raise IndexFull(
+                f"this server already has regexes of {self.instructions} of at most "
+                f"{MAX_INSTRUCTIONS} instructions"
+            )
+        if limited and scans and self.scans + scans > MAX_SCANS:
             raise IndexFull(
                 f"this server already has {self.scans} of at most {MAX_SCANS} lines with a regex "
                 "that contains no literal of three characters"
@@ -162,10 +181,29 @@ class Index:
                 if not entry.uses:
                     del self._entries[entry.line.text]
                     self.scans -= _scans(entry.line)
-                    self._place(entry, present=False)
+                    self.instructions -= _instructions(entry.line)
+                    self._unplaced.append((entry, False))
+
+    def place_next(self) -> bool:
+        """Make some more lines ready to be found, or remove what finds them.
+
+        A filter of many brands takes a while, in which a caller may do other things. A look-up does
+        all that is left.
+
+        Returns:
+            False if nothing was left.
+        """
+        keys = 0
+        while self._unplaced and keys < _PLACED_KEYS:
+            entry, present = self._unplaced.popleft()
+            self._place(entry, present=present)
+            keys += 1 + len(entry.anchor.value if entry.anchor.key == "like" else ())
+        return keys > 0
 
     def lookup(self, certificate: Certificate) -> dict[Filter, list[Match]]:
         """Return the filters that a certificate passes, each with what matched."""
+        while self.place_next():
+            pass
         found: _Found = {}
         if self._properties or self._issuers:
             numbers = range(len(certificate.names))
@@ -200,7 +238,8 @@ class Index:
         if entry is None:
             entry = self._entries[line.text] = _Entry(line)
             self.scans += _scans(line)
-            self._place(entry, present=True)
+            self.instructions += _instructions(line)
+            self._unplaced.append((entry, True))
         entry.uses += 1
         return entry
 
@@ -353,6 +392,10 @@ def _meet(group: _Bucket, found: _Found) -> bool:
 
 def _scans(line: Line) -> bool:
     return any(term.key == "regex" and not term.literals for term in line.terms)
+
+
+def _instructions(line: Line) -> int:
+    return sum(term.instructions for term in line.terms)
 
 
 def _put(buckets: dict[str, _Bucket], keys: Iterable[str], entry: _Entry, *, present: bool) -> None:

@@ -31,8 +31,11 @@ _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _COUNTS: Final = re.compile(r"\{(\d*),?(\d*)\}")
 
 
-def compile_regex(pattern: str) -> Callable[[bytes], bool]:
+def compile_regex(pattern: str) -> tuple[Callable[[bytes], bool], int]:
     """Return a function that searches a pattern in an ASCII text, without case.
+
+    Returns:
+        It, and the number of instructions of the program.
 
     Raises:
         ValueError: RE2 does not accept the pattern, or it has a class of Unicode, or is too large.
@@ -49,7 +52,7 @@ def compile_regex(pattern: str) -> Callable[[bytes], bool]:
         size = f"{compiled.programsize} instructions of at most {MAX_PROGRAM}"
         raise ValueError(f"{_TOO_LARGE}: {size}{_SHORTER}")
     search = compiled.search
-    return lambda text: search(text) is not None
+    return (lambda text: search(text) is not None), compiled.programsize
 
 
 def _compile(pattern: str, max_bytes: int) -> "re2._Regexp[bytes]":

@@ -127,13 +127,16 @@ class Hub:
         made = V2Ring(settings.ring_bytes, settings.v2_source, has_clients)
         return made
 
-    def channel(self, stream: str, encoding: Encoding, given: Filter | None) -> Channel[Client]:
+    def channel(
+        self, stream: str, encoding: Encoding, given: Filter | None, *, limited: bool = True
+    ) -> Channel[Client]:
         """Return the channel of a client.
 
         Args:
             stream: its name.
             encoding: without a filter.
             given: the filter; None for all messages.
+            limited: whether the limits of filters hold; never for one of the configuration.
 
         Raises:
             FilterRefused: there is no place for the filter, no stream has what it compares, or the
@@ -147,10 +150,12 @@ class Hub:
         if given is None:
             return base
         source = self.source_of(stream, given)
-        if (base, given) not in self.filters.channels and not self.filters.has_place(given):
+        limited = limited and given not in self.settings.filters.values()
+        is_new = (base, given) not in self.filters.channels
+        if is_new and limited and not self.filters.has_place(given):
             raise FilterRefused(ErrorCode.FILTER_LIMIT, _FULL)
         try:
-            return self.filters.channel(base, given, self.rings[source])
+            return self.filters.channel(base, given, self.rings[source], limited=limited)
         except IndexFull as full:
             raise FilterRefused(ErrorCode.FILTER_LIMIT, f"{_FULL}: {full}") from None
 

@@ -10,6 +10,7 @@ from ctfilter import FilterError, grammar, parse_filter, parse_line
 from ctfilter.grammar import (
     ALL_TERMS,
     MAX_FIELD_TERMS,
+    MAX_INSTRUCTIONS,
     MAX_LINE,
     MAX_LINE_REGEXES,
     MAX_LINES,
@@ -190,9 +191,9 @@ def test_ten_thousand_lines_are_the_limit() -> None:
 def test_regexes_are_counted_before_they_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
 
-    def compile_one(pattern: str) -> Callable[[bytes], bool]:
+    def compile_one(pattern: str) -> tuple[Callable[[bytes], bool], int]:
         compiled.append(pattern)
-        return bool
+        return bool, 1
 
     monkeypatch.setattr(grammar, "compile_regex", compile_one)
     terms = [f"regex:abc{number}" for number in range(MAX_LINE_REGEXES + 1)]
@@ -209,6 +210,17 @@ def test_regexes_are_counted_before_they_are_compiled(monkeypatch: pytest.Monkey
     assert caught.value.value == lines[MAX_REGEXES]
     with pytest.raises(FilterError, match="more than 3 regexes"):
         parse_filter(match=lines[:4], max_regexes=3)
+
+
+def test_the_regexes_of_a_filter_are_limited_together() -> None:
+    lines = [f"regex:{letter}[a-z]{{120}}[0-9]" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    sizes = [parse_line(line).terms[0].instructions for line in lines]
+    assert set(sizes) == {sizes[0]}
+    fitting = MAX_INSTRUCTIONS // sizes[0]
+    assert parse_filter(match=lines[:fitting]) is not None
+    with pytest.raises(FilterError, match="2048 instructions together") as caught:
+        parse_filter(match=lines)
+    assert caught.value.value == lines[fitting]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +316,7 @@ PARTS = r"a b c abc ( ) | * + ? {2} {0,1} [ab] [^c] . ^ $ \. \w \d (?i) (?: - \x
 )  # fmt: skip
 def test_a_match_contains_a_literal(pattern: str, texts: list[str]) -> None:
     try:
-        search = compile_regex(pattern)
+        search, _ = compile_regex(pattern)
     except ValueError:
         return
     literals = required_literals(pattern)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ctfilter import Certificate, Evaluator, Filter, Index, IndexFull, parse_filter, parse_line
+from ctfilter import index as index_module
 from ctfilter.index import MAX_SCANS, _chunks, selectivity, size_of
 from ctfilter.matching import holds
 from ctfilter.names import registrable_label, to_unicode
@@ -322,6 +323,8 @@ def test_the_size_of_a_filter_grows_with_its_text_and_its_regexes() -> None:
     assert sizes[0] == 3000 + 200 * len("contains:abcd")
     assert sizes[1] - sizes[0] == 200
     assert sizes[2] - sizes[0] == MAX_MEMORY_BYTES + 200
+    likes = [size_of(filter_of([[[Term("like", "a" * length)]]])) for length in (10, 11)]
+    assert likes[1] - likes[0] == 200 + 400
 
 
 @pytest.mark.parametrize("longest", [30, 3000, 5000, 20_000])
@@ -340,6 +343,8 @@ def test_names_are_searched_in_parts_of_whole_lines(longest: int) -> None:
 
 def assert_empty(index: Index) -> None:
     """No filter, line or word is left; the issuers that occurred may be."""
+    while index.place_next():
+        pass
     remaining = {
         name: value
         for name, value in vars(index).items()
@@ -488,3 +493,68 @@ def test_size_of_a_filter_is_an_upper_estimate(count: int) -> None:
     finally:
         tracemalloc.stop()
     assert used <= size_of(given_filter) + 200_000
+
+
+def test_a_long_brand_is_counted() -> None:
+    lines = [f"like:{number:04d}{'x' * 59}" for number in range(200)]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        made = parse_filter(match=lines)
+        assert made is not None
+        index = Index()
+        index.add(made)
+        index.lookup(certificate(Cert(("a.example",))))
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used <= size_of(made)
+
+
+def test_lines_are_placed_and_removed_in_slices() -> None:
+    """What leaves before it is placed, or joins again before it is removed, is found as always."""
+    lines = [f"like:brandname{number:03d}" for number in range(200)]
+    one, two = parse_filter(match=lines[:150]), parse_filter(match=lines[50:])
+    assert one is not None
+    assert two is not None
+    index = Index()
+
+    def found(label: str) -> set[Filter]:
+        return set(index.lookup(certificate(Cert((f"{label}.com",)))))
+
+    index.add(one)
+    assert index.place_next()
+    assert index.place_next()
+    index.remove(one)
+    assert index.place_next()
+    index.add(two)
+    index.add(one)
+    assert found("brandnam000") == {one}
+    assert found("brandnam100") == {one, two}
+    assert not index.place_next()
+    index.remove(one)
+    assert found("brandnam000") == set()
+    assert found("brandnam100") == {two}
+    index.remove(two)
+    slices = 0
+    while index.place_next():
+        slices += 1
+    assert slices > 150 * 13 // 300
+    assert not index._edits
+    assert not index._folded
+    assert not index._entries
+
+
+def test_the_instructions_of_regexes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = parse_filter(match=["regex:abc[0-9]x"]), parse_filter(match=["regex:abd[0-9]x"])
+    assert one is not None
+    assert two is not None
+    index = Index()
+    index.add(one)
+    monkeypatch.setattr(index_module, "MAX_INSTRUCTIONS", index.instructions)
+    with pytest.raises(IndexFull, match="instructions"):
+        index.add(two)
+    index.add(two, limited=False)
+    index.remove(one)
+    index.remove(two)
+    assert index.instructions == 0

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from certconf import load
-from ctfilter import parse_filter
+from ctfilter import index, parse_filter
 from gateway import reload as gateway_reload
 from gateway.clients.websocket import WebSocketClient
 from gateway.config import Settings
@@ -261,18 +261,27 @@ async def test_a_named_filter_changes_for_its_clients(start: Start, press: Press
         assert serials(await receive(others, 1)) == [10]
 
 
-async def test_new_lines_without_a_place_close_the_clients(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+async def test_named_filters_have_a_place_when_others_have_none(
+    start: Start, press: Press, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They never receive what does not pass the filter."""
-    brand = parse_filter(match=["domain:1.example"])
+    """Nor does a reload close their clients, with own terms either."""
+    brand = parse_filter(match=["regex:^1.e"])
     assert brand is not None
     gateway = await (await start(Settings(filters={"brand": brand}))).following()
-    async with websocket(f"{gateway.ws}/?filter=brand") as client:
+    async with websocket(f"{gateway.ws}/?filter=brand&domain=example") as narrow:
         monkeypatch.setattr(filtering, "MAX_FILTER_BYTES", 0)
-        reload(gateway, filters={"brand": ["domain:2.example"]})
-        code, reason = await closed(client)
-        assert (code, (reason or "")[:29]) == (1013, "Server is at its limit of fil")
+        monkeypatch.setattr(index, "MAX_SCANS", 0)
+        monkeypatch.setattr(index, "MAX_INSTRUCTIONS", 0)
+        status, _ = await handshake(gateway.port, "/?filter=brand&domain=test")
+        assert status == 503
+        async with websocket(f"{gateway.ws}/?filter=brand") as client:
+            reload(gateway, filters={"brand": ["regex:^2.e"]})
+            for each in (narrow, client):
+                (answer,) = await receive(each, 1)
+                assert answer["message_type"] == "subscribed"
+            await press.print(4)
+            for each in (narrow, client):
+                assert serials(await receive(each, 1)) == [2]
 
 
 async def test_the_filter_of_a_token_holds_for_all_that_it_receives(

@@ -195,6 +195,8 @@ class _ClientReplay:
         selection = channel.encoding.selection
         if selection is None:
             return
+        while selection.place_next():  # noqa: ASYNC110 - work in slices, no poll
+            await asyncio.sleep(0)
         for slot in channel.unseen(self._position.cursor):
             async with self._replay.scanning:
                 if self._client.closed:

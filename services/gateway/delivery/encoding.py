@@ -50,6 +50,9 @@ class Selection(Protocol):
     def must_look_up(self, slot: Any) -> bool:
         """Whether the slot must be looked up before `select` is fast."""
 
+    def place_next(self) -> bool:
+        """Prepare look-ups for a moment; False if nothing is left to prepare."""
+
     def look_up(self, slot: Any) -> None:
         """Evaluate all messages of the slot."""
 

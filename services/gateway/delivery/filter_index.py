@@ -111,16 +111,21 @@ class GatewayFilters:
         self._judged: Counter[Filter] = Counter()  # hits since the last judgement
         self._messages = self._passed = 0  # looked up, and hits of all filters, since then
         self._moving: list[JoinedFilter] = []
+        self._prepared: Evaluator | None = None  # of the last one of them
 
-    def join(self, given: Filter) -> JoinedFilter:
+    def join(self, given: Filter, *, limited: bool = True) -> JoinedFilter:
         """Return a filter, which joins the index if it is new.
+
+        Args:
+            given: the filter.
+            limited: whether the limits of the index hold.
 
         Raises:
             ctfilter.IndexFull: the index has no place for the filter.
         """
         joined = self.joined.get(given)
         if joined is None:
-            self.index.add(given)
+            self.index.add(given, limited=limited)
             self.generation += 1
             joined = self.joined[given] = JoinedFilter(given, self.generation)
         return joined
@@ -200,6 +205,8 @@ class GatewayFilters:
     def move_next(self) -> Literal["out", "back"] | None:
         """Move a filter out of the index, or back to it; None: no filter is to be moved.
 
+        A filter moves out ("out") only when its evaluator is prepared, after several calls.
+
         Every slot before `seen` of its stream was looked up with the filter or is due at its
         channels, and every one after it counts as a hit while the filter is heavy. After a move
         back, the caller has look-ups in progress begin again, so that they have the filter.
@@ -208,16 +215,23 @@ class GatewayFilters:
         if not self._moving and (many or self._messages >= WINDOW_MESSAGES):
             self._judge()
         while self._moving:
-            joined = self._moving.pop()
-            if self.joined.get(joined.given) is not joined:
-                continue  # it has left
+            joined = self._moving[-1]
+            has_left = self.joined.get(joined.given) is not joined
+            if not has_left and joined.evaluator is None:
+                self._prepared = self._prepared or Evaluator(joined.given)
+                if self._prepared.place_next():
+                    return "out"
+            evaluator, self._prepared = self._prepared, None
+            self._moving.pop()
+            if has_left:
+                continue
             if joined.evaluator is None:
-                joined.evaluator = Evaluator(joined.given)
+                joined.evaluator = evaluator
                 joined.evaluated = joined.passed = 0
                 self.index.remove(joined.given)
                 self.heavy[joined.given] = joined
                 return "out"
-            self.index.add(joined.given)
+            self.index.add(joined.given, limited=False)
             self.generation += 1
             joined.since, joined.evaluator = self.generation, None
             del self.heavy[joined.given]
@@ -279,6 +293,10 @@ class StreamFilters:
         elif self._parsed:
             self._parsed.clear()
         return parsed
+
+    def place_next(self) -> bool:
+        """Prepare look-ups, see `ctfilter.Index.place_next`."""
+        return self.shared.index.place_next()
 
     def look_up(self, slot: Slot) -> None:
         """Look up the messages of a slot with all filters of this moment."""

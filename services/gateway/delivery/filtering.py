@@ -63,6 +63,10 @@ class FilterSelection:
         joined = self.joined
         return joined.evaluator is None and not slot.notice and slot.generation < joined.since
 
+    def place_next(self) -> bool:
+        """Prepare look-ups, see `ctfilter.Index.place_next`."""
+        return self.filters.place_next()
+
     def look_up(self, slot: Slot) -> None:
         """Look up the slot with all filters of this moment."""
         self.filters.look_up(slot)
@@ -268,13 +272,16 @@ class FilterSet:
         """Number of distinct filters."""
         return len(self.shared.joined)
 
-    def channel(self, base: Channel[Any], given: Filter, ring: Ring) -> FilteredChannel:
+    def channel(
+        self, base: Channel[Any], given: Filter, ring: Ring, *, limited: bool = True
+    ) -> FilteredChannel:
         """Return the channel of a filter; the first client of a filter adds it to the index.
 
         Args:
             base: the channel without the filter.
             given: the filter.
             ring: of a stream with what the filter compares; that of `base` or one with more.
+            limited: whether the limits of the index hold.
 
         Raises:
             ctfilter.IndexFull: the index has no place for the filter.
@@ -290,7 +297,7 @@ class FilterSet:
             streams = [*self._streams.items(), (ring.stream, filters)]
             self._streams = dict(sorted(streams, key=lambda item: item[0] == "domains"))
         is_new = given not in self.shared.joined
-        joined = self.shared.join(given)
+        joined = self.shared.join(given, limited=limited)
         if is_new:
             self.size += size_of(given)
         selection = FilterSelection(joined, filters, only_names=base.ring.stream != ring.stream)
@@ -347,11 +354,13 @@ class FilterSet:
         return perf_counter() - began
 
     def look_up_next(self) -> bool:
-        """Look up one new message, and note which channels have hits.
+        """Look up one new message, and note which channels have hits; or prepare look-ups.
 
         Returns:
-            False if there is no new message.
+            False if there is no new message, and nothing to prepare.
         """
+        if self.shared.index.place_next():
+            return True
         for filters in self._streams.values():
             if filters.seen.number < filters.ring.head.number:
                 self._look_up_next(filters)

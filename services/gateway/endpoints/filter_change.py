@@ -35,7 +35,6 @@ _PARSING_RETRY_SECS: Final = 1.0  # after a request during the parsing of anothe
 _YIELD_AFTER_CLIENTS: Final = 100  # renewed before other tasks run
 
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 section 7.4.1
-_CLOSE_CODES: Final = {ErrorCode.FILTER_LIMIT: 1013}  # "Try Again Later", of the IANA registry
 
 _BAD_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What the decoder raises for a binary message, which need not be UTF-8, or a deeply nested one."""
@@ -142,7 +141,8 @@ class FilterChanges:
     async def renew(self, names: AbstractSet[str]) -> None:
         """Apply the present lines of named filters to the clients that have requested them.
 
-        A client is closed if a filter no longer exists, or has no place.
+        A client is closed if a filter no longer exists. The limits do not hold for the new lines:
+        the client already has a place.
         """
         channels = list(self._hub.filters.channels.values())
         clients = dict.fromkeys(client for channel in channels for client in channel.clients)
@@ -151,10 +151,9 @@ class FilterChanges:
             if client.closed or names.isdisjoint(client.requested.names):
                 continue
             try:
-                self._switch(client, client.requested, UNSET)
+                self._switch(client, client.requested, UNSET, limited=False)
             except FilterRefused as refused:
-                code = _CLOSE_CODES.get(refused.code, _POLICY_VIOLATION)
-                client.close(code, f"{refused}; {client.resume_hint} elsewhere")
+                client.close(_POLICY_VIOLATION, f"{refused}; {client.resume_hint} elsewhere")
             renewed += 1
             if renewed % _YIELD_AFTER_CLIENTS == 0:
                 await asyncio.sleep(0)
@@ -167,7 +166,12 @@ class FilterChanges:
             _send(client, _Error(str(refused), refused.code))
 
     def _switch(
-        self, client: Client, requested: FilterRequest, lines: list[str] | UnsetType | None
+        self,
+        client: Client,
+        requested: FilterRequest,
+        lines: list[str] | UnsetType | None,
+        *,
+        limited: bool = True,
     ) -> None:
         """Continue a client with other filters.
 
@@ -175,13 +179,14 @@ class FilterChanges:
             client: the client.
             requested: its filters from now on.
             lines: `match` of the message `subscribed`.
+            limited: whether the limits of filters hold.
 
         Raises:
             FilterRefused: the client keeps the old filters.
         """
         given = self._hub.resolve(requested)
         encoding = client.encoding(filtered=given is not None)
-        channel = self._hub.channel(client.channel.stream, encoding, given)
+        channel = self._hub.channel(client.channel.stream, encoding, given, limited=limited)
         client.requested = requested
         client.switch(channel, partial(_subscribed, lines, requested.names or UNSET))
 

@@ -8,13 +8,13 @@ from typing import Final
 import msgspec
 
 from certhttp.protocol import Request
-from ctfilter import Filter, Index, IndexFull
+from ctfilter import Filter, Index
 from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.filter_messages import certificate_of, with_matches
 from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.schemas import LiteMessage
 from gateway.endpoints.subscribe import filter_request
-from gateway.http.errors import ErrorCode, disabled_response, error_response
+from gateway.http.errors import disabled_response
 from gateway.http.messages import CORS_HEADERS, JSON, DeferredResponse, Response
 from gateway.hub import Hub
 
@@ -65,22 +65,15 @@ class LatestMessages:
 
         async def respond() -> Response:
             async with self._slots:
-                try:
-                    return _messages(await asyncio.to_thread(_passing, given, newest))
-                except IndexFull as full:
-                    return error_response(ErrorCode.INVALID_FILTER, f"Invalid filter: {full}")
+                return _messages(await asyncio.to_thread(_passing, given, newest))
 
         return DeferredResponse(respond)
 
 
 def _passing(given: Filter, newest: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Return the first `_COUNT` messages that pass a filter, with what matched.
-
-    Raises:
-        ctfilter.IndexFull: too many lines have a regex without literals.
-    """
+    """Return the first `_COUNT` messages that pass a filter, with what matched."""
     index = Index()
-    index.add(given)
+    index.add(given, limited=False)
     found: list[tuple[str, bytes]] = []
     for number, text in newest:
         if matches := index.lookup(certificate_of("lite", text)).get(given):
