@@ -53,6 +53,9 @@ Server = Literal["redis6", "redis7"]
 MIN_FIELD_SECS = 40.0
 """Shorter runs have no logs with a profile, and none that are far behind: these take longer."""
 
+SEEDS = 500
+"""Plans of the seeds below it have each kind: each is in about one of ten."""
+
 SENTINELS_EACH = 3
 """Each third seed has sentinels: 200 runs have each kind of fail-over 22 times."""
 
@@ -87,6 +90,12 @@ class Plan(msgspec.Struct, frozen=True):
     operators: tuple[str, ...] = ()
     is_bounded: bool = False
     has_sentinels: bool = False
+
+    @property
+    def end(self) -> float:
+        """When the last fault ends, in seconds, as far as the plan decides it."""
+        lasting = [fault for fault in self.faults if isinstance(fault, StopAtPublish)]
+        return max([self.seconds, *(fault.at + fault.seconds for fault in lasting)])
 
     def drawn(self) -> list[str]:
         """Return the name of each fault, and of what the logs of the run are."""
@@ -134,6 +143,12 @@ def _variant(fault: AnyFault) -> str:
             return {"unsent": "before the call"}.get(when, f"{when} the reply")
         case _:
             return ""
+
+
+def all_kinds() -> frozenset[str]:
+    """Return every name that plans can have: what the seeds below `SEEDS` draw."""
+    plans = (draw(seed, MIN_FIELD_SECS, 30, ["redis6"], clock=True) for seed in range(SEEDS))
+    return frozenset(kind for plan in plans for kind in plan.drawn())
 
 
 def draw(seed: int, seconds: float, rate: float, servers: Sequence[Server], *, clock: bool) -> Plan:

@@ -3,7 +3,7 @@
 Usage: python -m tests.adversity.table OUTPUT...
 
 An OUTPUT is what `python -m tests.adversity` printed. The table has each kind of fault, the number
-of times that it changed something, and the number of times that seeds drew it.
+of times that it changed something, and the number of times that seeds drew it: 0 if none did.
 """
 
 import re
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.adversity.plan import all_kinds
 from tests.paths import ROOT
 
 PAGE: Final = ROOT / "docs" / "guarantees.md"
@@ -59,9 +60,12 @@ class Row(NamedTuple):
 
 
 def rows(outputs: Iterable[str]) -> list[Row]:
-    """Add up the ends of the outputs of campaigns; the kinds that happened most often first."""
-    happened: Counter[str] = Counter()
-    drawn: Counter[str] = Counter()
+    """Add up the ends of the outputs of campaigns; the kinds that happened most often first.
+
+    Kinds that no seed drew are the last.
+    """
+    drawn = Counter(dict.fromkeys(sorted(all_kinds()), 0))
+    happened = Counter(drawn)
     for output in outputs:
         lines = output.splitlines()
         start = next(at for at, line in enumerate(lines) if SUMMARY.match(line))
@@ -69,7 +73,8 @@ def rows(outputs: Iterable[str]) -> list[Row]:
             if (found := KIND.match(line)) is not None:
                 happened[found[2]] += int(found[1])
                 drawn[found[2]] += int(found[3] or found[1])
-    return [Row(title_of(kind), number, drawn[kind]) for kind, number in happened.most_common()]
+    kinds = sorted(drawn, key=lambda kind: (-happened[kind], drawn[kind] == 0))
+    return [Row(title_of(kind), happened[kind], drawn[kind]) for kind in kinds]
 
 
 def title_of(kind: str) -> str:

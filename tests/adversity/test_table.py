@@ -3,7 +3,7 @@
 from typing import get_args
 
 from tests.adversity.faults import AnyFault
-from tests.adversity.plan import draw
+from tests.adversity.plan import all_kinds, draw
 from tests.adversity.table import PAGE, TITLES, Row, rows, title_of, with_table
 
 FIRST = """\
@@ -33,12 +33,15 @@ def test_each_fault_has_a_title() -> None:
 
 
 def test_outputs_are_added_up() -> None:
-    assert rows([FIRST, SECOND]) == [
+    found = rows([FIRST, SECOND])
+    assert found[:4] == [
         Row("disk of Redis full", 9, 9),
         Row("killed: ingestor", 6, 7),
         Row("logs as the public ones", 2, 3),
         Row("connection cut at a call of a named script: before the call", 0, 4),
     ]
+    assert all(row[1:] == (0, 0) for row in found[4:])
+    assert {row.title for row in found} == set(map(title_of, all_kinds()))
 
 
 def test_the_table_is_replaced() -> None:
