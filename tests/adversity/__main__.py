@@ -15,7 +15,7 @@ import msgspec
 
 from launcher.runtime.supervisor import exit_with_parent
 from tests.adversity.plan import Server, draw
-from tests.adversity.run import MOVE_SECS, NOT_QUIET, RESULT, Result, judge, run
+from tests.adversity.run import MOVE_SECS, NOT_CHECKED, NOT_QUIET, RESULT, Result, judge, run
 from tests.certbus.servers import FAKETIME, executables
 from tests.paths import ROOT
 
@@ -117,14 +117,21 @@ async def _many(chosen: argparse.Namespace) -> int:
     async with asyncio.TaskGroup() as group:
         for seed in range(chosen.seed, chosen.seed + chosen.runs):
             group.create_task(one(seed))
-    print(_summary(results, broken))
+    print(summary(results, broken))
     return 1 if broken or any(result.troubles for result in results) else 0
 
 
-def _summary(results: list[Result], broken: list[int]) -> str:
+def summary(results: list[Result], broken: list[int]) -> str:
+    """Return the end of the output of a campaign.
+
+    Args:
+        results: of its runs.
+        broken: seeds of those that broke off.
+    """
     drawn = Counter(name for result in results for name in result.plan.drawn())
     happened = Counter(name for result in results for name in result.happened)
     failed = sorted(result.plan.seed for result in results if result.troubles)
+    unchecked = sorted(result.plan.seed for result in results if result.numbers.get(NOT_CHECKED))
     return "\n".join(
         [
             f"{len(results)} runs, {len(results) - len(failed)} passed, {len(failed)} failed",
@@ -134,6 +141,7 @@ def _summary(results: list[Result], broken: list[int]) -> str:
                 for kind, number in drawn.most_common()
             ),
             *([f"failed: seeds {', '.join(map(str, failed))}"] if failed else []),
+            *([f"{NOT_CHECKED}: seeds {', '.join(map(str, unchecked))}"] if unchecked else []),
             *([f"broken off: seeds {', '.join(map(str, sorted(broken)))}"] if broken else []),
         ]
     )

@@ -346,16 +346,19 @@ class _Client:
 
     async def _read_tail(self, address: str) -> str:
         lines = FILTER if self._profile.is_filtered else ()
-        file = self._cursor_file
+        file, output = self._cursor_file, tail.Output()
         self._note("connected", b"")
         async with tail.running(address, self._profile.form, file, lines) as process:
             self._killing = asyncio.create_task(self._kill(process, file))
+            assert process.stdout is not None
             try:
-                async for text in tail.texts(process):  # also what the pipe has after the kill
+                # Also what the pipe has after the kill.
+                async for text in output.texts(process.stdout):
                     self._note("text", b"%d" % self._shared.number(text.encode()))
             finally:
                 self._killing.cancel()
-        return f"it ended with {process.returncode}"
+        other = f": {output.other.decode(errors='replace')}" if output.other else ""
+        return f"it ended with {process.returncode}{other}"
 
     async def _kill(self, process: asyncio.subprocess.Process, file: Path) -> None:
         # Without the file, the next process would begin anew.

@@ -19,7 +19,7 @@ from certbus.connection import connect
 from certbus.errors import UNAVAILABLE
 from certbus.store import script_text
 from simlog.fault_types import Malformed
-from tests.adversity.cluster import START, STOP, Cluster, last_words
+from tests.adversity.cluster import START, STOP, Cluster, has_started, last_words
 from tests.adversity.faults import (
     INGESTORS,
     LOG_FAULTS,
@@ -185,7 +185,7 @@ class FaultyCluster(Cluster):
             status = await asyncio.to_thread(process.stop, seconds=STOP)
             # SIGTERM may arrive before it has installed its signal handlers.
             if status not in (0, -signal.SIGTERM):
-                self.troubles.append(f"{name} ended with {status}: {last_words(process.log)}")
+                self.troubles.append(f"{name} ended with {status}: {last_words(process.printed)}")
         except AssertionError:
             self.troubles.append(f"{name} does not end within {STOP} s of SIGTERM")
         process.restart()
@@ -385,15 +385,13 @@ class FaultyCluster(Cluster):
         masks = dict(line.split(":\t", 1) for line in status.splitlines())  # proc(5)
         return bool((int(masks["SigCgt"], 16) | int(masks["SigBlk"], 16)) & 1)
 
-    def _has_started(self, name: str) -> bool:
-        """Whether a process has opened everything that it needs later, but for connections."""
-        event = "logs selected" if name in INGESTORS else "gateway started"
-        return event in self.process(name).printed
-
     async def _limit_descriptors_for(self, fault: LimitDescriptors) -> None:
         """Let a process open only a few descriptors more. While it starts, it would end."""
-        await until(partial(self._has_started, fault.process), f"{fault.process} starts", START)
-        pid, kind = self.process(fault.process).pid, resource.RLIMIT_NOFILE
+        process = self.process(fault.process)
+        await until(
+            lambda: has_started(process.name, process.printed), f"{process.name} starts", START
+        )
+        pid, kind = process.pid, resource.RLIMIT_NOFILE
         try:
             before = resource.prlimit(pid, kind)
             used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208

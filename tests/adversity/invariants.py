@@ -14,13 +14,23 @@ Of what Redis held (`lines.py`) and of each client:
   any once Redis has lost something. A gateway that began after the loss and finds an id trimmed
   cannot know that the id was lost, too.
   If nothing was published after Redis lost its line, there is no place for the gap.
+* What only the last line has comes a second time under its id in one case: since the first time,
+  the client read from a gateway with an earlier line, as one that is cut off with its primary, or
+  `tail` after the id that it had stored. From the ids of that line a client returns to where both
+  lines part. A message, or an id in a gap, that only an earlier line has shows such a gateway; or a
+  gap because the id of the client is ahead of the stream.
 * Between two gaps, ids ascend.
 * What clients get was in Redis, and agrees with its certificate; with a filter, all of it passes,
   and only what passes is owed.
 * No connection ends because a client could not read what it got.
 * Only the owner of a log's lease publishes, and the frontier of a log ends at its position.
-* No line has a certificate twice, unless the clock of Redis jumped by as much as marks last.
-* No gap is sent for nothing.
+* No line has a certificate twice, unless the clock of Redis jumped by as much as marks last, and
+  stayed there for a minute, after which ages count. The end of a shorter jump back is a jump ahead
+  that lasts: it concerns the marks made during this time.
+* No gap is sent for nothing: of the lines that have its `oldest`, one at least lacks, or has
+  trimmed by its end, what `requested` names. A gap is after the last message of a client that has
+  no filter, and its `oldest` is not above what follows on the same connection. A gap of trimming
+  reports only what is between the two.
 * `tail --cursor-file` may repeat what it printed in its last moments before it was killed.
 
 And of each log, after each command that Redis executed: published + duplicates + rejected +
@@ -28,6 +38,7 @@ skipped = next - start. Only what a log holds that is no certificate, or shows i
 precertificate, is rejected, and only a log that was far behind skips.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -36,17 +47,29 @@ from typing import Final
 import msgspec
 
 from certbus.ids import parse_cursor
-from certbus.streams.events import NOT_RETAINED_REASON
+from certbus.streams.events import (
+    CURSOR_AHEAD_REASON,
+    FORGOTTEN,
+    NOT_RETAINED_REASON,
+    RESET,
+)
 from simlog.oracle.check_message import GroundTruth, MessageForm
 from simlog.oracle.oracle import Tally
 from tests.adversity.clients import Line as Noted
 from tests.adversity.clients import Profile, passes
-from tests.adversity.lines import Held, Line
-from tests.adversity.tail import REPEATS_SECS
+from tests.adversity.lines import Held, Line, entry_of
+from tests.adversity.tail import REPEATS_SECS, ended_wrongly
 
 SHOWN: Final = 4
 """How many examples of one kind of trouble are printed."""
 
+
+EXPIRY_SECS: Final = 3600.0
+"""By so much the clock of Redis must jump for marks and certificates to expire in a run: the time
+for which runs retain them."""
+
+STEADY_SECS: Final = 60.0
+"""Seconds after a jump of the clock of Redis in which no age counts (docs/guarantees.md)."""
 
 _UNREADABLE: Final = re.compile(rb"sent 100[279]|DecodeError|AssertionError")
 _EARLIER: Final = -1
@@ -103,6 +126,7 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
         oldest: as in the message.
         reason: as in the message.
         is_before_repeats: whether it follows an id that `tail` had stored before it printed more.
+        is_last: whether its connection ended with it.
     """
 
     at: float
@@ -110,6 +134,7 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
     oldest: str | None
     reason: str
     is_before_repeats: bool = False
+    is_last: bool = False
 
     @property
     def announces_repeats(self) -> bool:
@@ -129,6 +154,7 @@ class Client(msgspec.Struct, frozen=True):
         items: everything but heartbeats.
         unreadable: why connections ended, of those that the client ended for what it got.
         is_filtered: whether it has `clients.FILTER`.
+        is_tail: whether it is a process of `tail`, which also connects again.
     """
 
     name: str
@@ -136,6 +162,7 @@ class Client(msgspec.Struct, frozen=True):
     items: tuple[Message | Gap, ...]
     unreadable: tuple[str, ...] = ()
     is_filtered: bool = False
+    is_tail: bool = False
 
 
 class _Text(msgspec.Struct):
@@ -219,7 +246,9 @@ def client_of(
     for line in noted:
         if line.kind == "close":
             tail.ended = line.at
-            if _UNREADABLE.search(line.what):
+            if items and isinstance(gap := items[-1], Gap):
+                items[-1] = msgspec.structs.replace(gap, is_last=True)
+            if _UNREADABLE.search(line.what) or ended_wrongly(line.what):
                 unreadable.append(f"{line.what.decode()} at {line.at:.2f}")
         if line.kind == "open" and profile.protocol == "tail":
             tail.start(line.what.decode().partition(" ")[2])
@@ -230,7 +259,10 @@ def client_of(
             item = msgspec.structs.replace(item, is_before_repeats=True)
         if item is not None:
             items.append(item)
-    return Client(profile.name, profile.form, tuple(items), tuple(unreadable), profile.is_filtered)
+    is_tail = profile.protocol == "tail"
+    return Client(
+        profile.name, profile.form, tuple(items), tuple(unreadable), profile.is_filtered, is_tail
+    )
 
 
 def _item(form: MessageForm, line: Noted, truth: GroundTruth, known: Identify) -> Item | None:
@@ -263,6 +295,7 @@ def of_client(
         quiet: whether it had the time to get everything; if not, the end of the last line may
             be missing.
     """
+    whole = lines
     if one.is_filtered:
         lines = [line.filtered for line in lines]
     found: dict[str, list[str]] = {
@@ -270,11 +303,11 @@ def of_client(
         "unknown to Redis": [],
         "altered": [],
         "beside the filter": [],
-        "repeated without a gap before": _repeated(one.items, may_be_lost_since),
+        "repeated without a gap before": _repeated(one.items, whole, may_be_lost_since),
         "out of order": _disordered(one.items),
         "lost although Redis holds them": [],
         "lost without a gap": [],
-        "gaps for nothing": _unfounded(one.items, may_be_lost_since),
+        "gaps for nothing": _unfounded(one, whole, may_be_lost_since),
     }
     for item in one.items:
         if isinstance(item, Message):
@@ -283,29 +316,70 @@ def of_client(
             if one.is_filtered and not item.passes:
                 found["beside the filter"].append(item.id)
             found["altered"] += [f"{item.id}: {problem}" for problem in item.problems]
-    held, gone = _lost(one, lines, quiet=quiet)
+    held, gone = _lost(one, lines, whole, quiet=quiet)
     found["lost although Redis holds them"] = held
     found["lost without a gap"] = gone
     return [Trouble(one.name, kind, tuple(what)) for kind, what in found.items() if what]
 
 
-def _repeated(items: Sequence[Message | Gap], may_be_lost_since: float | None) -> list[str]:
+def _repeated(
+    items: Sequence[Item], lines: Sequence[Line], may_be_lost_since: float | None
+) -> list[str]:
     seen: dict[str, int] = {}
     announced = -1
+    earlier = -1  # the newest item of a gateway whose Redis was not the last line
     repeated = []
     for index, item in enumerate(items):
+        if _is_of_earlier_line(item, lines):
+            earlier = index
         if isinstance(item, Gap):
             lost = may_be_lost_since is not None and item.at >= may_be_lost_since
             if item.announces_repeats or lost:
                 announced = index
             continue
         before = seen.get(item.sha256) if item.sha256 else None
-        if before is not None and announced < before:
+        if before is not None:
             first = items[before]
             assert isinstance(first, Message)
-            repeated.append(f"{item.id} at {item.at:.2f}, before as {first.id} at {first.at:.2f}")
+            if first.id != item.id:
+                # If Redis has it twice, `of_redis` judges that.
+                excused = announced > before or _has_both(lines, first, item)
+            else:
+                excused = announced > before and (earlier > before or not _is_new(item, lines))
+            if not excused:
+                repeated.append(
+                    f"{item.id} at {item.at:.2f}, before as {first.id} at {first.at:.2f}"
+                )
         seen[item.sha256] = index
     return repeated
+
+
+def _has_both(lines: Sequence[Line], one: Message, other: Message) -> bool:
+    """Whether a line has two messages."""
+    keys = {(one.id, one.sha256), (other.id, other.sha256)}
+    return any(keys <= line.places.keys() for line in lines)
+
+
+def _is_new(message: Message, lines: Sequence[Line]) -> bool:
+    """Whether the last line has a message that no earlier one has."""
+    key = (message.id, message.sha256)
+    has = [key in line.places for line in lines]
+    return has.count(True) == 1 and has[-1]
+
+
+def _is_of_earlier_line(item: Item, lines: Sequence[Line]) -> bool:
+    """Whether an item shows that the Redis of its gateway had not the last line, but another."""
+    if isinstance(item, Message):
+        key = (item.id, item.sha256)
+        has = [key in line.places for line in lines]
+        return any(has) and not has[-1]
+    if item.reason == CURSOR_AHEAD_REASON:
+        return len(lines) > 1
+    entries = [entry_of(each) for each in (item.requested, item.oldest) if each is not None]
+    return any(
+        any(entry in line.batches for line in lines) and entry not in lines[-1].batches
+        for entry in entries
+    )
 
 
 def _disordered(items: Sequence[Message | Gap]) -> list[str]:
@@ -322,27 +396,85 @@ def _order(stored: str) -> tuple[int, ...]:
     return tuple(map(int, stored.split("-")))
 
 
-def _unfounded(items: Sequence[Message | Gap], may_be_lost_since: float | None) -> list[str]:
+def _unfounded(one: Client, lines: Sequence[Line], may_be_lost_since: float | None) -> list[str]:
     unfounded = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(one.items):
         if not isinstance(item, Gap):
             continue
-        if item.announces_repeats:
-            if may_be_lost_since is None or item.at < may_be_lost_since:
-                unfounded.append(f"{item}: Redis has lost nothing")
-            continue
-        ids = (i.id for i in reversed(items[:index]) if isinstance(i, Message))
-        before = item.requested if item.is_before_repeats else next(ids, None)
-        after = next((i for i in items[index + 1 :] if isinstance(i, Message)), None)
-        # A batch that is gone may have had more messages than the client has, for all that the
-        # server knows.
-        if before and after is not None and parse_cursor(before).entry == after.order[:2]:
-            unfounded.append(f"{item}: in one batch, between {before} and {after.id}")
+        if item.announces_repeats and (may_be_lost_since is None or item.at < may_be_lost_since):
+            unfounded.append(f"{item}: Redis has lost nothing")
+        elif _had_everything(item, lines, one.form):
+            unfounded.append(f"{item}: Redis retained what it is after")
+        elif why := _why_wrong(one, index):
+            unfounded.append(f"{item}: {why}")
     return unfounded
 
 
-def _lost(one: Client, lines: Sequence[Line], *, quiet: bool) -> tuple[list[str], list[str]]:
-    """What the client lacks: first what Redis still holds, then what no gap was sent for."""
+def _had_everything(gap: Gap, lines: Sequence[Line], form: MessageForm) -> bool:
+    """Whether each Redis that a gap can come from retained the batch that it is after.
+
+    What is retained at the end of a line was retained in all of it.
+    """
+    if gap.reason == FORGOTTEN:
+        return False
+    requested = entry_of(gap.requested)
+    # Lines may give one id to two batches.
+    if len({line.batches[requested] for line in lines if requested in line.batches}) != 1:
+        return False
+    oldest = gap.oldest and entry_of(gap.oldest)
+    sources = [line for line in lines if oldest is None or oldest in line.batches]
+    return bool(sources) and all(f"{requested}-0" in line.retained[form] for line in sources)
+
+
+def _why_wrong(one: Client, index: int) -> str:
+    """Why a gap does not agree with the messages around it; empty if it does."""
+    gap = one.items[index]
+    assert isinstance(gap, Gap)
+    ids = (i.id for i in reversed(one.items[:index]) if isinstance(i, Message))
+    before = gap.requested if gap.is_before_repeats else next(ids, None)
+    after = next((i for i in one.items[index + 1 :] if isinstance(i, Message)), None)
+    # A batch that is gone may have had more messages than the client has, for all that the
+    # server knows.
+    if (
+        not gap.announces_repeats
+        and before
+        and after is not None
+        and parse_cursor(before).entry == after.order[:2]
+    ):
+        return f"in one batch, between {before} and {after.id}"
+    if one.is_tail:
+        return ""
+    # A gap may move a client on without a message, and one with a filter needs none to move on.
+    last = one.items[index - 1] if index else None
+    if (
+        isinstance(last, Message)
+        and not one.is_filtered
+        and gap.reason != RESET
+        and gap.requested not in (last.id, entry_of(last.id))
+    ):
+        return f"the last message is {last.id}"
+    following = one.items[index + 1] if index + 1 < len(one.items) else None
+    if (
+        isinstance(following, Message)
+        and not gap.is_last
+        and gap.oldest is not None
+        and following.order[:2] < parse_cursor(gap.oldest).entry
+    ):
+        return f"{following.id} follows"
+    return ""
+
+
+def _lost(
+    one: Client, lines: Sequence[Line], whole: Sequence[Line], *, quiet: bool
+) -> tuple[list[str], list[str]]:
+    """What the client lacks: first what Redis still holds, then what no gap was sent for.
+
+    Args:
+        one: the client.
+        lines: what passes its filter.
+        whole: the lines without the filter.
+        quiet: whether the end of the last line must be there.
+    """
     messages = [item for item in one.items if isinstance(item, Message)]
     if not messages:
         return ["everything"], []
@@ -375,29 +507,67 @@ def _lost(one: Client, lines: Sequence[Line], *, quiet: bool) -> tuple[list[str]
                 held_still.append(_named(held, line))
             else:
                 gone.append(place)
-        reported = _reported(one.items, lines, number, gone)
+        reported = _reported(one.items, lines, whole, number, gone)
         unreported += [_named(line.messages[p], line) for p in gone if p not in reported]
     return held_still, unreported
 
 
 def _reported(
-    items: Sequence[Message | Gap], lines: Sequence[Line], number: int, missing: Sequence[int]
+    items: Sequence[Item],
+    lines: Sequence[Line],
+    whole: Sequence[Line],
+    number: int,
+    missing: Sequence[int],
 ) -> set[int]:
     """Which of the missing places of a line a gap covers."""
     at = [_place(item, lines, number) for item in items]
+    ranges = {
+        index: _range(item, whole, number)
+        for index, item in enumerate(items)
+        if isinstance(item, Gap)
+    }
     reported = set()
-    before, follows = -2, False
+    before, index = -2, -1
     for place in missing:
         if place != before + 1:  # else nothing that was received is between them
             newest, index = _EARLIER, -1
             for got_at, got in enumerate(at):
                 if got is not None and (newest < got < place or newest == got == _EARLIER):
                     newest, index = got, got_at
-            follows = _gap_follows(at, index, place)
         before = place
-        if follows:
-            reported.add(place)
+        message_id = lines[number].messages[place].id
+        where = (whole[number].numbers[entry_of(message_id)], int(message_id.rpartition("-")[2]))
+        for after in range(index + 1, len(at)):
+            if (got := at[after]) is not None and got > place:
+                break
+            if got is None and ranges[after][0] < where < ranges[after][1]:
+                reported.add(place)
+                break
     return reported
+
+
+def _range(
+    gap: Gap, lines: Sequence[Line], number: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What of a line a gap can report: the messages between two, each as (batch, position).
+
+    A gap for another reason than trimming may be after an id, or before one, of another line: only
+    its end counts, and only in the last line.
+    """
+    begin, end = (-math.inf, 0.0), (math.inf, 0.0)
+    if gap.reason == FORGOTTEN:
+        return begin, begin
+    numbers = lines[number].numbers
+    if not gap.announces_repeats and (batch := numbers.get(entry_of(gap.requested))) is not None:
+        position = parse_cursor(gap.requested).position
+        begin = (batch, math.inf if position is None else position)
+    if (
+        gap.oldest is not None
+        and (not gap.announces_repeats or number == len(lines) - 1)
+        and (batch := numbers.get(entry_of(gap.oldest))) is not None
+    ):
+        end = (batch, -1)
+    return begin, end
 
 
 def _place(item: Message | Gap, lines: Sequence[Line], number: int) -> int | None:
@@ -408,16 +578,6 @@ def _place(item: Message | Gap, lines: Sequence[Line], number: int) -> int | Non
     if (place := lines[number].places.get(key)) is not None:
         return place
     return _LATER if any(key in line.places for line in lines[number + 1 :]) else _EARLIER
-
-
-def _gap_follows(at: Sequence[int | None], index: int, place: int) -> bool:
-    """Whether a gap comes after an item, before anything from behind the place."""
-    for got in at[index + 1 :]:
-        if got is None:
-            return True
-        if got > place:
-            return False
-    return False
 
 
 def _named(held: Held, line: Line) -> str:
@@ -438,7 +598,7 @@ def of_redis(
         lines: of Redis.
         truth: what the logs hold.
         published_with: entry id -> fence of the request that published it.
-        marks_may_expire: whether the clock of Redis jumped by as much as they last.
+        marks_may_expire: whether the clock of Redis jumped by as much as they last, and stayed.
         is_read_again: whether the last line must have all of it.
     """
     having = lines[-1:] if is_read_again else lines
@@ -466,12 +626,28 @@ def of_redis(
         seen: dict[str, str] = {}
         twice = []
         for held in line.messages:
-            if held.sha256 in seen:
+            if held.sha256 in seen and not _may_expire(line, seen[held.sha256], held.id):
                 twice.append(f"{held.id}, before as {seen[held.sha256]}")
             seen[held.sha256] = held.id
         if twice and not marks_may_expire:
             troubles.append(Trouble(f"line {line.name}", "published twice", tuple(twice)))
     return troubles
+
+
+def _may_expire(line: Line, first: str, second: str) -> bool:
+    """Whether the mark of a message expired that was made while the clock of Redis was behind.
+
+    Ids do not go back: they are ahead of TIME then, by as much as the clock is behind.
+    """
+    least = EXPIRY_SECS * 1000
+    entry, later = entry_of(first), entry_of(second)
+    ms = int(later.partition("-")[0])
+    made = line.times.get(entry)
+    return (
+        made is not None
+        and int(entry.partition("-")[0]) - made > least - STEADY_SECS * 1000
+        and line.times.get(later, ms) - made >= least
+    )
 
 
 def of_logs(

@@ -68,6 +68,7 @@ class Line:
         forged: (log, index) of each rejected entry that the log showed as a forged
             precertificate, also those whose record was trimmed.
         fences: entry id -> fence of the log's lease when the batch was published.
+        times: entry id that was ahead of TIME -> TIME when the batch was published, ms.
     """
 
     name: str
@@ -77,11 +78,25 @@ class Line:
     skips: tuple[Skip, ...] = ()
     forged: frozenset[tuple[str, int]] = frozenset()
     fences: Mapping[str, str] = field(default_factory=dict)
+    times: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def places(self) -> dict[tuple[str, str], int]:
         """Where in `messages` an id with a certificate is. Lines may give one id to two of them."""
         return {(held.id, held.sha256): place for place, held in enumerate(self.messages)}
+
+    @cached_property
+    def batches(self) -> dict[str, tuple[str, ...]]:
+        """The certificates of each batch, by its entry id, in order."""
+        found: dict[str, list[str]] = {}
+        for held in self.messages:
+            found.setdefault(entry_of(held.id), []).append(held.sha256)
+        return {entry: tuple(certificates) for entry, certificates in found.items()}
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Which batch of the line each entry id is, from 0."""
+        return {entry: number for number, entry in enumerate(self.batches)}
 
     @cached_property
     def filtered(self) -> "Line":
@@ -101,6 +116,7 @@ def read(directory: Path, truth: GroundTruth) -> Line:
     names = {keys.stream(stream).encode(): stream for stream in STREAMS}
     published: dict[str, list[Held]] = {stream: [] for stream in STREAMS}
     kept: dict[str, dict[str, int]] = {stream: {} for stream in STREAMS}  # entry id -> messages
+    times: dict[str, int] = {}
     codec = Codec()
     troubles: list[str] = []
     logs = _Logs()
@@ -116,6 +132,8 @@ def read(directory: Path, truth: GroundTruth) -> Line:
             entry = command[2].decode()
             fields = dict(zip(command[3::2], command[4::2], strict=True))
             logs.published(entry, fields[b"log"].decode())
+            if b"at" in fields:
+                times[entry] = int(fields[b"at"])
             texts = codec.unpack(fields[b"codec"].decode(), fields[b"m"])
             kept[stream][entry] = len(texts)
             for position, text in enumerate(texts):
@@ -151,6 +169,7 @@ def read(directory: Path, truth: GroundTruth) -> Line:
         tuple(logs.skips),
         frozenset(logs.forged),
         logs.fences,
+        times,
     )
 
 
@@ -205,6 +224,11 @@ class _Logs:
 
     def _name(self, log_id: str) -> str:
         return self._fields[log_id].get(b"name", log_id.encode()).decode()
+
+
+def entry_of(cursor: str) -> str:
+    """The entry id in the id of a message or of a batch."""
+    return "-".join(cursor.split("-")[:2])
 
 
 def _order(entry: str) -> tuple[int, int]:

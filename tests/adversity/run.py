@@ -29,7 +29,7 @@ from tests.adversity.faults import (
     ShiftClock,
 )
 from tests.adversity.inject import FaultyCluster
-from tests.adversity.invariants import Trouble
+from tests.adversity.invariants import EXPIRY_SECS, STEADY_SECS, Trouble
 from tests.adversity.plan import Plan, name_of
 from tests.waiting import until
 
@@ -38,16 +38,13 @@ RECORD: Final = "record"
 ACCOUNTS: Final = "accounts"
 PUBLISHED: Final = "published"
 NOT_QUIET: Final = "not quiet in time"
+NOT_CHECKED: Final = "clients not checked to move"
 
 QUIET_TIMEOUT_SECS: Final = 90.0
 """Seconds without any progress after which the server has failed to recover from the faults."""
 
 MOVE_SECS: Final = 30.0
 """Seconds after the last fault within which every client gets another message."""
-
-EXPIRY_SECS: Final = 3600.0
-"""By so much the clock of Redis must jump for marks and certificates to expire in a run: the time
-for which runs retain them."""
 
 RECOVERY: Final = 300.0
 """Seconds after which it has, progress or not: a busy machine is slow, but not as slow. The length
@@ -192,7 +189,9 @@ class _Run:
         if missing := await self._quiet():
             self._troubles.append(Trouble("run", NOT_QUIET, (missing,)))
         self._numbers["seconds to quiet"] = round(time.time() - ended)
-        if not complete:  # else there may be nothing that they could get
+        if complete:  # there may be nothing that they could get
+            self._numbers[NOT_CHECKED] = 1
+        else:
             self._check_moved(ended)
         await asyncio.sleep(1)  # anything that comes now is more than there should be
         watching.cancel()
@@ -221,9 +220,7 @@ class _Run:
                 copy = None
         await self._until(fault.at)
         at, error = time.time(), ""
-        if isinstance(fault, EmptyRedis | RewindRedis | FailOver) or (
-            isinstance(fault, ShiftClock) and fault.offset >= EXPIRY_SECS
-        ):
+        if isinstance(fault, EmptyRedis | RewindRedis | FailOver) or lets_marks_expire(fault):
             self._lost_since = at if self._lost_since is None else self._lost_since
         try:
             await self._cluster.apply(fault, copy)
@@ -318,6 +315,15 @@ class _Run:
         self._numbers |= numbers
 
 
+def lets_marks_expire(fault: AnyFault) -> bool:
+    """Whether the clock of Redis jumps by as much as marks last, and keeps it until ages count."""
+    return (
+        isinstance(fault, ShiftClock)
+        and abs(fault.offset) >= EXPIRY_SECS
+        and (fault.seconds is None or fault.seconds > STEADY_SECS)
+    )
+
+
 def judge(
     directory: Path, plan: Plan, lost_since: float | None, *, quiet: bool
 ) -> tuple[list[Trouble], dict[str, int]]:
@@ -332,9 +338,7 @@ def judge(
     truth = GroundTruth(ground_truth.read_jsonl((directory / RECORD).read_bytes()))
     paths = sorted((directory / LINES).iterdir(), key=lambda path: int(path.name))
     held = [lines.read(path, truth) for path in paths]
-    expires = any(
-        isinstance(fault, ShiftClock) and abs(fault.offset) >= EXPIRY_SECS for fault in plan.faults
-    )
+    expires = any(map(lets_marks_expire, plan.faults))
     emptied = any(isinstance(fault, EmptyRedis) for fault in plan.faults)
     published = msgspec.json.decode((directory / PUBLISHED).read_bytes(), type=dict[str, str])
     troubles = invariants.of_redis(

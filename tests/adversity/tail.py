@@ -6,7 +6,8 @@ that their order is known.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ REPEATS_SECS: Final = 6.0
 machine adds to it."""
 
 _GAP: Final = b"tail: missed messages: "
+_RETRYING: Final = re.compile(rb"tail: .*; retrying")
+_ENDED: Final = re.compile(rb"it ended with (-?\d+)(?:: (.*))?")
 _MAX_LINE_BYTES: Final = 4 << 20
 
 
@@ -55,17 +58,47 @@ async def running(
     )
     try:
         yield process
-    finally:
+    except BaseException:
         with suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        raise
+    finally:
+        await process.wait()  # a second kill would take its status from this
 
 
-async def texts(process: asyncio.subprocess.Process) -> AsyncIterator[str]:
-    """Yield what a gateway has sent, as far as the process shows it."""
-    assert process.stdout is not None
-    async for line in process.stdout:
-        if line.startswith(b"{") and line.endswith(b"}\n"):
-            yield line.decode().rstrip("\n")
-        elif line.startswith(_GAP):
-            yield f'{{"message_type":"gap","data":{line[len(_GAP) :].decode().strip()}}}'
+class Output:
+    """What a process prints.
+
+    Attributes:
+        other: the last line that is neither a message nor a gap; one that a running `tail` never
+            prints rather than a note that it connects again. Empty if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.other = b""
+
+    async def texts(self, lines: AsyncIterable[bytes]) -> AsyncIterator[str]:
+        """Yield what a gateway has sent, as far as the process shows it."""
+        async for line in lines:
+            if line.startswith(b"{") and line.endswith(b"}\n"):
+                yield line.decode().rstrip("\n")
+            elif line.startswith(_GAP):
+                yield f'{{"message_type":"gap","data":{line[len(_GAP) :].decode().strip()}}}'
+            elif line.endswith(b"\n") and (is_wrong(line.strip()) or not is_wrong(self.other)):
+                self.other = line.strip()  # without its end, the kill cut it
+
+
+def is_wrong(line: bytes) -> bool:
+    """Whether a line is none that `tail` prints while it runs, besides messages and gaps."""
+    return bool(line) and _RETRYING.fullmatch(line) is None
+
+
+def ended_wrongly(why: bytes) -> bool:
+    """Whether a `tail` did not end by its kill, or printed what it should not, by its note.
+
+    Gateways that are down, stop or restart never end it: it connects again. asyncio reports 255 for
+    a process whose status `kill` took.
+    """
+    if (ended := _ENDED.fullmatch(why)) is None:
+        return False
+    return ended[1] not in (b"-9", b"255") or is_wrong(ended[2] or b"")

@@ -1,5 +1,7 @@
 """The judge of the runs under random faults, with made-up lines and clients."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import hiredis
@@ -7,18 +9,21 @@ import msgspec
 import pytest
 
 from certbus.keys import Keys
-from certbus.streams.events import NOT_RETAINED_REASON
+from certbus.streams.events import CURSOR_AHEAD_REASON, FORGOTTEN, NOT_RETAINED_REASON, RESET
 from simlog.fault_types import Malformed, parse
 from simlog.oracle.check_message import GroundTruth
 from simlog.oracle.ground_truth import TruthEntry
 from tests.adversity import controls, lines
+from tests.adversity.__main__ import summary
 from tests.adversity.clients import FILTER, TEXTS, Profile, Texts, Transcript
 from tests.adversity.clients import Line as Noted
-from tests.adversity.faults import LOG_FAULTS, LogFault
+from tests.adversity.cluster import INVALID, ends_rightly
+from tests.adversity.faults import LOG_FAULTS, EmptyRedis, LogFault, ShiftClock, StopAtPublish
 from tests.adversity.invariants import Client, Gap, Message, client_of, of_client, of_redis
 from tests.adversity.lines import Held, Line
 from tests.adversity.plan import Plan, draw
-from tests.adversity.tail import REPEATS_SECS
+from tests.adversity.run import NOT_CHECKED, Result, lets_marks_expire
+from tests.adversity.tail import REPEATS_SECS, Output, ended_wrongly
 from tests.paths import ROOT
 
 LOST = "the server lost it"
@@ -32,12 +37,31 @@ def line(name: str, *messages: str, retained: str | None = None) -> Line:
     return Line(name, held, {"full": ids, "lite": ids, "domains": ids})
 
 
+REASONS = {
+    "trimmed": NOT_RETAINED_REASON,
+    "lost": LOST,
+    "future": CURSOR_AHEAD_REASON,
+    "forgot": FORGOTTEN,
+    "reset": RESET,
+}
+
+
 def client(received: str) -> Client:
-    """A client that got this: messages as in `line`, "trimmed" and "lost" for gaps."""
+    """A client that got this: messages as in `line`, gaps by their reason.
+
+    A gap is from the message before it to the one after it; "trimmed:2:4" from 2-0-0 to 4-0. After
+    "lost/" the connection ends.
+    """
     items: list[Message | Gap] = []
-    for at, word in enumerate(received.split()):
-        if word in ("trimmed", "lost"):
-            items.append(Gap(at, "0-0", None, NOT_RETAINED_REASON if word == "trimmed" else LOST))
+    words = received.split()
+    for at, word in enumerate(words):
+        reason, *ends = word.rstrip("/").split(":")
+        if reason in REASONS:
+            last = next((i.id for i in reversed(items) if isinstance(i, Message)), "0-0")
+            following = next((w[:-1] for w in words[at + 1 :] if w[:-1].isdigit()), None)
+            begin, end = (f"{ends[0]}-0-0", ends[1]) if ends else (last, following)
+            oldest = f"{end}-0" if end and reason != "future" else None
+            items.append(Gap(at, begin, oldest, REASONS[reason], is_last=word.endswith("/")))
         else:
             order = (int(word[:-1]), 0, 0)
             items.append(Message(at, f"{word[:-1]}-0-0", order, word[-1], ()))
@@ -49,8 +73,12 @@ TRIMMED = (line("0", "1a", "2b", "3c", "4d", retained="4d"),)
 EMPTIED = (line("0", "1a", "2b", "3c"), line("1", "5d", "6e"))
 EMPTIED_AND_TRIMMED = (line("0", "1a", "2b"), line("1", "5d", "6e", retained="6e"))
 REWOUND = (line("0", "1a", "2b", "3c", "4d"), line("1", "1a", "2b", "5c", "6d", "7e"))
+TRIMMED_AGAIN = (line("1", "1a", "2b", "5c", "6d", "7e", retained="6d 7e"),)
 RETAINED = dict.fromkeys(("full", "lite", "domains"), frozenset[str]())
 SKIPPED = (REWOUND[0], line("1", "1a", "5f", "6d", "7e"))
+BEHIND = (line("0", "1a", "2b", "5x", retained=""), line("1", "1a", "3c", "4d", "6x", "7b"))
+"""The first is the one of a primary that is cut off."""
+AGAIN = (REWOUND[0], line("1", "1a", "2b", "5c", "6d", "7e", retained="5c 6d 7e"))
 
 
 def kinds(received: str, lines: tuple[Line, ...], lost_since: float | None = 0) -> set[str]:
@@ -72,6 +100,14 @@ def kinds(received: str, lines: tuple[Line, ...], lost_since: float | None = 0) 
         ("1a 2b lost 6e", EMPTIED_AND_TRIMMED),
         ("1a 2b 3c trimmed 5c 6d 7e", REWOUND),  # from a gateway that began after the loss
         ("1a 2b", (EMPTIED[0], line("1"))),  # nothing followed
+        ("1a 3c lost 5x lost 3c 4d 6x 7b", BEHIND),  # between from the one that is cut off
+        ("1a 3c future lost:5:3 3c 4d 6x 7b", BEHIND),  # a heartbeat moved it to 5
+        ("1a 3c future 3c 4d 6x 7b", BEHIND),  # to 1
+        ("1a trimmed/ 4d", TRIMMED),
+        ("1a trimmed:1:4/ 2b 3c 4d", TRIMMED),  # from the memory of another gateway
+        ("1a 2b trimmed trimmed:3:4 4d", TRIMMED),  # the first one moved it on
+        ("1a 2b 3c forgot 4a", (line("0", "1a", "2b", "3c", "4a"),)),
+        ("1a 2b 3c lost 5c trimmed 6d 7e", (REWOUND[0], *TRIMMED_AGAIN)),
     ],
 )
 def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
@@ -94,7 +130,22 @@ def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
         ("1a 2b 3c 4d lost 6d 7e", SKIPPED, "lost although Redis holds them"),
         ("1a 2b 2b 3c 4d", ONE, "repeated without a gap before"),
         ("1a 2b 3c 4d 5c 6d 7e", REWOUND, "repeated without a gap before"),
+        ("1a 2b 3c 4d trimmed 1a 2b 3c 4d", ONE, "repeated without a gap before"),
+        ("1a 2b 3c 4d lost 1a 2b 3c 4d", ONE, "repeated without a gap before"),
+        ("1a 2b 5c lost 5c 6d 7e", AGAIN, "repeated without a gap before"),
+        ("1a 3c future 4d lost 3c 4d 6x 7b", BEHIND, "repeated without a gap before"),
         ("1a 2b 4d 3c", ONE, "out of order"),
+        ("1a trimmed 2b trimmed 3c trimmed 4d", ONE, "gaps for nothing"),
+        ("1a lost 2b 3c 4d", ONE, "gaps for nothing"),
+        ("1a 2b 3c lost 5c lost 6d 7e", AGAIN, "gaps for nothing"),
+        ("1a trimmed:99:4 4d", TRIMMED, "gaps for nothing"),
+        ("1a 2b 3c trimmed:3:99 4d", TRIMMED, "gaps for nothing"),
+        ("1a trimmed:99:99 4d", TRIMMED, "gaps for nothing"),
+        ("1a trimmed:3:4 4d", TRIMMED, "lost without a gap"),
+        ("1a trimmed:1:2 4d", TRIMMED, "lost without a gap"),
+        ("1a trimmed:1:3 4d", TRIMMED, "lost without a gap"),
+        ("1a 2b lost:2:5 6e", EMPTIED_AND_TRIMMED, "lost without a gap"),
+        ("1a forgot 4d", TRIMMED, "lost without a gap"),
         ("1a 2b 3c 4d 9z", ONE, "unknown to Redis"),
     ],
 )  # fmt: skip
@@ -319,6 +370,111 @@ def test_a_seed_draws_the_same_plan() -> None:
     }
     assert {"field profile", "bounded delay", "FillDisk", "LogFault Fork", "ShiftHost"} <= drawn
     assert {"FailOver killed", "FailOver stopped", "FailOver cut off"} <= drawn
+
+
+@pytest.mark.parametrize(
+    ("offset", "seconds", "may_expire"),
+    [
+        (3600, None, True),
+        (-3600, None, True),
+        (3600, 61, True),
+        (3600, 12, False),
+        (20, None, False),
+    ],
+)
+def test_marks_expire_if_a_jump_of_the_clock_lasts(
+    offset: float, seconds: float | None, *, may_expire: bool
+) -> None:
+    assert lets_marks_expire(ShiftClock(at=1, offset=offset, seconds=seconds)) == may_expire
+    assert not lets_marks_expire(EmptyRedis(at=1, down=1, ingestors=False))
+
+
+@pytest.mark.parametrize(
+    ("first", "times", "is_reported"),
+    [
+        ("3600000-1", {"3600000-1": 1000}, False),  # made while the clock was an hour behind
+        ("3600000-1", {}, True),
+        ("3600000-1", {"3600000-1": 1000, "3601000-0": 3000}, True),  # the clock is behind still
+        ("1000-0", {}, True),  # the clock was ahead for a moment
+    ],
+)
+def test_a_certificate_is_published_twice(
+    first: str, times: dict[str, int], *, is_reported: bool
+) -> None:
+    held = tuple(Held(f"{entry}-0", "a", ("a",)) for entry in (first, "3601000-0"))
+    truth = GroundTruth([TruthEntry("log", 0, "a", is_precert=False, timestamp=0, names=())])
+    found = of_redis((Line("0", held, RETAINED, times=times),), truth, {}, marks_may_expire=False)
+    assert [trouble.kind for trouble in found] == ["published twice"] * is_reported
+
+
+RETRYING = b"tail: ws://127.0.0.1:1/: [Errno 111] Connection refused; retrying"
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "is_reported"),
+    [
+        ([RETRYING], -9, False),
+        ([], -9, False),
+        ([RETRYING], 1, True),
+        ([b"Traceback (most recent call last):", b"ValueError: no", RETRYING], -9, True),
+        ([b"tail: unexpected response from ws://127.0.0.1:1/: no"], -9, True),
+        ([b"tail: 3 certificates in 1.0 s, 3.0/s, no gaps"], 255, True),
+        ([b"garbage"], -9, True),
+    ],
+)
+def test_tail_ends_only_when_it_is_killed(
+    printed: list[bytes], status: int, *, is_reported: bool
+) -> None:
+    async def lines() -> AsyncIterator[bytes]:
+        for text in [*printed, b'{"id":"1-0-0"}']:
+            yield text + b"\n"
+        yield b'{"id":"2-0-'
+
+    async def read() -> list[str]:
+        return [text async for text in output.texts(lines())]
+
+    output = Output()
+    assert asyncio.run(read()) == ['{"id":"1-0-0"}']
+    why = b"it ended with %d" % status + (b": " + output.other if output.other else b"")
+    assert ended_wrongly(why) == is_reported
+    profile = Profile("tail", "lite", "hopping")
+    one = client_of(profile, [Noted(1, "close", why)], GroundTruth([]), lambda *_: None)
+    assert bool(one.unreadable) == is_reported
+
+
+def test_a_gap_before_the_end_of_a_connection_is_marked() -> None:
+    gap = msgspec.json.encode(
+        {"message_type": "gap", "data": {"requested": "1-0", "oldest": "3-0", "reason": LOST}}
+    )
+    noted = [Noted(1, "text", gap), Noted(2, "text", gap), Noted(3, "close", b"it leaves")]
+    profile = Profile("sse", "lite", "hopping")
+    one = client_of(profile, noted, GroundTruth([]), lambda *_: None)
+    assert [item.is_last for item in one.items if isinstance(item, Gap)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["ingestor-1", "gateway-1"])
+def test_an_invalid_configuration_ends_only_a_process_that_starts(name: str) -> None:
+    started = "logs selected\n" if name == "ingestor-1" else "gateway started\n"
+    refused = f"invalid configuration: {INVALID}\n"
+    assert ends_rightly(name, refused)
+    assert not ends_rightly(name, started + refused)
+    assert not ends_rightly(name, "Killed\n")
+    assert not ends_rightly("simlog", refused)
+
+
+def test_logs_grow_beyond_a_stop_at_the_end() -> None:
+    stop = StopAtPublish(at=55, seconds=20)
+    assert Plan(1, 60, 30, "redis6", 1, (stop,)).end == 75
+    assert Plan(1, 60, 30, "redis6", 1, ()).end == 60
+
+
+def test_runs_whose_clients_were_not_checked_are_named() -> None:
+    plan = Plan(7, 60, 30, "redis6", 1, ())
+    results = [
+        Result(plan, 0, [], [], {NOT_CHECKED: 1}),
+        Result(msgspec.structs.replace(plan, seed=8), 0, [], [], {}),
+    ]
+    assert f"{NOT_CHECKED}: seeds 7" in summary(results, []).split("\n")
 
 
 def test_what_a_failover_lost_is_read_again() -> None:
