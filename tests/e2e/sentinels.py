@@ -5,7 +5,7 @@ import signal
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 from urllib.parse import urlencode
 
 from certbus.acl import acl_rule
@@ -13,6 +13,7 @@ from certbus.connection import connect
 from certbus.errors import ConnectionFailed
 from certbus.keys import Keys
 from certbus.sentinel import Sentinels, SentinelURL
+from gateway.delivery.history import SharedRead
 from launcher.runtime.embedded_redis import find_executable
 from tests.e2e.authority import Authority, has_tls
 from tests.e2e.processes import Process, free_port
@@ -41,6 +42,8 @@ SENTINEL = (
     acl_rule("sentinel", "certstream", "", "of-sentinels"),
 )
 
+_COLLECT_SECS: Final = 0.2
+
 
 class Network:
     """Forwards the connections to each server; holds those between the parts of a division.
@@ -54,6 +57,7 @@ class Network:
         self._tasks: set[asyncio.Task[None]] = set()
         self._part: frozenset[str] = frozenset()
         self._owners: dict[int, str] = {}  # ports of clients; while the network is divided
+        self._owners_known = SharedRead(self._add_owners)
         self._healed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -74,9 +78,9 @@ class Network:
             assert task is not None
             self._tasks.add(task)
             port = writer.get_extra_info("peername")[1]
-            if self._part:
-                self._owners |= self._find_owners()
             try:
+                if self._part:
+                    await self._owners_known()
                 await self._forward((port, name), target, reader, writer)
             except (OSError, asyncio.CancelledError):
                 pass  # one side has reset the connection, or the test has ended
@@ -100,6 +104,15 @@ class Network:
         """Forward everything, also what was held."""
         self._part = frozenset()
         self._healed.set()
+
+    async def _add_owners(self) -> None:
+        """Look up the owners of new connections.
+
+        The pause lets many wait for one look-up, which reads what all processes of the machine have
+        open: clients of a primary that is cut off connect again and again.
+        """
+        await asyncio.sleep(_COLLECT_SECS)
+        self._owners |= self._find_owners()
 
     def _find_owners(self) -> dict[int, str]:
         """Return the ports of all TCP connections of the processes (proc(5), /proc/net/tcp)."""
