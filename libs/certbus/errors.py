@@ -48,7 +48,10 @@ _NOT_SERVING: Final = frozenset(
     {
         "BUSY",  # a script runs for longer than lua-time-limit
         "MASTERDOWN",  # a replica without its primary
+        "UNBLOCKED",  # it became a replica while a read was blocked
+        "DENIED",  # protected mode; as without a password, until it is configured
         "CLUSTERDOWN",
+        "TRYAGAIN",  # a cluster moves the keys
     }
 )
 
@@ -56,6 +59,8 @@ _NOT_SERVING: Final = frozenset(
 _IN_SCRIPT: Final = re.compile(
     r"Error running script .*?: @user_script: ?\d+: -([A-Z]+) ", re.DOTALL
 )
+# EXEC wraps its own refusal, if Redis has changed since it took the commands of the transaction.
+_IN_EXEC: Final = re.compile(r"Transaction discarded because of: ([A-Z]+) ")
 _NOPERM_IN_SCRIPT: Final = re.compile(
     r"The user executing the script can't run this command|ACL failure in script"
 )
@@ -90,6 +95,8 @@ def describe(error: BaseException) -> str:
 def _code(error: redis.exceptions.ResponseError) -> str:
     """The word an error reply begins with, or that of the command that failed in a script."""
     text = str(error)
+    if error.status_code == "EXECABORT" and (found := _IN_EXEC.match(text)):
+        return found[1]
     if error.status_code not in (None, "ERR"):
         return str(error.status_code)
     if found := _IN_SCRIPT.match(text):

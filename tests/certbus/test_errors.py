@@ -7,7 +7,7 @@ import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 
-from certbus.connection import connect
+from certbus.connection import connect, once
 from certbus.errors import (
     UNAVAILABLE,
     ConnectionFailed,
@@ -76,6 +76,63 @@ async def test_a_replica(client: Redis, write: Write) -> None:
     with pytest.raises(WriteRefused, match="read only replica") as error:
         await write(client)
     assert error.value.status_code == "READONLY"
+
+
+async def test_a_primary_that_becomes_a_replica_while_a_read_is_blocked(
+    client: Redis, server: RedisServer
+) -> None:
+    async def read() -> object:
+        return await once(client).xread({"s": "$"}, block=60_000)
+
+    reading = asyncio.create_task(read())
+    async with connect(server.url) as other:
+
+        async def is_blocked() -> bool:
+            return bool((await other.info("clients"))["blocked_clients"])
+
+        await until(is_blocked, "the read is blocked")
+        await other.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+        with pytest.raises(ConnectionFailed, match="UNBLOCKED"):
+            await reading
+
+
+async def test_a_primary_that_becomes_a_replica_during_a_transaction(
+    client: Redis, server: RedisServer
+) -> None:
+    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+    for command in (("MULTI",), ("SET", "a", "b")):
+        await connection.send_command(*command)
+        await connection.read_response()
+    async with connect(server.url) as other:
+        await other.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+    await connection.send_command("EXEC")
+    with pytest.raises(WriteRefused, match="replica") as error:
+        await connection.read_response()
+    assert error.value.status_code == "READONLY"
+    await client.connection_pool.release(connection)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "DENIED Redis is running in protected mode because protected mode is enabled",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "LOADING Redis is loading the dataset in memory",
+        "LOADING Valkey is loading the dataset in memory",
+        "NOAUTH Authentication required.",
+        "EXECABORT Transaction discarded because of: BUSY Redis is busy running a script.",
+    ],
+)
+async def test_a_redis_that_does_not_serve(reply: str) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(f"-{reply}\r\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server, connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        with pytest.raises(ConnectionFailed):
+            await client.ping()
 
 
 async def test_a_replica_that_lost_its_primary_does_not_serve(client: Redis) -> None:
