@@ -367,7 +367,8 @@ class StreamReader:
             if name not in self._trails:
                 trail = Trail(_behind(head.last, head.epoch or ""))
                 await self._remember_preceding(name, trail)
-                self._trails[name] = trail
+                if name in self._streams:  # else it was left out during the look-up
+                    self._trails[name] = trail
         if head.epoch is None:
             return []  # never written, or emptied: the next epoch decides
         if self._epoch not in (None, head.epoch):

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.exceptions
@@ -200,6 +201,32 @@ async def test_streams_come_and_go_while_it_reads(one: Worker, client: Redis) ->
         await reading.until(lambda events: names(events) == ["a", "d"])
         await reading.until(lambda events: names(events, "full") == ["b", "d"])
         assert notices(reading.events) == []
+
+
+async def test_a_stream_left_out_while_its_begin_is_looked_up_is_not_read(
+    one: Worker, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await one.take()
+    await published(one, lease, 0, "a")
+    look_up, looked_up = client.xrevrange, asyncio.Event()
+
+    async def look_up_and_leave_out(stream: str, **options: Any) -> object:
+        found = await look_up(stream, **options)
+        if stream == KEYS.stream("lite"):
+            reading.follower.set_streams(["full"])
+            looked_up.set()
+        return found
+
+    async with following(client, ["full"]) as reading:
+        await reading.ready()
+        monkeypatch.setattr(client, "xrevrange", look_up_and_leave_out)
+        reading.follower.set_streams(["full", "lite"])
+        await published(one, lease, 1, "b")  # ends the read in progress
+        await looked_up.wait()
+        await published(one, lease, 2, "c")
+        await reading.until(lambda events: names(events, "full") == ["b", "c"])
+        assert set(reading.follower.positions) == {"full"}
+        assert names(reading.events) == []
 
 
 async def test_a_restart_of_redis_is_not_noticed_in_the_stream(
