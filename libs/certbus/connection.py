@@ -21,7 +21,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.commands.core import AsyncScript
 
 from certbus.errors import ConnectionFailed, TimedOut, WriteRefused, describe, of_reply
-from certbus.sentinel import Sentinels, SentinelURL
+from certbus.sentinel import Address, Sentinels, SentinelURL
 
 OLDEST_REDIS = (6, 2)
 
@@ -204,6 +204,15 @@ class _Reliable(AbstractConnection):
 
     sentinels: Sentinels | None = None
     password_file: Path | None = None
+    _named_by = ""  # the sentinel that named its Redis
+
+    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().connect_check_health(*args, **options)
+        except BaseException:  # also when the command is out of time
+            if self.sentinels is not None:
+                self.sentinels.query_others_first(self._named_by)
+            raise
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         self.made()
@@ -215,14 +224,17 @@ class _Reliable(AbstractConnection):
             await self.send_command("ROLE")
             role, *_ = await self.read_response()
             if role != b"master":  # sentinels learn of a failover one after the other
+                self._forget_address()
                 raise ConnectionFailed("the Redis that the sentinels named is not the primary")
 
     async def can_read(self) -> bool:
         """Return whether it cannot be used again: it has ended, or has unrequested data.
 
         Or it leads to an earlier primary, which may still answer: all connections of a client use
-        the one that the sentinels named last.
+        the one that the sentinels named last, and have it confirmed from time to time.
         """
+        if self.sentinels is not None and self.sentinels.wants_primary:
+            self.sentinels.confirm()
         if self._has_ended or self._is_outdated:
             return True
         return bool(await super().can_read())
@@ -272,6 +284,13 @@ class _Reliable(AbstractConnection):
             and isinstance(answer, WriteRefused)
             and answer.status_code == "NOREPLICAS"
         ):
+            self.sentinels.query_others_first(self._named_by)
+            self._forget_address()
+
+    def _forget_address(self) -> None:
+        """End the connections to this Redis when they are to be used again."""
+        assert self.sentinels is not None
+        if self._address == self.sentinels.address:  # else another one was named since
             self.sentinels.address = None
 
     def _is_demoted(self, answer: Exception) -> bool:
@@ -287,8 +306,12 @@ class _Reliable(AbstractConnection):
         return (
             self.sentinels is not None
             and self.sentinels.wants_primary
-            and (getattr(self, "host", ""), getattr(self, "port", 0)) != self.sentinels.address
+            and self._address != self.sentinels.address
         )
+
+    @property
+    def _address(self) -> Address:
+        return getattr(self, "host", ""), getattr(self, "port", 0)
 
     @property
     def _has_ended(self) -> bool:
@@ -301,6 +324,7 @@ class _TCPConnection(_Reliable, Connection):
     async def _connect(self) -> None:
         if self.sentinels is not None:
             self.host, self.port = await self.sentinels.locate()
+            self._named_by = self.sentinels.named_by
         await super()._connect()  # type: ignore[no-untyped-call]
 
 
@@ -348,6 +372,11 @@ class _Pool(ConnectionPool):
         connection.sentinels = self._sentinels
         connection.password_file = self._password_file
         return connection
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        if self._sentinels is not None:
+            await self._sentinels.close()
+        await super().disconnect(inuse_connections)
 
     def _count(self) -> None:
         self.connects += 1

@@ -3,11 +3,18 @@
 Sentinels choose a new primary when the old one fails. Each new connection requests the address
 from them, and a connection ends when its Redis is no longer the primary, so that the next command
 finds the new one.
+
+A sentinel that is cut off from the others names the earlier primary for as long. So the first one
+that answers counts only until what it named turns out to be no primary, and is confirmed by the
+others in turn while connections are used.
 """
 
 import asyncio
 import random
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -18,6 +25,9 @@ from certbus.errors import ConnectionFailed, describe
 
 DEFAULT_PORT: Final = 26379
 ANSWER_TIMEOUT_SECS: Final = 2.0
+CONFIRM_SECS = 5.0
+"""Between two confirmations of the address. A primary that was replaced may still answer, and who
+only reads would not notice."""
 _FAILED: Final = frozenset({"s_down", "o_down", "disconnected"})
 
 Address = tuple[str, int]
@@ -66,14 +76,18 @@ class Sentinels:
     Attributes:
         wants_primary: whether the primary is wanted; else a replica.
         address: what the sentinels named last.
+        named_by: URL of the sentinel that named it to `locate`.
     """
 
     def __init__(self, url: SentinelURL, connect: Callable[[str], Redis]) -> None:
         self.wants_primary = not url.replica
         self.address: Address | None = None
+        self.named_by = ""
         self._service = url.service
-        self._urls = list(url.sentinels)  # the one that answered last comes first
+        self._urls = list(url.sentinels)  # in the order in which they are queried
         self._connect = connect
+        self._confirmed_at = time.monotonic()
+        self._confirming: asyncio.Task[None] | None = None
 
     async def locate(self) -> Address:
         """Return the address of the primary; of a replica if one is wanted and works.
@@ -84,20 +98,73 @@ class Sentinels:
         problems: list[str] = []
         for url in tuple(self._urls):
             try:
-                async with asyncio.timeout(ANSWER_TIMEOUT_SECS), self._connect(url) as client:
-                    address = await self._request(client)
-            except TimeoutError:
-                problems.append(f"{_host(url)} did not answer")
-            except redis.exceptions.RedisError as error:
-                problems.append(f"{_host(url)}: {describe(error)}")
+                address = await self._query(url)
+            except ConnectionFailed as error:
+                problems.append(str(error))
             else:
-                if address is not None:
-                    self._urls.remove(url)
-                    self._urls.insert(0, url)
-                    self.address = address
-                    return address
-                problems.append(f"{_host(url)} does not know the service {self._service!r}")
+                self._urls.remove(url)
+                self._urls.insert(0, url)
+                self.address, self.named_by = address, url
+                self._confirmed_at = time.monotonic()
+                return address
         raise ConnectionFailed(f"no sentinel knows the primary: {'; '.join(problems)}")
+
+    def query_others_first(self, url: str) -> None:
+        """Query a sentinel last, as what it named cannot be used."""
+        if url == self._urls[0]:  # else another connection has failed before
+            self._urls.append(self._urls.pop(0))
+
+    def confirm(self) -> None:
+        """Begin to confirm the address, if that is due. Delays nothing, and raises nothing."""
+        if self._confirming is None and time.monotonic() >= self._confirmed_at + CONFIRM_SECS:
+            self._confirming = asyncio.create_task(self._confirm())
+            self._confirming.add_done_callback(lambda _: self._end_confirming())
+
+    async def close(self) -> None:
+        """End a confirmation that is under way."""
+        if self._confirming is not None:
+            self._confirming.cancel()
+            await asyncio.wait([self._confirming])
+
+    async def _confirm(self) -> None:
+        """Query a sentinel; all of them if it names another address, which most must name.
+
+        The one that named the address is queried last.
+        """
+        named: dict[str, Address | None] = {}
+        before = self.address
+        first, *others = self._urls
+        for url in (*random.sample(others, len(others)), first):
+            with suppress(ConnectionFailed):
+                named[url] = await self._query(url)
+                if list(named.values()) == [before]:
+                    return
+        votes = Counter(named.values())
+        for address, number in votes.most_common(1):
+            if number > votes[before] and self.address == before:
+                self._urls.sort(key=lambda url: named.get(url) != address)
+                self.address = address
+
+    def _end_confirming(self) -> None:
+        self._confirming = None
+        self._confirmed_at = time.monotonic()
+
+    async def _query(self, url: str) -> Address:
+        """Return what a sentinel names.
+
+        Raises:
+            ConnectionFailed: it does not answer, or does not know the service.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECS), self._connect(url) as client:
+                address = await self._request(client)
+        except TimeoutError:
+            raise ConnectionFailed(f"{_host(url)} did not answer") from None
+        except redis.exceptions.RedisError as error:
+            raise ConnectionFailed(f"{_host(url)}: {describe(error)}") from error
+        if address is None:
+            raise ConnectionFailed(f"{_host(url)} does not know the service {self._service!r}")
+        return address
 
     async def _request(self, client: Redis) -> Address | None:
         if not self.wants_primary and (address := await self._replica(client)) is not None:
