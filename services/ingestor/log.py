@@ -68,6 +68,8 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
         mmd: its maximum merge delay, seconds.
         listed_at: scheme and authority of the URL of the list that names it, or "file"; None if
             it is configured. A listed log may not lead to addresses that its list could not.
+        unsigned_list: id of the unsigned list that states its operator; empty if a signed list or
+            the configuration does.
         is_hybrid: whether it answers by RFC 6962 and its entries are read from its full data tiles.
         integrity: how unproven entries are handled, if this log has its own setting.
         batch_size: entries a request, if this log has its own setting.
@@ -87,6 +89,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     end_exclusive: float | None = None
     mmd: float = 86400.0
     listed_at: str | None = None
+    unsigned_list: str = ""
     integrity: Integrity | None = None
     is_hybrid: bool = False
     batch_size: int | None = None
@@ -107,6 +110,16 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     def base(self) -> str:
         """`url` without a slash at the end, to append endpoints."""
         return self.url.rstrip("/")
+
+    @property
+    def slots(self) -> str:
+        """Name of its request slots: the operator's, as far as that is known.
+
+        Anyone may have made an unsigned list. What it names shares no slots with other logs, so
+        that its logs neither slow nor pause those of an operator whose name it states.
+        """
+        name = self.operator or urlsplit(self.url).hostname or self.id
+        return f"{name} (unsigned list {self.unsigned_list})" if self.unsigned_list else name
 
     def skip_hint(self, index: int) -> str:
         """Return what an operator can do about unreadable entries before this index."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -73,7 +72,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         phases: of the polls of the next logs, as fractions of an interval.
         cpu: the CPU time of this process.
         fetched: bytes of entries that its logs have fetched ahead.
-        throttles: those of all operators of this process, by `operator_key`.
+        throttles: those of this process, by `operator_key` of `Log.slots`.
     """
 
     config: Config
@@ -112,7 +111,7 @@ class FollowerFactory(msgspec.Struct, frozen=True):
             self._throttle(log),
             self.circuits,
             self.redis_retry,
-            metrics.operator_wait.labels(log.operator or "unknown").inc,
+            metrics.operator_wait.labels(_operator_label(log)).inc,
         )
         count = metrics.fetches(log.operator, log.name)
 
@@ -140,14 +139,14 @@ class FollowerFactory(msgspec.Struct, frozen=True):
         return LogAccess(client, availability)
 
     def _throttle(self, log: Log) -> OperatorThrottle:
-        """Return the throttle of a log's operator, as far as that is known."""
-        operator = operator_key(log.operator or urlsplit(log.url).hostname or log.id)
+        """Return what has the request slots of a log."""
+        operator = operator_key(log.slots)
         throttle = self.throttles.get(operator)
         if throttle is None:
             interval = request_interval(log.operator, self.config.ct_log)
             throttle = OperatorThrottle(operator, interval, self.operators, self.redis_retry)
             self.throttles[operator] = throttle
-            interval_ms = self.metrics.request_interval.labels(log.operator or "unknown")
+            interval_ms = self.metrics.request_interval.labels(_operator_label(log))
             interval_ms.set_function(lambda: 1000 * throttle.current)
         return throttle
 
@@ -213,6 +212,11 @@ class FollowerFactory(msgspec.Struct, frozen=True):
 
     def _mode(self, log: Log) -> Integrity:
         return log.integrity or self.config.ct_log.integrity
+
+
+def _operator_label(log: Log) -> str:
+    """Return the operator as the metrics of its request slots name it."""
+    return log.slots if log.operator else "unknown"
 
 
 def _key(log: Log) -> LogKey | None:

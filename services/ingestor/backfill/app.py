@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
@@ -73,9 +72,8 @@ async def open_log(config: Config, log: Log, redis: Redis | None) -> AsyncIterat
     async with http_client(user_agent(config)) as http:
         keys = Keys(config.redis_prefix)
         slots = LocalSlots() if redis is None else SharedSlots(redis, keys)
-        operator = operator_key(log.operator or urlsplit(log.url).hostname or log.id)
         interval = request_interval(log.operator, config.ct_log)
-        throttle = LowestPriority(operator, interval, slots, RedisRetry())
+        throttle = LowestPriority(operator_key(log.slots), interval, slots, RedisRetry())
         availability = LogAvailability(log, circuit_policy(config.ct_log), throttle)
         availability.is_behind = True
         timeout = config.ct_log.request_timeout_secs

@@ -120,6 +120,7 @@ def _joined(configured: Log, listed: Log) -> Log:
     return msgspec.structs.replace(
         configured,
         operator=configured.operator or listed.operator,
+        unsigned_list="" if configured.operator else listed.unsigned_list,
         state=listed.state,
         since=listed.since,
         key=configured.key or listed.key,

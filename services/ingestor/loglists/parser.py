@@ -87,13 +87,14 @@ class LogList(msgspec.Struct, frozen=True):
         return f"{int(max(self.published_at or 0.0, 0.0)):012d} {numbers[:200]}"
 
 
-def parse(body: bytes, listed_at: str = FILE) -> LogList:
+def parse(body: bytes, listed_at: str = FILE, unsigned_list: str = "") -> LogList:
     """Parse a list.
 
     Args:
         body: as it was served.
         listed_at: scheme and authority of its URL, or "file", as `Log.listed_at`. Only a list that
             came over plain HTTP, or from a file, may have logs at plain HTTP.
+        unsigned_list: its id if it is unsigned, as `Log.unsigned_list`.
 
     Raises:
         Malformed: it is not a log list, or has more than `MAX_LOGS` logs or operators.
@@ -111,7 +112,8 @@ def parse(body: bytes, listed_at: str = FILE) -> LogList:
             raise Malformed(f"more than {MAX_LOGS:,} logs")
         where = f"log {len(logs) + len(unreadable) + 1} ({operator})"
         try:
-            logs.append(_log(_read(entry, _Log), operator, kind, listed_at))
+            log = _log(_read(entry, _Log), operator, kind, listed_at)
+            logs.append(msgspec.structs.replace(log, unsigned_list=unsigned_list))
         except ValueError as error:
             unreadable.append(f"{where}: {error}")
     made = _time(read.log_list_timestamp)

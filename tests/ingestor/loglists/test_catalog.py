@@ -9,14 +9,16 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from certconf.settings import CustomLog
+from certbus.caches.log_lists import RawList
+from certbus.keys import operator_key
+from certconf.settings import CustomLog, LogList
 from ctparse.entry import Malformed
 from ctparse.signatures import BadSignature, verify_log_list
 from ingestor.assignment.start_position import StartSettings, choose_start, read_rust_state
 from ingestor.log import READ_MARGIN_SECS, Kind, Log, normalise, read_log_id, resolve_log_id
 from ingestor.loglists.merge import merge
 from ingestor.loglists.parser import MAX_LOGS, is_followed, parse
-from ingestor.loglists.source import bundled_list
+from ingestor.loglists.source import Source, bundled_list
 from tests.paths import FIXTURES
 
 BOTH = frozenset(Kind)
@@ -256,6 +258,26 @@ def test_an_unsigned_list_adds_and_changes_nothing_else() -> None:
     retired = msgspec.structs.replace(LISTED, state="retired")
     assert merge([retired], [LISTED], [], NOW).logs == {}
     assert merge([], [LISTED, rekeyed], [], NOW).logs == {KEY_ID: LISTED}
+
+
+def test_a_log_of_an_unsigned_list_shares_no_slots_with_its_operator() -> None:
+    named = LISTED.operator
+    made = {"key": base64.b64encode(KEY).decode(), "url": LISTED.url, "state": {"usable": {}}}
+    body = msgspec.json.encode({"operators": [{"name": named, "logs": [made]}]})
+    read = list[Log]()
+    for url in ("https://lists.example/1", "https://lists.example/2"):
+        source = Source(LogList(url=url, unsigned=True))
+        read += source.verify(RawList(body, b"")).content.logs
+    logs = [LISTED, *read]
+    assert len({operator_key(log.slots) for log in logs}) == 3
+    assert {log.operator for log in logs} == {named}
+    # A signed list, or a configuration that names the operator, shares that operator's slots.
+    (both,) = merge([LISTED], read, [], NOW).logs.values()
+    assert both.slots == named
+    for operator, slots in ((None, read[0].slots), ("Mine", "Mine")):
+        configured = CustomLog(name="Mine", url=LISTED.url, operator=operator)
+        (log,) = merge([], read, [configured], NOW).logs.values()
+        assert log.slots == slots
 
 
 def test_a_state_file_sets_the_start_of_unknown_logs() -> None:
