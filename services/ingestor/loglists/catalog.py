@@ -71,11 +71,12 @@ class Catalog:
         self._logs: tuple[Mapping[str, Log], Sequence[Log]] | None = None
         self._names_checked: CTLog | None = None  # whose names were compared with the lists
         self._problems: Mapping[str, str] = {}
-        self.lists = self._open(present.config)
+        self._config = present.config  # with whose lists `lists` was opened
+        self.lists = self._open(self._config)
 
     async def run(self) -> None:
         """Keep the worker up to date, until cancelled."""
-        config = self._present.config
+        config = self._config  # not a newer one, which may name other lists
         await self._redis_retry(self.lists.load)
         if not config.ct_log.log_refresh_interval_secs:  # otherwise a due time passes
             await self._redis_retry(self._cache.request_refresh)
@@ -94,7 +95,7 @@ class Catalog:
                     self.lists = self._open(newer)
                 if newer is not config:  # a reload of the configuration reloads the lists too
                     await self._redis_retry(self._cache.request_refresh)
-                config = newer
+                self._config = config = newer
                 await self._redis_retry(self.lists.load)
 
     async def _keep_refreshing(self) -> None:

@@ -1,5 +1,6 @@
 """Which logs there are, and what they are called."""
 
+import asyncio
 import base64
 import hashlib
 from datetime import UTC, datetime
@@ -7,19 +8,26 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from certbus.caches.log_lists import RawList
-from certbus.keys import operator_key
-from certconf.settings import CustomLog, LogList
+from certbus.caches.log_lists import LogListCache, RawList
+from certbus.keys import Keys, operator_key
+from certbus.logs.registry import LogRegistry
+from certconf.current import ConfigHolder
+from certconf.settings import GOOGLE_LIST, Config, CustomLog, LogList
 from ctparse.entry import Malformed
 from ctparse.signatures import BadSignature, verify_log_list
 from ingestor.assignment.start_position import StartSettings, choose_start, read_rust_state
+from ingestor.client.http import Fetcher
 from ingestor.log import READ_MARGIN_SECS, Kind, Log, normalise, read_log_id, resolve_log_id
+from ingestor.loglists.catalog import Catalog
 from ingestor.loglists.merge import merge
 from ingestor.loglists.parser import MAX_LOGS, is_followed, parse
-from ingestor.loglists.source import Source, bundled_list
+from ingestor.loglists.source import ListRejected, Source, bundled_list
+from ingestor.redis_retry import RedisRetry
 from tests.paths import FIXTURES
+from tests.waiting import until
 
 BOTH = frozenset(Kind)
 NOW = datetime(2026, 11, 22, tzinfo=UTC).timestamp()
@@ -278,6 +286,27 @@ def test_a_log_of_an_unsigned_list_shares_no_slots_with_its_operator() -> None:
         configured = CustomLog(name="Mine", url=LISTED.url, operator=operator)
         (log,) = merge([], read, [configured], NOW).logs.values()
         assert log.slots == slots
+
+
+async def test_lists_that_change_before_the_catalog_runs_again_are_followed(redis: Redis) -> None:
+    keys, before = Keys(), Config(log_lists=(GOOGLE_LIST,))
+    present = ConfigHolder(before)
+    cache, registry = LogListCache(redis, keys), LogRegistry(redis, keys)
+
+    def unreachable(_name: str) -> Fetcher:
+        raise ListRejected("unreachable", "no network")
+
+    catalog = Catalog(present, cache, registry, unreachable, RedisRetry(), lambda *_: None)
+    await redis.set(keys.logs, "another type")
+    with pytest.raises(ExceptionGroup):
+        await catalog.run()
+    present.replace(msgspec.structs.replace(before, log_lists=()))
+    await redis.delete(keys.logs)
+    task = asyncio.create_task(catalog.run())
+    await until(lambda: task.done() or not catalog.lists.sources, "that no list is followed")
+    assert not task.done(), task
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def test_a_state_file_sets_the_start_of_unknown_logs() -> None:
