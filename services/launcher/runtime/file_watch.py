@@ -63,4 +63,5 @@ def _state(path: Path) -> object:
             return [(entry.name, _state(entry)) for entry in sorted(path.iterdir())]
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    # st_ctime also changes with the owner and the mode: a file may become readable.
+    return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size

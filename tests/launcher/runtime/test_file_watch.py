@@ -52,6 +52,16 @@ async def test_however_it_is_written(tmp_path: Path, change: Callable[[Path, str
             await until(lambda: text in found, text)  # noqa: B023
 
 
+async def test_another_mode_is_a_change(tmp_path: Path) -> None:
+    """A file that could not be read may be readable now."""
+    path = tmp_path / "config.yaml"
+    path.write_text("first")
+    path.chmod(0o600)
+    async with watched(path) as found:
+        path.chmod(0o640)
+        await until(lambda: "first" in found)
+
+
 async def test_a_config_map(tmp_path: Path) -> None:
     """Kubernetes: config.yaml -> ..data/config.yaml, ..data -> a directory for each version."""
 
