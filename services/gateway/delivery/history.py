@@ -65,9 +65,7 @@ class SharedRead(Generic[T]):
         """Read; raises what `read` raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._running))
-            self._next.add_done_callback(_retrieve)
-        # A caller may be cancelled; the other callers still need the result.
-        return await asyncio.shield(self._next)
+        return await _result(self._next)
 
     async def _after(self, running: asyncio.Task[T] | None) -> T:
         if running is not None:
@@ -76,8 +74,19 @@ class SharedRead(Generic[T]):
         return await self._read()
 
 
+async def _result(task: asyncio.Task[T]) -> T:
+    """Wait for a task of several callers; the cancellation of one does not cancel the task.
+
+    An exception is not reported if all callers were cancelled. `asyncio.shield` reports it: Python
+    3.14 for each caller that was.
+    """
+    task.add_done_callback(_retrieve)
+    await asyncio.wait([task])
+    return task.result()
+
+
 def _retrieve(task: asyncio.Task[T]) -> None:
-    """Mark an exception as retrieved: all callers may have been cancelled."""
+    """Mark an exception as retrieved."""
     if not task.cancelled():
         task.exception()
 
@@ -226,8 +235,7 @@ class HistoryReader:
         if task is None:
             task = self._reads[key] = asyncio.create_task(self._fetch(live, start, position))
             task.add_done_callback(lambda _: self._reads.pop(key))
-        # A caller may be cancelled; the other callers still need the page.
-        return await asyncio.shield(task)
+        return await _result(task)
 
     async def _fetch(self, live: Ring, start: str, position: ReaderPosition) -> HistoryPage:
         stream, source = live.stream, live.source

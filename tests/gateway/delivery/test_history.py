@@ -1,6 +1,7 @@
 """History read from Redis in pieces: resuming after any message returns all later ones."""
 
 import asyncio
+import gc
 import re
 from typing import Any, cast
 
@@ -196,6 +197,29 @@ def test_a_read_is_shared_only_with_clients_that_can_use_the_page() -> None:
         found = [decide(at, page.view(batch)) for at, page in zip(places, pages, strict=True)]
         assert [decision.gap for decision in found] == [None, None]
         assert pages[1].links[0].id == batch
+
+    with virtual_time() as runner:
+        runner.run(scenario())
+
+
+def test_a_read_that_fails_after_its_callers_have_left_is_not_reported() -> None:
+    async def scenario() -> None:
+        reported: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
+        redis = ModelRedis(lambda: 0.1)
+        history, live = HistoryReader(cast("Any", redis), KEYS, 1 << 20), Ring("lite", 1000)
+        known = ReaderPosition(parse_entry_id("10000-0"), None, "epoch")
+        callers = [asyncio.create_task(history.read(live, at)) for at in (known, OLDEST)]
+        await asyncio.sleep(0.05)
+        redis.is_reachable = False
+        for caller in callers:
+            caller.cancel()
+        await asyncio.sleep(1)
+        assert all(each.cancelled() for each in callers)
+        callers.clear()  # their tracebacks refer to the reads
+        del caller
+        gc.collect()
+        assert not reported
 
     with virtual_time() as runner:
         runner.run(scenario())
