@@ -6,6 +6,8 @@ message reports what is missing or repeated, before what follows.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import Final, Protocol
@@ -65,7 +67,6 @@ class Replayer:
 
     Attributes:
         primary: reads the state of the primary, once for concurrent callers.
-        scanning: held by the one client whose filter is applied to a page.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Replayer:
         self.primary = SharedRead(partial(read_head, primary, keys))
         self._reader = reader
         self._group = group
-        self.scanning = asyncio.Lock()
+        self._scanning = asyncio.Lock()  # held during a scan and the pause after it
 
     def start(self, client: Client, cursor: Cursor) -> asyncio.Task[None]:
         """Serve a client that has everything up to `cursor`, until the ring can."""
@@ -94,6 +95,20 @@ class Replayer:
             await _ClientReplay(client, cursor, self._history, self._reader, self).run()
         except Exception as error:  # noqa: BLE001
             client.fail(error)
+
+    @asynccontextmanager
+    async def scan(self) -> AsyncIterator[None]:
+        """Scan for the filter of one client; all clients together use a quarter of a core.
+
+        The pause after it is that of the next client: this one may leave.
+        """
+        await self._scanning.acquire()
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            pause = _SCAN_PAUSE * (perf_counter() - began)
+            asyncio.get_running_loop().call_later(pause, self._scanning.release)
 
     def count(self, reason: Reason, *, seen: bool) -> None:
         """Count a gap message that one client received.
@@ -198,25 +213,21 @@ class _ClientReplay:
         while selection.place_next():  # noqa: ASYNC110 - work in slices, no poll
             await asyncio.sleep(0)
         for slot in channel.unseen(self._position.cursor):
-            async with self._replay.scanning:
+            async with self._replay.scan():
                 if self._client.closed:
                     return
-                began = perf_counter()
                 if selection.must_look_up(slot):  # another client may have had it looked up
                     selection.look_up(slot)
-                await asyncio.sleep(_SCAN_PAUSE * (perf_counter() - began))
 
     async def _scan(self, page: HistoryPage, position: ReaderPosition) -> bool:
-        """Write what passes the filter of the client; all clients together use a quarter of a core.
+        """Write what passes the filter of the client.
 
         Returns:
             Whether the client has left.
         """
-        async with self._replay.scanning:
+        async with self._replay.scan():
             if not self._client.closed:
-                began = perf_counter()
                 self._write(page, position)
-                await asyncio.sleep(_SCAN_PAUSE * (perf_counter() - began))
         return self._client.closed
 
     def _write(self, page: HistoryPage, position: ReaderPosition) -> None:

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from certbus.ids import Cursor, parse_entry_id
 from certbus.streams.continuity import ReaderPosition
 from gateway.clients import replay
+from gateway.delivery.channel import Channel
 from gateway.delivery.encoding import SSE
 from gateway.delivery.history import HistoryPage, HistoryReader
 from gateway.delivery.ring_buffer import Ring
@@ -99,17 +100,24 @@ def test_the_ring_is_searched_for_a_new_filter_in_a_quarter_of_the_time(
         reader.connect(gateway, 0)
         assert await came(reader, 2) == [2, 4]
         spent = asyncio.get_running_loop().time() - began
-        assert spent == pytest.approx(3 * 3 * SEARCH_SECS, abs=1)
+        assert spent == pytest.approx(2 * 3 * SEARCH_SECS, abs=1), "a pause between two of three"
         assert not pages
         gateway.stop([reader])
 
     run(scenario)
 
 
+async def has_searched(gateway: Gateway) -> Channel[Any]:
+    """Wait for the first search of the ring; return the one channel with a filter."""
+    (channel,) = gateway.service.filters.channels.values()
+    await until(lambda: len(channel.unseen(Cursor(parse_entry_id("10001-0"), 0))) == 2)
+    return channel
+
+
 @pytest.mark.usefixtures("slow_searches")
 @pytest.mark.parametrize("closes", [False, True])
 def test_a_client_that_leaves_while_the_ring_is_searched_has_left(closes: bool) -> None:
-    """In the pause after the last search, or while it waits for the search of another client."""
+    """In the pause after its first search, or while it waits for the search of another client."""
 
     async def scenario(group: asyncio.TaskGroup) -> None:
         redis, readers = Doors(), [Reader("even"), Reader("even")]
@@ -117,9 +125,7 @@ def test_a_client_that_leaves_while_the_ring_is_searched_has_left(closes: bool) 
         for reader in readers:
             reader.cursor = "10001-0-0"
             reader.connect(gateway, 0)
-        (channel,) = gateway.service.filters.channels.values()
-        clients = list(channel.clients)
-        await until(lambda: not channel.unseen(Cursor(parse_entry_id("10001-0"), 0)))
+        clients = list((await has_searched(gateway)).clients)
         for client in clients:
             if closes:
                 client.close(1012, "restart")
@@ -134,8 +140,46 @@ def test_a_client_that_leaves_while_the_ring_is_searched_has_left(closes: bool) 
             reader.take()
             assert not reader.got
             assert client.closed
-            assert client not in channel.ready
+            assert client not in client.channel.ready
         gateway.stop(readers)
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("slow_searches")
+def test_the_pause_after_a_page_remains_if_its_client_leaves() -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, loop = Doors(), asyncio.get_running_loop()
+        for number in range(4):
+            redis.publish(10_000 + number, number)
+        redis.live.is_reachable = False
+        gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+        for pauses in range(3):
+            reader = Reader("even")
+            reader.cursor = "0"
+            reader.connect(gateway, 0)
+            assert await came(reader, 2) == [0, 2]
+            assert loop.time() == pytest.approx(3 * SEARCH_SECS * pauses, abs=1)
+            reader.leave()
+        gateway.stop([])
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("slow_searches")
+def test_the_pause_after_a_search_of_the_ring_remains_if_its_client_leaves() -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, loop = Doors(), asyncio.get_running_loop()
+        gateway = await following(redis, group)
+        began = loop.time()
+        for pauses in range(3):
+            reader = Reader("even")
+            reader.cursor = "10001-0-0"
+            reader.connect(gateway, 0)
+            await has_searched(gateway)
+            assert loop.time() - began == pytest.approx(3 * SEARCH_SECS * pauses, abs=1)
+            reader.leave()
+        gateway.stop([])
 
     run(scenario)
 
