@@ -306,8 +306,7 @@ class Client(asyncio.Protocol, ABC):
         self.channel = channel
         self.write(message)
         if self._replaying:
-            if self._replay is not None:
-                self._replay.cancel()
+            self._cancel_replay()
             after = self._read or self._replay_from
             assert after is not None
             self._continue_from(after, self._read)
@@ -332,8 +331,7 @@ class Client(asyncio.Protocol, ABC):
         """Unsubscribe."""
         if not self.closed:
             self._move(_CLOSED)
-        if self._replay is not None:  # a stop waits for it, and it may wait for Redis
-            self._replay.cancel()
+        self._cancel_replay()  # a stop waits for it, and it may wait for Redis
         waiting, self._next_channel = self._next_channel, None
         if waiting is not None and waiting is not self.channel:
             waiting.leave(self)
@@ -469,6 +467,12 @@ class Client(asyncio.Protocol, ABC):
         self.in_step = False
         self.channel.part(self)
         self._replay = self.registry.start_replay(self, cursor)
+
+    def _cancel_replay(self) -> None:
+        """Cancel the replay. A reference to it would be a cycle, which keeps a page of history."""
+        replay, self._replay = self._replay, None
+        if replay is not None:
+            replay.cancel()
 
     def _continue_from(self, cursor: Cursor, read: Cursor | None) -> None:
         """Continue after a message on a channel that was switched to.

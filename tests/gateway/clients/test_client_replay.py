@@ -1,6 +1,8 @@
 """The replay of one client, on a model of Redis: pace, errors, counts, replicas that lag."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -182,6 +184,45 @@ def test_the_pause_after_a_search_of_the_ring_remains_if_its_client_leaves() -> 
         gateway.stop([])
 
     run(scenario)
+
+
+@pytest.mark.usefixtures("slow_searches")
+def test_the_page_of_a_client_that_leaves_is_freed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a garbage collection."""
+    pages: list[weakref.ref[HistoryPage]] = []
+    read = HistoryReader.read
+
+    async def recording(self: HistoryReader, ring: Ring, at: ReaderPosition) -> HistoryPage:
+        page = await read(self, ring, at)
+        pages.append(weakref.ref(page))
+        self.clear()
+        return page
+
+    monkeypatch.setattr(HistoryReader, "read", recording)
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, first, second = Doors(), Reader("even"), Reader("even")
+        redis.publish(10_000, 0)
+        redis.live.is_reachable = False
+        gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+        first.cursor = second.cursor = "0"
+        first.connect(gateway, 0)
+        assert await came(first, 1) == [0]
+        first.leave()
+        second.connect(gateway, 0)  # it waits for the pause
+        await until(lambda: any(page() for page in pages))
+        second.leave()
+        await asyncio.sleep(1)
+        assert not any(page() for page in pages)
+        gateway.stop([])
+
+    gc.disable()
+    try:
+        run(scenario)
+    finally:
+        gc.enable()
 
 
 def test_an_unexpected_error_ends_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
