@@ -42,7 +42,21 @@ LIMITS: Final = httpx.Limits(
 _READ_BYTES: Final = 1024 * 1024
 """That have arrived, at which the connection is not read any more until they are taken."""
 
-_MAX_HEAD_BYTES: Final = 100 * 1024
+_PARSED_BYTES: Final = 32 * 1024
+"""That h11 is given of a head at a time, and four times as much of a body. It parses all header
+fields in one step, trailers too: `max_incomplete_event_size` limits only what is incomplete."""
+
+_MAX_INFORMATIONAL: Final = 16
+"""Informational responses (1xx) before a response."""
+
+_MIN_CHUNK_BYTES: Final = 64
+_FREE_CHUNKS: Final = 64
+"""Each chunk takes 10 µs or more, however few bytes it has. So a response has at most this number,
+and one more for each `_MIN_CHUNK_BYTES` of its body."""
+
+_MAX_EVENTS: Final = 64
+"""Of h11, after which the event loop serves others, and time limits take effect: about 1 ms."""
+
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
@@ -227,7 +241,7 @@ class _Transport(httpx.AsyncBaseTransport):
 
     async def _exchange(self, request: httpx.Request, reader: _Reader) -> httpx.Response:
         """Send a request without a body; return the response once its header fields are read."""
-        state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_PARSED_BYTES)
         head = h11.Request(
             method=request.method, target=request.url.raw_path, headers=request.headers.raw
         )
@@ -235,8 +249,14 @@ class _Transport(httpx.AsyncBaseTransport):
             raise httpx.RemoteProtocolError("Server disconnected before a request was sent.")
         data = (state.send(head) or b"") + (state.send(h11.EndOfMessage()) or b"")
         reader.transport.write(data)
-        event = await _next_event(state, reader, keeps_body=True)
+        event = await _next_event(state, reader)
+        informational = 0
         while isinstance(event, h11.InformationalResponse):
+            informational += 1
+            if informational > _MAX_INFORMATIONAL:
+                problem = f"more than {_MAX_INFORMATIONAL} informational responses"
+                raise httpx.RemoteProtocolError(problem)
+            await asyncio.sleep(0)
             event = await _next_event(state, reader)
         if not isinstance(event, h11.Response):
             raise httpx.RemoteProtocolError(f"not a response: {event!r}")
@@ -279,36 +299,44 @@ class _Transport(httpx.AsyncBaseTransport):
 
     async def _events(self, state: h11.Connection, reader: _Reader) -> AsyncIterator[bytes]:
         """Yield any other body, as h11 reads it."""
+        chunks = size = events = 0
         try:
             while isinstance(event := await _next_event(state, reader), h11.Data):
+                chunks += event.chunk_start
+                size += len(event.data)
+                if chunks > _FREE_CHUNKS + size // _MIN_CHUNK_BYTES:
+                    problem = f"{chunks:,} chunks for {size:,} bytes of a body"
+                    raise httpx.RemoteProtocolError(problem)
                 yield bytes(event.data)
+                events += 1
+                if events % _MAX_EVENTS == 0:
+                    await asyncio.sleep(0)
         except h11.RemoteProtocolError as error:
             raise httpx.RemoteProtocolError(str(error)) from error
         is_done = state.our_state is h11.DONE and state.their_state is h11.DONE
         self._is_idle = is_done and not state.trailing_data[0]
 
 
-async def _next_event(
-    state: h11.Connection, reader: _Reader, *, keeps_body: bool = False
-) -> h11.Event | type[h11.PAUSED]:
+async def _next_event(state: h11.Connection, reader: _Reader) -> h11.Event | type[h11.PAUSED]:
     """Return the next part of a response.
+
+    What follows the header fields is left to the next read, since h11 would copy a body.
 
     Args:
         state: of the exchange.
         reader: of the connection.
-        keeps_body: whether to leave what follows the first header fields to the next read, since
-            h11 would copy it. After informational responses it is not: each would copy the rest.
     """
     while (event := state.next_event()) is h11.NEED_DATA:
-        pieces = await reader.read()
-        if not pieces and state.their_state is h11.SEND_RESPONSE:
-            raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
-        if keeps_body:
-            end = pieces[0].find(_END_OF_HEAD) + len(_END_OF_HEAD)
-            if end >= len(_END_OF_HEAD):
-                reader.unread([piece for piece in (pieces[0][end:], *pieces[1:]) if piece])
-                pieces = [pieces[0][:end]]
-        state.receive_data(b"".join(pieces))
+        data = b"".join(await reader.read())
+        end = 4 * _PARSED_BYTES
+        if state.their_state is h11.SEND_RESPONSE:
+            if not data:
+                raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+            head = data.find(_END_OF_HEAD, 0, _PARSED_BYTES)
+            end = _PARSED_BYTES if head < 0 else head + len(_END_OF_HEAD)
+        if end < len(data):
+            reader.unread([data[end:]])
+        state.receive_data(data[:end])
     return cast("h11.Event | type[h11.PAUSED]", event)
 
 

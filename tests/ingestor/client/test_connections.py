@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
+import h11
 import pytest
 
 from ingestor.client import connections
 from ingestor.client.addresses import HttpClients
-from ingestor.client.errors import LogError, ResponseTooLarge
+from ingestor.client.errors import ConnectionFailed, LogError, ResponseTooLarge
 from ingestor.client.http import Fetcher, http_client
 from tests.ingestor.hostile import Answer, HostileServer, hostile_server
 from tests.waiting import until
@@ -180,3 +181,77 @@ async def test_a_server_that_closes_each_connection_ends_each_request(http: Http
         for _ in range(100):  # before the request is written, or after
             with pytest.raises(LogError):
                 await client.get_log(f"http://127.0.0.1:{port}/x", LIMIT)
+
+
+@asynccontextmanager
+async def sending(*pieces: bytes) -> AsyncIterator[str]:
+    """A server whose only response is `pieces`, the last one without end; yields its URL."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"".join(pieces[:-1]))
+            while pieces[-1] and not writer.is_closing():
+                writer.write(pieces[-1])
+                await writer.drain()
+            await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listener:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/x"
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNK = b"40\r\n" + b"x" * 64 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "problem"),
+    [
+        ([b"HTTP/1.1 100 \r\n\r\n" * 10_000], "more than 16 informational responses"),
+        ([CHUNKED, b"1\r\nx\r\n" * 10_000], "66 chunks for 66 bytes of a body"),
+        ([CHUNKED, b"1;" + b"x" * 10_000 + b"\r\nx\r\n"], "66 chunks for 66 bytes of a body"),
+        ([b"HTTP/1.1 200 OK\r\n", b"a:\r\n" * 20_000], "Receive buffer too long"),
+        ([CHUNKED, b"0\r\n", b"a:\r\n" * 20_000], "Receive buffer too long"),
+    ],
+)
+async def test_a_response_without_end_and_almost_without_body_is_refused(
+    http: HttpClients, pieces: list[bytes], problem: str
+) -> None:
+    async with sending(*pieces) as url:
+        with pytest.raises(ConnectionFailed, match=problem):
+            await fetcher(http).get_log(url, LIMIT)
+
+
+async def test_informational_responses_and_small_chunks_are_read(http: HttpClients) -> None:
+    head = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" * 16 + CHUNKED
+    end = b"0\r\nx: y\r\n\r\n"
+    async with sending(head, b"1\r\nx\r\n" * 64 + CHUNK * 10 + end, b"") as url:
+        assert await fetcher(http).get_log(url, LIMIT) == b"x" * (64 + 640)
+
+
+async def test_the_event_loop_serves_others_during_a_response_of_many_chunks(
+    http: HttpClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of which arrive at once."""
+    events = longest = 0
+    next_event = h11.Connection.next_event
+
+    def counted(state: h11.Connection) -> object:
+        nonlocal events
+        events += 1
+        return next_event(state)
+
+    async def watch() -> None:
+        nonlocal events, longest
+        while True:
+            longest, events = max(longest, events), 0
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(h11.Connection, "next_event", counted)
+    async with sending(CHUNKED + CHUNK * 10_000 + b"0\r\n\r\n", b"") as url:
+        watching = asyncio.create_task(watch())
+        assert len(await fetcher(http).get_log(url, 1 << 20)) == 640_000
+        watching.cancel()
+    assert 0 < longest <= 2 * connections._MAX_EVENTS
