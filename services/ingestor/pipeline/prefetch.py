@@ -50,6 +50,12 @@ MAX_PROCESS_BYTES = 256 << 20
 WINDOW_ENTRIES = 1024
 """Of a window: one lookup of known certificates, and a few batches."""
 
+_MAX_RUN_ENTRIES = 32 << 10
+"""Of entries that are tiny: their leaves are hashed in one step, in about 50 ms."""
+
+_ENTRY_BYTES = 300
+"""Of the objects of an entry, besides their contents."""
+
 _INITIAL_IN_FLIGHT = 20
 _UNKNOWN_PAGE_IN_FLIGHT = 4
 _FIRST_ESTIMATE_BYTES = 3 << 10  # of an entry, before the first answer
@@ -265,16 +271,17 @@ class Prefetch:
     def _ready(self, target: int) -> tuple[list[_Piece], bool]:
         """Return the consecutive pieces that have arrived, and whether the run is complete."""
         ready: list[_Piece] = []
-        size = 0
+        size = count = 0
         fits = (target - self.next) * self._entry_bytes <= MAX_LOG_BYTES
         limit = MAX_LOG_BYTES if fits else RUN_BYTES
         for piece in self._pieces:
-            if piece.start >= target or size >= limit:
+            if piece.start >= target or size >= limit or count >= _MAX_RUN_ENTRIES:
                 return ready, True
             if piece.entries is None:
                 return ready, piece.task is None
             ready.append(piece)
             size += piece.bytes
+            count += len(piece.entries)
         return ready, True  # nothing follows: a bound does not allow it
 
     def _retry_failed(self) -> None:
@@ -432,8 +439,11 @@ def _bytes(entries: Sequence[Entry | Rejected]) -> int:
     """Return the memory that entries take, about; they share chains."""
     read = [entry for entry in entries if type(entry) is Entry]
     chains = {entry.chain for entry in read}
+    unread = [entry for entry in entries if type(entry) is Rejected]
     return (
-        sum([len(entry.leaf) for entry in entries])
+        len(entries) * _ENTRY_BYTES
+        + sum([len(entry.raw) for entry in unread if entry.raw is not entry.leaf])
+        + sum([len(entry.leaf) for entry in entries])
         + sum([len(entry.certificate) for entry in read])
         + sum(map(len, chains))
     )

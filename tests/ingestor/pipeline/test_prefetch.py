@@ -485,3 +485,20 @@ async def test_the_first_run_of_a_log_far_behind_does_not_wait_for_more_answers(
         ahead.take(100)
         assert ahead._gather == pytest.approx(0.02), "the next run waits for longer"
     await ahead.restart(0)
+
+
+def test_bytes_count_what_cannot_be_read_and_the_objects_of_tiny_entries() -> None:
+    leaf = b"x" * 1000
+    assert module._bytes([Rejected(0, "", b"x" * 16_000)]) > 16_000
+    assert 1000 < module._bytes([Rejected(0, "", leaf, leaf)]) < 2000
+    assert module._bytes([Entry(i, 0, False, b"", b"", b"\0") for i in range(1000)]) > 200_000
+
+
+async def test_a_run_of_tiny_entries_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_RUN_ENTRIES", 250)
+    ahead = ahead_of(MemoryLog(1000), 0, PageSize(100), 4)
+    ahead.extend(1000)
+    run = await ahead.run(1000)
+    assert sum(len(window.entries) for window in run) <= 300
+    assert ahead.next == 0
+    assert await take(ahead, 1000) == list(range(1000))
