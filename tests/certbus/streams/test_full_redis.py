@@ -1,4 +1,4 @@
-"""A full Redis: nothing half written, and it recovers automatically, without more memory."""
+"""A full Redis, or disk of it: nothing half written, and it goes on when there is room."""
 
 import asyncio
 import itertools
@@ -31,6 +31,7 @@ from tests.certbus.bus import (
 )
 from tests.certbus.servers import RedisServer
 from tests.certbus.streams.test_publisher import everything
+from tests.waiting import until
 
 MEMORY = 16 * 1024 * 1024
 TOO_LITTLE = 100_000
@@ -227,3 +228,45 @@ async def test_a_worker_can_start_on_a_full_redis_when_there_is_something_to_tri
         new = Worker(own, "new", retention=retain(max_bytes=10_000))
         assert await new.trimmer.trim() > 0
         assert (await new.take(OTHER_LOG)).next == 0
+
+
+async def test_with_a_full_disk_publishing_stops_and_goes_on_when_there_is_space(
+    one: Worker, client: Redis, server: RedisServer
+) -> None:
+    """What was acknowledged before Redis noticed it is on the disk, too, in the end."""
+    lease = await one.take()
+    names: list[str] = []
+
+    async def publish() -> None:
+        name = f"certificate {len(names)}"
+        await one.publisher.publish(lease, batch(len(names), [name]))
+        names.append(name)
+
+    async def publish_many() -> None:
+        for _ in range(100):
+            await publish()
+
+    await publish()
+    server.limit_file_size(0)
+    with pytest.raises(WriteRefused) as refusal:
+        await publish_many()
+    assert refusal.value.status_code == "MISCONF"
+    before = await everything(client)
+    with pytest.raises(WriteRefused):
+        await publish()
+    assert await everything(client) == before
+    assert await stored_names(client) == names
+    server.limit_file_size(None)
+
+    async def published() -> bool:
+        with suppress(WriteRefused):
+            await publish()
+            return True
+        return False
+
+    await until(published, "it goes on")
+    server.kill()
+    server.start()
+    async with connect(server.url) as again:
+        assert await stored_names(again) == names
+        assert_adds_up(await log_status(again))
