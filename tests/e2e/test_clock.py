@@ -33,7 +33,7 @@ def redis(tmp_path: Path) -> Iterator[ShiftedRedisServer]:
     server.kill()
 
 
-async def test_a_clock_that_is_wrong_again_and_again(site: Site, redis: ShiftedRedisServer) -> None:
+async def test_a_clock_that_is_wrong_again_and_again(redis: ShiftedRedisServer, site: Site) -> None:
     site.redis_url = redis.url
     await site.start_logs(
         rfc6962=1,

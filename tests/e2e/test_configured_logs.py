@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 
+from launcher.runtime.embedded_redis import find_running
 from tests.e2e.clients import Client, connected
-from tests.e2e.processes import free_port
+from tests.e2e.invariants import broken
+from tests.e2e.processes import Process, free_port
 from tests.e2e.site import Site
 from tests.waiting import until
 
@@ -58,6 +60,15 @@ async def received(site: Site, address: str, messages: int) -> list[Client]:
     return clients
 
 
+async def stopped(site: Site, up: Process, state: Path, number: signal.Signals) -> None:
+    """End it, with its Redis, after the invariants were checked."""
+    site.redis_url = find_running(state) or ""
+    assert site.redis_url, str(up)
+    assert await broken(site) == []
+    site.redis_url = ""
+    assert up.stop(number) == 0, str(up)
+
+
 async def test_it_follows_the_configured_logs_and_no_others(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     environment, address = await configured(site, state)
@@ -66,7 +77,7 @@ async def test_it_follows_the_configured_logs_and_no_others(site: Site, tmp_path
         sources = {each["data"]["source"]["name"] for each in updates(client)}
         assert sources == CONFIGURED, str(up)
     assert list(state.iterdir())
-    assert up.stop(signal.SIGINT) == 0, str(up)
+    await stopped(site, up, state, signal.SIGINT)
 
 
 async def test_a_restart_continues_where_it_stopped(site: Site, tmp_path: Path) -> None:
@@ -78,7 +89,7 @@ async def test_a_restart_continues_where_it_stopped(site: Site, tmp_path: Path) 
         client, _ = await received(site, address, 100)
         fingerprints += [each["data"]["leaf_cert"]["sha256"] for each in updates(client)]
         ids += [tuple(map(int, each["id"].split("-"))) for each in updates(client)]
-        assert up.stop() == 0, str(up)
+        await stopped(site, up, tmp_path / "state", signal.SIGTERM)
     assert len(set(fingerprints)) == len(fingerprints)
     assert ids == sorted(ids)
 
@@ -98,3 +109,5 @@ async def test_a_second_up_on_the_same_state_directory_is_refused(
     assert "state" in second.log.read_text()
     assert first.running
     await received(site, address, 1)
+    site.redis_url = find_running(tmp_path / "state") or ""
+    assert site.redis_url, str(first)

@@ -20,6 +20,7 @@ from certbus.ids import parse_cursor, parse_entry_id
 from certbus.keys import Keys
 from launcher.runtime.embedded_redis import find_executable
 from tests.certbus.servers import FAKETIME, RedisServer, ShiftedRedisServer
+from tests.e2e.invariants import broken
 from tests.e2e.processes import CERTSTREAM_SERVER, Process
 from tests.e2e.site import Site
 from tests.gateway.client_helpers import certificates, websocket
@@ -126,7 +127,9 @@ async def watched(site: Site, tmp_path: Path) -> AsyncIterator[Watched]:
         await watched.recovers()
         assert (await watched.deep())[2] == "healthy"
         yield watched
+        assert await broken(site) == []
     finally:
+        site.redis_url = ""
         await watched.close()
         redis.kill()
 

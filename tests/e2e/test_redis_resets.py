@@ -36,7 +36,7 @@ def has_replied(proxy: Proxy, times: int) -> bool:
     return proxy.replies > times
 
 
-async def test_no_process_ends_and_nothing_is_lost(site: Site, proxy: Proxy) -> None:
+async def test_no_process_ends_and_nothing_is_lost(proxy: Proxy, site: Site) -> None:
     site.redis_url = proxy.url
     await site.start_logs(
         rfc6962=2,

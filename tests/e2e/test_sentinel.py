@@ -15,6 +15,7 @@ import pytest
 from certbus.connection import connect
 from simlog.oracle.oracle import judge
 from tests.e2e.clients import Client, connected
+from tests.e2e.invariants import broken
 from tests.e2e.processes import CERTSTREAM_SERVER
 from tests.e2e.sentinels import KINDS, Network, Watched
 from tests.e2e.site import Site
@@ -75,6 +76,7 @@ async def test_a_failover_loses_nothing(site: Site, tmp_path: Path, number: int)
             (found,) = judge(record, [client.delivery]).findings
             assert not {"lost", "uncommitted", "unknown", "altered"} & found.problems.keys(), found
             assert repeated_without_gap(client) == []
+        assert await broken(site) == []
         site.redis_url = ""  # it cannot be reached without the network
         for process in site.processes:
             log = process.log.read_text()
