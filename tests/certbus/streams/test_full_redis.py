@@ -1,4 +1,4 @@
-"""A full Redis, or disk of it: nothing half written, and it goes on when there is room."""
+"""A full Redis, or disk of it: nothing half written, and it continues when there is room."""
 
 import asyncio
 import itertools
@@ -230,7 +230,7 @@ async def test_a_worker_can_start_on_a_full_redis_when_there_is_something_to_tri
         assert (await new.take(OTHER_LOG)).next == 0
 
 
-async def test_with_a_full_disk_publishing_stops_and_goes_on_when_there_is_space(
+async def test_with_a_full_disk_publishing_stops_and_continues_when_there_is_space(
     one: Worker, client: Redis, server: RedisServer
 ) -> None:
     """What was acknowledged before Redis noticed it is on the disk, too, in the end."""
@@ -264,7 +264,7 @@ async def test_with_a_full_disk_publishing_stops_and_goes_on_when_there_is_space
             return True
         return False
 
-    await until(published, "it goes on")
+    await until(published, "it continues")
     server.kill()
     server.start()
     async with connect(server.url) as again:
