@@ -7,7 +7,7 @@ import json
 import pytest
 
 from certbus.ids import parse_cursor
-from ctfilter import parse_filter
+from ctfilter import Filter, parse_filter
 from gateway.clients.sse import SSEClient
 from gateway.config import Settings
 from gateway.delivery import channel as channels
@@ -37,8 +37,13 @@ class Gateway:
     def filters(self) -> StreamFilters:
         return self.hub.filters._streams["lite"]
 
-    def connect(self, line: str | None = None, transport: Transport | None = None) -> Transport:
-        wanted = None if line is None else parse_filter(match=[line])
+    def connect(
+        self,
+        line: str | None = None,
+        transport: Transport | None = None,
+        wanted: Filter | None = None,
+    ) -> Transport:
+        wanted = wanted if line is None else parse_filter(match=[line])
         transport = transport or Transport()
         channel = self.hub.channel("lite", SSE, wanted)
         SSEClient(self.hub.clients, channel, transport).attach(None)
@@ -91,6 +96,25 @@ async def test_a_filter_leaves_the_index_and_returns(gateway: Gateway) -> None:
     assert numbers(often) == expected
     assert numbers(rare) == [400]
     assert len(numbers(scan)) == gateway.published
+    task.cancel()
+
+
+async def test_a_filter_of_many_lines_is_prepared_before_it_leaves(gateway: Gateway) -> None:
+    """In slices; each message is still received, once."""
+    flusher = Flusher(gateway.hub.unfiltered_channels, gateway.hub.filters, Metrics())
+    task = asyncio.create_task(flusher.run())
+    lines = ["contains:shop", *(f"like:brandname{number:04d}" for number in range(300))]
+    wanted = parse_filter(match=lines)
+    transport = gateway.connect(wanted=wanted)
+    shared = gateway.hub.filters.shared
+    for _ in range(20):
+        gateway.publish("{}.shop")
+        flusher.wake()
+        await until(lambda: gateway.filters.seen is gateway.ring.head)
+    assert set(shared.heavy) == {wanted}
+    assert shared._prepared is None
+    await until(lambda: not gateway.hub.filters.due)
+    assert numbers(transport) == list(range(gateway.published))
     task.cancel()
 
 
