@@ -153,7 +153,8 @@ class FilterChanges:
             try:
                 self._switch(client, client.requested, UNSET, limited=False)
             except FilterRefused as refused:
-                client.close(_POLICY_VIOLATION, f"{refused}; {client.resume_hint} elsewhere")
+                # The reason of a close frame is cut after 123 bytes: what a client needs is first.
+                client.close(_POLICY_VIOLATION, f"{client.resume_hint} elsewhere; {refused}")
             renewed += 1
             if renewed % _YIELD_AFTER_CLIENTS == 0:
                 await asyncio.sleep(0)
