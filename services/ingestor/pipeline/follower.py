@@ -353,13 +353,14 @@ class Follower:
             LogError: the head must not be used.
         """
         await self._skip_ahead(head)
-        target = self._target
+        target, self._target = self._target, None
         if target is not None and head.size > target.size and self.verifier.is_signed(head):
+            await self.verifier.compare(head, self.publisher.next)
+            self._target = target
             if len(self._later) >= _MAX_HEADS:
                 self._later.pop()
             insort(self._later, head, key=attrgetter("size"))
             return
-        self._target = None
         target = await self.verifier.select_tree_head(head, self.publisher.next)
         await self._aim(target)
 

@@ -79,6 +79,7 @@ class TreeHeadTracker:
         self._mmd = mmd
         self._target: TreeHead | None = None
         self._proven: OrderedDict[int, TreeHead] = OrderedDict()
+        self._shown: OrderedDict[int, TreeHead] = OrderedDict()  # newest last, proven or not
         self._below_since: float | None = None
 
     def restore_regressed_since(self, seconds: float, now: float) -> None:
@@ -92,9 +93,8 @@ class TreeHeadTracker:
             head: its signature is verified, if the log's key is known.
             now: seconds of a monotonic clock.
         """
-        for other in (self.verified, self._target, self._proven.get(head.size)):
-            if other is not None and other.size == head.size and other.root != head.root:
-                return Conflicting(other)
+        if (conflict := self.conflict(head)) is not None:
+            return conflict
         verified = self.verified
         if verified is not None and head.size < verified.size:
             return self._regressed(head, now)
@@ -102,6 +102,20 @@ class TreeHeadTracker:
         if verified is None or head.size > verified.size:
             return Advanced()
         return Unchanged()
+
+    def conflict(self, head: TreeHead) -> Conflicting | None:
+        """Compare a tree head with those of its size that the log has shown, and remember it.
+
+        After a conflict the unproven one is forgotten: entries decide which of the two is right.
+        """
+        shown = self._shown.pop(head.size, None)
+        for other in (self.verified, self._target, self._proven.get(head.size), shown):
+            if other is not None and other.size == head.size and other.root != head.root:
+                return Conflicting(other)
+        self._shown[head.size] = head
+        if len(self._shown) > _MAX_REMEMBERED:
+            self._shown.popitem(last=False)
+        return None
 
     def select_target(self, head: TreeHead, known: int) -> TreeHead:
         """Return the tree head to reach.
@@ -135,6 +149,7 @@ class TreeHeadTracker:
         """Forget all heads, after a violation that the operator only wants reported."""
         self.verified = self._target = None
         self._proven.clear()
+        self._shown.clear()
 
     def _regressed(self, head: TreeHead, now: float) -> Regressed:
         if self._below_since is None:

@@ -197,6 +197,22 @@ class Verifier:
             return head
         return target
 
+    async def compare(self, head: TreeHead, next_index: int) -> None:
+        """Compare a tree head that is selected later, or never, with the others of its size.
+
+        Args:
+            head: signed by the log.
+            next_index: of the next entry to publish.
+
+        Raises:
+            IntegrityViolation: the log has shown another root for this size.
+        """
+        if self._mode == "off":
+            return
+        self._next = next_index
+        if (conflict := self._heads.conflict(head)) is not None:
+            await self._handle_failure(self._split_view(conflict.other, head))
+
     async def prove_start(self, next_index: int, head: TreeHead) -> Frontier | None:
         """Return the frontier of the leaves before an entry, proven in a tree.
 

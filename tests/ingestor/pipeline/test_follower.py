@@ -229,6 +229,37 @@ async def test_a_replica_that_is_behind_ends_no_alert(
     assert len(successes) == 1
 
 
+async def test_two_roots_of_one_size_are_noticed_while_entries_are_read(
+    following: Following,
+) -> None:
+    """Also if neither of the two tree heads is ever the one to reach."""
+    log, polls, until_shown = following.checked.log, 0, asyncio.Event()
+    log.refusal = None
+    heads = [log.head(10), log.head(30), log.head(30, tree=1)]
+    read = following.client.entries
+
+    def shows() -> TreeHead:
+        nonlocal polls
+        polls += 1
+        if polls > len(heads):
+            until_shown.set()
+        return heads[polls - 1] if polls <= len(heads) else log.head(SIZE)
+
+    async def entries(start: int, end: int) -> list[Entry | Rejected]:
+        if start >= 4:
+            await until_shown.wait()
+        return await read(start, end)
+
+    following.client.shows = shows
+    in_flight = following.follower._requests.in_flight
+    in_flight.limit = in_flight.most = SIZE  # so that tree heads are polled while entries are read
+    following.client.entries = entries  # type: ignore[method-assign]
+    await following.until(lambda: following.publisher.next == SIZE, "all entries")
+    problem = "tree heads of 30 and 30 entries are not of one tree"
+    assert ("split", problem, (30, 30)) in following.checked.store.changes
+    assert following.follower.verifier.state == "proven"
+
+
 async def test_a_clock_that_is_set_forward_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     following = Following(max_lag_secs=3600, refuses=False)
     following.client.size = SIZE // 2
