@@ -37,7 +37,7 @@ from ctfilter.words import WordIndex
 MAX_SCANS: Final = 100
 """Lines with a regex that contains no literal."""
 
-MAX_INSTRUCTIONS: Final = 16 * 1024
+MAX_INSTRUCTIONS: Final = 20 * 1024
 """Instructions of all regexes: at worst, one costs a name of 60 characters 1 µs."""
 
 _PLACED_KEYS: Final = 256  # at once: half a millisecond
