@@ -132,6 +132,8 @@ class _Reader(asyncio.Protocol):
         """Return to the next `read` what the last one returned; no piece is empty."""
         self.pieces[:0] = pieces
         self._size += sum(map(len, pieces))
+        if self._size >= _READ_BYTES and not self.ended:
+            self.transport.pause_reading()
 
 
 class _Body(httpx.AsyncByteStream):

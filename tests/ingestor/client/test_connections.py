@@ -255,3 +255,21 @@ async def test_the_event_loop_serves_others_during_a_response_of_many_chunks(
         assert len(await fetcher(http).get_log(url, 1 << 20)) == 640_000
         watching.cancel()
     assert 0 < longest <= 2 * connections._MAX_EVENTS
+
+
+async def test_little_of_a_body_of_small_chunks_is_held(
+    http: HttpClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+    received = connections._Reader.data_received
+
+    def measured(reader: connections._Reader, data: bytes) -> None:
+        nonlocal most
+        received(reader, data)
+        most = max(most, sum(map(len, reader.pieces)))
+
+    monkeypatch.setattr(connections._Reader, "data_received", measured)
+    chunk = b"400\r\n" + b"x" * 1024 + b"\r\n"
+    async with sending(CHUNKED + chunk * 8192 + b"0\r\n\r\n", b"") as url:
+        assert len(await fetcher(http).get_log(url, 1 << 23)) == 1 << 23
+    assert most < 2 * connections._READ_BYTES
