@@ -93,7 +93,8 @@ Fields of `log:<log id>`:
 In `worker:<id>`, `loads` determines the assignment of logs: JSON, log id -> milliseconds of CPU a
 second. A worker whose `knows` is 0 has not found any logs yet.
 
-<name> is the name of an operator in lower case, or the host of a log whose operator is not known.
+<name> is the name of an operator in lower case, or the host of a log whose operator is not known;
+for a log that only an unsigned list names, followed by `unsigned list` and the name of that list.
 <who> is `token:<name>` for a client with a token, else `address:<address>`. An <address> is an IPv4
 address, or the /64 network of an IPv6 address, which is what one site has.
 

@@ -171,7 +171,9 @@ class CTLog(msgspec.Struct, frozen=True):
     #: The whole header User-Agent; None is product and version, and `contact` if it is set.
     user_agent: HeaderText | None = None
     #: Shortest milliseconds between two requests to one log operator, over all ingestors; 429
-    #: answers lengthen it, up to a second. 0 is no limit.
+    #: answers lengthen it, up to a second. 0 is no limit. An operator's logs that only an unsigned
+    #: list names (by default Apple's) have an interval of their own: an operator that has both
+    #: kinds of logs may get twice the requests.
     default_operator_rate_limit_ms: Count = 25
     #: The same for single operators, by name in any case.
     operator_rate_limits: Mapping[str, Count] = {}

@@ -110,7 +110,8 @@ class Metrics:
         self.request_interval = Gauge(
             "certstream_operator_request_interval_ms",
             "Present interval between two requests to an operator, of all ingestors together; "
-            "0 without a limit.",
+            "0 without a limit. Logs that only an unsigned list names have an interval of their "
+            "own, with the name of that list in the label.",
             ["operator"],
             registry=self.registry,
         )

@@ -94,7 +94,7 @@ def parse(body: bytes, listed_at: str = FILE, unsigned_list: str = "") -> LogLis
         body: as it was served.
         listed_at: scheme and authority of its URL, or "file", as `Log.listed_at`. Only a list that
             came over plain HTTP, or from a file, may have logs at plain HTTP.
-        unsigned_list: its id if it is unsigned, as `Log.unsigned_list`.
+        unsigned_list: its name if it is unsigned, as `Log.unsigned_list`.
 
     Raises:
         Malformed: it is not a log list, or has more than `MAX_LOGS` logs or operators.

@@ -118,7 +118,7 @@ class Source(msgspec.Struct, frozen=True):
             except (BadSignature, BadKey, ValueError, OSError) as error:
                 raise ListRejected("signature", str(error)) from error
         try:
-            content = parse(raw.body, self.server, "" if self.is_signed else self.id)
+            content = parse(raw.body, self.server, "" if self.is_signed else self.name)
         except Malformed as error:
             raise ListRejected("malformed", str(error)) from error
         if not content.logs:

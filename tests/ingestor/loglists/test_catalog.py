@@ -279,6 +279,7 @@ def test_a_log_of_an_unsigned_list_shares_no_slots_with_its_operator() -> None:
     logs = [LISTED, *read]
     assert len({operator_key(log.slots) for log in logs}) == 3
     assert {log.operator for log in logs} == {named}
+    assert read[0].slots == f"{named} (unsigned list https://lists.example/1)"
     # A signed list, or a configuration that names the operator, shares that operator's slots.
     (both,) = merge([LISTED], read, [], NOW).logs.values()
     assert both.slots == named
