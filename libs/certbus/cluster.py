@@ -38,6 +38,9 @@ RATE_WINDOW_SECS = 10.0
 EXCLUDED = "excluded"
 """State of a log that no worker follows, because a configuration excludes it."""
 
+CONFIGURED = "configured"
+"""In place of the server of a log list: the log is configured."""
+
 _STREAM_RANGE = script_text("streams/lua/stream_range.lua")
 _AHEAD_MS = int(2 * MAX_TTL * 1000)
 """How far the score of a member that is alive can be ahead of TIME. Twice the TTL, so that a clock
@@ -55,6 +58,10 @@ class LogDescription(msgspec.Struct, frozen=True):
         kind: "rfc6962" or "static-ct".
         state: in the log list's words ("usable", "readonly", ...), or "configured".
         excluded: "1" if the worker that writes this must not follow the log, else "0".
+        listed_at: scheme and authority of the URL of the list that names it, "file" if that is a
+            file, `CONFIGURED` if it is configured; empty if that is not known.
+        unsigned_list: name of the unsigned list that states its operator; empty if a signed list
+            or the configuration does.
     """
 
     log_id: str
@@ -64,6 +71,8 @@ class LogDescription(msgspec.Struct, frozen=True):
     kind: str
     state: str
     excluded: str = "0"
+    listed_at: str = ""
+    unsigned_list: str = ""
 
 
 class LogStatus(msgspec.Struct, frozen=True):
@@ -75,7 +84,8 @@ class LogStatus(msgspec.Struct, frozen=True):
     `newest` and `newest_timestamp` are of the largest tree head shown. `entry_timestamp` is of the
     last entry accounted for that could be read. `limited_by` is the setting that keeps it behind. A
     retiring log is `draining`, later `retired` (since then); `retired_why` is the reason. The state
-    of a log that no worker follows because a configuration excludes it is `excluded`.
+    of a log that no worker follows because a configuration excludes it is `excluded`. `listed_at`
+    and `unsigned_list` are those of `LogDescription`.
     """
 
     log_id: str
@@ -84,6 +94,8 @@ class LogStatus(msgspec.Struct, frozen=True):
     operator: str = ""
     kind: str = ""
     state: str = ""
+    listed_at: str = ""
+    unsigned_list: str = ""
     retired: int | None = None
     retired_why: str | None = None
     start: int | None = None

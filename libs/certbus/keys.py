@@ -82,6 +82,9 @@ Fields of `log:<log id>`:
 - `excluded`: 1 if the configuration of the worker that described the log last excludes it
 - `name`, `url`, `operator`, `kind`, `state`, `last_error`, `last_error_at`, `last_success` (ms):
   description of the log
+- `listed_at`: scheme and authority of the URL of the log list that names the log, `file` for a file,
+  `configured` for a configured log; absent if an earlier release described the log
+- `unsigned_list`: name of the unsigned log list that states its operator; empty without one
 - `error_event`, `alarm_event`, `skip_event`: random names of what was counted last; a call that is
   repeated because its reply was lost counts nothing twice
 - `retiring`, `retired_why`: JSON of a retirement (`by`, `why`, `since`, `at`, and `log`: everything

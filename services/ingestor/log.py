@@ -67,9 +67,10 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
             or later. None: it has no temporal interval.
         mmd: its maximum merge delay, seconds.
         listed_at: scheme and authority of the URL of the list that names it, or "file"; None if
-            it is configured. A listed log may not lead to addresses that its list could not.
+            it is configured, empty if that is not known. A listed log may not lead to addresses
+            that its list could not.
         unsigned_list: name of the unsigned list that states its operator; empty if a signed list
-            or the configuration does.
+            or the configuration does, "unknown" if that is not known.
         is_hybrid: whether it answers by RFC 6962 and its entries are read from its full data tiles.
         integrity: how unproven entries are handled, if this log has its own setting.
         batch_size: entries a request, if this log has its own setting.

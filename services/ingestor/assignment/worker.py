@@ -27,7 +27,7 @@ from typing import TypeVar
 import structlog
 from redis.exceptions import RedisError
 
-from certbus.cluster import ClusterRegistry, LogDescription, WorkerLoads
+from certbus.cluster import CONFIGURED, ClusterRegistry, LogDescription, WorkerLoads
 from certbus.errors import UNAVAILABLE, describe
 from certbus.logs.leases import Lease, Leases
 from certtasks import supervise
@@ -294,11 +294,13 @@ class Worker:
             self._described = {}
             for assigned in self._assigned.values():
                 assigned.forget_stored()
-        known = {log.id: _description(log) for log in self._logs.values()}
+        known = {log.id: log_description(log) for log in self._logs.values()}
         # A worker that follows one of the excluded logs describes it.
         held = {log_id for logs in workers.loads.values() for log_id in logs}
         known |= {
-            log.id: _description(log, excluded=True) for log in self._excluded if log.id not in held
+            log.id: log_description(log, excluded=True)
+            for log in self._excluded
+            if log.id not in held
         }
         new = [each for log_id, each in known.items() if self._described.get(log_id) != each]
         try:
@@ -487,7 +489,8 @@ async def _uncancelled(work: Awaitable[T]) -> T:
         raise RuntimeError(problem) from error
 
 
-def _description(log: Log, *, excluded: bool = False) -> LogDescription:
+def log_description(log: Log, *, excluded: bool = False) -> LogDescription:
+    """Return what Redis has of a log before anything is read from it."""
     return LogDescription(
         log_id=log.id,
         name=log.name,
@@ -496,4 +499,6 @@ def _description(log: Log, *, excluded: bool = False) -> LogDescription:
         kind=log.kind.value,
         state=log.state,
         excluded=str(int(excluded)),
+        listed_at=CONFIGURED if log.listed_at is None else log.listed_at,
+        unsigned_list=log.unsigned_list,
     )

@@ -124,7 +124,7 @@ class Fetcher:
         measured: receives the outcome and duration of each request.
         availability: decides when the log is requested; None: at any time, and once.
         listed_at: server of the list that names the log, as `Log.listed_at`; None: it is
-            configured, so its URL may lead to any address.
+            configured, so its URL may lead to any address; empty: not known, to public ones only.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class Fetcher:
 
     async def _is_listed_inside(self) -> bool:
         """Whether the server of the list that names the log is at an address inside."""
-        if self._listed_at is None:
+        if not self._listed_at:
             return False
         return await leads_inside(httpx.URL(self._listed_at).host)
 

@@ -13,6 +13,7 @@ All times are those of Redis. Stored times may be wrong: `AssignedLog.is_drained
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -21,6 +22,9 @@ from ingestor.log import READ_MARGIN_SECS, Drain, Log
 from ingestor.loglists.parser import ENDED_STATES, LogList, has_ended, is_followed
 
 _UNKNOWN = LogState(is_known=False, retirement=None, is_dropped=False)
+# Of a log that an earlier release stored without them. Unlike a configured log, it may not lead to
+# addresses inside, and unlike a log of a signed list, it shares no slots with its operator.
+_UNKNOWN_ORIGIN = {"listed_at": "", "unsigned_list": "unknown"}
 
 
 class ListedLog(msgspec.Struct, frozen=True):
@@ -122,16 +126,23 @@ def drain_deadline(log: Log, retirement: Retirement) -> Log:
 def _newly_listed(
     each: ListedLog, wanted: Mapping[str, Log], states: Mapping[str, LogState], now: float
 ) -> dict[str, ListedEntry]:
-    """Return what a list states about logs that are followed, where it did not before."""
+    """Return what a list states about logs that are followed, as far as Redis lacks it."""
     rank, before = each.content.rank, each.before
+    followed = {log.id: log for log in each.content.logs if is_followed(log, now)}
     return {
-        log.id: ListedEntry(rank, msgspec.Raw(msgspec.json.encode(log)))
-        for log in each.content.logs
-        if is_followed(log, now)
-        and log.id in wanted
-        and states.get(log.id, _UNKNOWN).is_known
-        and (log.id not in before or before[log.id].rank < rank)
+        log_id: ListedEntry(rank, msgspec.Raw(msgspec.json.encode(log)))
+        for log_id, log in followed.items()
+        if log_id in wanted
+        and states.get(log_id, _UNKNOWN).is_known
+        and _is_news(log, rank, before.get(log_id))
     }
+
+
+def _is_news(log: Log, rank: str, before: ListedEntry | None) -> bool:
+    """Whether Redis lacks what a list states, or has it as another release stores it."""
+    if before is None or before.rank < rank:
+        return True
+    return before.rank == rank and bytes(before.log) != msgspec.json.encode(log)
 
 
 def _newly_retired(each: ListedLog, now: float) -> Iterable[tuple[str, Retirement]]:
@@ -153,8 +164,9 @@ def _newly_retired(each: ListedLog, now: float) -> Iterable[tuple[str, Retiremen
         yield log_id, Retirement("list", why, min(since, now), now, before.log)
 
 
-def _decode(log: msgspec.Raw) -> Log | None:
+def _decode(stored: msgspec.Raw) -> Log | None:
     try:
-        return msgspec.json.decode(log, type=Log | None)
-    except msgspec.DecodeError:
+        fields = msgspec.json.decode(stored, type=dict[str, Any] | None)
+        return None if fields is None else msgspec.convert(_UNKNOWN_ORIGIN | fields, Log)
+    except msgspec.DecodeError:  # or its subclass ValidationError
         return None

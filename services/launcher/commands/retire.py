@@ -5,7 +5,7 @@ import argparse
 import msgspec
 from redis.asyncio import Redis
 
-from certbus.cluster import LogStatus, snapshot
+from certbus.cluster import CONFIGURED, LogStatus, snapshot
 from certbus.keys import Keys
 from certbus.logs.registry import LogRegistry, Retirement
 from launcher import options
@@ -47,13 +47,18 @@ def run(args: argparse.Namespace) -> int:
 async def _retire(registry: LogRegistry, log: LogStatus, reason: str, *, drain: bool) -> str:
     """Retire a log and return the result."""
     # For ingestors whose log lists do not have it (`ingestor.log.Log`).
-    description = {
+    description: dict[str, str | None] = {
         "id": log.log_id,
         "name": log.name,
         "url": log.url,
         "kind": log.kind,
         "operator": log.operator,
     }
+    if log.listed_at:  # an earlier release does not store it: then the log is not trusted
+        description |= {
+            "listed_at": None if log.listed_at == CONFIGURED else log.listed_at,
+            "unsigned_list": log.unsigned_list,
+        }
     # Every entry that the log has now is to be read; without draining, the retirement has expired.
     retired_at = await registry.now() if drain else 0.0
     raw = msgspec.Raw(msgspec.json.encode(description))

@@ -1,5 +1,6 @@
 """Retirement of logs: by which lists and commands, how a log is drained, and what undoes it."""
 
+import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -7,13 +8,21 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from redis.asyncio import Redis
 
+from certbus.cluster import ClusterRegistry
+from certbus.keys import Keys, operator_key
 from certbus.logs.leases import RETIRED_VISIBLE_MS, Leases
 from certbus.logs.registry import ListedEntry, LogRegistry, LogState, Retirement
 from certbus.logs.tree_state import TreeStateStore
+from ingestor.assignment.worker import log_description
+from ingestor.client.errors import InvalidResponse
+from ingestor.client.http import Fetcher, http_client
 from ingestor.log import READ_MARGIN_SECS, Kind, Log
 from ingestor.loglists.parser import LogList
 from ingestor.loglists.retirement import ListedLog, RetirementPlan, plan_retirements
+from launcher.cli import main
+from launcher.runtime.embedded_redis import EmbeddedRedis
 from simlog.api.log_list import Edition
 from tests.ingestor.loglists import lists
 from tests.ingestor.site import Site
@@ -109,6 +118,60 @@ def test_a_list_names_what_is_followed_once_an_edition() -> None:
     assert not Case(edition(2, LOG)).judged().listed["list"]
     unknown = LogState(is_known=False, retirement=None, is_dropped=False)
     assert not Case(edition(2, LOG), wanted=(LOG,), state=unknown).judged().listed["list"]
+
+
+def test_a_list_names_again_what_another_release_stored() -> None:
+    stored = msgspec.to_builtins(LOG)
+    del stored["unsigned_list"]
+    raw = msgspec.Raw(msgspec.json.encode(stored))
+
+    def judged(current: LogList) -> RetirementPlan:
+        before = {LOG.id: ListedEntry(edition(2).rank, raw)}
+        source = ListedLog("list", "a list", True, current, before)
+        return plan_retirements({LOG.id: LOG}, {LOG.id: FOLLOWED}, [source], NOW)
+
+    (entry,) = judged(edition(2, LOG)).listed["list"].values()
+    assert msgspec.json.decode(entry.log, type=Log) == LOG
+    assert not judged(edition(1, LOG)).listed["list"], "another ingestor has a newer edition"
+    raw = msgspec.Raw(msgspec.json.encode(LOG))
+    twice = edition(2, changed(url="https://other.example/"), LOG)
+    assert not judged(twice).listed["list"], "it would be written at each poll"
+
+
+ORIGINS: tuple[dict[str, Any], ...] = (
+    {"listed_at": None},
+    {"listed_at": "https://lists.example"},
+    {"listed_at": "https://lists.example", "unsigned_list": "https://lists.example/a"},
+)
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+async def test_a_log_that_a_command_retired_is_drained_as_it_was_followed(
+    server: EmbeddedRedis, redis: Redis, origin: dict[str, Any]
+) -> None:
+    log = changed(operator="Example", **origin)
+    keys = Keys()
+    await ClusterRegistry(redis, keys).describe([log_description(log)])
+    assert await Leases(redis, keys, "one", 30).acquire(log.id, 5) is not None
+    arguments = ["retire", log.id, "--redis-url", server.url]
+    assert await asyncio.to_thread(main, arguments) == 0
+    states = await LogRegistry(redis, keys).states()
+    (drained,) = plan_retirements({}, states, [], NOW).logs.values()
+    assert drained.drain is not None
+    assert (drained.listed_at, drained.slots) == (log.listed_at, log.slots)
+
+
+@pytest.mark.parametrize("by", ["command", "list"])
+async def test_a_retired_log_of_unknown_origin_is_not_trusted(by: Any) -> None:
+    stored = {"id": LOG.id, "name": "Log", "url": "https://127.0.0.1/", "kind": "rfc6962"}
+    raw = msgspec.Raw(msgspec.json.encode({**stored, "operator": "Example"}))
+    state = LogState(True, Retirement(by, "because", NOW, NOW, raw), False)
+    (log,) = plan_retirements({}, {LOG.id: state}, [], NOW).logs.values()
+    assert operator_key(log.slots) != operator_key("Example")
+    async with http_client() as http:
+        fetcher = Fetcher(http, log.name, 1, listed_at=log.listed_at)
+        with pytest.raises(InvalidResponse, match="private address"):
+            await fetcher.get_log(log.url, 1)
 
 
 def retired(by: Any, *, dropped: bool = False) -> LogState:
