@@ -16,7 +16,6 @@ A filter of several groups is anchored by the most selective of them. When one o
 the other groups must have one too. Lines are shared by filters, and so are groups' other lines.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -40,7 +39,7 @@ MAX_SCANS: Final = 100
 MAX_INSTRUCTIONS: Final = 20 * 1024
 """Instructions of all regexes: at worst, one costs a name of 60 characters 1 µs."""
 
-_PLACED_KEYS: Final = 256  # at once: half a millisecond
+_PLACED_KEYS: Final = 128  # at once, and as many removed: half a millisecond
 _CHUNK_BYTES: Final = 4096  # of names that are searched at once: bounds the list of words found
 _MAX_ISSUERS: Final = 4096  # remembered
 _LINE_BYTES: Final = 3000
@@ -127,7 +126,8 @@ class Index:
     def __init__(self) -> None:
         self.filters: dict[Filter, list[_Bucket]] = {}
         self.scans = self.instructions = 0
-        self._unplaced: deque[tuple[_Entry, bool]] = deque()  # to add, or to remove
+        self._to_place: _Bucket = {}
+        self._to_remove: _Bucket = {}  # placed; no filter has them
         self._entries: dict[str, _Entry] = {}
         self._words: WordIndex[_Entry] = WordIndex()
         self._folded: WordIndex[_Entry] = WordIndex()
@@ -182,28 +182,39 @@ class Index:
                     del self._entries[entry.line.text]
                     self.scans -= _scans(entry.line)
                     self.instructions -= _instructions(entry.line)
-                    self._unplaced.append((entry, False))
+                    if entry in self._to_place:
+                        del self._to_place[entry]
+                    else:
+                        self._to_remove[entry] = None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether a look-up has nothing to place first."""
+        return not self._to_place
 
     def place_next(self) -> bool:
-        """Make some more lines ready to be found, or remove what finds them.
+        """Make some more lines ready to be found, and remove as much of what finds lines that left.
 
-        A filter of many brands takes a while, in which a caller may do other things. A look-up does
-        all that is left.
+        A filter of many brands takes a while, in which a caller may do other things. A look-up
+        places all that is left to be placed. It waits for no removal: what left has no filter.
 
         Returns:
             False if nothing was left.
         """
-        keys = 0
-        while self._unplaced and keys < _PLACED_KEYS:
-            entry, present = self._unplaced.popleft()
-            self._place(entry, present=present)
-            keys += 1 + len(entry.anchor.value if entry.anchor.key == "like" else ())
-        return keys > 0
+        worked = False
+        for entries, present in ((self._to_place, True), (self._to_remove, False)):
+            keys = 0
+            while entries and keys < _PLACED_KEYS:
+                entry, _ = entries.popitem()
+                self._place(entry, present=present)
+                keys += 1 + len(entry.anchor.value if entry.anchor.key == "like" else ())
+            worked = worked or keys > 0
+        return worked
 
     def lookup(self, certificate: Certificate) -> dict[Filter, list[Match]]:
         """Return the filters that a certificate passes, each with what matched."""
-        while self.place_next():
-            pass
+        while self._to_place:
+            self.place_next()
         found: _Found = {}
         if self._properties or self._issuers:
             numbers = range(len(certificate.names))
@@ -239,7 +250,7 @@ class Index:
             entry = self._entries[line.text] = _Entry(line)
             self.scans += _scans(line)
             self.instructions += _instructions(line)
-            self._unplaced.append((entry, True))
+            self._to_place[entry] = None
         entry.uses += 1
         return entry
 

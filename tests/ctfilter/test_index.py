@@ -545,6 +545,30 @@ def test_lines_are_placed_and_removed_in_slices() -> None:
     assert not index._entries
 
 
+def test_what_leaves_before_it_is_placed_is_dropped_and_look_ups_remove_nothing() -> None:
+    """What many filters that joined and left leave behind would delay each look-up."""
+    lines = [f"like:brandname{number:03d}" for number in range(200)]
+    one, two = parse_filter(match=lines[:100]), parse_filter(match=lines)
+    assert one is not None
+    assert two is not None
+    index = Index()
+    index.add(one)
+    while index.place_next():
+        pass
+    index.add(two)
+    assert len(index._to_place) == 100
+    index.remove(two)
+    assert len(index._to_place) == 0
+    assert not index.place_next()
+    index.remove(one)
+    assert index.lookup(certificate(Cert(("brandname000.com",)))) == {}
+    assert len(index._to_remove) == 100
+    index.add(one)
+    assert set(index.lookup(certificate(Cert(("brandname000.com",))))) == {one}
+    index.remove(one)
+    assert_empty(index)
+
+
 def test_the_instructions_of_regexes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = parse_filter(match=["regex:abc[0-9]x"]), parse_filter(match=["regex:abd[0-9]x"])
     assert one is not None

@@ -300,6 +300,7 @@ class FilterSet:
         joined = self.shared.join(given, limited=limited)
         if is_new:
             self.size += size_of(given)
+            self.wake()  # to place it
         selection = FilterSelection(joined, filters, only_names=base.ring.stream != ring.stream)
         made = FilteredChannel(base, ring, selection, self._metrics, self)
         joined.channels.append(made)
@@ -331,6 +332,7 @@ class FilterSet:
         self._count(channel.ring, -1)
         if not joined.channels:
             self.shared.leave(joined.given)
+            self.wake()  # to remove what was placed of it
             self.size -= size_of(joined.given)
 
     def _count(self, ring: Ring, change: int) -> None:
@@ -356,16 +358,19 @@ class FilterSet:
     def look_up_next(self) -> bool:
         """Look up one new message, and note which channels have hits; or prepare look-ups.
 
+        New filters are placed first; what left is removed beside look-ups.
+
         Returns:
             False if there is no new message, and nothing to prepare.
         """
-        if self.shared.index.place_next():
+        worked = self.shared.index.place_next()
+        if not self.shared.index.is_placed:
             return True
         for filters in self._streams.values():
             if filters.seen.number < filters.ring.head.number:
                 self._look_up_next(filters)
                 return True
-        return False
+        return worked
 
     def _look_up_next(self, filters: StreamFilters) -> None:
         ring, start = filters.ring, filters.seen

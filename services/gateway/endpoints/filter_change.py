@@ -120,14 +120,19 @@ class FilterChanges:
             task.add_done_callback(self._tasks.discard)
 
     async def _parse(self, client: Client, lines: list[str]) -> None:
-        """Parse a long list beside the event loop; one at a time, which bounds its memory."""
+        """Parse a long list beside the event loop, and place it.
+
+        One at a time: this bounds its memory, and look-ups continue during the parsing of the next.
+        """
         try:
             async with self._one_list:
                 if client.closed:
                     return
                 given = await asyncio.to_thread(parse_filter, match=lines)
-            if not client.closed:
-                self._apply(client, given)
+                if not client.closed:
+                    self._apply(client, given)
+                while self._hub.filters.shared.index.place_next():  # noqa: ASYNC110 - no poll
+                    await asyncio.sleep(0)
         except FilterError as problem:
             if not client.closed:
                 _send(client, _filter_error(problem))

@@ -118,6 +118,34 @@ async def test_a_filter_of_many_lines_is_prepared_before_it_leaves(gateway: Gate
     task.cancel()
 
 
+async def test_messages_are_looked_up_while_what_left_is_removed(gateway: Gateway) -> None:
+    transport, filters = gateway.connect("domain:1.example"), gateway.hub.filters
+    wanted = parse_filter(match=[f"like:brandname{number:04d}" for number in range(1000)])
+    assert wanted is not None
+    left = filters.channel(gateway.hub.channels["lite", SSE], wanted, gateway.ring)
+    look_up_all(gateway.hub)
+    filters.remove(left)
+    gateway.publish()
+    while gateway.filters.seen is not gateway.ring.head:
+        assert filters.look_up_next()
+    assert filters.shared.index._to_remove
+    await filters.serve_next()
+    assert numbers(transport) == [1]
+
+
+async def test_filters_are_placed_and_removed_without_new_messages(gateway: Gateway) -> None:
+    filters = gateway.hub.filters
+    task = asyncio.create_task(Flusher(gateway.hub.unfiltered_channels, filters, Metrics()).run())
+    wanted, index = parse_filter(match=["like:brandname"]), filters.shared.index
+    assert wanted is not None
+    made = filters.channel(gateway.hub.channels["lite", SSE], wanted, gateway.ring)
+    await until(lambda: index.is_placed)
+    filters.remove(made)
+    await until(lambda: not index._to_remove)
+    assert not index._edits
+    task.cancel()
+
+
 async def test_clients_without_a_filter_wait_for_one_turn(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

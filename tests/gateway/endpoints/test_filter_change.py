@@ -227,3 +227,24 @@ async def test_long_lists_are_parsed_one_at_a_time(
         )
     assert [answer["message_type"] for answer in answers] == ["subscribed"] * 2
     assert most == 1
+
+
+async def test_a_long_list_is_placed_before_the_next_one_is_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lists without a pause between them would delay look-ups without end."""
+    hub = Hub(Settings(streams=("lite",)), lambda client, cursor: None, Metrics())
+    changes, transports, were_placed = FilterChanges(hub), [Transport(), Transport()], []
+
+    def parse(**given: Any) -> Any:
+        were_placed.append(hub.filters.shared.index.is_placed)
+        return parse_filter(**given)
+
+    monkeypatch.setattr(filter_change, "parse_filter", parse)
+    for number, transport in enumerate(transports):
+        client = WebSocketClient(hub.clients, hub.channel("lite", WEBSOCKET, None), transport)
+        client.attach(None)
+        lines = [f"like:brand{number}name{n}" for n in range(100)]
+        changes.receive(client, json.dumps({"type": "subscribe", "match": lines}).encode())
+    await until(lambda: all(transport.written for transport in transports))
+    assert were_placed == [True, True]
