@@ -127,16 +127,13 @@ class Hub:
         made = V2Ring(settings.ring_bytes, settings.v2_source, has_clients)
         return made
 
-    def channel(
-        self, stream: str, encoding: Encoding, given: Filter | None, *, limited: bool = True
-    ) -> Channel[Client]:
-        """Return the channel of a client.
+    def channel(self, stream: str, encoding: Encoding, given: Filter | None) -> Channel[Client]:
+        """Return the channel of a client. The limits do not hold for a filter of the configuration.
 
         Args:
             stream: its name.
             encoding: without a filter.
             given: the filter; None for all messages.
-            limited: whether the limits of filters hold; never for one of the configuration.
 
         Raises:
             FilterRefused: there is no place for the filter, no stream has what it compares, or the
@@ -150,7 +147,7 @@ class Hub:
         if given is None:
             return base
         source = self.source_of(stream, given)
-        limited = limited and given not in self.settings.filters.values()
+        limited = given not in self.settings.filters.values()
         is_new = (base, given) not in self.filters.channels
         if is_new and limited and not self.filters.has_place(given):
             raise FilterRefused(ErrorCode.FILTER_LIMIT, _FULL)

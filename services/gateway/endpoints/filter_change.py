@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
+from time import perf_counter
 from typing import Final, Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from msgspec import UNSET, UnsetType
 
 from ctfilter import Filter, FilterError, parse_filter
 from gateway.clients.base import MAX_WAITING_ANSWERS, Client
+from gateway.delivery.channel import MAX_SLICE_SECS
 from gateway.endpoints.subscribe import MAX_REGEXES
 from gateway.http.errors import ErrorBody, ErrorCode, filter_error
 from gateway.http.messages import FilterRequest
@@ -32,9 +34,8 @@ _MAX_INLINE_LINES: Final = 50  # a thread parses longer lists, and those with mo
 
 _PARSING_RETRY_SECS: Final = 1.0  # after a request during the parsing of another
 
-_YIELD_AFTER_CLIENTS: Final = 100  # renewed before other tasks run
-
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 section 7.4.1
+_CLOSE_CODES: Final = {ErrorCode.FILTER_LIMIT: 1013}  # "Try Again Later", of the IANA registry
 
 _BAD_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What the decoder raises for a binary message, which need not be UTF-8, or a deeply nested one."""
@@ -146,23 +147,24 @@ class FilterChanges:
     async def renew(self, names: AbstractSet[str]) -> None:
         """Apply the present lines of named filters to the clients that have requested them.
 
-        A client is closed if a filter no longer exists. The limits do not hold for the new lines:
-        the client already has a place.
+        A client is closed if a filter no longer exists, or if its filters together have no place; a
+        named filter alone always has one.
         """
         channels = list(self._hub.filters.channels.values())
         clients = dict.fromkeys(client for channel in channels for client in channel.clients)
-        renewed = 0
+        began = perf_counter()
         for client in clients:
             if client.closed or names.isdisjoint(client.requested.names):
                 continue
             try:
-                self._switch(client, client.requested, UNSET, limited=False)
+                self._switch(client, client.requested, UNSET)
             except FilterRefused as refused:
                 # The reason of a close frame is cut after 123 bytes: what a client needs is first.
-                client.close(_POLICY_VIOLATION, f"{client.resume_hint} elsewhere; {refused}")
-            renewed += 1
-            if renewed % _YIELD_AFTER_CLIENTS == 0:
+                code = _CLOSE_CODES.get(refused.code, _POLICY_VIOLATION)
+                client.close(code, f"{client.resume_hint} elsewhere; {refused}")
+            if perf_counter() - began > MAX_SLICE_SECS:
                 await asyncio.sleep(0)
+                began = perf_counter()
 
     def _apply(self, client: Client, given: Filter | None) -> None:
         lines = None if given is None else [line.text for line in given.groups[0]]
@@ -172,12 +174,7 @@ class FilterChanges:
             _send(client, _Error(str(refused), refused.code))
 
     def _switch(
-        self,
-        client: Client,
-        requested: FilterRequest,
-        lines: list[str] | UnsetType | None,
-        *,
-        limited: bool = True,
+        self, client: Client, requested: FilterRequest, lines: list[str] | UnsetType | None
     ) -> None:
         """Continue a client with other filters.
 
@@ -185,14 +182,13 @@ class FilterChanges:
             client: the client.
             requested: its filters from now on.
             lines: `match` of the message `subscribed`.
-            limited: whether the limits of filters hold.
 
         Raises:
             FilterRefused: the client keeps the old filters.
         """
         given = self._hub.resolve(requested)
         encoding = client.encoding(filtered=given is not None)
-        channel = self._hub.channel(client.channel.stream, encoding, given, limited=limited)
+        channel = self._hub.channel(client.channel.stream, encoding, given)
         client.requested = requested
         client.switch(channel, partial(_subscribed, lines, requested.names or UNSET))
 
