@@ -65,7 +65,7 @@ class SharedRead(Generic[T]):
         """Read; raises what `read` raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._running))
-        return await _result(self._next)
+        return await result_of(self._next)
 
     async def _after(self, running: asyncio.Task[T] | None) -> T:
         if running is not None:
@@ -74,8 +74,8 @@ class SharedRead(Generic[T]):
         return await self._read()
 
 
-async def _result(task: asyncio.Task[T]) -> T:
-    """Wait for a task of several callers; the cancellation of one does not cancel the task.
+async def result_of(task: asyncio.Future[T]) -> T:
+    """Wait for a task; the cancellation of a caller, of which there may be several, leaves it.
 
     An exception is not reported if all callers were cancelled. `asyncio.shield` reports it: Python
     3.14 for each caller that was.
@@ -85,7 +85,7 @@ async def _result(task: asyncio.Task[T]) -> T:
     return task.result()
 
 
-def _retrieve(task: asyncio.Task[T]) -> None:
+def _retrieve(task: asyncio.Future[T]) -> None:
     """Mark an exception as retrieved."""
     if not task.cancelled():
         task.exception()
@@ -235,7 +235,7 @@ class HistoryReader:
         if task is None:
             task = self._reads[key] = asyncio.create_task(self._fetch(live, start, position))
             task.add_done_callback(lambda _: self._reads.pop(key))
-        return await _result(task)
+        return await result_of(task)
 
     async def _fetch(self, live: Ring, start: str, position: ReaderPosition) -> HistoryPage:
         stream, source = live.stream, live.source

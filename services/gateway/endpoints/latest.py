@@ -11,6 +11,7 @@ from certhttp.protocol import Request
 from ctfilter import Filter, Index
 from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.filter_messages import certificate_of, with_matches
+from gateway.delivery.history import result_of
 from gateway.delivery.ring_buffer import Ring
 from gateway.endpoints.schemas import LiteMessage
 from gateway.endpoints.subscribe import filter_request
@@ -64,8 +65,13 @@ class LatestMessages:
         newest = ring.latest(SEARCHED)
 
         async def respond() -> Response:
-            async with self._slots:
-                return _messages(await asyncio.to_thread(_passing, given, newest))
+            await self._slots.acquire()
+            loop = asyncio.get_running_loop()
+            search = loop.run_in_executor(None, _passing, given, newest)
+            # The thread continues when the client leaves.
+            search.add_done_callback(lambda _: self._slots.release())
+            found = await result_of(search)
+            return _messages(found)
 
         return DeferredResponse(respond)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,9 +14,15 @@ from certbus.cluster import ClusterRegistry, LogDescription, snapshot
 from certbus.keys import STREAMS
 from certbus.logs.circuit_state import CircuitStatus, CircuitStore
 from certbus.streams.retention import Retention, Trimmer
+from certhttp.protocol import Request
 from ctfilter import parse_filter
 from ctparse.wire_messages import Message
 from gateway.config import Settings
+from gateway.endpoints import latest
+from gateway.endpoints.latest import LatestMessages
+from gateway.http.messages import DeferredResponse
+from gateway.hub import Hub
+from gateway.metrics import Metrics
 from tests.certbus.servers import RedisServer
 from tests.gateway.client_helpers import certificates, serials, websocket
 from tests.gateway.conftest import Running, Start
@@ -105,6 +112,35 @@ async def test_latest_with_a_filter(start: Start, press: Press) -> None:
         assert len(many) == 25
         for wrong in ("filter=other", "domain=b_$", "host=a.example"):
             assert (await client.get(f"/latest.json?{wrong}")).status_code == 400
+
+
+async def test_a_search_is_the_only_one_also_after_its_client_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = Hub(Settings(streams=("lite",)), lambda client, cursor: None, Metrics())
+    endpoint, ends, searches = LatestMessages(hub), threading.Event(), 0
+
+    def search(*_: Any) -> list[tuple[str, bytes]]:
+        nonlocal searches
+        searches += 1
+        assert ends.wait(60)
+        return []
+
+    monkeypatch.setattr(latest, "_passing", search)
+    tasks = []
+    for _ in range(2):
+        answer = endpoint.respond(Request("GET", "/latest.json", {}, fields=[("match", "idn:yes")]))
+        assert isinstance(answer, DeferredResponse)
+        tasks.append(asyncio.ensure_future(answer.respond()))
+    await until(lambda: searches == 1)
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert endpoint._slots.locked()
+    ends.set()
+    assert (await tasks[1]).status == 200
+    assert not endpoint._slots.locked()
 
 
 async def test_stats_are_of_all_gateways(start: Start, press: Press) -> None:
