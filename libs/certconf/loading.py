@@ -151,7 +151,7 @@ def _wrong_filters(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if not config.filters:
         return
     # Its tables take megabytes, which a process without named filters may not need.
-    from ctfilter import FilterError, parse_filter  # noqa: PLC0415
+    from ctfilter import FilterError, parse_named_filter  # noqa: PLC0415
 
     for name, lines in config.filters.items():
         key = f"filters.{name}"
@@ -162,12 +162,12 @@ def _wrong_filters(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         wrong = False
         for number, line in enumerate(lines):
             try:
-                parse_filter(match=[line])
+                parse_named_filter([line])
             except FilterError as error:
                 wrong = True
                 yield (f"{key}[{number}]", key, "filters"), str(error).removeprefix("match: ")
         try:
-            parse_filter(match=() if wrong else lines)
+            parse_named_filter(() if wrong else lines)
         except FilterError as error:  # too many lines, or regexes
             yield (key, "filters"), str(error).removeprefix("match: ")
 

@@ -27,7 +27,15 @@ index, and the evaluator of one filter, with an evaluation that shares no code w
 """
 
 from ctfilter.evaluator import Evaluator
-from ctfilter.grammar import Filter, FilterError, Line, Term, parse_filter, parse_line
+from ctfilter.grammar import (
+    Filter,
+    FilterError,
+    Line,
+    Term,
+    parse_filter,
+    parse_line,
+    parse_named_filter,
+)
 from ctfilter.index import Index, IndexFull, Match, size_of
 from ctfilter.matching import Certificate, holds
 
@@ -44,5 +52,6 @@ __all__ = (
     "holds",
     "parse_filter",
     "parse_line",
+    "parse_named_filter",
     "size_of",
 )

@@ -39,6 +39,12 @@ MAX_LINE_REGEXES: Final = 4
 MAX_INSTRUCTIONS: Final = 2048
 """Instructions of the regexes of one filter."""
 
+MAX_NAMED_REGEXES: Final = 1000
+"""Regexes of one filter of the configuration."""
+
+MAX_NAMED_INSTRUCTIONS: Final = 20 * 1024
+"""Instructions of the regexes of one filter of the configuration."""
+
 MAX_BRAND: Final = 63
 """Characters of a brand after folding, as of a label (RFC 1035 section 2.3.4)."""
 
@@ -431,6 +437,7 @@ def parse_filter(
     *,
     also: Sequence[Filter] = (),
     max_regexes: int = MAX_REGEXES,
+    max_instructions: int = MAX_INSTRUCTIONS,
 ) -> Filter | None:
     """Parse the parameters of a request.
 
@@ -440,6 +447,7 @@ def parse_filter(
         match: alternative lines.
         also: further filters that must hold.
         max_regexes: in `match`.
+        max_instructions: of these regexes.
 
     Returns:
         None if no parameter has a term.
@@ -454,11 +462,22 @@ def parse_filter(
     if len(match) > MAX_LINES:
         raise FilterError(f"more than {MAX_LINES} lines", match[MAX_LINES], match[MAX_LINES], 0)
     if match:
-        groups.append(_parse_lines(match, max_regexes))
+        groups.append(_parse_lines(match, max_regexes, max_instructions))
     return Filter(groups) if groups else None
 
 
-def _parse_lines(texts: Sequence[str], max_regexes: int) -> list[Line]:
+def parse_named_filter(lines: Sequence[str]) -> Filter | None:
+    """Parse the lines of a filter of the configuration, which may have more regexes.
+
+    Raises:
+        FilterError: a line is not valid, or there are too many.
+    """
+    return parse_filter(
+        match=lines, max_regexes=MAX_NAMED_REGEXES, max_instructions=MAX_NAMED_INSTRUCTIONS
+    )
+
+
+def _parse_lines(texts: Sequence[str], max_regexes: int, max_instructions: int) -> list[Line]:
     """Parse lines; not further than to the limit of regexes, which take memory and time."""
     lines: list[Line] = []
     regexes = instructions = 0
@@ -468,8 +487,8 @@ def _parse_lines(texts: Sequence[str], max_regexes: int) -> list[Line]:
         if regexes > max_regexes:
             raise FilterError(f"more than {max_regexes} regexes", text, text.strip(), _start(text))
         instructions += sum(term.instructions for term in line.terms)
-        if instructions > MAX_INSTRUCTIONS:
-            reason = f"the regexes have more than {MAX_INSTRUCTIONS} instructions together"
+        if instructions > max_instructions:
+            reason = f"the regexes have more than {max_instructions} instructions together"
             raise FilterError(reason, text, text.strip(), _start(text))
         lines.append(line)
     return lines

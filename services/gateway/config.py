@@ -8,7 +8,7 @@ import msgspec
 from certbus.keys import STREAMS
 from certconf import Config
 from certconf.settings import DRAIN_MARGIN_SECS
-from ctfilter import Filter, parse_filter
+from ctfilter import Filter, parse_named_filter
 
 MIB: Final = 1024 * 1024
 V2: Final = "v2"
@@ -114,5 +114,5 @@ def settings_of(config: Config, base: Settings | None = None) -> Settings:
 
 
 def _filters_of(config: Config) -> dict[str, Filter]:
-    parsed = {name: parse_filter(match=lines) for name, lines in config.filters.items()}
+    parsed = {name: parse_named_filter(lines) for name, lines in config.filters.items()}
     return {name: given for name, given in parsed.items() if given is not None}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctfilter import FilterError, grammar, parse_filter, parse_line
+from ctfilter import FilterError, grammar, parse_filter, parse_line, parse_named_filter
 from ctfilter.grammar import (
     ALL_TERMS,
     MAX_FIELD_TERMS,
@@ -330,3 +330,12 @@ def test_the_list_to_begin_with_has_valid_lines() -> None:
     lines = (ROOT / "docs" / "filters-phishing.txt").read_text().splitlines()
     assert len(lines) > 10
     assert parse_filter(match=lines) is not None
+
+
+def test_a_filter_of_the_configuration_may_have_more_regexes() -> None:
+    lines = [f"regex:abc{number}[a-z]{{100}}" for number in range(101)]
+    with pytest.raises(FilterError, match="instructions together"):
+        parse_filter(match=lines)
+    assert parse_named_filter(lines) is not None
+    with pytest.raises(FilterError, match="20480 instructions together"):
+        parse_named_filter(lines * 2)
