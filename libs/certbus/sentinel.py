@@ -162,6 +162,8 @@ class Sentinels:
             raise ConnectionFailed(f"{_host(url)} did not answer") from None
         except redis.exceptions.RedisError as error:
             raise ConnectionFailed(f"{_host(url)}: {describe(error)}") from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ConnectionFailed(f"{_host(url)}: malformed reply") from error
         if address is None:
             raise ConnectionFailed(f"{_host(url)} does not know the service {self._service!r}")
         return address

@@ -4,8 +4,9 @@ The sentinels are made here, since a real one agrees with the others as soon as 
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,12 @@ class FakeSentinel:
 
     Attributes:
         names: the port; None for no answer.
+        malformed: another reply than a sentinel's; None for none.
     """
 
-    def __init__(self, names: int | None) -> None:
+    def __init__(self, names: int | None, malformed: bytes | None = None) -> None:
         self.names = names
+        self.malformed = malformed
         self.queries = 0
         self.port = 0
 
@@ -42,6 +45,11 @@ class FakeSentinel:
             server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):  # the client has ended it
+            await self._reply(reader, writer)
+        writer.close()
+
+    async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
             words = []
             for _ in range(int(line[1:])):
@@ -51,10 +59,11 @@ class FakeSentinel:
                 writer.write(b"+OK\r\n")
                 continue
             self.queries += 1
-            if self.names is not None:
+            if self.malformed is not None:
+                writer.write(self.malformed)
+            elif self.names is not None:
                 port = str(self.names).encode()
                 writer.write(b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%b\r\n" % (len(port), port))
-        writer.close()
 
 
 class Pair:
@@ -182,3 +191,22 @@ async def test_sentinels_that_do_not_answer_delay_no_read(pair: Pair) -> None:
         await until(is_queried, "a sentinel was queried", 10)
         for _ in range(20):
             assert await client.get("name") == b"old"
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize(
+    "reply", [b":1\r\n", b"*1\r\n$1\r\na\r\n", b"*2\r\n$1\r\na\r\n$1\r\nb\r\n"]
+)
+async def test_a_sentinel_with_malformed_replies_is_skipped(pair: Pair, reply: bytes) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
+    sentinels = [FakeSentinel(None, malformed=reply), FakeSentinel(pair.new)]
+    async with watched_by(*sentinels) as client:
+
+        async def is_queried() -> bool:
+            assert await client.get("name") == b"new"
+            return sentinels[0].queries >= 3
+
+        await until(is_queried, "the sentinel was queried", 10)
+    gc.collect()
+    assert not problems
