@@ -226,6 +226,7 @@ class _Reliable(AbstractConnection):
             if role != b"master":  # sentinels learn of a failover one after the other
                 self._forget_address()
                 raise ConnectionFailed("the Redis that the sentinels named is not the primary")
+            self.sentinels.found_primary(self._address)
 
     async def can_read(self) -> bool:
         """Return whether it cannot be used again: it has ended, or has unrequested data.
@@ -233,7 +234,7 @@ class _Reliable(AbstractConnection):
         Or it leads to an earlier primary, which may still answer: all connections of a client use
         the one that the sentinels named last, and have it confirmed from time to time.
         """
-        if self.sentinels is not None and self.sentinels.wants_primary:
+        if self.sentinels is not None:
             self.sentinels.confirm()
         if self._has_ended or self._is_outdated:
             return True

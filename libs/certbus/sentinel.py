@@ -5,8 +5,8 @@ from them, and a connection ends when its Redis is no longer the primary, so tha
 finds the new one.
 
 A sentinel that is cut off from the others names the earlier primary for as long. So the first one
-that answers counts only until what it named turns out to be no primary, and is confirmed by the
-others in turn while connections are used.
+that answers is believed only before any primary was found, or if it names the same one: else most
+of those that answer decide. While connections are used, the others confirm the address in turn.
 """
 
 import asyncio
@@ -75,14 +75,15 @@ class Sentinels:
 
     Attributes:
         wants_primary: whether the primary is wanted; else a replica.
-        address: what the sentinels named last.
-        named_by: URL of the sentinel that named it to `locate`.
+        address: where connections must lead; None once a connection must locate it again.
+        named_by: URL of a sentinel that named it to `locate`.
     """
 
     def __init__(self, url: SentinelURL, connect: Callable[[str], Redis]) -> None:
         self.wants_primary = not url.replica
         self.address: Address | None = None
         self.named_by = ""
+        self._confirmed: Address | None = None  # found to be a primary, or named by most
         self._service = url.service
         self._urls = list(url.sentinels)  # in the order in which they are queried
         self._connect = connect
@@ -95,28 +96,36 @@ class Sentinels:
         Raises:
             ConnectionFailed: no sentinel answers, or none knows the service.
         """
-        problems: list[str] = []
-        for url in tuple(self._urls):
-            try:
-                address = await self._query(url)
-            except ConnectionFailed as error:
-                problems.append(str(error))
-            else:
-                self._urls.remove(url)
-                self._urls.insert(0, url)
-                self.address, self.named_by = address, url
-                self._confirmed_at = time.monotonic()
-                return address
-        raise ConnectionFailed(f"no sentinel knows the primary: {'; '.join(problems)}")
+        before = self.address
+        named = await self._query_until(self._confirmed, self._urls)
+        if self.address in (None, before):  # else it was replaced since
+            self._use(_most_named(named, self.address), named)
+            self.named_by = self._urls[0]
+        self.confirm()
+        assert self.address is not None
+        return self.address
+
+    def found_primary(self, address: Address) -> None:
+        """State that a connection to the address found a primary."""
+        if address == self.address:
+            self._confirmed = address
 
     def query_others_first(self, url: str) -> None:
-        """Query a sentinel last, as what it named cannot be used."""
+        """Query a sentinel last, as what it named cannot be used.
+
+        It may be right: another that names another address leads nowhere before most agree.
+        """
         if url == self._urls[0]:  # else another connection has failed before
             self._urls.append(self._urls.pop(0))
 
     def confirm(self) -> None:
         """Begin to confirm the address, if that is due. Delays nothing, and raises nothing."""
-        if self._confirming is None and time.monotonic() >= self._confirmed_at + CONFIRM_SECS:
+        if (
+            self.wants_primary
+            and self.address is not None
+            and self._confirming is None
+            and time.monotonic() >= self._confirmed_at + CONFIRM_SECS
+        ):
             self._confirming = asyncio.create_task(self._confirm())
             self._confirming.add_done_callback(lambda _: self._end_confirming())
 
@@ -127,27 +136,63 @@ class Sentinels:
             await asyncio.wait([self._confirming])
 
     async def _confirm(self) -> None:
-        """Query a sentinel; all of them if it names another address, which most must name.
+        """Query a sentinel; the others too if it names another address, which most must name.
 
         The one that named the address is queried last.
         """
-        named: dict[str, Address | None] = {}
         before = self.address
         first, *others = self._urls
-        for url in (*random.sample(others, len(others)), first):
-            with suppress(ConnectionFailed):
-                named[url] = await self._query(url)
-                if list(named.values()) == [before]:
-                    return
-        votes = Counter(named.values())
-        for address, number in votes.most_common(1):
-            if number > votes[before] and self.address == before:
-                self._urls.sort(key=lambda url: named.get(url) != address)
-                self.address = address
+        with suppress(ConnectionFailed):
+            named = await self._query_until(before, [*random.sample(others, len(others)), first])
+            address = _most_named(named, before)
+            if address != before == self.address:
+                self._use(address, named)
+
+    def _use(self, address: Address, named: Mapping[str, Address]) -> None:
+        self._urls.sort(key=lambda url: named.get(url) != address)
+        self.address = address
+        if self._confirmed is not None:
+            self._confirmed = address
 
     def _end_confirming(self) -> None:
         self._confirming = None
         self._confirmed_at = time.monotonic()
+
+    async def _query_until(
+        self, expected: Address | None, urls: Sequence[str]
+    ) -> dict[str, Address]:
+        """Query a sentinel; more of them unless the first that answers names what is expected.
+
+        Then until most of all sentinels name the same.
+
+        Args:
+            expected: None for any address.
+            urls: of the sentinels, in order.
+
+        Returns:
+            What each one named; never empty.
+
+        Raises:
+            ConnectionFailed: no sentinel answers, or none knows the service.
+        """
+        named: dict[str, Address] = {}
+        problems: list[str] = []
+        for url in tuple(urls):
+            try:
+                named[url] = await self._query(url)
+            except ConnectionFailed as error:
+                problems.append(str(error))
+            else:
+                names = list(named.values())
+                if (
+                    expected is None
+                    or names == [expected]
+                    or names.count(named[url]) * 2 > len(urls)
+                ):
+                    break
+        if not named:
+            raise ConnectionFailed(f"no sentinel knows the primary: {'; '.join(problems)}")
+        return named
 
     async def _query(self, url: str) -> Address:
         """Return what a sentinel names.
@@ -197,6 +242,12 @@ async def requires_replicas(client: Redis) -> bool:
     """
     # Redis reports this field only where a minimum is set.
     return "min_slaves_good_slaves" in await client.info("replication")
+
+
+def _most_named(named: Mapping[str, Address], before: Address | None) -> Address:
+    """Return what most name; of as many, what was used before, else what was named first."""
+    votes = Counter(named.values())
+    return max(votes, key=lambda address: (votes[address], address == before))
 
 
 async def _sentinel(client: Redis, *arguments: str) -> Any:

@@ -5,8 +5,9 @@ The sentinels are made here, since a real one agrees with the others as soon as 
 
 import asyncio
 import gc
+import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ import redis
 from redis.asyncio import Redis
 
 from certbus import sentinel
-from certbus.connection import connect
-from certbus.errors import WriteRefused
+from certbus.connection import connect, once
+from certbus.errors import ConnectionFailed, WriteRefused
 from tests.certbus.servers import RedisServer, executables
 from tests.e2e.processes import free_port
 from tests.waiting import until
@@ -92,6 +93,16 @@ class Pair:
         for server in self._servers:
             server.kill()
 
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """Stop a server, which accepts connections and answers nothing."""
+        server = self._servers[("old", "new").index(name)]
+        server.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            server.send(signal.SIGCONT)
+
 
 @pytest.fixture(scope="module")
 def servers_of_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
@@ -138,6 +149,53 @@ async def test_connections_that_are_made_at_once_skip_one_sentinel(pair: Pair) -
         old.replicaof("127.0.0.1", pair.new)
     async with watched_by(FakeSentinel(pair.old), FakeSentinel(pair.new)) as client:
         await asyncio.gather(*(client.set("a", "b") for _ in range(2)))
+
+
+async def test_a_primary_that_hangs_at_first_is_left(pair: Pair) -> None:
+    sentinels = [FakeSentinel(pair.old), FakeSentinel(pair.new), FakeSentinel(pair.new)]
+    async with watched_by(*sentinels) as client:
+        with pair.stopped("old"):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.get("name"), 0.1)
+            assert await client.get("name") == b"new"
+
+
+@pytest.mark.parametrize("why", ["cancelled", "cancelled, of two", "failed", "without replicas"])
+async def test_failures_lead_no_client_back(pair: Pair, why: str) -> None:
+    """Two failures, after which one sentinel that is cut off is the first in turn."""
+    sentinels = [FakeSentinel(pair.new), FakeSentinel(pair.new), FakeSentinel(pair.old)]
+    async with watched_by(*sentinels) as client:
+        with redis.Redis(port=pair.new) as new:
+            assert await client.get("name") == b"new"
+            await client.connection_pool.disconnect()
+            if why == "cancelled, of two":
+                sentinels[0].malformed = b":1\r\n"
+            most = new.config_get("maxclients")["maxclients"]
+            for _ in range(2):
+                if why.startswith("cancelled"):
+                    with pair.stopped("new"), pytest.raises(TimeoutError):
+                        await asyncio.wait_for(client.get("name"), 0.1)
+                if why == "failed":
+                    new.config_set("maxclients", 1)
+                    with pytest.raises(ConnectionFailed):
+                        await once(client).get("name")
+                    new.config_set("maxclients", most)
+                if why == "without replicas":
+                    new.config_set("min-replicas-to-write", 1)
+                    with pytest.raises(WriteRefused):
+                        await client.set("a", "b")
+            assert await client.get("name") == b"new"
+
+
+async def test_two_of_three_sentinels_are_enough(pair: Pair) -> None:
+    sentinels = [FakeSentinel(pair.old) for _ in range(3)]
+    async with watched_by(*sentinels) as client:
+        assert await client.get("name") == b"old"
+        await client.connection_pool.disconnect()
+        for each in sentinels:
+            each.names = pair.new
+        assert await client.get("name") == b"new"
+        assert [each.queries for each in sentinels] == [2, 1, 0]
 
 
 @pytest.fixture
@@ -191,6 +249,39 @@ async def test_sentinels_that_do_not_answer_delay_no_read(pair: Pair) -> None:
         await until(is_queried, "a sentinel was queried", 10)
         for _ in range(20):
             assert await client.get("name") == b"old"
+
+
+async def test_new_connections_postpone_no_confirmation(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentinel, "CONFIRM_SECS", 0.2)
+    sentinels = [FakeSentinel(pair.old), FakeSentinel(pair.new), FakeSentinel(pair.new)]
+    async with watched_by(*sentinels) as client:
+        with redis.Redis(port=pair.old) as old:
+
+            async def is_left() -> bool:
+                old.client_kill_filter(_type="normal", skipme=True)
+                return bool(await client.get("name") == b"new")
+
+            await until(is_left, "reading from the new primary", 5)
+
+
+@pytest.mark.usefixtures("often")
+async def test_a_primary_that_was_replaced_and_hangs_is_left(pair: Pair) -> None:
+    """The sentinel that names it is the first one, and no connection to it ends."""
+    sentinels = [FakeSentinel(pair.old) for _ in range(3)]
+    async with watched_by(*sentinels) as client:
+        assert await client.get("name") == b"old"
+        with pair.stopped("old"):
+            for each in sentinels[1:]:
+                each.names = pair.new
+
+            async def is_left() -> bool:
+                with suppress(TimeoutError):
+                    return await asyncio.wait_for(client.get("name"), 0.1) == b"new"
+                return False
+
+            await until(is_left, "reading from the new primary", 10)
 
 
 @pytest.mark.usefixtures("often")
