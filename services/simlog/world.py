@@ -61,7 +61,9 @@ class World:
             return True
         for log in self._by_position:
             self._publish(log, now)
-        self.complete = self._next is None
+        self.complete = self._next is None and all(
+            log.head.size == len(log.tree) for log in self._by_position
+        )
         return False
 
     def entries(self) -> Iterator[TruthEntry]:

@@ -245,6 +245,13 @@ def test_heads_come_at_their_interval_and_are_shown_at_their_age() -> None:
     assert world.heads["rfc1"].shown[1].at == 1000 * START + 13_100
 
 
+def test_a_world_is_complete_when_the_last_heads_are_shown() -> None:
+    heads = Heads(interval=Delay(10.0, 1.0), age=Delay(3.0, 1.0), first=10.0)
+    spec = log_with(Profile(heads=heads), rate=10.0, preload=50, total=60)
+    assert not advanced(spec, 10.0, 12.9).complete
+    assert advanced(spec, 10.0, 13.1).complete
+
+
 def test_a_log_that_signs_each_head_anew_shows_its_newest_tree() -> None:
     world = advanced(log_with(Profile(heads=Heads(per_request=True)), rate=10.0), 1.0, 2.0)
     assert world.logs["rfc1"].head.size == len(world.logs["rfc1"].tree) == 800 + 20
