@@ -521,6 +521,12 @@ def _reported(
 ) -> set[int]:
     """Which of the missing places of a line a gap covers."""
     at = [_place(item, lines, number) for item in items]
+    last = _EARLIER
+    for index, got in enumerate(at):  # what an earlier line alone has is where the client left both
+        if got == _EARLIER:
+            at[index] = last
+        elif got is not None and got != _LATER:
+            last = got
     ranges = {
         index: _range(item, whole, number)
         for index, item in enumerate(items)

@@ -78,6 +78,11 @@ RETAINED = dict.fromkeys(("full", "lite", "domains"), frozenset[str]())
 SKIPPED = (REWOUND[0], line("1", "1a", "5f", "6d", "7e"))
 BEHIND = (line("0", "1a", "2b", "5x", retained=""), line("1", "1a", "3c", "4d", "6x", "7b"))
 """The first is the one of a primary that is cut off."""
+BEGUN_LATER = (
+    line("0", "1a"),
+    line("1", "5d", "6e", "7f"),
+    line("2", "5d", "6e", "8f", retained="8f"),
+)
 AGAIN = (REWOUND[0], line("1", "1a", "2b", "5c", "6d", "7e", retained="5c 6d 7e"))
 
 
@@ -108,6 +113,7 @@ def kinds(received: str, lines: tuple[Line, ...], lost_since: float | None = 0) 
         ("1a 2b trimmed trimmed:3:4 4d", TRIMMED),  # the first one moved it on
         ("1a 2b 3c forgot 4a", (line("0", "1a", "2b", "3c", "4a"),)),
         ("1a 2b 3c lost 5c trimmed 6d 7e", (REWOUND[0], *TRIMMED_AGAIN)),
+        ("1a lost 6e 7f", BEGUN_LATER),
     ],
 )
 def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
