@@ -16,7 +16,7 @@ A filter of several groups is anchored by the most selective of them. When one o
 the other groups must have one too. Lines are shared by filters, and so are groups' other lines.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from ctfilter.grammar import CERTIFICATE_KEYS, Filter, Line, Term
@@ -117,13 +117,17 @@ def size_of(given: Filter) -> int:
 class Index:
     """The filters of a process.
 
+    Args:
+        clock: returns seconds, to measure how long lines take; None: they are not measured.
+
     Attributes:
         filters: filter -> its groups of entries.
         scans: lines with a regex without literals.
         instructions: of the regexes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self.filters: dict[Filter, list[_Bucket]] = {}
         self.scans = self.instructions = 0
         self._to_place: _Bucket = {}
@@ -139,6 +143,8 @@ class Index:
         self._issuers: dict[str, _Bucket] = {}
         self._properties: dict[str, _Bucket] = {}
         self._longest_edited = 0
+        self._aside: dict[Filter, tuple[int, int]] = {}  # scans and instructions
+        self._secs: dict[_Entry, float] = {}  # that verifying a line took
 
     def add(self, given: Filter, *, limited: bool = True) -> None:
         """Add a filter; without effect if the index has it.
@@ -152,7 +158,8 @@ class Index:
         """
         if given in self.filters:
             return
-        lines = {line.text: line for group in given.groups for line in group}
+        self._forget_aside(given)
+        lines = _lines(given)
         new = [line for text, line in lines.items() if text not in self._entries]
         scans, instructions = sum(map(_scans, new)), sum(map(_instructions, new))
         if limited and instructions and self.instructions + instructions > MAX_INSTRUCTIONS:
@@ -174,6 +181,7 @@ class Index:
 
     def remove(self, given: Filter) -> None:
         """Remove a filter; without effect if the index does not have it."""
+        self._forget_aside(given)
         for group in self.filters.pop(given, ()):
             for entry in group:
                 entry.filters.pop(given, None)
@@ -182,10 +190,27 @@ class Index:
                     del self._entries[entry.line.text]
                     self.scans -= _scans(entry.line)
                     self.instructions -= _instructions(entry.line)
+                    self._secs.pop(entry, None)
                     if entry in self._to_place:
                         del self._to_place[entry]
                     else:
                         self._to_remove[entry] = None
+
+    def set_aside(self, given: Filter) -> None:
+        """Remove a filter, which counts against the limits until it is added or removed again."""
+        self.remove(given)
+        lines = _lines(given).values()
+        self._aside[given] = scans, instructions = (
+            sum(map(_scans, lines)),
+            sum(map(_instructions, lines)),
+        )
+        self.scans += scans
+        self.instructions += instructions
+
+    def _forget_aside(self, given: Filter) -> None:
+        scans, instructions = self._aside.pop(given, (0, 0))
+        self.scans -= scans
+        self.instructions -= instructions
 
     @property
     def is_placed(self) -> bool:
@@ -220,16 +245,45 @@ class Index:
             numbers = range(len(certificate.names))
             for bucket in self._certificate_buckets(certificate):
                 for entry in bucket:
-                    _verify(entry, certificate, numbers, found)
+                    self._verify(entry, certificate, numbers, found)
         for entries, number in self._name_buckets(certificate.names):
             for entry in entries:
-                _verify(entry, certificate, (number,), found)
+                self._verify(entry, certificate, (number,), found)
         passed: dict[Filter, list[Match]] = {}
         for entry in found:
             for given, others in entry.filters.items():
                 if given not in passed and all(_meet(group, found) for group in others):
                     passed[given] = self._matches(given, found, certificate.names)
         return passed
+
+    def _verify(
+        self, entry: _Entry, certificate: Certificate, numbers: Iterable[int], found: _Found
+    ) -> None:
+        """Verify a line whose anchor holds, and measure how long it takes if it has other terms."""
+        clock = self._clock
+        if clock is None or not (entry.name_terms or entry.certificate_terms):
+            _verify(entry, certificate, numbers, found)
+        elif entry.uses:  # else it left, and is not removed yet
+            began = clock()
+            _verify(entry, certificate, numbers, found)
+            self._secs[entry] = self._secs.get(entry, 0.0) + clock() - began
+
+    def take_costs(self) -> dict[Filter, float]:
+        """Return the seconds that verifying lines took since the last call, by filter.
+
+        A line of several filters counts for each of them.
+        """
+        secs, self._secs = self._secs, {}
+        costs: dict[Filter, float] = {}
+        for given, groups in self.filters.items() if secs else ():
+            lines = [entry for group in groups for entry in secs.keys() & group.keys()]
+            if lines:
+                costs[given] = sum(secs[entry] for entry in lines)
+        return costs
+
+    def forget_costs(self) -> None:
+        """Have `take_costs` count from now on."""
+        self._secs.clear()
 
     def _matches(self, given: Filter, found: _Found, names: Sequence[str]) -> list[Match]:
         """Return what matched of a filter: names in their order, then whole certificates."""
@@ -399,6 +453,11 @@ def _meet(group: _Bucket, found: _Found) -> bool:
     if len(group) < len(found):
         return any(entry in found for entry in group)
     return any(entry in group for entry in found)
+
+
+def _lines(given: Filter) -> dict[str, Line]:
+    """Return the distinct lines of a filter by their texts."""
+    return {line.text: line for group in given.groups for line in group}
 
 
 def _scans(line: Line) -> bool:

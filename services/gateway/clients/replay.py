@@ -6,7 +6,7 @@ message reports what is missing or repeated, before what follows.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
@@ -29,10 +29,10 @@ from certbus.streams.continuity import (
 )
 from certbus.streams.reader import Malformed, read_head
 from gateway.clients.base import Client
-from gateway.delivery.channel import MAX_WRITE_BYTES
-from gateway.delivery.encoding import GAP_REASONS, gap_message
+from gateway.delivery.channel import MAX_SLICE_SECS, MAX_WRITE_BYTES
+from gateway.delivery.encoding import GAP_REASONS, Selection, gap_message
 from gateway.delivery.history import HistoryPage, HistoryReader, SharedRead
-from gateway.delivery.ring_buffer import BehindRing, RingPosition
+from gateway.delivery.ring_buffer import BehindRing, RingPosition, Slot
 from gateway.metrics import Metrics
 
 _RETRY_SECS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # before the next read of ring and Redis
@@ -97,18 +97,28 @@ class Replayer:
             client.fail(error)
 
     @asynccontextmanager
-    async def scan(self) -> AsyncIterator[None]:
+    async def scan(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """Scan for the filter of one client; all clients together use a quarter of a core.
 
-        The pause after it is that of the next client: this one may leave.
+        Yields a function that pauses between two slices of the scan, while other tasks run. The
+        pause after the scan is that of the next client: this one may leave.
         """
         await self._scanning.acquire()
         began = perf_counter()
+
+        async def pause() -> None:
+            nonlocal began
+            spent = perf_counter() - began
+            try:
+                await asyncio.sleep(_SCAN_PAUSE * spent)
+            finally:
+                began = perf_counter()
+
         try:
-            yield
+            yield pause
         finally:
-            pause = _SCAN_PAUSE * (perf_counter() - began)
-            asyncio.get_running_loop().call_later(pause, self._scanning.release)
+            secs = _SCAN_PAUSE * (perf_counter() - began)
+            asyncio.get_running_loop().call_later(secs, self._scanning.release)
 
     def count(self, reason: Reason, *, seen: bool) -> None:
         """Count a gap message that one client received.
@@ -213,25 +223,57 @@ class _ClientReplay:
         while selection.place_next():  # noqa: ASYNC110 - work in slices, no poll
             await asyncio.sleep(0)
         for slot in channel.unseen(self._position.cursor):
-            async with self._replay.scan():
-                if self._client.closed:
-                    return
-                if selection.must_look_up(slot):  # another client may have had it looked up
-                    selection.look_up(slot)
+            async with self._replay.scan() as pause:
+                try:
+                    if not await self._evaluate(selection, slot, pause):
+                        return
+                finally:
+                    selection.forget((slot,))
 
     async def _scan(self, page: HistoryPage, position: ReaderPosition) -> bool:
-        """Write what passes the filter of the client.
+        """Write what passes the filter of the client, after evaluating it in slices.
 
         Returns:
             Whether the client has left.
         """
-        async with self._replay.scan():
-            if not self._client.closed:
-                self._write(page, position)
+        selection = self._client.channel.encoding.selection
+        assert selection is not None
+        slots: list[Slot] = []
+        size = 0
+        async with self._replay.scan() as pause:
+            try:
+                for slot in page.slots_after(position):
+                    if selection.evaluates(slot):
+                        size += slot.text_bytes
+                    slots.append(slot)
+                    if not await self._evaluate(selection, slot, pause):
+                        return True
+                    if size >= MAX_WRITE_BYTES:
+                        break
+                if not self._client.closed:
+                    self._write(page, position, slots[-1].after.number if slots else None)
+            finally:
+                selection.forget(slots)
         return self._client.closed
 
-    def _write(self, page: HistoryPage, position: ReaderPosition) -> None:
-        """Write what follows a position in a page."""
+    async def _evaluate(
+        self, selection: Selection, slot: Slot, pause: Callable[[], Awaitable[None]]
+    ) -> bool:
+        """Evaluate the messages of a slot in slices; return False if the client has left."""
+        while not self._client.closed:
+            if selection.evaluate(slot, MAX_SLICE_SECS):
+                return True
+            await pause()
+        return False
+
+    def _write(self, page: HistoryPage, position: ReaderPosition, end: int | None = None) -> None:
+        """Write what follows a position in a page.
+
+        Args:
+            page: of history.
+            position: of the client.
+            end: number of the slot before which the filter was evaluated; None without a filter.
+        """
         client = self._client
         ring, form = page.ring, client.channel.encoding
         if not page.links:
@@ -249,7 +291,7 @@ class _ClientReplay:
         self._send_gap(_next_of(page, at))
         if not data:
             begin = at
-            data, at = ring.read(begin, form, MAX_WRITE_BYTES)
+            data, at = ring.read(begin, form, MAX_WRITE_BYTES, end)
             messages = at.total - begin.total
         if data:
             client.send(data, at, messages)

@@ -4,7 +4,7 @@ A batch is encoded once for all clients of one encoding. So the encoders work on
 message gets its id as first member: `{"id":"<entry id>-<position>",...}`. A gap message has no id.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final, Protocol
 
@@ -53,8 +53,11 @@ class Selection(Protocol):
     def place_next(self) -> bool:
         """Prepare look-ups for a moment; False if nothing is left to prepare."""
 
-    def look_up(self, slot: Any) -> None:
-        """Evaluate all messages of the slot."""
+    def evaluate(self, slot: Any, secs: float) -> bool:
+        """Evaluate messages of the slot for `select`; False if time ended before the last one."""
+
+    def forget(self, slots: Iterable[Any]) -> None:
+        """Forget what `evaluate` has found of slots that are not selected."""
 
     def select(self, slot: Any, skip: int) -> Iterator[tuple[int, bytes]]:
         """Yield number and text of the selected messages after the first `skip` ones."""

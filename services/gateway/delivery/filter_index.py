@@ -5,14 +5,16 @@ that comes first; the result serves the same message of the other streams. A slo
 before a filter joined is looked up again when a client needs it; the result then serves all filters
 of that moment.
 
-A filter that many certificates pass leaves the index, and is evaluated when its channel is flushed
-(*heavy*): it delays neither the look-ups nor other filters. Every new slot counts as a hit for it.
-It returns to the index when few certificates pass.
+A filter that many certificates pass, or whose lines take long to verify, leaves the index, and is
+evaluated when its channel is flushed (*heavy*): it delays neither the look-ups nor other filters.
+Every new slot counts as a hit for it. It returns to the index when few certificates pass, and
+evaluating it is fast.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from weakref import ref
 
@@ -31,6 +33,10 @@ when a client needs them."""
 WINDOW_MESSAGES: Final = 64
 """Look-ups after which the share that passes a filter of the index is judged, fewer if there are
 many hits; for a heavy filter, eight times as many."""
+
+MEAN_SEARCH_SECS: Final = 0.00025
+"""Mean time of a look-up above which the most expensive filters leave the index: a fifth of a core
+at 800 messages a second. A heavy filter that takes a quarter of it does not return."""
 
 _HEAVY: Final = 1 / 8  # share of the messages that pass a filter which leaves the index
 _LIGHT: Final = 1 / 32  # and of one that returns
@@ -76,16 +82,22 @@ class JoinedFilter:
         channels: that have it, see `filtering`.
         evaluated: messages that the evaluator has compared since it was judged.
         passed: those of them that passed.
+        secs: that they took.
     """
 
-    __slots__ = ("channels", "evaluated", "evaluator", "given", "passed", "since")
+    __slots__ = ("channels", "evaluated", "evaluator", "given", "passed", "secs", "since")
 
     def __init__(self, given: Filter, since: int) -> None:
         self.given = given
         self.since = since
         self.evaluator: Evaluator | None = None
         self.channels: list[Any] = []
+        self.judged()
+
+    def judged(self) -> None:
+        """Begin to count again."""
         self.evaluated = self.passed = 0
+        self.secs = 0.0
 
 
 class GatewayFilters:
@@ -100,7 +112,7 @@ class GatewayFilters:
     """
 
     def __init__(self) -> None:
-        self.index = Index()
+        self.index = Index(perf_counter)
         self.joined: dict[Filter, JoinedFilter] = {}
         self.heavy: dict[Filter, JoinedFilter] = {}
         self.generation = 0
@@ -110,6 +122,7 @@ class GatewayFilters:
         self._hits = 0
         self._judged: Counter[Filter] = Counter()  # hits since the last judgement
         self._messages = self._passed = 0  # looked up, and hits of all filters, since then
+        self._secs = 0.0  # that these look-ups took
         self._moving: list[JoinedFilter] = []
         self._prepared: Evaluator | None = None  # of the last one of them
 
@@ -133,8 +146,8 @@ class GatewayFilters:
     def leave(self, given: Filter) -> None:
         """Remove a filter."""
         del self.joined[given]
-        if self.heavy.pop(given, None) is None:
-            self.index.remove(given)
+        self.heavy.pop(given, None)
+        self.index.remove(given)
 
     def look_up(
         self, entry: str, position: int, certificate: Certificate, *, only_names: bool
@@ -168,7 +181,9 @@ class GatewayFilters:
         return found
 
     def _look_up(self, certificate: Certificate) -> dict[Filter, list[Match]]:
+        began = perf_counter()
         found = _without_errors(self.index.lookup, certificate) or {}
+        self._secs += perf_counter() - began
         for given in found:
             self._judged[given] += 1
         self._messages += 1
@@ -192,15 +207,31 @@ class GatewayFilters:
         min_hits = self._messages * _HEAVY
         for given, count in self._judged.items():
             joined = self.joined.get(given)
-            if count >= min_hits and joined is not None and not given.has_scans:
+            if joined is None or joined.evaluator is not None:  # it left after these look-ups
+                continue
+            if count >= min_hits and not given.has_scans:
                 self._moving.append(joined)
         for joined in self.heavy.values():
             if joined.evaluated >= 8 * WINDOW_MESSAGES:
-                if joined.passed < joined.evaluated * _LIGHT:
+                is_fast = joined.secs < joined.evaluated * MEAN_SEARCH_SECS / 4
+                if is_fast and joined.passed < joined.evaluated * _LIGHT:
                     self._moving.append(joined)
-                joined.evaluated = joined.passed = 0
+                joined.judged()
         self._judged.clear()
         self._messages = self._passed = 0
+        self._secs = 0.0
+        self.index.forget_costs()
+
+    def _judge_times(self, allowed: float) -> None:
+        """Find the filters to be moved without which look-ups take half of the time allowed."""
+        costs = self.index.take_costs()
+        left = sum(costs.values())
+        for given in sorted(costs, key=costs.__getitem__, reverse=True):
+            if left <= allowed / 2:
+                break
+            left -= costs[given]
+            self._moving.append(self.joined[given])
+        self._secs = 0.0
 
     def move_next(self) -> Literal["out", "back"] | None:
         """Move a filter out of the index, or back to it; None: no filter is to be moved.
@@ -212,7 +243,10 @@ class GatewayFilters:
         back, the caller has look-ups in progress begin again, so that they have the filter.
         """
         many = self._messages >= _SAMPLE and self._passed >= _MANY_HITS
-        if not self._moving and (many or self._messages >= WINDOW_MESSAGES):
+        allowed = max(self._messages, WINDOW_MESSAGES) * MEAN_SEARCH_SECS
+        if not self._moving and self._secs >= allowed:
+            self._judge_times(allowed)
+        elif not self._moving and (many or self._messages >= WINDOW_MESSAGES):
             self._judge()
         while self._moving:
             joined = self._moving[-1]
@@ -227,8 +261,8 @@ class GatewayFilters:
                 continue
             if joined.evaluator is None:
                 joined.evaluator = evaluator
-                joined.evaluated = joined.passed = 0
-                self.index.remove(joined.given)
+                joined.judged()
+                self.index.set_aside(joined.given)
                 self.heavy[joined.given] = joined
                 return "out"
             self.index.add(joined.given, limited=False)
@@ -298,11 +332,6 @@ class StreamFilters:
         """Prepare look-ups, see `ctfilter.Index.place_next`."""
         return self.shared.index.place_next()
 
-    def look_up(self, slot: Slot) -> None:
-        """Look up the messages of a slot with all filters of this moment."""
-        for _ in self._steps(slot):
-            pass
-
     def look_up_next_message(self) -> Slot | None:
         """Look up the next message of the slot after `seen`.
 
@@ -313,7 +342,7 @@ class StreamFilters:
             slot = next(self.ring.slots_from(self.seen.number))
             if slot.notice or slot.generation >= self.shared.generation:  # a client needed it
                 return slot
-            self._current = slot, self._steps(slot)
+            self._current = slot, self.steps(slot)
         slot, steps = self._current
         if next(steps, steps) is not steps:
             return None
@@ -324,8 +353,8 @@ class StreamFilters:
         """Have the look-up in progress begin again."""
         self._current = None
 
-    def _steps(self, slot: Slot) -> Iterator[None]:
-        """Look up a slot, one message in each step."""
+    def steps(self, slot: Slot) -> Iterator[None]:
+        """Look up a slot with all filters of this moment, one message in each step."""
         shared = self.shared
         generation, count = shared.generation, 0
         only_names = self.ring.stream == "domains"

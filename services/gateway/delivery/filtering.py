@@ -11,11 +11,12 @@ are flushed. All other ones are after the newest slot that was looked up: their 
 everything, and are moved there without a write before anything reads their position.
 
 Channels with hits, and clients that lag, wait in one queue. Each turn is one write; what comes
-while a channel waits is part of its next write.
+while a channel waits is part of its next write. A turn in which messages are evaluated ends after
+`MAX_SLICE_SECS`; a slot of which some are left is written in a later turn.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ import msgspec
 
 from certbus.ids import Cursor
 from ctfilter import Filter, Match, size_of
-from gateway.delivery.channel import MAX_WRITE_BYTES, Channel
+from gateway.delivery.channel import MAX_SLICE_SECS, MAX_WRITE_BYTES, Channel
 from gateway.delivery.encoding import NO_NAMES
 from gateway.delivery.filter_index import GatewayFilters, JoinedFilter, StreamFilters
 from gateway.delivery.filter_messages import names_of, with_matches
@@ -32,6 +33,9 @@ from gateway.metrics import Metrics
 
 MAX_FILTER_BYTES: Final = 256 * 1024 * 1024
 """Memory of all filters of a gateway, as `ctfilter.size_of` estimates it."""
+
+_SlotHits = Sequence[tuple[int, list[Match]]]
+"""Number in the slot, and what matched, of each message that passes."""
 
 
 class FilterSelection:
@@ -53,6 +57,8 @@ class FilterSelection:
         self.selected = 0
         self.filters = filters
         self._only_names = only_names
+        self._found: dict[Slot, _SlotHits] = {}
+        self._begun: dict[Slot, Iterator[None]] = {}
 
     def evaluates(self, slot: Slot) -> bool:
         """Whether `select` has to evaluate all messages of the slot."""
@@ -67,9 +73,45 @@ class FilterSelection:
         """Prepare look-ups, see `ctfilter.Index.place_next`."""
         return self.filters.place_next()
 
-    def look_up(self, slot: Slot) -> None:
-        """Look up the slot with all filters of this moment."""
-        self.filters.look_up(slot)
+    def evaluate(self, slot: Slot, secs: float | None) -> bool:
+        """Evaluate messages of a slot, so that `select` has nothing left to evaluate.
+
+        Args:
+            slot: of the stream.
+            secs: after which it returns, after one message at least; the next call continues with
+                the next message. None: not before the last one.
+
+        Returns:
+            False if messages are left.
+        """
+        if slot.notice:
+            return True
+        began = perf_counter()
+        while slot not in self._found:
+            steps = self._begun.pop(slot, None) or self._steps(slot)
+            for _ in steps:
+                if secs is not None and perf_counter() - began >= secs:
+                    self._begun[slot] = steps
+                    return False
+        return True
+
+    def forget(self, slots: Iterable[Slot]) -> None:
+        """Forget what `evaluate` has found of slots that are not selected."""
+        for slot in slots:
+            self._found.pop(slot, None)
+            self._begun.pop(slot, None)
+
+    def forget_all_but(self, numbers: Callable[[], set[int]], limit: int) -> None:
+        """Forget slots of the ring that no client waits for, if more than `limit` have begun.
+
+        Args:
+            numbers: returns those of the slots that clients wait for.
+            limit: number of slots that clients wait for, at most.
+        """
+        if len(self._begun) > limit:
+            waiting = numbers()
+            begun = [slot for slot in self._begun if slot.before.number >= 0]  # no page of history
+            self.forget(slot for slot in begun if slot.before.number not in waiting)
 
     def select(self, slot: Slot, skip: int) -> Iterator[tuple[int, bytes]]:
         """Yield the number in the slot, and the text, of each message that passes.
@@ -89,23 +131,41 @@ class FilterSelection:
             self.selected += 1
             yield number, with_matches(message, matches)
 
-    def _hits(self, slot: Slot) -> Sequence[tuple[int, list[Match]]]:
+    def _hits(self, slot: Slot) -> _SlotHits:
+        found = self._found.pop(slot, None)
+        if found is None:
+            if not self.evaluates(slot):
+                return self._looked_up(slot)
+            self.evaluate(slot, None)
+            found = self._found.pop(slot)
+        return found
+
+    def _looked_up(self, slot: Slot) -> _SlotHits:
+        hits: Mapping[Filter, _SlotHits] = slot.hits or {}
+        return hits.get(self.joined.given, ())
+
+    def _steps(self, slot: Slot) -> Iterator[None]:
+        """Evaluate a slot, one message in each step; without a result if the filter has moved."""
         joined = self.joined
-        if joined.evaluator is not None:
-            compared = self.filters.certificates(slot)
-            found = [
-                (number, matches)
-                for number, certificate in enumerate(compared)
-                if certificate is not None
-                and (matches := self.filters.matches(joined.evaluator, certificate))
-            ]
-            joined.evaluated += len(compared)
-            joined.passed += len(found)
-            return found
-        if self.must_look_up(slot):
-            self.look_up(slot)
-        hits: Mapping[Filter, list[tuple[int, list[Match]]]] = slot.hits or {}
-        return hits.get(joined.given, ())
+        evaluator, since = joined.evaluator, joined.since
+        if evaluator is None:
+            if self.must_look_up(slot):
+                yield from self.filters.steps(slot)
+            if joined.evaluator is None and joined.since == since:
+                self._found[slot] = self._looked_up(slot)
+            return
+        found = []
+        for number, certificate in enumerate(self.filters.certificates(slot)):
+            began = perf_counter()
+            if certificate is not None:
+                matches = self.filters.matches(evaluator, certificate)
+                if matches:
+                    found.append((number, matches))
+                    joined.passed += 1
+            joined.evaluated += 1
+            joined.secs += perf_counter() - began
+            yield None
+        self._found[slot] = found
 
     def take(self) -> int:
         """Return the number of messages selected since the last call."""
@@ -170,8 +230,16 @@ class FilteredChannel(Channel[Any]):
 
     def read(self, position: RingPosition, *, in_step: bool) -> tuple[bytes, RingPosition, bool]:  # noqa: ARG002
         """Read one write for a subscriber, of what was looked up."""
-        end = self._seen.number
-        return *self.ring.read(position, self.encoding, MAX_WRITE_BYTES, end), False
+        data, end = self.ring.read(
+            position, self.encoding, MAX_WRITE_BYTES, self._seen.number, secs=MAX_SLICE_SECS
+        )
+        self.selection.forget_all_but(self._numbers, len(self.clients) + 1)
+        return data, end, False
+
+    def _numbers(self) -> set[int]:
+        """Return the numbers of the slots that follow the positions of clients."""
+        numbers = {client.position.number for client in self.clients if not client.closed}
+        return numbers | {self.flushed_to.number}
 
     def defers(self, client: Any) -> bool:
         """Whether a client has to wait for its turn, because there is something to read."""

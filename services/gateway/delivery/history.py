@@ -9,7 +9,7 @@ page these clients read the same pages.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -32,7 +32,7 @@ from certbus.streams.events import (
 from certbus.streams.reader import Entry, oldest_id, read_piece
 from gateway.config import V2
 from gateway.delivery.encoding import gap_message_for
-from gateway.delivery.ring_buffer import Ring, RingPosition
+from gateway.delivery.ring_buffer import BehindRing, Ring, RingPosition, Slot
 from gateway.delivery.v2_stream import v2_messages
 
 _PAGE_BATCHES: Final = {"full": 4}  # a batch of full messages may have 4 MiB
@@ -151,6 +151,14 @@ class HistoryPage:
                 break
         view = self._view
         return View(view.epoch, view.first, view.last, at, after, view.now)
+
+    def slots_after(self, position: ReaderPosition) -> Iterator[Slot]:
+        """Return the slots with what follows a reader in this page, or before it."""
+        try:
+            number = self.ring.find(position.cursor)
+        except BehindRing:
+            number = self.ring.first_after.number
+        return self.ring.slots_from(number)
 
     def reader_position(self, position: RingPosition) -> ReaderPosition:
         """Return the stream position of a reader at a position of the ring."""

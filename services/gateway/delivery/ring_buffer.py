@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice, takewhile
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -334,7 +335,13 @@ class Ring:
             self._origin = after.number
 
     def read(
-        self, position: RingPosition, encoding: Encoding, limit: int, end: int | None = None
+        self,
+        position: RingPosition,
+        encoding: Encoding,
+        limit: int,
+        end: int | None = None,
+        *,
+        secs: float | None = None,
     ) -> tuple[bytes, RingPosition]:
         """Encode what follows a position.
 
@@ -344,15 +351,18 @@ class Ring:
             limit: bytes, uncompressed if that is more, which bounds the time of one read; the slot
                 that reaches the limit is the last one.
             end: number of the slot before which the read ends; None for the head.
+            secs: after which the read ends, before the slot whose messages are being evaluated; the
+                next read continues with its other messages. None: not.
 
         Returns:
-            The bytes, empty if nothing follows, and the position after them.
+            The bytes, empty if nothing follows or time ended, and the position after them.
 
         Raises:
             BehindRing: the ring has dropped what follows.
         """
         parts: list[bytes] = []
         size = 0
+        began = perf_counter()
         for slot in self._slots_after(position):
             if end is not None and position.number >= end:
                 break
@@ -361,8 +371,14 @@ class Ring:
                 size += max(len(data), slot.text_bytes)
             else:
                 if encoding.selection.evaluates(slot):
+                    if secs is not None:
+                        left = secs - (perf_counter() - began)
+                        if not encoding.selection.evaluate(slot, left):
+                            break
                     size += slot.text_bytes
                 data = slot.encode(encoding)
+                if secs is not None:  # an unreadable slot selects nothing
+                    encoding.selection.forget((slot,))
                 size += len(data)
             parts.append(data)
             position = slot.after

@@ -92,7 +92,7 @@ class GatewayCollector(Collector):
         )
         yield GaugeMetricFamily(
             f"{PREFIX}_filters_heavy",
-            "Filters that many certificates pass: they are evaluated in turns.",
+            "Filters that many certificates pass, or that are slow: they are evaluated in turns.",
             len(hub.filters.shared.heavy),
         )
         yield GaugeMetricFamily(

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,10 @@ from structlog.testing import capture_logs
 from certbus.ids import Cursor, parse_entry_id
 from certbus.streams.continuity import ReaderPosition
 from gateway.clients import replay
+from gateway.delivery import filtering
 from gateway.delivery.channel import Channel
 from gateway.delivery.encoding import SSE
+from gateway.delivery.filter_index import GatewayFilters, StreamFilters
 from gateway.delivery.history import HistoryPage, HistoryReader
 from gateway.delivery.ring_buffer import Ring
 from tests.gateway.model_redis import STREAM
@@ -72,6 +75,92 @@ def test_pages_for_filters_take_a_quarter_of_the_time() -> None:
             reader.take()
             assert reader.cursor == "10003-0", "messages that do not pass count as read"
         gateway.stop([first, second, other])
+
+    run(scenario)
+
+
+@pytest.fixture
+def slices(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The times at which a message was compared; each one takes longer than a slice."""
+    times: list[float] = []
+    monkeypatch.setattr(filtering, "perf_counter", itertools.count().__next__)
+
+    def record(kind: type, name: str) -> None:
+        compare = getattr(kind, name)
+
+        def recording(*args: Any, **options: Any) -> Any:
+            times.append(asyncio.get_running_loop().time())
+            return compare(*args, **options)
+
+        monkeypatch.setattr(kind, name, recording)
+
+    record(GatewayFilters, "look_up")
+    record(StreamFilters, "matches")
+    return times
+
+
+@pytest.mark.usefixtures("slow_searches")
+@pytest.mark.parametrize("is_heavy", [False, True])
+@pytest.mark.parametrize("event", ["none", "leaves", "changes", "moves"])
+def test_a_page_is_evaluated_in_slices(slices: list[float], event: str, is_heavy: bool) -> None:
+    """Nothing is lost or repeated, whatever happens between two of them."""
+
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader("even", changes=True)
+        for number in range(8):
+            redis.publish(10_000 + number, number)
+        redis.live.is_reachable = False
+        gateway = Gateway(redis.replay, redis.primary, 1000, group, redis.live)
+        shared = gateway.service.filters.shared
+
+        def connect() -> None:
+            reader.cursor = reader.cursor or "0"
+            reader.connect(gateway, 0)
+            if is_heavy:
+                move()
+
+        def move() -> None:
+            shared._moving.extend(shared.joined.values())
+            while shared.move_next():
+                pass
+
+        connect()
+        await until(lambda: len(slices) == 4)
+        reader.take()
+        assert not reader.got
+        expected = [0, 2, 4, 6]
+        match event:
+            case "leaves":
+                reader.leave()
+                connect()
+            case "changes":
+                reader.change()
+                expected = list(range(8))
+            case "moves":
+                move()
+        assert await came(reader, len(expected)) == expected
+        assert len(set(slices)) == len(slices), "a pause after each slice"
+        if event == "none":
+            assert len(slices) == 8
+        for channel in gateway.service.filters.channels.values():
+            assert not channel.selection._found
+            assert not channel.selection._begun
+        reader.leave()
+        gateway.stop([reader])
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("slow_searches")
+def test_the_ring_is_evaluated_in_slices(slices: list[float]) -> None:
+    async def scenario(group: asyncio.TaskGroup) -> None:
+        redis, reader = Doors(), Reader("even")
+        gateway = await following(redis, group)
+        reader.cursor = "10001-0-0"
+        reader.connect(gateway, 0)
+        assert await came(reader, 2) == [2, 4]
+        assert len(set(slices)) == len(slices) == 3
+        gateway.stop([reader])
 
     run(scenario)
 

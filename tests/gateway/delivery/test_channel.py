@@ -74,7 +74,8 @@ class Gateway:
         for client, cursor in self.replays:  # a filter on another ring
             assert client.channel.encoding.selection is not None
             for slot in client.channel.unseen(cursor):
-                client.channel.encoding.selection.look_up(slot)
+                while not client.channel.encoding.selection.evaluate(slot, 0.0):
+                    pass
             assert client.resume(cursor)
         self.replays.clear()
         look_up_all(self.hub)

@@ -3,11 +3,14 @@
 import asyncio
 import itertools
 import json
+from time import perf_counter
 
 import pytest
 
 from certbus.ids import parse_cursor
-from ctfilter import Filter, parse_filter
+from ctfilter import Filter, matching, parse_filter
+from ctfilter.grammar import Term
+from ctfilter.names import Name
 from gateway.clients.sse import SSEClient
 from gateway.config import Settings
 from gateway.delivery import channel as channels
@@ -15,6 +18,7 @@ from gateway.delivery import filter_index
 from gateway.delivery.channel import MAX_WRITE_BYTES, Flusher
 from gateway.delivery.encoding import SSE
 from gateway.delivery.filter_index import StreamFilters
+from gateway.delivery.filtering import FilterSelection
 from gateway.delivery.ring_buffer import SLOT_BYTES, Slot
 from gateway.hub import Hub
 from gateway.metrics import Metrics
@@ -213,13 +217,13 @@ async def test_a_client_that_lags_is_served_in_turns(gateway: Gateway) -> None:
 async def test_a_look_up_is_one_message(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """No channel reads ahead of the look-ups, which would look up whole slots."""
 
-    def fail(self: StreamFilters, slot: Slot) -> None:
+    def fail(self: FilterSelection, slot: Slot) -> None:
         raise AssertionError(slot.entry)
 
     client = gateway.connect("contains:example")
     gateway.publish()
     gateway.publish()
-    monkeypatch.setattr(StreamFilters, "look_up", fail)
+    monkeypatch.setattr(FilterSelection, "_steps", fail)
     calls = 0
     while not gateway.hub.filters.due:
         assert gateway.hub.filters.look_up_next()
@@ -248,3 +252,119 @@ def test_the_hits_that_slots_keep_are_bounded(
     assert kept == [False] * 17 + [True] * 3
     found = events_after(gateway.ring, parse_cursor("0"), channel.encoding)
     assert len(found) == gateway.published
+
+
+COST = 0.003
+
+
+@pytest.fixture
+def costly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each comparison with a regex take longer than a turn."""
+    search = matching._regex
+
+    def slow(term: Term, name: Name) -> bool:
+        end = perf_counter() + COST
+        while perf_counter() < end:
+            pass
+        return search(term, name)
+
+    monkeypatch.setitem(matching._NAME_TERMS, "regex", slow)
+
+
+@pytest.mark.usefixtures("costly")
+async def test_a_filter_that_nothing_passes_leaves_the_index_if_it_is_slow(
+    gateway: Gateway,
+) -> None:
+    """It is not moved back; a filter beside it stays, and receives everything."""
+    slow = parse_filter(match=["regex:exam[^x]*_"])
+    gateway.connect(wanted=slow)
+    other = gateway.connect("contains:exam contains:7.e")
+    filters, shared = gateway.hub.filters, gateway.hub.filters.shared
+    for _ in range(80):
+        gateway.publish()
+    slots = 0
+    while not shared.heavy:
+        assert filters.look_up_next()
+        slots = gateway.filters.seen.number
+    assert set(shared.heavy) == {slow}
+    assert slots <= 2
+    assert shared.index.instructions > 10, "it still counts against the limit"
+    look_up_all(gateway.hub)
+    shared.joined[slow].evaluated = 8 * filter_index.WINDOW_MESSAGES  # type: ignore[index]
+    shared.joined[slow].secs = COST * shared.joined[slow].evaluated  # type: ignore[index]
+    shared._judge()
+    assert not shared._moving
+    while filters.due:
+        following = next(iter(filters.due))
+        if following.selection.joined.given is slow:
+            del filters.due[following]
+        else:
+            await filters.serve_next()
+    assert numbers(other) == list(range(7, gateway.published, 10))
+    for channel in list(filters.channels.values()):
+        for client in list(channel.clients):
+            client.connection_lost(None)
+    assert shared.index.instructions == 0
+
+
+@pytest.mark.usefixtures("costly")
+@pytest.mark.parametrize("lags", [False, True])
+async def test_a_turn_of_a_slow_filter_ends_by_time(gateway: Gateway, lags: bool) -> None:
+    """Each message is still evaluated and received once, also by clients at other slots."""
+    wanted = parse_filter(match=["regex:[0-9]*[05]\\.exam"])
+    first, second = gateway.connect(wanted=wanted), gateway.connect(wanted=wanted)
+    (channel,) = gateway.hub.filters.channels.values()
+    shared, filters = gateway.hub.filters.shared, gateway.hub.filters
+    shared._moving.append(channel.selection.joined)
+    gateway.publish()
+    look_up_all(gateway.hub)
+    assert set(shared.heavy) == {wanted}
+    clients = {client.transport: client for client in channel.clients}
+    if lags:
+        clients[first].pause_writing()
+    gateway.publish()
+    look_up_all(gateway.hub)
+    turns = 0
+    while filters.due:
+        turns += 1
+        evaluated = channel.selection.joined.evaluated
+        await filters.serve_next()
+        await asyncio.sleep(0)
+        assert channel.selection.joined.evaluated - evaluated <= 2
+        if turns == 5 and lags:
+            clients[first].resume_writing()
+            clients[second].pause_writing()
+        if turns == 9 and lags:
+            clients[second].resume_writing()
+    expected = [n for n in range(gateway.published) if n % 5 == 0]
+    assert numbers(first) == numbers(second) == expected
+    assert turns >= gateway.published
+    assert not channel.selection._begun
+    assert not channel.selection._found
+
+
+@pytest.mark.usefixtures("costly")
+async def test_a_slow_filter_that_moves_or_is_left_in_the_middle_of_a_slot(
+    gateway: Gateway,
+) -> None:
+    wanted = parse_filter(match=["regex:[0-9]*[05]\\.exam"])
+    transports = [gateway.connect(wanted=wanted) for _ in range(2)]
+    (channel,) = gateway.hub.filters.channels.values()
+    shared, filters = gateway.hub.filters.shared, gateway.hub.filters
+    shared._moving.append(channel.selection.joined)
+    gateway.publish()
+    look_up_all(gateway.hub)
+    for _ in range(4):
+        await filters.serve_next()
+    assert 4 <= channel.selection.joined.evaluated < BATCH
+    next(c for c in channel.clients if c.transport is transports[0]).connection_lost(None)
+    for _ in range(4):
+        await filters.serve_next()
+    shared._moving.append(channel.selection.joined)
+    gateway.publish()
+    look_up_all(gateway.hub)
+    while filters.due:
+        await filters.serve_next()
+        await asyncio.sleep(0)
+    assert numbers(transports[0]) == []
+    assert numbers(transports[1]) == [n for n in range(gateway.published) if n % 5 == 0]

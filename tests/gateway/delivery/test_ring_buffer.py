@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import msgspec
@@ -391,8 +391,11 @@ class Chosen:
     def must_look_up(self, _: Slot) -> bool:
         return self._evaluates
 
-    def look_up(self, slot: Slot) -> None:
-        raise AssertionError(slot)
+    def evaluate(self, slot: Slot, secs: float) -> bool:
+        raise AssertionError(slot, secs)
+
+    def forget(self, slots: Iterable[Slot]) -> None:
+        raise AssertionError(slots)
 
     def select(self, slot: Slot, skip: int) -> Iterator[tuple[int, bytes]]:
         number = len(slot.messages) - 1 if self._last else 0
