@@ -238,7 +238,6 @@ def test_patterns_of_brands_are_within_the_limits(pattern: str) -> None:
     compile_regex(pattern)
 
 
-@settings(deadline=None)
 @given(
     st.text(max_size=60)
     | st.lists(
@@ -306,7 +305,7 @@ def test_literals_of_a_pattern(pattern: str) -> None:
 PARTS = r"a b c abc ( ) | * + ? {2} {0,1} [ab] [^c] . ^ $ \. \w \d (?i) (?: - \x61 \b".split()  # noqa: SIM905
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(
     st.lists(
         st.sampled_from(PARTS),

@@ -21,7 +21,6 @@ from tests.ctfilter import naive
 from tests.ctfilter.naive import Cert, Term
 
 FAST = settings(
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
 )

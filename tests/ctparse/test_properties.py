@@ -35,9 +35,7 @@ REAL_DER = [base64.b64decode(real["expected_full"]["data"]["leaf_cert"]["as_der"
 # A shared writer, so that what one example leaves in the caches meets the next.
 WRITER = new_writer()
 
-prompt = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+prompt = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 ascii_texts = st.text(st.characters(max_codepoint=0x7F), min_size=1, max_size=20)

@@ -509,7 +509,7 @@ def silent() -> Iterator[None]:
         structlog.configure(**configured)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 1 << 30),
     sequences=st.lists(st.sampled_from(SEQUENCES), max_size=60),

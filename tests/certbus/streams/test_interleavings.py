@@ -118,7 +118,7 @@ class Ingestor:
                 self.next[log_id] = max(self.next.get(log_id, 0) - count, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(first=CERTIFICATES, second=CERTIFICATES, steps=st.lists(STEP, min_size=10, max_size=80))
 def test_counts_add_up_after_any_interleaving(
     module_server: RedisServer,

@@ -297,7 +297,7 @@ class Ingestor:
         return before > 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     first=CERTIFICATES,
     second=CERTIFICATES,

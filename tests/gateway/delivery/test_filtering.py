@@ -73,7 +73,7 @@ def events_after(ring: Ring, cursor: Cursor, encoding: Any) -> list[tuple[str, A
     return [(event[0][4:].decode(), json.loads(event[1][6:])) for event in events]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batches=st.lists(st.lists(UNITS, min_size=1, max_size=5), min_size=1, max_size=8),
     lines=st.lists(st.sampled_from(LINES), min_size=1, unique=True),
