@@ -466,13 +466,13 @@ class FilterSet:
         if slot.notice:
             return self._channels_of(ring)
         hit = [self.shared.joined.get(given) for given in slot.hits or ()]
-        return [
-            channel
-            for joined in (*hit, *self.shared.heavy.values())
-            if joined is not None
-            for channel in joined.channels
-            if channel.ring is ring
-        ]
+        joined = [each for each in (*hit, *self.shared.heavy.values()) if each is not None]
+        channels = [each for one in joined for each in one.channels if each.ring is ring]
+        if slot.generation < self.shared.generation:
+            # Filters that joined during the look-up: the first messages were compared without them.
+            late = [c for c in self._channels_of(ring) if c.selection.must_look_up(slot)]
+            return list(dict.fromkeys((*channels, *late)))
+        return channels
 
     def _channels_of(self, ring: Ring) -> list[FilteredChannel]:
         every = (channel for joined in self.shared.joined.values() for channel in joined.channels)

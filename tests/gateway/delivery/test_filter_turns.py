@@ -254,6 +254,36 @@ def test_the_hits_that_slots_keep_are_bounded(
     assert len(found) == gateway.published
 
 
+@pytest.mark.parametrize("looked_up", [0, 1, 12])
+async def test_a_filter_that_joins_during_the_look_up_of_a_slot_gets_all_of_it(
+    gateway: Gateway, looked_up: int
+) -> None:
+    """The client had another filter before, and a position in front of the slot."""
+    filters, transport = gateway.hub.filters, Transport()
+    first = gateway.hub.channel("lite", SSE, parse_filter(match=["contains:3.exam"]))
+    client = SSEClient(gateway.hub.clients, first, transport)
+    client.attach(None)
+    gateway.connect("contains:9.exam")
+    gateway.publish()
+    await serve_all(gateway.hub)
+    gateway.publish()
+    for _ in range(looked_up):
+        filters.look_up_next()
+    following = gateway.hub.channel("lite", SSE, parse_filter(match=["contains:7.exam"]))
+    client.switch(following, lambda _: b"{}")
+    await serve_all(gateway.hub)
+    texts = [line[6:] for line in transport.written.split(b"\n") if line.startswith(b'data: {"')]
+    received = [json.loads(text)["data"]["leaf_cert"]["all_domains"][0] for text in texts]
+    assert received == [f"{number}.example" for number in (3, 13, 17, 27)]
+
+
+async def serve_all(hub: Hub) -> None:
+    """Look up, and give turns, until nothing is left."""
+    while hub.filters.look_up_next() or hub.filters.due:
+        if hub.filters.due:
+            await hub.filters.serve_next()
+
+
 COST = 0.003
 
 
