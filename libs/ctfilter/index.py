@@ -144,7 +144,8 @@ class Index:
         self._properties: dict[str, _Bucket] = {}
         self._longest_edited = 0
         self._aside: dict[Filter, tuple[int, int]] = {}  # scans and instructions
-        self._secs: dict[_Entry, float] = {}  # that verifying a line took
+        # That verifying a line took in all, and the longest time.
+        self._secs: dict[_Entry, tuple[float, float]] = {}
 
     def add(self, given: Filter, *, limited: bool = True) -> None:
         """Add a filter; without effect if the index has it.
@@ -198,14 +199,10 @@ class Index:
 
     def set_aside(self, given: Filter) -> None:
         """Remove a filter, which counts against the limits until it is added or removed again."""
+        scans, instructions = self.scans, self.instructions
         self.remove(given)
-        lines = _lines(given).values()
-        self._aside[given] = scans, instructions = (
-            sum(map(_scans, lines)),
-            sum(map(_instructions, lines)),
-        )
-        self.scans += scans
-        self.instructions += instructions
+        self._aside[given] = scans - self.scans, instructions - self.instructions
+        self.scans, self.instructions = scans, instructions
 
     def _forget_aside(self, given: Filter) -> None:
         scans, instructions = self._aside.pop(given, (0, 0))
@@ -266,19 +263,23 @@ class Index:
         elif entry.uses:  # else it left, and is not removed yet
             began = clock()
             _verify(entry, certificate, numbers, found)
-            self._secs[entry] = self._secs.get(entry, 0.0) + clock() - began
+            spent = clock() - began
+            total, longest = self._secs.get(entry, (0.0, 0.0))
+            self._secs[entry] = total + spent, max(longest, spent)
 
     def take_costs(self) -> dict[Filter, float]:
         """Return the seconds that verifying lines took since the last call, by filter.
 
-        A line of several filters counts for each of them.
+        A line of several filters counts for each of them in equal parts. The longest time of a line
+        does not count: the process may have been stopped.
         """
         secs, self._secs = self._secs, {}
         costs: dict[Filter, float] = {}
         for given, groups in self.filters.items() if secs else ():
             lines = [entry for group in groups for entry in secs.keys() & group.keys()]
             if lines:
-                costs[given] = sum(secs[entry] for entry in lines)
+                times = ((*secs[entry], entry.uses) for entry in lines)
+                costs[given] = sum((total - longest) / uses for total, longest, uses in times)
         return costs
 
     def forget_costs(self) -> None:

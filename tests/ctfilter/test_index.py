@@ -581,3 +581,39 @@ def test_the_instructions_of_regexes_are_limited(monkeypatch: pytest.MonkeyPatch
     index.remove(one)
     index.remove(two)
     assert index.instructions == 0
+
+
+def test_the_cost_of_a_line_is_shared_and_leaves_out_its_longest_time() -> None:
+    times = iter([0.0, 1.0, 0.0, 2.0, 0.0, 50.0])
+    index = Index(lambda: next(times))
+    line = "domain:example regex:^a"
+    filters = [_filter(line, f"contains:other{number}") for number in range(3)]
+    for each in filters:
+        index.add(each)
+    for _ in range(3):
+        index.lookup(Certificate(("b.example",)))
+    assert index.take_costs() == dict.fromkeys(filters, 1.0)
+    assert not index.take_costs()
+
+
+def test_a_line_of_filters_that_are_set_aside_counts_once() -> None:
+    index = Index()
+    filters = [_filter("regex:^b.$", f"contains:other{number}") for number in range(3)]
+    for each in filters:
+        index.add(each)
+    counted = index.scans, index.instructions
+    assert counted[0] == 1
+    for each in filters:
+        index.set_aside(each)
+    assert (index.scans, index.instructions) == counted
+    for each in filters[:2]:
+        index.add(each)
+    for each in filters:
+        index.remove(each)
+    assert (index.scans, index.instructions) == (0, 0)
+
+
+def _filter(*lines: str) -> Filter:
+    made = parse_filter(match=lines)
+    assert made is not None
+    return made

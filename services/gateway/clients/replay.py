@@ -37,6 +37,7 @@ from gateway.metrics import Metrics
 
 _RETRY_SECS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # before the next read of ring and Redis
 _SCAN_PAUSE: Final = 3.0  # pause after a scan for a filter / its duration
+_MAX_SCAN_SECS: Final = 10.0
 _LOSS_REASONS: Final = ("reset", "lost", "future")  # a lagging replica resembles these
 
 
@@ -108,16 +109,15 @@ class Replayer:
 
         async def pause() -> None:
             nonlocal began
-            spent = perf_counter() - began
             try:
-                await asyncio.sleep(_SCAN_PAUSE * spent)
+                await asyncio.sleep(_pause_after(perf_counter() - began))
             finally:
                 began = perf_counter()
 
         try:
             yield pause
         finally:
-            secs = _SCAN_PAUSE * (perf_counter() - began)
+            secs = _pause_after(perf_counter() - began)
             asyncio.get_running_loop().call_later(secs, self._scanning.release)
 
     def count(self, reason: Reason, *, seen: bool) -> None:
@@ -224,6 +224,8 @@ class _ClientReplay:
             await asyncio.sleep(0)
         for slot in channel.unseen(self._position.cursor):
             async with self._replay.scan() as pause:
+                if not selection.must_look_up(slot):  # another client, or the filter became heavy
+                    continue
                 try:
                     if not await self._evaluate(selection, slot, pause):
                         return
@@ -351,6 +353,11 @@ class _ClientReplay:
             return True
         entry = self._position.entry
         return entry > view.last and parse_entry_id(primary.last) >= entry
+
+
+def _pause_after(secs: float) -> float:
+    """Return the seconds of the pause after a scan, which a stopped process does not prolong."""
+    return _SCAN_PAUSE * min(secs, _MAX_SCAN_SECS)
 
 
 def _next_of(page: HistoryPage, at: RingPosition) -> str | None:

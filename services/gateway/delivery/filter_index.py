@@ -36,7 +36,12 @@ many hits; for a heavy filter, eight times as many."""
 
 MEAN_SEARCH_SECS: Final = 0.00025
 """Mean time of a look-up above which the most expensive filters leave the index: a fifth of a core
-at 800 messages a second. A heavy filter that takes a quarter of it does not return."""
+at 800 messages a second. One that left for its time returns when it takes less than a quarter."""
+
+_MIN_SHARE: Final = 1 / 16
+"""Of the time allowed, that a filter takes which leaves the index for its time. Many filters with
+the same lines each take a small share: the index verifies the lines once, and each of their
+evaluators would verify them again."""
 
 _HEAVY: Final = 1 / 8  # share of the messages that pass a filter which leaves the index
 _LIGHT: Final = 1 / 32  # and of one that returns
@@ -83,15 +88,19 @@ class JoinedFilter:
         evaluated: messages that the evaluator has compared since it was judged.
         passed: those of them that passed.
         secs: that they took.
+        is_slow: whether it left the index for the time that it takes.
     """
 
-    __slots__ = ("channels", "evaluated", "evaluator", "given", "passed", "secs", "since")
+    __slots__ = (
+        *("channels", "evaluated", "evaluator", "given", "is_slow", "passed", "secs", "since"),
+    )
 
     def __init__(self, given: Filter, since: int) -> None:
         self.given = given
         self.since = since
         self.evaluator: Evaluator | None = None
         self.channels: list[Any] = []
+        self.is_slow = False
         self.judged()
 
     def judged(self) -> None:
@@ -214,7 +223,7 @@ class GatewayFilters:
         for joined in self.heavy.values():
             if joined.evaluated >= 8 * WINDOW_MESSAGES:
                 is_fast = joined.secs < joined.evaluated * MEAN_SEARCH_SECS / 4
-                if is_fast and joined.passed < joined.evaluated * _LIGHT:
+                if joined.passed < joined.evaluated * _LIGHT and (is_fast or not joined.is_slow):
                     self._moving.append(joined)
                 joined.judged()
         self._judged.clear()
@@ -227,9 +236,10 @@ class GatewayFilters:
         costs = self.index.take_costs()
         left = sum(costs.values())
         for given in sorted(costs, key=costs.__getitem__, reverse=True):
-            if left <= allowed / 2:
+            if left <= allowed / 2 or costs[given] < allowed * _MIN_SHARE:
                 break
             left -= costs[given]
+            self.joined[given].is_slow = True
             self._moving.append(self.joined[given])
         self._secs = 0.0
 
@@ -267,7 +277,7 @@ class GatewayFilters:
                 return "out"
             self.index.add(joined.given, limited=False)
             self.generation += 1
-            joined.since, joined.evaluator = self.generation, None
+            joined.since, joined.evaluator, joined.is_slow = self.generation, None, False
             del self.heavy[joined.given]
             return "back"
         return None
