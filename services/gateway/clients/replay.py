@@ -220,8 +220,7 @@ class _ClientReplay:
         selection = channel.encoding.selection
         if selection is None:
             return
-        while selection.place_next():  # noqa: ASYNC110 - work in slices, no poll
-            await asyncio.sleep(0)
+        await selection.place()
         for slot in channel.unseen(self._position.cursor):
             async with self._replay.scan() as pause:
                 if not selection.must_look_up(slot):  # another client, or the filter became heavy

@@ -50,8 +50,8 @@ class Selection(Protocol):
     def must_look_up(self, slot: Any) -> bool:
         """Whether the slot must be looked up before `select` is fast."""
 
-    def place_next(self) -> bool:
-        """Prepare look-ups for a moment; False if nothing is left to prepare."""
+    async def place(self) -> None:
+        """Prepare look-ups."""
 
     def evaluate(self, slot: Any, secs: float) -> bool:
         """Evaluate messages of the slot for `select`; False if time ended before the last one."""

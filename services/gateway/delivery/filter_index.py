@@ -7,10 +7,11 @@ of that moment.
 
 A filter that many certificates pass, or whose lines take long to verify, leaves the index, and is
 evaluated when its channel is flushed (*heavy*): it delays neither the look-ups nor other filters.
-Every new slot counts as a hit for it. It returns to the index when few certificates pass, and
-evaluating it is fast.
+Every new slot counts as a hit for it. It returns to the index when few certificates pass; one
+that took long, when evaluating it is fast, too.
 """
 
+import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -211,6 +212,11 @@ class GatewayFilters:
             if (found := oldest()) is not None and found is not slot:
                 found.hits, found.generation = None, -1
 
+    async def place(self) -> None:
+        """Prepare look-ups, see `ctfilter.Index.place_next`; other tasks run in between."""
+        while self.index.place_next():  # noqa: ASYNC110 - work in slices, no poll
+            await asyncio.sleep(0)
+
     def _judge(self) -> None:
         """Find the filters that are to be moved."""
         min_hits = self._messages * _HEAVY
@@ -337,10 +343,6 @@ class StreamFilters:
         elif self._parsed:
             self._parsed.clear()
         return parsed
-
-    def place_next(self) -> bool:
-        """Prepare look-ups, see `ctfilter.Index.place_next`."""
-        return self.shared.index.place_next()
 
     def look_up_next_message(self) -> Slot | None:
         """Look up the next message of the slot after `seen`.

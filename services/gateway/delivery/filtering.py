@@ -69,9 +69,9 @@ class FilterSelection:
         joined = self.joined
         return joined.evaluator is None and not slot.notice and slot.generation < joined.since
 
-    def place_next(self) -> bool:
-        """Prepare look-ups, see `ctfilter.Index.place_next`."""
-        return self.filters.place_next()
+    async def place(self) -> None:
+        """Prepare look-ups."""
+        await self.filters.shared.place()
 
     def evaluate(self, slot: Slot, secs: float | None) -> bool:
         """Evaluate messages of a slot, so that `select` has nothing left to evaluate.

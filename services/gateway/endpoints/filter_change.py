@@ -132,8 +132,7 @@ class FilterChanges:
                 given = await asyncio.to_thread(parse_filter, match=lines)
                 if not client.closed:
                     self._apply(client, given)
-                while self._hub.filters.shared.index.place_next():  # noqa: ASYNC110 - no poll
-                    await asyncio.sleep(0)
+                await self._hub.filters.shared.place()
         except FilterError as problem:
             if not client.closed:
                 _send(client, _filter_error(problem))
