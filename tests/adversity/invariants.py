@@ -59,6 +59,7 @@ from tests.adversity.clients import Line as Noted
 from tests.adversity.clients import Profile, passes
 from tests.adversity.lines import Held, Line, entry_of
 from tests.adversity.tail import REPEATS_SECS, ended_wrongly
+from tests.e2e.invariants import order_of
 
 SHOWN: Final = 4
 """How many examples of one kind of trouble are printed."""
@@ -388,12 +389,8 @@ def _disordered(items: Sequence[Message | Gap]) -> list[str]:
         for before, after in pairwise(items)
         if isinstance(before, Message)
         and isinstance(after, Message)
-        and after.order <= (_order(after.stored) if after.stored else before.order)
+        and after.order <= (order_of(after.stored) if after.stored else before.order)
     ]
-
-
-def _order(stored: str) -> tuple[int, ...]:
-    return tuple(map(int, stored.split("-")))
 
 
 def _unfounded(one: Client, lines: Sequence[Line], may_be_lost_since: float | None) -> list[str]:

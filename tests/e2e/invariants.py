@@ -80,8 +80,8 @@ def differing_ids(streams: Sequence[Delivery]) -> list[str]:
     ]
     if not all(ids):
         return []
-    start = max((each[0] for each in ids), key=_order)
-    held = [[each for each in stream if _order(each) >= _order(start)] for stream in ids]
+    start = max((each[0] for each in ids), key=order_of)
+    held = [[each for each in stream if order_of(each) >= order_of(start)] for stream in ids]
     return [
         f"{stream.where} has other ids than {streams[0].where} from {start} on"
         for stream, each in zip(streams, held, strict=True)
@@ -89,7 +89,8 @@ def differing_ids(streams: Sequence[Delivery]) -> list[str]:
     ]
 
 
-def _order(message_id: str) -> tuple[int, ...]:
+def order_of(message_id: str) -> tuple[int, ...]:
+    """Return the id of a message, or of a batch, as the numbers by which ids are ordered."""
     return tuple(map(int, message_id.split("-")))
 
 

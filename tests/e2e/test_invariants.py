@@ -9,12 +9,12 @@ import pytest
 from certbus.connection import connect
 from certbus.errors import ConnectionFailed
 from ctparse.merkle import Frontier
-from launcher.runtime.embedded_redis import find_executable
 from simlog.oracle.oracle import Delivery
 from tests.certbus.bus import KEYS, LOG, Worker, batch
 from tests.certbus.servers import RedisServer
 from tests.e2e.invariants import broken, differing_ids
 from tests.e2e.site import FORMS, Site
+from tests.gateway.conftest import running_redis
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,9 @@ def frontier(size: int) -> bytes:
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(find_executable(), tmp_path)
-    server.start()
-    yield server
-    server.kill()
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
 
 
 async def test_wrong_accounts_and_frontiers_are_found(redis: RedisServer, tmp_path: Path) -> None:

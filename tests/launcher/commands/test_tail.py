@@ -59,6 +59,26 @@ def address(server: Server | asyncio.Server) -> str:
     return f"{host}:{port}"
 
 
+@asynccontextmanager
+async def answering(*statuses: str, body: str = "") -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that answers its requests with these statuses, and each further one with the last.
+
+    Yields its address, and the requests that it has received.
+    """
+    requests: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        status = statuses[min(len(requests), len(statuses)) - 1]
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(f"{head}{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield address(server), requests
+
+
 async def test_it_resumes_after_the_last_id_and_tells_of_a_gap() -> None:
     paths: list[str] = []
 
@@ -128,20 +148,10 @@ async def test_a_connection_that_ends_before_the_first_id_is_a_gap(scheme: str) 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
 @pytest.mark.parametrize("status", ["503 Service Unavailable", "403 Forbidden"])
 async def test_no_error_shows_the_secrets_of_the_url(scheme: str, status: str) -> None:
-    requests = 0
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal requests
-        requests += 1
-        await reader.readuntil(b"\r\n\r\n")
-        shown = status if requests == 1 else "403 Forbidden"
-        writer.write(f"HTTP/1.1 {shown}\r\nContent-Length: 0\r\n\r\n".encode())
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    place = address(server)
-    async with server, tailing(f"{scheme}://user:password@{place}/?token=sesame") as process:
+    async with (
+        answering(status, "403 Forbidden") as (place, _),
+        tailing(f"{scheme}://user:password@{place}/?token=sesame") as process,
+    ):
         code, _, err = await finish(process)
     assert code == 1
     assert status[:3] in err
@@ -176,22 +186,12 @@ async def test_sse_resumes_too_and_keeps_a_path_of_its_own() -> None:
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
 async def test_a_server_without_the_stream_gets_no_second_request(scheme: str) -> None:
-    requests = 0
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal requests
-        requests += 1
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
     async with (
-        await asyncio.start_server(answer, "127.0.0.1", 0) as server,
-        tailing(f"{scheme}://{address(server)}") as process,
+        answering("404 Not Found") as (place, requests),
+        tailing(f"{scheme}://{place}") as process,
     ):
         code, out, err = await finish(process)
-    assert (code, out, requests) == (1, [], 1)
+    assert (code, out, len(requests)) == (1, [], 1)
     assert "answers 404: Not Found" in err
 
 
@@ -535,21 +535,12 @@ async def test_a_reconnection_sends_the_token_that_the_file_has_then(tmp_path: P
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
 async def test_a_token_is_sent_in_utf_8(tmp_path: Path, scheme: str) -> None:
-    requests: list[bytes] = []
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        requests.append(await reader.readuntil(b"\r\n\r\n"))
-        body = b'{"error":"Unknown token","code":"unknown_token"}'
-        head = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        writer.close()
-
     file = tmp_path / "token"
     file.write_text("sésame\n", "utf-8")
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    body = '{"error":"Unknown token","code":"unknown_token"}'
     async with (
-        server,
-        tailing(f"{scheme}://{address(server)}", f"--token-file={file}") as process,
+        answering("401 Unauthorized", body=body) as (place, requests),
+        tailing(f"{scheme}://{place}", f"--token-file={file}") as process,
     ):
         code, _, err = await finish(process)
     assert code == 1
