@@ -65,10 +65,13 @@ class TimerWheel:
             for slot in self._slots:
                 due = max(due + self._slot_secs, clock() - self._slot_secs)
                 await asyncio.sleep(due - clock())
-                now = int(time.time())
-                for member in tuple(slot):
-                    try:
-                        member.tick(now)
-                    except Exception as error:  # noqa: BLE001
-                        self._errors.report(error)  # the other members are still served
-                        member.transport.abort()
+                self._serve(slot)
+
+    def _serve(self, slot: set[Timed]) -> None:
+        now = int(time.time())
+        for member in tuple(slot):
+            try:
+                member.tick(now)
+            except Exception as error:  # noqa: BLE001
+                self._errors.report(error)  # the other members are still served
+                member.transport.abort()

@@ -203,6 +203,16 @@ class WebSocketClient(Client):
         self.write(b"".join(self._protocol.data_to_send()))
         self._abort_later()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Unsubscribe, and free what was received.
+
+        The frame of the parser refers to the protocol, also from a traceback: a cycle, with up to
+        1 MiB of an incomplete message, which would wait for a garbage collection.
+        """
+        super().connection_lost(exc)
+        self._protocol.parser.close()
+        self._protocol.parser_exc = None
+
     def resume_writing(self) -> None:
         """Send the pong that is due, and continue: the send buffer is empty."""
         pong, self._pending_pong = self._pending_pong, None

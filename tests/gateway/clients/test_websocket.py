@@ -1,11 +1,13 @@
 """What a WebSocket client may send, and how connections end."""
 
 import asyncio
+import gc
 import json
 import struct
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import Protocol
 
 from gateway.clients.websocket import WebSocketClient
 from gateway.config import Settings
@@ -20,6 +22,7 @@ from tests.gateway.client_helpers import (
 )
 from tests.gateway.conftest import Start
 from tests.gateway.publishing import Press
+from tests.waiting import until
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 
@@ -192,6 +195,42 @@ async def test_a_client_that_vanishes_is_forgotten(start: Start, press: Press) -
     async with websocket(gateway.ws + "/") as client:
         await press.print(3)
         assert serials(await certificates(client, 3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"",
+        masked(TEXT, b"x" * 200_000)[:-1],
+        masked(TEXT, b"x" * 200_000, fin=False),
+        masked(CLOSE, struct.pack("!H", 1000)),
+        masked(3),
+        b"\x81\xff" + ((1 << 20) + 1).to_bytes(8, "big") + bytes(4),
+    ],
+    ids=["nothing", "part of a frame", "fragment", "close", "violation", "too big"],
+)
+async def test_ended_clients_leave_no_garbage(start: Start, last: bytes) -> None:
+    """What they have sent is free at once: cycles would keep it until a garbage collection."""
+
+    def clients() -> int:
+        return sum(isinstance(it, WebSocketClient | Protocol) for it in gc.get_objects())
+
+    gateway = await (await start()).following()
+    gc.collect()
+    gc.disable()
+    try:
+        before = clients()
+        for resets in (True, False):
+            async with await Raw.open(gateway.port) as client:
+                await client.upgrade()
+                await until(lambda: clients() > before, "the client is known")
+                client.send(last)
+                if not resets:
+                    client.writer.write_eof()
+                    assert await client.ends()
+        await until(lambda: clients() <= before, "the clients are freed")
+    finally:
+        gc.enable()
 
 
 async def test_stopping_sends_clients_elsewhere(start: Start, press: Press) -> None:
