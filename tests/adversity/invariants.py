@@ -117,6 +117,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     passes: bool = True
     stored: str = ""
 
+    @property
+    def content(self) -> str:
+        """What it is about, whatever its id."""
+        return self.sha256
+
 
 class Gap(msgspec.Struct, frozen=True, gc=False):
     """A gap message that a client got.
@@ -136,6 +141,16 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
     reason: str
     is_before_repeats: bool = False
     is_last: bool = False
+
+    @property
+    def content(self) -> str:
+        """What it reports."""
+        return f"{self.requested} {self.oldest} {self.reason}"
+
+    @property
+    def id(self) -> str:
+        """The same: it has no id."""
+        return self.content
 
     @property
     def announces_repeats(self) -> bool:
@@ -200,8 +215,8 @@ class _Tail:
         self.ended = 0.0
         self._cursor = ""
         self._stored = ""  # the same, until the process prints something new
-        self._may_repeat: dict[str, str] = {}  # certificate -> id
-        self._printed: list[Message] = []  # also repeats
+        self._may_repeat: dict[str, str] = {}  # certificate or gap -> id
+        self._printed: list[Item] = []  # also repeats
 
     def start(self, cursor: str) -> None:
         """Begin a process that has this stored id."""
@@ -213,28 +228,28 @@ class _Tail:
         first, last = (kept[0] + 1, kept[-1] + 1) if kept else (0, 0)
         # What an earlier process printed and no later one repeated, too: it follows the first time
         # that the stored id was printed.
-        later = {each.sha256 for each in self._printed[first:]}
+        later = {each.content for each in self._printed[first:]}
         self._may_repeat = {
-            **{sha256: each for sha256, each in self._may_repeat.items() if sha256 in later},
+            **{content: each for content, each in self._may_repeat.items() if content in later},
             **{
-                each.sha256: each.id
+                each.content: each.id
                 for each in self._printed[last:]
                 if self.ended - each.at < REPEATS_SECS
             },
         }
 
-    def new(self, message: Message) -> Message | None:
+    def new(self, item: Item) -> Item | None:
         """Note what a process prints; return it unless it rightly repeats an earlier process."""
-        self._printed.append(message)
-        before = self._may_repeat.pop(message.sha256, None)
-        if before is not None and (self._stored or before != message.id):
+        self._printed.append(item)
+        may_repeat = bool(self._may_repeat)
+        before = self._may_repeat.pop(item.content, None)
+        if before is not None and (self._stored or before != item.id):
             return None
+        if isinstance(item, Gap):
+            is_before_repeats = may_repeat and item.requested == self._cursor
+            return msgspec.structs.replace(item, is_before_repeats=is_before_repeats)
         stored, self._stored = self._stored, ""
-        return msgspec.structs.replace(message, stored=stored) if stored else message
-
-    def repeats_after(self, gap: Gap) -> bool:
-        """Whether repeats may follow a gap after the stored id."""
-        return gap.requested == self._cursor and bool(self._may_repeat)
+        return msgspec.structs.replace(item, stored=stored) if stored else item
 
 
 def client_of(
@@ -254,11 +269,7 @@ def client_of(
         if line.kind == "open" and profile.protocol == "tail":
             tail.start(line.what.decode().partition(" ")[2])
         item = _item(profile.form, line, truth, known) if line.kind == "text" else None
-        if isinstance(item, Message):
-            item = tail.new(item)
-        if isinstance(item, Gap) and tail.repeats_after(item):
-            item = msgspec.structs.replace(item, is_before_repeats=True)
-        if item is not None:
+        if item is not None and (item := tail.new(item)) is not None:
             items.append(item)
     is_tail = profile.protocol == "tail"
     return Client(

@@ -286,6 +286,39 @@ def test_a_gap_after_the_stored_id_of_tail_is_not_within_a_batch(
     assert ("gaps for nothing" in kinds) == is_reported
 
 
+@pytest.mark.parametrize(
+    ("noted", "gaps"),
+    [
+        ("1 gap 3 killed@1 gap 3 4", 1),
+        ("1 2 gap 4 killed@1 2 gap 4", 1),
+        ("1 2 gap 4 killed@1 killed@1 2 gap 4", 1),
+        ("1 gap 3 killed@3 gap 4", 2),  # the stored id is after it
+        ("1 gap 3 killed@1 3 4 gap", 2),  # after something new
+        ("1 gap gap 3", 2),
+        ("1 gap 3 later killed@1 gap 3", 2),
+    ],
+)
+def test_tail_repeats_a_gap_only_after_its_cursor(noted: str, gaps: int) -> None:
+    data = {"requested": "2-0", "oldest": "3-0", "reason": NOT_RETAINED_REASON}
+    gap = msgspec.json.encode({"message_type": "gap", "data": data})
+    lines: list[Noted] = []
+    at = 0.0
+    for word in noted.split():
+        if word == "later":
+            at += REPEATS_SECS
+        elif word.startswith("killed"):
+            opened = f"address {word[-1]}-0-0".encode()
+            lines += [Noted(at, "close", b"it is killed"), Noted(at, "open", opened)]
+        elif word == "gap":
+            lines.append(Noted(at, "text", gap))
+        else:
+            text = f'{{"id":"{word}-0-0","message_type":"dns_entries","data":["{word}.example"]}}'
+            lines.append(Noted(at, "text", text.encode()))
+    profile = Profile("tail", "domains", "hopping")
+    one = client_of(profile, lines, GroundTruth([]), lambda message_id, _: message_id[0])
+    assert sum(isinstance(item, Gap) for item in one.items) == gaps
+
+
 def test_tail_repeats_a_certificate_that_redis_lost_once_under_another_id() -> None:
     """The server cannot know what was printed after the stored id."""
     ids = {"2": "b", "3": "c", "4": "b", "5": "b"}  # and their certificates
