@@ -334,8 +334,9 @@ class StreamReader:
         place, link = trail.place, batch.link
         verdict = decide(place, View(place.epoch, None, link.id, None, link))
         events: list[Event] = []
-        if verdict.gap is not None:
-            # An emptied Redis breaks every chain, so the head is checked first.
+        if verdict.gap is not None or place.entry == NOTHING:
+            # A Redis that was emptied breaks every chain, but for one after 0-0: each epoch begins
+            # there. So the head is checked first.
             events = await self._check_head(suspect=stream)
             if (
                 events
@@ -346,7 +347,7 @@ class StreamReader:
                 return events, False
             if verdict.gap == "trimmed":
                 events.append(Gap(stream, before, entry_id, NOT_RETAINED_REASON))
-            else:
+            elif verdict.gap is not None:
                 log.error("batch chain broken", stream=stream, id=entry_id)
         if isinstance(batch, Unreadable):
             log.error("unreadable batch", stream=stream, id=entry_id, error=batch.error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def names(events: list[Event], stream: str = "lite") -> list[str]:
 
 def notices(events: list[Event]) -> list[Event]:
     return [event for event in events if not isinstance(event, StreamBatch)]
+
+
+async def is_blocked(client: Redis) -> bool:
+    """Whether a client waits for an entry."""
+    return bool((await client.info("clients"))["blocked_clients"])
 
 
 async def published(worker: Worker, lease: Lease, first: int, *batch_names: str) -> str:
@@ -298,6 +304,28 @@ async def test_an_emptied_redis_is_a_new_epoch(
         )
         after = await read_head(client, KEYS)
         assert notices(reading.events) == [EpochChanged(str(before.epoch), str(after.epoch))]
+
+
+@pytest.mark.parametrize("after", [None, "0-0"], ids=["from now on", "from the oldest"])
+async def test_the_first_batch_of_an_epoch_shows_that_redis_was_emptied_again(
+    one: Worker, client: Redis, server: RedisServer, after: str | None
+) -> None:
+    """It follows 0-0, as does everything of the epoch before, in which nothing was published."""
+    lease = await one.take()
+    await one.publisher.publish(lease, batch(0, (), duplicates=1))
+    before = await read_head(client, KEYS)
+    begin = None if after is None else dict.fromkeys(STREAMS, after)
+    async with connect(server.url) as own, following(own, after=begin) as reading:
+        await until(lambda: reading.follower.connected, "it has read the epoch")
+        await until(partial(is_blocked, client), "it waits for the first batch")
+        await client.flushall()
+        restored = await one.restore(lease, 1)
+        assert restored is not None
+        await published(one, restored, 1, "b")
+        await reading.until(lambda events: all(names(events, s) == ["b"] for s in STREAMS))
+        change = EpochChanged(str(before.epoch), str((await read_head(client, KEYS)).epoch))
+        assert reading.events[0] == change
+        assert notices(reading.events) == [change]
 
 
 async def test_an_unreadable_batch_is_a_gap_and_reading_continues(
