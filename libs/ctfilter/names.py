@@ -6,6 +6,7 @@ unicode  `host` with the A-labels decoded
 folded   `unicode` with confusable characters folded, see `lookalike`
 """
 
+import codecs
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Final
@@ -17,6 +18,8 @@ from ctfilter.public_suffix_table import RULES
 
 MAX_NAME: Final = 253
 """Characters of a DNS name (RFC 1035 section 2.3.4). Longer names have no terms that hold."""
+
+codecs.lookup("punycode")  # loads it: when a name first needs it, no descriptor may be left
 
 _MAX_LABEL: Final = 63
 _EXACT, _WILDCARD, _EXCEPTION = 1, 2, 4
