@@ -278,7 +278,8 @@ class Fetcher:
         return _Redirect(str(to), place.trusted and await leads_inside(httpx.URL(place.url).host))
 
     def _refused(self, url: str, response: httpx.Response) -> UnexpectedStatus:
-        wait = retry_after(response.headers.get("retry-after"), time.time())
+        headers = response.headers
+        wait = retry_after(headers.get("retry-after"), headers.get("date"), time.time())
         problem = f"HTTP {response.status_code} {_phrase(response.status_code)}".rstrip()
         if wait is not None:
             problem += f", retry after {wait:g} s"
@@ -389,12 +390,14 @@ def _outcome(error: LogError) -> FetchOutcome:
             return "broken"
 
 
-def retry_after(value: str | None, now: float) -> float | None:
+def retry_after(value: str | None, sent: str | None, now: float) -> float | None:
     """Read a Retry-After header (RFC 9110 section 10.2.3): seconds, or a date.
 
     Args:
         value: the header, if there is one.
-        now: seconds since the epoch.
+        sent: the header Date: a date is a moment of the clock of the server. If it cannot be read,
+            the clock of this host is taken for it.
+        now: seconds since the epoch, of this host.
 
     Returns:
         Seconds to wait, between 0 and `MAX_PAUSE_SECS`; None without a readable header. A date is
@@ -405,11 +408,20 @@ def retry_after(value: str | None, now: float) -> float | None:
     if value.strip().isdecimal():
         wait = float(value)
     else:
-        try:
-            date = email.utils.parsedate_to_datetime(value)
-        except (ValueError, OverflowError):  # a year, or a time zone, beyond all counting
+        until = _moment(value)
+        if until is None:
             return None
-        if date.tzinfo is None and not _ASCTIME.fullmatch(value.strip()):
-            return None  # no time zone, or one that is not known: the moment could be any
-        wait = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
+        began = None if sent is None else _moment(sent)
+        wait = until - (now if began is None else began)
     return min(max(wait, 0.0), MAX_PAUSE_SECS)
+
+
+def _moment(value: str) -> float | None:
+    """Read a date of HTTP (RFC 9110 section 5.6.7): seconds since the epoch."""
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except (ValueError, OverflowError):  # a year, or a time zone, beyond all counting
+        return None
+    if date.tzinfo is None and not _ASCTIME.fullmatch(value.strip()):
+        return None  # no time zone, or one that is not known: the moment could be any
+    return date.replace(tzinfo=date.tzinfo or UTC).timestamp()

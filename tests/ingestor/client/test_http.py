@@ -228,7 +228,23 @@ async def test_redirects_to_nowhere(server: HostileServer, fetcher: Fetcher, loc
     ],
 )
 def test_retry_after(value: str | None, wait: float | None) -> None:
-    assert retry_after(value, now=100.0) == wait
+    assert retry_after(value, None, now=100.0) == wait
+
+
+@pytest.mark.parametrize(
+    ("sent", "wait"),
+    [
+        ("Thu, 01 Jan 1970 00:01:55 GMT", 5.0),
+        ("Fri, 02 Jan 1970 00:01:55 GMT", 0.0),
+        ("Thu, 01 Jan 1970 01:01:55 +0100", 5.0),
+        ("now", 86_400.0 + 20.0),
+        (None, 86_400.0 + 20.0),
+    ],
+)
+def test_a_date_to_retry_after_is_of_the_clock_of_the_server(sent: str | None, wait: float) -> None:
+    """The clock of this host is a day behind."""
+    found = retry_after("Thu, 01 Jan 1970 00:02:00 GMT", sent, now=100.0 - 86_400.0)
+    assert found == min(wait, MAX_PAUSE_SECS)
 
 
 def test_backoff_grows_to_its_maximum_and_stays_within_its_jitter() -> None:
