@@ -215,7 +215,7 @@ class _Tail:
         self.ended = 0.0
         self._cursor = ""
         self._stored = ""  # the same, until the process prints something new
-        self._may_repeat: dict[str, str] = {}  # certificate or gap -> id
+        self._may_repeat: dict[str, dict[str, None]] = {}  # certificate or gap -> ids
         self._printed: list[Item] = []  # also repeats
 
     def start(self, cursor: str) -> None:
@@ -229,22 +229,22 @@ class _Tail:
         # What an earlier process printed and no later one repeated, too: it follows the first time
         # that the stored id was printed.
         later = {each.content for each in self._printed[first:]}
-        self._may_repeat = {
-            **{content: each for content, each in self._may_repeat.items() if content in later},
-            **{
-                each.content: each.id
-                for each in self._printed[last:]
-                if self.ended - each.at < REPEATS_SECS
-            },
-        }
+        kept_ids = {content: ids for content, ids in self._may_repeat.items() if content in later}
+        for each in self._printed[last:]:
+            if self.ended - each.at < REPEATS_SECS:
+                kept_ids.setdefault(each.content, {})[each.id] = None
+        self._may_repeat = kept_ids
 
     def new(self, item: Item) -> Item | None:
         """Note what a process prints; return it unless it rightly repeats an earlier process."""
         self._printed.append(item)
-        may_repeat = bool(self._may_repeat)
-        before = self._may_repeat.pop(item.content, None)
-        if before is not None and (self._stored or before != item.id):
-            return None
+        may_repeat = any(self._may_repeat.values())
+        ids = self._may_repeat.get(item.content, {})
+        has_id = item.id in ids
+        if ids:
+            del ids[item.id if has_id else next(iter(ids))]
+            if self._stored or not has_id:
+                return None
         if isinstance(item, Gap):
             is_before_repeats = may_repeat and item.requested == self._cursor
             return msgspec.structs.replace(item, is_before_repeats=is_before_repeats)

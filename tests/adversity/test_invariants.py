@@ -343,6 +343,21 @@ def test_tail_repeats_a_certificate_that_redis_lost_once_under_another_id() -> N
     assert [item.id[0] for item in one.items if isinstance(item, Message)] == ["2", "3", "5"]
 
 
+def test_tail_repeats_a_certificate_under_each_id_that_it_had() -> None:
+    """Redis was emptied in between, and the certificate published again."""
+    certificates = {"2": "b", "3": "c", "4": "b", "5": "d"}
+    message = b'{"id":"%b-0-0","message_type":"dns_entries","data":["a.example"]}'
+    lines = [
+        *(Noted(0, "text", message % each) for each in (b"2", b"3", b"4")),
+        Noted(0, "close", b"it is killed"),
+        Noted(0, "open", b"address 1-0-0"),
+        *(Noted(1, "text", message % each) for each in (b"2", b"3", b"4", b"5")),
+    ]
+    profile = Profile("tail", "domains", "hopping")
+    one = client_of(profile, lines, GroundTruth([]), lambda each, _: certificates[each[0]])
+    assert [item.id[0] for item in one.items if isinstance(item, Message)] == ["2", "3", "4", "5"]
+
+
 def test_a_rejection_whose_record_was_trimmed_counts(tmp_path: Path) -> None:
     keys, reason = Keys(), b"entry %d: " + lines.FORGED
     commands: list[tuple[bytes | str, ...]] = [("HSET", keys.log("ab"), "name", "rfc1")]
