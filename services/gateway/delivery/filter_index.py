@@ -201,12 +201,15 @@ class GatewayFilters:
         return found
 
     def keep(self, slot: Slot, count: int) -> None:
-        """Note the hits of a slot; remove those of the oldest slots above the limit."""
+        """Note the hits of a slot; remove those of the oldest slots above the limit.
+
+        Slots that the rings have dropped are forgotten.
+        """
         if not count:
             return
         self._kept.append((ref(slot), count))
         self._hits += count
-        while self._hits > MAX_HITS and len(self._kept) > 1:
+        while len(self._kept) > 1 and (self._hits > MAX_HITS or self._kept[0][0]() is None):
             oldest, size = self._kept.popleft()
             self._hits -= size
             if (found := oldest()) is not None and found is not slot:

@@ -1,8 +1,10 @@
 """Filters that much passes: they leave the index, and take turns after the other clients."""
 
 import asyncio
+import gc
 import itertools
 import json
+import weakref
 from time import perf_counter
 
 import pytest
@@ -252,6 +254,23 @@ def test_the_hits_that_slots_keep_are_bounded(
     assert kept == [False] * 17 + [True] * 3
     found = events_after(gateway.ring, parse_cursor("0"), channel.encoding)
     assert len(found) == gateway.published
+
+
+def test_slots_that_the_ring_has_dropped_are_forgotten(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dropped() -> int:
+        return sum(isinstance(it, weakref.ref) and it() is None for it in gc.get_objects())
+
+    monkeypatch.setattr(filter_index, "WINDOW_MESSAGES", 10_000)
+    gateway.hub.channel("lite", SSE, parse_filter(match=["contains:example"]))
+    before = dropped()
+    for _ in range(20):
+        gateway.publish()
+        look_up_all(gateway.hub)
+        assert any(slot.hits for slot in gateway.ring.slots_from(0))
+        gateway.ring.clear()
+    assert dropped() < before + 10
 
 
 @pytest.mark.parametrize("looked_up", [0, 1, 12])
