@@ -1,6 +1,8 @@
 """The index finds exactly what the naive evaluator finds."""
 
 import random
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
@@ -611,6 +613,18 @@ def test_a_line_of_filters_that_are_set_aside_counts_once() -> None:
     for each in filters:
         index.remove(each)
     assert (index.scans, index.instructions) == (0, 0)
+
+
+def test_a_name_with_an_a_label_needs_no_descriptor() -> None:
+    """A codec is a module: it is loaded when it is first needed."""
+    script = (
+        "import resource; from ctfilter.names import to_unicode;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3));"
+        "print(ascii(to_unicode('xn--mnchen-3ya.de')))"
+    )
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "'m\\xfcnchen.de'\n", "")
 
 
 def _filter(*lines: str) -> Filter:
