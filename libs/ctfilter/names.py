@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Final
 
 import idna
+import idna.uts46data
 
 from ctfilter.lookalike import compact, fold
 from ctfilter.public_suffix_table import RULES
@@ -19,7 +20,8 @@ from ctfilter.public_suffix_table import RULES
 MAX_NAME: Final = 253
 """Characters of a DNS name (RFC 1035 section 2.3.4). Longer names have no terms that hold."""
 
-codecs.lookup("punycode")  # loads it: when a name first needs it, no descriptor may be left
+# Loaded here, as `idna.uts46data` is: when a name first needs them, no descriptor may be left.
+codecs.lookup("punycode")
 
 _MAX_LABEL: Final = 63
 _EXACT, _WILDCARD, _EXCEPTION = 1, 2, 4

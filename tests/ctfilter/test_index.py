@@ -615,12 +615,12 @@ def test_a_line_of_filters_that_are_set_aside_counts_once() -> None:
     assert (index.scans, index.instructions) == (0, 0)
 
 
-def test_a_name_with_an_a_label_needs_no_descriptor() -> None:
-    """A codec is a module: it is loaded when it is first needed."""
+def test_a_name_of_another_script_needs_no_descriptor() -> None:
+    """Codecs and tables are modules: some are loaded when they are first needed."""
     script = (
-        "import resource; from ctfilter.names import to_unicode;"
+        "import resource; from ctfilter.names import normalize, to_unicode;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3));"
-        "print(ascii(to_unicode('xn--mnchen-3ya.de')))"
+        "print(ascii(to_unicode(normalize('m\\xfcnchen.de'))))"
     )
     command = [sys.executable, "-c", script]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
