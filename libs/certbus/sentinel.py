@@ -14,7 +14,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -201,7 +201,8 @@ class Sentinels:
             ConnectionFailed: it does not answer, or does not know the service.
         """
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_SECS), self._connect(url) as client:
+            # As a context, a client closes itself in a task of its own, which no code awaits.
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECS), aclosing(self._connect(url)) as client:
                 address = await self._request(client)
         except TimeoutError:
             raise ConnectionFailed(f"{_host(url)} did not answer") from None

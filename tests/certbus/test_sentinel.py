@@ -301,3 +301,22 @@ async def test_a_sentinel_with_malformed_replies_is_skipped(pair: Pair, reply: b
         await until(is_queried, "the sentinel was queried", 10)
     gc.collect()
     assert not problems
+
+
+async def test_a_client_of_a_sentinel_that_closes_late_is_left_to_no_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its error would be written as a traceback: no code awaits it."""
+
+    class LateClient(Redis):
+        async def execute_command(self, *_: object, **__: object) -> list[bytes]:
+            return [b"127.0.0.1", b"6379"]
+
+        async def aclose(self, close_connection_pool: bool | None = None) -> None:
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr(sentinel, "ANSWER_TIMEOUT_SECS", 0.05)
+    url = sentinel.SentinelURL("redis+sentinel://127.0.0.1:1/name")
+    with pytest.raises(ConnectionFailed, match="did not answer"):
+        await sentinel.Sentinels(url, lambda _: LateClient()).locate()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
