@@ -199,6 +199,33 @@ def test_only_the_owner_of_a_lease_publishes() -> None:
     assert found.kind == "published without the lease"
 
 
+def tail_of(noted: str, form: str) -> Client:
+    """Make a client of what processes of `tail` print.
+
+    Args:
+        noted: words: a digit is a message; "gap"; "later" is the time after which nothing is
+            repeated; "killed@" and a digit is the end of a process, with the id stored.
+        form: of the stored id, with {} for the digit.
+    """
+    data = {"requested": "2-0", "oldest": "3-0", "reason": NOT_RETAINED_REASON}
+    gap = msgspec.json.encode({"message_type": "gap", "data": data})
+    lines: list[Noted] = []
+    at = 0.0
+    for word in noted.split():
+        if word == "later":
+            at += REPEATS_SECS
+        elif word.startswith("killed"):
+            opened = f"address {form.format(word[-1])}".encode()
+            lines += [Noted(at, "close", b"it is killed"), Noted(at, "open", opened)]
+        elif word == "gap":
+            lines.append(Noted(at, "text", gap))
+        else:
+            text = f'{{"id":"{word}-0-0","message_type":"dns_entries","data":["{word}.example"]}}'
+            lines.append(Noted(at, "text", text.encode()))
+    profile = Profile("tail", "domains", "hopping")
+    return client_of(profile, lines, GroundTruth([]), lambda message_id, _: message_id[0])
+
+
 @pytest.mark.parametrize(
     ("noted", "repeated"),
     [
@@ -216,21 +243,7 @@ def test_only_the_owner_of_a_lease_publishes() -> None:
 )
 @pytest.mark.parametrize("form", ["{}-0-0", "{}-0"], ids=["message", "batch"])
 def test_tail_repeats_only_what_follows_its_cursor(noted: str, repeated: str, form: str) -> None:
-    lines: list[Noted] = []
-    at = 0.0
-    for word in noted.split():
-        if word == "later":
-            at += REPEATS_SECS
-        elif word.startswith("killed"):
-            lines += [
-                Noted(at, "close", b"it is killed"),
-                Noted(at, "open", f"address {form.format(word[-1])}".encode()),
-            ]
-        else:
-            text = f'{{"id":"{word}-0-0","message_type":"dns_entries","data":["{word}.example"]}}'
-            lines.append(Noted(at, "text", text.encode()))
-    profile = Profile("tail", "domains", "hopping")
-    one = client_of(profile, lines, GroundTruth([]), lambda message_id, _: message_id[0])
+    one = tail_of(noted, form)
     seen: set[str] = set()
     again = []
     for item in one.items:
@@ -299,23 +312,7 @@ def test_a_gap_after_the_stored_id_of_tail_is_not_within_a_batch(
     ],
 )
 def test_tail_repeats_a_gap_only_after_its_cursor(noted: str, gaps: int) -> None:
-    data = {"requested": "2-0", "oldest": "3-0", "reason": NOT_RETAINED_REASON}
-    gap = msgspec.json.encode({"message_type": "gap", "data": data})
-    lines: list[Noted] = []
-    at = 0.0
-    for word in noted.split():
-        if word == "later":
-            at += REPEATS_SECS
-        elif word.startswith("killed"):
-            opened = f"address {word[-1]}-0-0".encode()
-            lines += [Noted(at, "close", b"it is killed"), Noted(at, "open", opened)]
-        elif word == "gap":
-            lines.append(Noted(at, "text", gap))
-        else:
-            text = f'{{"id":"{word}-0-0","message_type":"dns_entries","data":["{word}.example"]}}'
-            lines.append(Noted(at, "text", text.encode()))
-    profile = Profile("tail", "domains", "hopping")
-    one = client_of(profile, lines, GroundTruth([]), lambda message_id, _: message_id[0])
+    one = tail_of(noted, "{}-0-0")
     assert sum(isinstance(item, Gap) for item in one.items) == gaps
 
 
