@@ -1,15 +1,18 @@
 """What tests connect with: the websockets library, and plain sockets for what it would not do."""
 
 import asyncio
+import gc
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.utils import apply_mask
+
+from tests.waiting import until
 
 Message = dict[str, Any]
 
@@ -29,6 +32,27 @@ async def websocket(url: str, max_queue: int | None = 16) -> AsyncIterator[Clien
         url, ping_interval=None, compression=None, max_size=None, max_queue=max_queue
     ) as client:
         yield client
+
+
+@asynccontextmanager
+async def freed(*kinds: type) -> AsyncIterator[Callable[[], int]]:
+    """Wait until objects of these kinds, which the context has made, are freed without cycles.
+
+    Yields a function that returns how many of them there are.
+    """
+
+    def count() -> int:
+        return sum(isinstance(it, kinds) for it in gc.get_objects()) - before
+
+    before = 0
+    gc.collect()
+    gc.disable()
+    try:
+        before = count()
+        yield count
+        await until(lambda: count() <= 0, "they are freed")
+    finally:
+        gc.enable()
 
 
 async def receive(client: ClientConnection, count: int) -> list[Message]:

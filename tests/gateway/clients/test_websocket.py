@@ -1,7 +1,6 @@
 """What a WebSocket client may send, and how connections end."""
 
 import asyncio
-import gc
 import json
 import struct
 
@@ -14,6 +13,7 @@ from gateway.config import Settings
 from tests.gateway.client_helpers import (
     Raw,
     certificates,
+    freed,
     masked,
     receive,
     serials,
@@ -211,26 +211,16 @@ async def test_a_client_that_vanishes_is_forgotten(start: Start, press: Press) -
 )
 async def test_ended_clients_leave_no_garbage(start: Start, last: bytes) -> None:
     """What they have sent is free at once: cycles would keep it until a garbage collection."""
-
-    def clients() -> int:
-        return sum(isinstance(it, WebSocketClient | Protocol) for it in gc.get_objects())
-
     gateway = await (await start()).following()
-    gc.collect()
-    gc.disable()
-    try:
-        before = clients()
+    async with freed(WebSocketClient, Protocol) as clients:
         for resets in (True, False):
             async with await Raw.open(gateway.port) as client:
                 await client.upgrade()
-                await until(lambda: clients() > before, "the client is known")
+                await until(clients, "the client is known")
                 client.send(last)
                 if not resets:
                     client.writer.write_eof()
                     assert await client.ends()
-        await until(lambda: clients() <= before, "the clients are freed")
-    finally:
-        gc.enable()
 
 
 async def test_stopping_sends_clients_elsewhere(start: Start, press: Press) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import fcntl
-import gc
 import json
 import os
 import socket
@@ -32,7 +31,7 @@ from launcher.runtime.supervisor import CERTSTREAM_SERVER
 from tests.certbus.servers import RedisServer
 from tests.gateway.admission.gateways import gateway, request, settings
 from tests.gateway.certificates import Pair, pair
-from tests.gateway.client_helpers import Raw, upgrade_request
+from tests.gateway.client_helpers import Raw, freed, upgrade_request
 from tests.gateway.conftest import Start
 from tests.gateway.publishing import Press
 from tests.waiting import until
@@ -256,25 +255,14 @@ async def test_streams_take_no_place_among_those_without(start: Start) -> None:
 
 async def test_ended_and_upgraded_connections_leave_no_garbage(start: Start) -> None:
     """Their memory is free at once: reference cycles would wait for a garbage collection."""
-
-    def connections() -> int:
-        return sum(isinstance(it, HTTPConnection | Arrival) for it in gc.get_objects())
-
     gateway = await (await start()).following()
-    gc.collect()
-    gc.disable()
-    try:
-        before = connections()
-        async with AsyncExitStack() as stack:
-            for _ in range(20):
-                client = await stack.enter_async_context(await Raw.open(gateway.port))
-                await client.upgrade()
-                async with await Raw.open(gateway.port) as client:
-                    client.send(b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
-                    assert await client.ends()
-            await until(lambda: connections() <= before, "the connections are freed")
-    finally:
-        gc.enable()
+    async with AsyncExitStack() as stack, freed(HTTPConnection, Arrival):
+        for _ in range(20):
+            client = await stack.enter_async_context(await Raw.open(gateway.port))
+            await client.upgrade()
+            async with await Raw.open(gateway.port) as client:
+                client.send(b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+                assert await client.ends()
 
 
 def tls_options(directory: Path, certificate: Pair) -> dict[str, Any]:
