@@ -574,11 +574,15 @@ def test_the_instructions_of_regexes_are_limited(monkeypatch: pytest.MonkeyPatch
     one, two = parse_filter(match=["regex:abc[0-9]x"]), parse_filter(match=["regex:abd[0-9]x"])
     assert one is not None
     assert two is not None
+    assert index_module.MAX_INSTRUCTIONS == 20_480, "as docs/filters.md states"
     index = Index()
     index.add(one)
     monkeypatch.setattr(index_module, "MAX_INSTRUCTIONS", index.instructions)
     with pytest.raises(IndexFull, match="instructions"):
         index.add(two)
+    monkeypatch.setattr(index_module, "MAX_INSTRUCTIONS", 2 * index.instructions)
+    index.add(two)
+    index.remove(two)
     index.add(two, limited=False)
     index.remove(one)
     index.remove(two)
@@ -613,6 +617,42 @@ def test_a_line_of_filters_that_are_set_aside_counts_once() -> None:
     for each in filters:
         index.remove(each)
     assert (index.scans, index.instructions) == (0, 0)
+
+
+def test_a_filter_that_is_set_aside_is_not_found_and_counts_once_when_it_returns() -> None:
+    index = Index()
+    given = _filter("regex:^b.$")
+    index.add(given)
+    counted = index.scans, index.instructions
+    certificate = Certificate(("b.c", "bc"))
+    assert set(index.lookup(certificate)) == {given}
+    index.set_aside(given)
+    assert given not in index.filters
+    assert index.lookup(certificate) == {}
+    index.add(given)
+    assert set(index.lookup(certificate)) == {given}
+    assert (index.scans, index.instructions) == counted
+
+
+def test_lines_with_further_terms_are_verified_also_while_their_time_is_measured() -> None:
+    times = iter(float(at) for at in range(100))
+    index = Index(lambda: next(times))
+    names, issuers = _filter("domain:example regex:^a"), _filter("domain:example issuer:acme")
+    plain = _filter("domain:example")  # verifying it takes no time worth measuring
+    for each in (names, issuers, plain):
+        index.add(each)
+    were_placed = [index.is_placed]
+    while index.place_next():
+        pass
+    assert [*were_placed, index.is_placed] == [False, True]
+    for _ in range(3):
+        found = index.lookup(Certificate(("a.example",), issuer_name="Acme CA"))
+        assert set(found) == {names, issuers, plain}
+    assert index.take_costs() == {names: 2.0, issuers: 2.0}
+    index.lookup(Certificate(("a.example",)))
+    index.lookup(Certificate(("a.example",)))
+    index.forget_costs()
+    assert index.take_costs() == {}
 
 
 def test_a_name_of_another_script_needs_no_descriptor() -> None:

@@ -705,6 +705,11 @@ def test_a_moment_after_the_last_batch_is_no_gap(lags: bool) -> None:
                 assert await came(reader, 0) == []
                 redis.replay.data = redis.primary.data
                 assert await came(reader, 1) == [3]
+            else:
+                assert await came(reader, 0) == []
+                reader.beat()
+                reader.take()
+                assert reader.cursor == "10010-0", "the newest batch"
             redis.publish(20_000, 4)
             assert await came(reader, 1 + lags) == [*([3] if lags else []), 4]
             gateway.stop([reader])

@@ -74,9 +74,12 @@ TARGETS = {
             "tests/gateway/delivery/test_ring_buffer.py",
             "tests/gateway/delivery/test_packed.py",
             "tests/gateway/delivery/test_history.py",
+            "tests/gateway/delivery/test_v2_stream.py",
+            "tests/gateway/delivery/test_filter_turns.py",
+            "tests/gateway/delivery/test_channel.py",
             _MODEL,
         ),
-        "not holds_arrives",
+        "not holds_arrives and not has_dropped_are_forgotten",
     ),
     "replay": Target(
         "services/gateway/clients/replay.py",
@@ -94,6 +97,7 @@ TARGETS = {
         (
             "tests/ingestor/verification/test_decisions.py",
             "tests/ingestor/verification/test_starts.py",
+            "tests/ingestor/pipeline/test_follower.py",
         ),
     ),
     "filter": Target("libs/ctfilter/index.py", ("tests/ctfilter/test_index.py",), _FILTERS),

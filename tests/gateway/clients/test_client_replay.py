@@ -142,6 +142,8 @@ def test_a_page_is_evaluated_in_slices(slices: list[float], event: str, is_heavy
         assert len(set(slices)) == len(slices), "a pause after each slice"
         if event == "none":
             assert len(slices) == 8
+            pauses = [after - before for before, after in itertools.pairwise(slices)]
+            assert pauses == pytest.approx([3 * SEARCH_SECS] * 7)
         for channel in gateway.service.filters.channels.values():
             assert not channel.selection._found
             assert not channel.selection._begun

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certbus.ids import Cursor, EntryId, parse_cursor
+from gateway.delivery import ring_buffer
 from gateway.delivery.compression import SharedContext, SharedFrames
 from gateway.delivery.encoding import Encoding
 from gateway.delivery.ring_buffer import SLOT_BYTES, BehindRing, Ring, RingPosition, Slot
@@ -505,6 +506,52 @@ def test_notices_that_stay_have_positions_after_the_lost_batches() -> None:
         for slot in ring.slots_from(0)
     ] == [(4, 5, "1-0", 6), (5, 6, "1-0", 7), (6, 7, "1-0", 8)]
     assert (ring.head.number, ring.head.total, ring.size) == (7, 8, len(b"firstsecondm"))
+
+
+class SlowSelection:
+    """Selects everything. Evaluating a slot takes 2 s, and ends if there was less time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.left: list[float] = []
+        self.forgotten: list[Slot] = []
+
+    def evaluates(self, slot: Slot) -> bool:
+        return True
+
+    def must_look_up(self, slot: Slot) -> bool:
+        return True
+
+    async def place(self) -> None:
+        return
+
+    def evaluate(self, slot: Slot, secs: float) -> bool:
+        self.left.append(secs)
+        self.now += 2
+        return secs >= 2
+
+    def forget(self, slots: Iterable[Slot]) -> None:
+        self.forgotten += slots
+
+    def select(self, slot: Slot, skip: int) -> Iterator[tuple[int, bytes]]:
+        yield from enumerate(slot.messages[skip:], skip)
+
+
+def test_a_read_ends_before_the_slot_at_which_its_time_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    selection = SlowSelection()
+    monkeypatch.setattr(ring_buffer, "perf_counter", lambda: selection.now)
+    ring = ring_of(1, 1, 1, 1)
+    encoding = msgspec.structs.replace(IDS, selection=selection)
+    for expected, left in ((b"1-0-0 2-0-0 ", [5.0, 3.0, 1.0]), (b"", [1.0])):
+        selection.left.clear()
+        selection.forgotten.clear()
+        data, position = ring.read(ring.first_after, encoding, MANY, secs=left[0])
+        assert (data, selection.left) == (expected, left)
+        read = [slot.entry for slot in selection.forgotten]
+        assert read == [name.removesuffix("-0") for name in expected.decode().split()]
+        assert position.number == len(read)
 
 
 def test_a_new_ring_has_begun_after_no_batch() -> None:
