@@ -11,8 +11,8 @@ Deduplication marks are removed by windows of half an hour, so the memory of Red
 within an hour. All processes run a copy of the source in which these windows are of one minute.
 
 After the warm-up, a line is fitted to the Pss and to the descriptors of each process by least
-squares. Its slope must be at most 1 % an hour, or within its standard error of zero, doubled. In
-the last seconds, every kind of client must receive what is published, and no connection may have
+squares. Its slope must be at most 1 % an hour, or within its standard error of zero. In the last
+seconds, every kind of client must receive what is published, and no connection may have
 ended that its client did not end.
 """
 
@@ -92,7 +92,7 @@ class Slope(NamedTuple):
     @property
     def is_flat(self) -> bool:
         """Whether nothing grows, as far as the samples show."""
-        return self.percent <= max(MAX_PERCENT_AN_HOUR, 2 * self.error)
+        return self.percent <= max(MAX_PERCENT_AN_HOUR, self.error)
 
 
 def fit(times: Sequence[float], values: Sequence[float]) -> Slope:
