@@ -13,12 +13,13 @@ import re
 import shutil
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import msgspec
+import psutil
 
 from certbus.cluster import snapshot
 from certbus.connection import connect
@@ -29,9 +30,12 @@ from tests.adversity.clients import transcripts
 from tests.adversity.faults import (
     GATEWAYS,
     INGESTORS,
+    LOGS,
     REDIS,
     SERVERS,
+    FailOver,
     ShiftHost,
+    Stop,
 )
 from tests.adversity.invariants import Trouble
 from tests.adversity.plan import Plan
@@ -67,9 +71,15 @@ LONG_LEAD = 40.0
 TAIL = 8.0
 """Seconds for which the logs still grow after the last fault, by the plan."""
 
+INTERVAL_MS = 20
+"""Between two requests to one operator."""
+
+BUSY_SECS = 5.0
+"""By so much a busy machine, or a Redis that lost its slots, may delay or repeat requests."""
+
 _CT_LOG = {
     "poll_interval_ms": 100,
-    "default_operator_rate_limit_ms": 20,
+    "default_operator_rate_limit_ms": INTERVAL_MS,
     "request_timeout_secs": 5,
     "retry_initial_delay_ms": 100,
     "retry_max_delay_ms": 1000,
@@ -92,11 +102,13 @@ class Cluster(Site):
         troubles: what no fault explains.
         lines: how many histories of Redis have ended; they are in `lines/<number>`.
         watched: Redis behind sentinels, if the plan has them.
+        peaks: the most MiB that each ingestor and each gateway took.
     """
 
     def __init__(self, directory: Path, plan: Plan) -> None:
         super().__init__(directory)
         self.troubles: list[str] = []
+        self.peaks = dict.fromkeys(SERVERS, 0.0)
         self.lines = 0
         self.directory = directory
         self.redis_lock = asyncio.Lock()  # one at a time may end, stop or replace Redis
@@ -241,6 +253,28 @@ class Cluster(Site):
                 ids[stream] = f"{batch.id}-{len(batch.messages) - 1}" if batch else ""
         return ids
 
+    async def connections(self) -> tuple[int, int]:
+        """How many connections of clients Redis counts, and how many the gateways have."""
+        async with connect(self.redis_admin_url) as client, asyncio.timeout(5):
+            counted: Any = await client.hget(Keys().connections, "*")
+        held = 0
+        for name, address in zip(GATEWAYS, self.gateways, strict=True):
+            port = int(address.rpartition(":")[2])
+            found = psutil.Process(self.process(name).pid).net_connections("tcp")
+            held += sum(
+                each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED for each in found
+            )
+        return int(counted or 0), held
+
+    def late_secs(self) -> float:
+        """By how much requests to the logs may be later than they are due."""
+        stopped = sum(
+            fault.seconds
+            for fault in self._plan.faults
+            if isinstance(fault, FailOver) or (isinstance(fault, Stop) and fault.process == LOGS)
+        )
+        return BUSY_SECS + stopped
+
     def end_line(self) -> None:
         """Put what Redis wrote aside, for the verdict."""
         lines = self.directory / LINES
@@ -277,6 +311,7 @@ class Cluster(Site):
             for process in self.processes:
                 if not process.running and process.name not in self._down:
                     self._ended(process)
+            self._look_at_memory()
             await self._look_at_accounts()
             await asyncio.sleep(0.3)
 
@@ -288,6 +323,12 @@ class Cluster(Site):
         assert process is not self.clients, str(process)
         assert self._restarts <= MAX_RESTARTS, f"{MAX_RESTARTS} processes ended by themselves"
         process.restart()
+
+    def _look_at_memory(self) -> None:
+        for name in SERVERS:
+            with suppress(psutil.NoSuchProcess):
+                taken = psutil.Process(self.process(name).pid).memory_info().rss / 2**20
+                self.peaks[name] = max(self.peaks[name], taken)
 
     async def _look_at_accounts(self) -> None:
         if self.redis_lock.locked():

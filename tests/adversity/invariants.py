@@ -36,6 +36,9 @@ Of what Redis held (`lines.py`) and of each client:
 And of each log, after each command that Redis executed: published + duplicates + rejected +
 skipped = next - start. Only what a log holds that is no certificate, or shows in place of a
 precertificate, is rejected, and only a log that was far behind skips.
+
+No operator gets more requests than its rate, no ingestor and no gateway takes more memory than
+`MAX_MIB`, and Redis counts the connections that gateways have.
 """
 
 import math
@@ -53,6 +56,7 @@ from certbus.streams.events import (
     NOT_RETAINED_REASON,
     RESET,
 )
+from simlog.api.request_stats import Counts
 from simlog.oracle.check_message import GroundTruth, MessageForm
 from simlog.oracle.oracle import Tally
 from tests.adversity.clients import Line as Noted
@@ -71,6 +75,12 @@ for which runs retain them."""
 
 STEADY_SECS: Final = 60.0
 """Seconds after a jump of the clock of Redis in which no age counts (docs/guarantees.md)."""
+
+RATE_SPAN_SECS: Final = 20.0
+"""Requests to an operator are counted in each span of this length."""
+
+MAX_MIB: Final = {"ingestor": 160.0, "gateway": 250.0}
+"""What a process of each kind may take."""
 
 _UNREADABLE: Final = re.compile(rb"sent 100[279]|DecodeError|AssertionError")
 _EARLIER: Final = -1
@@ -693,3 +703,37 @@ def of_logs(
             wrong.append(f"{tally}: no log is far behind")
     wrong += [f"{log}: no account of {size} entries" for log, size in sizes.items()]
     return [Trouble("logs", "wrong accounts", tuple(wrong))] if wrong else []
+
+
+def of_operators(
+    operators: Mapping[str, Counts], interval: float, late_secs: float
+) -> list[Trouble]:
+    """Judge how many requests each operator got.
+
+    Args:
+        operators: the requests to each, since simlog started last.
+        interval: seconds between two requests.
+        late_secs: by which requests may have been counted after they were due.
+    """
+    most = 1 + (RATE_SPAN_SECS + late_secs) / interval
+    found = {name: counted.most(RATE_SPAN_SECS) for name, counted in operators.items()}
+    above = tuple(
+        f"{name}: {number} in {RATE_SPAN_SECS:g} s, {most:.0f} are permitted"
+        for name, number in found.items()
+        if number > most
+    )
+    return [Trouble("operators", "too many requests", above)] if above else []
+
+
+def of_memory(peaks: Mapping[str, float]) -> list[Trouble]:
+    """Judge the memory of processes.
+
+    Args:
+        peaks: the most MiB that each took, by its name.
+    """
+    above = tuple(
+        f"{name}: {mib:.0f} MiB"
+        for name, mib in peaks.items()
+        if mib > MAX_MIB[name.partition("-")[0]]
+    )
+    return [Trouble("processes", "too much memory", above)] if above else []

@@ -15,12 +15,13 @@ from redis.exceptions import RedisError
 from certbus.cluster import snapshot
 from certbus.connection import connect
 from certbus.keys import Keys
+from simlog.api import request_stats
 from simlog.oracle import ground_truth
 from simlog.oracle.check_message import GroundTruth
 from simlog.oracle.oracle import Tally
 from tests.adversity import invariants, lines
 from tests.adversity.clients import Profile, profiles, transcripts
-from tests.adversity.cluster import LINES, START
+from tests.adversity.cluster import INTERVAL_MS, LINES, START
 from tests.adversity.faults import (
     AnyFault,
     EmptyRedis,
@@ -211,6 +212,22 @@ class _Run:
         slowest = max((at - ended for at in waits.values() if at is not None), default=0)
         self._numbers["seconds until all clients moved"] = round(slowest)
 
+    async def _check_connections(self) -> None:
+        """Check that Redis counts the connections that the gateways have."""
+        end = time.monotonic() + MOVE_SECS
+        while True:
+            try:
+                counted, held = await self._cluster.connections()
+                error = "" if counted == held else f"{counted} in Redis, {held} in the gateways"
+            except (RedisError, TimeoutError) as problem:
+                error = f"{type(problem).__name__} {problem}"
+            if not error:
+                return
+            if time.monotonic() > end:
+                self._troubles.append(Trouble("connections", "not counted", (error,)))
+                return
+            await asyncio.sleep(0.3)
+
     async def _happen(self, fault: AnyFault) -> None:
         copy: Path | None = None
         if isinstance(fault, RewindRedis):
@@ -303,6 +320,17 @@ class _Run:
         cluster = self._cluster
         (cluster.directory / PUBLISHED).write_bytes(msgspec.json.encode(cluster.proxy.published))
         (cluster.directory / RECORD).write_bytes(await cluster.get(f"{cluster.logs_url}/record"))
+        requests = request_stats.read(await cluster.get(f"{cluster.logs_url}/requests"))
+        late = cluster.late_secs()
+        self._troubles += invariants.of_operators(requests.operators, INTERVAL_MS / 1000, late)
+        self._troubles += invariants.of_memory(cluster.peaks)
+        for kind in invariants.MAX_MIB:
+            peak = max(mib for name, mib in cluster.peaks.items() if name.startswith(kind))
+            self._numbers[f"MiB of one {kind}"] = round(peak)
+        self._numbers[f"requests to one operator in {invariants.RATE_SPAN_SECS:g} s"] = max(
+            counted.most(invariants.RATE_SPAN_SECS) for counted in requests.operators.values()
+        )
+        await self._check_connections()
         accounts = Accounts(await self._tallies(), (await cluster.sizes())[0])
         (cluster.directory / ACCOUNTS).write_bytes(msgspec.json.encode(accounts))
         await cluster.end()

@@ -10,6 +10,7 @@ import pytest
 
 from certbus.keys import Keys
 from certbus.streams.events import CURSOR_AHEAD_REASON, FORGOTTEN, NOT_RETAINED_REASON, RESET
+from simlog.api.request_stats import Counts
 from simlog.fault_types import Malformed, parse
 from simlog.oracle.check_message import GroundTruth
 from simlog.oracle.ground_truth import TruthEntry
@@ -19,7 +20,18 @@ from tests.adversity.clients import FILTER, TEXTS, Profile, Texts, Transcript
 from tests.adversity.clients import Line as Noted
 from tests.adversity.cluster import INVALID, ends_rightly
 from tests.adversity.faults import LOG_FAULTS, EmptyRedis, LogFault, ShiftClock, StopAtPublish
-from tests.adversity.invariants import Client, Gap, Message, client_of, of_client, of_redis
+from tests.adversity.invariants import (
+    MAX_MIB,
+    RATE_SPAN_SECS,
+    Client,
+    Gap,
+    Message,
+    client_of,
+    of_client,
+    of_memory,
+    of_operators,
+    of_redis,
+)
 from tests.adversity.lines import Held, Line
 from tests.adversity.plan import Plan, draw
 from tests.adversity.run import NOT_CHECKED, Result, lets_marks_expire
@@ -540,3 +552,20 @@ def test_what_a_failover_lost_is_read_again() -> None:
 def test_each_control_changes_one_place(name: str) -> None:
     change = controls.BREAKS[name]
     assert (ROOT / change.file).read_text().count(change.right) == 1
+
+
+def test_more_requests_to_an_operator_than_its_rate_are_found() -> None:
+    """One request in 100 ms is permitted, and 5 s of delay."""
+    at_rate = Counts(buckets=[[at, 1] for at in range(0, 60_000, 100)])
+    late = Counts(buckets=[*at_rate.buckets, [60_000, 51]])
+    twice = Counts(buckets=[[at, 2] for at in range(0, 60_000, 100)])
+    assert not of_operators({"one": at_rate, "late": late}, 0.1, 5)
+    (trouble,) = of_operators({"one": at_rate, "twice": twice}, 0.1, 5)
+    assert trouble.examples == (f"twice: 400 in {RATE_SPAN_SECS:g} s, 251 are permitted",)
+
+
+def test_a_process_that_takes_too_much_memory_is_found() -> None:
+    least = min(MAX_MIB.values())
+    assert not of_memory({"gateway-1": least, "ingestor-2": least})
+    (trouble,) = of_memory({"gateway-2": MAX_MIB["gateway"] + 1, "ingestor-1": least})
+    assert trouble.examples == (f"gateway-2: {MAX_MIB['gateway'] + 1:.0f} MiB",)
