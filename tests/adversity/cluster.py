@@ -71,8 +71,8 @@ LONG_LEAD = 40.0
 TAIL = 8.0
 """Seconds for which the logs still grow after the last fault, by the plan."""
 
-INTERVAL_MS = 20
-"""Between two requests to one operator."""
+INTERVAL_MS = 40
+"""Between two requests to one operator: so long that some wait."""
 
 BUSY_SECS = 5.0
 """By so much a busy machine, or a Redis that lost its slots, may delay or repeat requests."""
@@ -153,7 +153,8 @@ class Cluster(Site):
         """Start everything else; the logs last, so that each client gets their first entry."""
         plan = self._plan
         common: dict[str, Any] = {
-            "retention": {stream: {"max_bytes": plan.retained} for stream in STREAMS}
+            "retention": {stream: {"max_bytes": plan.retained} for stream in STREAMS},
+            "connection_limit": {"enabled": True, "per_ip_limit": 200},
         }
         if self.watched is not None:
             await self.watched.start()

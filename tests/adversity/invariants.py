@@ -79,7 +79,7 @@ STEADY_SECS: Final = 60.0
 RATE_SPAN_SECS: Final = 20.0
 """Requests to an operator are counted in each span of this length."""
 
-MAX_MIB: Final = {"ingestor": 160.0, "gateway": 250.0}
+MAX_MIB: Final = {"ingestor": 130.0, "gateway": 170.0}
 """What a process of each kind may take."""
 
 _UNREADABLE: Final = re.compile(rb"sent 100[279]|DecodeError|AssertionError")
