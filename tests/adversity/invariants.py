@@ -538,7 +538,13 @@ def _reported(
     missing: Sequence[int],
 ) -> set[int]:
     """Which of the missing places of a line a gap covers."""
-    at = [_place(item, lines, number) for item in items]
+    first = whole[number].messages[:1]
+    later = [
+        line
+        for line, unfiltered in zip(lines[number + 1 :], whole[number + 1 :], strict=True)
+        if unfiltered.messages[:1] != first
+    ]
+    at = [_place(item, lines[number], later) for item in items]
     last = _EARLIER
     for index, got in enumerate(at):  # what an earlier line alone has is where the client left both
         if got == _EARLIER:
@@ -594,14 +600,18 @@ def _range(
     return begin, end
 
 
-def _place(item: Message | Gap, lines: Sequence[Line], number: int) -> int | None:
-    """The place of a message in a line, or as if it were before or behind all of them."""
+def _place(item: Message | Gap, line: Line, later: Sequence[Line]) -> int | None:
+    """The place of a message in a line, or as if it were before or behind all of them.
+
+    A line that continues this one is not behind it: there, what is missing was to be read again,
+    until Redis was emptied.
+    """
     if isinstance(item, Gap):
         return None
     key = (item.id, item.sha256)
-    if (place := lines[number].places.get(key)) is not None:
+    if (place := line.places.get(key)) is not None:
         return place
-    return _LATER if any(key in line.places for line in lines[number + 1 :]) else _EARLIER
+    return _LATER if any(key in each.places for each in later) else _EARLIER
 
 
 def _named(held: Held, line: Line) -> str:

@@ -95,6 +95,7 @@ BEGUN_LATER = (
     line("1", "5d", "6e", "7f"),
     line("2", "5d", "6e", "8f", retained="8f"),
 )
+REWOUND_AND_EMPTIED = (line("0", "1a", "2b"), line("1", "1a", "4d"), line("2", "5e"))
 AGAIN = (REWOUND[0], line("1", "1a", "2b", "5c", "6d", "7e", retained="5c 6d 7e"))
 
 
@@ -126,6 +127,7 @@ def kinds(received: str, lines: tuple[Line, ...], lost_since: float | None = 0) 
         ("1a 2b 3c forgot 4a", (line("0", "1a", "2b", "3c", "4a"),)),
         ("1a 2b 3c lost 5c trimmed 6d 7e", (REWOUND[0], *TRIMMED_AGAIN)),
         ("1a lost 6e 7f", BEGUN_LATER),
+        ("1a 4d lost 5e", REWOUND_AND_EMPTIED),  # 2b was to be read again
     ],
 )
 def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
@@ -145,6 +147,8 @@ def test_what_is_right(received: str, lines: tuple[Line, ...]) -> None:
         ("1a 2b 5d lost 6e", EMPTIED, "lost without a gap"),
         ("1a lost 2b 5d 6e", EMPTIED, "lost without a gap"),
         ("1a lost 2b 6e", EMPTIED_AND_TRIMMED, "lost without a gap"),
+        ("1a 4d 5e", REWOUND_AND_EMPTIED, "lost without a gap"),
+        ("1a 4d 5e lost", REWOUND_AND_EMPTIED, "lost without a gap"),
         ("1a 2b 3c 4d lost 6d 7e", SKIPPED, "lost although Redis holds them"),
         ("1a 2b 2b 3c 4d", ONE, "repeated without a gap before"),
         ("1a 2b 3c 4d 5c 6d 7e", REWOUND, "repeated without a gap before"),
