@@ -13,7 +13,8 @@ Of what Redis held (`lines.py`) and of each client:
 * A certificate comes a second time only after a `gap`: one with another reason than trimming, or
   any once Redis has lost something. A gateway that began after the loss and finds an id trimmed
   cannot know that the id was lost, too.
-  If nothing was published after Redis lost its line, there is no place for the gap.
+  If nothing was published after Redis lost its line, there is no place for the gap. If Redis was
+  emptied before it got again what it had lost, the gap is that of the emptied Redis.
 * What only the last line has comes a second time under its id in one case: since the first time,
   the client read from a gateway with an earlier line, as one that is cut off with its primary, or
   `tail` after the id that it had stored. From the ids of that line a client returns to where both
@@ -79,8 +80,9 @@ STEADY_SECS: Final = 60.0
 RATE_SPAN_SECS: Final = 20.0
 """Requests to an operator are counted in each span of this length."""
 
-MAX_MIB: Final = {"ingestor": 130.0, "gateway": 170.0}
-"""What a process of each kind may take."""
+MAX_MIB: Final = {"ingestor": 256.0, "gateway": 170.0}
+"""What a process of each kind may take. Logs without faults leave an ingestor at about 80 MiB; an
+endless response is read to its limit."""
 
 _UNREADABLE: Final = re.compile(rb"sent 100[279]|DecodeError|AssertionError")
 _EARLIER: Final = -1
@@ -603,8 +605,8 @@ def _range(
 def _place(item: Message | Gap, line: Line, later: Sequence[Line]) -> int | None:
     """The place of a message in a line, or as if it were before or behind all of them.
 
-    A line that continues this one is not behind it: there, what is missing was to be read again,
-    until Redis was emptied.
+    A line that continues this one is not later in this sense: there, what is missing was to be
+    read again, until Redis was emptied.
     """
     if isinstance(item, Gap):
         return None
