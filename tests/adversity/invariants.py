@@ -80,9 +80,9 @@ STEADY_SECS: Final = 60.0
 RATE_SPAN_SECS: Final = 20.0
 """Requests to an operator are counted in each span of this length."""
 
-MAX_MIB: Final = {"ingestor": 256.0, "gateway": 170.0}
+MAX_MIB: Final = {"ingestor": 256.0, "gateway": 400.0}
 """What a process of each kind may take. Logs without faults leave an ingestor at about 80 MiB; an
-endless response is read to its limit."""
+endless response is read to its limit. A gateway has full rings after some minutes."""
 
 _UNREADABLE: Final = re.compile(rb"sent 100[279]|DecodeError|AssertionError")
 _EARLIER: Final = -1

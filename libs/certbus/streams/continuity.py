@@ -41,7 +41,7 @@ position's entry id, N the first retained batch above E, *known* the states empt
     N.prev >= E                            at N                          trimmed
     N.prev < E, known                      back to the fork              lost
     N.prev < E, moment                     at N                          -
-    N.prev < E, cursor                     at N                          unknown
+    N.prev < E, cursor                     a minute before E             unknown
 
 *Back to the fork*: to the newest batch that this reader has read and Redis still has. A `Trail`
 keeps the newest `KNOWN` links that were read of a stream; `ForkSearch` finds the newest one that
@@ -49,6 +49,11 @@ the stream still has, in about log2(KNOWN) reads. Without one, the reader contin
 retained batch: messages may come twice, as the gap states, but none is left out. The range between
 the fork and the reader is recorded (`LostRanges`), so a client with a cursor in it returns to the
 same fork later.
+
+*A minute before E*: at the moment `REPEATED_MS` before the id. Redis has lost E, and this reader
+has not seen that. What Redis published after the loss may have ids below E, if its clock was behind
+by then: of a primary that takes over, by less than what it lacked. None of it is left out unless
+Redis lost more than this time.
 
 *With what is published next*: after `head.last` of this view, in its epoch. The end of a ring was
 read at another moment, and may be after batches that this view does not have. A known position
@@ -135,6 +140,7 @@ class ReaderPosition(msgspec.Struct, frozen=True):
 
 
 OLDEST: Final = ReaderPosition(NOTHING)
+REPEATED_MS: Final = 60_000
 
 
 class View(msgspec.Struct, frozen=True):
@@ -168,6 +174,8 @@ class Action(Enum):
     """With the batch that the view has `after` the position."""
     OLDEST = "oldest"
     """With the oldest batch that the stream retains."""
+    EARLIER = "earlier"
+    """With what is newer than `earlier` of its position."""
     BACK = "back"
     """With what follows the newest batch that it has read and Redis still has."""
     END = "end"
@@ -282,7 +290,14 @@ def _by_chain(place: ReaderPosition, view: View) -> Decision:
         return Decision(Action.NEXT, None if follows else "trimmed")
     if known:
         return Decision(Action.BACK, "lost")
-    return Decision(Action.NEXT, None if place.is_moment else "unknown")
+    if place.is_moment:
+        return Decision(Action.NEXT)
+    return Decision(Action.EARLIER, "unknown")
+
+
+def earlier(entry: EntryId) -> ReaderPosition:
+    """Return the moment at which a reader continues that has an entry which Redis has lost."""
+    return ReaderPosition(EntryId(max(entry.ms - REPEATED_MS, 0), 0), is_moment=True)
 
 
 def first_of(first: EntryId | None, oldest: Link | None) -> EntryId | None:

@@ -8,7 +8,14 @@ from redis.asyncio import Redis
 from certbus.ids import FIRST_ID, Cursor
 from certbus.keys import Keys
 from certbus.streams.codec import Codec
-from certbus.streams.continuity import OLDEST, Action, ReaderPosition, Reason, decide
+from certbus.streams.continuity import (
+    OLDEST,
+    Action,
+    ReaderPosition,
+    Reason,
+    decide,
+    earlier,
+)
 from certbus.streams.events import (
     CURSOR_AHEAD_REASON,
     NOT_RETAINED_REASON,
@@ -18,11 +25,12 @@ from certbus.streams.events import (
 )
 from certbus.streams.reader import Piece, read_piece
 
-UNKNOWN = "unknown id: redis has lost it"
+LOST: Final = "unknown id: redis has lost it"
+UNKNOWN: Final = f"{LOST}; the minute before it comes again"
 
 _REASONS: Final[dict[Reason, str]] = {
     "reset": RESET,
-    "lost": UNKNOWN,
+    "lost": LOST,
     "trimmed": NOT_RETAINED_REASON,
     "future": CURSOR_AHEAD_REASON,
     "unknown": UNKNOWN,
@@ -70,6 +78,12 @@ async def resolve_cursor(client: Redis, keys: Keys, stream: str, cursor: Cursor)
         case Action.NEXT if view.after is not None:
             # The reader compares the first batch that it reads with this position.
             return ResumePoint(str(view.after.prev), gap=gap)
+        case Action.EARLIER:
+            before = earlier(place.entry)
+            moment = Cursor(before.entry, None, is_moment=True)
+            return msgspec.structs.replace(
+                await resolve_cursor(client, keys, stream, moment), gap=gap
+            )
         case Action.END:
             return ResumePoint(piece.head.last, gap=gap)
     return ResumePoint(FIRST_ID, gap=gap)

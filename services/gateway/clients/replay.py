@@ -26,6 +26,7 @@ from certbus.streams.continuity import (
     Reason,
     View,
     decide,
+    earlier,
 )
 from certbus.streams.reader import Malformed, read_head
 from gateway.clients.base import Client
@@ -206,6 +207,8 @@ class _ClientReplay:
                 pass
             case Action.OLDEST if not position.is_oldest:
                 self._position = OLDEST
+            case Action.EARLIER:
+                self._position = earlier(position.entry)
             case Action.END:
                 return self._end(decision, view)
             case _ if self._client.channel.encoding.selection is None:

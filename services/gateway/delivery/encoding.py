@@ -36,7 +36,7 @@ GAP_REASONS: Final[Mapping[Reason, str]] = {
     "lost": "the server lost what it had published after an id before this one; it comes again",
     "trimmed": NOT_RETAINED_REASON,
     "future": CURSOR_AHEAD_REASON,
-    "unknown": "unknown id: the server has lost it",
+    "unknown": "unknown id: the server has lost it; the minute before it comes again",
 }
 """Reason of a gap in a replay -> the text of the gap message."""
 

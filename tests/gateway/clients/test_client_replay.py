@@ -561,7 +561,7 @@ def test_a_loss_that_the_gateway_has_not_seen_is_counted_as_unknown() -> None:
             assert await came(reader, len(expected)) == expected
             reader.leave()
 
-        await resume("10001-5-0", [None, 2])
+        await resume("10001-5-0", [None, 0, 1, 2])
         assert counted() == {"unknown": 1}
         del redis.data.entries[1:]
         redis.data.last = redis.data.ids[-1]

@@ -159,6 +159,14 @@ async def test_a_primary_with_a_slow_clock_takes_over(
         await put(redis, keys, "7000-0", 50)
         assert serials(await certificates(live, 1)) == [50]
         assert serials(await certificates(second, 7)) == [10, 20, 30, 40, 31, 41, 50]
+    # A gateway that has not seen the loss does not know where the new ids begin.
+    other = await (await start(redis_url=own_redis.url)).following()
+    for cursor in (before[2]["id"], before[3]["id"], "5000-0"):
+        async with websocket(f"{other.ws}/?cursor={cursor}") as client:
+            gap, *rest = await receive(client, 6)
+            assert "unknown" in gap["data"]["reason"]
+            assert gap["data"]["oldest"] == "1000-0"
+            assert serials(rest) == [10, 20, 31, 41, 50]
 
 
 async def test_a_client_is_at_a_batch_that_redis_lost(
