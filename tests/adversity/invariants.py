@@ -80,9 +80,10 @@ STEADY_SECS: Final = 60.0
 RATE_SPAN_SECS: Final = 20.0
 """Requests to an operator are counted in each span of this length."""
 
-MAX_MIB: Final = {"ingestor": 256.0, "gateway": 400.0}
-"""What a process of each kind may take. Logs without faults leave an ingestor at about 80 MiB; an
-endless response is read to its limit. A gateway has full rings after some minutes."""
+MAX_MIB: Final = 400.0
+"""What an ingestor or a gateway may take. Logs without faults leave an ingestor at about 80 MiB.
+Endless responses are read to their limits, and 256 MiB may be read ahead
+(`prefetch.MAX_PROCESS_BYTES`). A gateway has full rings after some minutes."""
 
 _UNREADABLE: Final = re.compile(rb"sent 100[279]|DecodeError|AssertionError")
 _EARLIER: Final = -1
@@ -743,9 +744,5 @@ def of_memory(peaks: Mapping[str, float]) -> list[Trouble]:
     Args:
         peaks: the most MiB that each took, by its name.
     """
-    above = tuple(
-        f"{name}: {mib:.0f} MiB"
-        for name, mib in peaks.items()
-        if mib > MAX_MIB[name.partition("-")[0]]
-    )
+    above = tuple(f"{name}: {mib:.0f} MiB" for name, mib in peaks.items() if mib > MAX_MIB)
     return [Trouble("processes", "too much memory", above)] if above else []

@@ -569,6 +569,6 @@ def test_more_requests_to_an_operator_than_its_rate_are_found() -> None:
 
 
 def test_a_process_that_takes_too_much_memory_is_found() -> None:
-    assert not of_memory({f"{kind}-1": most for kind, most in MAX_MIB.items()})
-    (trouble,) = of_memory({"gateway-2": MAX_MIB["gateway"] + 1, "ingestor-1": 1.0})
-    assert trouble.examples == (f"gateway-2: {MAX_MIB['gateway'] + 1:.0f} MiB",)
+    assert not of_memory({"gateway-1": MAX_MIB, "ingestor-1": MAX_MIB})
+    (trouble,) = of_memory({"gateway-2": MAX_MIB + 1, "ingestor-1": 1.0})
+    assert trouble.examples == (f"gateway-2: {MAX_MIB + 1:.0f} MiB",)
