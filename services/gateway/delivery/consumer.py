@@ -60,7 +60,7 @@ async def consume_streams(
             case Rewind():
                 history.clear()
                 for ring in fed:
-                    _add_notice(ring, event.seen, gap_message_for(event), reports_loss=True)
+                    _add_notice(ring, event.seen, gap_message_for(event))
                 metrics.observe_event(event)
         notify()
         if appended > _YIELD_AFTER_BYTES:
@@ -85,15 +85,9 @@ def _append(ring: Ring, batch: StreamBatch) -> None:
 
 
 def _add_notice(
-    ring: Ring,
-    after: str,
-    message: bytes,
-    *,
-    reports_loss: bool = False,
-    replaces: str | None = None,
-    resets: bool = False,
+    ring: Ring, after: str, message: bytes, *, replaces: str | None = None, resets: bool = False
 ) -> None:
     """Add a gap message; a ring that has not begun begins after the entry `after`."""
     if not ring.has_begun:
         ring.begin_after(after)
-    ring.append_notice(message, reports_loss=reports_loss, replaces=replaces, resets=resets)
+    ring.append_notice(message, replaces=replaces, resets=resets)

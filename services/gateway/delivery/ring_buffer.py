@@ -89,8 +89,6 @@ class Slot:
         before: the position before the slot.
         after: the position after the slot.
         notice: whether the slot is a message without an id.
-        reports_loss: whether it is a notice that batches before it are lost.
-        is_void: whether the ring has dropped these since. What precedes the slot is not lost.
         encodings: the bytes in each encoding that has been requested, by its `batch`.
         shared: the bytes for clients in step; None if no client had negotiated them.
         on_unreadable: called when messages that cannot be unpacked are encoded.
@@ -100,7 +98,7 @@ class Slot:
 
     __slots__ = (
         "__weakref__", "after", "before", "encodings", "entry", "first", "generation", "hits",
-        "is_void", "messages", "notice", "on_unreadable", "reports_loss", "shared", "text_bytes",
+        "messages", "notice", "on_unreadable", "shared", "text_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -112,7 +110,6 @@ class Slot:
         after: RingPosition,
         *,
         notice: bool = False,
-        reports_loss: bool = False,
         text_bytes: int | None = None,
     ) -> None:
         self.entry = entry
@@ -122,8 +119,6 @@ class Slot:
         self.before = before
         self.after = after
         self.notice = notice
-        self.reports_loss = reports_loss
-        self.is_void = False
         self.encodings: dict[Callable[..., bytes], bytes] = {}
         self.shared: SharedFrames | None = None
         self.on_unreadable: Callable[[], None] | None = None
@@ -321,19 +316,12 @@ class Ring:
             first = end
 
     def append_notice(
-        self,
-        message: bytes,
-        *,
-        reports_loss: bool = False,
-        replaces: str | None = None,
-        resets: bool = False,
+        self, message: bytes, *, replaces: str | None = None, resets: bool = False
     ) -> None:
         """Add a message without an id. Clients that resume before this position receive it.
 
         Args:
             message: JSON text.
-            reports_loss: whether it reports that batches before it are lost. If the next batch
-                voids them, only clients that may have had some of them receive it.
             replaces: id of the unreadable entry in whose place the notice is, if any.
             resets: whether an epoch begins after the notice.
         """
@@ -342,8 +330,7 @@ class Ring:
         if replaces is not None:
             cursor, ends_batch = Cursor(parse_entry_id(replaces), None), True
         after = RingPosition(head.number + 1, cursor, head.total + 1, ends_batch)
-        notice = Slot("", 0, (message,), head, after, notice=True, reports_loss=reports_loss)
-        self._add(notice)
+        self._add(Slot("", 0, (message,), head, after, notice=True))
         if resets:
             self._origin = after.number
 
@@ -483,8 +470,6 @@ class Ring:
         for slot in self._slots:
             before = slot.before.cursor
             if before.entry == cursor.entry and slot.entry != entry:
-                if slot.is_void:
-                    continue
                 position = slot.before  # after the whole batch
                 break
             if slot.entry == entry and _order(slot.after.cursor) > requested:
@@ -524,8 +509,6 @@ class Ring:
         for slot in notices:
             slot.before = position
             slot.after = position = RingPosition(position.number + 1, cursor, position.total + 1)
-        for slot in takewhile(lambda slot: slot.reports_loss, notices):
-            slot.is_void = True
         self._slots = notices
         self.size = sum(slot.size for slot in notices)
         self.head = position

@@ -66,7 +66,7 @@ class V2Ring(Ring):
         if source.has_begun:
             self.begin_after(str(source.head.cursor.entry))
             for slot in source.last_notices:
-                self.append_notice(slot.messages[0], reports_loss=slot.reports_loss)
+                self.append_notice(slot.messages[0])
 
     def change_source(self, source: str) -> None:
         """Be made of another stream, which may have been read up to another batch.

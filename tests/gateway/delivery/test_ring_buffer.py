@@ -215,29 +215,6 @@ def test_a_notice_before_ids_that_begin_anew_stays() -> None:
         ring.read_from_cursor(parse_cursor("2-0-0"), IDS)
 
 
-def test_who_ends_where_lost_batches_began_needs_no_notice_of_them() -> None:
-    ring = ring_of(1, 1)
-    behind = ring.head
-    for notice in (b"lost", b"more"):
-        ring.append_notice(notice, reports_loss=True)
-    data, place, _ = ring.read_from_cursor(parse_cursor("1-0"), IDS)
-    assert read_all(ring, place, data) == ["2-0-0", "lost", "more"], "the ring has them still"
-    ring.append("1-5", "1-0", [b"m"])
-    assert read_all(ring, behind) == ["lost", "more", "1-5-0"]
-    data, place, _ = ring.read_from_cursor(parse_cursor("1-0"), IDS)
-    assert read_all(ring, place, data) == ["1-5-0"]
-    assert ring.find(parse_cursor("1-0")) == place.number
-
-
-def test_a_notice_before_that_of_a_loss_stays_before_its_batches() -> None:
-    ring = ring_of(1, 1)
-    ring.append_notice(b"gap")
-    ring.append_notice(b"lost", reports_loss=True)
-    ring.append("1-5", "1-0", [b"m"])
-    data, place, _ = ring.read_from_cursor(parse_cursor("1-0"), IDS)
-    assert read_all(ring, place, data) == ["gap", "lost", "1-5-0"]
-
-
 def test_cursors_after_a_dropped_notice_are_refused() -> None:
     ring = ring_of(1, max_bytes=1)
     ring.append_notice(b"n")

@@ -208,10 +208,6 @@ def test_it_begins_with_the_notices_after_the_newest_batch() -> None:
     data, at = v2.read(at, SSE, 1 << 20)
     assert data == b'data: {"notice":0}\n\ndata: {"notice":1}\n\n'
     assert at is v2.head
-    source.append_notice(b'{"lost":1}', reports_loss=True)
-    lossy = V2Ring(1 << 20, "lite", lambda: True)
-    lossy.start(source)
-    assert [slot.reports_loss for slot in lossy.slots_from(0)] == [False, False, False, True]
     unreadable = V2Ring(1 << 20, "lite", lambda: True)
     source.append_notice(b'{"notice":3}', replaces="3-0")
     unreadable.start(source)
