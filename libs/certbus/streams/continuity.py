@@ -53,7 +53,8 @@ same fork later.
 *A minute before E*: at the moment `REPEATED_MS` before the id. Redis has lost E, and this reader
 has not seen that. What Redis published after the loss may have ids below E, if its clock was behind
 by then: of a primary that takes over, by less than what it lacked. None of it is left out unless
-Redis lost more than this time.
+Redis lost more than this time. It is left out, after a gap, where the stream has nothing above E
+yet: nothing shows then that the clock was behind.
 
 *With what is published next*: after `head.last` of this view, in its epoch. The end of a ring was
 read at another moment, and may be after batches that this view does not have. A known position
