@@ -219,20 +219,22 @@ class _Run:
         After a reload, those of some gateways may not be limited, and not counted.
         """
         is_reloaded = any(isinstance(fault, Reload) for fault in self._plan.faults)
-        end = time.monotonic() + MOVE_SECS
-        while True:
+        found = ""
+
+        async def agrees() -> bool:
+            nonlocal found
             try:
                 counted, held = await self._cluster.connections()
-                agrees = counted == held or (is_reloaded and counted < held)
-                error = "" if agrees else f"{counted} in Redis, {held} in the gateways"
-            except (RedisError, TimeoutError) as problem:
-                error = f"{type(problem).__name__} {problem}"
-            if not error:
-                return
-            if time.monotonic() > end:
-                self._troubles.append(Trouble("connections", "not counted", (error,)))
-                return
-            await asyncio.sleep(0.3)
+            except (RedisError, TimeoutError) as error:
+                found = f"{type(error).__name__} {error}"
+                return False
+            found = f"{counted} in Redis, {held} in the gateways"
+            return counted == held or (is_reloaded and counted < held)
+
+        try:
+            await until(agrees, "Redis counts the connections", MOVE_SECS)
+        except AssertionError:
+            self._troubles.append(Trouble("connections", "not counted", (found,)))
 
     async def _happen(self, fault: AnyFault) -> None:
         copy: Path | None = None
